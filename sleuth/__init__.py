@@ -1,0 +1,6 @@
+"""What every part of Sleuth shares: the nouns, the seams, errors, settings and run folders.
+
+Nothing in this package imports torch, so that ``--help`` and configuration stay fast.
+"""
+
+__version__ = "0.1.0"

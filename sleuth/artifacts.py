@@ -1,0 +1,110 @@
+"""Artefacts describe themselves and appear whole or not at all.
+
+A folder is written beside its destination and renamed; a manifest inside says how it was made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sleuth.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+
+
+@contextlib.contextmanager
+def atomic_folder(destination: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``destination`` when the block ends without an error."""
+    final = Path(destination)
+    if final.exists() and not overwrite:
+        raise ArtifactError(f"{final} exists already", "choose another folder or pass --overwrite")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        _replace_folder(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def atomic_write(path: str | Path, text: str) -> None:
+    """Write ``text`` to ``path`` so that a reader sees the old file or the new one, never half."""
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(final)
+
+
+def write_manifest(folder: str | Path, kind: str, fields: Mapping[str, Any]) -> None:
+    """Record how an artefact of ``kind`` was made, with the versions that made it."""
+    content = {"kind": kind, **fields, "versions": versions()}
+    atomic_write(Path(folder) / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_manifest(folder: str | Path, kind: str, rebuild: str) -> dict[str, Any]:
+    """The manifest of ``folder``; ``rebuild`` is the command that makes such an artefact anew.
+
+    Raises ArtifactError when there is none or it is of another kind.
+    """
+    path = Path(folder) / MANIFEST
+    if not Path(folder).exists():
+        raise ArtifactError(f"no {kind} at {folder}", f"make it with: {rebuild}")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{folder} has no {MANIFEST}: not a finished {kind}", f"make it with: {rebuild}") from None
+    except ValueError:
+        raise ArtifactError(f"{path} is damaged", f"make it anew with: {rebuild}") from None
+    if content.get("kind") != kind:
+        raise ArtifactError(f"{folder} is of kind '{content.get('kind')}', not '{kind}'", f"make it with: {rebuild}")
+    return content
+
+
+def versions() -> dict[str, str]:
+    """Versions of Sleuth and of the packages that decide its results, where installed."""
+    found = {}
+    for name in ("sleuth-rl", "torch", "transformers", "trl", "peft", "pyserini", "datasets", "vllm", "ray"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _replace_folder(new: Path, final: Path) -> None:
+    """Rename ``new`` to ``final``; an old one steps aside first, since folders cannot be swapped."""
+    if not final.exists():
+        new.rename(final)
+        return
+    old = final.with_name(f".{final.name}.old.{os.getpid()}")
+    final.rename(old)
+    new.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

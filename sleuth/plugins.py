@@ -1,0 +1,22 @@
+"""Load an outside implementation of a seam by dotted path, so that nobody has to fork."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from sleuth.errors import ConfigError
+
+
+def load_object(path: str) -> Any:
+    """The object at ``package.module:Name``. Raises ConfigError when it is not there."""
+    module_name, sep, name = path.partition(":")
+    if not sep or not module_name or not name:
+        raise ConfigError(f"'{path}' is not a dotted path", "write it as my_package.module:Class")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"cannot import {module_name}: {error}", "is it installed or on PYTHONPATH?") from error
+    if not hasattr(module, name):
+        raise ConfigError(f"{module_name} has no '{name}'")
+    return getattr(module, name)

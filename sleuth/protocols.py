@@ -1,0 +1,129 @@
+"""The seams of Sleuth. Anything that satisfies one of these can be named in a config by dotted path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from sleuth.types import (
+    Action,
+    Generation,
+    Hit,
+    Observation,
+    Question,
+    Request,
+    Sampling,
+    Search,
+    Stop,
+    Trajectory,
+)
+
+OnToken = Callable[[str, int, float], None]
+"""Called as (episode, token id, log-prob) for every token at the moment it is sampled."""
+
+
+class TextCodec(Protocol):
+    """Text to tokens and back, with a line between what we wrote and what came from outside."""
+
+    eos_token_id: int
+    pad_token_id: int
+    reserved: frozenset[str]
+    """Strings that the tokenizer would turn into one special or added token."""
+
+    def encode(self, text: str, *, trusted: bool = False) -> list[int]:
+        """Token ids of ``text``; no special token can come out of it unless it is ``trusted``."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of ``token_ids`` for parsing and display, special tokens left out."""
+        ...
+
+    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str | None:
+        """The chat template's text up to where the assistant begins; None without a template."""
+        ...
+
+
+@runtime_checkable
+class Policy(Protocol):
+    trainable: bool
+    """False when token ids or log-probs are not known: good for evaluation and chat only."""
+
+    @property
+    def version(self) -> int: ...
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, on_token: OnToken | None = None
+    ) -> list[Generation]:
+        """One generation a request, in order, each ended by a stop string, EOS or its budget.
+
+        A backend may keep the key-value cache of an episode until ``release``; the result must not
+        depend on it, nor on what else is in the batch.
+        """
+        ...
+
+    def release(self, episodes: Iterable[str]) -> None:
+        """Forget what is kept for these episodes; unknown ones are ignored."""
+        ...
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the same query could give other hits."""
+        ...
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """For each query at most ``k`` hits, best first, ranks from 1, ids stable across calls.
+
+        Raises ``RetrieverError`` when it could not search; never returns fewer lists than queries.
+        """
+        ...
+
+
+class Environment(Protocol):
+    """One episode as a state machine without I/O. Make a new one for every episode."""
+
+    stop_strings: tuple[str, ...]
+
+    def reset(self, question: Question) -> Observation | Search:
+        """The prompt; or a search to be made first, whose hits ``observe`` turns into the prompt."""
+        ...
+
+    def step(self, text: str) -> Action:
+        """What the newly sampled turn means. Only a turn of the policy can act or answer."""
+        ...
+
+    def observe(self, hits: Sequence[Hit] | None, room: int) -> Observation | Stop:
+        """What to insert after the last action, in at most ``room`` tokens; or the end.
+
+        ``hits`` is None when the last action was no search.
+        """
+        ...
+
+    def turn_tokens(self, room: int) -> int:
+        """How many tokens the next turn may sample when ``room`` are left in all."""
+        ...
+
+    @property
+    def total_tokens(self) -> int:
+        """The budget of the whole transcript, prompt included."""
+        ...
+
+
+class Reward(Protocol):
+    """Pure: the same question and trajectory always give the same value."""
+
+    name: str
+
+    def score(self, question: Question, trajectory: Trajectory) -> float | None:
+        """The value; None when this trajectory cannot be judged by it."""
+        ...
+
+
+class MetricSink(Protocol):
+    """Where figures go. A sink never raises into training."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...

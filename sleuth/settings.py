@@ -1,0 +1,202 @@
+"""Strict settings: pydantic models, YAML layers (``extends``), ``--set key=value`` and did-you-mean.
+
+``${NAME}`` in a YAML string is replaced from the environment; ``${NAME:-default}`` has a fallback.
+Paths are relative to the working directory, as on a command line.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sleuth.errors import ConfigError, did_you_mean
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+class Settings(BaseModel):
+    """Base of every settings section: unknown keys are refused, values cannot change later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(model: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
+    """Read ``path`` and the files it extends, apply ``key.sub=value`` overrides, validate strictly.
+
+    Raises ConfigError naming the file, the key and what to write instead.
+    """
+    values = read_layers(Path(path))
+    for override in overrides:
+        apply_override(values, override)
+    return validate(model, values, str(path))
+
+
+def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The YAML mapping of ``path``, laid over the files named by its ``extends`` (relative to it)."""
+    if path in seen:
+        raise ConfigError(f"{path} extends itself", "remove the circle of 'extends'")
+    values = _read_yaml(path)
+    parents = values.pop("extends", [])
+    merged: dict[str, Any] = {}
+    for parent in [parents] if isinstance(parents, str) else parents:
+        merged = merge(merged, read_layers(path.parent / parent, (*seen, path)))
+    return merge(merged, values)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` laid over ``below``: mappings merge key by key, everything else is replaced.
+
+    A mapping that names another ``kind`` replaces the one below it: its keys would not fit.
+    """
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        if (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and value.get("kind", old.get("kind")) == old.get("kind")
+        ):
+            result[key] = merge(old, value)
+        else:
+            result[key] = value
+    return result
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Apply one ``a.b.0.c=value``; the value is YAML, so lists and mappings can be written too."""
+    key, sep, text = override.partition("=")
+    if not sep or not key:
+        raise ConfigError(f"--set {override!r} is not key=value", "for example --set grpo.steps=40")
+    try:
+        value = _expand(yaml.safe_load(text), key)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: cannot read {text!r} as YAML", "quote it") from error
+    node: Any = values
+    *parents, last = key.split(".")
+    for depth, part in enumerate(parents):
+        node = _descend(node, part, key, nearest=".".join(parents[: depth + 1]))
+    if isinstance(node, list):
+        node[_index(node, last, key)] = value
+    else:
+        node[last] = value
+
+
+def validate(model: type[S], values: Mapping[str, Any], where: str) -> S:
+    """``values`` as settings of type ``model``; the first fault becomes one clear ConfigError."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(*_explain(model, error, where)) from None
+
+
+def to_yaml(settings: Settings) -> str:
+    """The resolved settings as YAML that ``load_settings`` reads back."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise ConfigError(f"no config file {path}", did_you_mean(path.name, near)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
+        raise ConfigError(f"{path}, line {line}: not valid YAML", "check indentation and quotes") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is not a mapping of settings", "write key: value lines")
+    return {key: _expand(value, f"{path}: {key}") for key, value in values.items()}
+
+
+def _expand(value: Any, where: str) -> Any:
+    if isinstance(value, dict):
+        return {k: _expand(v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v, where) for v in value]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name, fallback = match.groups()
+        found = os.environ.get(name, fallback)
+        if found is None:
+            raise ConfigError(f"{where} uses ${{{name}}}, which is not set", f"export {name}=...")
+        return found
+
+    return _VARIABLE.sub(replace, value)
+
+
+def _descend(node: Any, part: str, key: str, nearest: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, key)]
+    if node.get(part) is None:
+        node[part] = {}
+    child = node[part]
+    if not isinstance(child, dict | list):
+        raise ConfigError(f"--set {key}: {nearest} is the value {child!r}, it has no keys")
+    return child
+
+
+def _index(items: list[Any], part: str, key: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise ConfigError(f"--set {key}: '{part}' is no position in a list of {len(items)}")
+    return int(part)
+
+
+def _explain(model: type[BaseModel], error: ValidationError, where: str) -> tuple[str, str]:
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"]]
+    key = ".".join(part for part in location if not _is_union_tag(part))
+    if first["type"] == "extra_forbidden":
+        siblings = _field_names(model, location[:-1])
+        return f"{where}: unknown setting '{key}'", did_you_mean(location[-1], siblings)
+    if first["type"] == "missing":
+        return f"{where}: setting '{key}' is missing", "add it, or --set it"
+    given = first.get("input")
+    shown = f", got {given!r}" if isinstance(given, str | int | float | bool | None) else ""
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {key or 'settings'}: {message}{shown}", "see docs/configuration.md"
+
+
+def _is_union_tag(part: str) -> bool:
+    return part.endswith("Settings") or "[" in part
+
+
+def _field_names(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """Names of the fields at ``path`` below ``model``, looking through unions, lists and mappings."""
+    candidates: list[type[BaseModel]] = [model]
+    for part in path:
+        deeper: list[type[BaseModel]] = []
+        for candidate in candidates:
+            if part in candidate.model_fields:
+                deeper += _models_in(candidate.model_fields[part].annotation)
+            elif part.isdigit() or part in (candidate.__name__, _kind_of(candidate)):
+                deeper.append(candidate)
+        candidates = deeper or candidates
+    return sorted({name for candidate in candidates for name in candidate.model_fields})
+
+
+def _kind_of(model: type[BaseModel]) -> Any:
+    field = model.model_fields.get("kind")
+    return field.default if field else None
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if inspect.isclass(annotation) and not typing.get_args(annotation):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [found for part in typing.get_args(annotation) for found in _models_in(part)]

@@ -1,0 +1,204 @@
+"""The nouns that flow through Sleuth, all immutable.
+
+A question becomes a trajectory of policy and environment tokens; a scored trajectory is what
+reinforcement learning and evaluation read. Rewards read the typed actions and hits, never raw text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+FinishReason = Literal["stop", "eos", "length"]
+Source = Literal["prompt", "policy", "environment"]
+StopReason = Literal["answer", "turn_budget", "token_budget", "prompt_too_long", "retriever_failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its accepted answers; ``kind`` names its type (``bridge``, ``two_hop``, ...)."""
+
+    id: str
+    text: str
+    answers: tuple[str, ...]
+    supporting_titles: tuple[str, ...] = ()
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage with its score; ``rank`` counts from 1."""
+
+    passage: Passage
+    score: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """A turn that neither searched nor answered; ``reason`` says why, in words for people."""
+
+    reason: str
+
+
+Action = Search | Answer | Invalid
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample. ``temperature`` 0 is greedy; log-probs are those of the distribution sampled from.
+
+    ``top_p`` below 1 renormalises log-probs and must stay 1.0 in training.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation: the whole prefix as token ids, of an episode whose cache may be kept."""
+
+    episode: str
+    prefix: Sequence[int]
+    max_new_tokens: int
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What the policy sampled. The last token may end past a stop string: it is carried whole.
+
+    ``logprobs`` are nats, one for each token; empty for a policy that cannot tell them.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    policy_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Tokens that the environment inserts (or the prompt), with the text that they came from."""
+
+    token_ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The environment ends the episode."""
+
+    reason: StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of tokens of one source. Only policy segments carry log-probs."""
+
+    source: Source
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One policy turn: what it sampled, what that meant, what came back."""
+
+    generation: Generation
+    text: str
+    action: Action
+    hits: tuple[Hit, ...] = ()
+    observation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """A whole episode. The first segment is the prompt; ``timings`` are seconds by stage."""
+
+    question: Question
+    segments: tuple[Segment, ...]
+    turns: tuple[Turn, ...]
+    stop: StopReason
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [token for segment in self.segments for token in segment.token_ids]
+
+    @property
+    def policy_mask(self) -> list[int]:
+        """1 where the policy sampled the token, 0 elsewhere; as long as ``token_ids``."""
+        return [int(s.source == "policy") for s in self.segments for _ in s.token_ids]
+
+    @property
+    def answer(self) -> str | None:
+        """The text of the final answer, or None when the episode ended without one."""
+        last = self.turns[-1].action if self.turns else None
+        return last.text if isinstance(last, Answer) else None
+
+    @property
+    def searches(self) -> list[Turn]:
+        """The turns whose search was carried out."""
+        return [turn for turn in self.turns if isinstance(turn.action, Search)]
+
+    @property
+    def hits(self) -> list[Hit]:
+        return [hit for turn in self.turns for hit in turn.hits]
+
+    @property
+    def scorable(self) -> bool:
+        """False when infrastructure, not the policy, ended the episode."""
+        return self.stop != "retriever_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredTrajectory:
+    """``reward`` None means *could not be scored*, which is not zero: it is never trained on."""
+
+    trajectory: Trajectory
+    reward: float | None
+    parts: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStep:
+    """One search of a demonstration: the thought before it, the query, the value it should find."""
+
+    think: str
+    query: str
+    found: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A demonstration to be played through the real environment and retriever."""
+
+    question: Question
+    steps: tuple[PlanStep, ...]
+    think: str
+    answer: str
