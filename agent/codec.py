@@ -1,0 +1,49 @@
+"""A tokenizer behind the ``TextCodec`` seam: our own text may use special tokens, others' text may not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sleuth.errors import PolicyError
+
+
+class HFCodec:
+    """A transformers tokenizer as a ``TextCodec``.
+
+    Untrusted text is encoded with special tokens switched off, and whatever reserved id should still
+    come out of it is dropped: in token space a dropped id cannot join its neighbours to a new one.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        if tokenizer.eos_token_id is None:
+            raise PolicyError(
+                f"the tokenizer of {tokenizer.name_or_path} has no EOS token", "set policy.eos_token to one it knows"
+            )
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token  # harmless: no mask is ever worked out from pad ids
+        self.eos_token_id: int = tokenizer.eos_token_id
+        self.pad_token_id: int = tokenizer.pad_token_id
+        added: dict[str, int] = tokenizer.get_added_vocab()
+        self.reserved: frozenset[str] = frozenset(added) | frozenset(tokenizer.all_special_tokens)
+        unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None
+        self._forbidden = frozenset({*added.values(), *tokenizer.all_special_ids} - {unknown})
+
+    def encode(self, text: str, *, trusted: bool = False) -> list[int]:
+        ids: list[int] = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=not trusted, return_attention_mask=False
+        )["input_ids"]
+        return ids if trusted else [token for token in ids if token not in self._forbidden]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str | None:
+        if not self.tokenizer.chat_template:
+            return None
+        text: str = self.tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+        )
+        return text

@@ -1,0 +1,1 @@
+"""Policy backends: each one a file, all behind ``sleuth.protocols.Policy``."""
