@@ -1,0 +1,118 @@
+"""Trajectories as JSON lines: the nouns of ``types.py`` field by field, nothing lost.
+
+A row is one scored trajectory: ``{"trajectory": {"question", "segments", "turns", "stop", "timings"}, "reward",
+"parts"}``. An action is told by its only key: ``query`` (search), ``text`` (answer) or ``reason`` (invalid).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from sleuth.errors import DataError
+from sleuth.types import ScoredTrajectory
+
+
+def to_dict(scored: ScoredTrajectory) -> dict[str, Any]:
+    """``scored`` as plain JSON values; ``from_dict`` gives back an equal object."""
+    values: dict[str, Any] = _adapter().dump_python(scored, mode="python")
+    return values
+
+
+def from_dict(values: Mapping[str, Any]) -> ScoredTrajectory:
+    """The trajectory that ``to_dict`` wrote. Raises DataError naming the first field that does not fit."""
+    try:
+        return _adapter().validate_python(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "row"
+        raise DataError(f"not a trajectory: {field}: {first['msg']}") from None
+
+
+class TrajectoryWriter:
+    """Appends scored trajectories to a jsonl file, each flushed whole, so that a killed run can be resumed.
+
+    A last line without its newline was cut off by a crash; it is dropped when the file is opened again.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file = open_for_append(self.path)
+
+    def write(self, scored: ScoredTrajectory) -> None:
+        self._file.write(json.dumps(to_dict(scored)) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> TrajectoryWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_trajectories(path: str | Path) -> Iterator[ScoredTrajectory]:
+    """The trajectories of a jsonl file, one at a time. Raises DataError naming the file and the line."""
+    for number, row in read_jsonl(path):
+        try:
+            yield from_dict(row)
+        except DataError as error:
+            raise DataError(f"{path}, line {number}: {error.message}") from None
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) for every line that is not blank. Raises DataError naming the file and the line."""
+    try:
+        with Path(path).open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _parse(line, f"{path}, line {number}")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+
+
+def open_for_append(path: Path) -> IO[str]:
+    """Open a jsonl file for appending; what follows its last newline is a torn row and is cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        with path.open("r+b") as file:
+            file.truncate(_end_of_last_line(file))
+    return path.open("a", encoding="utf-8")
+
+
+def _end_of_last_line(file: IO[bytes], block: int = 1 << 16) -> int:
+    end = file.seek(0, 2)
+    while end > 0:
+        start = max(0, end - block)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def _parse(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        hint = "" if line.endswith(b"\n") else "the last line was cut off: delete it, or resume the run that wrote it"
+        raise DataError(f"{where}: not valid JSON", hint) from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: not a JSON object")
+    return row
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[ScoredTrajectory]:
+    return TypeAdapter(ScoredTrajectory)

@@ -1,0 +1,123 @@
+"""Trajectories survive the way to disk and back, and a file cut by a crash can be continued."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sleuth.errors import DataError
+from sleuth.trajectories import TrajectoryWriter, from_dict, read_trajectories, to_dict
+from sleuth.types import (
+    Answer,
+    Generation,
+    Hit,
+    Invalid,
+    Passage,
+    Question,
+    ScoredTrajectory,
+    Search,
+    Segment,
+    Trajectory,
+    Turn,
+)
+
+# Lone surrogates too: "\ud800" is legal in JSON, so a question file can hold one.
+texts = st.text(alphabet=st.characters(codec=None, categories=None), max_size=12)
+floats = st.floats(allow_nan=False)
+tokens = st.lists(st.integers(0, 2**31), max_size=5).map(tuple)
+questions = st.builds(
+    Question, texts, texts, st.lists(texts, max_size=3).map(tuple), st.lists(texts, max_size=2).map(tuple), texts
+)
+hits = st.builds(Hit, st.builds(Passage, texts, texts, texts), floats, st.integers(1, 100))
+logprobs = st.lists(floats, max_size=5).map(tuple)
+generations = st.builds(Generation, tokens, logprobs, st.sampled_from(["stop", "eos", "length"]), st.integers(0, 9))
+actions = st.one_of(st.builds(Search, texts), st.builds(Answer, texts), st.builds(Invalid, texts))
+turns = st.builds(Turn, generations, texts, actions, st.lists(hits, max_size=2).map(tuple), texts)
+segments = st.builds(Segment, st.sampled_from(["prompt", "policy", "environment"]), tokens, logprobs)
+stops = st.sampled_from(["answer", "turn_budget", "token_budget", "prompt_too_long", "retriever_failed"])
+trajectories = st.builds(
+    Trajectory,
+    questions,
+    st.lists(segments, max_size=4).map(tuple),
+    st.lists(turns, max_size=3).map(tuple),
+    stops,
+    st.dictionaries(texts, floats, max_size=3),
+)
+scored = st.builds(
+    ScoredTrajectory, trajectories, st.none() | floats, st.dictionaries(texts, st.none() | floats, max_size=3)
+)
+
+
+def example(identity: str = "q1", reward: float | None = 0.5) -> ScoredTrajectory:
+    generation = Generation((5, 6), (-0.1, -0.2), "stop", 3)
+    turn = Turn(generation, "<answer>x</answer>", Answer("x"))
+    segments = (Segment("prompt", (1, 2, 3)), Segment("policy", (5, 6), (-0.1, -0.2)))
+    question = Question(identity, "Who?", ("x",), ("T",), "bridge")
+    return ScoredTrajectory(Trajectory(question, segments, (turn,), "answer", {"generate": 0.25}), reward, {"em": 1.0})
+
+
+@given(scored)
+def test_round_trip_through_json_loses_nothing(row: ScoredTrajectory) -> None:
+    assert from_dict(json.loads(json.dumps(to_dict(row)))) == row
+
+
+@given(st.lists(scored, max_size=4))
+def test_round_trip_through_a_file(tmp_path_factory: pytest.TempPathFactory, rows: list[ScoredTrajectory]) -> None:
+    path = tmp_path_factory.mktemp("t") / "trajectories.jsonl"
+    with TrajectoryWriter(path) as writer:
+        for row in rows:
+            writer.write(row)
+    assert list(read_trajectories(path)) == rows
+
+
+def test_rows_are_on_disk_before_the_writer_is_closed(tmp_path: Path) -> None:
+    writer = TrajectoryWriter(tmp_path / "t.jsonl")
+    writer.write(example())
+    assert list(read_trajectories(tmp_path / "t.jsonl")) == [example()]
+    writer.close()
+
+
+@pytest.mark.parametrize("torn", ['{"traj', "x" * 200_000])
+def test_reopening_drops_a_torn_last_line_and_nothing_else(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "t.jsonl"
+    with TrajectoryWriter(path) as writer:
+        writer.write(example("a"))
+    with path.open("a", encoding="utf-8") as file:
+        file.write(torn)
+    with pytest.raises(DataError, match="line 2: not valid JSON"):
+        list(read_trajectories(path))
+    with TrajectoryWriter(path) as writer:
+        writer.write(example("b"))
+    assert [row.trajectory.question.id for row in read_trajectories(path)] == ["a", "b"]
+
+
+def test_a_file_that_is_one_torn_line_starts_anew(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"trajec', encoding="utf-8")
+    with TrajectoryWriter(path) as writer:
+        writer.write(example())
+    assert list(read_trajectories(path)) == [example()]
+
+
+def test_faults_name_the_line_and_the_field(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    broken = to_dict(example())
+    broken["trajectory"]["stop"] = "tired"
+    path.write_text("\n".join([json.dumps(to_dict(example())), "", json.dumps(broken)]) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"t\.jsonl, line 3: not a trajectory: trajectory\.stop"):
+        list(read_trajectories(path))
+
+
+@pytest.mark.parametrize("row", ["[1]", "3", '{"reward": 1}', "{}", '{"trajectory": null, "reward": 1}'])
+def test_rows_of_another_shape_are_refused(tmp_path: Path, row: str) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(row + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="line 1"):
+        list(read_trajectories(path))
+
+
+def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read .*nothing\.jsonl: No such file"):
+        list(read_trajectories(tmp_path / "nothing.jsonl"))
