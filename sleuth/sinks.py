@@ -77,7 +77,7 @@ class ConsoleSink:
 
         self._console = console or Console(stderr=True)
         labels = columns if isinstance(columns, Mapping) else {name: name.rpartition("/")[2] for name in columns}
-        self._columns = {name: (label, max(len(label), 7)) for name, label in labels.items()}
+        self._columns = {name: (label, max(len(label), 8)) for name, label in labels.items()}
         self._rows = 0
         self._guard = _Guard("console")
 
@@ -176,4 +176,6 @@ def _finite(value: Any) -> Any:
 def _short(value: float) -> str:
     if isinstance(value, int) or (math.isfinite(value) and value == int(value) and abs(value) < 1e6):
         return str(int(value))
-    return f"{value:.4f}" if 1e-3 <= abs(value) < 100 else f"{value:.3g}"
+    if 100 <= abs(value) < 1e6:
+        return f"{value:.1f}"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 100 else f"{value:.2g}"

@@ -90,7 +90,7 @@ def test_console_columns_line_up_under_their_header() -> None:
     sink.scalars(20, {"train/reward": 1.0})
     header, first, second = stream.getvalue().splitlines()
     assert header.split() == ["step", "reward", "kl"]
-    assert first.split() == ["1", "0.2500", "1.23e-05"]
+    assert first.split() == ["1", "0.2500", "1.2e-05"]
     assert second.split() == ["20", "1", "-"]
     assert len(header) == len(first) == len(second)
     assert first.index("0.2500") == header.index("reward")
