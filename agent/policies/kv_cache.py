@@ -1,0 +1,122 @@
+"""Key-value caches that outlive a turn: rows of episodes, all in one batch, holes masked out.
+
+Between turns each row gets new tokens of its own number. They are appended as columns for all rows,
+aligned to the right, and the columns that a row does not use are holes in its mask. Position ids are
+explicit, so a hole costs memory and time but changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+
+_SLACK = 64
+"""Columns reserved ahead, so that a decoding step writes in place instead of copying the cache."""
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+    """A cache layer over a buffer with room to spare; ``keys`` and ``values`` are views of its used part."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    _buffers: tuple[torch.Tensor, torch.Tensor]
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self._hold(key_states[..., :0, :], value_states[..., :0, :], room=key_states.shape[-2])
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.keys.shape[-2]
+        end = start + key_states.shape[-2]
+        if end > self._buffers[0].shape[-2]:
+            self._hold(self.keys, self.values, room=end - start)
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[..., start:end, :] = states
+        self.keys, self.values = (buffer[..., :end, :] for buffer in self._buffers)
+        return self.keys, self.values
+
+    def replace(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Hold these states [rows, heads, columns, head_dim] instead."""
+        self._hold(keys, values, room=0)
+
+    def _hold(self, keys: torch.Tensor, values: torch.Tensor, room: int) -> None:
+        used = keys.shape[-2]
+        grown = []
+        for states in (keys, values):
+            buffer = states.new_zeros((*states.shape[:2], used + room + _SLACK, states.shape[-1]))
+            buffer[..., :used, :] = states
+            grown.append(buffer)
+        self._buffers = (grown[0], grown[1])
+        self.keys, self.values = (buffer[..., :used, :] for buffer in self._buffers)
+
+
+class RowCache:
+    """The cached tokens of some episodes; row i of every tensor belongs to ``episodes[i]``.
+
+    ``mask`` is [rows, columns], 1 where a column holds a token of that row. ``tokens[i]`` are the
+    tokens whose states row i holds, in order.
+    """
+
+    def __init__(self, episodes: Sequence[str], layers: int, device: torch.device) -> None:
+        self.episodes = list(episodes)
+        self.tokens: list[list[int]] = [[] for _ in episodes]
+        self.cache = Cache(layers=[GrowingLayer() for _ in range(layers)])
+        self.mask = torch.zeros((len(episodes), 0), dtype=torch.long, device=device)
+
+    def fits(self, row: int, prefix: Sequence[int]) -> bool:
+        """Whether ``prefix`` goes on from what row ``row`` holds by at least one token."""
+        held = self.tokens[row]
+        return len(prefix) > len(held) and list(prefix[: len(held)]) == held
+
+    def feed(self, model: Any, new: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
+        """Append ``new[i]`` to row i (it may be empty) and return the last column's logits [rows, vocabulary].
+
+        Logits of a row with nothing new are meaningless.
+        """
+        width = max(len(tokens) for tokens in new)
+        ids = torch.tensor([[pad] * (width - len(t)) + list(t) for t in new], device=self.mask.device)
+        fresh = torch.tensor([[0] * (width - len(t)) + [1] * len(t) for t in new], device=self.mask.device)
+        held = torch.tensor([len(t) for t in self.tokens], device=self.mask.device)
+        positions = (held[:, None] + fresh.cumsum(-1) - 1).clamp(min=0)
+        self.mask = torch.cat([self.mask, fresh], dim=1)
+        logits: torch.Tensor = model(
+            input_ids=ids,
+            attention_mask=self.mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        for row, tokens in zip(self.tokens, new, strict=True):
+            row.extend(tokens)
+        return logits
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows only, in this order, and squeeze out the columns that became holes for all."""
+        index = torch.tensor(list(rows), device=self.mask.device)
+        self.episodes = [self.episodes[row] for row in rows]
+        self.tokens = [self.tokens[row] for row in rows]
+        mask = self.mask[index]
+        width = max((len(tokens) for tokens in self.tokens), default=0)
+        # A stable sort by mask moves every row's own columns to the right without changing their order.
+        columns = mask.argsort(dim=1, stable=True)[:, mask.shape[1] - width :]
+        self.mask = mask.gather(1, columns)
+        for layer in self.cache.layers:
+            states = (layer.keys[index], layer.values[index])
+            where = columns[:, None, :, None].expand(-1, states[0].shape[1], -1, states[0].shape[3])
+            layer.replace(*(s.gather(2, where) for s in states))
+
+
+def keeps_rows(config: Any) -> bool:
+    """Whether a model's attention is plain everywhere, so that its cache may hold holes."""
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    sliding = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
+    return kinds == {"full_attention"} and sliding is None

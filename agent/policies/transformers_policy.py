@@ -1,0 +1,168 @@
+"""The policy on transformers: one batch of rows, each stopped on its own, caches kept across turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from agent.policies.kv_cache import RowCache, keeps_rows
+from agent.policies.sampler import pick, uniforms
+from sleuth.protocols import OnToken, TextCodec
+from sleuth.types import FinishReason, Generation, Request, Sampling
+
+_TAIL = 16
+"""Tokens decoded to look for a stop string; tags are far shorter."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """What one request has sampled so far."""
+
+    request: Request
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    reason: FinishReason | None = None
+
+
+class TransformersPolicy:
+    """Generates with a causal language model in this process.
+
+    ``version`` is asked for at every call, so that a trainer can tell which weights sampled a token;
+    when it changes, kept caches are dropped. ``max_rows`` bounds the batch, not the result.
+    """
+
+    trainable = True
+
+    def __init__(
+        self,
+        model: Any,
+        codec: TextCodec,
+        *,
+        version: Callable[[], int] = lambda: 0,
+        max_rows: int = 64,
+        keep_cache: bool = True,
+    ) -> None:
+        self.model = model
+        self._codec = codec
+        self._version = version
+        self._max_rows = max_rows
+        self._keep_cache = keep_cache and keeps_rows(model.config)
+        self._ends = _end_tokens(model, codec)
+        self._sessions: list[RowCache] = []
+        self._sessions_version = version()
+        self._closers: dict[tuple[str, ...], frozenset[int]] = {}
+
+    @property
+    def version(self) -> int:
+        return self._version()
+
+    def release(self, episodes: Iterable[str]) -> None:
+        gone = set(episodes)
+        self._sessions = [s for s in self._sessions if not gone.issuperset(s.episodes)]
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, on_token: OnToken | None = None
+    ) -> list[Generation]:
+        if self._sessions_version != self.version:
+            self._sessions, self._sessions_version = [], self.version
+        done: dict[str, Generation] = {}
+        with torch.no_grad(), _evaluating(self.model):
+            for session, batch in self._assign(requests):
+                for row in self._decode(session, batch, sampling, on_token):
+                    assert row.reason is not None
+                    done[row.request.episode] = Generation(
+                        tuple(row.tokens), tuple(row.logprobs), row.reason, self.version
+                    )
+        return [done[request.episode] for request in requests]
+
+    def _assign(self, requests: Sequence[Request]) -> Iterator[tuple[RowCache, list[Request]]]:
+        """Each request with the cache that holds the start of its prefix, or with a new one."""
+        waiting = {request.episode: request for request in requests}
+        kept, self._sessions = self._sessions, []
+        for session in kept:
+            rows = [
+                row
+                for row, episode in enumerate(session.episodes)
+                if episode in waiting and session.fits(row, waiting[episode].prefix)
+            ]
+            if rows:
+                session.select(rows)
+                self._sessions.append(session)
+                yield session, [waiting.pop(episode) for episode in session.episodes]
+        fresh = sorted(waiting.values(), key=lambda request: len(request.prefix))
+        for start in range(0, len(fresh), self._max_rows):
+            batch = fresh[start : start + self._max_rows]
+            session = RowCache([r.episode for r in batch], _layer_count(self.model), self.model.device)
+            if self._keep_cache:
+                self._sessions.append(session)
+            yield session, batch
+
+    def _decode(
+        self, session: RowCache, requests: Sequence[Request], sampling: Sampling, on_token: OnToken | None
+    ) -> list[_Row]:
+        """Sample every row to its stop, its EOS or its budget."""
+        rows = [_Row(request) for request in requests]
+        budget = max(request.max_new_tokens for request in requests)
+        draws = torch.from_numpy(uniforms([request.seed for request in requests], budget))
+        feed: list[list[int]] = [list(r.prefix[len(held) :]) for r, held in zip(requests, session.tokens, strict=True)]
+        for step in range(budget):
+            logits = session.feed(self.model, feed, self._codec.pad_token_id)
+            tokens, logprobs = pick(logits, draws[:, step].to(logits.device), sampling)
+            feed = [[] for _ in rows]
+            for index, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
+                if row.reason is None:
+                    self._take(row, token, logprob, sampling.stop, on_token)
+                    feed[index] = [token] if row.reason is None else []
+            if not any(feed):
+                break
+        return rows
+
+    def _take(self, row: _Row, token: int, logprob: float, stop: tuple[str, ...], on_token: OnToken | None) -> None:
+        row.tokens.append(token)
+        row.logprobs.append(logprob)
+        if on_token:
+            on_token(row.request.episode, token, logprob)
+        if token in self._ends:
+            row.reason = "eos"
+        elif token in self._closing(stop) and self._stopped(row.tokens, stop):
+            row.reason = "stop"
+        elif len(row.tokens) >= row.request.max_new_tokens:
+            row.reason = "length"
+
+    def _stopped(self, tokens: Sequence[int], stop: tuple[str, ...]) -> bool:
+        tail = self._codec.decode(tokens[-_TAIL:])
+        return any(s in tail for s in stop)
+
+    def _closing(self, stop: tuple[str, ...]) -> frozenset[int]:
+        """Tokens whose text holds the last character of a stop string: only they can complete one."""
+        if stop not in self._closers:
+            last = {s[-1] for s in stop}
+            size = self.model.get_input_embeddings().num_embeddings
+            self._closers[stop] = frozenset(t for t in range(size) if last & set(self._codec.decode([t])))
+        return self._closers[stop]
+
+
+def _end_tokens(model: Any, codec: TextCodec) -> frozenset[int]:
+    named = model.generation_config.eos_token_id if model.generation_config else None
+    more = named if isinstance(named, list) else [] if named is None else [named]
+    return frozenset({codec.eos_token_id, *more})
+
+
+def _layer_count(model: Any) -> int:
+    count: int = model.config.get_text_config().num_hidden_layers
+    return count
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Dropout off while sampling; training mode is put back."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
