@@ -25,6 +25,11 @@ def to_dict(scored: ScoredTrajectory) -> dict[str, Any]:
     return values
 
 
+def to_line(scored: ScoredTrajectory) -> str:
+    """One row of a trajectory file, its newline included. ASCII, since text from outside may hold lone surrogates."""
+    return json.dumps(to_dict(scored)) + "\n"
+
+
 def from_dict(values: Mapping[str, Any]) -> ScoredTrajectory:
     """The trajectory that ``to_dict`` wrote. Raises DataError naming the first field that does not fit."""
     try:
@@ -46,7 +51,7 @@ class TrajectoryWriter:
         self._file = open_for_append(self.path)
 
     def write(self, scored: ScoredTrajectory) -> None:
-        self._file.write(json.dumps(to_dict(scored)) + "\n")
+        self._file.write(to_line(scored))
         self._file.flush()
 
     def close(self) -> None:

@@ -1,0 +1,242 @@
+"""Evaluation: play every question once, greedily, keep the trajectories, and say how good the policy is.
+
+The same rollout driver as in training runs the episodes. Trajectories are appended as they end, so a killed
+evaluation goes on where it stopped. Metrics of answers are handed in as functions; nothing here knows them.
+
+A question whose retriever failed is *unscored*: it is in ``n``, not in ``scored``, and every mean is over ``scored``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from sleuth.artifacts import atomic_write
+from sleuth.errors import DataError
+from sleuth.statistics import bootstrap_interval
+from sleuth.trajectories import TrajectoryWriter, read_trajectories, to_line
+from sleuth.types import Invalid, Question, Sampling, ScoredTrajectory, Trajectory
+
+TRAJECTORIES = "trajectories.jsonl"
+METRICS = "metrics.json"
+PREDICTIONS = "predictions.json"
+GREEDY = Sampling(temperature=0.0)
+
+AnswerMetric = Callable[[str | None, Sequence[str]], float]
+"""(prediction, accepted answers) -> value; a missing prediction is None."""
+Score = Callable[[Trajectory], ScoredTrajectory]
+
+
+class Driver(Protocol):
+    """What evaluation needs of ``RolloutDriver``."""
+
+    def run(
+        self, questions: Sequence[Question], sampling: Sampling, seeds: Sequence[int] | None = None
+    ) -> list[Trajectory]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFigures:
+    """Mean of every answer metric over ``scored`` questions, and its 95 % bootstrap interval."""
+
+    n: int
+    scored: int
+    means: Mapping[str, float | None]
+    intervals: Mapping[str, tuple[float, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        intervals = {f"{name}_interval": list(bounds) for name, bounds in self.intervals.items()}
+        return {**self.means, **intervals, "n": self.n, "scored": self.scored}
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFigures:
+    """Supporting titles among the hits, over the ``questions`` that name supporting titles and were scored.
+
+    ``recall``: mean share of a question's titles that were found; ``all_found``: share of questions with all of them.
+    """
+
+    questions: int
+    recall: float | None
+    all_found: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationReport:
+    """Means are over the scored trajectories; None where there is nothing to average.
+
+    ``invalid_turns`` is a share of all turns. Tokens are a question's, ``policy_tokens`` those that were sampled.
+    ``seconds`` sums the stages of all episodes, over every life of a resumed evaluation.
+    """
+
+    overall: AnswerFigures
+    by_kind: Mapping[str, AnswerFigures]
+    searches: float | None
+    answered: float | None
+    invalid_turns: float | None
+    supporting_titles: SearchFigures
+    tokens: float | None
+    policy_tokens: float | None
+    reward: float | None
+    stops: Mapping[str, int]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def unscored(self) -> int:
+        return self.overall.n - self.overall.scored
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``metrics.json``; the answer metrics (em, f1, ...) stand at the top."""
+        rest = asdict(self)
+        del rest["overall"]
+        by_kind = {kind: figures.to_dict() for kind, figures in self.by_kind.items()}
+        return {**self.overall.to_dict(), "unscored": self.unscored, **rest, "by_kind": by_kind}
+
+
+def evaluate(
+    driver: Driver,
+    questions: Sequence[Question],
+    *,
+    metrics: Mapping[str, AnswerMetric],
+    score: Score | None = None,
+    out: str | Path | None = None,
+    sampling: Sampling = GREEDY,
+    batch_size: int = 32,
+    seed: int = 0,
+    resamples: int = 10_000,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> EvaluationReport:
+    """Answer every question and report. With ``out``, trajectories, predictions.json and metrics.json are kept there.
+
+    Questions whose trajectory stands in ``out`` already are not played again; that they were played with the same
+    settings is for the caller to see to (``RunFolder.claim``). ``on_progress`` gets (done, total). Raises DataError
+    for no questions, repeated ids, or trajectories of other questions in ``out``.
+    """
+    _check_questions(questions)
+    folder = Path(out) if out is not None else None
+    done = _done_before(folder, questions)
+    missing = [(position, question) for position, question in enumerate(questions) if question.id not in done]
+    keep = TrajectoryWriter(folder / TRAJECTORIES) if folder else None
+    try:
+        for start in range(0, len(missing), batch_size):
+            if on_progress:
+                on_progress(len(done), len(questions))
+            batch = missing[start : start + batch_size]
+            seeds = [seed + position for position, _ in batch]
+            for trajectory in driver.run([question for _, question in batch], sampling, seeds):
+                scored = score(trajectory) if score else ScoredTrajectory(trajectory, None)
+                done[trajectory.question.id] = scored
+                if keep:
+                    keep.write(scored)
+    finally:
+        if keep:
+            keep.close()
+    if on_progress:
+        on_progress(len(done), len(questions))
+    ordered = [done[question.id] for question in questions]
+    report = summarise(ordered, metrics, resamples)
+    if folder:
+        _write_json(folder / PREDICTIONS, predictions(ordered))
+        _write_json(folder / METRICS, report.to_dict())
+    return report
+
+
+def summarise(
+    rows: Sequence[ScoredTrajectory], metrics: Mapping[str, AnswerMetric], resamples: int = 10_000
+) -> EvaluationReport:
+    """The report of trajectories that have been played, one a question; ``resamples`` are the bootstrap's."""
+    scored = [row for row in rows if row.trajectory.scorable]
+    played = [row.trajectory for row in scored]
+    turns = [turn for trajectory in played for turn in trajectory.turns]
+    kinds: dict[str, list[ScoredTrajectory]] = defaultdict(list)
+    for row in rows:
+        kinds[row.trajectory.question.kind].append(row)
+    seconds: Counter[str] = Counter()
+    for row in rows:
+        seconds.update(row.trajectory.timings)
+    return EvaluationReport(
+        overall=_answer_figures(rows, metrics, resamples),
+        by_kind={kind: _answer_figures(kinds[kind], metrics, resamples) for kind in sorted(kinds) if kind},
+        searches=_mean(len(t.searches) for t in played),
+        answered=_mean(t.answer is not None for t in played),
+        invalid_turns=_mean(isinstance(turn.action, Invalid) for turn in turns),
+        supporting_titles=_search_figures(played),
+        tokens=_mean(len(t.token_ids) for t in played),
+        policy_tokens=_mean(sum(t.policy_mask) for t in played),
+        reward=_mean(row.reward for row in scored if row.reward is not None),
+        stops=dict(Counter(row.trajectory.stop for row in rows).most_common()),
+        seconds=dict(seconds),
+    )
+
+
+def predictions(rows: Iterable[ScoredTrajectory]) -> dict[str, dict[str, Any]]:
+    """Answers in HotpotQA's own layout; a question without an answer is left out, which its script counts as 0."""
+    answers = ((row.trajectory.question.id, row.trajectory.answer) for row in rows)
+    return {"answer": {identity: text for identity, text in answers if text is not None}, "sp": {}}
+
+
+def _check_questions(questions: Sequence[Question]) -> None:
+    if not questions:
+        raise DataError("there are no questions to evaluate", "is the file empty, or --limit 0?")
+    repeated = [identity for identity, count in Counter(q.id for q in questions).items() if count > 1]
+    if repeated:
+        raise DataError(f"question id '{repeated[0]}' stands more than once", "ids must tell questions apart")
+
+
+def _done_before(folder: Path | None, questions: Sequence[Question]) -> dict[str, ScoredTrajectory]:
+    """Trajectories that an earlier life of this evaluation has kept; unscored ones are dropped and played again."""
+    if folder is None or not (folder / TRAJECTORIES).exists():
+        return {}
+    TrajectoryWriter(folder / TRAJECTORIES).close()  # cuts a torn last line
+    unscored = 0
+    asked = {question.id: question for question in questions}
+    done: dict[str, ScoredTrajectory] = {}
+    for row in read_trajectories(folder / TRAJECTORIES):
+        question = row.trajectory.question
+        if asked.get(question.id) != question:
+            raise DataError(
+                f"{folder / TRAJECTORIES} holds question '{question.id}', which is not among these questions",
+                "evaluate other questions into another --out",
+            )
+        if row.trajectory.scorable:
+            done[question.id] = row
+        else:
+            unscored += 1
+    if unscored:
+        atomic_write(folder / TRAJECTORIES, "".join(to_line(row) for row in done.values()))
+    return done
+
+
+def _answer_figures(
+    rows: Sequence[ScoredTrajectory], metrics: Mapping[str, AnswerMetric], resamples: int
+) -> AnswerFigures:
+    scored = [row.trajectory for row in rows if row.trajectory.scorable]
+    values = {name: [metric(t.answer, t.question.answers) for t in scored] for name, metric in metrics.items()}
+    return AnswerFigures(
+        n=len(rows),
+        scored=len(scored),
+        means={name: _mean(column) for name, column in values.items()},
+        intervals={name: bootstrap_interval(column, resamples=resamples) for name, column in values.items() if column},
+    )
+
+
+def _search_figures(played: Sequence[Trajectory]) -> SearchFigures:
+    shares = []
+    for trajectory in played:
+        wanted = set(trajectory.question.supporting_titles)
+        if wanted:
+            shares.append(len(wanted & {hit.passage.title for hit in trajectory.hits}) / len(wanted))
+    return SearchFigures(len(shares), _mean(shares), _mean(share == 1.0 for share in shares))
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    atomic_write(path, json.dumps(content, indent=2) + "\n")
