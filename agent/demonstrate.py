@@ -1,0 +1,62 @@
+"""Demonstrations: plans played through the real environment and retriever by a scripted policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from agent.policies.scripted import ScriptedPolicy
+from agent.rollout import RolloutDriver
+from sleuth.errors import DataError
+from sleuth.protocols import Environment, Retriever, TextCodec
+from sleuth.types import Plan, Sampling, Trajectory
+
+_BATCH = 256
+
+
+def play_plans(
+    plans: Sequence[Plan],
+    codec: TextCodec,
+    environment: Callable[[], Environment],
+    retriever: Retriever,
+    top_k: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Trajectory]:
+    """One trajectory a plan, in order; its policy tokens are what the plan says.
+
+    Raises DataError when two plans share a question id.
+    """
+    by_id = {plan.question.id: plan for plan in plans}
+    if len(by_id) != len(plans):
+        raise DataError("two plans share a question id", "make the ids of the sources differ")
+    policy = ScriptedPolicy(codec, lambda question, turn: plan_turn(by_id[question], turn))
+    driver = RolloutDriver(policy, codec, environment, retriever, top_k)
+    played: list[Trajectory] = []
+    for start in range(0, len(plans), _BATCH):
+        batch = plans[start : start + _BATCH]
+        played += driver.run([plan.question for plan in batch], Sampling(0.0))
+        if on_progress:
+            on_progress(len(played), len(plans))
+    return played
+
+
+def plan_turn(plan: Plan, turn: int) -> str:
+    """What the demonstrator says in its n-th turn."""
+    if turn < len(plan.steps):
+        step = plan.steps[turn]
+        return f"<think> {step.think} </think>\n<search> {step.query} </search>"
+    return f"<think> {plan.think} </think>\n<answer> {plan.answer} </answer>"
+
+
+def worth_learning(trajectory: Trajectory, require_titles: bool) -> bool:
+    """Whether a demonstration ended in its answer and, if asked, met its supporting titles on the way.
+
+    A demonstrator that answers what it never read teaches to guess. One that meant to stop early is
+    judged by the titles of the searches that it made: at least one of them was found.
+    """
+    if trajectory.stop != "answer":
+        return False
+    wanted = set(trajectory.question.supporting_titles)
+    if not require_titles or not wanted:
+        return True
+    found = wanted & {hit.passage.title for hit in trajectory.hits}
+    return len(found) >= min(len(wanted), len(trajectory.searches))

@@ -1,0 +1,1 @@
+"""Reinforcement on TRL: rollouts in, optimizer steps out. TRL owns the steps; this package feeds it."""

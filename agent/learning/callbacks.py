@@ -1,0 +1,166 @@
+"""What happens around TRL's steps: timing, logging, evaluation on dev questions, checkpoints, monitors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from agent.config import MonitorSettings
+from agent.learning.checkpoints import mark_complete
+from agent.learning.trainer import finite_gradients
+from sleuth.errors import TrainingError
+from sleuth.protocols import MetricSink
+
+log = logging.getLogger("sleuth.train")
+
+
+class StageTimer(TrainerCallback):  # type: ignore[misc]
+    """Adds ``time/reference`` and ``time/update`` to a log line, so that the stages of a step add up."""
+
+    def __init__(self) -> None:
+        self.trainer: Any = None
+        self._started = 0.0
+        self.seconds: dict[str, float] = {}
+
+    def on_step_begin(self, *_args: Any, **_kwargs: Any) -> None:
+        self._started = time.perf_counter()
+
+    def on_step_end(self, *_args: Any, **_kwargs: Any) -> None:
+        whole = time.perf_counter() - self._started
+        metrics = self.trainer._metrics["train"]
+        reference = self.trainer.take_reference_seconds()
+        rollout = sum(
+            metrics[f"time/{stage}"][-1] for stage in ("generate", "retrieve", "score") if metrics.get(f"time/{stage}")
+        )
+        metrics["time/reference"].append(reference)
+        metrics["time/update"].append(max(whole - reference - rollout, 0.0))
+        metrics["time/step"].append(whole)
+
+
+class GradientGuard(TrainerCallback):  # type: ignore[misc]
+    """Stops before an update whose gradient is not finite: the weights stay as they were."""
+
+    def on_pre_optimizer_step(self, _args: Any, state: Any, _control: Any, model: Any = None, **_kwargs: Any) -> None:
+        if not finite_gradients(model):
+            raise TrainingError(
+                f"a gradient is NaN or infinite at step {state.global_step}: stopped before the update",
+                "the last checkpoint is whole; lower grpo.learning_rate, then --resume",
+            )
+
+
+class CompletionMarker(TrainerCallback):  # type: ignore[misc]
+    """Marks a checkpoint once it is whole; one without the mark is never resumed from."""
+
+    def on_save(self, args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+class DevEvaluation(TrainerCallback):  # type: ignore[misc]
+    """Greedy evaluation on dev questions at step 0 and every ``every`` steps; keeps the best, may stop early.
+
+    ``evaluate`` gives figures with ``em`` among them. The best step and its value live in the
+    trainer's state, so that they survive a resume.
+    """
+
+    def __init__(
+        self, evaluate: Callable[[], Mapping[str, float]], sink: MetricSink, *, every: int, patience: int
+    ) -> None:
+        self._evaluate = evaluate
+        self._sink = sink
+        self._every = every
+        self._patience = patience
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
+        if state.global_step == 0:
+            self._run(args, state, control)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
+        if state.global_step % self._every == 0 or state.global_step == state.max_steps:
+            self._run(args, state, control)
+
+    def _run(self, args: Any, state: Any, control: Any) -> None:
+        figures = self._evaluate()
+        if state.is_world_process_zero:
+            self._sink.scalars(state.global_step, {f"dev/{name}": value for name, value in figures.items()})
+        if state.best_metric is None or figures["em"] > state.best_metric:
+            state.best_metric = figures["em"]
+            state.best_global_step = state.global_step
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        control.should_save = True
+        waited = (state.global_step - (state.best_global_step or 0)) // self._every
+        if self._patience and waited >= self._patience:
+            log.warning("no better dev EM for %d evaluations: stopping early", waited)
+            control.should_training_stop = True
+
+
+class Monitors(TrainerCallback):  # type: ignore[misc]
+    """Warns when figures say that a run is collapsing; after ``patience`` log lines in a row it may stop it."""
+
+    def __init__(self, settings: MonitorSettings) -> None:
+        self._settings = settings
+        self._bad_lines = 0
+
+    def on_log(self, _args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_kw: Any) -> None:
+        if not logs or "reward" not in logs:
+            return
+        faults = collapse_signs(logs, self._settings)
+        self._bad_lines = self._bad_lines + 1 if faults else 0
+        for fault in faults:
+            log.warning("step %d: %s", state.global_step, fault)
+        if self._settings.stop_on_collapse and self._bad_lines >= self._settings.patience:
+            log.warning("stopping: %d log lines in a row showed a collapse", self._bad_lines)
+            control.should_training_stop = True
+
+
+class LogToSink(TrainerCallback):  # type: ignore[misc]
+    """Hands TRL's log lines, numbers only, to Sleuth's sinks."""
+
+    def __init__(self, sink: MetricSink) -> None:
+        self._sink = sink
+
+    def on_log(self, _args: Any, state: Any, _control: Any, logs: Mapping[str, Any] | None = None, **_kw: Any) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        numbers = {name: float(v) for name, v in logs.items() if isinstance(v, int | float) and name != "epoch"}
+        self._sink.scalars(state.global_step, numbers)
+
+
+def collapse_signs(logs: Mapping[str, Any], limits: MonitorSettings) -> list[str]:
+    """What is wrong in one log line, in words; empty when nothing is."""
+    checks: list[tuple[str, float, bool]] = [
+        ("entropy", limits.min_entropy, False),
+        ("kl", limits.max_kl, True),
+        ("ratio/max", limits.max_ratio, True),
+        ("rollout/answered", limits.min_answered, False),
+        ("rollout/invalid_turns", limits.max_invalid, True),
+        ("check/logprob_gap", limits.max_logprob_gap, True),
+    ]
+    found = []
+    for name, limit, upper in checks:
+        value = logs.get(name)
+        if value is None or math.isnan(value):
+            continue
+        if value > limit if upper else value < limit:
+            found.append(f"{name} is {value:.4g}, {'above' if upper else 'below'} {limit:g}")
+    if logs.get("reward_std") == 0.0:
+        found.append("all rewards of the rollout are equal: nothing to learn from")
+    return found
+
+
+def best_checkpoint(folder: Path) -> tuple[Path, float]:
+    """The checkpoint that did best on the dev questions, and its EM, as the newest whole checkpoint tells."""
+    from agent.learning.checkpoints import newest_complete
+
+    newest = newest_complete(folder)
+    if newest is None:
+        raise TrainingError(f"{folder} holds no whole checkpoint", "train again, or --resume")
+    state = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))
+    return folder / Path(state["best_model_checkpoint"]).name, float(state["best_metric"])

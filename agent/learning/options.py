@@ -1,0 +1,51 @@
+"""What TRL's trainers are told alike: optimizer, schedule, precision, adapter, silence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.config import LoraSettings, OptimizerSettings, PolicySettings
+from agent.policies.loading import pick_device
+
+
+def optimizer_options(settings: OptimizerSettings) -> dict[str, Any]:
+    """Arguments of a TrainingArguments for optimizer and schedule."""
+    return {
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": settings.warmup_steps,
+        "weight_decay": settings.weight_decay,
+        "adam_beta1": settings.betas[0],
+        "adam_beta2": settings.betas[1],
+        "max_grad_norm": settings.max_grad_norm,
+    }
+
+
+def runtime_options(policy: PolicySettings, logging_steps: int) -> dict[str, Any]:
+    """Arguments for precision, device and logging; figures go to Sleuth's sinks, not to progress bars."""
+    return {
+        "bf16": policy.dtype == "bfloat16",
+        "fp16": policy.dtype == "float16",
+        "use_cpu": pick_device(policy.device) == "cpu",
+        "logging_steps": logging_steps,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "save_strategy": "steps",
+        "dataloader_pin_memory": pick_device(policy.device) != "cpu",
+    }
+
+
+def peft_config(settings: LoraSettings | None) -> Any:
+    """peft's LoraConfig of these settings; None without an adapter."""
+    if settings is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules,
+        task_type="CAUSAL_LM",
+    )

@@ -1,0 +1,64 @@
+"""TRL's GRPOTrainer with measuring points. The computation is TRL's; this reads what flows through it."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+
+from sleuth.errors import TrainingError
+
+
+class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+    """Adds to every log line: seconds of the log-prob passes, ratios, and whether sampler and trainer agree.
+
+    ``check/logprob_gap`` is the largest difference, in nats, between the log-prob that the sampler
+    reported for a policy token and the one recomputed here before the first update after a rollout.
+    ``check/masked_tokens`` counts the tokens that the loss reads.
+    """
+
+    sampled_at_step = -1
+    """The optimizer step before which the rollout at hand was sampled."""
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if torch.is_grad_enabled():
+            self._current_logps = result[0].detach()
+        else:
+            self._reference_seconds = self.__dict__.get("_reference_seconds", 0.0) + time.perf_counter() - started
+        return result
+
+    def take_reference_seconds(self) -> float:
+        """Seconds spent since last asked on log-probs that carry no gradient (reference, old policy)."""
+        return float(self.__dict__.pop("_reference_seconds", 0.0))
+
+    def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        loss: torch.Tensor = super()._compute_loss(model, inputs)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {self.state.global_step}: stopped before the update",
+                "the last checkpoint is whole; lower grpo.learning_rate, then --resume",
+            )
+        mask = inputs["completion_mask"] * inputs["tool_mask"]
+        logps = self._current_logps
+        mode = "train" if self.model.training else "eval"
+        old = inputs.get("old_per_token_logps")
+        if mask.any():
+            chosen = mask.bool()
+            ratio = (logps - old)[chosen].abs().max().exp() if old is not None else torch.ones(())
+            self._metrics[mode]["ratio/max"].append(ratio.item())
+            if self.sampled_at_step == self.state.global_step:
+                gap = (logps - inputs["sampling_per_token_logps"])[chosen].abs().max()
+                self._metrics[mode]["check/logprob_gap"].append(gap.item())
+        self._metrics[mode]["check/masked_tokens"].append(float(mask.sum().item()))
+        return loss
+
+
+def finite_gradients(model: torch.nn.Module) -> bool:
+    """Whether no gradient holds NaN or infinity."""
+    norms = torch._foreach_norm([p.grad for p in model.parameters() if p.grad is not None])
+    return all(math.isfinite(norm.item()) for norm in norms)

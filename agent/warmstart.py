@@ -1,0 +1,124 @@
+"""Warm start: supervised fine-tuning on demonstration trajectories, on TRL's SFTTrainer.
+
+Only tokens that the policy sampled (here: that the demonstrator said) are learned; the prompt and
+everything that the environment inserted are masked by source, not by searching the text.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.codec import HFCodec
+from agent.config import PolicySettings, WarmstartSettings
+from agent.learning.callbacks import CompletionMarker, GradientGuard, LogToSink
+from agent.learning.checkpoints import drop_incomplete, newest_complete
+from agent.learning.options import optimizer_options, peft_config, runtime_options
+from agent.policies.loading import load_policy_model
+from sleuth.artifacts import atomic_folder, write_manifest
+from sleuth.errors import DataError
+from sleuth.protocols import MetricSink
+from sleuth.types import Trajectory
+
+log = logging.getLogger("sleuth.warmstart")
+_IGNORED = -100
+
+
+def to_example(trajectory: Trajectory, eos: int) -> dict[str, list[int]]:
+    """``input_ids`` and ``labels`` of equal length; a label is -100 unless the policy said the token.
+
+    An EOS closes the row and is learned too: after its answer a policy has nothing more to say.
+    """
+    ids, mask = trajectory.token_ids, trajectory.policy_mask
+    labels = [token if mine else _IGNORED for token, mine in zip(ids, mask, strict=True)]
+    return {"input_ids": [*ids, eos], "labels": [*labels, eos]}
+
+
+def make_examples(trajectories: Iterable[Trajectory], eos: int, max_tokens: int) -> list[dict[str, list[int]]]:
+    """Examples of at most ``max_tokens``; longer ones are left out whole and counted in a warning.
+
+    Raises DataError when none is left.
+    """
+    examples = [to_example(trajectory, eos) for trajectory in trajectories]
+    kept = [example for example in examples if len(example["input_ids"]) <= max_tokens]
+    if not kept:
+        raise DataError(
+            f"none of {len(examples)} demonstrations fits into {max_tokens} tokens", "raise warmstart.max_tokens"
+        )
+    if len(kept) < len(examples):
+        log.warning(
+            "%d of %d demonstrations are longer than %d tokens and left out",
+            len(examples) - len(kept),
+            len(examples),
+            max_tokens,
+        )
+    return kept
+
+
+def warm_start(
+    settings: WarmstartSettings,
+    policy: PolicySettings,
+    model_name: str,
+    trajectories: Sequence[Trajectory],
+    out: Path,
+    *,
+    seed: int,
+    sink: MetricSink,
+    work: Path,
+    resume: bool = False,
+) -> Path:
+    """Fine-tune the policy at ``model_name`` and save it to ``out``; an adapter is merged into it.
+
+    Checkpoints go to ``work``; ``resume`` goes on from the newest whole one.
+    """
+    import torch
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import SFTConfig, SFTTrainer
+
+    model, codec = load_policy_model(policy, model_name)
+    examples = make_examples(trajectories, codec.eos_token_id, settings.max_tokens)
+    micro = settings.micro_batch or settings.batch_size
+    if settings.batch_size % micro:
+        raise DataError(f"warmstart.batch_size {settings.batch_size} is no multiple of micro_batch {micro}")
+    args = SFTConfig(
+        output_dir=str(work),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=settings.batch_size // micro,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.steps or -1,
+        max_length=None,
+        train_sampling_strategy="group_by_length",
+        gradient_checkpointing=settings.gradient_checkpointing,
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        seed=seed,
+        **optimizer_options(settings),
+        **runtime_options(policy, logging_steps=10),
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=Dataset.from_list(examples),
+        processing_class=codec.tokenizer,
+        peft_config=peft_config(settings.lora),
+        callbacks=[LogToSink(sink), CompletionMarker(), GradientGuard()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    drop_incomplete(work)
+    found = newest_complete(work) if resume else None
+    trainer.train(resume_from_checkpoint=str(found) if found else None)
+    return _save(trainer.model, codec, out, torch.float32 if policy.dtype == "float32" else None, model_name)
+
+
+def _save(model: Any, codec: HFCodec, out: Path, dtype: Any, base: str) -> Path:
+    merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    if dtype is not None:
+        merged = merged.to(dtype)
+    with atomic_folder(out, overwrite=True) as folder:
+        merged.save_pretrained(folder)
+        codec.tokenizer.save_pretrained(folder)
+        write_manifest(folder, "policy", {"warm_started_from": base})
+    return out
