@@ -1,0 +1,234 @@
+"""Lucene's BM25 through pyserini: build an index folder, and search it.
+
+An index is ``lucene/`` (term statistics only), the passage store beside it, and a manifest. k1 and b
+act at search time, so one index serves any values; the manifest keeps the defaults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retrieval.ingest import IngestReport, OnProgress, describe_source, ingest
+from retrieval.jvm import import_on_jvm, java_class, release_thread
+from retrieval.store import PassageStore, StoreWriter
+from sleuth.artifacts import atomic_folder, read_manifest, write_manifest
+from sleuth.errors import ArtifactError, ConfigError, RetrieverError
+from sleuth.types import Hit, Passage
+
+KIND = "bm25"
+FORMAT = 1
+K1 = 0.9
+B = 0.4
+
+_LUCENE = "lucene"
+_ANALYZER = "anserini DefaultEnglishAnalyzer (Porter stemming, Lucene's English stop words)"
+_FLUSH_CHARACTERS = 128_000_000
+_ALL_CLAUSES = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """What was built: passages in the index, and rows left out by reason."""
+
+    path: Path
+    passages: int
+    skipped: dict[str, int]
+
+
+def rebuild_command(index: str | Path, corpus: str | Path = "CORPUS") -> str:
+    return f"sleuth index {corpus} --out {index} --kind {KIND} --overwrite"
+
+
+def build_bm25(
+    corpus_path: str | Path,
+    out: str | Path,
+    *,
+    k1: float = K1,
+    b: float = B,
+    threads: int = 2,
+    layout: str | None = None,
+    skip_bad_rows: bool = False,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+) -> IndexInfo:
+    """Index title and text of every passage of ``corpus_path`` into the folder ``out``, whole or not at all.
+
+    Raises DataError naming the bad rows unless ``skip_bad_rows``, ArtifactError when ``out`` exists.
+    """
+    check_parameters(k1, b, threads)
+    report = IngestReport()
+    with atomic_folder(out, overwrite=overwrite) as folder:
+        with StoreWriter(folder) as store:
+            batches = ingest(
+                corpus_path, store, report, layout=layout, skip_bad_rows=skip_bad_rows, on_progress=on_progress
+            )
+            writer = _LuceneWriter(folder / _LUCENE, threads)
+            try:
+                for batch in batches:
+                    writer.add(batch)
+            finally:
+                writer.close()
+        indexed = _lucene_searcher(folder / _LUCENE).num_docs
+        if indexed != len(store):  # Lucene only logs what it could not write
+            raise ArtifactError(f"Lucene kept {indexed} of {len(store)} passages", "is the disk full?")
+        write_manifest(
+            folder,
+            KIND,
+            {
+                "format": FORMAT,
+                "passages": len(store),
+                "passages_sha256": store.digest,
+                "skipped": dict(report.skipped),
+                "k1": k1,
+                "b": b,
+                "analyzer": _ANALYZER,
+                "indexed": "title + ' ' + text",
+                "corpus": describe_source(corpus_path),
+            },
+        )
+    return IndexInfo(Path(out), len(store), dict(report.skipped))
+
+
+class BM25Retriever:
+    """Searches an index that `build_bm25` made. Any number of threads may share one.
+
+    ``k1`` and ``b`` None: as the manifest says. ``threads`` above 1 lets Lucene search a batch in
+    parallel on all processors.
+    """
+
+    def __init__(self, index: str | Path, *, k1: float | None = None, b: float | None = None, threads: int = 2) -> None:
+        self.manifest = read_manifest(index, KIND, rebuild_command(index))
+        if self.manifest.get("format") != FORMAT:
+            raise ArtifactError(
+                f"{index} has format {self.manifest.get('format')}, this version reads {FORMAT}",
+                f"make it anew with: {rebuild_command(index)}",
+            )
+        self.k1: float = self.manifest["k1"] if k1 is None else k1
+        self.b: float = self.manifest["b"] if b is None else b
+        check_parameters(self.k1, self.b, threads)
+        self.index = Path(index)
+        self.store = PassageStore(index)
+        self._threads = threads
+        self._searcher = _lucene_searcher(self.index / _LUCENE)
+        if not len(self.store) == self._searcher.num_docs == self.manifest["passages"]:
+            raise ArtifactError(f"{index} is not whole", f"make it anew with: {rebuild_command(index)}")
+        self._searcher.set_bm25(self.k1, self.b)
+        self._process = os.getpid()
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the passages, how they were indexed, and k1 and b."""
+        identity = {key: self.manifest[key] for key in ("kind", "format", "passages_sha256", "analyzer", "indexed")}
+        identity |= {"pyserini": self.manifest["versions"].get("pyserini"), "k1": self.k1, "b": self.b}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """At most ``k`` hits a query, best first, equal scores in order of id; none for an empty query.
+
+        Raises ConfigError when ``k`` is below 1 or above the number of passages, RetrieverError when
+        Lucene fails.
+        """
+        check_k(k, len(self), self.index)
+        if os.getpid() != self._process:
+            raise RetrieverError(f"{self.index} was opened before this process was forked", "start workers by spawn")
+        try:
+            return [self._to_hits(found) for found in self._search_lucene([_clean(query) for query in queries], k)]
+        except Exception as error:  # what comes through the bridge to Java has no common type
+            raise RetrieverError(f"Lucene could not search {self.index}: {_first_line(error)}") from error
+        finally:
+            release_thread()
+
+    def _search_lucene(self, queries: list[str], k: int) -> list[list[tuple[str, float]]]:
+        if len(queries) == 1 or self._threads == 1:
+            answers = [self._searcher.search(query, k) if query else [] for query in queries]
+        else:
+            asked = {str(position): query for position, query in enumerate(queries) if query}
+            found = self._searcher.batch_search(list(asked.values()), list(asked), k, self._threads) if asked else {}
+            answers = [found.get(str(position), []) for position in range(len(queries))]
+        return [[(hit.docid, hit.score) for hit in answer] for answer in answers]
+
+    def _to_hits(self, found: list[tuple[str, float]]) -> list[Hit]:
+        passages = self.store.get_many([identifier for identifier, _ in found])
+        hits = []
+        for rank, ((identifier, score), passage) in enumerate(zip(found, passages, strict=True), start=1):
+            if passage is None:
+                raise ArtifactError(f"the index knows a passage {identifier!r} that its store does not hold")
+            hits.append(Hit(passage, score, rank))
+        return hits
+
+
+def check_parameters(k1: float, b: float, threads: int) -> None:
+    """Raise ConfigError for BM25 parameters that mean nothing."""
+    if not (math.isfinite(k1) and k1 >= 0):
+        raise ConfigError(f"k1 is {k1}, it must be 0 or more", f"{K1} is Anserini's default")
+    if not 0 <= b <= 1:
+        raise ConfigError(f"b is {b}, it must lie between 0 and 1", f"{B} is Anserini's default")
+    if threads < 1:
+        raise ConfigError(f"threads is {threads}, it must be 1 or more")
+
+
+def check_k(k: int, passages: int, index: str | Path) -> None:
+    """Raise ConfigError when ``k`` hits cannot be had from an index of so many ``passages``."""
+    if k < 1:
+        raise ConfigError(f"k is {k}, it must be 1 or more")
+    if k > passages:
+        raise ConfigError(f"k is {k}, but {index} holds only {passages} passages", f"ask for at most {passages}")
+
+
+class _LuceneWriter:
+    """Adds passages to a Lucene index. Its own buffer of 2 GB would outgrow the heap: it is closed,
+    which writes it out, and opened again in good time."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self._folder = str(folder)
+        self._threads = threads
+        self._indexer: Any = None
+        self._buffered = 0
+        self._make = import_on_jvm("pyserini.index.lucene").LuceneIndexer
+
+    def add(self, passages: Sequence[Passage]) -> None:
+        if not passages:
+            return
+        if self._indexer is None:
+            self._indexer = self._make(self._folder, append=Path(self._folder).exists(), threads=self._threads)
+        rows = [{"id": p.id, "contents": f"{p.title} {p.text}" if p.title else p.text} for p in passages]
+        self._indexer.add_batch_dict(rows)
+        self._buffered += sum(len(row["contents"]) for row in rows)
+        if self._buffered >= _FLUSH_CHARACTERS:
+            self.close()
+
+    def close(self) -> None:
+        if self._indexer is not None:
+            self._indexer.close()
+        self._indexer = None
+        self._buffered = 0
+
+
+def _lucene_searcher(folder: Path) -> Any:
+    searcher = import_on_jvm("pyserini.search.lucene").LuceneSearcher
+    java_class("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(_ALL_CLAUSES)  # long queries are queries
+    try:
+        return searcher(str(folder))
+    except Exception as error:  # see BM25Retriever.search
+        raise ArtifactError(
+            f"Lucene cannot open {folder}: {_first_line(error)}", f"make it anew with: {rebuild_command(folder.parent)}"
+        ) from error
+
+
+def _clean(query: str) -> str:
+    """``query`` as text that Java can hold: half a surrogate pair is replaced."""
+    return query.strip().encode("utf-8", "replace").decode("utf-8")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,120 @@
+"""From a corpus to the passage store of an index, batch by batch, with a verdict on every bad row.
+
+Each kind of index is built the same way: ``for batch in ingest(...): index the batch``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from retrieval.corpus import BadRow, Row, corpus_files, read_rows
+from retrieval.store import StoreWriter
+from sleuth.artifacts import file_digest
+from sleuth.errors import DataError
+from sleuth.types import Passage
+
+BATCH = 2_000
+DUPLICATE = "duplicate id"
+
+_NAMED = 5
+
+OnProgress = Callable[[int], None]
+"""Called with the number of passages stored so far."""
+
+
+@dataclass(slots=True)
+class IngestReport:
+    """What became of the rows: how many bad ones were skipped by reason, and the first few of them."""
+
+    skipped: Counter[str] = field(default_factory=Counter)
+    examples: list[BadRow] = field(default_factory=list)
+
+    def add(self, row: BadRow) -> None:
+        self.skipped[row.reason] += 1
+        if len(self.examples) < _NAMED:
+            self.examples.append(row)
+
+
+def ingest(
+    corpus: str | Path,
+    store: StoreWriter,
+    report: IngestReport,
+    *,
+    layout: str | None = None,
+    skip_bad_rows: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Iterator[list[Passage]]:
+    """Write the passages of ``corpus`` into ``store`` and yield them in batches to be indexed.
+
+    Bad rows raise DataError that names file and line, unless ``skip_bad_rows``: then ``report`` counts
+    them. A corpus without a passage is an error either way.
+    """
+    for rows in _batched(read_rows(corpus, layout)):
+        batch = _accept(rows, store, report)
+        if report.skipped and not skip_bad_rows:
+            raise _refusal(report)
+        yield batch
+        if on_progress:
+            on_progress(len(store))
+    if not len(store):
+        raise DataError(f"{corpus} holds no passage", "; ".join(str(row) for row in report.examples))
+
+
+def describe_source(corpus: str | Path) -> dict[str, object]:
+    """What tells later whether an index was made from this very corpus: digest, size and time of each file."""
+    files = corpus_files(corpus)
+    return {
+        "path": str(Path(corpus).resolve()),
+        "files": [
+            {"name": f.name, "bytes": f.stat().st_size, "mtime_ns": f.stat().st_mtime_ns, "sha256": file_digest(f)}
+            for f in files
+        ],
+    }
+
+
+def same_source(recorded: dict[str, object], corpus: str | Path) -> bool:
+    """Whether ``corpus`` still is what was recorded; digests are worked out only where time or size moved."""
+    files, known = corpus_files(corpus), recorded.get("files")
+    if not isinstance(known, list) or len(known) != len(files):
+        return False
+    for file, entry in zip(files, known, strict=True):
+        if file.stat().st_size != entry["bytes"]:
+            return False
+        if file.stat().st_mtime_ns != entry["mtime_ns"] and file_digest(file) != entry["sha256"]:
+            return False
+    return True
+
+
+def _batched(rows: Iterator[Row | BadRow]) -> Iterator[list[Row | BadRow]]:
+    batch: list[Row | BadRow] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _accept(rows: list[Row | BadRow], store: StoreWriter, report: IngestReport) -> list[Passage]:
+    good = [row for row in rows if isinstance(row, Row)]
+    verdicts = iter(store.add([row.passage for row in good]))
+    batch = []
+    for row in rows:
+        if isinstance(row, BadRow):
+            report.add(row)
+        elif next(verdicts):
+            batch.append(row.passage)
+        else:
+            report.add(BadRow(DUPLICATE, row.file, row.line))
+    return batch
+
+
+def _refusal(report: IngestReport) -> DataError:
+    count = report.skipped.total()
+    named = "; ".join(str(row) for row in report.examples)
+    more = f" (and {count - len(report.examples)} more near them)" if count > len(report.examples) else ""
+    return DataError(f"{named}{more}", "mend the corpus, or pass --skip-bad-rows to leave such rows out")

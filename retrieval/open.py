@@ -1,0 +1,119 @@
+"""Open a retriever from settings or from the path of an index, wrapped for use in a rollout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from retrieval.cache import CachedRetriever
+from retrieval.config import RetrieverSettings
+from retrieval.ingest import OnProgress, same_source
+from retrieval.resilient import ResilientRetriever
+from sleuth.artifacts import MANIFEST, read_manifest
+from sleuth.errors import ArtifactError, ConfigError, did_you_mean
+from sleuth.plugins import load_object
+from sleuth.protocols import Retriever
+from sleuth.settings import validate
+
+Progress = Callable[[str], AbstractContextManager[OnProgress | None]]
+"""Shows progress under a title while an index is made; see `retrieval.progress`."""
+
+
+def open_retriever(
+    settings: RetrieverSettings | str | Path,
+    *,
+    cached: bool = True,
+    resilient: bool = True,
+    progress: Progress | None = None,
+) -> Retriever:
+    """The retriever that ``settings`` name; a path is that of an index of any kind.
+
+    ``resilient`` adds timeout, retries and circuit breaker, ``cached`` remembers queries. An index that
+    does not exist is made when ``settings.corpus`` is given. Raises ArtifactError or ConfigError.
+    """
+    chosen = settings
+    if not isinstance(chosen, RetrieverSettings):
+        chosen = validate(RetrieverSettings, {"index": Path(chosen)}, "retriever")
+    retriever = _open(chosen, progress or (lambda _title: nullcontext()))
+    if resilient:
+        retriever = ResilientRetriever(
+            retriever,
+            timeout_s=chosen.timeout_s,
+            retries=chosen.retries,
+            backoff_s=chosen.backoff_s,
+            breaker_failures=chosen.breaker_failures,
+            breaker_cooldown_s=chosen.breaker_cooldown_s,
+        )
+    return CachedRetriever(retriever, size=chosen.cache) if cached and chosen.cache else retriever
+
+
+def index_kind(index: str | Path) -> str:
+    """The kind that the manifest of ``index`` names."""
+    path = Path(index)
+    rebuild = f"sleuth index CORPUS --out {index}"
+    if path.is_file():
+        raise ArtifactError(f"{index} is a file, not an index", f"if it is a corpus: sleuth index {index} --out FOLDER")
+    if not (path / MANIFEST).is_file():
+        read_manifest(path, "index", rebuild)  # raises, and says what is missing
+    try:
+        kind = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["kind"]
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{path / MANIFEST} is damaged", f"make it anew with: {rebuild}") from None
+    if kind not in OPENERS:
+        raise ArtifactError(f"{index} is of kind '{kind}', which is no index", did_you_mean(str(kind), OPENERS))
+    return str(kind)
+
+
+def _open(settings: RetrieverSettings, progress: Progress) -> Retriever:
+    if settings.kind is not None and ":" in settings.kind:
+        return _outside(settings.kind, settings)
+    kind = settings.kind
+    if kind is None:
+        kind = "bm25" if settings.corpus and not _path(settings).exists() else index_kind(_path(settings))
+    return OPENERS[kind](settings, progress)
+
+
+def _outside(kind: str, settings: RetrieverSettings) -> Retriever:
+    try:
+        retriever = load_object(kind)(**settings.options)
+    except TypeError as error:
+        raise ConfigError(f"retriever {kind} does not take these options: {error}") from error
+    if not isinstance(retriever, Retriever):
+        raise ConfigError(f"{kind} is no Retriever", "it needs a fingerprint and search(queries, k)")
+    return retriever
+
+
+def _open_bm25(settings: RetrieverSettings, progress: Progress) -> Retriever:
+    from retrieval.bm25 import K1, B, BM25Retriever, build_bm25, rebuild_command
+
+    index = _path(settings)
+    if settings.corpus is not None and not index.exists():
+        with progress(f"indexing {settings.corpus}") as on_progress:
+            build_bm25(
+                settings.corpus,
+                index,
+                k1=K1 if settings.k1 is None else settings.k1,
+                b=B if settings.b is None else settings.b,
+                threads=settings.threads,
+                on_progress=on_progress,
+            )
+    retriever = BM25Retriever(index, k1=settings.k1, b=settings.b, threads=settings.threads)
+    if settings.corpus is not None and not same_source(retriever.manifest["corpus"], settings.corpus):
+        raise ArtifactError(
+            f"{index} was made from other passages than {settings.corpus}",
+            f"make it anew with: {rebuild_command(index, settings.corpus)}",
+        )
+    return retriever
+
+
+def _path(settings: RetrieverSettings) -> Path:
+    if settings.index is None:
+        raise ConfigError("the retriever has no index", "set retriever.index to a folder")
+    return settings.index
+
+
+OPENERS: dict[str, Callable[[RetrieverSettings, Progress], Retriever]] = {
+    "bm25": _open_bm25,
+}
