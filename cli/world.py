@@ -1,0 +1,42 @@
+"""``sleuth world``: make a made-up world of passages, questions and demonstrations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def world(
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML with the world's settings; without it the defaults.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("runs/world"),
+    seed: Annotated[int | None, typer.Option(help="Everything is drawn from it.")] = None,
+    paraphrase: Annotated[
+        float | None, typer.Option(help="Share of questions in words that no passage contains, 0 to 1.")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Any setting, as key=value.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+) -> None:
+    """Make a made-up world: a passage an entity, questions split by entity, demonstrations."""
+    from envs.toy_world.config import WorldSettings
+    from envs.toy_world.generate import generate_world
+    from envs.toy_world.write import write_world
+    from sleuth.settings import apply_override, read_layers, validate
+
+    values = read_layers(config) if config else {}
+    for key, value in (("seed", seed), ("paraphrase", paraphrase)):
+        if value is not None:
+            values[key] = value
+    for override in overrides or ():
+        apply_override(values, override)
+    settings = validate(WorldSettings, values, str(config or "sleuth world"))
+    made = generate_world(settings)
+    write_world(made, out, overwrite=overwrite)
+    counts = ", ".join(f"{len(plans)} {split}" for split, plans in made.plans.items())
+    typer.echo(f"{out}: {len(made.passages)} passages; questions: {counts}", err=True)
+    for plan in made.plans["train"][:2]:
+        question = plan.question
+        typer.echo(f"  {question.kind}: {question.text}  ->  {question.answers[0]}", err=True)

@@ -1,0 +1,181 @@
+"""What is asked, and how a demonstrator who knows the world would search for it.
+
+A question is drawn as a ``Case`` (which entities, which relations); its words are chosen afterwards, so
+that the paraphrase knob changes the words of a world and nothing else.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from envs.toy_world.config import Split, WorldSettings
+from envs.toy_world.facts import RELATIONS, YEAR, Entity
+from envs.toy_world.lexicon import Lexicon
+from envs.toy_world.wordings import ASK, COMPARED, FOUND, NEED, SAME, VERDICTS
+from sleuth.errors import ConfigError
+from sleuth.types import Plan, PlanStep, Question
+
+CHAINS: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "one_hop": [(relation,) for relations in RELATIONS.values() for relation in relations],
+    "two_hop": [
+        ("director", "birthplace"),
+        ("director", "birth year"),
+        ("studio", "founder"),
+        ("studio", "headquarters"),
+        ("founder", "birthplace"),
+        ("birthplace", "country"),
+        ("headquarters", "country"),
+    ],
+    "three_hop": [
+        ("director", "birthplace", "country"),
+        ("studio", "headquarters", "country"),
+        ("studio", "founder", "birthplace"),
+        ("founder", "birthplace", "country"),
+    ],
+}
+COMPARED_RELATIONS = [relation for facts in RELATIONS.values() for relation, target in facts.items() if target == YEAR]
+SHARED_RELATIONS = ["director", "studio", "birthplace", "headquarters", "country"]
+DIRECTIONS = ("earlier", "later")
+_TRIES = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A question before it has words: entities asked about and the relations to follow from them.
+
+    A chain has one start and one relation a hop; comparison and yes/no have two starts and one relation.
+    """
+
+    kind: str
+    starts: tuple[str, ...]
+    relations: tuple[str, ...]
+    direction: str = ""
+
+
+Pool = Mapping[str, Sequence[Entity]]
+"""Entities of one split by the relations that they have."""
+
+
+def draw_cases(settings: WorldSettings, entities: Mapping[str, Entity], split: Split, count: int) -> list[Case]:
+    """``count`` different cases of one split in a seeded order, kinds in their shares.
+
+    Raises ConfigError when the split is too small for so many.
+    """
+    pool: dict[str, list[Entity]] = defaultdict(list)
+    for entity in entities.values():
+        if entity.split == split:
+            for relation in entity.facts:
+                pool[relation].append(entity)
+    rng = random.Random(f"{settings.seed}/questions/{split}")
+    cases: dict[Case, None] = {}
+    for kind, quota in _quotas(settings, count).items():
+        draw = _DRAWERS.get(kind, _draw_chain)
+        wanted, tries = len(cases) + quota, 0
+        while len(cases) < wanted:
+            case = draw(kind, pool, rng)
+            tries = 0 if case and case not in cases else tries + 1
+            if case:
+                cases[case] = None
+            if tries > _TRIES * max(quota, 10):
+                raise ConfigError(
+                    f"the {split} split is too small for {quota} different questions of kind {kind}",
+                    "ask for fewer questions, or make the world larger",
+                )
+    drawn = list(cases)
+    rng.shuffle(drawn)
+    return drawn
+
+
+def put(case: Case, entities: Mapping[str, Entity], lexicon: Lexicon | None, wording: int, question_id: str) -> Plan:
+    """The case in words, with its demonstration; ``lexicon`` is given for a paraphrase.
+
+    Searches for an entity that the question names use the question's word for it, later ones the
+    passages' word. ``supporting_titles`` follow the searches.
+    """
+    tell = lexicon.alias if lexicon else str
+    reword = lexicon.reword if lexicon else str
+    plan = _plan_chain if len(case.starts) == 1 else _plan_pair
+    return plan(case, entities, (tell, reword), wording, question_id)
+
+
+def _quotas(settings: WorldSettings, count: int) -> dict[str, int]:
+    """``count`` shared out by weight, the remainder to the kinds that come first."""
+    weights: dict[str, float] = {kind: weight for kind, weight in settings.kinds.model_dump().items() if weight}
+    total = sum(weights.values())
+    quotas = {kind: int(count * weight / total) for kind, weight in weights.items()}
+    for kind in list(quotas)[: count - sum(quotas.values())]:
+        quotas[kind] += 1
+    return quotas
+
+
+def _draw_chain(kind: str, pool: Pool, rng: random.Random) -> Case | None:
+    relations = rng.choice(CHAINS[kind])
+    return Case(kind, (rng.choice(pool[relations[0]]).name,), relations)
+
+
+def _draw_comparison(kind: str, pool: Pool, rng: random.Random) -> Case | None:
+    relation = rng.choice(COMPARED_RELATIONS)
+    a, b = rng.choice(pool[relation]), rng.choice(pool[relation])
+    if a.facts[relation] == b.facts[relation]:
+        return None
+    return Case(kind, (a.name, b.name), (relation,), rng.choice(DIRECTIONS))
+
+
+def _draw_yes_no(kind: str, pool: Pool, rng: random.Random) -> Case | None:
+    """Half of them are to be answered yes, so that neither answer pays without searching."""
+    relation = rng.choice(SHARED_RELATIONS)
+    a, same = rng.choice(pool[relation]), rng.random() < 0.5
+    for _ in range(_TRIES):
+        b = rng.choice(pool[relation])
+        if a.name != b.name and (a.facts[relation] == b.facts[relation]) == same:
+            return Case(kind, (a.name, b.name), (relation,))
+    return None
+
+
+_Drawer = Callable[[str, Pool, random.Random], Case | None]
+_DRAWERS: Mapping[str, _Drawer] = {"comparison": _draw_comparison, "yes_no": _draw_yes_no}
+_Voice = tuple[Callable[[str], str], Callable[[str], str]]
+
+
+def _plan_chain(case: Case, entities: Mapping[str, Entity], voice: _Voice, wording: int, question_id: str) -> Plan:
+    tell, reword = voice
+    phrase = " of the ".join(reversed([reword(relation) for relation in case.relations]))
+    texts = ASK["chain"]
+    text = texts[wording % len(texts)].format(phrase=f"{phrase} of {tell(case.starts[0])}")
+    titles, steps, think = [], [], ""
+    name, query = case.starts[0], tell(case.starts[0])
+    for relation in case.relations:
+        value = entities[name].facts[relation]
+        steps.append(PlanStep(f"{think} {NEED.format(relation=relation)}".strip(), query, value))
+        titles.append(name)
+        think = FOUND.format(relation=relation, value=value)
+        name = query = value
+    question = Question(question_id, text, (value,), tuple(titles), case.kind)
+    return Plan(question, tuple(steps), think, value)
+
+
+def _plan_pair(case: Case, entities: Mapping[str, Entity], voice: _Voice, wording: int, question_id: str) -> Plan:
+    tell, reword = voice
+    (relation,) = case.relations
+    a, b = (tell(name) for name in case.starts)
+    first, second = (entities[name].facts[relation] for name in case.starts)
+    need, found = NEED.format(relation=relation), FOUND.format(relation=relation, value=first)
+    steps = (PlanStep(need, a, first), PlanStep(f"{found} {need}", b, second))
+    if case.kind == "comparison":
+        winner = int((first < second) != (case.direction == "earlier"))
+        answer = (a, b)[winner]
+        think = COMPARED.format(
+            first=first, a=a, second=second, b=b, direction=case.direction, value=(first, second)[winner], answer=answer
+        )
+        answers = tuple(dict.fromkeys((answer, case.starts[winner])))
+    else:
+        answer = "yes" if first == second else "no"
+        think = SAME.format(first=first, second=second, verdict=VERDICTS[answer])
+        answers = (answer,)
+    texts = ASK[case.kind]
+    words = {"relation": reword(relation), "direction": reword(case.direction), "same": reword("same")}
+    text = texts[wording % len(texts)].format(a=a, b=b, **words)
+    return Plan(Question(question_id, text, answers, case.starts, case.kind), steps, think, answer)
