@@ -10,11 +10,12 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from retrieval.corpus import BadRow
 from retrieval.ingest import IngestReport, OnProgress, describe_source, ingest
 from retrieval.jvm import import_on_jvm, java_class, release_thread
 from retrieval.store import PassageStore, StoreWriter
@@ -35,11 +36,12 @@ _ALL_CLAUSES = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """What was built: passages in the index, and rows left out by reason."""
+    """What was built: passages in the index, rows left out by reason, and the first few of those."""
 
     path: Path
     passages: int
-    skipped: dict[str, int]
+    skipped: Mapping[str, int]
+    examples: tuple[BadRow, ...] = ()
 
 
 def rebuild_command(index: str | Path, corpus: str | Path = "CORPUS") -> str:
@@ -93,7 +95,7 @@ def build_bm25(
                 "corpus": describe_source(corpus_path),
             },
         )
-    return IndexInfo(Path(out), len(store), dict(report.skipped))
+    return IndexInfo(Path(out), len(store), dict(report.skipped), tuple(report.examples))
 
 
 class BM25Retriever:

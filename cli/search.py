@@ -1,0 +1,67 @@
+"""``sleuth search``: what an index holds on a query."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sleuth.types import Hit
+
+
+def search(
+    index: Annotated[Path, typer.Argument(help="Folder of the index.")],
+    queries: Annotated[list[str], typer.Argument(help="Queries; - reads them from standard input, one a line.")],
+    k: Annotated[int, typer.Option("-k", "--k", help="Hits a query.")] = 5,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a query on standard output.")] = False,
+) -> None:
+    """Search INDEX for each of the QUERIES and print the best passages."""
+    from retrieval.open import open_retriever
+
+    asked = _queries(queries)
+    hits = open_retriever(index, cached=False, resilient=False).search(asked, k)
+    for query, found in zip(asked, hits, strict=True):
+        if json:
+            _print_json(query, found)
+        else:
+            _print_text(query, found)
+
+
+def _queries(given: Sequence[str]) -> list[str]:
+    from sleuth.errors import ConfigError
+
+    asked: list[str] = []
+    for query in given:
+        asked += [line.strip() for line in sys.stdin if line.strip()] if query == "-" else [query]
+    if not asked:
+        raise ConfigError("no query was given", "write one a line on standard input")
+    return asked
+
+
+def _print_json(query: str, hits: Sequence[Hit]) -> None:
+    import json
+
+    rows = [
+        {"id": h.passage.id, "title": h.passage.title, "text": h.passage.text, "score": h.score, "rank": h.rank}
+        for h in hits
+    ]
+    print(json.dumps({"query": query, "hits": rows}, ensure_ascii=False))
+
+
+def _print_text(query: str, hits: Sequence[Hit]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    console.print(Text(query, style="bold"))
+    if not hits:
+        console.print(Text("  nothing found", style="dim"))
+    for hit in hits:
+        console.print(Text(f"{hit.rank:>3}  {hit.score:8.4f}  {hit.passage.title}  [{hit.passage.id}]"))
+        console.print(
+            Text("     " + " ".join(hit.passage.text.split()), style="dim"), overflow="ellipsis", no_wrap=True
+        )
