@@ -1,0 +1,72 @@
+"""What commands share on the terminal: figures for people on standard error, JSON alone on standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+
+from sleuth.errors import SleuthError
+
+OnCount = Callable[[int, int], None]
+"""Called as (done, total)."""
+
+
+def people() -> Console:
+    """The console for people: standard error. Made anew each time, since a test may replace the stream."""
+    return Console(stderr=True, highlight=False)
+
+
+def results() -> Console:
+    """Standard output, for a command whose product is text to read; lines are never wrapped in a pipe."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    return console
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """One JSON object on a line of standard output."""
+    sys.stdout.write(json.dumps(content) + "\n")
+    sys.stdout.flush()
+
+
+def print_error(error: SleuthError | OSError) -> None:
+    """``error`` as one line on standard error, its hint included."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    console = people()
+    console.print("[bold red]error:[/] ", end="")
+    console.print(" ".join(text.split()), markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def counting(title: str) -> Iterator[OnCount]:
+    """A progress bar on a terminal; in a pipe a line for every tenth."""
+    console = people()
+    if not console.is_terminal:
+        yield _lines(title, console)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _lines(title: str, console: Console) -> OnCount:
+    tenth = -1
+
+    def show(done: int, total: int) -> None:
+        nonlocal tenth
+        if total and done * 10 // total > tenth:
+            tenth = done * 10 // total
+            console.print(f"{title}: {done}/{total}", markup=False, soft_wrap=True)
+
+    return show

@@ -1,0 +1,92 @@
+"""The program ``sleuth``: its commands, and how errors leave it.
+
+Commands import what they need when they run, so that ``sleuth --help`` is quick. What a user can mend ends as one
+line on standard error and exit status 2; an interrupt ends with 130; anything else is a bug and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import sleuth
+from cli.console import people, print_error
+from sleuth.errors import SleuthError
+
+COMMANDS = {
+    "evaluate": "cli.evaluate:evaluate",
+    "inspect": "cli.inspect:app",
+}
+"""Name of a command -> ``module:function``, or ``module:app`` for a group. The modules are light to import."""
+
+
+class _Program(TyperGroup):
+    """The group of commands; it turns errors into lines and exit statuses."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SleuthError as error:
+            if ctx.params["debug"]:
+                raise
+            print_error(error)
+            raise typer.Exit(2) from None
+        except BrokenPipeError:
+            raise  # typer ends quietly when the reader of a pipe is gone
+        except OSError as error:
+            if ctx.params["debug"]:
+                raise
+            print_error(error)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            people().print("interrupted")
+            raise typer.Exit(130) from None
+
+
+def make_app() -> typer.Typer:
+    """The program with all its commands."""
+    app = typer.Typer(
+        name="sleuth",
+        cls=_Program,
+        callback=_root,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name, target in COMMANDS.items():
+        module, _, attribute = target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program. ``--debug`` may stand anywhere before a ``--``."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    end = given.index("--") if "--" in given else len(given)
+    if "--debug" in given[:end]:
+        given = ["--debug", *(word for word in given[:end] if word != "--debug"), *given[end:]]
+    make_app()(args=given, prog_name="sleuth")
+
+
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    """Train language models to search: think, search, read, answer, and get better at it."""
+    if version:
+        typer.echo(f"sleuth {sleuth.__version__}")
+        raise typer.Exit
+
+
+if __name__ == "__main__":
+    main()
