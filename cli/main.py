@@ -19,7 +19,10 @@ from cli.console import people, print_error
 from sleuth.errors import SleuthError
 
 COMMANDS = {
+    "world": "cli.world:world",
     "evaluate": "cli.evaluate:evaluate",
+    "index": "cli.index:index",
+    "search": "cli.search:search",
     "inspect": "cli.inspect:app",
 }
 """Name of a command -> ``module:function``, or ``module:app`` for a group. The modules are light to import."""

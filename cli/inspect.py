@@ -1,0 +1,67 @@
+"""``sleuth inspect``: look at what a config resolves to, at a trajectory with its mask, and at this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.console import results
+
+app = typer.Typer(help="Look at a config, a trajectory, or this machine.", no_args_is_help=True)
+
+
+@app.command()
+def config(
+    file: Annotated[Path, typer.Argument(help="Config file of a run.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")] = None,
+) -> None:
+    """Print the resolved config: every layer, override and default, as YAML that can be read back."""
+    from cli.config import load_run_settings
+    from sleuth.settings import to_yaml
+
+    typer.echo(to_yaml(load_run_settings(file, overrides or [])), nl=False)
+
+
+@app.command()
+def trajectory(
+    file: Annotated[Path, typer.Argument(help="Trajectories, a .jsonl file.")],
+    index: Annotated[int, typer.Option("--index", "-i", min=0, help="Which row, from 0.")] = 0,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Show the mask token by token.")] = False,
+    model: Annotated[str | None, typer.Option(help="Model whose tokenizer gives the tokens' text.")] = None,
+) -> None:
+    """Show one trajectory by turns, or token by token with the loss mask."""
+    from itertools import islice
+
+    from cli.show import show_tokens, show_turns
+    from sleuth.errors import DataError
+    from sleuth.trajectories import read_trajectories
+
+    row = next(islice(read_trajectories(file), index, None), None)
+    if row is None:
+        count = sum(1 for _ in read_trajectories(file))
+        raise DataError(f"{file} has {count} trajectories, none at --index {index}", "the first is 0")
+    console = results()
+    show_turns(row, console)
+    if tokens:
+        show_tokens(row.trajectory, console, _token_texts(model) if model else None)
+
+
+@app.command()
+def doctor() -> None:
+    """Check what Sleuth needs on this machine. Exit status 1 when something that is required is missing."""
+    from cli.doctor import checks, print_checks
+
+    found = list(checks())
+    print_checks(found, results())
+    if any(check.state == "missing" for check in found):
+        raise typer.Exit(1)
+
+
+def _token_texts(model: str) -> dict[int, str]:
+    """Text of every token id, special ones by their name."""
+    from agent.policies.loading import load_codec
+
+    tokenizer = load_codec(model).tokenizer
+    return {i: tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in range(len(tokenizer))}

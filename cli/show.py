@@ -1,0 +1,85 @@
+"""A trajectory for the eye. What the policy sampled and what was inserted differ in colour and, in a pipe, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.text import Text
+
+from sleuth.types import Answer, Invalid, ScoredTrajectory, Search, Source, Trajectory, Turn
+
+_STYLES: dict[Source, str] = {"prompt": "dim", "policy": "bold green", "environment": "blue"}
+_LETTERS: dict[Source, str] = {"prompt": "prompt", "policy": "POLICY", "environment": "env"}
+
+
+def show_turns(row: ScoredTrajectory, console: Console) -> None:
+    """Question, turns with hits and observations, end and reward."""
+    trajectory = row.trajectory
+    question = trajectory.question
+    _field(console, "question", f"{question.text}  [{question.id}{', ' + question.kind if question.kind else ''}]")
+    _field(console, "accepted", " | ".join(question.answers))
+    if question.supporting_titles:
+        _field(console, "supporting", " | ".join(question.supporting_titles))
+    lengths: dict[Source, int] = {"prompt": 0, "policy": 0, "environment": 0}
+    for segment in trajectory.segments:
+        lengths[segment.source] += len(segment.token_ids)
+    for number, turn in enumerate(trajectory.turns, start=1):
+        _turn(console, number, turn)
+    console.print()
+    _field(console, "ended by", trajectory.stop)
+    reward = "unscored" if row.reward is None else f"{row.reward:.4g}"
+    parts = ", ".join(f"{name} {'-' if value is None else f'{value:.4g}'}" for name, value in row.parts.items())
+    _field(console, "reward", f"{reward}  ({parts})" if parts else reward)
+    _field(console, "tokens", ", ".join(f"{source} {count}" for source, count in lengths.items()))
+    _field(console, "seconds", ", ".join(f"{stage} {value:.3f}" for stage, value in trajectory.timings.items()))
+
+
+def show_tokens(trajectory: Trajectory, console: Console, texts: Mapping[int, str] | None = None) -> None:
+    """One line a token: position, mask (1: the policy sampled it, it is trained on), source, id, log-prob, text."""
+    console.print()
+    console.print(Text(f"{'position':>8}  mask  {'source':<6}  {'id':>8}  {'log-prob':>9}  text", style="bold"))
+    position = 0
+    for segment in trajectory.segments:
+        trained = int(segment.source == "policy")
+        for offset, token in enumerate(segment.token_ids):
+            logprob = f"{segment.logprobs[offset]:9.4f}" if offset < len(segment.logprobs) else " " * 9
+            text = repr(texts.get(token, "?")) if texts else ""
+            line = f"{position:>8}  {trained:>4}  {_LETTERS[segment.source]:<6}  {token:>8}  {logprob}  {text}"
+            _print(console, line.rstrip(), _STYLES[segment.source])
+            position += 1
+
+
+def _turn(console: Console, number: int, turn: Turn) -> None:
+    console.print()
+    _block(console, f"turn {number}", turn.text, "policy")
+    action = turn.action
+    if isinstance(action, Search):
+        _field(console, "  search", action.query)
+    elif isinstance(action, Answer):
+        _field(console, "  answer", action.text)
+    elif isinstance(action, Invalid):
+        _field(console, "  invalid", action.reason)
+    for hit in turn.hits:
+        _field(console, f"  hit {hit.rank}", f"{hit.score:.3f}  {hit.passage.title}  [{hit.passage.id}]")
+    if turn.observation:
+        _block(console, "inserted", turn.observation, "environment")
+
+
+def _block(console: Console, label: str, text: str, source: Source) -> None:
+    for line in text.strip("\n").split("\n") or [""]:
+        _print(console, f"{label:<12}{'|' if source == 'environment' else '>'} {_plain(line)}", _STYLES[source])
+        label = ""
+
+
+def _field(console: Console, label: str, value: str) -> None:
+    _print(console, f"{label:<12}{_plain(value)}")
+
+
+def _print(console: Console, line: str, style: str = "") -> None:
+    console.print(Text(line, style=style), soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """Text from outside without control characters, which could steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
