@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 KIND = "policy"
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 TAGS = tuple(f"<{slash}{name}>" for name in ("think", "search", "information", "answer") for slash in ("", "/"))
+OWN_WORDS = ("Question", "nothing", "found", "search", "or", "answer", "now")
+"""Words of the plainest prompt style and its hints, whole; anything else is spelt where it is not known."""
 NEWLINE = "¶"
 """Stands for a line break inside the tokenizer; texts never show it."""
 
@@ -56,7 +58,7 @@ def make_tokenizer(vocabulary: Sequence[str], max_length: int) -> PreTrainedToke
     """
     characters = [c for c in string.printable if not c.isspace()]
     fallback = [*characters, *(f"##{c}" for c in characters if c.isalnum() or c == "_")]
-    pieces = list(dict.fromkeys([PAD, EOS, UNKNOWN, NEWLINE, "Question", *vocabulary, *fallback]))
+    pieces = list(dict.fromkeys([PAD, EOS, UNKNOWN, NEWLINE, *OWN_WORDS, *vocabulary, *fallback]))
     core = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token=UNKNOWN))
     core.normalizer = normalizers.Replace("\n", f" {NEWLINE} ")
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

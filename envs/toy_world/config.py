@@ -34,9 +34,9 @@ class WorldSettings(Settings):
     seed: int = 0
     films: int = Field(3000, ge=1)
     people: int = Field(3000, ge=1)
-    companies: int = Field(1200, ge=1)
-    cities: int = Field(1200, ge=1)
-    countries: int = Field(400, ge=1)
+    companies: int = Field(1500, ge=1)
+    cities: int = Field(2000, ge=1)
+    countries: int = Field(1000, ge=1)
     syllables: int = Field(3, ge=2, le=8)
     """Syllables of every name: 140 ** syllables names exist."""
     first_year: int = Field(1950, ge=1000, le=9999)

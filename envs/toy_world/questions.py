@@ -162,20 +162,20 @@ def _plan_pair(case: Case, entities: Mapping[str, Entity], voice: _Voice, wordin
     (relation,) = case.relations
     a, b = (tell(name) for name in case.starts)
     first, second = (entities[name].facts[relation] for name in case.starts)
-    need, found = NEED.format(relation=relation), FOUND.format(relation=relation, value=first)
-    steps = (PlanStep(need, a, first), PlanStep(f"{found} {need}", b, second))
+    need = NEED.format(relation=relation)
+    found = [FOUND.format(relation=relation, value=value) for value in (first, second)]
+    steps = (PlanStep(need, a, first), PlanStep(f"{found[0]} {need}", b, second))
     if case.kind == "comparison":
-        winner = int((first < second) != (case.direction == "earlier"))
-        answer = (a, b)[winner]
-        think = COMPARED.format(
-            first=first, a=a, second=second, b=b, direction=case.direction, value=(first, second)[winner], answer=answer
-        )
-        answers = tuple(dict.fromkeys((answer, case.starts[winner])))
+        order = ((a, case.starts[0]), (b, case.starts[1]))
+        ordered = order if first < second else order[::-1]
+        answer, name = ordered[DIRECTIONS.index(case.direction)]
+        think = COMPARED.format(earlier=ordered[0][0], later=ordered[1][0])
+        answers = tuple(dict.fromkeys((answer, name)))
     else:
         answer = "yes" if first == second else "no"
-        think = SAME.format(first=first, second=second, verdict=VERDICTS[answer])
+        think = SAME.format(verdict=VERDICTS[answer])
         answers = (answer,)
     texts = ASK[case.kind]
     words = {"relation": reword(relation), "direction": reword(case.direction), "same": reword("same")}
     text = texts[wording % len(texts)].format(a=a, b=b, **words)
-    return Plan(Question(question_id, text, answers, case.starts, case.kind), steps, think, answer)
+    return Plan(Question(question_id, text, answers, case.starts, case.kind), steps, f"{found[1]} {think}", answer)

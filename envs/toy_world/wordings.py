@@ -40,7 +40,7 @@ PASSAGES: Mapping[EntityType, Sequence[str]] = {
 ASK: Mapping[str, Sequence[str]] = {
     "chain": ("What is the {phrase}?", "Name the {phrase}."),
     "comparison": (
-        "Which has the {direction} {relation}, {a} or {b}?",
+        "Which of {a} and {b} has the {direction} {relation}?",
         "Of {a} and {b}, which has the {direction} {relation}?",
     ),
     "yes_no": ("Do {a} and {b} have the {same} {relation}?", "Is the {relation} of {a} and {b} the {same}?"),
@@ -48,8 +48,8 @@ ASK: Mapping[str, Sequence[str]] = {
 
 NEED = "Need the {relation}."
 FOUND = "The {relation} is {value}."
-COMPARED = "{first} {a}, {second} {b}. {direction} {value} {answer}."
-SAME = "{first}, {second}. {verdict}."
+COMPARED = "So earlier {earlier}, later {later}."
+SAME = "So {verdict}."
 VERDICTS = {"yes": "same", "no": "other"}
 
 _WORD = re.compile(r"\{[^}]*\}|\w+|[^\w\s]")
@@ -74,13 +74,13 @@ def synonym_words() -> frozenset[str]:
 def vocabulary(settings: WorldSettings) -> list[str]:
     """All word pieces of the world's texts; ``##`` marks one that goes on within a word.
 
-    Synonyms are left out when the settings never use them.
+    A year is a decade and a digit. Synonyms are left out when the settings never use them.
     """
     words = set(template_words())
     onsets: tuple[str, ...] = PLAIN_ONSETS
     if settings.paraphrase > 0:
         words |= synonym_words()
         onsets += SYNONYM_ONSETS
-    words |= {str(year) for year in range(settings.first_year, settings.last_year + 1)}
-    parts = syllables(onsets)
-    return sorted(words) + [part.capitalize() for part in parts] + [f"##{part}" for part in parts]
+    decades = {str(year)[:3] for year in range(settings.first_year, settings.last_year + 1)}
+    parts = [*syllables(onsets), *"0123456789"]
+    return sorted(words | decades) + [part.capitalize() for part in parts] + [f"##{part}" for part in parts]
