@@ -1,6 +1,7 @@
 """Strict settings: pydantic models, YAML layers (``extends``), ``--set key=value`` and did-you-mean.
 
-``${NAME}`` in a YAML string is replaced from the environment; ``${NAME:-default}`` has a fallback.
+``${NAME}`` in a YAML string is replaced from the environment; ``${NAME:-default}`` has a fallback. That happens
+last, so that a value that a later layer replaces needs no variable.
 Paths are relative to the working directory, as on a command line.
 """
 
@@ -44,13 +45,17 @@ def load_settings(model: type[S], path: str | Path, overrides: Sequence[str] = (
 
 def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The YAML mapping of ``path``, laid over the files named by its ``extends`` (relative to it)."""
-    if path in seen:
+    here = path.resolve()
+    if here in seen:
         raise ConfigError(f"{path} extends itself", "remove the circle of 'extends'")
     values = _read_yaml(path)
     parents = values.pop("extends", [])
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise ConfigError(f"{path}: extends is {parents!r}", "write the name of a file, or a list of names")
     merged: dict[str, Any] = {}
-    for parent in [parents] if isinstance(parents, str) else parents:
-        merged = merge(merged, read_layers(path.parent / parent, (*seen, path)))
+    for parent in parents:
+        merged = merge(merged, read_layers(path.parent / _expand(parent, f"{path}: extends"), (*seen, here)))
     return merge(merged, values)
 
 
@@ -74,12 +79,17 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
-    """Apply one ``a.b.0.c=value``; the value is YAML, so lists and mappings can be written too."""
+    """Apply one ``a.b.0.c=value``; the value is YAML, so lists and mappings can be written too.
+
+    Only that value changes: a section of another ``kind`` is set whole, ``a={kind: ...}``.
+    """
     key, sep, text = override.partition("=")
     if not sep or not key:
         raise ConfigError(f"--set {override!r} is not key=value", "for example --set grpo.steps=40")
+    if "" in key.split("."):
+        raise ConfigError(f"--set {key}: a part of the key is empty", "for example --set grpo.steps=40")
     try:
-        value = _expand(yaml.safe_load(text), key)
+        value = _unshared(yaml.load(text, _Loader))
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}: cannot read {text!r} as YAML", "quote it") from error
     node: Any = values
@@ -93,11 +103,12 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def validate(model: type[S], values: Mapping[str, Any], where: str) -> S:
-    """``values`` as settings of type ``model``; the first fault becomes one clear ConfigError."""
+    """``values``, variables filled in, as settings of type ``model``; the first fault becomes one clear ConfigError."""
+    filled = {key: _expand(value, f"{where}: {key}") for key, value in values.items()}
     try:
-        return model.model_validate(values)
+        return model.model_validate(filled)
     except ValidationError as error:
-        raise ConfigError(*_explain(model, error, where)) from None
+        raise ConfigError(*_explain(model, error, filled, where)) from None
 
 
 def to_yaml(settings: Settings) -> str:
@@ -114,13 +125,41 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
     try:
-        values = yaml.safe_load(text) or {}
+        values = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
-        raise ConfigError(f"{path}, line {line}: not valid YAML", "check indentation and quotes") from None
+        problem = getattr(error, "problem", None) or "not readable"
+        raise ConfigError(f"{path}, line {line}: not valid YAML: {problem}", "check indentation and quotes") from None
+    if values is None:
+        return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a mapping of settings", "write key: value lines")
-    return {key: _expand(value, f"{path}: {key}") for key, value in values.items()}
+    return {key: _unshared(value) for key, value in values.items()}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 without two of its traps: a key may not stand twice, and 1e-5 is a number, not a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: list[Any] = []
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' stands twice", key_node.start_mark)
+            seen.append(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which YAML anchors have become separate values: an override of one must not change the other."""
+    if isinstance(value, dict):
+        return {k: _unshared(v) for k, v in value.items()}
+    return [_unshared(v) for v in value] if isinstance(value, list) else value
 
 
 def _expand(value: Any, where: str) -> Any:
@@ -153,15 +192,15 @@ def _descend(node: Any, part: str, key: str, nearest: str) -> Any:
 
 
 def _index(items: list[Any], part: str, key: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
+    if not (part.isascii() and part.isdigit()) or int(part) >= len(items):
         raise ConfigError(f"--set {key}: '{part}' is no position in a list of {len(items)}")
     return int(part)
 
 
-def _explain(model: type[BaseModel], error: ValidationError, where: str) -> tuple[str, str]:
+def _explain(model: type[BaseModel], error: ValidationError, values: Mapping[str, Any], where: str) -> tuple[str, str]:
     first = error.errors(include_url=False)[0]
     location = [str(part) for part in first["loc"]]
-    key = ".".join(part for part in location if not _is_union_tag(part))
+    key = ".".join(_written(first["loc"], values, missing=first["type"] == "missing"))
     if first["type"] == "extra_forbidden":
         siblings = _field_names(model, location[:-1])
         return f"{where}: unknown setting '{key}'", did_you_mean(location[-1], siblings)
@@ -173,8 +212,17 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> tupl
     return f"{where}: {key or 'settings'}: {message}{shown}", "see docs/configuration.md"
 
 
-def _is_union_tag(part: str) -> bool:
-    return part.endswith("Settings") or "[" in part
+def _written(location: Sequence[str | int], values: Any, missing: bool) -> list[str]:
+    """The parts of pydantic's ``location`` that stand in ``values``; the others name members of a union."""
+    written = []
+    for position, part in enumerate(location):
+        inside = isinstance(values, Mapping) and part in values
+        if inside or (isinstance(values, list) and isinstance(part, int) and part < len(values)):
+            values = values[part]
+            written.append(str(part))
+        elif missing and position == len(location) - 1:
+            written.append(str(part))
+    return written
 
 
 def _field_names(model: type[BaseModel], path: Sequence[str]) -> list[str]:
