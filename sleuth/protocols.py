@@ -114,7 +114,8 @@ class Environment(Protocol):
 class Reward(Protocol):
     """Pure: the same question and trajectory always give the same value."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def score(self, question: Question, trajectory: Trajectory) -> float | None:
         """The value; None when this trajectory cannot be judged by it."""

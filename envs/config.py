@@ -1,0 +1,60 @@
+"""Settings of the environment. Imports without torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from envs.prompts import PRESETS
+from sleuth.errors import did_you_mean
+from sleuth.settings import Settings
+
+KINDS = ("search", "direct", "cot", "rag")
+Positive = Annotated[int, Field(gt=0)]
+
+
+class EnvironmentSettings(Settings):
+    """What an episode looks like and what it may cost. Budgets are in tokens of the policy.
+
+    ``turns`` counts every policy turn, invalid ones too; ``total_tokens`` covers prompt, turns and
+    observations. ``kind`` may be a dotted path; its class is called with (settings, codec).
+    """
+
+    kind: str = "search"
+    preset: str = "sleuth"
+    chat: Literal["auto", "always", "never"] = "auto"
+    top_k: Positive = 3
+    searches: Annotated[int, Field(ge=0)] = 4
+    turns: Positive = 6
+    turn_tokens: Positive = 500
+    observation_tokens: Positive = 500
+    total_tokens: Positive = 4096
+
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, kind: str) -> str:
+        if kind not in KINDS and ":" not in kind:
+            raise ValueError(f"unknown environment ({did_you_mean(kind, KINDS)})")
+        return kind
+
+    @field_validator("preset")
+    @classmethod
+    def _known_preset(cls, preset: str) -> str:
+        if preset not in PRESETS:
+            raise ValueError(f"unknown preset ({did_you_mean(preset, PRESETS)})")
+        return preset
+
+    @model_validator(mode="after")
+    def _budgets_fit(self) -> EnvironmentSettings:
+        for name in ("turn_tokens", "observation_tokens"):
+            if getattr(self, name) >= self.total_tokens:
+                raise ValueError(
+                    f"total_tokens ({self.total_tokens}) must be above {name} ({getattr(self, name)}): "
+                    "it holds the prompt and all turns"
+                )
+        if self.kind == "search" and self.turns <= self.searches:
+            raise ValueError(
+                f"turns ({self.turns}) must be above searches ({self.searches}): the answer needs a turn of its own"
+            )
+        return self

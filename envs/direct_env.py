@@ -1,0 +1,55 @@
+"""Answering from memory: directly, or after thinking. The baselines without a search engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from envs.config import EnvironmentSettings
+from envs.grammar import STOP_STRINGS, parse_turn
+from envs.observation import fill, joined
+from envs.prompts import PRESETS, prompt_text
+from envs.search_env import NO_SEARCHES, hint
+from sleuth.protocols import TextCodec
+from sleuth.types import Action, Answer, Hit, Invalid, Observation, Question, Search, Stop
+
+
+class DirectEnvironment:
+    """One episode: prompt, then answer. ``kind: cot`` asks for a thought first; ``turns`` are attempts."""
+
+    stop_strings: tuple[str, ...] = STOP_STRINGS
+
+    def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
+        self._settings = settings
+        self._codec = codec
+        self._preset = PRESETS[settings.preset]
+        self._turns = 0
+        self._action: Action | None = None
+
+    @property
+    def total_tokens(self) -> int:
+        return self._settings.total_tokens
+
+    def turn_tokens(self, room: int) -> int:
+        return max(0, min(self._settings.turn_tokens, room))
+
+    def reset(self, question: Question) -> Observation:
+        self._turns = 0
+        self._action = None
+        chosen = self._preset.cot if self._settings.kind == "cot" else self._preset.direct
+        template = prompt_text(chosen, self._preset, self._settings.chat, self._codec)
+        return joined(fill(self._codec, template, {"question": question.text}))
+
+    def step(self, text: str) -> Action:
+        """The meaning of a turn; a search is invalid here."""
+        self._turns += 1
+        action = parse_turn(text)
+        self._action = Invalid(NO_SEARCHES) if isinstance(action, Search) else action
+        return self._action
+
+    def observe(self, hits: Sequence[Hit] | None, room: int) -> Observation | Stop:
+        del hits
+        if isinstance(self._action, Answer):
+            return Stop("answer")
+        if self._turns >= self._settings.turns:
+            return Stop("turn_budget")
+        return hint(self._codec, self._preset.searches_used, room)

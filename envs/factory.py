@@ -1,0 +1,29 @@
+"""From settings to environments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from envs.config import EnvironmentSettings
+from envs.direct_env import DirectEnvironment
+from envs.rag_env import RagEnvironment
+from envs.search_env import SearchEnvironment
+from sleuth.plugins import load_object
+from sleuth.protocols import Environment, TextCodec
+
+ENVIRONMENTS: dict[str, Callable[[EnvironmentSettings, TextCodec], Environment]] = {
+    "search": SearchEnvironment,
+    "direct": DirectEnvironment,
+    "cot": DirectEnvironment,
+    "rag": RagEnvironment,
+}
+
+
+def make_environment(settings: EnvironmentSettings, codec: TextCodec) -> Callable[[], Environment]:
+    """A function that makes a fresh environment for each episode.
+
+    A dotted path names a class that is called with (settings, codec). Raises ConfigError when it is not there.
+    """
+    kind: Callable[[EnvironmentSettings, TextCodec], Environment]
+    kind = ENVIRONMENTS[settings.kind] if settings.kind in ENVIRONMENTS else load_object(settings.kind)
+    return lambda: kind(settings, codec)

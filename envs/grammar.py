@@ -1,0 +1,133 @@
+"""The tag protocol: read one turn of the policy, write one, and keep outside text from forging one.
+
+A turn is ``<think>...</think>`` and then ``<search>query</search>`` or ``<answer>text</answer>``; what comes
+back stands between ``<information>`` tags. Only text that the policy sampled is ever parsed.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+
+from sleuth.types import Action, Answer, Invalid, Search
+
+TAGS = ("think", "search", "answer", "information")
+STOP_STRINGS = ("</search>", "</answer>")
+
+_CLOSING = re.compile(r"</(search|answer)>")
+_ANY_TAG = re.compile(rf"</?(?:{'|'.join(TAGS)})>")
+_TAG_VARIANT = rf"<[\s/\\]*(?:{'|'.join(TAGS)})[\s/\\]*>"
+_MARKS = "·¦‧†"
+_DROPPED = frozenset({"Mn", "Me", "Mc", "Cf", "Cc", "Cn", "Co"})
+_SPACING = re.compile(r"[\r\x0b\x0c\x85]")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def parse_turn(text: str) -> Action:
+    """What ONE new turn means. Tags are exact ASCII; text after the first closing action tag is ignored.
+
+    The content begins at the last matching opening tag, so a tag that a thought merely mentions
+    (``<think>I can <search> or <answer></think><answer>Oslo</answer>``) swallows nothing. An action
+    inside a thought that was never closed is a mention too, and therefore invalid.
+    """
+    closing = _CLOSING.search(text)
+    head = text[: closing.start()] if closing else text
+    if "<information>" in head or "</information>" in head:
+        return Invalid("only search results stand between <information> tags")
+    if closing is None:
+        return Invalid(_why_unclosed(text))
+    name = closing[1]
+    before, opening, content = head.rpartition(f"<{name}>")
+    if not opening:
+        return Invalid(f"</{name}> has no <{name}> before it")
+    if before.rfind("<think>") > before.rfind("</think>"):
+        return Invalid("the action stands inside a <think> that was not closed")
+    if _ANY_TAG.search(content):
+        return Invalid(f"another tag stands between <{name}> and </{name}>")
+    content = content.strip()
+    if not content:
+        return Invalid("the query is empty" if name == "search" else "the answer is empty")
+    return Search(content) if name == "search" else Answer(content)
+
+
+def write_turn(think: str, action: Search | Answer) -> str:
+    """The turn that ``parse_turn`` reads as ``action``; ``think`` may be empty.
+
+    For demonstrations: the parts come from data, so tags inside them are neutralised.
+    """
+    name, content = ("search", action.query) if isinstance(action, Search) else ("answer", action.text)
+    thought = f"<think>{neutralise(think)}</think>\n" if think else ""
+    return f"{thought}<{name}>{neutralise(content)}</{name}>"
+
+
+def neutralise(text: str, reserved: frozenset[str] = frozenset()) -> str:
+    """``text`` with every protocol tag and every ``reserved`` string broken by a visible mark.
+
+    ``</answer>`` becomes ``<·/answer>``; other text stays as it is. Tags are found whatever their case,
+    inner spaces and slashes, in full-width and other compatibility letters, with accents or invisible
+    characters between, since tokenizers differ in what they normalise. A mark is inserted and nothing is
+    deleted, so no halves can join to a new tag. Control characters (all but newline and tab) and lone
+    surrogates become U+FFFD, carriage returns and other line controls a space. Applying it twice changes
+    nothing more.
+    """
+    clean = _CONTROL.sub("\ufffd", _SPACING.sub(" ", text))
+    pattern, mark = _pattern(reserved)
+    if clean.isascii():
+        folded, origin = clean.lower(), None
+    else:
+        folded, origin = _fold_with_origin(clean)
+    # A character that folds to several may hold a whole match: it is replaced, the others are marked.
+    marked: set[int] = set()
+    replaced: set[int] = set()
+    for match in pattern.finditer(folded):
+        first, last = match.start(1), match.end(1) - 1
+        if origin is not None:
+            first, last = origin[first], origin[last]
+        (marked if last > first else replaced).add(first)
+    if not marked and not replaced:
+        return clean
+    return "".join(mark if i in replaced else char + mark if i in marked else char for i, char in enumerate(clean))
+
+
+def _why_unclosed(text: str) -> str:
+    name = "search" if text.rfind("<search>") > text.rfind("<answer>") else "answer"
+    if f"<{name}>" in text:
+        return f"<{name}> was opened and not closed"
+    return "the turn neither searched nor answered"
+
+
+@functools.lru_cache(maxsize=16)
+def _pattern(reserved: frozenset[str]) -> tuple[re.Pattern[str], str]:
+    """A pattern whose group 1 is a forbidden string, matching at every start, and a mark none of them has.
+
+    Reserved strings of letters, digits and spaces only are words of a small vocabulary, not markup.
+    """
+    markup = (s for s in reserved if len(s) >= 2 and not all(c.isalnum() or c.isspace() for c in s))
+    folded = {_fold(string) for string in markup}
+    strings = sorted((s for s in folded if len(s) >= 2), key=lambda s: (-len(s), s))
+    first = "".join(sorted({re.escape(s[0]) for s in strings} | {"<"}))
+    alternatives = "|".join([_TAG_VARIANT, *map(re.escape, strings)])
+    mark = next((m for m in _MARKS if not any(m in s for s in strings)), "\u2043")
+    return re.compile(f"(?=[{first}])(?=({alternatives}))"), mark
+
+
+def _fold_with_origin(text: str) -> tuple[str, list[int]]:
+    """The folded text, and for each of its characters the index of the one it came from."""
+    parts = list(map(_fold_character, text))
+    return "".join(parts), [i for i, part in enumerate(parts) for _ in part]
+
+
+def _fold(text: str) -> str:
+    return "".join(map(_fold_character, text))
+
+
+@functools.lru_cache(maxsize=4096)
+def _fold_character(char: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", char).lower())
+    return "".join(c for c in decomposed if not _ignorable(c))
+
+
+def _ignorable(char: str) -> bool:
+    """Accents, format and control characters, and U+FFFD: some normalisers drop them."""
+    return char == "\ufffd" or (char not in "\n\t" and unicodedata.category(char) in _DROPPED)

@@ -1,0 +1,157 @@
+"""Texts as tokens within a budget: what we wrote and what came from outside, side by side.
+
+Every piece is tokenised by itself, so nothing at a border can join to a special token or a tag.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from envs.grammar import neutralise
+from envs.prompts import Preset
+from sleuth.protocols import TextCodec
+from sleuth.types import Hit, Observation
+
+TITLE_TOKENS = 48
+"""No title is shown beyond this; Wikipedia's longest has about 60 tokens."""
+PASSAGE_TOKENS = 8
+"""A passage is shown only where at least this much of its text can be."""
+CHARACTERS_PER_TOKEN = 24
+"""Text beyond this multiple of its token budget is not even tokenised. Prose has 3 to 5 characters a
+token; a text with more than 24 on average shows fewer tokens than it might, and costs no time."""
+
+_SLOT = re.compile(r"(\{\w+\})")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of text with its token ids."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+def trusted(codec: TextCodec, text: str) -> Piece:
+    return Piece(text, tuple(codec.encode(text, trusted=True)))
+
+
+def untrusted(codec: TextCodec, text: str, limit: int | None = None, before: str = "") -> Piece:
+    """``before + text`` with tags and reserved strings broken, in at most ``limit`` tokens."""
+    if limit is not None:
+        text = text[: limit * CHARACTERS_PER_TOKEN]
+    safe = before + neutralise(text, codec.reserved)
+    piece = Piece(safe, tuple(codec.encode(safe)))
+    return piece if limit is None else shorten(codec, piece, limit)
+
+
+def shorten(codec: TextCodec, piece: Piece, limit: int) -> Piece:
+    """The first ``limit`` tokens of ``piece`` or a few less: no character is cut in half."""
+    if len(piece.token_ids) <= limit:
+        return piece
+    for length in range(limit, 0, -1):
+        token_ids = piece.token_ids[:length]
+        text = codec.decode(token_ids)
+        if not text.endswith("\ufffd"):
+            return Piece(text, token_ids)
+    return Piece("", ())
+
+
+def joined(pieces: Sequence[Piece]) -> Observation:
+    token_ids = tuple(token for piece in pieces for token in piece.token_ids)
+    return Observation(token_ids, "".join(piece.text for piece in pieces))
+
+
+def size(pieces: Sequence[Piece]) -> int:
+    return sum(len(piece.token_ids) for piece in pieces)
+
+
+def fill(codec: TextCodec, template: str, slots: Mapping[str, str | Sequence[Piece]]) -> list[Piece]:
+    """``template`` as trusted pieces; a slot takes ready pieces, or outside text, uncut.
+
+    A space before a slot goes along with its text: most tokenizers join it to the word that follows.
+    """
+    pieces: list[Piece] = []
+    before = ""
+    for part in _SLOT.split(template):
+        content = slots.get(part[1:-1]) if part.startswith("{") else None
+        if isinstance(content, str):
+            pieces.append(untrusted(codec, content, before=before))
+            before = ""
+        elif content is not None:
+            pieces += [*([trusted(codec, before)] if before else []), *content]
+            before = ""
+        else:
+            frame = (before + part).rstrip(" ")
+            before = (before + part)[len(frame) :]
+            pieces += [trusted(codec, frame)] if frame else []
+    return [*pieces, trusted(codec, before)] if before else pieces
+
+
+def share(budget: int, wants: Sequence[int]) -> list[int]:
+    """``budget`` shared fairly: nobody gets more than wanted, what the short leave goes to the long.
+
+    The largest share that all wants can be cut to is found by filling from the smallest up; a remainder
+    of single tokens goes to the first ones, which rank best.
+    """
+    shares = [0] * len(wants)
+    left = max(budget, 0)
+    order = sorted(range(len(wants)), key=lambda i: (wants[i], -i))
+    for position, i in enumerate(order):
+        shares[i] = min(wants[i], left // (len(order) - position))
+        left -= shares[i]
+    for i, want in enumerate(wants):
+        extra = min(left, want - shares[i], 1)
+        shares[i] += extra
+        left -= extra
+    return shares
+
+
+def information_block(codec: TextCodec, preset: Preset, hits: Sequence[Hit], limit: int) -> list[Piece] | None:
+    """The block of ``hits`` in at most ``limit`` tokens: frame and titles whole, texts sharing the rest.
+
+    When the budget is too small for all, the best-ranked passages are shown; None when not even one fits.
+    """
+    opening, closing = trusted(codec, preset.opening), trusted(codec, preset.closing)
+    if not hits:
+        pieces = [opening, trusted(codec, preset.nothing_found), closing]
+        return pieces if size(pieces) <= limit else None
+    texts = [_text(codec, preset, hit, limit) for hit in hits]
+    heads = [_head(codec, preset, i + 1, hit) for i, hit in enumerate(hits)]
+    separator = trusted(codec, preset.separator)
+    for count in range(len(hits), 0, -1):
+        frame = size([opening, closing, *(p for head in heads[:count] for p in head)])
+        left = limit - frame - (count - 1) * len(separator.token_ids)
+        wants = [len(text.token_ids) for text in texts[:count]]
+        if left >= sum(min(want, PASSAGE_TOKENS) for want in wants):
+            bodies = [shorten(codec, text, n) for text, n in zip(texts, share(left, wants), strict=False)]
+            return [opening, *_interleave(heads, bodies, separator), closing]
+    return None
+
+
+def _text(codec: TextCodec, preset: Preset, hit: Hit, limit: int) -> Piece:
+    before = " " if preset.passage.endswith(" {text}") else ""
+    return untrusted(codec, hit.passage.text.strip(), max(limit, 1), before)
+
+
+def _head(codec: TextCodec, preset: Preset, number: int, hit: Hit) -> list[Piece]:
+    """The pieces of a passage's line before its text. A title is one line, whatever it holds."""
+    template = preset.passage.replace("{number}", str(number)).removesuffix("{text}").rstrip(" ")
+    head, slot, tail = template.partition("{title}")
+    if not slot:
+        return [trusted(codec, template)] if template else []
+    title = " ".join(hit.passage.title[: TITLE_TOKENS * CHARACTERS_PER_TOKEN].split())
+    before = " " if head.endswith(" ") else ""
+    return [
+        trusted(codec, head.removesuffix(" ")),
+        untrusted(codec, title, TITLE_TOKENS, before),
+        trusted(codec, tail),
+    ]
+
+
+def _interleave(heads: Sequence[Sequence[Piece]], bodies: Sequence[Piece], separator: Piece) -> list[Piece]:
+    pieces: list[Piece] = []
+    for i, body in enumerate(bodies):
+        pieces += [*([separator] if i else []), *heads[i], body]
+    return pieces

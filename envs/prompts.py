@@ -1,0 +1,155 @@
+"""What the policy is told: one literal preset a style, and how a template becomes a prompt.
+
+Slots in templates: ``{question}``, ``{passages}``, ``{number}``, ``{title}``, ``{text}``, ``{reason}``.
+What fills the first two and the passages' slots came from outside and is tokenised as such.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sleuth.errors import ConfigError
+from sleuth.protocols import TextCodec
+
+Chat = Literal["auto", "always", "never"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Wording of one style. A prompt template holds ``{question}`` once, ``rag`` also ``{passages}``.
+
+    An information block is ``opening + passage (separator passage)* + closing``. ``chat`` False: plain
+    text even where the tokenizer has a chat template, unless the settings say ``always``.
+    """
+
+    search: str
+    direct: str
+    cot: str
+    rag: str
+    opening: str
+    passage: str
+    separator: str
+    closing: str
+    nothing_found: str
+    invalid: str
+    searches_used: str
+    last_turn: str = ""
+    chat: bool = True
+
+    @property
+    def with_title(self) -> bool:
+        return "{title}" in self.passage
+
+
+_ANSWER_FORM = (
+    "Put only the answer itself between <answer> and </answer>, as short as it can be: <answer>Oslo</answer>."
+)
+
+SLEUTH = Preset(
+    search=(
+        "Find the answer to the question at the end with the help of a search engine.\n"
+        "In each of your turns, first think between <think> and </think>: what is known by now, what is missing. "
+        "Then do exactly one thing:\n"
+        "- search: write a short query between <search> and </search>. "
+        "The best passages come back between <information> and </information>. One query asks for one fact; "
+        "a question that joins several facts needs several searches.\n"
+        f"- answer, as soon as the passages settle it. {_ANSWER_FORM}\n\n"
+        "Question: {question}\n"
+    ),
+    direct=f"Answer the question. {_ANSWER_FORM} Write nothing else.\n\nQuestion: {{question}}\n",
+    cot=(
+        "Answer the question. First think step by step between <think> and </think>. "
+        f"{_ANSWER_FORM}\n\nQuestion: {{question}}\n"
+    ),
+    rag=(
+        "Answer the question with the help of the passages. First think between <think> and </think>. "
+        f"{_ANSWER_FORM}\n{{passages}}\nQuestion: {{question}}\n"
+    ),
+    opening="\n<information>\n",
+    passage="[{number}] {title}\n{text}",
+    separator="\n\n",
+    closing="\n</information>\n",
+    nothing_found="No passage was found. Try other words.",
+    invalid=(
+        "\nThat turn was not valid: {reason}. Write a query between <search> and </search>, "
+        "or the final answer between <answer> and </answer>.\n"
+    ),
+    searches_used="\nNo searches are left. Write the final answer between <answer> and </answer> now.\n",
+    last_turn="\nThis is the last turn: write the final answer between <answer> and </answer>.\n",
+)
+
+SEARCH_R1 = Preset(
+    search=(
+        "Give the answer to the question below. "
+        "Whenever you receive new information, reason about it inside <think> and </think> before anything else. "
+        "If your reasoning shows that knowledge is missing, call the search engine with "
+        "<search> query </search>; the top results are returned between <information> and </information>. "
+        "There is no limit on how often you search. "
+        "Once nothing more is needed from outside, state the answer inside <answer> and </answer> with no "
+        "further explanation, like this: <answer> Beijing </answer>. Question: {question}\n"
+    ),
+    direct=(
+        "Give the answer to the question below inside <answer> and </answer> with no further explanation, "
+        "like this: <answer> Beijing </answer>. Question: {question}\n"
+    ),
+    cot=(
+        "Give the answer to the question below. First reason step by step inside <think> and </think>, then state "
+        "the answer inside <answer> and </answer>, like this: <answer> Beijing </answer>. Question: {question}\n"
+    ),
+    rag=(
+        "Give the answer to the question below, using the passages retrieved for it. "
+        "First reason inside <think> and </think>, then state the answer inside <answer> and </answer>, "
+        "like this: <answer> Beijing </answer>.{passages}Question: {question}\n"
+    ),
+    opening="\n\n<information>",
+    passage='Doc {number}(Title: "{title}") {text}',
+    separator="\n",
+    closing="</information>\n\n",
+    nothing_found="No passage was found.",
+    invalid=(
+        "\nThe last action was invalid. To search, the query has to stand between <search> and </search>. "
+        "To answer, the answer has to stand between <answer> and </answer>. Let me try again.\n"
+    ),
+    searches_used="\nNo searches are left. The answer has to stand between <answer> and </answer>.\n",
+)
+"""Search-R1's protocol. Its information block, and the plain question line at the end of one user
+message, are byte for byte what its training code shows (``generation.py``: ``_passages2string``, the
+joined passages stripped); passages are stripped one by one here. The instruction and the hints say the
+same things in our own words."""
+
+MINIMAL = Preset(
+    search="Question: {question}\n",
+    direct="Question: {question}\n",
+    cot="Question: {question}\n",
+    rag="{passages}Question: {question}\n",
+    opening="<information>\n",
+    passage="{text}",
+    separator="\n",
+    closing="\n</information>\n",
+    nothing_found="nothing found",
+    invalid="search or answer\n",
+    searches_used="answer now\n",
+    chat=False,
+)
+"""For a policy trained from scratch, which needs no instruction and whose passages name their subject."""
+
+PRESETS = {"sleuth": SLEUTH, "search_r1": SEARCH_R1, "minimal": MINIMAL}
+
+
+def prompt_text(template: str, preset: Preset, chat: Chat, codec: TextCodec) -> str:
+    """``template`` as the whole prompt text, slots still in it: inside the chat template where that applies.
+
+    Everything is one user message, as in Search-R1; instruction-tuned and base models read the same words.
+    Raises ConfigError when ``chat`` is ``always`` and the tokenizer has no usable template.
+    """
+    if chat == "never" or (chat == "auto" and not preset.chat):
+        return template
+    rendered = codec.render_chat([{"role": "user", "content": template}])
+    if rendered is None:
+        if chat == "always":
+            raise ConfigError("chat is 'always', but the tokenizer has no chat template", "set chat: auto or never")
+        return template
+    if any(rendered.count(slot) != template.count(slot) for slot in ("{question}", "{passages}")):
+        raise ConfigError("the tokenizer's chat template does not keep the user's message whole", "set chat: never")
+    return rendered

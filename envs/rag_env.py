@@ -1,0 +1,57 @@
+"""Retrieve once with the question itself, read, answer: the classic baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from envs.config import EnvironmentSettings
+from envs.direct_env import DirectEnvironment
+from envs.observation import fill, information_block, joined, size
+from envs.prompts import PRESETS, prompt_text
+from envs.search_env import ANSWER_TOKENS
+from sleuth.protocols import TextCodec
+from sleuth.types import Action, Hit, Observation, Question, Search, Stop
+
+
+class RagEnvironment:
+    """One episode: the passages stand in the prompt; afterwards it is the direct environment."""
+
+    def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
+        self._settings = settings
+        self._codec = codec
+        self._preset = PRESETS[settings.preset]
+        self._after = DirectEnvironment(settings, codec)
+        self.stop_strings: tuple[str, ...] = self._after.stop_strings
+        self._waiting: Question | None = None
+
+    @property
+    def total_tokens(self) -> int:
+        return self._settings.total_tokens
+
+    def turn_tokens(self, room: int) -> int:
+        return self._after.turn_tokens(room)
+
+    def reset(self, question: Question) -> Search:
+        """The search to be made first; its hits make the prompt."""
+        self._after.reset(question)
+        self._waiting = question
+        return Search(question.text)
+
+    def step(self, text: str) -> Action:
+        return self._after.step(text)
+
+    def observe(self, hits: Sequence[Hit] | None, room: int) -> Observation | Stop:
+        if self._waiting is None:
+            return self._after.observe(hits, room)
+        question, self._waiting = self._waiting, None
+        return self._prompt(question, hits or (), room)
+
+    def _prompt(self, question: Question, hits: Sequence[Hit], room: int) -> Observation | Stop:
+        """The question whole, passages in what it leaves of ``room``."""
+        template = prompt_text(self._preset.rag, self._preset, self._settings.chat, self._codec)
+        bare = size(fill(self._codec, template, {"question": question.text, "passages": ()}))
+        limit = min(self._settings.observation_tokens, room - bare - ANSWER_TOKENS)
+        block = information_block(self._codec, self._preset, hits, limit)
+        if block is None:
+            return Stop("prompt_too_long")
+        return joined(fill(self._codec, template, {"question": question.text, "passages": block}))

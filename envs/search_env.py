@@ -1,0 +1,97 @@
+"""Think, search, read, answer: the search environment as a state machine without I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from envs.config import EnvironmentSettings
+from envs.grammar import STOP_STRINGS, parse_turn
+from envs.observation import fill, information_block, joined, size, trusted
+from envs.prompts import PRESETS, prompt_text
+from sleuth.errors import ConfigError
+from sleuth.protocols import TextCodec
+from sleuth.types import Action, Answer, Hit, Invalid, Observation, Question, Search, Stop
+
+ANSWER_TOKENS = 32
+"""Room that an observation leaves to the policy; without it there is no point in going on."""
+
+
+class SearchEnvironment:
+    """One episode. Budgets: searches, turns (invalid ones count), tokens an observation, tokens in all."""
+
+    stop_strings: tuple[str, ...] = STOP_STRINGS
+
+    def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
+        self._settings = settings
+        self._codec = codec
+        self._preset = PRESETS[settings.preset]
+        self._turns = 0
+        self._searches = 0
+        self._action: Action | None = None
+
+    @property
+    def total_tokens(self) -> int:
+        return self._settings.total_tokens
+
+    def turn_tokens(self, room: int) -> int:
+        return max(0, min(self._settings.turn_tokens, room))
+
+    def reset(self, question: Question) -> Observation:
+        """The prompt with the whole question, however long: it is for the driver to refuse it."""
+        self._turns = self._searches = 0
+        self._action = None
+        template = prompt_text(self._preset.search, self._preset, self._settings.chat, self._codec)
+        return joined(fill(self._codec, template, {"question": question.text}))
+
+    def step(self, text: str) -> Action:
+        """The meaning of a turn. A search that the budget does not allow is invalid: it is not carried out."""
+        self._turns += 1
+        self._action = parse_turn(text)
+        if isinstance(self._action, Search):
+            if self._searches >= self._settings.searches:
+                self._action = Invalid(NO_SEARCHES)
+            elif self._turns >= self._settings.turns:
+                self._action = Invalid("a search in the last turn: nobody would read what it finds")
+            else:
+                self._searches += 1
+        return self._action
+
+    def observe(self, hits: Sequence[Hit] | None, room: int) -> Observation | Stop:
+        if isinstance(self._action, Answer):
+            return Stop("answer")
+        if self._turns >= self._settings.turns:
+            return Stop("turn_budget")
+        if isinstance(self._action, Search):
+            return self._information(hits or (), room)
+        return hint(self._codec, self._hint_text(), room)
+
+    def _information(self, hits: Sequence[Hit], room: int) -> Observation | Stop:
+        last = self._turns == self._settings.turns - 1 and self._preset.last_turn
+        note = [trusted(self._codec, self._preset.last_turn)] if last else []
+        limit = min(self._settings.observation_tokens, room - ANSWER_TOKENS - size(note))
+        pieces = information_block(self._codec, self._preset, hits, limit)
+        if pieces is not None:
+            return joined([*pieces, *note])
+        if limit == self._settings.observation_tokens:
+            raise ConfigError(
+                f"observation_tokens ({limit}) is too small for one passage", "200 to 600 suit most policies"
+            )
+        return Stop("token_budget")
+
+    def _hint_text(self) -> str:
+        reason = self._action.reason if isinstance(self._action, Invalid) else ""
+        if reason == NO_SEARCHES:
+            return self._preset.searches_used
+        note = self._preset.last_turn if self._turns == self._settings.turns - 1 else ""
+        return self._preset.invalid.replace("{reason}", reason) + note
+
+
+NO_SEARCHES = "no searches are left"
+
+
+def hint(codec: TextCodec, text: str, room: int) -> Observation | Stop:
+    """Our own words to the policy, whole or not at all."""
+    piece = trusted(codec, text)
+    if len(piece.token_ids) + ANSWER_TOKENS > room:
+        return Stop("token_budget")
+    return joined([piece])

@@ -1,0 +1,37 @@
+"""Reward for keeping to the protocol."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sleuth.types import Answer, Invalid, Question, Trajectory, Turn
+
+_THINK_THEN_ACT = re.compile(
+    r"\s*<think>(?:(?!</?think>).)*\S(?:(?!</?think>).)*</think>\s*<(?:search|answer)>", re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class Format:
+    """From 0 to 1: the share of well-formed turns, halved unless the episode ends in an answer.
+
+    A turn is well-formed when it acted and, with ``think``, when a thought and nothing else stands before
+    the action. Only what the policy itself wrote is looked at.
+    """
+
+    name: str = "format"
+    think: bool = True
+
+    def score(self, question: Question, trajectory: Trajectory) -> float | None:
+        del question
+        turns = trajectory.turns
+        if not turns:
+            return 0.0
+        share = sum(map(self._well_formed, turns)) / len(turns)
+        return share if isinstance(turns[-1].action, Answer) else share / 2
+
+    def _well_formed(self, turn: Turn) -> bool:
+        if isinstance(turn.action, Invalid):
+            return False
+        return not self.think or _THINK_THEN_ACT.match(turn.text) is not None

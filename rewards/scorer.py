@@ -1,0 +1,74 @@
+"""Combine rewards: a weighted sum that knows the difference between zero and not scorable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rewards.config import RewardSettings
+from rewards.costs import Overlong, RepeatedQuery, SearchCost
+from rewards.format import Format
+from rewards.outcome import F1, ExactMatch
+from rewards.retrieval import Retrieval
+from sleuth.errors import ConfigError
+from sleuth.plugins import load_object
+from sleuth.protocols import Reward
+from sleuth.types import ScoredTrajectory, Trajectory
+
+REWARDS: dict[str, Callable[..., Reward]] = {
+    "exact_match": ExactMatch,
+    "f1": F1,
+    "format": Format,
+    "retrieval": Retrieval,
+    "search_cost": SearchCost,
+    "repeated_query": RepeatedQuery,
+    "overlong": Overlong,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A reward with its weight and the name under which its value is recorded."""
+
+    name: str
+    weight: float
+    reward: Reward
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Scores trajectories with every part, in order."""
+
+    parts: tuple[Part, ...]
+
+    def score(self, trajectory: Trajectory) -> ScoredTrajectory:
+        """The weighted sum of what the parts say; a part that says None is left out and recorded as None.
+
+        The reward is None for a trajectory that infrastructure ended, and when no part has an opinion.
+        """
+        if not trajectory.scorable:
+            return ScoredTrajectory(trajectory, None, dict.fromkeys((part.name for part in self.parts), None))
+        values = {part.name: part.reward.score(trajectory.question, trajectory) for part in self.parts}
+        known = [part.weight * value for part in self.parts if (value := values[part.name]) is not None]
+        return ScoredTrajectory(trajectory, sum(known) if known else None, values)
+
+
+def make_scorer(settings: Sequence[RewardSettings]) -> Scorer:
+    """The scorer of these settings. Raises ConfigError for an empty list or two parts of one name."""
+    if not settings:
+        raise ConfigError("no reward is set", "for example rewards: [{kind: exact_match}]")
+    names = [one.label for one in settings]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"two rewards are called '{name}'", "give one of them another name:")
+    return Scorer(tuple(Part(one.label, one.weight, _make(one)) for one in settings))
+
+
+def _make(settings: RewardSettings) -> Reward:
+    known = REWARDS.get(settings.kind)
+    make = known if known is not None else load_object(settings.kind)
+    try:
+        reward: Reward = make(**settings.checked_options())
+    except TypeError as error:
+        raise ConfigError(f"reward {settings.kind}: {error}", "look at its options") from None
+    return reward
