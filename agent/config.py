@@ -59,7 +59,6 @@ class DemonstrationSettings(Settings):
     sources: list[str] = Field(min_length=1)
     limit: Count | None = None
     lazy: Share = 0.0
-    lazy_kinds: list[str] | None = None
     require_titles: bool = True
 
 
@@ -155,9 +154,18 @@ class GrpoSettings(OptimizerSettings):
         return self
 
 
+Mode = Literal["direct", "cot", "rag", "search"]
+
+
 class EvaluationSettings(Settings):
-    """Greedy evaluation; ``batch_size`` episodes advance together."""
+    """Greedy evaluation; ``batch_size`` episodes advance together.
+
+    ``start_modes`` are the modes in which the policy is evaluated before anything was learned,
+    ``modes`` those after each stage.
+    """
 
     batch_size: Count = 64
     limit: Count | None = None
     bootstrap: Count = 1000
+    start_modes: list[Mode] = Field(default_factory=list)
+    modes: list[Mode] = ["search"]  # noqa: RUF012 - settings are frozen and copied

@@ -123,6 +123,7 @@ class BM25Retriever:
             raise ArtifactError(f"{index} is not whole", f"make it anew with: {rebuild_command(index)}")
         self._searcher.set_bm25(self.k1, self.b)
         self._process = os.getpid()
+        self._fingerprint = self._identify()
 
     def __len__(self) -> int:
         return len(self.store)
@@ -130,6 +131,9 @@ class BM25Retriever:
     @property
     def fingerprint(self) -> str:
         """Digest of the passages, how they were indexed, and k1 and b."""
+        return self._fingerprint
+
+    def _identify(self) -> str:
         identity = {key: self.manifest[key] for key in ("kind", "format", "passages_sha256", "analyzer", "indexed")}
         identity |= {"pyserini": self.manifest["versions"].get("pyserini"), "k1": self.k1, "b": self.b}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

@@ -51,7 +51,7 @@ class RetrieverSettings(Settings):
     backoff_s: NotNegative = 0.2
     """Pause before the first retry; it doubles each time, with jitter."""
     breaker_failures: Annotated[int, Field(ge=1)] = 5
-    """Failed searches in a row after which further ones fail at once."""
+    """Failed attempts in a row after which searches fail at once."""
     breaker_cooldown_s: NotNegative = 10.0
     """Seconds after which one search is let through to see whether the retriever is back."""
 

@@ -28,7 +28,7 @@ class Clock(Protocol):
 class ResilientRetriever:
     """Gives every search a timeout, tries again after a failure, and stops asking one that is down.
 
-    ``breaker_failures`` failed searches in a row open the breaker: searches then fail at once, until
+    ``breaker_failures`` failed attempts in a row open the breaker: searches then fail at once, until
     ``breaker_cooldown_s`` have passed and a single one is let through. Every failure is a RetrieverError;
     a ConfigError is the caller's mistake: it passes unchanged, without a retry. A search that hangs
     keeps its thread but holds up neither later searches nor the end of the process.

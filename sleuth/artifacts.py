@@ -25,13 +25,16 @@ MANIFEST = "manifest.json"
 def atomic_folder(destination: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``destination`` when the block ends without an error."""
     final = Path(destination)
-    if final.exists() and not overwrite:
-        raise ArtifactError(f"{final} exists already", "choose another folder or pass --overwrite")
+    blocking = next((path for path in (final, *final.parents) if path.is_file()), None)
+    if blocking:
+        raise ArtifactError(f"{blocking} is a file, not a folder", "choose another folder")
+    _refuse_existing(final, overwrite)
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
+        _refuse_existing(final, overwrite)
         _replace_folder(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -42,15 +45,20 @@ def atomic_write(path: str | Path, text: str) -> None:
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(final)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(final)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_manifest(folder: str | Path, kind: str, fields: Mapping[str, Any]) -> None:
     """Record how an artefact of ``kind`` was made, with the versions that made it."""
+    if "kind" in fields:
+        raise ValueError("the kind of an artefact is no field of its own")
     content = {"kind": kind, **fields, "versions": versions()}
     atomic_write(Path(folder) / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
@@ -64,11 +72,15 @@ def read_manifest(folder: str | Path, kind: str, rebuild: str) -> dict[str, Any]
     if not Path(folder).exists():
         raise ArtifactError(f"no {kind} at {folder}", f"make it with: {rebuild}")
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except NotADirectoryError:
+        raise ArtifactError(f"{folder} is a file, not a folder of kind '{kind}'", f"make one with: {rebuild}") from None
     except FileNotFoundError:
         raise ArtifactError(f"{folder} has no {MANIFEST}: not a finished {kind}", f"make it with: {rebuild}") from None
     except ValueError:
-        raise ArtifactError(f"{path} is damaged", f"make it anew with: {rebuild}") from None
+        content = None
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path} is damaged", f"make it anew with: {rebuild}")
     if content.get("kind") != kind:
         raise ArtifactError(f"{folder} is of kind '{content.get('kind')}', not '{kind}'", f"make it with: {rebuild}")
     return content
@@ -100,8 +112,17 @@ def _replace_folder(new: Path, final: Path) -> None:
         return
     old = final.with_name(f".{final.name}.old.{os.getpid()}")
     final.rename(old)
-    new.rename(final)
+    try:
+        new.rename(final)
+    except OSError:
+        old.rename(final)
+        raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _refuse_existing(final: Path, overwrite: bool) -> None:
+    if final.exists() and not overwrite:
+        raise ArtifactError(f"{final} exists already", "choose another folder or pass --overwrite")
 
 
 def _umask() -> int:

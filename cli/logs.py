@@ -1,0 +1,33 @@
+"""Sleuth's own messages to standard error; the libraries' chatter stays silent."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Show warnings of Sleuth and errors of the libraries. Call it before these are imported."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("KIVY_NO_CONSOLELOG", "1")
+    warnings.filterwarnings("ignore", module=r"(trl|transformers|torch|peft|accelerate|datasets)\b.*")
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    ours = logging.getLogger("sleuth")
+    if not ours.handlers:
+        ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+    for name in ("transformers", "trl", "accelerate", "datasets", "kivy", "torch", "httpx", "peft"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from datasets.utils.logging import disable_progress_bar
+    from transformers.utils import logging as transformers_logging
+
+    disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()

@@ -1,0 +1,271 @@
+"""A run from its world to its test figures, stage by stage; a stage that is done is not done again.
+
+world -> policy -> demonstrations -> warmstart -> grpo -> evaluation. Each stage reads what the one
+before left in the run folder, so a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cli.config import RunSettings
+from cli.wiring import (
+    limit_threads,
+    load_training_data,
+    make_driver,
+    make_policy,
+    make_retriever,
+    make_sink,
+    read_questions,
+    with_mode,
+)
+from sleuth.errors import ConfigError
+from sleuth.protocols import MetricSink, Retriever
+from sleuth.runs import RunFolder
+from sleuth.types import Plan, Question
+
+log = logging.getLogger("sleuth.run")
+
+STAGES = ("world", "policy", "start", "demonstrate", "warmstart", "grpo")
+DEMONSTRATIONS = "demonstrations.jsonl"
+
+
+@dataclass(slots=True)
+class Run:
+    """A run in progress: its settings, its folder, and the retriever once it is open."""
+
+    settings: RunSettings
+    folder: RunFolder
+    resume: bool
+    retriever: Retriever | None = None
+
+    @property
+    def out(self) -> Path:
+        return self.folder.path
+
+    def open_retriever(self) -> Retriever | None:
+        if self.retriever is None:
+            self.retriever = make_retriever(self.settings.retriever)
+        return self.retriever
+
+    def policy_after(self, stage: str) -> str:
+        """Where the policy lies that the stages up to ``stage`` have made."""
+        made = {"policy": self.out / "start", "warmstart": self.out / "warmstart", "grpo": self.out / "grpo" / "policy"}
+        for name in reversed(STAGES[: STAGES.index(stage) + 1]):
+            if name in made and made[name].exists():
+                return str(made[name])
+        if self.settings.policy.model is None:
+            raise ConfigError("the run has made no policy yet", "run: sleuth train")
+        return self.settings.policy.model
+
+
+def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, overwrite: bool) -> Run:
+    """Do every stage that the settings ask for, up to and with ``until``."""
+    check_inputs(settings, until)
+    limit_threads(settings.threads)
+    run = Run(settings, RunFolder(settings.out), resume)
+    plain = settings.model_dump(mode="json")
+    with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=("sinks", "threads")):
+        for name in STAGES[: STAGES.index(until) + 1]:
+            if not run.folder.stage_done(name):
+                info = _WORK[name](run)
+                if info is not None:
+                    run.folder.mark_done(name, info)
+    return run
+
+
+def check_inputs(settings: RunSettings, until: str) -> None:
+    """Fail before any work is done, not after an hour of it."""
+    reached = STAGES[: STAGES.index(until) + 1]
+    if "demonstrate" in reached and settings.demonstrations and settings.retriever is None:
+        raise ConfigError("demonstrations need a retriever", "set retriever to an index")
+    if "grpo" in reached and settings.grpo:
+        if not settings.data.train or not settings.data.dev:
+            raise ConfigError("grpo needs data.train and data.dev", "name question files there")
+        if settings.environment.kind == "search" and settings.retriever is None:
+            raise ConfigError("the search environment needs a retriever", "set retriever to an index")
+    if settings.world is None:
+        for path in [*(s.path for s in settings.data.train), settings.data.dev, settings.data.test]:
+            if path is not None:
+                read_questions(path, limit=1)
+    if settings.policy.tiny and settings.world is None:
+        raise ConfigError("policy.tiny takes its vocabulary from a made-up world", "add a world section")
+    if until == "warmstart" and settings.warmstart is None:
+        raise ConfigError("the config has no warmstart section", "add warmstart: {}")
+
+
+def _world(run: Run) -> dict[str, Any] | None:
+    if run.settings.world is None:
+        return None
+    from envs.toy_world.generate import generate_world
+    from envs.toy_world.write import write_world
+
+    world = generate_world(run.settings.world)
+    write_world(world, run.out / "world", overwrite=True)
+    return {}
+
+
+def _policy(run: Run) -> dict[str, Any] | None:
+    if run.settings.policy.tiny is None:
+        return None
+    from agent.tiny import build_tiny_policy
+    from envs.toy_world.write import read_vocabulary
+
+    vocabulary = read_vocabulary(run.out / "world")
+    build_tiny_policy(run.out / "start", vocabulary, run.settings.policy.tiny, run.settings.seed)
+    return {}
+
+
+def _start(run: Run) -> dict[str, Any] | None:
+    modes = run.settings.evaluation.start_modes
+    return {mode: evaluate_policy(run, "policy", mode) for mode in modes} if modes else None
+
+
+def _demonstrate(run: Run) -> dict[str, Any] | None:
+    settings = run.settings.demonstrations
+    if settings is None:
+        return None
+    from agent.demonstrate import play_plans, worth_learning
+    from agent.policies.loading import load_codec
+    from envs.factory import make_environment
+    from envs.toy_world.plans import with_lazy_share
+    from sleuth.artifacts import atomic_write
+    from sleuth.trajectories import to_line
+    from sleuth.types import ScoredTrajectory
+
+    plans = [plan for source in settings.sources for plan in _read_plans(source)][: settings.limit]
+    plans = with_lazy_share(plans, settings.lazy, run.settings.seed)
+    codec = load_codec(run.policy_after("policy"))
+    retriever = run.open_retriever()
+    assert retriever is not None
+    environment = run.settings.environment
+    played = play_plans(plans, codec, make_environment(environment, codec), retriever, environment.top_k)
+    kept = [t for t in played if worth_learning(t, settings.require_titles)]
+    atomic_write(run.out / DEMONSTRATIONS, "".join(to_line(ScoredTrajectory(t, None)) for t in kept))
+    log.info("%d demonstrations, %d of them kept", len(played), len(kept))
+    return {"played": len(played), "kept": len(kept)}
+
+
+def _read_plans(source: str) -> list[Plan]:
+    from envs import plans
+
+    return plans.read_plans(source) if Path(source).name.startswith("plans") else plans.plans_from_release(source)
+
+
+def _warmstart(run: Run) -> dict[str, Any] | None:
+    settings = run.settings.warmstart
+    if settings is None:
+        return None
+    from agent.warmstart import warm_start
+    from sleuth.trajectories import read_trajectories
+
+    source = settings.trajectories or run.out / DEMONSTRATIONS
+    trajectories = [scored.trajectory for scored in read_trajectories(source)]
+    warm_start(
+        settings,
+        run.settings.policy,
+        run.policy_after("policy"),
+        trajectories,
+        run.out / "warmstart",
+        seed=run.settings.seed,
+        sink=_stage_sink(run, "warmstart"),
+        work=run.out / "warmstart_checkpoints",
+        resume=run.resume,
+    )
+    return {mode: evaluate_policy(run, "warmstart", mode) for mode in _test_modes(run)}
+
+
+def _grpo(run: Run) -> dict[str, Any] | None:
+    settings = run.settings
+    if settings.grpo is None:
+        return None
+    from agent.learning.checkpoints import checkpoint_step, newest_complete
+    from agent.learning.grpo import train_grpo
+    from rewards.scorer import make_scorer
+
+    dev = read_questions(settings.data.dev or "", settings.grpo.eval_limit)
+    retriever = run.open_retriever()
+    newest = newest_complete(run.out / "grpo" / "checkpoints") if run.resume else None
+    sink = make_sink(settings, keep_to=checkpoint_step(newest) if newest else -1)
+    outcome = train_grpo(
+        settings.grpo,
+        settings.policy,
+        run.policy_after("warmstart"),
+        load_training_data(settings.data.train),
+        make_scorer(settings.rewards),
+        lambda policy, codec: make_driver(policy, codec, settings.environment, retriever),
+        _dev_evaluation(dev, settings.evaluation.batch_size),
+        run.out / "grpo",
+        seed=settings.seed,
+        sink=sink,
+        resume=run.resume,
+    )
+    sink.close()
+    figures = {mode: evaluate_policy(run, "grpo", mode) for mode in _test_modes(run)}
+    return {"best_step": outcome.best_step, "best_em": outcome.best_em, "last_step": outcome.last_step, **figures}
+
+
+def _dev_evaluation(dev: Sequence[Question], batch_size: int) -> Callable[[Any], dict[str, float]]:
+    """Greedy figures on the dev questions: EM and F1 in all and EM by kind."""
+    from agent.evaluate import evaluate
+    from rewards.text_match import exact_match, f1
+
+    def figures(driver: Any) -> dict[str, float]:
+        report = evaluate(driver, dev, metrics={"em": exact_match, "f1": f1}, batch_size=batch_size, resamples=1)
+        wanted = {"em": report.overall.means["em"], "f1": report.overall.means["f1"], "searches": report.searches}
+        wanted |= {f"em_{kind}": by.means["em"] for kind, by in report.by_kind.items()}
+        return {name: float(value) for name, value in wanted.items() if value is not None}
+
+    return figures
+
+
+def evaluate_policy(run: Run, stage: str, mode: Any) -> dict[str, Any]:
+    """Greedy evaluation of the policy after ``stage`` on the test questions (dev where there are none)."""
+    from agent.evaluate import evaluate
+    from rewards.text_match import exact_match, f1
+
+    settings = run.settings
+    path = settings.data.test or settings.data.dev
+    if path is None:
+        raise ConfigError("nothing to evaluate on", "set data.test or data.dev")
+    policy, codec = make_policy(settings.policy.model_copy(update={"model": run.policy_after(stage), "tiny": None}))
+    retriever = run.open_retriever() if mode in ("search", "rag") else None
+    driver = make_driver(policy, codec, with_mode(settings.environment, mode), retriever)
+    out = run.out / "evaluation" / f"{stage}-{mode}"
+    out.mkdir(parents=True, exist_ok=True)
+    report = evaluate(
+        driver,
+        read_questions(path, settings.evaluation.limit),
+        metrics={"em": exact_match, "f1": f1},
+        out=out,
+        batch_size=settings.evaluation.batch_size,
+        resamples=settings.evaluation.bootstrap,
+    )
+    return {key: value for key, value in report.to_dict().items() if isinstance(value, int | float | list)}
+
+
+def _test_modes(run: Run) -> Sequence[Any]:
+    return run.settings.evaluation.modes if run.settings.data.test or run.settings.data.dev else []
+
+
+def _stage_sink(run: Run, name: str) -> MetricSink:
+    """Figures of a stage before GRPO go to a file of their own: their steps are not GRPO's."""
+    from sleuth.sinks import ConsoleSink, JsonlSink, MultiSink
+
+    console = [ConsoleSink({"loss": "loss", "grad_norm": "grad norm", "learning_rate": "lr"})]
+    chosen: list[MetricSink] = [*console] if "console" in run.settings.sinks else []
+    return MultiSink([*chosen, JsonlSink(run.out / f"{name}.jsonl", keep_to=None if run.resume else -1)])
+
+
+_WORK: dict[str, Callable[[Run], dict[str, Any] | None]] = {
+    "world": _world,
+    "policy": _policy,
+    "start": _start,
+    "demonstrate": _demonstrate,
+    "warmstart": _warmstart,
+    "grpo": _grpo,
+}

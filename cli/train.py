@@ -1,0 +1,75 @@
+"""``sleuth train``, ``sleuth warmstart``, ``sleuth demonstrate``: a run, or its first stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Config = Annotated[Path, typer.Argument(help="YAML file of the run.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: key.sub=value. Repeatable.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder, instead of the config's.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in this folder.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and an estimate, do nothing.")]
+
+
+def train(
+    config: Config,
+    set_: Set = None,
+    out: Out = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Run every stage that the config names: world, policy, demonstrations, warm start, GRPO, evaluation."""
+    _run(config, set_, out, resume, overwrite, dry_run, until="grpo")
+
+
+def warmstart(
+    config: Config,
+    set_: Set = None,
+    out: Out = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Run the stages up to the supervised warm start; `train --resume` goes on from there."""
+    _run(config, set_, out, resume, overwrite, dry_run, until="warmstart")
+
+
+def demonstrate(
+    config: Config,
+    set_: Set = None,
+    out: Out = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write demonstration trajectories for the warm start."""
+    _run(config, set_, out, resume, overwrite, dry_run=False, until="demonstrate")
+
+
+def _run(
+    config: Path, overrides: list[str] | None, out: Path | None, resume: bool, overwrite: bool, dry_run: bool, until: str
+) -> None:
+    from cli.config import load_run_settings
+
+    settings = load_run_settings(config, overrides or [], out)
+    if dry_run:
+        from cli.estimate import print_estimate
+
+        print_estimate(settings)
+        return
+    from cli.console import people
+    from cli.logs import quiet_libraries
+    from cli.pipeline import run_stages
+    from cli.summary import print_summary
+
+    quiet_libraries()
+    try:
+        run = run_stages(settings, until=until, resume=resume, overwrite=overwrite)
+    except KeyboardInterrupt:
+        people().print(f"stopped; go on with: sleuth train {config} --resume")
+        raise
+    print_summary(run.out)

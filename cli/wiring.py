@@ -1,0 +1,120 @@
+"""Where the packages meet: settings become policies, retrievers, drivers and sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.config import Mode, PolicySettings
+from cli.config import RunSettings, SourceSettings
+from envs.config import EnvironmentSettings
+from retrieval.config import RetrieverSettings
+from sleuth.errors import ConfigError, did_you_mean
+from sleuth.protocols import MetricSink, Policy, Retriever
+from sleuth.types import Question
+
+if TYPE_CHECKING:
+    from agent.codec import HFCodec
+    from agent.learning.grpo import TrainingData
+    from agent.rollout import RolloutDriver
+
+CONSOLE_COLUMNS = {
+    "dev/em": "dev EM",
+    "reward": "reward",
+    "reward_std": "std",
+    "groups/flat": "flat",
+    "rollout/searches": "searches",
+    "rollout/answered": "answered",
+    "kl": "kl",
+    "entropy": "entropy",
+    "loss": "loss",
+    "check/logprob_gap": "gap",
+    "time/generate": "generate",
+    "time/retrieve": "retrieve",
+    "time/score": "score",
+    "time/reference": "reference",
+    "time/update": "update",
+}
+
+
+def make_policy(settings: PolicySettings | str | Path) -> tuple[Policy, HFCodec]:
+    """A policy for evaluation or chat with its codec; a path or name stands for default settings."""
+    chosen = settings if isinstance(settings, PolicySettings) else PolicySettings(model=str(settings))
+    if chosen.model is None:
+        raise ConfigError("a tiny policy has no weights before its run made them", "name its folder as policy.model")
+    if chosen.backend != "transformers":
+        return _outside_policy(chosen)
+    from agent.policies.loading import load_policy_model
+    from agent.policies.transformers_policy import TransformersPolicy
+
+    model, codec = load_policy_model(chosen, chosen.model)
+    return TransformersPolicy(model, codec, max_rows=chosen.max_rows, keep_cache=chosen.keep_cache), codec
+
+
+def make_driver(
+    policy: Policy, codec: HFCodec, environment: EnvironmentSettings, retriever: Retriever | None
+) -> RolloutDriver:
+    from agent.rollout import RolloutDriver
+    from envs.factory import make_environment
+
+    return RolloutDriver(policy, codec, make_environment(environment, codec), retriever, environment.top_k)
+
+
+def make_retriever(settings: RetrieverSettings | None) -> Retriever | None:
+    """The retriever of a run; an index that is missing is built when its corpus is named."""
+    if settings is None:
+        return None
+    from retrieval.open import open_retriever
+    from retrieval.progress import build_progress
+
+    return open_retriever(settings, progress=build_progress)
+
+
+def with_mode(settings: EnvironmentSettings, mode: Mode) -> EnvironmentSettings:
+    """The same budgets and preset in another mode; an outside environment keeps its own kind."""
+    return settings if ":" in settings.kind and mode == "search" else settings.model_copy(update={"kind": mode})
+
+
+def make_sink(settings: RunSettings, keep_to: int | None = None) -> MetricSink:
+    from sleuth.sinks import ConsoleSink, JsonlSink, MultiSink, TensorBoardSink
+
+    makers: Mapping[str, Any] = {
+        "console": lambda: ConsoleSink(CONSOLE_COLUMNS),
+        "jsonl": lambda: JsonlSink(settings.out / "metrics.jsonl", keep_to=keep_to),
+        "tensorboard": lambda: TensorBoardSink(settings.out / "tensorboard"),
+    }
+    return MultiSink([makers[name]() for name in settings.sinks])
+
+
+def load_training_data(sources: Sequence[SourceSettings]) -> TrainingData:
+    from agent.learning.grpo import TrainingData
+
+    if not sources:
+        raise ConfigError("no training questions are named", "set data.train to a list of {path: ...}")
+    return TrainingData([read_questions(s.path, s.limit) for s in sources], [s.weight for s in sources])
+
+
+def read_questions(path: str, limit: int | None = None) -> list[Question]:
+    from envs.questions import load_questions
+
+    return load_questions(path, limit=limit)
+
+
+def limit_threads(threads: int | None) -> None:
+    """Fix torch's thread count, where one is set: results are bit-identical at equal counts only."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _outside_policy(settings: PolicySettings) -> tuple[Policy, HFCodec]:
+    from agent.policies.loading import load_codec
+    from sleuth.plugins import load_object
+
+    if ":" not in settings.backend:
+        raise ConfigError(f"no policy backend '{settings.backend}'", did_you_mean(settings.backend, ["transformers"]))
+    assert settings.model is not None
+    codec = load_codec(settings.model, trust_remote_code=settings.trust_remote_code)
+    return load_object(settings.backend)(settings, codec), codec

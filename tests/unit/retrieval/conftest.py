@@ -1,0 +1,44 @@
+"""Made-up passages, as a corpus file and as an index built from it once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sleuth.types import Passage
+
+CITIES = ("Arden", "Brill", "Corvo", "Dunmore", "Estray", "Fallow")
+
+
+def make_passages() -> list[Passage]:
+    cities = [Passage(f"c{i}", city, f"{city} is a town on the river {city}water.") for i, city in enumerate(CITIES)]
+    twins = [Passage(f"t{i}", "Twin", "Two halls that nobody can tell apart.") for i in (3, 1, 2)]
+    odd = [
+        Passage("ü/😀 id", "Éclair — “東京”", "A café in 東京 sells éclairs \u0000 to 😀 people."),
+        Passage("long", "Long", "x" * 1_000_000 + " onetoken"),
+    ]
+    return [*cities, *twins, *odd]
+
+
+@pytest.fixture(scope="session")
+def passages() -> list[Passage]:
+    return make_passages()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory, passages: list[Passage]) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+    rows = [{"_id": p.id, "title": p.title, "text": p.text} for p in passages]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def index(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    from retrieval.bm25 import build_bm25
+
+    path = tmp_path_factory.mktemp("index") / "bm25"
+    build_bm25(corpus, path)
+    return path
