@@ -22,7 +22,6 @@ from sleuth.artifacts import (
 from sleuth.errors import ArtifactError
 
 DIE = """
-import os
 import os, signal, sys
 from sleuth.artifacts import atomic_folder
 with atomic_folder(sys.argv[1], overwrite=True) as folder:
