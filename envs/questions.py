@@ -1,25 +1,164 @@
-"""Question files: FlashRAG jsonl."""
+"""Questions from the field's own files: FlashRAG, HotpotQA, 2WikiMultihopQA, MuSiQue, NQ-open.
+
+The layout is seen from the first row; the other rows must be of the same one.
+"""
 
 from __future__ import annotations
 
-import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from sleuth.errors import DataError
+from envs.rows import Row, name_of, read_rows
 from sleuth.types import Question
 
+SupportingFacts = tuple[tuple[str, int], ...]
+"""(title, sentence number from 0) pairs."""
 
-def load_questions(path: str, *, limit: int | None = None) -> list[Question]:
-    if not Path(path).is_file():
-        raise DataError(f"no question file {path}")
-    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    return [
-        Question(
-            row["id"],
-            row["question"],
-            tuple(row["golden_answers"]),
-            tuple(row.get("metadata", {}).get("supporting_titles", ())),
-            row.get("metadata", {}).get("type", ""),
-        )
-        for row in rows[:limit]
-    ]
+
+def load_questions(source: str | Path, *, limit: int | None = None, allow_unanswered: bool = False) -> list[Question]:
+    """The questions of a file or hub dataset, the first ``limit`` or all.
+
+    Test releases have no answers: they are refused unless ``allow_unanswered``. Raises DataError naming
+    file and line for a row that has no question, no answers or an id seen before.
+    """
+    return questions_from_rows(read_rows(source, limit), name_of(source), allow_unanswered=allow_unanswered)
+
+
+def questions_from_rows(rows: Sequence[Row], name: str, *, allow_unanswered: bool = False) -> list[Question]:
+    """Rows as questions; those of a layout without ids are called ``name-1``, ``name-2``, ..."""
+    convert = LAYOUTS[layout_of(rows[0])]
+    questions: list[Question] = []
+    seen: dict[str, str] = {}
+    for row in rows:
+        question = convert(row, name)
+        if not question.answers and not allow_unanswered:
+            raise row.error("no answers", "a test release without answers can be answered, not scored")
+        if question.id in seen:
+            raise row.error(f"the id '{question.id}' was used before, at {seen[question.id]}", "ids must differ")
+        seen[question.id] = row.where
+        questions.append(question)
+    return questions
+
+
+def load_supporting_facts(source: str | Path, limit: int | None = None) -> dict[str, SupportingFacts]:
+    """Supporting sentences by question id, of a HotpotQA or 2WikiMultihopQA release; empty for other layouts."""
+    rows = read_rows(source, limit)
+    if layout_of(rows[0]) != "hotpotqa":
+        return {}
+    facts = {row.text("_id", "id"): supporting_facts(row, row.fields) for row in rows}
+    return {question: found for question, found in facts.items() if found}
+
+
+def layout_of(row: Row) -> str:
+    """Which layout a row is of. Raises DataError when it is none of those known."""
+    fields = row.fields.keys()
+    if "golden_answers" in fields:
+        return "flashrag"
+    if fields & {"question_decomposition", "paragraphs"}:
+        return "musique"
+    if fields & {"supporting_facts", "context"}:
+        return "hotpotqa"
+    if "question" in fields:
+        return "nq"
+    shown = ", ".join(sorted(fields)[:6]) or "nothing"
+    raise row.error(f"not a known layout of questions (its fields: {shown})", f"known: {', '.join(LAYOUTS)}")
+
+
+def musique_support(row: Row) -> list[Mapping[str, Any]]:
+    """The supporting paragraphs in the order in which the decomposition needs them."""
+    paragraphs = row.fields.get("paragraphs") or []
+    try:
+        by_index = {paragraph["idx"]: paragraph for paragraph in paragraphs}
+        steps = row.fields.get("question_decomposition") or []
+        needed = [step["paragraph_support_idx"] for step in steps]
+        rest = [p["idx"] for p in paragraphs if p.get("is_supporting")]
+        return [by_index[i] for i in dict.fromkeys([*needed, *rest]) if i in by_index]
+    except (KeyError, TypeError) as error:
+        raise row.error(f"broken paragraphs or decomposition: {error!r}") from None
+
+
+def supporting_facts(row: Row, fields: Mapping[str, Any]) -> SupportingFacts:
+    """Pairs, or the hub's two columns {"title": [...], "sent_id": [...]}, as pairs."""
+    facts = fields.get("supporting_facts") or []
+    try:
+        if isinstance(facts, Mapping):
+            facts = list(zip(facts["title"], facts["sent_id"], strict=True))
+        return tuple((str(title), int(sentence)) for title, sentence in facts)
+    except (KeyError, TypeError, ValueError):
+        raise row.error("broken 'supporting_facts'", "a list of [title, sentence number]") from None
+
+
+def _flashrag(row: Row, name: str) -> Question:
+    metadata = row.fields.get("metadata") or {}
+    if not isinstance(metadata, Mapping):
+        raise row.error("'metadata' is not an object")
+    titles = metadata.get("supporting_titles") or [title for title, _ in supporting_facts(row, metadata)]
+    return Question(
+        _id(row, name),
+        row.text("question"),
+        _texts(row, "golden_answers"),
+        _titles(row, titles),
+        str(metadata.get("type") or ""),
+    )
+
+
+def _hotpotqa(row: Row, name: str) -> Question:
+    titles = [title for title, _ in supporting_facts(row, row.fields)]
+    kind = str(row.fields.get("type") or "")
+    return Question(_id(row, name), row.text("question"), _texts(row, "answer"), _titles(row, titles), kind)
+
+
+def _musique(row: Row, name: str) -> Question:
+    if row.fields.get("answerable") is False:
+        raise row.error("this question is marked unanswerable", "use the release of answerable questions, musique_ans")
+    identity = _id(row, name)
+    hops = re.match(r"\d+hop", identity)
+    titles = [paragraph["title"] for paragraph in musique_support(row)]
+    answers = (*_texts(row, "answer"), *_texts(row, "answer_aliases"))
+    return Question(
+        identity,
+        row.text("question"),
+        tuple(dict.fromkeys(answers)),
+        _titles(row, titles),
+        hops.group() if hops else "",
+    )
+
+
+def _nq(row: Row, name: str) -> Question:
+    answers = next((_texts(row, key) for key in ("answer", "answers") if row.fields.get(key)), ())
+    return Question(_id(row, name), row.text("question"), answers, (), str(row.fields.get("type") or ""))
+
+
+LAYOUTS: dict[str, Callable[[Row, str], Question]] = {
+    "flashrag": _flashrag,
+    "hotpotqa": _hotpotqa,
+    "musique": _musique,
+    "nq": _nq,
+}
+
+
+def _id(row: Row, name: str) -> str:
+    value = next((row.fields[key] for key in ("_id", "id") if row.fields.get(key) is not None), None)
+    if value is None:
+        return f"{name}-{row.number}"
+    if not isinstance(value, str | int) or not str(value).strip():
+        raise row.error("'id' is neither a text nor a number")
+    return str(value)
+
+
+def _texts(row: Row, key: str) -> tuple[str, ...]:
+    """A field that holds a text or a list of texts; blank ones do not count."""
+    value = row.fields.get(key)
+    values = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
+        raise row.error(f"'{key}' is neither a text nor a list of texts")
+    return tuple(dict.fromkeys(text.strip() for text in values if text.strip()))
+
+
+def _titles(row: Row, titles: Iterable[Any]) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(titles))
+    if not all(isinstance(title, str) for title in found):
+        raise row.error("a supporting title is not a text")
+    return found

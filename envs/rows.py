@@ -1,0 +1,142 @@
+"""Rows of question files, each with the place it came from, so that errors can name it.
+
+A file is a JSON array or one JSON object a line; ``hf://owner/name[/config]/split`` is a dataset of the hub.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sleuth.errors import DataError
+
+HUB = "hf://"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row; ``where`` is its file and line, ``number`` counts rows from 1."""
+
+    where: str
+    number: int
+    fields: dict[str, Any]
+
+    def error(self, message: str, hint: str = "") -> DataError:
+        return DataError(f"{self.where}: {message}", hint)
+
+    def text(self, *names: str) -> str:
+        """The first of these fields that is there, which must be a text that is not blank."""
+        value = next((self.fields[name] for name in names if self.fields.get(name) is not None), None)
+        if value is None:
+            raise self.error(f"no '{names[0]}'")
+        if not isinstance(value, str) or not value.strip():
+            raise self.error(f"'{names[0]}' is {'blank' if isinstance(value, str) else 'not a text'}")
+        return value.strip()
+
+
+def read_rows(source: str | Path, limit: int | None = None) -> list[Row]:
+    """The first ``limit`` rows of ``source``, or all. Only as much as is asked for is parsed.
+
+    Raises DataError naming the file and line: missing, empty, not UTF-8, broken JSON, a row that is no object.
+    """
+    where = str(source)
+    found = _hub_rows(where) if where.startswith(HUB) else _file_rows(Path(source))
+    rows = list(itertools.islice(found, limit))
+    if not rows:
+        raise DataError(f"{where} holds no rows", "an empty dataset cannot be used")
+    return rows
+
+
+def name_of(source: str | Path) -> str:
+    """A short name for the source, for ids where rows have none."""
+    text = str(source)
+    return text.removeprefix(HUB).replace("/", "-") if text.startswith(HUB) else Path(text).stem
+
+
+def _file_rows(path: Path) -> Iterator[Row]:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, not a file of questions", "name the file in it")
+    try:
+        with path.open("rb") as file:
+            start = file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()
+            file.seek(0)
+            yield from _array_rows(path, file.read()) if start.startswith(b"[") else _line_rows(path, file)
+    except FileNotFoundError:
+        raise DataError(f"no file {path}", "check the path; SLEUTH_DATA names the data folder in configs") from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _line_rows(path: Path, lines: Iterable[bytes]) -> Iterator[Row]:
+    count = 0
+    for line_number, line in enumerate(lines, start=1):
+        where = f"{path}, line {line_number}"
+        text = _decode(line.removeprefix(b"\xef\xbb\xbf") if line_number == 1 else line, where)
+        if not text.strip():
+            continue
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{where}: broken JSON: {error}", "one JSON object a line, or one JSON array") from None
+        count += 1
+        yield _row(where, count, value)
+
+
+def _array_rows(path: Path, content: bytes) -> Iterator[Row]:
+    """Elements of a JSON array one by one: a release of half a gigabyte is never in memory as objects."""
+    text = _decode(content.removeprefix(b"\xef\xbb\xbf"), str(path))
+    decoder = json.JSONDecoder()
+    position = _skip(text, text.index("[") + 1)
+    for number in itertools.count(1):
+        if number == 1 and text.startswith("]", position):
+            return
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except ValueError:
+            line = text.count("\n", 0, position) + 1
+            raise DataError(f"{path}, row {number} (line {line}): broken JSON", "is the file cut off?") from None
+        yield _row(f"{path}, row {number}", number, value)
+        position = _skip(text, position)
+        if text.startswith("]", position):
+            return
+        if not text.startswith(",", position):
+            raise DataError(f"{path}: broken JSON after row {number}", "is the file cut off?")
+        position = _skip(text, position + 1)
+
+
+def _skip(text: str, position: int) -> int:
+    while position < len(text) and text[position].isspace():
+        position += 1
+    return position
+
+
+def _row(where: str, number: int, value: object) -> Row:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: not a JSON object", "every row is one {...}")
+    return Row(where, number, value)
+
+
+def _decode(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 (byte {error.start})", "convert the file to UTF-8") from None
+
+
+def _hub_rows(name: str) -> Iterator[Row]:
+    parts = name.removeprefix(HUB).split("/")
+    if len(parts) not in (3, 4) or not all(parts):
+        raise DataError(
+            f"'{name}' names no dataset split", "write hf://owner/name/split or hf://owner/name/config/split"
+        )
+    from datasets import load_dataset
+
+    try:
+        dataset = load_dataset("/".join(parts[:2]), parts[2] if len(parts) == 4 else None, split=parts[-1])
+    except Exception as error:  # noqa: BLE001 - the library raises errors of many kinds, all the user's concern
+        raise DataError(f"cannot load {name}: {error}", "is the name right, and is the hub reachable?") from None
+    return (Row(f"{name}, row {i}", i, dict(row)) for i, row in enumerate(dataset, start=1))
