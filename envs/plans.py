@@ -1,15 +1,26 @@
-"""Demonstration plans on disk: one JSON object a line, the question as a FlashRAG row."""
+"""Demonstration plans: kept as jsonl, and made from questions whose supporting passages are known.
+
+A plan says what a good searcher would think and type; it is played through the real environment and
+retriever, which decide what is found. On disk it is one JSON object a line, the question a FlashRAG row.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from envs.grammar import neutralise
+from envs.questions import layout_of, musique_support, questions_from_rows, supporting_facts
+from envs.rows import Row, name_of, read_rows
 from sleuth.errors import DataError
 from sleuth.types import Plan, PlanStep, Question
+
+_CLUE_WORDS = 24
+_REFERENCE = re.compile(r"#(\d+)")
 
 
 def question_row(question: Question) -> dict[str, Any]:
@@ -37,26 +48,149 @@ def write_plans(path: str | Path, plans: Iterable[Plan]) -> None:
 
 def read_plans(path: str | Path) -> list[Plan]:
     """Plans written by ``write_plans``. Raises DataError naming the line that is not one."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"no plans at {path}", "make a world with: sleuth world") from None
-    plans = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            plans.append(_plan(json.loads(line)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}, line {number}: not a plan: {error!r}") from None
+    return [_read_plan(row) for row in read_rows(path)]
+
+
+def plans_from_release(source: str | Path, limit: int | None = None) -> list[Plan]:
+    """A plan for each question of a HotpotQA, 2WikiMultihopQA, MuSiQue or FlashRAG file that has support.
+
+    HotpotQA: one search a supporting title, in the order in which the question leads to them. MuSiQue: one
+    search a sub-question, references to earlier answers filled in. Questions without support are left out;
+    raises DataError when none has any.
+    """
+    rows = read_rows(source, limit)
+    questions = questions_from_rows(rows, name_of(source))
+    make = _from_sub_questions if layout_of(rows[0]) == "musique" else _from_titles
+    plans = [plan for row, question in zip(rows, questions, strict=True) if (plan := make(row, question))]
+    if not plans:
+        raise DataError(
+            f"no question of {source} names its supporting passages",
+            "plans need HotpotQA, MuSiQue, 2WikiMultihopQA or FlashRAG rows with supporting_titles",
+        )
     return plans
 
 
-def _plan(row: dict[str, Any]) -> Plan:
-    asked, metadata = row["question"], row["question"].get("metadata", {})
-    question = Question(
-        asked["id"],
-        asked["question"],
-        tuple(asked["golden_answers"]),
-        tuple(metadata.get("supporting_titles", ())),
-        metadata.get("type", ""),
-    )
-    return Plan(question, tuple(PlanStep(**step) for step in row["steps"]), row["think"], row["answer"])
+def _read_plan(row: Row) -> Plan:
+    fields = row.fields
+    try:
+        asked = Row(row.where, row.number, fields["question"])
+        steps = tuple(PlanStep(**step) for step in fields["steps"])
+        think, answer = fields["think"], fields["answer"]
+        layout_of(asked)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise row.error(f"not a plan: {error!r}", "plans are made by: sleuth demonstrate, or sleuth world") from None
+    return Plan(questions_from_rows([asked], "")[0], steps, think, answer)
+
+
+def _plan(question: Question, steps: Iterable[PlanStep], think: str) -> Plan:
+    """The plan with every tag broken that data carried into it: a demonstrator forges no turns either."""
+    safe = tuple(PlanStep(neutralise(s.think), neutralise(s.query), s.found) for s in steps)
+    return Plan(question, safe, neutralise(think), neutralise(question.answers[0]))
+
+
+# --- one search a supporting title ---
+
+
+def _from_titles(row: Row, question: Question) -> Plan | None:
+    if not question.supporting_titles:
+        return None
+    context, support = _context(row), supporting_facts(row, row.fields)
+    titles = _in_order(question, {title: " ".join(sentences) for title, sentences in context.items()})
+    steps: list[PlanStep] = []
+    known = ""
+    for i, title in enumerate(titles):
+        need = _need(question, titles, i)
+        sentences = [context[t][n] for t, n in support if t == title and 0 <= n < len(context.get(t, ()))]
+        clue = _clue(sentences, _bare(titles[i + 1]) if i + 1 < len(titles) else question.answers[0])
+        steps.append(PlanStep(f"{known} {need}".strip(), _typed(title), clue))
+        known = clue or f"Now I know {title}."
+    return _plan(question, steps, f"{known} So the answer is {question.answers[0]}.")
+
+
+def _need(question: Question, titles: Sequence[str], i: int) -> str:
+    if i:
+        return f"Next I look up {titles[i]}."
+    if question.kind == "comparison" and len(titles) > 1:
+        return f"I have to compare {' and '.join(titles)}. First I look up {titles[0]}."
+    return f"The question starts from {titles[0]}."
+
+
+def _in_order(question: Question, texts: Mapping[str, str]) -> list[str]:
+    """Titles in the order in which a searcher meets them.
+
+    Those that the question mentions come first, as it mentions them. In a bridge question the others are
+    led to: a passage that mentions another title comes before it, one that holds the answer comes last.
+    """
+    titles = list(question.supporting_titles)
+    asked = question.text.casefold()
+    answer = question.answers[0].casefold()
+
+    def key(title: str) -> tuple[float, int, int]:
+        mentioned = asked.find(_bare(title).casefold())
+        text = texts.get(title, "").casefold()
+        leads = any(_bare(other).casefold() in text for other in titles if other != title)
+        order = mentioned if question.kind == "comparison" else 0
+        return (order if mentioned >= 0 else float("inf"), int(answer in text), int(not leads))
+
+    return sorted(titles, key=key)
+
+
+def _context(row: Row) -> dict[str, list[str]]:
+    context = row.fields.get("context") or []
+    try:
+        if isinstance(context, Mapping):
+            context = zip(context["title"], context["sentences"], strict=True)
+        return {title: [sentence.strip() for sentence in sentences] for title, sentences in context}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise row.error("broken 'context'", "a list of [title, [sentence, ...]]") from None
+
+
+def _clue(sentences: Sequence[str], wanted: str) -> str:
+    """Of the supporting sentences the one that says ``wanted``, else the first; in few words around it."""
+    sentence = next((s for s in sentences if wanted.casefold() in s.casefold()), sentences[0] if sentences else "")
+    words = sentence.split()
+    if len(words) <= _CLUE_WORDS:
+        return " ".join(words)
+    before = len(sentence[: max(sentence.casefold().find(wanted.casefold()), 0)].split())
+    start = max(0, min(before + len(wanted.split()) + 1 - _CLUE_WORDS, len(words) - _CLUE_WORDS))
+    end = start + _CLUE_WORDS
+    shown = " ".join(words[start:end]).rstrip(",;:")
+    return ("... " if start else "") + shown + (" ..." if end < len(words) else "")
+
+
+def _bare(title: str) -> str:
+    """The title without the bracket that tells namesakes apart."""
+    return re.sub(r"\s*\([^)]*\)$", "", title) or title
+
+
+def _typed(title: str) -> str:
+    """The title as one would type it into a search box: brackets gone, what they say kept."""
+    return " ".join(re.sub(r"[()\[\]]", " ", title).split()) or title
+
+
+# --- one search a sub-question ---
+
+
+def _from_sub_questions(row: Row, question: Question) -> Plan | None:
+    decomposition = row.fields.get("question_decomposition") or []
+    if not decomposition or not musique_support(row):
+        return None
+    steps: list[PlanStep] = []
+    answers: list[str] = []
+    known = ""
+    for part in decomposition:
+        asked, found = _sub_question(row, part, answers)
+        steps.append(PlanStep(f"{known} I need to know: {asked}".strip(), asked.rstrip(" ?"), found))
+        answers.append(found)
+        known = f"That is {found}."
+    return _plan(question, steps, f"{known} So the answer is {question.answers[0]}.")
+
+
+def _sub_question(row: Row, part: Any, answers: Sequence[str]) -> tuple[str, str]:
+    """A sub-question with earlier answers in place of #1, #2, ..., and its own answer."""
+    try:
+        asked = _REFERENCE.sub(lambda match: answers[int(match[1]) - 1], part["question"])
+        found = str(part["answer"])
+    except (KeyError, TypeError, IndexError):
+        raise row.error("broken 'question_decomposition'") from None
+    return " ".join(asked.replace(">>", " ").split()).replace(" ?", "?"), found
