@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from agent.codec import HFCodec
 from agent.config import PolicySettings, WarmstartSettings
 from agent.learning.callbacks import CompletionMarker, GradientGuard, LogToSink
@@ -24,6 +26,8 @@ from sleuth.types import Trajectory
 
 log = logging.getLogger("sleuth.warmstart")
 _IGNORED = -100
+_BUCKET = 4
+"""Batches whose rows are sorted by length together."""
 
 
 def to_example(trajectory: Trajectory, eos: int) -> dict[str, list[int]]:
@@ -57,6 +61,25 @@ def make_examples(trajectories: Iterable[Trajectory], eos: int, max_tokens: int)
     return kept
 
 
+def bucketed_order(lengths: Sequence[int], batch: int, steps: int, seed: int) -> list[int]:
+    """Positions for ``steps`` batches in a row: rows of like length share a batch, batches come in random order.
+
+    Sorting longer stretches by length would end each of them on its shortest rows, and a policy that
+    last saw short demonstrations has learned to stop searching.
+    """
+    rng = np.random.default_rng(seed)
+    batches: list[list[int]] = []
+    while len(batches) < steps:
+        shuffled = rng.permutation(len(lengths)).tolist()
+        for start in range(0, len(shuffled), batch * _BUCKET):
+            stretch = sorted(shuffled[start : start + batch * _BUCKET], key=lambda row: lengths[row])
+            batches += [stretch[i : i + batch] for i in range(0, len(stretch), batch)]
+    whole = [rows for rows in batches if len(rows) == batch] or [np.resize(batches[0], batch).tolist()] * steps
+    order = rng.permutation(len(whole)).tolist()
+    picked = [whole[order[step % len(order)]] for step in range(steps)]
+    return [row for rows in picked for row in rows]
+
+
 def warm_start(
     settings: WarmstartSettings,
     policy: PolicySettings,
@@ -83,14 +106,15 @@ def warm_start(
     micro = settings.micro_batch or settings.batch_size
     if settings.batch_size % micro:
         raise DataError(f"warmstart.batch_size {settings.batch_size} is no multiple of micro_batch {micro}")
+    steps = settings.steps or max(round(settings.epochs * len(examples) / settings.batch_size), 1)
+    order = bucketed_order([len(e["input_ids"]) for e in examples], settings.batch_size, steps, seed)
     args = SFTConfig(
         output_dir=str(work),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=settings.batch_size // micro,
-        num_train_epochs=settings.epochs,
-        max_steps=settings.steps or -1,
+        max_steps=steps,
         max_length=None,
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="sequential",
         gradient_checkpointing=settings.gradient_checkpointing,
         save_steps=settings.save_steps,
         save_total_limit=2,
@@ -101,7 +125,7 @@ def warm_start(
     trainer = SFTTrainer(
         model=model,
         args=args,
-        train_dataset=Dataset.from_list(examples),
+        train_dataset=Dataset.from_list([examples[row] for row in order]),
         processing_class=codec.tokenizer,
         peft_config=peft_config(settings.lora),
         callbacks=[LogToSink(sink), CompletionMarker(), GradientGuard()],

@@ -28,12 +28,14 @@ def estimate_lines(settings: RunSettings) -> list[str]:
         return lines
     grpo, rows = settings.grpo, settings.grpo.questions * settings.grpo.group_size
     tokens = rows * settings.environment.total_tokens
-    lines.append(f"a rollout: {rows} trajectories, at most {tokens:,} tokens, {grpo.minibatches} x {grpo.iterations} updates")
+    updates = grpo.minibatches * grpo.iterations
+    lines.append(f"a rollout: {rows} trajectories, at most {tokens:,} tokens, {updates} updates")
     copies = 1 if grpo.lora else 4
     reference = 1 if grpo.beta and not grpo.lora else 0
     total = parameters * width * (copies + reference)
     what = "weights" if grpo.lora else "weights, gradients, two Adam moments"
-    lines.append(f"memory before activations: about {total / 2**20:,.0f} MiB ({what}{', reference' if reference else ''})")
+    also = ", reference" if reference else ""
+    lines.append(f"memory before activations: about {total / 2**20:,.0f} MiB ({what}{also})")
     return lines
 
 

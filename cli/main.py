@@ -19,6 +19,9 @@ from cli.console import people, print_error
 from sleuth.errors import SleuthError
 
 COMMANDS = {
+    "demonstrate": "cli.train:demonstrate",
+    "warmstart": "cli.train:warmstart",
+    "train": "cli.train:train",
     "world": "cli.world:world",
     "evaluate": "cli.evaluate:evaluate",
     "index": "cli.index:index",

@@ -51,7 +51,13 @@ def demonstrate(
 
 
 def _run(
-    config: Path, overrides: list[str] | None, out: Path | None, resume: bool, overwrite: bool, dry_run: bool, until: str
+    config: Path,
+    overrides: list[str] | None,
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    dry_run: bool,
+    until: str,
 ) -> None:
     from cli.config import load_run_settings
 

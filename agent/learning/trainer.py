@@ -23,6 +23,12 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     sampled_at_step = -1
     """The optimizer step before which the rollout at hand was sampled."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for model in (self.model, self.ref_model):
+            if model is not None:
+                model.register_forward_pre_hook(_count_positions, with_kwargs=True)
+
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
@@ -56,6 +62,18 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 self._metrics[mode]["check/logprob_gap"].append(gap.item())
         self._metrics[mode]["check/masked_tokens"].append(float(mask.sum().item()))
         return loss
+
+
+def _count_positions(_model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Positions from the mask where none are given: TRL pads prompts on the left and passes none.
+
+    The sampler counts a row's own tokens, so the trainer must too, or rounding (and with absolute
+    positions the meaning) differs by how long the longest prompt of a batch is.
+    """
+    mask = kwargs.get("attention_mask")
+    if kwargs.get("position_ids") is None and mask is not None and kwargs.get("past_key_values") is None:
+        kwargs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+    return args, kwargs
 
 
 def finite_gradients(model: torch.nn.Module) -> bool:

@@ -1,0 +1,178 @@
+"""The pieces around TRL: rows, flat groups, data order, checkpoints, monitors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.config import GrpoSettings, MonitorSettings
+from agent.learning.callbacks import collapse_signs
+from agent.learning.checkpoints import is_complete, mark_complete, newest_complete, publish_policy
+from agent.learning.mixture import mixture
+from agent.learning.rollouts import GroupRollouts, is_flat, to_row
+from agent.warmstart import bucketed_order, make_examples
+from sleuth.errors import ArtifactError, DataError
+from sleuth.types import Answer, Generation, Question, ScoredTrajectory, Segment, Trajectory, Turn
+
+EOS = 99
+QUESTION = Question("q", "?", ("x",))
+
+
+def trajectory(*segments: Segment, stop="answer") -> Trajectory:
+    last = Turn(Generation((1,), (0.0,), "stop"), "", Answer("x"))
+    return Trajectory(QUESTION, (Segment("prompt", (1, 2)), *segments), (last,) if stop == "answer" else (), stop)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.lists(st.integers(3, 50), min_size=1, max_size=5)), max_size=6))
+def test_the_mask_is_one_exactly_where_the_policy_sampled(parts):
+    segments = [
+        Segment("policy" if mine else "environment", tuple(ids), (-0.5,) * len(ids) if mine else ())
+        for mine, ids in parts
+    ]
+    played = trajectory(*segments)
+    row = to_row(ScoredTrajectory(played, 1.0), EOS)
+    assert len(row.completion_ids) == len(row.mask) == len(row.logprobs)
+    assert sum(row.mask) == sum(played.policy_mask) == sum(len(ids) for mine, ids in parts if mine)
+    assert all(logprob == 0.0 for logprob, mine in zip(row.logprobs, row.mask, strict=True) if not mine)
+    assert row.completion_ids[-1] == EOS and row.prompt_ids == [1, 2]
+
+
+def test_an_unscored_row_is_never_learned_from():
+    row = to_row(ScoredTrajectory(trajectory(Segment("policy", (3, 4), (-1.0, -1.0))), None), EOS)
+    assert row.reward is None and not any(row.mask)
+
+
+def test_an_episode_without_a_turn_still_makes_a_row():
+    row = to_row(ScoredTrajectory(trajectory(stop="prompt_too_long"), 0.0), EOS)
+    assert row.completion_ids == [EOS] and row.mask == [0]
+
+
+class _Driver:
+    """Plays a question as its id says, and remembers what it was asked."""
+
+    codec = SimpleNamespace(eos_token_id=EOS)
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+
+    def run(self, questions, sampling, seeds):
+        self.asked += [(q.id, seed) for q, seed in zip(questions, seeds, strict=True)]
+        times = {"generate": 0.0, "retrieve": 0.0}
+        return [
+            Trajectory(q, (Segment("prompt", (1,)), Segment("policy", (2,), (-0.1,))), (), "turn_budget", times)
+            for q in questions
+        ]
+
+
+def rollouts(driver, oversample):
+    questions = [Question("flat", "?", ("x",)), *(Question(f"mixed{i}", "?", ("x",)) for i in range(5))]
+
+    class Alternate:
+        count = 0
+
+        def score(self, played):
+            self.count += 1
+            return ScoredTrajectory(played, 0.0 if played.question.id == "flat" else float(self.count % 2))
+
+    return GroupRollouts(driver, questions, Alternate(), group_size=2, temperature=1.0, seed=0, oversample=oversample)
+
+
+TRAINER = SimpleNamespace(state=SimpleNamespace(global_step=3), accelerator=SimpleNamespace(process_index=0))
+
+
+def test_rollouts_hand_back_as_many_rows_as_prompts_with_seeds_of_their_own():
+    driver = _Driver()
+    rows = rollouts(driver, 1.0)(["0", "0", "1", "1"], TRAINER)
+    assert len(rows["prompt_ids"]) == len(rows["trajectory_reward"]) == 4
+    assert [q for q, _ in driver.asked] == ["flat", "flat", "mixed0", "mixed0"]
+    assert len({seed for _, seed in driver.asked}) == 4
+
+
+def test_flat_groups_are_replaced_within_the_stated_factor():
+    driver = _Driver()
+    played = rollouts(driver, 3.0)
+    rows = played(["0", "0", "1", "1"], TRAINER)
+    assert played.record.metrics["groups/replaced"] == 1.0
+    assert rows["trajectory_reward"][0] != rows["trajectory_reward"][1]
+    assert len(driver.asked) <= 3 * 4
+    again = _Driver()
+    rollouts(again, 3.0)(["0", "0", "1", "1"], TRAINER)
+    assert again.asked == driver.asked
+
+
+def test_rewards_are_passed_on_and_a_missing_row_is_an_error():
+    reward = rollouts(_Driver(), 1.0).reward
+    assert reward(["a", "b"], [1.0, None]) == [1.0, None]
+    with pytest.raises(ValueError, match="rewards"):
+        reward(["a", "b"], [1.0])
+
+
+def test_is_flat_ignores_unscored_rows():
+    played = trajectory()
+    group = [ScoredTrajectory(played, r) for r in (1.0, None, 1.0)]
+    assert is_flat(group) and not is_flat([*group, ScoredTrajectory(played, 0.0)])
+
+
+def test_the_mixture_follows_weights_and_goes_through_sources_in_epochs():
+    order = mixture([10, 30], [3.0, 1.0], 400, seed=5)
+    assert order == mixture([10, 30], [3.0, 1.0], 400, seed=5)
+    small = [p for p in order if p < 10]
+    assert 0.65 < len(small) / 400 < 0.85
+    assert all(set(small[i : i + 10]) == set(range(10)) for i in range(0, len(small) - 10, 10))
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 8), st.integers(1, 12))
+def test_bucketed_order_gives_whole_batches(lengths, batch, steps):
+    order = bucketed_order(lengths, batch, steps, seed=1)
+    assert len(order) == batch * steps and set(order) <= set(range(len(lengths)))
+
+
+def test_bucketed_order_shows_every_row_equally_often():
+    order = bucketed_order(list(range(64)), 4, 32, seed=1)
+    assert set(Counter(order).values()) == {2}
+
+
+def test_only_the_policy_s_tokens_are_learned_in_the_warm_start():
+    played = trajectory(
+        Segment("policy", (3, 4), (0.0, 0.0)), Segment("environment", (5,)), Segment("policy", (6,), (0,))
+    )
+    (example,) = make_examples([played], EOS, 100)
+    assert example["labels"] == [-100, -100, 3, 4, -100, 6, EOS]
+    with pytest.raises(DataError, match="max_tokens"):
+        make_examples([played], EOS, 3)
+
+
+def test_a_checkpoint_counts_only_when_it_is_whole(tmp_path):
+    old, new = tmp_path / "checkpoint-2", tmp_path / "checkpoint-10"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+        (folder / "optimizer.pt").write_bytes(b"moments")
+    mark_complete(old)
+    assert newest_complete(tmp_path) == old
+    mark_complete(new)
+    assert newest_complete(tmp_path) == new
+    (new / "optimizer.pt").write_bytes(b"mom")
+    assert not is_complete(new) and newest_complete(tmp_path) == old
+    publish_policy(old, tmp_path / "policy")
+    assert [p.name for p in (tmp_path / "policy").iterdir()] == ["model.safetensors"]
+    with pytest.raises(ArtifactError):
+        publish_policy(new, tmp_path / "other")
+
+
+def test_monitors_name_what_collapses():
+    fine = {"entropy": 0.5, "kl": 0.01, "rollout/answered": 1.0, "check/logprob_gap": 1e-6, "reward_std": 0.3}
+    assert collapse_signs(fine, MonitorSettings()) == []
+    signs = collapse_signs(fine | {"entropy": 0.0, "kl": 9.0, "reward_std": 0.0}, MonitorSettings())
+    assert len(signs) == 3 and "entropy" in signs[0]
+
+
+def test_settings_that_cannot_be_split_are_refused():
+    with pytest.raises(ValueError, match="micro-batches"):
+        GrpoSettings(questions=3, group_size=4, micro_batch=5)
+    with pytest.raises(ValueError, match="save_steps"):
+        GrpoSettings(minibatches=4, save_steps=10, eval_steps=12)
