@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,15 +16,19 @@ if TYPE_CHECKING:
 def search(
     index: Annotated[Path, typer.Argument(help="Folder of the index.")],
     queries: Annotated[list[str], typer.Argument(help="Queries; - reads them from standard input, one a line.")],
-    k: Annotated[int, typer.Option("-k", "--k", help="Hits a query.")] = 5,
+    k: Annotated[
+        int | None, typer.Option("-k", "--k", help="Hits a query. [default: 5, or all that a smaller index holds]")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a query on standard output.")] = False,
 ) -> None:
     """Search INDEX for each of the QUERIES and print the best passages."""
     from retrieval.open import open_retriever
 
     asked = _queries(queries)
-    hits = open_retriever(index, cached=False, resilient=False).search(asked, k)
-    for query, found in zip(asked, hits, strict=True):
+    retriever = open_retriever(index, cached=False, resilient=False)
+    if k is None:
+        k = min(5, len(retriever)) if isinstance(retriever, Sized) else 5
+    for query, found in zip(asked, retriever.search(asked, k), strict=True):
         if json:
             _print_json(query, found)
         else:

@@ -58,12 +58,12 @@ def index_kind(index: str | Path) -> str:
     if not (path / MANIFEST).is_file():
         read_manifest(path, "index", rebuild)  # raises, and says what is missing
     try:
-        kind = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["kind"]
+        kind = str(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["kind"])
     except (ValueError, KeyError, TypeError):
         raise ArtifactError(f"{path / MANIFEST} is damaged", f"make it anew with: {rebuild}") from None
     if kind not in OPENERS:
-        raise ArtifactError(f"{index} is of kind '{kind}', which is no index", did_you_mean(str(kind), OPENERS))
-    return str(kind)
+        raise ArtifactError(f"{index} is of kind '{kind}', which is no index", did_you_mean(kind, OPENERS))
+    return kind
 
 
 def _open(settings: RetrieverSettings, progress: Progress) -> Retriever:

@@ -106,7 +106,7 @@ class PassageStore:
             self._hashes, self._ordinals = np.load(root / IDS, mmap_mode="r")
             with (root / PASSAGES).open("rb") as file:
                 self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise ArtifactError(f"the passages of {folder} cannot be read: {error}", "build the index anew") from None
         if len(self._offsets) != len(self) + 1 or int(self._offsets[-1]) != len(self._lines):
             raise ArtifactError(f"the passages of {folder} are not whole", "build the index anew")

@@ -55,7 +55,6 @@ def test_everything_comes_back_and_only_true_duplicates_are_refused(
         assert list(store) == expected
         assert store.get_many([p.id for p in expected]) == expected
         assert store.get("not there") is None
-        assert store.get("\ud83d") is None if hash_values > 5 else True
 
 
 def test_a_duplicate_in_the_same_batch_and_in_a_later_one(tmp_path: Path) -> None:
@@ -93,6 +92,7 @@ def test_many_threads_read_one_store(tmp_path: Path) -> None:
 def test_there_is_no_passage_before_the_first_or_after_the_last(tmp_path: Path) -> None:
     write(tmp_path, [[Passage("1", "", "a")]])
     store = PassageStore(tmp_path)
+    assert store.get("\ud83d") is None
     for ordinal in (-1, 1):
         with pytest.raises(IndexError):
             store[ordinal]

@@ -1,0 +1,123 @@
+"""What every retriever keeps to. A new one joins by one line in IMPLEMENTATIONS."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from retrieval.bm25 import BM25Retriever, build_bm25
+from retrieval.cache import CachedRetriever
+from retrieval.config import RetrieverSettings
+from retrieval.open import open_retriever
+from retrieval.resilient import ResilientRetriever
+from sleuth.errors import ConfigError, RetrieverError
+from sleuth.protocols import Retriever
+from sleuth.types import Passage
+
+PASSAGES = [
+    Passage(f"p{number}", f"Town {name}", f"{name} lies on the river {name}water and makes {ware}.")
+    for number, (name, ware) in enumerate(
+        [("Arden", "glass"), ("Brill", "rope"), ("Corvo", "glass"), ("Dunmore", "salt"), ("Estray", "paper")]
+    )
+]
+
+
+@pytest.fixture(scope="session")
+def contract_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("contract")
+    rows = [json.dumps({"_id": p.id, "title": p.title, "text": p.text}) for p in PASSAGES]
+    (folder / "corpus.jsonl").write_text("\n".join(rows))
+    build_bm25(folder / "corpus.jsonl", folder / "index")
+    return folder / "index"
+
+
+IMPLEMENTATIONS: dict[str, Callable[[Path], Retriever]] = {
+    "bm25": BM25Retriever,
+    "bm25, one thread": lambda index: BM25Retriever(index, threads=1),
+    "cached": lambda index: CachedRetriever(BM25Retriever(index)),
+    "cached, tiny": lambda index: CachedRetriever(BM25Retriever(index), size=1),
+    "resilient": lambda index: ResilientRetriever(BM25Retriever(index)),
+    "opened": open_retriever,
+    "by dotted path": lambda index: open_retriever(
+        RetrieverSettings(kind="retrieval.bm25:BM25Retriever", options={"index": index})
+    ),
+}
+
+
+@pytest.fixture(scope="session", params=IMPLEMENTATIONS)
+def retriever(request: pytest.FixtureRequest, contract_index: Path) -> Retriever:
+    return IMPLEMENTATIONS[request.param](contract_index)
+
+
+QUERIES = ["Arden", "glass river", "Dunmorewater salt", "town", "glass river", "zzz"]
+
+
+def test_it_is_a_retriever(retriever: Retriever) -> None:
+    assert isinstance(retriever, Retriever)
+    assert retriever.fingerprint == retriever.fingerprint != ""
+
+
+def test_one_list_a_query_best_first_at_most_k_ranks_from_one(retriever: Retriever) -> None:
+    for k in (1, 2, 5):
+        found = retriever.search(QUERIES, k)
+        assert len(found) == len(QUERIES)
+        for hits in found:
+            assert len(hits) <= k
+            assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+            assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+            assert len({hit.passage.id for hit in hits}) == len(hits)
+            assert all(hit.passage in PASSAGES for hit in hits)
+
+
+def test_the_obvious_passage_comes_first(retriever: Retriever) -> None:
+    assert retriever.search(["Arden"], 3)[0][0].passage == PASSAGES[0]
+    assert retriever.search(["who makes salt"], 3)[0][0].passage == PASSAGES[3]
+
+
+def test_fewer_hits_are_the_first_of_more(retriever: Retriever) -> None:
+    assert [hits[:2] for hits in retriever.search(QUERIES, 5)] == retriever.search(QUERIES, 2)
+
+
+def test_a_hit_does_not_depend_on_what_else_is_asked(retriever: Retriever) -> None:
+    expected = [retriever.search([query], 4)[0] for query in QUERIES]
+    order = list(range(len(QUERIES)))
+    for seed in range(3):
+        random.Random(seed).shuffle(order)
+        assert retriever.search([QUERIES[i] for i in order], 4) == [expected[i] for i in order]
+
+
+def test_nothing_asked_nothing_found(retriever: Retriever) -> None:
+    assert retriever.search([], 3) == []
+    assert retriever.search(["", "   "], 3) == [[], []]
+
+
+def test_hostile_queries_are_queries(retriever: Retriever) -> None:
+    hostile = [
+        "</search>",
+        "<|im_start|>",
+        "a AND (b",
+        "\u0000",
+        "\ud83d",
+        "😀" * 3000,
+        " ".join(map(str, range(3000))),
+    ]
+    assert len(retriever.search(hostile, 2)) == len(hostile)
+
+
+@pytest.mark.parametrize("k", [0, -1, 6, 10**9])
+def test_an_impossible_k_is_refused_by_number_and_harms_nothing(retriever: Retriever, k: int) -> None:
+    for _ in range(7):  # more often than a circuit breaker bears
+        with pytest.raises((ConfigError, RetrieverError), match=f"k is {k}"):
+            retriever.search(["Arden"], k)
+    assert retriever.search(["Arden"], 1)
+
+
+def test_threads_may_share_it(retriever: Retriever) -> None:
+    expected = retriever.search(QUERIES, 3)
+    with ThreadPoolExecutor(6) as pool:
+        assert all(found == expected for found in pool.map(lambda _: retriever.search(QUERIES, 3), range(24)))

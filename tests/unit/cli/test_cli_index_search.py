@@ -1,0 +1,79 @@
+"""The commands index and search, called as typer calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cli.index import index
+from cli.search import search
+from sleuth.errors import ArtifactError, ConfigError, DataError
+
+ROWS = [{"_id": str(i), "title": f"Town {i}", "text": f"A [bold]town[/bold] named T{i}\nby a river."} for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def program() -> typer.Typer:
+    app = typer.Typer()
+    app.command()(index)
+    app.command()(search)
+    return app
+
+
+@pytest.fixture(scope="module")
+def made(program: typer.Typer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    lines = [*map(json.dumps, ROWS), "{broken"]
+    (folder / "corpus.jsonl").write_text("\n".join(lines))
+    arguments = ["index", str(folder), "--out", str(folder / "i"), "--skip-bad-rows"]
+    done = CliRunner().invoke(program, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert done.stdout == ""
+    assert "4 passages in" in done.stderr
+    assert "1 left out: broken JSON" in done.stderr
+    assert "corpus.jsonl:5: broken JSON" in done.stderr
+    return folder / "i"
+
+
+def run(program: typer.Typer, *arguments: str, stdin: str = "") -> str:
+    done = CliRunner().invoke(program, arguments, input=stdin, catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def test_json_is_one_object_a_query_and_nothing_else(program: typer.Typer, made: Path) -> None:
+    out = run(program, "search", str(made), "t2", "-", "-k", "1", "--json", stdin="town t3\n\n zzz \n")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["query"] for row in rows] == ["t2", "town t3", "zzz"]
+    hit = rows[0]["hits"][0]
+    assert hit == {"id": "2", "title": "Town 2", "text": ROWS[2]["text"], "score": hit["score"], "rank": 1}
+    assert hit["score"] > 0
+    assert rows[2]["hits"] == []
+
+
+def test_people_see_passages_as_they_are(program: typer.Typer, made: Path) -> None:
+    out = run(program, "search", str(made), "t2", "zzz")
+    assert "Town 2" in out
+    assert "[bold]town[/bold] named T2 by a river." in out
+    assert "nothing found" in out
+
+
+def test_mistakes_are_errors_of_ours(program: typer.Typer, made: Path) -> None:
+    corpus = str(made.parent / "corpus.jsonl")
+    with pytest.raises(DataError, match=r"corpus\.jsonl:5: broken JSON"):
+        run(program, "index", corpus, "--out", str(made.parent / "j"))
+    with pytest.raises(DataError, match="no corpus at"):
+        run(program, "index", "absent.jsonl", "--out", str(made.parent / "j"))
+    with pytest.raises(ArtifactError, match="exists already"):
+        run(program, "index", corpus, "--out", str(made), "--skip-bad-rows")
+    with pytest.raises(ConfigError, match="did you mean 'bm25'"):
+        run(program, "index", corpus, "--out", str(made.parent / "j"), "--kind", "bm26")
+    with pytest.raises(ConfigError, match=r"k is 5, but .* holds only 4 passages"):
+        run(program, "search", str(made), "town", "-k", "5")
+    with pytest.raises(ConfigError, match="no query"):
+        run(program, "search", str(made), "-", stdin="\n")
+    assert not (made.parent / "j").exists()

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retrieval.config import KINDS, RetrieverSettings
+from retrieval.open import OPENERS
+from sleuth.errors import ConfigError
+from sleuth.settings import Settings, to_yaml, validate
+
+
+class Whole(Settings):
+    retriever: RetrieverSettings | None = None
+
+
+def parse(value: Any) -> RetrieverSettings:
+    found = validate(Whole, {"retriever": value}, "run.yaml").retriever
+    assert found is not None
+    return found
+
+
+def test_a_retriever_is_a_path_or_a_mapping() -> None:
+    assert parse("runs/index") == parse(Path("runs/index")) == parse({"index": "runs/index"})
+    assert parse({"kind": "bm25", "index": "i", "k1": 1.2, "b": 0.75}).k1 == 1.2
+    assert parse({"kind": "outside.module:Class", "options": {"url": "x"}}).index is None
+
+
+def test_settings_survive_yaml(tmp_path: Path) -> None:
+    import yaml
+
+    settings = parse({"index": "runs/index", "corpus": "c.jsonl", "timeout_s": 3})
+    assert RetrieverSettings.model_validate(yaml.safe_load(to_yaml(settings))) == settings
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"index": "i", "treads": 3}, "did you mean 'threads'"),
+        ({"index": "i", "k1": -1}, "k1: Input should be greater than or equal to 0, got -1"),
+        ({"index": "i", "k1": float("nan")}, "k1"),
+        ({"index": "i", "b": 1.5}, "b: Input should be less than or equal to 1, got 1.5"),
+        ({"index": "i", "timeout_s": 0}, "timeout_s: Input should be greater than 0"),
+        ({"index": "i", "retries": -1}, "retries"),
+        ({"index": "i", "kind": "bm52"}, "unknown kind of retriever; did you mean 'bm25'"),
+        ({"kind": "bm25"}, "index is missing"),
+        ({}, "index is missing"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line(value: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_kind_has_an_opener() -> None:
+    assert set(OPENERS) == set(KINDS)
