@@ -51,7 +51,7 @@ def evaluate(
     if predictions is not None:
         if model is not None:
             raise ConfigError("give either a model or --predictions, not both")
-        _score_file(predictions, data, limit, out, json)
+        _score_file(predictions, data, limit, out, overwrite, json)
         return
     if model is None:
         raise ConfigError("there is nothing to evaluate", "give a model, a run folder, a config or --predictions FILE")
@@ -145,6 +145,9 @@ def _with_policy(settings: RunSettings, model: str | None) -> dict[str, Any]:
 
 
 def _play(settings: RunSettings, folder: Path, resume: bool, overwrite: bool) -> EvaluationReport:
+    from cli.logs import quiet_libraries
+
+    quiet_libraries()
     from agent.evaluate import evaluate as run_evaluation
     from cli.wiring import limit_threads, make_driver, make_policy, make_retriever, read_questions
     from rewards.scorer import make_scorer
@@ -206,5 +209,21 @@ def _new_folder(model: str, settings: RunSettings) -> Path:
     return Path("runs/evaluate") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _score_file(predictions: Path, data: str | None, limit: int | None, out: Path | None, json: bool) -> None:
-    raise NotImplementedError
+def _score_file(
+    predictions: Path, data: str | None, limit: int | None, out: Path | None, overwrite: bool, json: bool
+) -> None:
+    import json as json_module
+
+    from cli.predictions import print_figures, score_file
+    from sleuth.artifacts import atomic_write
+    from sleuth.runs import RunFolder
+
+    if data is None:
+        raise ConfigError("no questions are named", "--data FILE")
+    figures = score_file(predictions, data, limit)
+    if out:
+        with RunFolder(out).claim({"predictions": str(predictions), "data": data, "limit": limit}, overwrite=overwrite):
+            atomic_write(out / "metrics.json", json_module.dumps(figures, indent=2) + "\n")
+    print_figures(figures, f"{predictions} on {data}", people())
+    if json:
+        print_json(figures)

@@ -1,0 +1,76 @@
+"""Score a finished prediction file in HotpotQA's layout; no model takes part."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sleuth.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sleuth.types import Question
+
+
+def score_file(predictions: Path, data: str, limit: int | None) -> dict[str, Any]:
+    """The official figures of a prediction file over the questions of ``data``, with intervals for EM and F1.
+
+    A question without a prediction counts 0. Raises DataError for a file that is absent, no JSON, of another layout
+    or about other questions.
+    """
+    from envs.questions import load_questions, load_supporting_facts
+    from rewards.official import score_predictions
+    from rewards.text_match import exact_match, f1
+    from sleuth.statistics import bootstrap_interval
+
+    content = _read(predictions)
+    questions = load_questions(data, limit=limit)
+    try:
+        figures: dict[str, Any] = dict(score_predictions(questions, content, load_supporting_facts(data, limit)))
+    except DataError as error:
+        raise DataError(f"{predictions}: {error.message}", error.hint) from None
+    answers: Mapping[str, str] = content["answer"]
+    strangers = _strangers(answers, questions, f"{predictions} predicts for none of the questions of {data}")
+    for name, metric in (("em", exact_match), ("f1", f1)):
+        values = [metric(answers.get(question.id), question.answers) for question in questions]
+        figures[f"{name}_interval"] = list(bootstrap_interval(values))
+    return {**figures, "other_questions": strangers}
+
+
+def print_figures(figures: Mapping[str, Any], title: str, console: Console) -> None:
+    """EM and F1 with intervals, then what else there is."""
+    console.print(title, style="bold", markup=False, soft_wrap=True)
+    for name, value in figures.items():
+        if name.endswith("_interval"):
+            continue
+        low, high = figures.get(f"{name}_interval", (None, None))
+        shown = str(value) if isinstance(value, int) else f"{value:.4f}"
+        interval = "" if low is None else f"  [{low:.4f}, {high:.4f}] 95 %"
+        console.print(f"{name.replace('_', ' '):<22}{shown}{interval}", markup=False, soft_wrap=True)
+    if figures["missing"]:
+        console.print(f"{figures['missing']} of {figures['n']} questions have no prediction and count 0.")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is not a prediction file", 'its layout: {"answer": {id: text}, "sp": {}}')
+    return content
+
+
+def _strangers(answers: Mapping[str, str], questions: Sequence[Question], fault: str) -> int:
+    """How many predictions are for other questions; all of them is a mistake, not a score of 0."""
+    known = {question.id for question in questions}
+    strangers = sum(identity not in known for identity in answers)
+    if answers and strangers == len(answers):
+        example, wanted = next(iter(answers)), questions[0].id
+        raise DataError(fault, f"predicted ids are like '{example}', the questions' like '{wanted}'")
+    return strangers
