@@ -84,14 +84,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     make_app()(args=given, prog_name="sleuth")
 
 
-def _root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
-) -> None:
-    """Train language models to search: think, search, read, answer, and get better at it."""
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"sleuth {sleuth.__version__}")
         raise typer.Exit
+
+
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train language models to search: think, search, read, answer, and get better at it."""
 
 
 if __name__ == "__main__":
