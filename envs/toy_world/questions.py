@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from envs.toy_world.config import Split, WorldSettings
@@ -55,8 +55,22 @@ class Case:
     direction: str = ""
 
 
-Pool = Mapping[str, Sequence[Entity]]
-"""Entities of one split by the relations that they have."""
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Entities of one split: ``having`` by relation, ``sharing`` by relation and value."""
+
+    having: Mapping[str, Sequence[Entity]]
+    sharing: Mapping[tuple[str, str], Sequence[Entity]]
+
+    @classmethod
+    def of(cls, entities: Iterable[Entity]) -> Pool:
+        having: dict[str, list[Entity]] = defaultdict(list)
+        sharing: dict[tuple[str, str], list[Entity]] = defaultdict(list)
+        for entity in entities:
+            for relation, value in entity.facts.items():
+                having[relation].append(entity)
+                sharing[relation, value].append(entity)
+        return cls(having, sharing)
 
 
 def draw_cases(settings: WorldSettings, entities: Mapping[str, Entity], split: Split, count: int) -> list[Case]:
@@ -64,11 +78,7 @@ def draw_cases(settings: WorldSettings, entities: Mapping[str, Entity], split: S
 
     Raises ConfigError when the split is too small for so many.
     """
-    pool: dict[str, list[Entity]] = defaultdict(list)
-    for entity in entities.values():
-        if entity.split == split:
-            for relation in entity.facts:
-                pool[relation].append(entity)
+    pool = Pool.of(entity for entity in entities.values() if entity.split == split)
     rng = random.Random(f"{settings.seed}/questions/{split}")
     cases: dict[Case, None] = {}
     for kind, quota in _quotas(settings, count).items():
@@ -113,12 +123,12 @@ def _quotas(settings: WorldSettings, count: int) -> dict[str, int]:
 
 def _draw_chain(kind: str, pool: Pool, rng: random.Random) -> Case | None:
     relations = rng.choice(CHAINS[kind])
-    return Case(kind, (rng.choice(pool[relations[0]]).name,), relations)
+    return Case(kind, (rng.choice(pool.having[relations[0]]).name,), relations)
 
 
 def _draw_comparison(kind: str, pool: Pool, rng: random.Random) -> Case | None:
     relation = rng.choice(COMPARED_RELATIONS)
-    a, b = rng.choice(pool[relation]), rng.choice(pool[relation])
+    a, b = rng.choice(pool.having[relation]), rng.choice(pool.having[relation])
     if a.facts[relation] == b.facts[relation]:
         return None
     return Case(kind, (a.name, b.name), (relation,), rng.choice(DIRECTIONS))
@@ -126,10 +136,10 @@ def _draw_comparison(kind: str, pool: Pool, rng: random.Random) -> Case | None:
 
 def _draw_yes_no(kind: str, pool: Pool, rng: random.Random) -> Case | None:
     """Half of them are to be answered yes, so that neither answer pays without searching."""
-    relation = rng.choice(SHARED_RELATIONS)
-    a, same = rng.choice(pool[relation]), rng.random() < 0.5
+    relation, same = rng.choice(SHARED_RELATIONS), rng.random() < 0.5
     for _ in range(_TRIES):
-        b = rng.choice(pool[relation])
+        a = rng.choice(pool.having[relation])
+        b = rng.choice(pool.sharing[relation, a.facts[relation]] if same else pool.having[relation])
         if a.name != b.name and (a.facts[relation] == b.facts[relation]) == same:
             return Case(kind, (a.name, b.name), (relation,))
     return None
