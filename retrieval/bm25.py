@@ -17,7 +17,7 @@ from typing import Any
 
 from retrieval.corpus import BadRow
 from retrieval.ingest import IngestReport, OnProgress, describe_source, ingest
-from retrieval.jvm import import_on_jvm, java_class, release_thread
+from retrieval.jvm import import_on_jvm, java_calls, java_class
 from retrieval.store import PassageStore, StoreWriter
 from sleuth.artifacts import atomic_folder, read_manifest, write_manifest
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError
@@ -99,10 +99,10 @@ def build_bm25(
 
 
 class BM25Retriever:
-    """Searches an index that `build_bm25` made. Any number of threads may share one.
+    """Searches an index that `build_bm25` made. Threads may share one; their searches take turns.
 
     ``k1`` and ``b`` None: as the manifest says. ``threads`` above 1 lets Lucene search a batch in
-    parallel on all processors.
+    parallel (pyserini 1.6 then takes all processors, whatever the number).
     """
 
     def __init__(self, index: str | Path, *, k1: float | None = None, b: float | None = None, threads: int = 2) -> None:
@@ -121,7 +121,8 @@ class BM25Retriever:
         self._searcher = _lucene_searcher(self.index / _LUCENE)
         if not len(self.store) == self._searcher.num_docs == self.manifest["passages"]:
             raise ArtifactError(f"{index} is not whole", f"make it anew with: {rebuild_command(index)}")
-        self._searcher.set_bm25(self.k1, self.b)
+        with java_calls():
+            self._searcher.set_bm25(self.k1, self.b)
         self._process = os.getpid()
         self._fingerprint = self._identify()
 
@@ -148,11 +149,11 @@ class BM25Retriever:
         if os.getpid() != self._process:
             raise RetrieverError(f"{self.index} was opened before this process was forked", "start workers by spawn")
         try:
-            return [self._to_hits(found) for found in self._search_lucene([_clean(query) for query in queries], k)]
+            with java_calls():
+                answers = self._search_lucene([_clean(query) for query in queries], k)
+            return [self._to_hits(found) for found in answers]
         except Exception as error:  # what comes through the bridge to Java has no common type
             raise RetrieverError(f"Lucene could not search {self.index}: {_first_line(error)}") from error
-        finally:
-            release_thread()
 
     def _search_lucene(self, queries: list[str], k: int) -> list[list[tuple[str, float]]]:
         if len(queries) == 1 or self._threads == 1:
@@ -205,26 +206,29 @@ class _LuceneWriter:
     def add(self, passages: Sequence[Passage]) -> None:
         if not passages:
             return
-        if self._indexer is None:
-            self._indexer = self._make(self._folder, append=Path(self._folder).exists(), threads=self._threads)
         rows = [{"id": p.id, "contents": f"{p.title} {p.text}" if p.title else p.text} for p in passages]
-        self._indexer.add_batch_dict(rows)
+        with java_calls():
+            if self._indexer is None:
+                self._indexer = self._make(self._folder, append=Path(self._folder).exists(), threads=self._threads)
+            self._indexer.add_batch_dict(rows)
         self._buffered += sum(len(row["contents"]) for row in rows)
         if self._buffered >= _FLUSH_CHARACTERS:
             self.close()
 
     def close(self) -> None:
         if self._indexer is not None:
-            self._indexer.close()
+            with java_calls():
+                self._indexer.close()
         self._indexer = None
         self._buffered = 0
 
 
 def _lucene_searcher(folder: Path) -> Any:
     searcher = import_on_jvm("pyserini.search.lucene").LuceneSearcher
-    java_class("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(_ALL_CLAUSES)  # long queries are queries
     try:
-        return searcher(str(folder))
+        with java_calls():
+            java_class("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(_ALL_CLAUSES)  # long queries too
+            return searcher(str(folder))
     except Exception as error:  # see BM25Retriever.search
         raise ArtifactError(
             f"Lucene cannot open {folder}: {_first_line(error)}", f"make it anew with: {rebuild_command(folder.parent)}"

@@ -48,15 +48,27 @@ def java_class(name: str) -> Any:
     start_jvm()
     import jnius
 
-    return jnius.autoclass(name)
+    with _LOCK:
+        return jnius.autoclass(name)
 
 
-def release_thread() -> None:
-    """Let go of the calling thread. One that ends while attached would stay in the machine for ever."""
+@contextlib.contextmanager
+def java_calls() -> Iterator[None]:
+    """Hold the bridge to Java. Every use of a Java object stands in such a block.
+
+    One thread at a time: pyjnius keeps the object of a call on the method that all objects of the class
+    share, so that two threads can reach into each other's objects (kivy/pyjnius issues 287 and 563).
+    Afterwards the thread is let go: one that ends while attached would stay in the machine for ever.
+    """
+    start_jvm()
     import jnius
 
-    if threading.current_thread() is not threading.main_thread():
-        jnius.detach()
+    with _LOCK:
+        try:
+            yield
+        finally:
+            if threading.current_thread() is not threading.main_thread():
+                jnius.detach()
 
 
 def import_on_jvm(module: str) -> Any:

@@ -118,6 +118,8 @@ def test_an_impossible_k_is_refused_by_number_and_harms_nothing(retriever: Retri
 
 
 def test_threads_may_share_it(retriever: Retriever) -> None:
-    expected = retriever.search(QUERIES, 3)
+    asked = [QUERIES[start:] + QUERIES[:start] + [f"town {start}"] for start in range(len(QUERIES))]
+    expected = [retriever.search(queries, 3) for queries in asked]
     with ThreadPoolExecutor(6) as pool:
-        assert all(found == expected for found in pool.map(lambda _: retriever.search(QUERIES, 3), range(24)))
+        for found in pool.map(lambda _: [retriever.search(queries, 3) for queries in asked], range(20)):
+            assert found == expected
