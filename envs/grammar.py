@@ -51,16 +51,6 @@ def parse_turn(text: str) -> Action:
     return Search(content) if name == "search" else Answer(content)
 
 
-def write_turn(think: str, action: Search | Answer) -> str:
-    """The turn that ``parse_turn`` reads as ``action``; ``think`` may be empty.
-
-    For demonstrations: the parts come from data, so tags inside them are neutralised.
-    """
-    name, content = ("search", action.query) if isinstance(action, Search) else ("answer", action.text)
-    thought = f"<think>{neutralise(think)}</think>\n" if think else ""
-    return f"{thought}<{name}>{neutralise(content)}</{name}>"
-
-
 def neutralise(text: str, reserved: frozenset[str] = frozenset()) -> str:
     """``text`` with every protocol tag and every ``reserved`` string broken by a visible mark.
 

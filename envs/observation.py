@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from envs.grammar import neutralise
 from envs.prompts import Preset
+from sleuth.errors import ConfigError
 from sleuth.protocols import TextCodec
 from sleuth.types import Hit, Observation
 
 TITLE_TOKENS = 48
-"""No title is shown beyond this; Wikipedia's longest has about 60 tokens."""
+"""No title is shown beyond this, nor beyond a quarter of the block."""
 PASSAGE_TOKENS = 8
 """A passage is shown only where at least this much of its text can be."""
 CHARACTERS_PER_TOKEN = 24
@@ -47,15 +48,16 @@ def untrusted(codec: TextCodec, text: str, limit: int | None = None, before: str
 
 
 def shorten(codec: TextCodec, piece: Piece, limit: int) -> Piece:
-    """The first ``limit`` tokens of ``piece`` or a few less: no character is cut in half."""
+    """The first ``limit`` tokens of an untrusted ``piece``, or up to three less: no character is cut in half."""
     if len(piece.token_ids) <= limit:
         return piece
-    for length in range(limit, 0, -1):
-        token_ids = piece.token_ids[:length]
-        text = codec.decode(token_ids)
-        if not text.endswith("\ufffd"):
-            return Piece(text, token_ids)
-    return Piece("", ())
+    token_ids = piece.token_ids[:limit]
+    for length in range(limit, max(limit - 4, 0), -1):
+        if not codec.decode(piece.token_ids[:length]).endswith("\ufffd"):
+            token_ids = piece.token_ids[:length]
+            break
+    # A decoder may leave out a token that it has no text for, a mark among them: the text is made safe anew.
+    return Piece(neutralise(codec.decode(token_ids), codec.reserved), token_ids)
 
 
 def joined(pieces: Sequence[Piece]) -> Observation:
@@ -108,17 +110,29 @@ def share(budget: int, wants: Sequence[int]) -> list[int]:
     return shares
 
 
-def information_block(codec: TextCodec, preset: Preset, hits: Sequence[Hit], limit: int) -> list[Piece] | None:
-    """The block of ``hits`` in at most ``limit`` tokens: frame and titles whole, texts sharing the rest.
+def information_block(
+    codec: TextCodec, preset: Preset, hits: Sequence[Hit], budget: int, room: int
+) -> list[Piece] | None:
+    """The block of ``hits`` in at most ``budget`` tokens; None when ``room`` is too little for it.
 
-    When the budget is too small for all, the best-ranked passages are shown; None when not even one fits.
+    Raises ConfigError when it is the budget that is too small.
     """
+    pieces = _block(codec, preset, hits, min(budget, room))
+    if pieces is None and room >= budget:
+        raise ConfigError(
+            f"observation_tokens ({budget}) is too small for one passage", "200 to 600 suit most policies"
+        )
+    return pieces
+
+
+def _block(codec: TextCodec, preset: Preset, hits: Sequence[Hit], limit: int) -> list[Piece] | None:
+    """Frame and titles whole, texts sharing the rest; only the best-ranked passages where not all fit."""
     opening, closing = trusted(codec, preset.opening), trusted(codec, preset.closing)
     if not hits:
         pieces = [opening, trusted(codec, preset.nothing_found), closing]
         return pieces if size(pieces) <= limit else None
     texts = [_text(codec, preset, hit, limit) for hit in hits]
-    heads = [_head(codec, preset, i + 1, hit) for i, hit in enumerate(hits)]
+    heads = [_head(codec, preset, i + 1, hit, limit) for i, hit in enumerate(hits)]
     separator = trusted(codec, preset.separator)
     for count in range(len(hits), 0, -1):
         frame = size([opening, closing, *(p for head in heads[:count] for p in head)])
@@ -135,7 +149,7 @@ def _text(codec: TextCodec, preset: Preset, hit: Hit, limit: int) -> Piece:
     return untrusted(codec, hit.passage.text.strip(), max(limit, 1), before)
 
 
-def _head(codec: TextCodec, preset: Preset, number: int, hit: Hit) -> list[Piece]:
+def _head(codec: TextCodec, preset: Preset, number: int, hit: Hit, limit: int) -> list[Piece]:
     """The pieces of a passage's line before its text. A title is one line, whatever it holds."""
     template = preset.passage.replace("{number}", str(number)).removesuffix("{text}").rstrip(" ")
     head, slot, tail = template.partition("{title}")
@@ -145,7 +159,7 @@ def _head(codec: TextCodec, preset: Preset, number: int, hit: Hit) -> list[Piece
     before = " " if head.endswith(" ") else ""
     return [
         trusted(codec, head.removesuffix(" ")),
-        untrusted(codec, title, TITLE_TOKENS, before),
+        untrusted(codec, title, min(TITLE_TOKENS, max(limit // 4, 1)), before),
         trusted(codec, tail),
     ]
 

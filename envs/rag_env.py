@@ -50,8 +50,8 @@ class RagEnvironment:
         """The question whole, passages in what it leaves of ``room``."""
         template = prompt_text(self._preset.rag, self._preset, self._settings.chat, self._codec)
         bare = size(fill(self._codec, template, {"question": question.text, "passages": ()}))
-        limit = min(self._settings.observation_tokens, room - bare - ANSWER_TOKENS)
-        block = information_block(self._codec, self._preset, hits, limit)
+        room -= bare + ANSWER_TOKENS
+        block = information_block(self._codec, self._preset, hits, self._settings.observation_tokens, room)
         if block is None:
             return Stop("prompt_too_long")
         return joined(fill(self._codec, template, {"question": question.text, "passages": block}))

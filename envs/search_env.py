@@ -8,7 +8,6 @@ from envs.config import EnvironmentSettings
 from envs.grammar import STOP_STRINGS, parse_turn
 from envs.observation import fill, information_block, joined, size, trusted
 from envs.prompts import PRESETS, prompt_text
-from sleuth.errors import ConfigError
 from sleuth.protocols import TextCodec
 from sleuth.types import Action, Answer, Hit, Invalid, Observation, Question, Search, Stop
 
@@ -68,15 +67,9 @@ class SearchEnvironment:
     def _information(self, hits: Sequence[Hit], room: int) -> Observation | Stop:
         last = self._turns == self._settings.turns - 1 and self._preset.last_turn
         note = [trusted(self._codec, self._preset.last_turn)] if last else []
-        limit = min(self._settings.observation_tokens, room - ANSWER_TOKENS - size(note))
-        pieces = information_block(self._codec, self._preset, hits, limit)
-        if pieces is not None:
-            return joined([*pieces, *note])
-        if limit == self._settings.observation_tokens:
-            raise ConfigError(
-                f"observation_tokens ({limit}) is too small for one passage", "200 to 600 suit most policies"
-            )
-        return Stop("token_budget")
+        room -= ANSWER_TOKENS + size(note)
+        block = information_block(self._codec, self._preset, hits, self._settings.observation_tokens, room)
+        return Stop("token_budget") if block is None else joined([*block, *note])
 
     def _hint_text(self) -> str:
         reason = self._action.reason if isinstance(self._action, Invalid) else ""
