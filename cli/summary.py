@@ -31,8 +31,18 @@ def print_summary(out: Path) -> None:
             f"  n {figures['n']}  searches {figures['searches']:.2f}",
             highlight=False,
         )
+        chain = hop_figures(figures["by_kind"])
+        if chain:
+            console.print(f"  one to three hops  EM {chain[0]:.3f}  n {chain[1]}", highlight=False)
         kinds = {kind: by["em"] for kind, by in figures["by_kind"].items() if by["em"] is not None}
         console.print("  " + "  ".join(f"{kind} {em:.3f}" for kind, em in sorted(kinds.items())), highlight=False)
+
+
+def hop_figures(by_kind: dict[str, Any]) -> tuple[float, int] | None:
+    """EM over the questions that are chains of one to three searches, and their number."""
+    chains = [by for kind, by in by_kind.items() if kind.endswith("_hop") and by["scored"]]
+    count = sum(by["scored"] for by in chains)
+    return (sum(by["em"] * by["scored"] for by in chains) / count, count) if count else None
 
 
 def dev_rows(out: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -77,10 +76,15 @@ class DevEvaluation(TrainerCallback):  # type: ignore[misc]
         self._sink = sink
         self._every = every
         self._patience = patience
+        self.trainer: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
+        """Evaluate the starting policy and keep it as a checkpoint: nothing that follows may be better."""
         if state.global_step == 0:
             self._run(args, state, control)
+            self.trainer._save_checkpoint(self.trainer.model, trial=None)
+            if state.is_world_process_zero:
+                mark_complete(Path(args.output_dir) / "checkpoint-0")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
         if state.global_step % self._every == 0 or state.global_step == state.max_steps:
@@ -153,14 +157,3 @@ def collapse_signs(logs: Mapping[str, Any], limits: MonitorSettings) -> list[str
     if logs.get("reward_std") == 0.0:
         found.append("all rewards of the rollout are equal: nothing to learn from")
     return found
-
-
-def best_checkpoint(folder: Path) -> tuple[Path, float]:
-    """The checkpoint that did best on the dev questions, and its EM, as the newest whole checkpoint tells."""
-    from agent.learning.checkpoints import newest_complete
-
-    newest = newest_complete(folder)
-    if newest is None:
-        raise TrainingError(f"{folder} holds no whole checkpoint", "train again, or --resume")
-    state = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))
-    return folder / Path(state["best_model_checkpoint"]).name, float(state["best_metric"])

@@ -79,8 +79,7 @@ def train_grpo(
     on from the newest whole checkpoint, to the same parameters as a run that was never stopped.
     """
     work = out / "checkpoints"
-    trainer, timer = _make_trainer(settings, policy, model_name, data, scorer, make_driver, evaluate, out, seed, sink)
-    timer.trainer = trainer
+    trainer = make_trainer(settings, policy, model_name, data, scorer, make_driver, evaluate, out, seed, sink)
     drop_incomplete(work)
     found = newest_complete(work) if resume else None
     trainer.train(resume_from_checkpoint=str(found) if found else None)
@@ -97,7 +96,7 @@ def train_grpo(
     )
 
 
-def _make_trainer(
+def make_trainer(
     settings: GrpoSettings,
     policy_settings: PolicySettings,
     model_name: str,
@@ -108,7 +107,8 @@ def _make_trainer(
     out: Path,
     seed: int,
     sink: MetricSink,
-) -> tuple[Any, StageTimer]:
+) -> Any:
+    """TRL's trainer with everything of Sleuth around it, ready for ``train``."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -148,6 +148,7 @@ def _make_trainer(
             return evaluate(driver)
 
     timer = StageTimer()
+    dev = DevEvaluation(evaluate_dev, sink, every=settings.eval_steps, patience=settings.early_stop)
     args = grpo_config(settings, policy_settings, out / "checkpoints", seed, driver.environment().total_tokens)
     updates = settings.minibatches * settings.iterations
     count = -(-settings.steps // updates) * settings.questions
@@ -163,15 +164,15 @@ def _make_trainer(
         callbacks=[
             timer,
             GradientGuard(),
-            DevEvaluation(evaluate_dev, sink, every=settings.eval_steps, patience=settings.early_stop),
+            dev,
             Monitors(settings.monitors),
             LogToSink(sink),
             CompletionMarker(),
         ],
     )
     trainer.remove_callback(PrinterCallback)
-    state["trainer"] = trainer
-    return trainer, timer
+    state["trainer"] = timer.trainer = dev.trainer = trainer
+    return trainer
 
 
 def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed: int, total_tokens: int) -> Any:
@@ -212,7 +213,7 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
         sync_ref_model=settings.sync_reference > 0,
         ref_model_sync_steps=settings.sync_reference or 512,
         gradient_checkpointing=settings.gradient_checkpointing,
-        model_init_kwargs={"dtype": policy.dtype, "attn_implementation": policy.attention},
+        model_init_kwargs={"dtype": policy.dtype, "attn_implementation": policy.attention},  # for the reference
         shuffle_dataset=False,
         disable_dropout=True,
         save_steps=settings.save_steps,

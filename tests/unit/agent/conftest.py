@@ -12,34 +12,15 @@ from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 
 WORDS = [
-    *[
-        "Question",
-        ":",
-        "?",
-        ".",
-        ",",
-        "Paris",
-        "London",
-        "capital",
-        "of",
-        "France",
-        "what",
-        "is",
-        "the",
-        "city",
-        "Need",
-        "who",
-        "found",
-        "it",
-    ],
-    "##s",
+    *("Question", ":", "?", ".", ",", "Paris", "London", "capital", "of", "France", "what", "is", "the", "city"),
+    *("Need", "who", "found", "it", "##s"),
 ]
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "policy"
-    build_tiny_policy(folder, list(dict.fromkeys(WORDS)), TinySettings(hidden_size=64, layers=2), 0)
+    build_tiny_policy(folder, WORDS, TinySettings(hidden_size=64, layers=2), 0)
     return folder
 
 

@@ -1,0 +1,172 @@
+"""The loss and the tokens that the policy did not sample: no gradient, no influence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from agent.config import GrpoSettings, LoraSettings, PolicySettings
+from agent.learning.grpo import TrainingData, make_trainer
+from agent.rollout import RolloutDriver
+from agent.tiny import build_tiny_policy
+from agent.tiny_config import TinySettings
+from envs.config import EnvironmentSettings
+from envs.factory import make_environment
+from rewards.config import RewardSettings
+from rewards.scorer import make_scorer
+from sleuth.sinks import MultiSink
+from sleuth.types import Hit, Passage, Question
+
+WORDS = [
+    "Question",
+    ":",
+    "?",
+    ".",
+    "Paris",
+    "London",
+    "capital",
+    "of",
+    "France",
+    "what",
+    "is",
+    "the",
+    "city",
+    "no",
+    "yes",
+]
+
+
+class AlwaysParis:
+    fingerprint = "paris"
+
+    def search(self, queries, k):
+        return [[Hit(Passage("p", "Paris", "the city of Paris"), 1.0, 1)] for _ in queries]
+
+
+class SearchFirst:
+    """Searches whatever the policy says in its first turn, so that every row holds environment tokens."""
+
+    def __init__(self, inner):
+        self._inner, self._turn = inner, 0
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def step(self, text):
+        self._turn += 1
+        return self._inner.step("<search> Paris </search>" if self._turn == 1 else text)
+
+
+@pytest.fixture(params=["full", "lora"])
+def trainer(request, tmp_path: Path):
+    folder = tmp_path / "policy"
+    build_tiny_policy(folder, WORDS, TinySettings(hidden_size=64, layers=2), 0)
+    settings = GrpoSettings(
+        steps=2,
+        questions=2,
+        group_size=2,
+        eval_steps=2,
+        save_steps=2,
+        beta=0.01,
+        temperature=0.9,
+        learning_rate=1e-2,
+        lora=LoraSettings(r=4) if request.param == "lora" else None,
+    )
+    environment = EnvironmentSettings(
+        preset="minimal", chat="never", turns=3, searches=2, turn_tokens=8, observation_tokens=30, total_tokens=120
+    )
+    questions = [Question(str(i), "what is the capital of France ?", ("Paris",)) for i in range(4)]
+
+    def driver(policy, codec):
+        make = make_environment(environment, codec)
+        return RolloutDriver(policy, codec, lambda: SearchFirst(make()), AlwaysParis(), 1)
+
+    made = make_trainer(
+        settings,
+        PolicySettings(model=str(folder), device="cpu"),
+        str(folder),
+        TrainingData([questions], [1.0]),
+        make_scorer([RewardSettings(kind="exact_match"), RewardSettings(kind="format")]),
+        driver,
+        lambda _: {"em": 0.0},
+        tmp_path / "run",
+        0,
+        MultiSink([]),
+    )
+    made._buffer = made._generate_and_score_completions([{"prompt": str(i // 2)} for i in range(4)])
+    made._buffer["advantages"] = torch.tensor([1.0, -1.0, 0.5, -0.5])
+    made.current_gradient_accumulation_steps = 1
+    return made
+
+
+def loss_of(trainer, inputs):
+    return trainer._compute_loss(trainer.model, inputs)
+
+
+def test_positions_that_predict_environment_tokens_get_exactly_no_gradient(trainer):
+    seen = []
+    base = trainer.accelerator.unwrap_model(trainer.model)
+    norm = next(module for name, module in base.named_modules() if name.endswith("model.norm"))
+
+    def keep(_module, _args, output):
+        output.retain_grad()
+        seen.append(output)
+
+    handle = norm.register_forward_hook(keep)
+    loss = loss_of(trainer, trainer._buffer)
+    handle.remove()
+    loss.backward()
+    inputs = trainer._buffer
+    prompt = inputs["prompt_ids"].shape[1]
+    sampled = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
+    gradient = seen[-1].grad[:, prompt - 1 : -1]  # position t predicts token t + 1
+    assert sampled.any() and (~sampled & inputs["completion_mask"].bool()).any()
+    assert (gradient[~sampled] == 0).all()
+    assert (gradient[sampled].abs().sum(-1) > 0).any()
+
+
+def with_other_targets(trainer, where, change):
+    """The loss when the log-probs of the targets at ``where`` were others, everything else alike."""
+    compute = trainer._get_per_token_logps_and_entropies
+
+    def changed(*args, **kwargs):
+        logps, *rest = compute(*args, **kwargs)
+        return (torch.where(where, logps + change, logps), *rest)
+
+    trainer._get_per_token_logps_and_entropies = changed
+    try:
+        return loss_of(trainer, trainer._buffer).item()
+    finally:
+        del trainer._get_per_token_logps_and_entropies
+
+
+def test_other_targets_change_the_loss_only_where_the_policy_sampled(trainer):
+    inputs = trainer._buffer
+    before = loss_of(trainer, inputs).item()
+    sampled = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
+    assert with_other_targets(trainer, ~sampled, -3.0) == before
+    assert with_other_targets(trainer, sampled, -3.0) != before
+
+
+def test_recomputed_logprobs_equal_the_sampled_ones(trainer):
+    trainer.sampled_at_step = trainer.state.global_step
+    loss_of(trainer, trainer._buffer)
+    (gap,) = [gap for metrics in trainer._metrics.values() for gap in metrics["check/logprob_gap"]]
+    assert gap < 1e-4
+
+
+def test_the_reference_is_the_policy_before_it_learned(trainer):
+    inputs = trainer._buffer
+    mask = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
+    gap = (inputs["ref_per_token_logps"] - inputs["sampling_per_token_logps"])[mask].abs().max()
+    assert gap < 1e-4
+
+
+def test_an_unscored_row_moves_nothing(trainer):
+    inputs = dict(trainer._buffer)
+    inputs["tool_mask"] = torch.zeros_like(inputs["tool_mask"])
+    loss_of(trainer, inputs).backward()
+    gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+    assert gradients and all((g == 0).all() for g in gradients)
