@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from sleuth.types import Answer, Invalid, Question, Trajectory, Turn
 
-_THINK_THEN_ACT = re.compile(
-    r"\s*<think>(?:(?!</?think>).)*\S(?:(?!</?think>).)*</think>\s*<(?:search|answer)>", re.DOTALL
-)
+_CLOSING = re.compile(r"</(?:search|answer)>")
+_OPENINGS = ("<search>", "<answer>")
 
 
 @dataclass(frozen=True)
@@ -34,4 +33,14 @@ class Format:
     def _well_formed(self, turn: Turn) -> bool:
         if isinstance(turn.action, Invalid):
             return False
-        return not self.think or _THINK_THEN_ACT.match(turn.text) is not None
+        return not self.think or thinks_then_acts(turn.text)
+
+
+def thinks_then_acts(text: str) -> bool:
+    """Whether a turn is one closed thought that says something, then one action and nothing between."""
+    before, opening, rest = text.partition("<think>")
+    thought, _, rest = rest.partition("</think>")
+    if before.strip() or not opening or not thought.strip() or "<think>" in thought:
+        return False
+    action = _CLOSING.split(rest, maxsplit=1)[0]
+    return action.lstrip().startswith(_OPENINGS) and sum(map(action.count, _OPENINGS)) == 1
