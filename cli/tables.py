@@ -17,7 +17,8 @@ def print_report(report: EvaluationReport, title: str, console: Console) -> None
     """The report as a table by kind of question, then one line for each of the other figures."""
     figures = report.to_dict()
     names = list(report.overall.means)
-    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("questions")
     table.add_column("n", justify="right")
     for name in names:
@@ -39,13 +40,15 @@ def print_report(report: EvaluationReport, title: str, console: Console) -> None
 def _other_lines(report: EvaluationReport) -> list[tuple[str, str]]:
     titles = report.supporting_titles
     found = f"{_share(titles.recall)} found, all of them for {_share(titles.all_found)}"
+    if not report.searches:
+        found = "no search was made"
     stops = ", ".join(f"{reason} {count}" for reason, count in report.stops.items())
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items())
     return [
         ("searches a question", _number(report.searches)),
         ("answered", _share(report.answered)),
         ("invalid turns", _share(report.invalid_turns)),
-        ("supporting titles", f"{found} (n = {titles.questions} questions that name them)"),
+        ("supporting titles", f"{found} (of the {titles.questions} questions that name them)"),
         ("tokens a question", f"{_number(report.tokens)}, {_number(report.policy_tokens)} of them sampled"),
         ("reward", _number(report.reward)),
         ("ended by", stops),
