@@ -6,22 +6,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sleuth.curves import Curve, curves_of, draw_curves, terminal_curves
 from sleuth.sinks import read_metrics
-
-_BARS = 40
 
 
 def print_summary(out: Path) -> None:
-    """Show dev EM by step as bars, save ``curve.png``, and print the evaluation of each stage."""
+    """Show dev EM over steps, save it as ``curve.png``, and print the evaluation of each stage."""
     from cli.console import people
 
     console = people()
-    rows = dev_rows(out)
-    for row in rows:
-        bar = "█" * round(_BARS * row["dev/em"])
-        console.print(f"step {row['step']:>4}  dev EM {row['dev/em']:.3f}  {bar}", highlight=False)
-    if rows:
-        draw_curve(rows, out / "curve.png")
+    curves = dev_curves(out)
+    if curves:
+        terminal_curves(curves, console, title="dev EM by optimizer step", bounds=(0.0, 1.0))
+        draw_curves(
+            curves,
+            out / "curve.png",
+            title="Dev questions while GRPO trains",
+            y_label="exact match (greedy)",
+            bounds=(0.0, 1.0),
+        )
         console.print(f"curve: {out / 'curve.png'}", highlight=False)
     for path in sorted((out / "evaluation").glob("*/metrics.json")):
         figures = json.loads(path.read_text(encoding="utf-8"))
@@ -45,27 +48,9 @@ def hop_figures(by_kind: dict[str, Any]) -> tuple[float, int] | None:
     return (sum(by["em"] * by["scored"] for by in chains) / count, count) if count else None
 
 
-def dev_rows(out: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl that evaluated the dev questions, by step."""
+def dev_curves(out: Path) -> list[Curve]:
+    """Dev EM in all and by kind of question, as the run's metrics.jsonl has it; none before an evaluation."""
     path = out / "metrics.jsonl"
-    return [row for row in read_metrics(path) if "dev/em" in row] if path.exists() else []
-
-
-def draw_curve(rows: list[dict[str, Any]], path: Path) -> None:
-    """Dev EM, in all and by kind of question, against optimizer steps."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    steps = [row["step"] for row in rows]
+    rows = read_metrics(path) if path.exists() else []
     kinds = sorted({name for row in rows for name in row if name.startswith("dev/em_")})
-    for name in kinds:
-        axes.plot(steps, [row.get(name) for row in rows], lw=1, alpha=0.7, label=name.removeprefix("dev/em_"))
-    axes.plot(steps, [row["dev/em"] for row in rows], color="black", lw=2.5, marker="o", label="all")
-    axes.set(xlabel="optimizer step", ylabel="dev exact match", ylim=(0, 1), title="GRPO from the warm start")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
+    return curves_of(rows, {"dev/em": "all"} | {name: name.removeprefix("dev/em_") for name in kinds})
