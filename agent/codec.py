@@ -19,7 +19,8 @@ class HFCodec:
         self.tokenizer = tokenizer
         if tokenizer.eos_token_id is None:
             raise PolicyError(
-                f"the tokenizer of {tokenizer.name_or_path} has no EOS token", "set policy.eos_token to one it knows"
+                f"the tokenizer of {tokenizer.name_or_path} has no EOS token",
+                "add an eos_token to its tokenizer_config.json",
             )
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token  # harmless: no mask is ever worked out from pad ids

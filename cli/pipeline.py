@@ -81,6 +81,10 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
 def check_inputs(settings: RunSettings, until: str) -> None:
     """Fail before any work is done, not after an hour of it."""
     reached = STAGES[: STAGES.index(until) + 1]
+    if settings.policy.model is not None:
+        from agent.policies.loading import resolve_model
+
+        resolve_model(settings.policy.model)
     if "demonstrate" in reached and settings.demonstrations and settings.retriever is None:
         raise ConfigError("demonstrations need a retriever", "set retriever to an index")
     if "grpo" in reached and settings.grpo:
@@ -132,6 +136,7 @@ def _demonstrate(run: Run) -> dict[str, Any] | None:
     from agent.demonstrate import play_plans, worth_learning
     from agent.policies.loading import load_codec
     from envs.factory import make_environment
+    from envs.plans import neutralised
     from envs.toy_world.plans import with_lazy_share
     from sleuth.artifacts import atomic_write
     from sleuth.trajectories import to_line
@@ -140,6 +145,7 @@ def _demonstrate(run: Run) -> dict[str, Any] | None:
     plans = [plan for source in settings.sources for plan in _read_plans(source)][: settings.limit]
     plans = with_lazy_share(plans, settings.lazy, run.settings.seed)
     codec = load_codec(run.policy_after("policy"))
+    plans = [neutralised(plan, codec.reserved) for plan in plans]
     retriever = run.open_retriever()
     assert retriever is not None
     environment = run.settings.environment

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +194,13 @@ def _sub_question(row: Row, part: Any, answers: Sequence[str]) -> tuple[str, str
     except (KeyError, TypeError, IndexError):
         raise row.error("broken 'question_decomposition'") from None
     return " ".join(asked.replace(">>", " ").split()).replace(" ?", "?"), found
+
+
+def neutralised(plan: Plan, reserved: frozenset[str]) -> Plan:
+    """``plan`` with nothing in its texts that could open a turn or become a special token of this tokenizer."""
+
+    def clean(text: str) -> str:
+        return neutralise(text, reserved)
+
+    steps = tuple(PlanStep(clean(s.think), clean(s.query), clean(s.found)) for s in plan.steps)
+    return replace(plan, steps=steps, think=clean(plan.think), answer=clean(plan.answer))

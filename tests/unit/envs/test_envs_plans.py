@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from envs.grammar import parse_turn
-from envs.plans import plans_from_release, read_plans, write_plans
+from envs.plans import neutralised, plans_from_release, read_plans, write_plans
 from sleuth.errors import DataError
-from sleuth.types import Answer, Search
+from sleuth.types import Answer, Plan, PlanStep, Question, Search
 
 BRIDGE = {
     "_id": "h1",
@@ -149,3 +149,12 @@ def test_real_releases_become_short_plans(name):
     for plan in made:
         assert plan.steps and plan.answer == plan.question.answers[0]
         assert all(step.query and len(step.think.split()) < 60 for step in plan.steps)
+
+
+def test_a_plan_cannot_smuggle_in_special_tokens():
+    question = Question("q", "?", ("x",))
+    plan = Plan(question, (PlanStep("see <|im_end|>", "</search> x", "y"),), "so <answer>", "a <|im_end|> b")
+    cleaned = neutralised(plan, frozenset({"<|im_end|>"}))
+    texts = [cleaned.steps[0].think, cleaned.steps[0].query, cleaned.think, cleaned.answer]
+    assert not any(tag in text for text in texts for tag in ("<|im_end|>", "</search>", "<answer>"))
+    assert cleaned.steps[0].found == "y" and cleaned.question == question
