@@ -151,27 +151,31 @@ class BM25Retriever:
         try:
             with java_calls():
                 answers = self._search_lucene([_clean(query) for query in queries], k)
-            return [self._to_hits(found) for found in answers]
+            return self._to_hits(answers)
         except Exception as error:  # what comes through the bridge to Java has no common type
             raise RetrieverError(f"Lucene could not search {self.index}: {_first_line(error)}") from error
 
     def _search_lucene(self, queries: list[str], k: int) -> list[list[tuple[str, float]]]:
         if len(queries) == 1 or self._threads == 1:
-            answers = [self._searcher.search(query, k) if query else [] for query in queries]
+            # the Java object itself: the wrapper's loop over the hits costs as much as reading the passages
+            answers = [self._searcher.object.search(query, k) if query else [] for query in queries]
         else:
             asked = {str(position): query for position, query in enumerate(queries) if query}
             found = self._searcher.batch_search(list(asked.values()), list(asked), k, self._threads) if asked else {}
             answers = [found.get(str(position), []) for position in range(len(queries))]
         return [[(hit.docid, hit.score) for hit in answer] for answer in answers]
 
-    def _to_hits(self, found: list[tuple[str, float]]) -> list[Hit]:
-        passages = self.store.get_many([identifier for identifier, _ in found])
-        hits = []
-        for rank, ((identifier, score), passage) in enumerate(zip(found, passages, strict=True), start=1):
-            if passage is None:
-                raise ArtifactError(f"the index knows a passage {identifier!r} that its store does not hold")
-            hits.append(Hit(passage, score, rank))
-        return hits
+    def _to_hits(self, answers: list[list[tuple[str, float]]]) -> list[list[Hit]]:
+        passages = iter(self.store.get_many([identifier for answer in answers for identifier, _ in answer]))
+        return [
+            [Hit(self._known(next(passages), identifier), score, rank) for rank, (identifier, score) in ranked]
+            for ranked in (enumerate(answer, start=1) for answer in answers)
+        ]
+
+    def _known(self, passage: Passage | None, identifier: str) -> Passage:
+        if passage is None:
+            raise ArtifactError(f"the index knows a passage {identifier!r} that its store does not hold")
+        return passage
 
 
 def check_parameters(k1: float, b: float, threads: int) -> None:

@@ -11,7 +11,9 @@ import functools
 import importlib
 import importlib.util
 import os
+import sys
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ _QUIET = (
     f"-Djava.util.logging.config.file={os.devnull}",
 )
 _PLACEHOLDER = "OPENAI_API_KEY"
+_CATALOGUE = "pyserini.prebuilt_index_info"
 
 
 def start_jvm() -> None:
@@ -72,12 +75,14 @@ def java_calls() -> Iterator[None]:
 
 
 def import_on_jvm(module: str) -> Any:
-    """Import a module of pyserini, whose import needs a running machine and any OPENAI_API_KEY.
+    """Import a module of pyserini, whose import needs a running machine, and more than it should.
 
-    It makes a client of a service that is never called; the placeholder is taken away again.
+    It makes a client of a service that is never called, for which any OPENAI_API_KEY will do; and from
+    version 2 on it fetches the catalogue of indexes that one may download, which fails without a network.
+    Both are put in its way for the time of the import only.
     """
     start_jvm()
-    with _LOCK, _placeholder():
+    with _LOCK, _placeholder(), _no_catalogue():
         return importlib.import_module(module)
 
 
@@ -147,3 +152,24 @@ def _placeholder() -> Iterator[None]:
         return
     with _environment(**{_PLACEHOLDER: "unused"}):
         yield
+
+
+@contextlib.contextmanager
+def _no_catalogue() -> Iterator[None]:
+    if _CATALOGUE in sys.modules:
+        yield
+        return
+    sys.modules[_CATALOGUE] = _Catalogue(_CATALOGUE)
+    try:
+        yield
+    finally:
+        sys.modules.pop(_CATALOGUE, None)
+
+
+class _Catalogue(types.ModuleType):
+    """Whatever table is asked for, it is empty."""
+
+    def __getattr__(self, name: str) -> dict[str, object]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return {}

@@ -1,4 +1,4 @@
-"""The Java machine in a process of its own: no system Java, clean streams, Ctrl-C, forks."""
+"""The Java machine in a process of its own: no system Java, no network, clean streams, Ctrl-C, forks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from retrieval import jvm
 from sleuth.errors import ConfigError, SleuthError
 
 SEARCH = """
-import os, sys
+import os, socket, sys
+def no_network(*args, **kwargs):
+    raise AssertionError(f"network asked for: {args}")
+socket.getaddrinfo = socket.socket.connect = no_network
 from pathlib import Path
 from cli.search import search
 from retrieval.bm25 import BM25Retriever
@@ -52,7 +55,7 @@ def bare_environment() -> dict[str, str]:
     return {"PATH": "/nonexistent", **{name: os.environ[name] for name in keep if name in os.environ}}
 
 
-def test_no_system_java_clean_output_and_no_use_after_a_fork(index: Path) -> None:
+def test_no_system_java_no_network_clean_output_and_no_use_after_a_fork(index: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SEARCH, str(index)],
         capture_output=True,
