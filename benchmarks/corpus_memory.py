@@ -66,7 +66,7 @@ def measure(work: str, corpus: str, out: str) -> None:
     from retrieval.jvm import import_on_jvm, java_class
     from retrieval.store import StoreWriter
 
-    if work == "index":  # imported before the clock starts: pyserini brings torch and more
+    if work == "index":  # before the clock starts
         import_on_jvm("pyserini.index.lucene")
         import_on_jvm("pyserini.search.lucene")
     before = memory()

@@ -16,7 +16,7 @@ import threading
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError, SleuthError
 
@@ -31,8 +31,7 @@ _QUIET = (
     "-Dorg.apache.logging.log4j.simplelog.level=OFF",
     f"-Djava.util.logging.config.file={os.devnull}",
 )
-_PLACEHOLDER = "OPENAI_API_KEY"
-_CATALOGUE = "pyserini.prebuilt_index_info"
+_LEFT_OUT = ("pyserini.encode", "pyserini.prebuilt_index_info")
 
 
 def start_jvm() -> None:
@@ -75,14 +74,15 @@ def java_calls() -> Iterator[None]:
 
 
 def import_on_jvm(module: str) -> Any:
-    """Import a module of pyserini, whose import needs a running machine, and more than it should.
+    """Import a module of pyserini that needs a running machine, without what BM25 has no use for.
 
-    It makes a client of a service that is never called, for which any OPENAI_API_KEY will do; and from
-    version 2 on it fetches the catalogue of indexes that one may download, which fails without a network.
-    Both are put in its way for the time of the import only.
+    pyserini imports its neural encoders along with its searcher: torch, transformers and a client of OpenAI,
+    which wants a key, ten seconds and half a gigabyte. From version 2 on it also fetches the catalogue of
+    indexes that one may download, which fails without a network. Neither is there during this import;
+    afterwards both can be imported as ever.
     """
     start_jvm()
-    with _LOCK, _placeholder(), _no_catalogue():
+    with _LOCK, _left_out():
         return importlib.import_module(module)
 
 
@@ -146,30 +146,27 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _placeholder() -> Iterator[None]:
-    if _PLACEHOLDER in os.environ:
-        yield
-        return
-    with _environment(**{_PLACEHOLDER: "unused"}):
-        yield
-
-
-@contextlib.contextmanager
-def _no_catalogue() -> Iterator[None]:
-    if _CATALOGUE in sys.modules:
-        yield
-        return
-    sys.modules[_CATALOGUE] = _Catalogue(_CATALOGUE)
+def _left_out() -> Iterator[None]:
+    hollow = {name: _Hollow(name) for name in _LEFT_OUT if name not in sys.modules}
+    sys.modules.update(hollow)
     try:
         yield
     finally:
-        sys.modules.pop(_CATALOGUE, None)
+        for name in hollow:
+            del sys.modules[name]
 
 
-class _Catalogue(types.ModuleType):
-    """Whatever table is asked for, it is empty."""
+class _Hollow(types.ModuleType):
+    """A module in which every name is found, as an empty table or as a class that must not be used."""
 
-    def __getattr__(self, name: str) -> dict[str, object]:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
-        return {}
+        return {} if name.isupper() else _LeftOut(name, (), {})
+
+
+class _LeftOut(type):
+    def _refuse(cls, *_args: object, **_kwargs: object) -> NoReturn:
+        raise RuntimeError(f"{cls.__name__} of pyserini.encode was left out when BM25 imported pyserini first")
+
+    __call__ = __instancecheck__ = __subclasscheck__ = _refuse

@@ -25,6 +25,7 @@ from cli.search import search
 from retrieval.bm25 import BM25Retriever
 index = Path(sys.argv[1])
 search(index, ["Arden", "river town"], k=2, json=True)
+assert not {"torch", "openai"} & set(sys.modules)
 assert not {"OPENAI_API_KEY", "JAVA_HOME", "JVM_PATH"} & set(os.environ), os.environ
 retriever = BM25Retriever(index)
 child = os.fork()
@@ -57,7 +58,7 @@ def bare_environment() -> dict[str, str]:
 
 def test_no_system_java_no_network_clean_output_and_no_use_after_a_fork(index: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SEARCH, str(index)],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SEARCH, str(index)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -110,3 +111,13 @@ def test_a_heap_that_is_no_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv(jvm.HEAP_VARIABLE, heap)
         with pytest.raises(ConfigError, match="is no heap size"):
             jvm._start.__wrapped__()
+
+
+def test_what_was_left_out_of_the_import_cannot_be_mistaken_for_real() -> None:
+    searcher = jvm.import_on_jvm("pyserini.search.lucene._impact_searcher")
+    with pytest.raises(RuntimeError, match=r"QueryEncoder of pyserini\.encode was left out"):
+        isinstance("x", searcher.QueryEncoder)
+    with pytest.raises(RuntimeError, match="was left out"):
+        searcher.QueryEncoder()
+    for name in ("pyserini.encode", "pyserini.prebuilt_index_info"):
+        assert not isinstance(sys.modules.get(name), jvm._Hollow)
