@@ -17,7 +17,7 @@ def search(
     index: Annotated[Path, typer.Argument(help="Folder of the index.")],
     queries: Annotated[list[str], typer.Argument(help="Queries; - reads them from standard input, one a line.")],
     k: Annotated[
-        int | None, typer.Option("-k", "--k", help="Hits a query. [default: 5, or all that a smaller index holds]")
+        int | None, typer.Option("-k", "--k", help="Hits a query; 5 by default, or all of a smaller index.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a query on standard output.")] = False,
 ) -> None:
