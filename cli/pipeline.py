@@ -7,6 +7,7 @@ before left in the run folder, so a killed run goes on where it was.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from cli.wiring import (
     read_questions,
     with_mode,
 )
-from sleuth.errors import ConfigError
+from sleuth.errors import ConfigError, DataError
 from sleuth.protocols import MetricSink, Retriever
 from sleuth.runs import RunFolder
 from sleuth.types import Plan, Question
@@ -151,6 +152,12 @@ def _demonstrate(run: Run) -> dict[str, Any] | None:
     environment = run.settings.environment
     played = play_plans(plans, codec, make_environment(environment, codec), retriever, environment.top_k)
     kept = [t for t in played if worth_learning(t, settings.require_titles)]
+    if not kept:
+        ends = ", ".join(f"{stop}: {n}" for stop, n in Counter(t.stop for t in played).most_common())
+        raise DataError(
+            f"none of {len(played)} demonstrations is worth learning ({ends})",
+            "raise environment.turn_tokens or turns, or set demonstrations.require_titles=false",
+        )
     atomic_write(run.out / DEMONSTRATIONS, "".join(to_line(ScoredTrajectory(t, None)) for t in kept))
     log.info("%d demonstrations, %d of them kept", len(played), len(kept))
     return {"played": len(played), "kept": len(kept)}
