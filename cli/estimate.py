@@ -40,12 +40,13 @@ def estimate_lines(settings: RunSettings) -> list[str]:
 
 
 def count_parameters(settings: RunSettings) -> int:
-    """Parameters of the policy, from its configuration alone."""
+    """Parameters of the policy, from its configuration alone; of a tiny one without its embedding."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if settings.policy.tiny is not None:
         tiny = settings.policy.tiny
+        # The vocabulary, and with it the embedding, is not known before the world is made.
         per_layer = 4 * tiny.hidden_size**2 + 3 * tiny.hidden_size * tiny.intermediate_size
         return tiny.layers * per_layer
     from agent.policies.loading import resolve_model

