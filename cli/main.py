@@ -51,7 +51,17 @@ class _Program(TyperGroup):
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             people().print("interrupted")
+            _forget_interrupt()
             raise typer.Exit(130) from None
+
+
+def _forget_interrupt() -> None:
+    """Let the exit status stand.
+
+    CPython remembers an interrupt that left an ``exec`` of source text (how dataclasses and named tuples make their
+    classes), caught or not, and then ends by the signal instead of the status. The next ``exec`` clears it.
+    """
+    exec("")
 
 
 def make_app() -> typer.Typer:

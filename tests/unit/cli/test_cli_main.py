@@ -109,3 +109,15 @@ def test_an_interrupt_ends_with_130(failing: Any, capsys: pytest.CaptureFixture[
     failing(KeyboardInterrupt())
     assert run("search", "idx") == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_an_interrupt_inside_generated_code_ends_with_130_too() -> None:
+    script = (
+        "from cli import main as program\n"
+        "import typer\n"
+        "app = typer.Typer(cls=program._Program, callback=lambda: None)\n"
+        "app.command('x')(lambda: exec('raise KeyboardInterrupt'))\n"
+        "app(['x'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
