@@ -16,10 +16,10 @@ import numpy as np
 from agent.codec import HFCodec
 from agent.config import PolicySettings, WarmstartSettings
 from agent.learning.callbacks import CompletionMarker, GradientGuard, LogToSink
-from agent.learning.checkpoints import drop_incomplete, newest_complete
 from agent.learning.options import optimizer_options, peft_config, runtime_options
 from agent.policies.loading import load_policy_model
 from sleuth.artifacts import atomic_folder, write_manifest
+from sleuth.checkpoints import drop_incomplete, newest_complete
 from sleuth.errors import DataError
 from sleuth.protocols import MetricSink
 from sleuth.types import Trajectory

@@ -200,9 +200,9 @@ def _grpo(run: Run) -> dict[str, Any] | None:
     settings = run.settings
     if settings.grpo is None:
         return None
-    from agent.learning.checkpoints import checkpoint_step, newest_complete
     from agent.learning.grpo import train_grpo
     from rewards.scorer import make_scorer
+    from sleuth.checkpoints import checkpoint_step, newest_complete
 
     dev = read_questions(settings.data.dev or "", settings.grpo.eval_limit)
     retriever = run.open_retriever()

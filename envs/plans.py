@@ -15,8 +15,8 @@ from typing import Any
 
 from envs.grammar import neutralise
 from envs.questions import layout_of, musique_support, questions_from_rows, supporting_facts
-from envs.rows import Row, name_of, read_rows
 from sleuth.errors import DataError
+from sleuth.rows import Row, name_of, read_rows
 from sleuth.types import Plan, PlanStep, Question
 
 _CLUE_WORDS = 24

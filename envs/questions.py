@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from envs.rows import Row, name_of, read_rows
+from sleuth.rows import Row, name_of, read_rows
 from sleuth.types import Question
 
 SupportingFacts = tuple[tuple[str, int], ...]

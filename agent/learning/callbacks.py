@@ -12,8 +12,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from agent.config import MonitorSettings
-from agent.learning.checkpoints import mark_complete
 from agent.learning.trainer import finite_gradients
+from sleuth.checkpoints import mark_complete
 from sleuth.errors import TrainingError
 from sleuth.protocols import MetricSink
 

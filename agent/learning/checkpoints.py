@@ -1,50 +1,16 @@
-"""Checkpoints that are whole or do not count: a marker is written last, and only marked ones are resumed from."""
+"""From a checkpoint of TRL to a policy folder."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 
-from sleuth.artifacts import atomic_folder, atomic_write
+from sleuth.artifacts import atomic_folder
+from sleuth.checkpoints import COMPLETE, is_complete
 from sleuth.errors import ArtifactError
 
-COMPLETE = "COMPLETE"
 _NOT_WEIGHTS = ("optimizer", "scheduler", "rng_state", "trainer_state", "training_args", "scaler", COMPLETE)
-
-
-def mark_complete(checkpoint: Path) -> None:
-    """Record each file's size; the marker vouches for exactly these."""
-    sizes = {p.name: p.stat().st_size for p in sorted(checkpoint.iterdir()) if p.is_file() and p.name != COMPLETE}
-    atomic_write(checkpoint / COMPLETE, json.dumps(sizes, indent=2) + "\n")
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether the marker is there and every file that it names has the size it had."""
-    try:
-        sizes = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return all((checkpoint / n).is_file() and (checkpoint / n).stat().st_size == size for n, size in sizes.items())
-
-
-def newest_complete(folder: Path) -> Path | None:
-    """The whole checkpoint with the highest step in ``folder``; None where there is none."""
-    whole = [p for p in folder.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit() and is_complete(p)]
-    return max(whole, key=checkpoint_step, default=None)
-
-
-def checkpoint_step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def drop_incomplete(folder: Path) -> list[str]:
-    """Delete checkpoints that a crash left half written; their names."""
-    broken = [p for p in folder.glob("checkpoint-*") if not is_complete(p)]
-    for path in broken:
-        shutil.rmtree(path)
-    return [p.name for p in broken]
 
 
 def publish_policy(checkpoint: Path, destination: Path) -> None:

@@ -22,13 +22,14 @@ from agent.learning.callbacks import (
     Monitors,
     StageTimer,
 )
-from agent.learning.checkpoints import drop_incomplete, newest_complete, publish_policy
+from agent.learning.checkpoints import publish_policy
 from agent.learning.mixture import mixture
 from agent.learning.options import optimizer_options, peft_config, runtime_options
 from agent.learning.rollouts import GroupRollouts, RolloutRecord, Scorer
 from agent.policies.transformers_policy import TransformersPolicy
 from agent.rollout import RolloutDriver
 from sleuth.artifacts import atomic_write
+from sleuth.checkpoints import drop_incomplete, newest_complete
 from sleuth.errors import ConfigError
 from sleuth.protocols import MetricSink
 from sleuth.trajectories import to_line

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from agent.config import GrpoSettings, MonitorSettings
 from agent.learning.callbacks import collapse_signs
-from agent.learning.checkpoints import is_complete, mark_complete, newest_complete, publish_policy
+from agent.learning.checkpoints import publish_policy
 from agent.learning.mixture import mixture
 from agent.learning.rollouts import GroupRollouts, is_flat, to_row
 from agent.warmstart import bucketed_order, make_examples
+from sleuth.checkpoints import is_complete, mark_complete, newest_complete
 from sleuth.errors import ArtifactError, DataError
 from sleuth.types import Answer, Generation, Question, ScoredTrajectory, Segment, Trajectory, Turn
 

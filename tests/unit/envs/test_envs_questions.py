@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from envs.questions import load_questions, load_supporting_facts, questions_from_rows
-from envs.rows import Row, name_of, read_rows
 from sleuth.errors import DataError
+from sleuth.rows import Row, name_of, read_rows
 from sleuth.types import Question
 
 FLASHRAG = {
