@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from sleuth.artifacts import atomic_write
 from sleuth.errors import DataError
+from sleuth.matching import normalise_title
 from sleuth.statistics import bootstrap_interval
 from sleuth.trajectories import TrajectoryWriter, read_trajectories, to_line
 from sleuth.types import Invalid, Question, Sampling, ScoredTrajectory, Trajectory
@@ -227,9 +228,9 @@ def _answer_figures(
 def _search_figures(played: Sequence[Trajectory]) -> SearchFigures:
     shares = []
     for trajectory in played:
-        wanted = set(trajectory.question.supporting_titles)
+        wanted = {normalise_title(title) for title in trajectory.question.supporting_titles}
         if wanted:
-            shares.append(len(wanted & {hit.passage.title for hit in trajectory.hits}) / len(wanted))
+            shares.append(len(wanted & {normalise_title(hit.passage.title) for hit in trajectory.hits}) / len(wanted))
     return SearchFigures(len(shares), _mean(shares), _mean(share == 1.0 for share in shares))
 
 

@@ -70,6 +70,7 @@ class _Episode:
     turns: list[Turn] = field(default_factory=list)
     length: int = 0
     pending: Search | None = None
+    given: tuple[Hit, ...] = ()
     stop: StopReason | None = None
     timings: dict[str, float] = field(default_factory=lambda: {"generate": 0.0, "retrieve": 0.0})
 
@@ -143,6 +144,7 @@ class RolloutDriver:
             else:
                 self._place_prompt(episode, opening)
         for episode, hits in self._retrieve(waiting):
+            episode.given = tuple(hits)
             prompt = episode.environment.observe(hits, episode.room)
             if isinstance(prompt, Stop):
                 episode.stop = prompt.reason
@@ -228,7 +230,12 @@ def _close(episode: _Episode) -> Trajectory:
     assert episode.stop is not None
     assert episode.length == sum(len(s.token_ids) for s in episode.segments)
     return Trajectory(
-        episode.question, tuple(episode.segments), tuple(episode.turns), episode.stop, dict(episode.timings)
+        episode.question,
+        tuple(episode.segments),
+        tuple(episode.turns),
+        episode.stop,
+        dict(episode.timings),
+        episode.given,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.text import Text
 
-from sleuth.types import Answer, Invalid, ScoredTrajectory, Search, Source, Trajectory, Turn
+from sleuth.types import Answer, Hit, Invalid, ScoredTrajectory, Search, Source, Trajectory, Turn
 
 _STYLES: dict[Source, str] = {"prompt": "dim", "policy": "bold green", "environment": "blue"}
 _LETTERS: dict[Source, str] = {"prompt": "prompt", "policy": "POLICY", "environment": "env"}
@@ -21,6 +21,8 @@ def show_turns(row: ScoredTrajectory, console: Console) -> None:
     _field(console, "accepted", " | ".join(question.answers))
     if question.supporting_titles:
         _field(console, "supporting", " | ".join(question.supporting_titles))
+    for hit in trajectory.given:
+        _hit(console, "given", hit)
     lengths: dict[Source, int] = {"prompt": 0, "policy": 0, "environment": 0}
     for segment in trajectory.segments:
         lengths[segment.source] += len(segment.token_ids)
@@ -61,9 +63,13 @@ def _turn(console: Console, number: int, turn: Turn) -> None:
     elif isinstance(action, Invalid):
         _field(console, "  invalid", action.reason)
     for hit in turn.hits:
-        _field(console, f"  hit {hit.rank}", f"{hit.score:.3f}  {hit.passage.title}  [{hit.passage.id}]")
+        _hit(console, "  hit", hit)
     if turn.observation:
         _block(console, "inserted", turn.observation, "environment")
+
+
+def _hit(console: Console, label: str, hit: Hit) -> None:
+    _field(console, f"{label} {hit.rank}", f"{hit.score:.3f}  {hit.passage.title}  [{hit.passage.id}]")
 
 
 def _block(console: Console, label: str, text: str, source: Source) -> None:

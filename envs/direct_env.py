@@ -8,7 +8,7 @@ from envs.config import EnvironmentSettings
 from envs.grammar import STOP_STRINGS, parse_turn
 from envs.observation import fill, joined
 from envs.prompts import PRESETS, prompt_text
-from envs.search_env import NO_SEARCHES, hint
+from envs.search_env import hint
 from sleuth.protocols import TextCodec
 from sleuth.types import Action, Answer, Hit, Invalid, Observation, Question, Search, Stop
 
@@ -43,7 +43,7 @@ class DirectEnvironment:
         """The meaning of a turn; a search is invalid here."""
         self._turns += 1
         action = parse_turn(text)
-        self._action = Invalid(NO_SEARCHES) if isinstance(action, Search) else action
+        self._action = Invalid("there is no search engine") if isinstance(action, Search) else action
         return self._action
 
     def observe(self, hits: Sequence[Hit] | None, room: int) -> Observation | Stop:
@@ -52,4 +52,5 @@ class DirectEnvironment:
             return Stop("answer")
         if self._turns >= self._settings.turns:
             return Stop("turn_budget")
-        return hint(self._codec, self._preset.searches_used, room)
+        reason = self._action.reason if isinstance(self._action, Invalid) else ""
+        return hint(self._codec, self._preset.answer_only.replace("{reason}", reason), room)

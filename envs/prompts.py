@@ -34,6 +34,7 @@ class Preset:
     nothing_found: str
     invalid: str
     searches_used: str
+    answer_only: str
     last_turn: str = ""
     chat: bool = True
 
@@ -76,6 +77,10 @@ SLEUTH = Preset(
         "or the final answer between <answer> and </answer>.\n"
     ),
     searches_used="\nNo searches are left. Write the final answer between <answer> and </answer> now.\n",
+    answer_only=(
+        "\nThat turn was not valid: {reason}. There is nothing to search here: "
+        "write the final answer between <answer> and </answer>.\n"
+    ),
     last_turn="\nThis is the last turn: write the final answer between <answer> and </answer>.\n",
 )
 
@@ -112,6 +117,10 @@ SEARCH_R1 = Preset(
         "To answer, the answer has to stand between <answer> and </answer>. Let me try again.\n"
     ),
     searches_used="\nNo searches are left. The answer has to stand between <answer> and </answer>.\n",
+    answer_only=(
+        "\nThe last action was invalid. To answer, the answer has to stand between <answer> and </answer>. "
+        "Let me try again.\n"
+    ),
 )
 """Search-R1's protocol. Its information block, and the plain question line at the end of one user
 message, are byte for byte what its training code shows (``generation.py``: ``_passages2string``, the
@@ -130,6 +139,7 @@ MINIMAL = Preset(
     nothing_found="nothing found",
     invalid="search or answer\n",
     searches_used="answer now\n",
+    answer_only="answer\n",
     chat=False,
 )
 """For a policy trained from scratch, which needs no instruction and whose passages name their subject."""

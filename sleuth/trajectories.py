@@ -1,7 +1,7 @@
 """Trajectories as JSON lines: the nouns of ``types.py`` field by field, nothing lost.
 
-A row is one scored trajectory: ``{"trajectory": {"question", "segments", "turns", "stop", "timings"}, "reward",
-"parts"}``. An action is told by its only key: ``query`` (search), ``text`` (answer) or ``reason`` (invalid).
+A row is one scored trajectory: ``{"trajectory": {"question", "segments", "turns", "stop", "timings", "given"},
+"reward", "parts"}``. An action is told by its only key: ``query`` (search), ``text`` (answer) or ``reason`` (invalid).
 """
 
 from __future__ import annotations

@@ -138,13 +138,17 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """A whole episode. The first segment is the prompt; ``timings`` are seconds by stage."""
+    """A whole episode. The first segment is the prompt; ``timings`` are seconds by stage.
+
+    ``given``: hits of a search that the environment made before the first turn, shown in the prompt.
+    """
 
     question: Question
     segments: tuple[Segment, ...]
     turns: tuple[Turn, ...]
     stop: StopReason
     timings: Mapping[str, float] = field(default_factory=dict)
+    given: tuple[Hit, ...] = ()
 
     @property
     def token_ids(self) -> list[int]:
@@ -168,7 +172,8 @@ class Trajectory:
 
     @property
     def hits(self) -> list[Hit]:
-        return [hit for turn in self.turns for hit in turn.hits]
+        """All that was retrieved in this episode, what was given before the first turn included."""
+        return [*self.given, *(hit for turn in self.turns for hit in turn.hits)]
 
     @property
     def scorable(self) -> bool:

@@ -7,7 +7,8 @@ from agent.rollout import EpisodeEnded, RolloutDriver, TokenSampled, TurnTaken
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment
 from sleuth.errors import RetrieverError
-from sleuth.types import Hit, Passage, Question, Sampling
+from sleuth.trajectories import from_dict, to_dict
+from sleuth.types import Hit, Passage, Question, Sampling, ScoredTrajectory
 
 GREEDY = Sampling(0.0)
 
@@ -88,6 +89,14 @@ def test_a_prompt_that_leaves_no_room_is_not_cut(tiny):
     (played,) = driver.run(ask("a"), GREEDY)
     assert played.stop == "prompt_too_long" and not played.turns
     assert len(played.segments[0].token_ids) >= 6
+
+
+def test_passages_given_with_the_question_count_as_found(tiny):
+    shelf = Shelf()
+    (played,) = make(tiny, {"a": [ANSWER]}, shelf, kind="rag").run(ask("a"), GREEDY)
+    assert shelf.calls == [["what is the capital ?"]]
+    assert [h.passage.id for h in played.given] == [h.passage.id for h in played.hits] == ["pwhat is the capital ?"]
+    assert from_dict(to_dict(ScoredTrajectory(played, 1.0))).trajectory == played
 
 
 def test_events_tell_the_episode_as_it_happens(tiny):

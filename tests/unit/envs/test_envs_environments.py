@@ -156,7 +156,9 @@ def test_direct_has_no_search(byte_codec, question, kind):
     prompt = env.reset(question)
     assert ("<think>" in prompt.text) == (kind == "cot")
     assert isinstance(env.step(SEARCH), Invalid)
-    assert isinstance(env.observe(None, 3000), Observation)
+    observation = env.observe(None, 3000)
+    assert isinstance(observation, Observation)
+    assert "no search engine" in observation.text and "left" not in observation.text
     assert env.step("<answer>Oslo</answer>") == Answer("Oslo")
     assert env.observe(None, 3000) == Stop("answer")
 

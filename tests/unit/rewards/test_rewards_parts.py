@@ -5,7 +5,8 @@ import pytest
 from rewards.costs import Overlong, RepeatedQuery, SearchCost
 from rewards.format import Format
 from rewards.outcome import F1, ExactMatch
-from rewards.retrieval import Retrieval, has_answer, normalise_title
+from rewards.retrieval import Retrieval
+from sleuth.matching import has_answer, normalise_title
 from sleuth.types import Answer, Invalid, Question, Search
 
 GYNT = ("Peer Gynt", "A play by Henrik Ibsen.")
