@@ -4,20 +4,33 @@ In a config a retriever is the path of an index, or a mapping::
 
     retriever: runs/hotpotqa/index
     retriever: {kind: bm25, index: runs/hotpotqa/index, corpus: data/corpus.jsonl, k1: 1.2, b: 0.75}
+    retriever: {kind: hybrid, parts: [runs/bm25, runs/dense], fusion: rrf}
+    retriever: {kind: rerank, model: runs/cross-encoder, inner: {kind: hybrid, parts: [a, b]}, depth: 50}
+    retriever: {kind: remote, url: "http://127.0.0.1:8000"}, or the URL alone
     retriever: {kind: "my_package.module:Class", options: {url: "http://..."}}
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from sleuth.errors import did_you_mean
 from sleuth.settings import Settings
 
-KINDS = ("bm25",)
+KINDS = ("bm25", "hybrid", "rerank", "remote")
+COMPOSED = {
+    "hybrid": frozenset({"parts", "fusion", "weights", "rrf_k", "depth"}),
+    "rerank": frozenset({"model", "inner", "depth"}),
+    "remote": frozenset({"url"}),
+}
+"""Kinds that have no index of their own, and the settings that belong to each."""
+SHARED: frozenset[str] = frozenset()
+"""Settings of composed kinds that kinds with an index take too."""
+PATIENCE = frozenset({"cache", "timeout_s", "retries", "backoff_s", "breaker_failures", "breaker_cooldown_s"})
+"""Settings of any retriever, given once for the whole of it."""
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -42,6 +55,23 @@ class RetrieverSettings(Settings):
     threads: Annotated[int, Field(ge=1)] = 2
     """1 searches query by query; more lets a batch run in parallel."""
 
+    parts: list[RetrieverSettings] = Field(default_factory=list)
+    """hybrid: the retrievers whose hits are fused."""
+    fusion: Literal["rrf", "sum", "dpr"] = "rrf"
+    """hybrid: by reciprocal rank, by normalised weighted sum, or as DPR does: BM25 + 1.1 * dense."""
+    weights: list[NotNegative] | None = None
+    """hybrid: one a part; None: equal ones, and 1 and 1.1 for dpr."""
+    rrf_k: NotNegative = 60.0
+    """hybrid: the constant of reciprocal-rank fusion."""
+    inner: RetrieverSettings | None = None
+    """rerank: the retriever whose hits are ranked again."""
+    model: str | None = None
+    """rerank: folder or hub name of the cross-encoder."""
+    depth: Annotated[int, Field(ge=1)] | None = None
+    """Hits asked of each part (hybrid, 100) or ranked again (rerank, 50); no more than those are returned."""
+    url: str | None = None
+    """remote: the address of a retriever service, `sleuth serve-retriever` or Search-R1's own."""
+
     cache: Annotated[int, Field(ge=0)] = 10_000
     """Queries whose hits are kept in memory."""
     timeout_s: Positive = 30.0
@@ -58,6 +88,8 @@ class RetrieverSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _path_is_index(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.startswith(("http://", "https://")):
+            return {"kind": "remote", "url": value}
         return {"index": value} if isinstance(value, str | Path) else value
 
     @field_validator("kind")
@@ -69,6 +101,40 @@ class RetrieverSettings(Settings):
 
     @model_validator(mode="after")
     def _has_a_source(self) -> RetrieverSettings:
-        if self.index is None and (self.kind is None or ":" not in self.kind):
-            raise ValueError("index is missing: the folder to search")
+        needed = {"hybrid": "parts", "rerank": "inner", "remote": "url"}.get(self.kind or "", "index")
+        if not getattr(self, needed) and (self.kind is None or ":" not in self.kind):
+            raise ValueError(f"{needed} is missing: {_WHAT[needed]}")
+        if self.kind == "rerank" and self.model is None:
+            raise ValueError("model is missing: folder or hub name of the cross-encoder")
         return self
+
+    @model_validator(mode="after")
+    def _no_setting_is_in_vain(self) -> RetrieverSettings:
+        given = {name for name in type(self).model_fields if not _is_default(self, name)}
+        own = COMPOSED.get(self.kind or "")
+        if own is not None:
+            foreign = given - own - PATIENCE - {"kind"}
+        else:
+            foreign = given & (COMPOSED["hybrid"] | COMPOSED["rerank"] | COMPOSED["remote"]) - SHARED
+        if foreign:
+            raise ValueError(
+                f"{min(foreign)} does nothing for a retriever of kind {self.kind or 'index'}; leave it out"
+            )
+        for part in [*self.parts, *([self.inner] if self.inner else [])]:
+            lost = sorted(name for name in PATIENCE if not _is_default(part, name))
+            if lost:
+                raise ValueError(f"{lost[0]} of a part does nothing; set it for the whole retriever")
+        return self
+
+
+def _is_default(settings: Settings, name: str) -> bool:
+    default = type(settings).model_fields[name].get_default(call_default_factory=True)
+    return bool(getattr(settings, name) == default)
+
+
+_WHAT = {
+    "index": "the folder to search",
+    "parts": "two or more retrievers",
+    "inner": "the retriever whose hits are ranked again",
+    "url": "where the service listens",
+}

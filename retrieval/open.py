@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from retrieval.cache import CachedRetriever
-from retrieval.config import RetrieverSettings
+from retrieval.config import COMPOSED, RetrieverSettings
 from retrieval.ingest import OnProgress, same_source
 from retrieval.resilient import ResilientRetriever
 from sleuth.artifacts import MANIFEST, read_manifest
@@ -61,8 +61,9 @@ def index_kind(index: str | Path) -> str:
         kind = str(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["kind"])
     except (ValueError, KeyError, TypeError):
         raise ArtifactError(f"{path / MANIFEST} is damaged", f"make it anew with: {rebuild}") from None
-    if kind not in OPENERS:
-        raise ArtifactError(f"{index} is of kind '{kind}', which is no index", did_you_mean(kind, OPENERS))
+    if kind not in OPENERS or kind in COMPOSED:
+        kinds = OPENERS.keys() - COMPOSED.keys()
+        raise ArtifactError(f"{index} is of kind '{kind}', which is no index", did_you_mean(kind, kinds))
     return kind
 
 
@@ -108,6 +109,31 @@ def _open_bm25(settings: RetrieverSettings, progress: Progress) -> Retriever:
     return retriever
 
 
+def _open_hybrid(settings: RetrieverSettings, progress: Progress) -> Retriever:
+    from retrieval.combine.hybrid import DEPTH, HybridRetriever, check_parameters
+
+    depth = settings.depth or DEPTH
+    check_parameters(len(settings.parts), settings.fusion, settings.weights, settings.rrf_k, depth)
+    parts = [_open(part, progress) for part in settings.parts]
+    return HybridRetriever(parts, fusion=settings.fusion, weights=settings.weights, rrf_k=settings.rrf_k, depth=depth)
+
+
+def _open_rerank(settings: RetrieverSettings, progress: Progress) -> Retriever:
+    from retrieval.combine.rerank import DEPTH, CrossEncoderScorer, RerankRetriever
+
+    assert settings.model is not None
+    assert settings.inner is not None
+    inner = _open(settings.inner, progress)
+    return RerankRetriever(inner, CrossEncoderScorer(settings.model), depth=settings.depth or DEPTH)
+
+
+def _open_remote(settings: RetrieverSettings, _progress: Progress) -> Retriever:
+    from retrieval.service.remote import RemoteRetriever
+
+    assert settings.url is not None
+    return RemoteRetriever(settings.url, timeout_s=settings.timeout_s)
+
+
 def _path(settings: RetrieverSettings) -> Path:
     if settings.index is None:
         raise ConfigError("the retriever has no index", "set retriever.index to a folder")
@@ -116,4 +142,7 @@ def _path(settings: RetrieverSettings) -> Path:
 
 OPENERS: dict[str, Callable[[RetrieverSettings, Progress], Retriever]] = {
     "bm25": _open_bm25,
+    "hybrid": _open_hybrid,
+    "rerank": _open_rerank,
+    "remote": _open_remote,
 }

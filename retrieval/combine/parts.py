@@ -1,0 +1,43 @@
+"""What fusing and reranking share: the size of an inner retriever, how deep to ask it, one name for the whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sized
+from typing import Any
+
+from sleuth.errors import ConfigError
+from sleuth.protocols import Retriever
+
+
+def size_of(retriever: Retriever) -> int | None:
+    """How many passages ``retriever`` searches; None when it does not tell."""
+    if isinstance(retriever, Sized):
+        return len(retriever)
+    passages = getattr(retriever, "passages", None)
+    return passages if isinstance(passages, int) else None
+
+
+def reach(retriever: Retriever, depth: int) -> int:
+    """``depth``, or all passages of a smaller index."""
+    size = size_of(retriever)
+    return depth if size is None else min(depth, size)
+
+
+def check_depth(depth: int) -> None:
+    if depth < 1:
+        raise ConfigError(f"depth is {depth}, it must be 1 or more")
+
+
+def check_asked(k: int, passages: int | None) -> None:
+    """Raise ConfigError when ``k`` hits cannot be had from so many passages."""
+    if k < 1:
+        raise ConfigError(f"k is {k}, it must be 1 or more")
+    if passages is not None and k > passages:
+        raise ConfigError(f"k is {k}, but there are only {passages} passages", f"ask for at most {passages}")
+
+
+def digest(identity: dict[str, Any]) -> str:
+    """A fingerprint of plain values."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,141 @@
+"""A second look: the ``depth`` best hits of a retriever, ranked by a model that reads query and passage together.
+
+Each query is scored against its own passages only; the pairs of all queries share batches, sorted by length.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from retrieval.combine.parts import check_asked, check_depth, digest, reach, size_of
+from sleuth.errors import ArtifactError, ConfigError, RetrieverError
+from sleuth.protocols import Retriever
+from sleuth.types import Hit, Passage
+
+DEPTH = 50
+BATCH = 32
+
+
+class PairScorer(Protocol):
+    """Judges (query, passage) pairs, each by itself."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """One score a pair, in order; higher is better."""
+        ...
+
+
+class RerankRetriever:
+    """The hits of ``inner`` in the order of ``scorer``; never more than ``depth`` of them."""
+
+    def __init__(self, inner: Retriever, scorer: PairScorer, *, depth: int = DEPTH) -> None:
+        check_depth(depth)
+        self.inner = inner
+        self.scorer = scorer
+        self.depth = depth
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the inner retriever, the model and the depth."""
+        inner, model = self.inner.fingerprint, self.scorer.fingerprint
+        return digest({"kind": "rerank", "inner": inner, "model": model, "depth": self.depth})
+
+    @property
+    def passages(self) -> int | None:
+        """Passages searched; None when the inner retriever does not tell."""
+        return size_of(self.inner)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """At most ``k`` hits a query with the model's scores, equal ones in the inner order."""
+        check_asked(k, self.passages)
+        found = self.inner.search(queries, reach(self.inner, self.depth))
+        pairs = [(query, passage_text(hit.passage)) for query, hits in zip(queries, found, strict=True) for hit in hits]
+        scores = self.scorer.score(pairs) if pairs else []
+        if len(scores) != len(pairs) or not all(map(math.isfinite, scores)):
+            raise RetrieverError("the reranker returned no finite score for some passages")
+        remaining = iter(scores)
+        return [_in_order([(next(remaining), hit) for hit in hits], k) for hits in found]
+
+
+class CrossEncoderScorer:
+    """A sentence-transformers CrossEncoder with one label, from a folder or by its hub name.
+
+    Scores are its logits: an activation such as a sigmoid would turn close ones into ties.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        batch_size: int = BATCH,
+        max_length: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        self._model = _load(model, max_length, device)
+        self._batch_size = batch_size
+        self._fingerprint = _identify(self._model)
+        self._lock = threading.Lock()  # fast tokenizers refuse two threads at once
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the weights, the configuration and the maximal length."""
+        return self._fingerprint
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        import torch
+
+        with self._lock:
+            scores = self._model.predict(
+                [(_clean(query), _clean(text)) for query, text in pairs],
+                batch_size=self._batch_size,
+                activation_fn=torch.nn.Identity(),
+                show_progress_bar=False,
+            )
+        return [float(score) for score in scores.reshape(-1)]
+
+
+def passage_text(passage: Passage) -> str:
+    """What the model reads of a passage: title and text, as they are indexed."""
+    return f"{passage.title} {passage.text}" if passage.title else passage.text
+
+
+def _clean(text: str) -> str:
+    """``text`` as a tokenizer can read it: half a surrogate pair is replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _in_order(scored: list[tuple[float, Hit]], k: int) -> list[Hit]:
+    best = sorted(scored, key=lambda pair: (-pair[0], pair[1].rank))[:k]
+    return [Hit(hit.passage, score, rank) for rank, (score, hit) in enumerate(best, start=1)]
+
+
+def _load(model: str | Path, max_length: int | None, device: str | None) -> Any:
+    from sentence_transformers import CrossEncoder
+
+    looks_local = Path(model).is_absolute() or str(model).startswith(".") or Path(model).exists()
+    if looks_local and not (Path(model) / "config.json").is_file():
+        raise ArtifactError(f"{model} holds no cross-encoder: it has no config.json", "name its folder or hub name")
+    try:
+        loaded = CrossEncoder(str(model), max_length=max_length, device=device)
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ArtifactError(f"{model} cannot be loaded as a cross-encoder: {first}", "name its folder") from error
+    if loaded.num_labels != 1:
+        raise ConfigError(f"{model} has {loaded.num_labels} labels, a reranker has one", "choose another model")
+    return loaded
+
+
+def _identify(model: Any) -> str:
+    import hashlib
+
+    weights = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().view(-1).float().numpy().tobytes())
+    return digest({"weights": weights.hexdigest(), "max_length": model.max_length})

@@ -1,0 +1,124 @@
+"""A retriever that runs elsewhere: `sleuth serve-retriever`, or Search-R1's own server.
+
+Timeouts, retries and the circuit breaker are `retrieval.resilient`'s, wrapped around this as around any retriever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from retrieval.combine.parts import check_asked
+from retrieval.service.wire import FINGERPRINT, HEALTH, RETRIEVE, read_answer
+from sleuth.errors import ConfigError, RetrieverError
+from sleuth.types import Hit
+
+CONNECTIONS = 64
+MAX_QUERIES = 256
+"""Queries a request, unless the service says that it takes fewer."""
+
+
+class RemoteRetriever:
+    """Searches at ``url`` (an address, or that address with ``/retrieve``) over pooled connections.
+
+    A service that tells its fingerprint must keep it: when another index stands behind the address later,
+    searches fail instead of mixing hits. One that tells none is known by its address. Raises ConfigError for
+    an address that is none, RetrieverError when nothing answers there.
+    """
+
+    def __init__(
+        self, url: str, *, timeout_s: float = 30.0, connections: int = CONNECTIONS, max_queries: int = MAX_QUERIES
+    ) -> None:
+        self.url = _base(url)
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        # proxies of the environment are for the web, not for a service of one's own
+        self._client = httpx.Client(timeout=httpx.Timeout(timeout_s), limits=limits, trust_env=False)
+        health = self._ask_health()
+        self.passages: int | None = _count(health.get("passages"))
+        self._max_queries = min(max_queries, _count(health.get("max_queries")) or max_queries)
+        told = health.get("fingerprint")
+        self._told = told if isinstance(told, str) and told else None
+
+    @property
+    def fingerprint(self) -> str:
+        """The served retriever's own, so that a cache or run made elsewhere stays good; else the address's."""
+        return self._told or hashlib.sha256(f"remote {self.url}".encode()).hexdigest()[:32]
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """As the served retriever; empty queries are not sent. Raises ConfigError for what it refuses."""
+        check_asked(k, self.passages)
+        cleaned = [query.strip().encode("utf-8", "replace").decode("utf-8") for query in queries]
+        asked = [query for query in cleaned if query]
+        found: list[list[Hit]] = []
+        for start in range(0, len(asked), self._max_queries):
+            found += self._retrieve(asked[start : start + self._max_queries], k)
+        answers = iter(found)
+        return [next(answers) if query else [] for query in cleaned]
+
+    def close(self) -> None:
+        """Let the pooled connections go."""
+        self._client.close()
+
+    def _retrieve(self, queries: list[str], k: int) -> list[list[Hit]]:
+        body = {"queries": queries, "topk": k, "return_scores": True}
+        try:
+            answer = self._client.post(self.url + RETRIEVE, json=body)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        if answer.status_code in (400, 413, 422):
+            raise ConfigError(f"the retriever service at {self.url} refuses this: {_detail(answer)}")
+        if answer.status_code != 200:
+            raise RetrieverError(
+                f"the retriever service at {self.url} answered {answer.status_code}: {_detail(answer)}"
+            )
+        told = answer.headers.get(FINGERPRINT)
+        if self._told is not None and told != self._told:
+            raise RetrieverError(
+                f"another index is served at {self.url} now than when it was opened", "serve the first one again"
+            )
+        return read_answer(_json(answer), len(queries), k)
+
+    def _ask_health(self) -> dict[str, Any]:
+        """What the service tells of itself; nothing from one that has no such page."""
+        try:
+            answer = self._client.get(self.url + HEALTH)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        content = _json(answer) if answer.status_code == 200 else None
+        return content if isinstance(content, dict) else {}
+
+    def _unreachable(self, error: httpx.HTTPError) -> RetrieverError:
+        reason = str(error) or type(error).__name__
+        return RetrieverError(
+            f"no retriever service answers at {self.url}: {reason}", "start one with: sleuth serve-retriever INDEX"
+        )
+
+
+def _base(url: str) -> str:
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise ConfigError(f"{url!r} is no address: {error}", "for example http://127.0.0.1:8000") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ConfigError(f"{url!r} is no address of a service", "for example http://127.0.0.1:8000")
+    return url.rstrip("/").removesuffix(RETRIEVE)
+
+
+def _json(answer: httpx.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError:
+        return None
+
+
+def _detail(answer: httpx.Response) -> str:
+    content = _json(answer)
+    detail = content.get("detail") if isinstance(content, dict) else None
+    return str(detail or answer.reason_phrase)
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -1,0 +1,77 @@
+"""What goes over the wire: Search-R1's contract, ``POST /retrieve {queries, topk, return_scores}``.
+
+With scores the answer is ``{"result": [[{"document": …, "score": …}]]}``, without ``{"result": [[document, …]]}``.
+A document is ``{"id", "contents": "\\"Title\\"\\ntext"}``; ours carries ``title`` and ``text`` beside it, so that
+a title or text of any shape comes through unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sleuth.errors import RetrieverError
+from sleuth.types import Hit, Passage
+
+RETRIEVE = "/retrieve"
+HEALTH = "/health"
+METRICS = "/metrics"
+FINGERPRINT = "x-sleuth-fingerprint"
+"""Header of every answer: which retriever gave it."""
+
+
+def to_document(passage: Passage) -> dict[str, str]:
+    contents = f'"{passage.title}"\n{passage.text}'
+    return {"id": passage.id, "contents": contents, "title": passage.title, "text": passage.text}
+
+
+def to_result(hits: Sequence[Hit], scores: bool) -> list[dict[str, Any]]:
+    """The answer to one query."""
+    if scores:
+        return [{"document": to_document(hit.passage), "score": hit.score} for hit in hits]
+    return [to_document(hit.passage) for hit in hits]
+
+
+def read_answer(body: Any, queries: int, k: int) -> list[list[Hit]]:
+    """The hits of a whole answer with scores. Raises RetrieverError when it is not what the contract says."""
+    result = body.get("result") if isinstance(body, Mapping) else None
+    if not isinstance(result, list) or not all(isinstance(found, list) for found in result):
+        raise RetrieverError("the service's answer has no list 'result'", "is it a Search-R1 retriever?")
+    if len(result) != queries:
+        raise RetrieverError(f"the service answered {len(result)} of {queries} queries")
+    return [_read_hits(found[:k]) for found in result]
+
+
+def _read_hits(found: Sequence[Any]) -> list[Hit]:
+    hits = []
+    for rank, item in enumerate(found, start=1):
+        score = item.get("score") if isinstance(item, Mapping) else None
+        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+            raise RetrieverError("the service's answer has a hit without a score")
+        hits.append(Hit(_read_document(item.get("document")), float(score), rank))
+    return hits
+
+
+def _read_document(document: Any) -> Passage:
+    """Servers differ: ours sends all, Search-R1's the corpus row (no title), its BM25 no id."""
+    if not isinstance(document, Mapping):
+        raise RetrieverError("the service's answer has a hit without a document")
+    contents, title, text = (document.get(key) for key in ("contents", "title", "text"))
+    if not (isinstance(title, str) and isinstance(text, str)):
+        if not isinstance(contents, str):
+            raise RetrieverError("the service's answer has a document without contents")
+        title, text = _split(contents)
+    identifier = document.get("id")
+    if identifier is None:
+        identifier = hashlib.sha256(f"{title}\n{text}".encode()).hexdigest()[:32]
+    return Passage(str(identifier), title, text)
+
+
+def _split(contents: str) -> tuple[str, str]:
+    """Title and text of ``"Title"\\ntext``; a single line is text."""
+    head, newline, text = contents.partition("\n")
+    if not newline:
+        return "", contents
+    return head.strip().removeprefix('"').removesuffix('"'), text
