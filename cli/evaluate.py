@@ -81,9 +81,10 @@ def resolve(
 ) -> RunSettings:
     """The settings of an evaluation: those of the config or run that ``model`` names, options laid over them."""
     from cli.config import RunSettings
+    from cli.model_settings import settings_of
     from sleuth.settings import apply_override, validate
 
-    values = _settings_of(model)
+    values = settings_of(model)
     for override in overrides:
         apply_override(values, override)
     environment = dict(values.get("environment") or {})
@@ -107,41 +108,6 @@ def resolve(
             "--retriever INDEX (made by: sleuth index), or --mode direct",
         )
     return settings
-
-
-def _settings_of(model: str) -> dict[str, Any]:
-    """Settings as plain values; in them ``policy.model`` is the policy to evaluate."""
-    from cli.config import load_run_settings
-
-    path = Path(model)
-    if path.suffix in (".yaml", ".yml"):
-        settings = load_run_settings(path)
-        return _with_policy(settings, _last_policy(settings.out) or settings.policy.model)
-    if _is_run(path):
-        settings = load_run_settings(path / "config.yaml")
-        return _with_policy(settings, _last_policy(path) or settings.policy.model)
-    around = [folder for folder in path.resolve().parents[:3] if path.exists() and _is_run(folder)]
-    if around:
-        return _with_policy(load_run_settings(around[0] / "config.yaml"), model)
-    return {"out": "runs/evaluate", "policy": {"model": model}}
-
-
-def _is_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file() and (path / "stages").is_dir()
-
-
-def _last_policy(run: Path) -> str | None:
-    """The policy of the last stage that has made one."""
-    made = (run / name for name in ("grpo/policy", "warmstart", "start"))
-    return next((str(path) for path in made if path.exists()), None)
-
-
-def _with_policy(settings: RunSettings, model: str | None) -> dict[str, Any]:
-    if model is None:
-        raise ConfigError(f"{settings.out} has no policy yet, and its config names none", "make it with: sleuth train")
-    values = settings.model_dump(mode="json", exclude_unset=True)
-    values["policy"] = {**values["policy"], "model": model, "tiny": None}
-    return values
 
 
 def _play(settings: RunSettings, folder: Path, resume: bool, overwrite: bool) -> EvaluationReport:
