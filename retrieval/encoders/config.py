@@ -1,0 +1,132 @@
+"""Settings of an encoder: what its weights need to give the vectors they were trained to give. No torch here.
+
+In a config an encoder is a folder or hub name, or a mapping whose ``backbone`` is one and whose other keys replace
+what its folder says::
+
+    encoder: runs/dpr/encoder
+    encoder: {backbone: intfloat/e5-base-v2, query_prompt: "query: ", passage_prompt: "passage: "}
+    encoder: {backbone: facebook/contriever, pooling: mean}
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from sleuth.errors import ConfigError, did_you_mean
+from sleuth.settings import Settings
+
+Role = Literal["query", "passage"]
+Pooling = Literal["cls", "mean", "lasttoken", "max", "mean_sqrt_len_tokens", "weightedmean", "other"]
+Similarity = Literal["dot", "cosine"]
+Towers = Literal["shared", "separate"]
+
+_PLACEHOLDER = re.compile(r"\{\w*\}")
+
+
+class EncoderSettings(Settings):
+    """How text becomes a vector. Saved with the weights and read back by everything."""
+
+    backbone: str
+    """Folder or hub name that the weights started from: a transformers or sentence-transformers model."""
+    pooling: Pooling = "mean"
+    """State(s) of the last layer that become the vector; other: what only sentence-transformers knows."""
+    query_prompt: str = ""
+    passage_prompt: str = ""
+    """Put before every query or passage, white space included."""
+    normalise: bool = False
+    """L2-normalise, so that dot product and cosine agree."""
+    similarity: Similarity = "dot"
+    """cosine: vectors are normalised too, whatever ``normalise`` says."""
+    query_max_tokens: Annotated[int, Field(ge=3)] = 64
+    passage_max_tokens: Annotated[int, Field(ge=3)] = 256
+    """Longer texts are cut; prompt, special tokens and EOS count."""
+    append_eos: bool = False
+    """End every text in EOS, after cutting to one token less."""
+    towers: Towers = "shared"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights; vectors are float32 in any case."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_is_backbone(cls, value: Any) -> Any:
+        return {"backbone": value} if isinstance(value, str) else value
+
+    @field_validator("query_prompt", "passage_prompt")
+    @classmethod
+    def _no_placeholder(cls, prompt: str) -> str:
+        found = _PLACEHOLDER.search(prompt)
+        if found:
+            raise ValueError(f"the prompt still holds the placeholder {found[0]}; write the text that stands there")
+        return prompt
+
+    def prompt(self, role: Role) -> str:
+        return self.query_prompt if role == "query" else self.passage_prompt
+
+    def max_tokens(self, role: Role) -> int:
+        return self.query_max_tokens if role == "query" else self.passage_max_tokens
+
+    @property
+    def unit_length(self) -> bool:
+        return self.normalise or self.similarity == "cosine"
+
+
+class ScratchSettings(Settings):
+    """A backbone with random weights and a tokenizer of its own, made from a corpus."""
+
+    family: Literal["bert", "llama"] = "bert"
+    vocabulary: Annotated[int, Field(ge=64)] = 8_000
+    """Word pieces at most."""
+    hidden_size: Annotated[int, Field(ge=8)] = 128
+    layers: Annotated[int, Field(ge=1)] = 2
+    heads: Annotated[int, Field(ge=1)] = 4
+    max_positions: Annotated[int, Field(ge=8)] = 512
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """BERT's, hidden and attention; a Llama has none."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ScratchSettings:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of heads {self.heads}")
+        return self
+
+
+def instruct_prompt(task: str) -> str:
+    """E5's query prompt for a task described in one sentence (Wang et al. 2024, Improving Text Embeddings)."""
+    return f"Instruct: {task}\nQuery: "
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "plain": {"pooling": "mean", "normalise": True, "similarity": "cosine"},
+    # Karpukhin et al. 2020: two BERTs, [CLS], inner product
+    "dpr": {"pooling": "cls", "towers": "separate", "similarity": "dot", "passage_max_tokens": 256},
+    # Ma et al. 2023, as Tevatron trains it
+    "repllama": {
+        "pooling": "lasttoken",
+        "query_prompt": "query: ",
+        "passage_prompt": "passage: ",
+        "append_eos": True,
+        "normalise": True,
+        "similarity": "cosine",
+        "query_max_tokens": 32,
+        "passage_max_tokens": 196,
+    },
+    "e5_instruct": {
+        "pooling": "lasttoken",
+        "query_prompt": instruct_prompt("Given a web search query, retrieve relevant passages that answer the query"),
+        "append_eos": True,
+        "normalise": True,
+        "similarity": "cosine",
+        "query_max_tokens": 512,
+        "passage_max_tokens": 512,
+    },
+}
+
+
+def preset(name: str, backbone: str, **changes: Any) -> EncoderSettings:
+    """The settings of a published recipe on ``backbone``. Raises ConfigError for an unknown name."""
+    if name not in PRESETS:
+        raise ConfigError(f"no encoder preset '{name}'", did_you_mean(name, PRESETS))
+    return EncoderSettings(**{"backbone": backbone, **PRESETS[name], **changes})

@@ -1,0 +1,255 @@
+"""Text to vectors: sentence-transformers' modules, with the settings that belong to the weights.
+
+One ``SentenceTransformer``; two towers are its ``Router``. What is saved loads in plain sentence-transformers
+(``encode_query``, ``encode_document``) and gives the same vectors there.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Router, Transformer
+from torch import Tensor, nn
+
+from retrieval.encoders.config import EncoderSettings, Role
+from sleuth.artifacts import atomic_folder, write_manifest
+from sleuth.errors import ConfigError, DataError, did_you_mean
+
+KIND = "encoder"
+TASKS: Mapping[Role, str] = {"query": "query", "passage": "document"}
+"""What sentence-transformers calls the two roles."""
+
+Vectors = NDArray[np.float32]
+OnEncoded = Callable[[int], None]
+"""Called with the number of texts encoded so far."""
+
+_UNUSED = ".pooler."
+"""Weights of BERT that no state of the last layer depends on; random where a checkpoint lacks them."""
+_BLOCK = 4096
+"""Texts that are tokenised together."""
+
+
+class Encoder:
+    """Two towers, or one that serves as both. Inner products of its vectors are its similarity."""
+
+    def __init__(self, model: SentenceTransformer, settings: EncoderSettings, source: str | None = None) -> None:
+        self.model = model
+        self.settings = settings
+        self.source = source
+        """Folder or hub name it was loaded from; None for one that lies nowhere yet."""
+        for name, weight in model.named_parameters():
+            if _UNUSED in name:
+                weight.requires_grad_(False)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.model.get_embedding_dimension())
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of both towers and their settings. It reads every weight: keep it."""
+        query, passage = (self._tower_identity(role) for role in TASKS)
+        weights = _weights_digest(self.tower("passage"))
+        shared = self.tower("query") is self.tower("passage")
+        other = weights if shared else _weights_digest(self.tower("query"))
+        return _digest([query, other, passage, weights, self.settings.similarity])
+
+    def tower_fingerprint(self, role: Role) -> str:
+        """Digest of all that decides the vectors of one role: an index stays valid while its passage tower does."""
+        return _digest([self._tower_identity(role), _weights_digest(self.tower(role))])
+
+    def tower(self, role: Role) -> nn.Module:
+        """The module that turns features of ``role`` into vectors; both roles share it unless towers are separate."""
+        router = router_of(self.model)
+        tower: nn.Module = router.sub_modules[TASKS[_known(role)]] if router is not None else self.model
+        return tower
+
+    def features(self, texts: Sequence[str], role: Role) -> dict[str, Tensor]:
+        """Model inputs [texts, tokens], padded on the right: prompt, text cut to size, EOS where the model wants it."""
+        first = self._first_module(role)
+        if not _plain(first):
+            made = self.model.preprocess(list(texts), prompt=self.settings.prompt(role), task=TASKS[role])
+            return {name: value for name, value in made.items() if isinstance(value, Tensor)}
+        return _pad(first.tokenizer, self._tokens(texts, role))
+
+    def embed(self, features: Mapping[str, Tensor], role: Role) -> Tensor:
+        """Vectors [texts, dimension], float32, with gradients where the model is in training."""
+        inputs = {name: value.to(self.device) for name, value in features.items()}
+        vectors = self.tower(role)(inputs)["sentence_embedding"].float()
+        return nn.functional.normalize(vectors, dim=-1) if self.settings.unit_length else vectors
+
+    def encode(
+        self, texts: Sequence[str], role: Role, batch_size: int = 32, progress: OnEncoded | None = None
+    ) -> Vectors:
+        """Vectors [texts, dimension] in the order of ``texts``; batches are of like length, so that little is padding.
+
+        Raises DataError when a vector is not finite.
+        """
+        vectors: Vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                done = 0
+                for rows, features in self._batches(texts, role, batch_size):
+                    vectors[rows] = self.embed(features, role).cpu().numpy()
+                    done += len(rows)
+                    if progress:
+                        progress(done)
+        finally:
+            self.model.train(training)
+        _refuse_not_finite(vectors, texts)
+        return vectors
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write weights, tokenizer and settings, whole or not at all; adapters are saved as adapters."""
+        with atomic_folder(folder, overwrite=overwrite) as out:
+            self.model.save(str(out), create_model_card=False)
+            settings = self.settings.model_dump(mode="json")
+            fields = {"settings": settings, "dimension": self.dimension, "fingerprint": self.fingerprint}
+            write_manifest(out, KIND, fields)
+        self.source = str(folder)
+
+    def _tower_identity(self, role: Role) -> list[object]:
+        settings = self.settings
+        tokenizer: Any = getattr(self._first_module(role), "tokenizer", None)
+        words = tokenizer.backend_tokenizer.to_str() if getattr(tokenizer, "is_fast", False) else str(tokenizer)
+        how = [settings.prompt(role), settings.max_tokens(role), settings.pooling, settings.unit_length]
+        return [*how, _without_state(words)]
+
+    def _batches(
+        self, texts: Sequence[str], role: Role, batch_size: int
+    ) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
+        """Rows and their features, longest first: a batch that does not fit memory fails at once."""
+        first = self._first_module(role)
+        if not _plain(first):
+            order = np.argsort([-len(text) for text in texts], kind="stable")
+            for rows in np.split(order, range(batch_size, len(order), batch_size)) if len(order) else []:
+                yield rows, self.features([texts[row] for row in rows], role)
+            return
+        tokens = self._tokens(texts, role)
+        order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            yield rows, _pad(first.tokenizer, {name: [tokens[name][row] for row in rows] for name in tokens})
+
+    def _tokens(self, texts: Sequence[str], role: Role) -> dict[str, list[list[int]]]:
+        """Token ids (and types) of each text, not padded."""
+        tokenizer = self._first_module(role).tokenizer
+        prompt = self.settings.prompt(role)
+        limit = min(self.settings.max_tokens(role), tokenizer.model_max_length)
+        tokens: dict[str, list[list[int]]] = {"input_ids": []}
+        for start in range(0, len(texts), _BLOCK):
+            block = [prompt + text for text in texts[start : start + _BLOCK]]
+            made = tokenizer(block, truncation=True, max_length=limit, return_attention_mask=False)
+            for name, rows in made.items():
+                tokens.setdefault(name, []).extend(rows)
+        if not all(tokens["input_ids"]):
+            raise DataError("an empty text has no vector in this encoder", "leave empty texts out")
+        return tokens
+
+    def _first_module(self, role: Role) -> Any:
+        return next(iter(self.tower(role).children()))
+
+
+def separate_towers(encoder: Encoder) -> Encoder:
+    """The same encoder with a query tower of its own, so that it can be trained while passages stay as they are."""
+    if encoder.settings.towers == "separate":
+        return encoder
+    passage = list(encoder.model.children())
+    query = copy.deepcopy(passage)
+    settings = encoder.settings.model_copy(update={"towers": "separate"})
+    return Encoder(routed(query, passage, encoder.model), settings)
+
+
+def routed(query: list[nn.Module], passage: list[nn.Module], like: SentenceTransformer) -> SentenceTransformer:
+    model = SentenceTransformer(
+        modules=[Router.for_query_document(query, passage, default_route="document")],
+        prompts=dict(like.prompts),
+        similarity_fn_name=like.similarity_fn_name,
+        device=str(like.device),
+    )
+    return model.train(like.training)
+
+
+def router_of(model: SentenceTransformer) -> Router | None:
+    first = model[0]
+    return first if isinstance(first, Router) and set(TASKS.values()) <= set(first.sub_modules) else None
+
+
+def _plain(module: nn.Module) -> bool:
+    """Whether text goes through an ordinary tokenizer, which can then be called without the wrapper around it."""
+    return (
+        isinstance(module, Transformer)
+        and module.tokenizer is not None
+        and module.processor is module.tokenizer
+        and list(module.modality_config) == ["text"]
+        and not module.query_expansion
+    )
+
+
+def _pad(tokenizer: Any, tokens: Mapping[str, list[list[int]]]) -> dict[str, Tensor]:
+    """Right padding whatever the tokenizer prefers: absolute positions then mean the same in every batch."""
+    width = max(len(ids) for ids in tokens["input_ids"])
+    fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+    padded = {
+        name: torch.tensor([row + [fill.get(name, 0)] * (width - len(row)) for row in rows])
+        for name, rows in tokens.items()
+    }
+    lengths = torch.tensor([len(ids) for ids in tokens["input_ids"]])
+    padded["attention_mask"] = (torch.arange(width) < lengths[:, None]).long()
+    return padded
+
+
+def _known(role: Role) -> Role:
+    if role not in TASKS:
+        raise ConfigError(f"an encoder has no role '{role}'", did_you_mean(role, TASKS))
+    return role
+
+
+def _refuse_not_finite(vectors: Vectors, texts: Sequence[str]) -> None:
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if bad.size:
+        raise DataError(
+            f"the encoder gave a vector that is not finite (NaN) for {bad.size} of {len(texts)} texts, "
+            f"the first: {texts[int(bad[0])][:60]!r}",
+            "its weights are broken: train it anew or load another checkpoint",
+        )
+
+
+def _without_state(tokenizer: str) -> str:
+    """A fast tokenizer as text, without the truncation and padding that its last call left in it."""
+    try:
+        content = json.loads(tokenizer)
+    except ValueError:
+        return tokenizer
+    return json.dumps(content | {"truncation": None, "padding": None}, sort_keys=True)
+
+
+def _weights_digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, weight in sorted(module.state_dict().items()):
+        if _UNUSED in name:
+            continue
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        flat = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(flat.numpy().data)
+    return digest.hexdigest()
+
+
+def _digest(parts: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -1,0 +1,189 @@
+"""Encoders from disk or hub: folders written here, sentence-transformers models, adapters; new ones on a backbone."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from torch import nn
+
+from retrieval.encoders.config import EncoderSettings
+from retrieval.encoders.encoder import KIND, TASKS, Encoder, router_of, separate_towers
+from retrieval.encoders.tokenizer import plain_tokenizer
+from sleuth.artifacts import MANIFEST
+from sleuth.errors import ArtifactError
+from sleuth.settings import validate
+
+log = logging.getLogger(__name__)
+
+_TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+"""Text alone: with a chat template in reach, sentence-transformers would put every text into it."""
+_PASSAGE_PROMPTS = ("document", "passage", "corpus")
+_WEIGHTLESS = ("backbone", "towers", "dtype")
+"""Settings that say how weights came about; changing them over loaded ones means nothing."""
+
+
+def new_encoder(settings: EncoderSettings, *, device: str | None = None) -> Encoder:
+    """An encoder with the weights of ``settings.backbone``, a transformers folder, hub name or PEFT adapter.
+
+    Separate towers start equal. Raises ArtifactError when it cannot be loaded or pooled so.
+    """
+    if settings.pooling == "other":
+        raise ArtifactError(
+            f"pooling of a new encoder on {settings.backbone} is not set", "choose cls, mean, lasttoken"
+        )
+    _check_path(settings.backbone)
+    try:
+        adapter = _adapter_base(settings.backbone)
+        first = Transformer(
+            adapter or settings.backbone,
+            model_kwargs={"dtype": getattr(torch, settings.dtype)},
+            modality_config=copy.deepcopy(_TEXT),
+            module_output_name="token_embeddings",
+        )
+        if adapter:
+            first.model.load_adapter(settings.backbone)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise _cannot_load(settings.backbone, error) from error
+    _limit_tokens(first, settings)
+    modules: list[nn.Module] = [first, Pooling(first.get_embedding_dimension(), settings.pooling)]
+    if settings.unit_length:
+        modules.append(Normalize())
+    model = SentenceTransformer(
+        modules=modules, prompts=_prompts(settings), similarity_fn_name=settings.similarity, device=device
+    )
+    encoder = Encoder(model, settings.model_copy(update={"towers": "shared"}))
+    return separate_towers(encoder) if settings.towers == "separate" else encoder
+
+
+def load_encoder(source: str | Path | EncoderSettings, *, device: str | None = None) -> Encoder:
+    """The encoder in a folder written here, or any sentence-transformers folder or hub name.
+
+    Settings may be given instead of a name: those set replace what the folder says, and a ``backbone`` that is no
+    sentence-transformers model becomes a new encoder. Raises ArtifactError when there is none.
+    """
+    wanted = source if isinstance(source, EncoderSettings) else None
+    name = str(source) if wanted is None else wanted.backbone
+    _check_path(name)
+    if wanted is not None and _is_bare(name):
+        return new_encoder(wanted, device=device)
+    if _is_bare(name):
+        raise ArtifactError(
+            f"{name} is no encoder: it does not say how its states become one vector",
+            "give a mapping: {backbone: ..., pooling: mean, query_prompt: ..., passage_prompt: ...}",
+        )
+    try:
+        model = SentenceTransformer(name, device=device, model_kwargs=_dtype_of(wanted))
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise _cannot_load(name, error) from error
+    settings = _saved_settings(name) or _settings_of(model, name)
+    if wanted is not None:
+        changes = {key: getattr(wanted, key) for key in wanted.model_fields_set if key not in _WEIGHTLESS}
+        if changes.get("pooling", settings.pooling) != settings.pooling:
+            raise ArtifactError(f"{name} pools by {settings.pooling}", "leave pooling out of its settings")
+        settings = settings.model_copy(update=changes)
+    return Encoder(model, settings, name)
+
+
+def _settings_of(model: SentenceTransformer, name: str) -> EncoderSettings:
+    """What a sentence-transformers model says of itself."""
+    router = router_of(model)
+    tower = list(router.sub_modules[TASKS["passage"]] if router is not None else model.children())
+    everything = [*tower, *model.children()]
+    pooling = next((m.pooling_mode for m in everything if isinstance(m, Pooling)), "other")
+    first = tower[0]
+    limit = int(getattr(first, "max_seq_length", None) or 512)
+    prompts = {key: prompt or "" for key, prompt in model.prompts.items()}
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    similarity = str(model.similarity_fn_name)
+    if similarity not in ("dot", "cosine"):
+        raise ArtifactError(f"{name} compares by {similarity}", "only dot and cosine can be searched")
+    return EncoderSettings(
+        backbone=name,
+        pooling=pooling if isinstance(pooling, str) else "other",
+        query_prompt=prompts.get("query", ""),
+        passage_prompt=next((prompts[key] for key in _PASSAGE_PROMPTS if prompts.get(key)), ""),
+        normalise=any(isinstance(m, Normalize) for m in everything),
+        similarity=similarity,
+        query_max_tokens=int(getattr(first, "query_length", None) or limit),
+        passage_max_tokens=int(getattr(first, "document_length", None) or limit),
+        append_eos=_ends_in_eos(getattr(first, "tokenizer", None)),
+        towers="separate" if router is not None else "shared",
+        dtype=dtype,
+    )
+
+
+def _saved_settings(name: str) -> EncoderSettings | None:
+    path = Path(name) / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        settings = content["settings"] if content["kind"] == KIND else None
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{path} is damaged", "save the encoder again") from None
+    return None if settings is None else validate(EncoderSettings, settings, str(path))
+
+
+def _limit_tokens(first: Any, settings: EncoderSettings) -> None:
+    """Bring tokenizer and lengths into the module itself, where plain sentence-transformers finds them."""
+    longest = int(getattr(first.config, "max_position_embeddings", 0) or 10**6)
+    wanted = max(settings.query_max_tokens, settings.passage_max_tokens)
+    if wanted > longest:
+        raise ArtifactError(f"{settings.backbone} reads at most {longest} tokens, not {wanted}", "lower the max_tokens")
+    first.processor = plain_tokenizer(first.tokenizer, append_eos=settings.append_eos)
+    first.max_seq_length = settings.passage_max_tokens
+    first.tokenizer.model_max_length = wanted
+    first.query_length = settings.query_max_tokens
+    first.document_length = settings.passage_max_tokens
+
+
+def _prompts(settings: EncoderSettings) -> dict[str, str]:
+    return {"query": settings.query_prompt, "document": settings.passage_prompt}
+
+
+def _ends_in_eos(tokenizer: Any) -> bool:
+    eos = getattr(tokenizer, "eos_token_id", None)
+    return eos is not None and tokenizer("a")["input_ids"][-1:] == [eos]
+
+
+def _adapter_base(name: str) -> str | None:
+    """The base model that an adapter folder names; None where ``name`` is no adapter folder."""
+    path = Path(name) / "adapter_config.json"
+    if not path.is_file():
+        return None
+    base: str | None = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ArtifactError(f"{path} names no base model", "set base_model_name_or_path in it")
+    return base
+
+
+def _dtype_of(wanted: EncoderSettings | None) -> dict[str, Any]:
+    chosen = wanted is not None and "dtype" in wanted.model_fields_set
+    return {"dtype": getattr(torch, wanted.dtype)} if wanted is not None and chosen else {}
+
+
+def _is_bare(name: str) -> bool:
+    """A local folder without sentence-transformers' own files; hub names are asked when they are loaded."""
+    folder = Path(name)
+    return folder.is_dir() and not (folder / "modules.json").is_file()
+
+
+def _check_path(name: str) -> None:
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        if not Path(name).exists():
+            raise ArtifactError(f"no encoder at {name}", "give a folder, or a name on the hub")
+        if Path(name).is_file():
+            raise ArtifactError(f"{name} is a file, not the folder of an encoder")
+
+
+def _cannot_load(name: str, error: Exception) -> ArtifactError:
+    first = next(iter(str(error).splitlines()), type(error).__name__)
+    hint = "is the folder whole?" if Path(name).is_dir() else "a hub name needs the network; offline, give a folder"
+    return ArtifactError(f"cannot load an encoder from {name}: {first}", hint)

@@ -1,0 +1,53 @@
+"""A backbone made here: a tokenizer learnt from a corpus and a network with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedModel, PreTrainedTokenizerFast
+
+from retrieval.encoders.config import ScratchSettings
+from retrieval.encoders.tokenizer import train_wordpiece
+from sleuth.artifacts import atomic_folder, write_manifest
+
+
+def make_backbone(
+    folder: str | Path,
+    texts: Iterable[str],
+    settings: ScratchSettings | None = None,
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Write a transformers folder with a tokenizer learnt from ``texts`` and untrained weights.
+
+    Raises ArtifactError when the folder exists and may not be overwritten.
+    """
+    chosen = settings or ScratchSettings()
+    tokenizer = train_wordpiece(texts, chosen.vocabulary, chosen.max_positions)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = _network(chosen, tokenizer)
+    with atomic_folder(folder, overwrite=overwrite) as out:
+        network.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        write_manifest(out, "backbone", {"settings": chosen.model_dump(mode="json"), "seed": seed})
+
+
+def _network(settings: ScratchSettings, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": settings.hidden_size,
+        "intermediate_size": 4 * settings.hidden_size,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "max_position_embeddings": settings.max_positions,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    if settings.family == "llama":
+        return LlamaModel(LlamaConfig(**shape))
+    dropout = {"hidden_dropout_prob": settings.dropout, "attention_probs_dropout_prob": settings.dropout}
+    return BertModel(BertConfig(**shape, **dropout))
