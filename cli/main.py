@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": "cli.evaluate:evaluate",
     "index": "cli.index:index",
     "search": "cli.search:search",
+    "serve-retriever": "cli.serve_retriever:serve_retriever",
     "inspect": "cli.inspect:app",
 }
 """Name of a command -> ``module:function``, or ``module:app`` for a group. The modules are light to import."""

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence, Sized
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from cli.retrievers import HELP
 
 if TYPE_CHECKING:
     from sleuth.types import Hit
 
 
 def search(
-    index: Annotated[Path, typer.Argument(help="Folder of the index.")],
+    index: Annotated[str, typer.Argument(help=HELP)],
     queries: Annotated[list[str], typer.Argument(help="Queries; - reads them from standard input, one a line.")],
     k: Annotated[
         int | None, typer.Option("-k", "--k", help="Hits a query; 5 by default, or all of a smaller index.")
     ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A retriever setting: retriever.k1=1.2")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a query on standard output.")] = False,
 ) -> None:
     """Search INDEX for each of the QUERIES and print the best passages."""
+    from cli.retrievers import retriever_settings
     from retrieval.open import open_retriever
+    from retrieval.size import size_of
 
     asked = _queries(queries)
-    retriever = open_retriever(index, cached=False, resilient=False)
+    retriever = open_retriever(retriever_settings(index, overrides or []), cached=False, resilient=False)
     if k is None:
-        k = min(5, len(retriever)) if isinstance(retriever, Sized) else 5
+        k = min(5, size_of(retriever) or 5)
     for query, found in zip(asked, retriever.search(asked, k), strict=True):
         if json:
             _print_json(query, found)

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from retrieval.size import size_of
 from sleuth.errors import ConfigError
 from sleuth.protocols import Retriever
 from sleuth.types import Hit
@@ -42,6 +43,11 @@ class CachedRetriever:
     @property
     def fingerprint(self) -> str:
         return self._inner.fingerprint
+
+    @property
+    def passages(self) -> int | None:
+        """Passages searched; None when the inner retriever does not tell."""
+        return size_of(self._inner)
 
     @property
     def statistics(self) -> CacheStatistics:

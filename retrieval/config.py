@@ -121,7 +121,8 @@ class RetrieverSettings(Settings):
                 f"{min(foreign)} does nothing for a retriever of kind {self.kind or 'index'}; leave it out"
             )
         for part in [*self.parts, *([self.inner] if self.inner else [])]:
-            lost = sorted(name for name in PATIENCE if not _is_default(part, name))
+            kept = {"timeout_s"} if part.kind == "remote" else set()  # of one request over the wire
+            lost = sorted(name for name in PATIENCE - kept if not _is_default(part, name))
             if lost:
                 raise ValueError(f"{lost[0]} of a part does nothing; set it for the whole retriever")
         return self

@@ -15,7 +15,6 @@ from sleuth.artifacts import MANIFEST, read_manifest
 from sleuth.errors import ArtifactError, ConfigError, did_you_mean
 from sleuth.plugins import load_object
 from sleuth.protocols import Retriever
-from sleuth.settings import validate
 
 Progress = Callable[[str], AbstractContextManager[OnProgress | None]]
 """Shows progress under a title while an index is made; see `retrieval.progress`."""
@@ -28,14 +27,15 @@ def open_retriever(
     resilient: bool = True,
     progress: Progress | None = None,
 ) -> Retriever:
-    """The retriever that ``settings`` name; a path is that of an index of any kind.
+    """The retriever that ``settings`` name; a path is that of an index of any kind, an address
+    that of a service.
 
     ``resilient`` adds timeout, retries and circuit breaker, ``cached`` remembers queries. An index that
     does not exist is made when ``settings.corpus`` is given. Raises ArtifactError or ConfigError.
     """
     chosen = settings
     if not isinstance(chosen, RetrieverSettings):
-        chosen = validate(RetrieverSettings, {"index": Path(chosen)}, "retriever")
+        chosen = RetrieverSettings.model_validate(chosen)
     retriever = _open(chosen, progress or (lambda _title: nullcontext()))
     if resilient:
         retriever = ResilientRetriever(

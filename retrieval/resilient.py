@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from retrieval.size import size_of
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.protocols import Retriever
 from sleuth.types import Hit
@@ -58,6 +59,11 @@ class ResilientRetriever:
     @property
     def fingerprint(self) -> str:
         return self._inner.fingerprint
+
+    @property
+    def passages(self) -> int | None:
+        """Passages searched; None when the inner retriever does not tell."""
+        return size_of(self._inner)
 
     def search(self, queries: Sequence[str], k: int) -> Answer:
         """As the inner retriever. Raises RetrieverError naming the last failure."""

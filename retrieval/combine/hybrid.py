@@ -14,7 +14,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from retrieval.combine.parts import check_asked, check_depth, digest, reach, size_of
+from retrieval.combine.parts import check_asked, check_depth, digest, reach
+from retrieval.size import size_of
 from sleuth.errors import ConfigError
 from sleuth.protocols import Retriever
 from sleuth.types import Hit, Passage

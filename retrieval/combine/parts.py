@@ -1,22 +1,14 @@
-"""What fusing and reranking share: the size of an inner retriever, how deep to ask it, one name for the whole."""
+"""What fusing and reranking share: how deep to ask an inner retriever, and one name for the whole."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sized
 from typing import Any
 
+from retrieval.size import size_of
 from sleuth.errors import ConfigError
 from sleuth.protocols import Retriever
-
-
-def size_of(retriever: Retriever) -> int | None:
-    """How many passages ``retriever`` searches; None when it does not tell."""
-    if isinstance(retriever, Sized):
-        return len(retriever)
-    passages = getattr(retriever, "passages", None)
-    return passages if isinstance(passages, int) else None
 
 
 def reach(retriever: Retriever, depth: int) -> int:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from retrieval.combine.parts import check_asked, check_depth, digest, reach, size_of
+from retrieval.combine.parts import check_asked, check_depth, digest, reach
+from retrieval.size import size_of
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError
 from sleuth.protocols import Retriever
 from sleuth.types import Hit, Passage

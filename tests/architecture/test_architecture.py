@@ -24,7 +24,7 @@ ONLY_IN = {
     "vllm": {"agent/policies/vllm_policy.py"},
     "pyserini": {"retrieval/bm25.py", "retrieval/jvm.py"},
     "jnius": {"retrieval/bm25.py", "retrieval/jvm.py"},
-    "fastapi": {"retrieval/service.py", "agent/serve.py"},
+    "fastapi": {"retrieval/service/server.py", "agent/serve.py"},
 }
 HEAVY = ("torch", "transformers", "trl", "pyserini", "matplotlib", "datasets")
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))

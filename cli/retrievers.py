@@ -1,0 +1,53 @@
+"""What a command line may name as a retriever, turned into settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from retrieval.config import RetrieverSettings
+from sleuth.errors import ConfigError
+from sleuth.settings import Settings, apply_override, read_layers, validate
+
+HELP = "Index folder, address of a service, YAML file, or settings such as '{kind: hybrid, parts: [a, b]}'."
+
+
+def retriever_settings(given: str | Path, overrides: Sequence[str] = ()) -> RetrieverSettings:
+    """Settings of the retriever that ``given`` names; ``overrides`` are those of ``--set``.
+
+    A YAML file holds the settings themselves or, as a run's config, a section ``retriever``.
+    """
+    values = _read(str(given))
+    for override in overrides:
+        apply_override(values, override)
+    return validate(_Named, {"retriever": values["retriever"]}, str(given)).retriever
+
+
+class _Named(Settings):
+    retriever: RetrieverSettings
+
+
+def _read(given: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if given.lstrip().startswith("{"):
+        apply_override(values, f"retriever={given}")
+    elif given.endswith((".yaml", ".yml")):
+        values = _from_file(Path(given))
+    elif given.startswith(("http://", "https://")):
+        values["retriever"] = {"kind": "remote", "url": given}
+    else:
+        values["retriever"] = {"index": given}
+    return values
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    values = read_layers(path)
+    if "policy" in values or "out" in values:
+        from cli.config import load_run_settings
+
+        chosen = load_run_settings(path).retriever
+        if chosen is None:
+            raise ConfigError(f"{path} names no retriever", "add a section 'retriever'")
+        return {"retriever": chosen.model_dump(mode="json", exclude_unset=True)}
+    return {"retriever": values.get("retriever", values)}

@@ -1,0 +1,44 @@
+"""``sleuth serve-retriever``: a retriever over HTTP, for agents on other machines and for Search-R1's clients."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli.console import people
+from cli.retrievers import HELP
+
+
+def serve_retriever(
+    index: Annotated[str, typer.Argument(help=HELP)],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    max_batch: Annotated[int, typer.Option(min=1, help="Queries searched in one call at most.")] = 256,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that a request may take.")] = 60.0,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A retriever setting: retriever.k1=1.2")
+    ] = None,
+) -> None:
+    """Serve INDEX: POST /retrieve in Search-R1's contract, GET /health and GET /metrics. Ctrl-C stops it."""
+    from cli.retrievers import retriever_settings
+    from retrieval.open import open_retriever
+    from retrieval.progress import build_progress
+    from retrieval.service.config import ServiceLimits
+    from sleuth.errors import MissingExtraError
+
+    try:
+        from retrieval.service.server import serve
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "fastapi", "serve", "serving a retriever") from None
+
+    settings = retriever_settings(index, overrides or [])
+    retriever = open_retriever(settings, progress=build_progress)
+    console = people()
+
+    def announce(url: str) -> None:
+        console.print(f"serving {index} at {url} (Ctrl-C stops it)", markup=False, soft_wrap=True)
+
+    limits = ServiceLimits(max_batch=max_batch, timeout_s=timeout)
+    serve(retriever, host=host, port=port, limits=limits, on_ready=announce)
+    console.print("stopped", soft_wrap=True)

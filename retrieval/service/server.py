@@ -1,0 +1,248 @@
+"""The retriever service: FastAPI over one retriever, in Search-R1's contract.
+
+    POST /retrieve {queries, topk, return_scores}    concurrent requests are searched together
+    GET  /health                                     fingerprint, passages, limits
+    GET  /metrics                                    Prometheus text
+
+It stops gracefully on SIGTERM and SIGINT: running requests are answered first. It knows no users: let it listen
+where only those who may ask can reach it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+import sleuth
+from retrieval.service.batcher import Batcher
+from retrieval.service.config import ServiceLimits
+from retrieval.service.wire import FINGERPRINT, HEALTH, METRICS, RETRIEVE, to_result
+from retrieval.size import size_of
+from sleuth.errors import ConfigError, RetrieverError
+from sleuth.protocols import Retriever
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    queries: list[str]
+    topk: int
+    return_scores: bool
+
+
+class _Refused(Exception):  # noqa: N818 (an answer, caught in this file)
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class _Metrics:
+    """Figures of one service, apart from those of any other in the process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("sleuth_requests", "Answered requests.", ["status"], registry=self.registry)
+        self.queries = Counter("sleuth_queries", "Queries asked.", registry=self.registry)
+        self.pending = Gauge("sleuth_pending_queries", "Queries that wait to be searched.", registry=self.registry)
+        self.seconds = Histogram(
+            "sleuth_request_seconds", "From request to answer.", buckets=_SECONDS, registry=self.registry
+        )
+        self.search = Histogram(
+            "sleuth_search_seconds", "One call of the retriever.", buckets=_SECONDS, registry=self.registry
+        )
+        self.batch = Histogram(
+            "sleuth_batch_queries", "Distinct queries a call.", buckets=_SIZES, registry=self.registry
+        )
+
+    def on_batch(self, queries: int, seconds: float) -> None:
+        self.batch.observe(queries)
+        self.search.observe(seconds)
+
+
+def make_app(
+    retriever: Retriever,
+    limits: ServiceLimits | None = None,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+) -> FastAPI:
+    """The service as an ASGI application."""
+    limits = limits or ServiceLimits()
+    metrics = _Metrics()
+    fingerprint = retriever.fingerprint
+    health = {
+        "status": "ok",
+        "fingerprint": fingerprint,
+        "passages": size_of(retriever),
+        "max_queries": limits.max_queries,
+        "version": sleuth.__version__,
+    }
+    batcher: Batcher
+
+    @contextlib.asynccontextmanager
+    async def life(_app: FastAPI) -> AsyncIterator[None]:
+        nonlocal batcher
+        batcher = Batcher(
+            retriever, max_batch=limits.max_batch, max_pending=limits.max_pending, on_batch=metrics.on_batch
+        )
+        metrics.pending.set_function(lambda: batcher.pending)
+        batcher.start()
+        on_ready()
+        yield
+        await batcher.close()
+
+    app = FastAPI(title="Sleuth retriever", version=sleuth.__version__, lifespan=life)
+
+    async def answer(request: Request) -> bytes:
+        asked = _parse(await _read_body(request, limits), limits)
+        metrics.queries.inc(len(asked.queries))
+        found = await batcher.search(asked.queries, asked.topk)
+        result = [to_result(hits, asked.return_scores) for hits in found]
+        return json.dumps({"result": result}, allow_nan=False, separators=(",", ":")).encode()
+
+    @app.post(RETRIEVE)
+    async def retrieve(request: Request) -> Response:
+        """Search-R1's contract: queries, topk and return_scores in, ``{"result": [...]}`` out."""
+        started = time.perf_counter()
+        status, content = 200, b""
+        try:
+            content = await asyncio.wait_for(answer(request), limits.timeout_s)
+        except Exception as error:  # noqa: BLE001 (every failure is an answer with its status)
+            status, detail = _explain(error, limits)
+            content = json.dumps({"detail": detail}).encode()
+        metrics.requests.labels(str(status)).inc()
+        metrics.seconds.observe(time.perf_counter() - started)
+        headers = {FINGERPRINT: fingerprint}
+        if status == 503:
+            headers["retry-after"] = "1"
+        return Response(content, status, headers, "application/json")
+
+    @app.get(HEALTH)
+    async def tell_health() -> dict[str, Any]:
+        return health
+
+    @app.get(METRICS)
+    async def tell_metrics() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def serve(
+    retriever: Retriever,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    limits: ServiceLimits | None = None,
+    on_ready: Callable[[str], None] = lambda _url: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; ``on_ready`` gets the address. Port 0 takes a free one.
+
+    Raises ConfigError when nothing can listen there.
+    """
+    limits = limits or ServiceLimits()
+    with _listen(host, port) as listener:
+        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        app = make_app(retriever, limits, on_ready=lambda: on_ready(url))
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=max(1, round(limits.grace_s)),
+            lifespan="on",
+        )
+        with _signals_end_it_well():
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+async def _read_body(request: Request, limits: ServiceLimits) -> bytes:
+    too_large = _Refused(413, f"the request is larger than {limits.max_body_bytes} bytes")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limits.max_body_bytes:
+        raise too_large
+
+    async def read() -> bytes:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limits.max_body_bytes:
+                raise too_large
+        return bytes(body)
+
+    try:
+        return await asyncio.wait_for(read(), limits.body_timeout_s)
+    except TimeoutError:
+        raise _Refused(408, f"the request did not come within {limits.body_timeout_s:g} s") from None
+
+
+def _parse(body: bytes, limits: ServiceLimits) -> _Asked:
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        raise _Refused(422, "the request is not JSON") from None
+    if not isinstance(content, dict):
+        raise _Refused(422, 'the request is not an object {"queries", "topk", "return_scores"}')
+    queries, topk, scores = content.get("queries"), content.get("topk"), content.get("return_scores")
+    if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
+        raise _Refused(422, "queries is not a list of texts")
+    if len(queries) > limits.max_queries:
+        raise _Refused(422, f"{len(queries)} queries are more than {limits.max_queries}")
+    longest = max(map(len, queries), default=0)
+    if longest > limits.max_query_characters:
+        raise _Refused(422, f"a query of {longest} characters is longer than {limits.max_query_characters}")
+    if topk is None:
+        topk = limits.default_topk
+    if isinstance(topk, bool) or not isinstance(topk, int) or topk > limits.max_topk:
+        raise _Refused(422, f"topk is {topk!r}, it must be a whole number from 1 to {limits.max_topk}")
+    if scores is not None and not isinstance(scores, bool):
+        raise _Refused(422, f"return_scores is {scores!r}, it must be true or false")
+    return _Asked(queries, topk, bool(scores))
+
+
+def _explain(error: Exception, limits: ServiceLimits) -> tuple[int, str]:
+    """HTTP status and words for a request that failed."""
+    if isinstance(error, _Refused):
+        return error.status, error.detail
+    if isinstance(error, TimeoutError):
+        return 504, f"not answered within {limits.timeout_s:g} s"
+    if isinstance(error, ConfigError):
+        return 422, str(error)
+    if isinstance(error, RetrieverError):
+        return 503, str(error)
+    logging.getLogger("sleuth.service").exception("a request failed", exc_info=error)
+    return 500, f"{type(error).__name__} in the service"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2_048)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"cannot listen on {host} port {port}: {reason}", "choose another --port") from None
+
+
+@contextlib.contextmanager
+def _signals_end_it_well() -> Iterator[None]:
+    """uvicorn stops on these signals and then raises them once more: by then there is nothing left to end."""
+    both = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: None) for number in both}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
