@@ -6,7 +6,9 @@ before left in the run folder, so a killed run goes on where it was.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -76,7 +78,17 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
                 info = _WORK[name](run)
                 if info is not None:
                     run.folder.mark_done(name, info)
+        if until == STAGES[-1]:
+            _close(run.out)
     return run
+
+
+def _close(out: Path) -> None:
+    """Every stage is done, so no trajectory will be added: from JSON lines to Parquet."""
+    from sleuth.trajectories import close_trajectories
+
+    for folder in [out / "grpo" / "trajectories", *(out / "grpo" / "dev").glob("*"), *(out / "evaluation").glob("*")]:
+        close_trajectories(folder)
 
 
 def check_inputs(settings: RunSettings, until: str) -> None:
@@ -215,7 +227,7 @@ def _grpo(run: Run) -> dict[str, Any] | None:
         load_training_data(settings.data.train),
         make_scorer(settings.rewards),
         lambda policy, codec: make_driver(policy, codec, settings.environment, retriever),
-        _dev_evaluation(dev, settings.evaluation.batch_size),
+        _dev_evaluation(run, dev),
         run.out / "grpo",
         seed=settings.seed,
         sink=sink,
@@ -226,13 +238,28 @@ def _grpo(run: Run) -> dict[str, Any] | None:
     return {"best_step": outcome.best_step, "best_em": outcome.best_em, "last_step": outcome.last_step, **figures}
 
 
-def _dev_evaluation(dev: Sequence[Question], batch_size: int) -> Callable[[Any], dict[str, float]]:
-    """Greedy figures on the dev questions: EM and F1 in all and EM by kind."""
+def _dev_evaluation(run: Run, dev: Sequence[Question]) -> Callable[[Any], dict[str, float]]:
+    """Greedy figures on the dev questions: EM and F1 in all and EM by kind. Every evaluation keeps its trajectories."""
     from agent.evaluate import evaluate
+    from rewards.scorer import make_scorer
     from rewards.text_match import exact_match, f1
+    from sleuth.artifacts import atomic_folder
+
+    settings = run.settings
+    keep = settings.grpo is not None and settings.grpo.save_trajectories and os.environ.get("RANK", "0") == "0"
 
     def figures(driver: Any) -> dict[str, float]:
-        report = evaluate(driver, dev, metrics={"em": exact_match, "f1": f1}, batch_size=batch_size, resamples=1)
+        with contextlib.ExitStack() as stack:
+            folder = run.out / "grpo" / "dev" / f"step-{driver.policy.version:06d}"
+            report = evaluate(
+                driver,
+                dev,
+                metrics={"em": exact_match, "f1": f1},
+                score=make_scorer(settings.rewards).score,
+                out=stack.enter_context(atomic_folder(folder, overwrite=True)) if keep else None,
+                batch_size=settings.evaluation.batch_size,
+                resamples=1,
+            )
         wanted = {"em": report.overall.means["em"], "f1": report.overall.means["f1"], "searches": report.searches}
         wanted |= {f"em_{kind}": by.means["em"] for kind, by in report.by_kind.items()}
         return {name: float(value) for name, value in wanted.items() if value is not None}
@@ -243,6 +270,7 @@ def _dev_evaluation(dev: Sequence[Question], batch_size: int) -> Callable[[Any],
 def evaluate_policy(run: Run, stage: str, mode: Any) -> dict[str, Any]:
     """Greedy evaluation of the policy after ``stage`` on the test questions (dev where there are none)."""
     from agent.evaluate import evaluate
+    from rewards.scorer import make_scorer
     from rewards.text_match import exact_match, f1
 
     settings = run.settings
@@ -258,6 +286,7 @@ def evaluate_policy(run: Run, stage: str, mode: Any) -> dict[str, Any]:
         driver,
         read_questions(path, settings.evaluation.limit),
         metrics={"em": exact_match, "f1": f1},
+        score=make_scorer(settings.rewards).score,
         out=out,
         batch_size=settings.evaluation.batch_size,
         resamples=settings.evaluation.bootstrap,

@@ -1,7 +1,8 @@
-"""Trajectories as JSON lines: the nouns of ``types.py`` field by field, nothing lost.
+"""Trajectories on disk: JSON lines while a run goes on, one Parquet file when it closes, one reader for both.
 
-A row is one scored trajectory: ``{"trajectory": {"question", "segments", "turns", "stop", "timings", "given"},
-"reward", "parts"}``. An action is told by its only key: ``query`` (search), ``text`` (answer) or ``reason`` (invalid).
+A line is one scored trajectory, the nouns of ``types.py`` field by field, nothing lost: ``{"trajectory": {"question",
+"segments", "turns", "stop", "timings", "given"}, "reward", "parts", "origin"}``. An action is told by its only key:
+``query`` (search), ``text`` (answer) or ``reason`` (invalid). ``trajectory_table.py`` has the Parquet columns.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from typing import IO, Any
 from pydantic import TypeAdapter, ValidationError
 
 from sleuth.errors import DataError
+from sleuth.trajectory_table import read_table, write_table
 from sleuth.types import ScoredTrajectory
+
+CLOSED = "trajectories.parquet"
+_LINES = ("trajectories*.jsonl", "step-*.jsonl")
+"""Names of the files that a run appends to, or writes one of a step."""
 
 
 def to_dict(scored: ScoredTrajectory) -> dict[str, Any]:
@@ -67,12 +73,49 @@ class TrajectoryWriter:
 
 
 def read_trajectories(path: str | Path) -> Iterator[ScoredTrajectory]:
-    """The trajectories of a jsonl file, one at a time. Raises DataError naming the file and the line."""
-    for number, row in read_jsonl(path):
+    """The trajectories of a .jsonl file, a .parquet file, or a folder of either, one at a time.
+
+    A folder that was closed is read from its Parquet file, one that still grows from its JSON lines in order of name.
+    Raises DataError naming the file and the row.
+    """
+    source = Path(path)
+    if source.is_dir():
+        for file in trajectory_files(source):
+            yield from read_trajectories(file)
+        return
+    table = source.suffix == ".parquet"
+    rows = enumerate(read_table(source), start=1) if table else read_jsonl(source)
+    for number, row in rows:
         try:
             yield from_dict(row)
         except DataError as error:
-            raise DataError(f"{path}, line {number}: {error.message}") from None
+            raise DataError(f"{path}, {'row' if table else 'line'} {number}: {error.message}") from None
+
+
+def trajectory_files(folder: str | Path) -> list[Path]:
+    """The files that hold a folder's trajectories; none where there are none."""
+    closed = Path(folder) / CLOSED
+    return [closed] if closed.exists() else _growing(Path(folder))
+
+
+def close_trajectories(folder: str | Path) -> Path | None:
+    """Turn the JSON lines of a folder that no longer grows into one Parquet file; None where there are none.
+
+    The lines are deleted once the file stands whole. Closing twice, or again after a crash, changes nothing more.
+    """
+    closed = Path(folder) / CLOSED
+    if not closed.exists():
+        lines = _growing(Path(folder))
+        if not lines:
+            return None
+        write_table(closed, (to_dict(scored) for file in lines for scored in read_trajectories(file)))
+    for file in _growing(Path(folder)):
+        file.unlink()
+    return closed
+
+
+def _growing(folder: Path) -> list[Path]:
+    return sorted(file for pattern in _LINES for file in folder.glob(pattern))
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:

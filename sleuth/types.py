@@ -182,12 +182,26 @@ class Trajectory:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where in training a trajectory was sampled.
+
+    ``step``: the optimizer step before which; ``group``: which group of that rollout, one question's, it belongs to;
+    ``advantage``: what the loss weighted its tokens with, None where nobody worked it out.
+    """
+
+    step: int
+    group: int
+    advantage: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredTrajectory:
     """``reward`` None means *could not be scored*, which is not zero: it is never trained on."""
 
     trajectory: Trajectory
     reward: float | None
     parts: Mapping[str, float | None] = field(default_factory=dict)
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)

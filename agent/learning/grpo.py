@@ -171,6 +171,7 @@ def make_trainer(
             CompletionMarker(),
         ],
     )
+    trainer.on_advantages = rollouts.weigh
     trainer.remove_callback(PrinterCallback)
     state["trainer"] = timer.trainer = dev.trainer = trainer
     return trainer

@@ -9,16 +9,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from agent.rollout import RolloutDriver
+from sleuth.protocols import Environment
 from sleuth.seeding import derive_seed
-from sleuth.types import Invalid, Question, Sampling, ScoredTrajectory, Trajectory
+from sleuth.types import Invalid, Origin, Question, Sampling, ScoredTrajectory, Segment, Trajectory
 
 
 class Scorer(Protocol):
     def score(self, trajectory: Trajectory) -> ScoredTrajectory: ...
+
+
+class Driver(Protocol):
+    """What training needs of ``RolloutDriver``: it may stand for workers elsewhere."""
+
+    codec: Any
+    environment: Callable[[], Environment]
+    policy: Any
+
+    def run(
+        self, questions: Sequence[Question], sampling: Sampling, seeds: Sequence[int] | None = None
+    ) -> list[Trajectory]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +46,10 @@ class RolloutRow:
 
 @dataclass(slots=True)
 class RolloutRecord:
-    """What the last rollout was, for logging and for the trajectory file."""
+    """What a rollout was, for logging and for the trajectory file; ``version`` is the oldest that sampled in it."""
 
     step: int = -1
+    version: int = -1
     scored: list[ScoredTrajectory] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -47,11 +60,12 @@ class GroupRollouts:
     Every trajectory's seed is keyed by run seed, optimizer step, question position and place in the
     rollout, so that a resumed run samples what the uninterrupted one would have. ``oversample`` above 1
     replaces groups of equal rewards by further questions, up to that many times the batch in all.
+    ``on_rollout`` gets the record once the trainer has told the advantages (``weigh``).
     """
 
     def __init__(
         self,
-        driver: RolloutDriver,
+        driver: Driver,
         questions: Sequence[Question],
         scorer: Scorer,
         *,
@@ -72,19 +86,30 @@ class GroupRollouts:
         self._on_rollout = on_rollout
 
     def __call__(self, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
-        step = int(trainer.state.global_step)
         offset = trainer.accelerator.process_index * len(prompts)
+        return self.hand_over(self.play(prompts, int(trainer.state.global_step), offset))
+
+    def play(self, prompts: Sequence[str], step: int, offset: int, driver: Driver | None = None) -> RolloutRecord:
+        """Play and score ``prompts``, rows ``offset`` and on of the rollout before optimizer step ``step``.
+
+        Changes nothing here, so that rollouts may be played ahead, each with a ``driver`` of its own.
+        """
+        chosen = driver or self.driver
         places = [(int(prompt), f"row {offset + row}") for row, prompt in enumerate(prompts)]
-        scored, seconds = self._play(places, step)
+        scored, seconds = self._play(places, step, chosen)
         replaced = 0
         if self._oversample > 1.0:
-            scored, replaced, more = self._replace_flat_groups(scored, step, offset)
+            scored, replaced, more = self._replace_flat_groups(scored, step, offset, chosen)
             seconds += more
-        self.record = RolloutRecord(step, scored, summarise(scored, self._group_size))
-        self.record.metrics |= {"time/score": seconds, "groups/replaced": float(replaced)}
-        if self._on_rollout:
-            self._on_rollout(self.record)
-        rows = [to_row(s, self.driver.codec.eos_token_id) for s in scored]
+        placed = [replace(s, origin=Origin(step, (offset + row) // self._group_size)) for row, s in enumerate(scored)]
+        record = RolloutRecord(step, _oldest_version(scored, step), placed, summarise(scored, self._group_size))
+        record.metrics |= {"time/score": seconds, "groups/replaced": float(replaced)}
+        return record
+
+    def hand_over(self, record: RolloutRecord) -> dict[str, list[Any]]:
+        """The rows of ``record`` for TRL, which is told its figures and advantages from now on."""
+        self.record = record
+        rows = [to_row(s, self.driver.codec.eos_token_id) for s in record.scored]
         return {
             "prompt_ids": [row.prompt_ids for row in rows],
             "completion_ids": [row.completion_ids for row in rows],
@@ -92,6 +117,15 @@ class GroupRollouts:
             "env_mask": [row.mask for row in rows],
             "trajectory_reward": [row.reward for row in rows],
         }
+
+    def weigh(self, advantages: Sequence[float]) -> None:
+        """Take down the advantages that the trainer gave the rows of the last rollout; the rollout is whole then."""
+        rows = zip(self.record.scored, advantages, strict=True)
+        self.record.scored = [
+            replace(s, origin=s.origin and replace(s.origin, advantage=float(value))) for s, value in rows
+        ]
+        if self._on_rollout:
+            self._on_rollout(self.record)
 
     def reward(
         self,
@@ -107,17 +141,19 @@ class GroupRollouts:
             log_metric(name, value)  # type: ignore[misc]
         return trajectory_reward
 
-    def _play(self, places: Sequence[tuple[int, str]], step: int) -> tuple[list[ScoredTrajectory], float]:
+    def _play(
+        self, places: Sequence[tuple[int, str]], step: int, driver: Driver
+    ) -> tuple[list[ScoredTrajectory], float]:
         """Scored trajectories for (question position, place in the rollout) pairs, and the seconds of scoring."""
         questions = [self._questions[position % len(self._questions)] for position, _ in places]
         seeds = [derive_seed(self._seed, "rollout", step, position, place) for position, place in places]
-        trajectories = self.driver.run(questions, self._sampling, seeds)
+        trajectories = driver.run(questions, self._sampling, seeds)
         started = time.perf_counter()
         scored = [self._scorer.score(trajectory) for trajectory in trajectories]
         return scored, time.perf_counter() - started
 
     def _replace_flat_groups(
-        self, scored: list[ScoredTrajectory], step: int, offset: int
+        self, scored: list[ScoredTrajectory], step: int, offset: int, driver: Driver
     ) -> tuple[list[ScoredTrajectory], int, float]:
         size = self._group_size
         groups = [scored[start : start + size] for start in range(0, len(scored), size)]
@@ -135,13 +171,17 @@ class GroupRollouts:
                 for i, position in enumerate(positions)
                 for member in range(size)
             ]
-            played, more = self._play(places, step)
+            played, more = self._play(places, step, driver)
             fresh = [played[start : start + size] for start in range(0, len(played), size)]
             drawn, seconds = drawn + take, seconds + more
             for group in (group for group in fresh if not is_flat(group)):
                 groups[flat.pop(0)] = group
                 replaced += 1
         return [s for group in groups for s in group], replaced, seconds
+
+
+def _oldest_version(scored: Sequence[ScoredTrajectory], step: int) -> int:
+    return min((turn.generation.policy_version for s in scored for turn in s.trajectory.turns), default=step)
 
 
 def is_flat(group: Sequence[ScoredTrajectory]) -> bool:
@@ -156,7 +196,7 @@ def to_row(scored: ScoredTrajectory, eos: int) -> RolloutRow:
     a row for truncated unless its last token is EOS. An unscored one is masked throughout, so that it
     takes part in neither the reward nor the KL term.
     """
-    prompt, *rest = scored.trajectory.segments or ()
+    prompt, *rest = scored.trajectory.segments or (Segment("prompt", (eos,)),)
     ids: list[int] = []
     logprobs: list[float] = []
     mask: list[int] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     sampled_at_step = -1
     """The optimizer step before which the rollout at hand was sampled."""
+    on_advantages: Callable[[list[float]], None] | None = None
+    """Told the advantages of this process's rows, in the order in which they were rolled out."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -37,6 +40,12 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         else:
             self._reference_seconds = self.__dict__.get("_reference_seconds", 0.0) + time.perf_counter() - started
         return result
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        output = super()._generate_and_score_completions(inputs)
+        if self.on_advantages:
+            self.on_advantages(output["advantages"].tolist())
+        return output
 
     def take_reference_seconds(self) -> float:
         """Seconds spent since last asked on log-probs that carry no gradient (reference, old policy)."""

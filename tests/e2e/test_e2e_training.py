@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from sleuth.sinks import read_metrics
 from sleuth.trajectories import read_trajectories
+from sleuth.types import ScoredTrajectory
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "smoke.yaml")
@@ -67,10 +68,35 @@ def test_sampler_and_trainer_agree_before_every_first_update(finished: Path):
 
 def test_the_loss_reads_as_many_tokens_as_were_sampled(finished: Path):
     rows = [row for row in read_metrics(finished / "metrics.jsonl") if "reward" in row]
+    kept = list(read_trajectories(finished / "grpo" / "trajectories"))
     for row in rows:
-        (file,) = (finished / "grpo" / "trajectories").glob(f"step-{row['step'] - 1:06d}-*.jsonl")
-        played = [scored.trajectory for scored in read_trajectories(file)]
+        played = [s.trajectory for s in kept if s.origin and s.origin.step == row["step"] - 1]
         assert row["check/masked_tokens"] == sum(len(turn.generation.token_ids) for t in played for turn in t.turns)
+
+
+def test_a_closed_run_keeps_its_groups_with_what_trl_weighted_them_with(finished: Path):
+    assert [path.name for path in (finished / "grpo" / "trajectories").iterdir()] == ["trajectories.parquet"]
+    groups: dict[tuple[int, int], list[ScoredTrajectory]] = {}
+    for row in read_trajectories(finished / "grpo" / "trajectories"):
+        assert row.origin is not None and row.origin.advantage is not None
+        assert {turn.generation.policy_version for turn in row.trajectory.turns} == {row.origin.step}
+        groups.setdefault((row.origin.step, row.origin.group), []).append(row)
+    assert len(groups) == 6 * 3
+    for group in groups.values():
+        assert len(group) == 4 and len({row.trajectory.question for row in group}) == 1
+        rewards = torch.tensor([row.reward for row in group])
+        wanted = (rewards - rewards.mean()) / (rewards.std() + 1e-4)  # Shao et al. 2024, eq. 4, with TRL's epsilon
+        found = torch.tensor([row.origin.advantage for row in group])
+        assert torch.allclose(found, wanted, atol=1e-4)
+    assert len({row.reward for group in groups.values() for row in group}) > 1
+
+
+def test_the_dev_trajectories_of_every_checkpoint_are_kept(finished: Path):
+    dev = {row["step"]: row["dev/em"] for row in read_metrics(finished / "metrics.jsonl") if "dev/em" in row}
+    for step, em in dev.items():
+        rows = list(read_trajectories(finished / "grpo" / "dev" / f"step-{step:06d}"))
+        assert len(rows) == 12
+        assert sum(row.parts["exact_match"] for row in rows) / 12 == pytest.approx(em)
 
 
 def test_every_parameter_moved(finished: Path):

@@ -14,6 +14,7 @@ from sleuth.types import (
     Generation,
     Hit,
     Invalid,
+    Origin,
     Passage,
     Question,
     ScoredTrajectory,
@@ -44,10 +45,11 @@ trajectories = st.builds(
     st.lists(turns, max_size=3).map(tuple),
     stops,
     st.dictionaries(texts, floats, max_size=3),
+    st.lists(hits, max_size=1).map(tuple),
 )
-scored = st.builds(
-    ScoredTrajectory, trajectories, st.none() | floats, st.dictionaries(texts, st.none() | floats, max_size=3)
-)
+origins = st.builds(Origin, st.integers(0, 9), st.integers(0, 9), st.none() | floats)
+parts = st.dictionaries(texts, st.none() | floats, max_size=3)
+scored = st.builds(ScoredTrajectory, trajectories, st.none() | floats, parts, st.none() | origins)
 
 
 def example(identity: str = "q1", reward: float | None = 0.5) -> ScoredTrajectory:
