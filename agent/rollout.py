@@ -35,6 +35,14 @@ from sleuth.types import (
 
 
 @dataclass(frozen=True, slots=True)
+class PassagesGiven:
+    """Hits of a search that the environment made before the first turn."""
+
+    episode: str
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TokenSampled:
     """One token at the moment it was sampled."""
 
@@ -57,7 +65,7 @@ class EpisodeEnded:
     trajectory: Trajectory
 
 
-Event = TokenSampled | TurnTaken | EpisodeEnded
+Event = PassagesGiven | TokenSampled | TurnTaken | EpisodeEnded
 
 
 @dataclass(slots=True)
@@ -123,7 +131,7 @@ class RolloutDriver:
             for question, seed in zip(questions, seeds or range(len(questions)), strict=True)
         ]
         try:
-            self._open(episodes)
+            self._open(episodes, emit)
             while live := [e for e in episodes if e.stop is None]:
                 self._round(live, sampling, emit)
         finally:
@@ -133,7 +141,7 @@ class RolloutDriver:
             emit(EpisodeEnded(episode.id, trajectory))
         return trajectories
 
-    def _open(self, episodes: Sequence[_Episode]) -> None:
+    def _open(self, episodes: Sequence[_Episode], emit: Callable[[Event], None]) -> None:
         """Put each prompt in place, searching first where the environment asks for it."""
         waiting: list[_Episode] = []
         for episode in episodes:
@@ -145,6 +153,7 @@ class RolloutDriver:
                 self._place_prompt(episode, opening)
         for episode, hits in self._retrieve(waiting):
             episode.given = tuple(hits)
+            emit(PassagesGiven(episode.id, episode.given))
             prompt = episode.environment.observe(hits, episode.room)
             if isinstance(prompt, Stop):
                 episode.stop = prompt.reason

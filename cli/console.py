@@ -29,6 +29,13 @@ def results() -> Console:
     return console
 
 
+def plain(text: str) -> str:
+    """Text from outside without what could steer a terminal: characters that do not print are spelt out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def print_json(content: Mapping[str, Any]) -> None:
     """One JSON object on a line of standard output."""
     sys.stdout.write(json.dumps(content) + "\n")

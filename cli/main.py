@@ -22,11 +22,16 @@ COMMANDS = {
     "demonstrate": "cli.train:demonstrate",
     "warmstart": "cli.train:warmstart",
     "train": "cli.train:train",
+    "train-retriever": "cli.train_retriever:train_retriever",
+    "mine": "cli.train_retriever:mine",
     "world": "cli.world:world",
     "evaluate": "cli.evaluate:evaluate",
+    "chat": "cli.chat.command:chat",
     "index": "cli.index:index",
     "search": "cli.search:search",
+    "evaluate-retrieval": "cli.evaluate_retrieval:evaluate_retrieval",
     "serve-retriever": "cli.serve_retriever:serve_retriever",
+    "report": "cli.report.command:report",
     "inspect": "cli.inspect:app",
 }
 """Name of a command -> ``module:function``, or ``module:app`` for a group. The modules are light to import."""

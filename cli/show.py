@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.text import Text
 
+from cli.console import plain
 from sleuth.types import Answer, Hit, Invalid, ScoredTrajectory, Search, Source, Trajectory, Turn
 
 _STYLES: dict[Source, str] = {"prompt": "dim", "policy": "bold green", "environment": "blue"}
@@ -74,18 +75,13 @@ def _hit(console: Console, label: str, hit: Hit) -> None:
 
 def _block(console: Console, label: str, text: str, source: Source) -> None:
     for line in text.strip("\n").split("\n") or [""]:
-        _print(console, f"{label:<12}{'|' if source == 'environment' else '>'} {_plain(line)}", _STYLES[source])
+        _print(console, f"{label:<12}{'|' if source == 'environment' else '>'} {plain(line)}", _STYLES[source])
         label = ""
 
 
 def _field(console: Console, label: str, value: str) -> None:
-    _print(console, f"{label:<12}{_plain(value)}")
+    _print(console, f"{label:<12}{plain(value)}")
 
 
 def _print(console: Console, line: str, style: str = "") -> None:
     console.print(Text(line, style=style), soft_wrap=True)
-
-
-def _plain(text: str) -> str:
-    """Text from outside without control characters, which could steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

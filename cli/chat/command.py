@@ -1,0 +1,186 @@
+"""``sleuth chat``: put questions to a policy and watch it think, search, read and answer.
+
+What a model name stands for is as in ``sleuth evaluate``: a run's folder is the policy that the run trained, in its
+environment and with its retriever. Without a terminal, questions are read one a line.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cli.console import people, results
+from sleuth.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agent.session import Knobs, Tools
+    from cli.chat.commands import Chat
+    from cli.config import RunSettings
+    from sleuth.protocols import TextCodec
+
+Mode = Literal["direct", "cot", "rag", "search"]
+
+
+def chat(
+    model: Annotated[str, typer.Argument(help="Model, run folder or config file.")],
+    retriever: Annotated[
+        str | None, typer.Option(help="Index, URL or {kind: ...} to search. With a run: the run's.")
+    ] = None,
+    mode: Annotated[Mode | None, typer.Option(help="How the policy answers; by default it searches.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Protocol: sleuth, search_r1 or minimal.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Passages a search.")] = None,
+    turns: Annotated[int | None, typer.Option(help="Turns a question, the answer's included.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the first question.")] = 0,
+    data: Annotated[str | None, typer.Option(help="Data set that /load reads. With a run: its data.dev.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Read one question a line and print one JSON object for each.")
+    ] = False,
+) -> None:
+    """Talk to a search agent. In a pipe: one question a line, plain text.
+
+    Exit status in a pipe: 2 when a line could not be carried out, 3 when the retriever failed on a question.
+    """
+    settings = resolve(model, overrides or [], retriever, mode, preset, top_k, turns)
+    opened = _open(settings, temperature, seed, data or settings.data.dev, to_stderr=json)
+    from cli.chat.commands import COMMANDS
+    from cli.chat.loop import converse, read_lines, say_no_terminal
+
+    if sys.stdin.isatty() and sys.stdout.isatty() and not json:
+        from agent.policies.loading import cache_folder
+        from cli.chat.prompt import make_prompt
+        from cli.chat.view import describe
+
+        session = opened.session
+        people().print(f"{settings.policy.model}: ask a question, or /help", style="dim", markup=False)
+        toolbar = lambda: describe(session.knobs, session.retriever)
+        converse(opened, make_prompt(COMMANDS, cache_folder() / "chat_history", toolbar))
+        return
+    if not json:
+        say_no_terminal(sys.stdin)
+    status = read_lines(opened, sys.stdin, json)
+    if status:
+        raise typer.Exit(status)
+
+
+def resolve(
+    model: str,
+    overrides: list[str],
+    retriever: str | None = None,
+    mode: Mode | None = None,
+    preset: str | None = None,
+    top_k: int | None = None,
+    turns: int | None = None,
+) -> RunSettings:
+    """The settings of a session: those of the run or config that ``model`` names, options laid over them."""
+    from cli.config import RunSettings
+    from cli.model_settings import settings_of
+    from sleuth.settings import apply_override, validate
+
+    values = settings_of(model)
+    for override in overrides:
+        apply_override(values, override)
+    environment: dict[str, Any] = dict(values.get("environment") or {})
+    if mode and not (mode == "search" and ":" in environment.get("kind", "")):
+        environment["kind"] = mode
+    environment |= {k: v for k, v in (("preset", preset), ("top_k", top_k), ("turns", turns)) if v is not None}
+    if turns is not None and 0 < turns <= environment.get("searches", 4):
+        environment["searches"] = turns - 1
+    values["environment"] = environment
+    if retriever is not None:
+        values["retriever"] = _written(retriever)
+    settings = validate(RunSettings, values, model)
+    if settings.retriever is None and settings.environment.kind in ("search", "rag"):
+        raise ConfigError(
+            f"mode {settings.environment.kind} needs something to search",
+            "--retriever INDEX (made by: sleuth index), or --mode direct",
+        )
+    return settings
+
+
+def _open(settings: RunSettings, temperature: float, seed: int, source: str | None, to_stderr: bool) -> Chat:
+    from cli.logs import quiet_libraries
+
+    quiet_libraries()
+    from agent.session import Session
+    from cli.chat.commands import Chat
+    from cli.chat.view import View
+    from cli.wiring import limit_threads, make_policy
+
+    limit_threads(settings.threads)
+    with people().status("loading the policy") if people().is_terminal else _nothing():
+        policy, codec = make_policy(settings.policy)
+    tools, name = _tools(settings, codec)
+    session = Session(policy, codec, tools, _knobs(settings, temperature, seed), name, source)
+    return Chat(session, View(people() if to_stderr else results(), codec.decode), codec)
+
+
+def _nothing() -> Any:
+    import contextlib
+
+    return contextlib.nullcontext()
+
+
+def _knobs(settings: RunSettings, temperature: float, seed: int) -> Knobs:
+    from agent.session import Knobs
+
+    environment = settings.environment
+    return Knobs(environment.kind, environment.top_k, temperature, environment.turns, environment.searches, seed)
+
+
+def _tools(settings: RunSettings, codec: TextCodec) -> tuple[Tools, str | None]:
+    """What joins the session to the other packages, and the name of the retriever that it begins with."""
+    from agent.session import Tools
+    from cli.wiring import make_retriever, read_questions
+    from envs.config import EnvironmentSettings
+    from envs.factory import make_environment
+    from rewards.text_match import exact_match, f1
+    from sleuth.settings import validate
+
+    name = _name_of(settings)
+
+    def environment(knobs: Knobs) -> Any:
+        values = settings.environment.model_dump() | {
+            "kind": knobs.mode,
+            "top_k": knobs.top_k,
+            "turns": knobs.turns,
+            "searches": knobs.searches,
+        }
+        return make_environment(validate(EnvironmentSettings, values, "environment"), codec)
+
+    def retriever(text: str) -> Any:
+        return make_retriever(settings.retriever if text == name else parse_retriever(text))
+
+    return Tools(environment, retriever, read_questions, {"em": exact_match, "f1": f1}), name
+
+
+def parse_retriever(text: str) -> Any:
+    """Settings of a retriever written as a path, a URL or a mapping. Raises ConfigError."""
+    from retrieval.config import RetrieverSettings
+    from sleuth.settings import Settings, validate
+
+    class Holder(Settings):
+        retriever: RetrieverSettings
+
+    return validate(Holder, {"retriever": _written(text)}, "chat").retriever
+
+
+def _written(text: str) -> Any:
+    """The value of ``retriever`` that ``text`` writes: a mapping where it looks like one, else as it stands."""
+    from sleuth.settings import apply_override
+
+    if not text.lstrip().startswith("{"):
+        return text
+    values: dict[str, Any] = {}
+    apply_override(values, f"retriever={text}")
+    return values["retriever"]
+
+
+def _name_of(settings: RunSettings) -> str | None:
+    if settings.retriever is None:
+        return None
+    chosen = settings.retriever
+    return str(chosen.index or getattr(chosen, "url", None) or chosen.kind)

@@ -1,0 +1,182 @@
+"""The slash commands of a session. Wrong use raises ConfigError or DataError, which the session shows as one line."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from agent.session import Exchange, Session
+from cli.chat.view import View
+from sleuth.errors import ConfigError, did_you_mean
+from sleuth.types import Question
+
+Argument = Literal["none", "word", "path", "retriever", "mode"]
+
+
+@dataclass(slots=True)
+class Chat:
+    """A session, what shows it, and its tokenizer (``HFCodec``'s) for the text of single tokens."""
+
+    session: Session
+    view: View
+    codec: Any
+
+    def ask(self, text: str) -> Exchange:
+        return self._played(lambda: self.session.ask(text, self.view.on_event))
+
+    def put(self, question: Question) -> Exchange:
+        return self._played(lambda: self.session.put(question, self.view.on_event))
+
+    def _played(self, play: Callable[[], Exchange]) -> Exchange:
+        self.view.begin()
+        exchange = play()
+        self.view.ended(exchange)
+        return exchange
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """``run`` gets the rest of the line, stripped. Its result is the exchange that it played, if it played one."""
+
+    usage: str
+    help: str
+    run: Callable[[Chat, str], Exchange | None]
+    argument: Argument = "word"
+
+
+def run_command(chat: Chat, line: str) -> Exchange | None:
+    """Do what a line that begins with a slash says. Raises SleuthError for wrong use, EOFError for ``/quit``."""
+    name, _, rest = line.removeprefix("/").partition(" ")
+    if name not in COMMANDS:
+        raise ConfigError(f"no command /{name}", did_you_mean(name, COMMANDS))
+    return COMMANDS[name].run(chat, rest.strip())
+
+
+def _retriever(chat: Chat, rest: str) -> None:
+    if rest:
+        chat.session.use_retriever(rest)
+    _show_knobs(chat)
+
+
+def _knob(name: str, convert: Callable[[str], object], what: str) -> Callable[[Chat, str], None]:
+    def turn(chat: Chat, rest: str) -> None:
+        if rest:
+            try:
+                value = convert(rest)
+            except ValueError:
+                raise ConfigError(f"'{rest}' is not {what}") from None
+            chat.session.change(**{name: value})
+        _show_knobs(chat)
+
+    return turn
+
+
+def _show_knobs(chat: Chat) -> None:
+    chat.view.knobs(chat.session.knobs, chat.session.retriever)
+
+
+def _mask(chat: Chat, rest: str) -> None:
+    _nothing_more("mask", rest)
+    chat.view.mask(chat.session.last.trajectory, chat.codec.decode)
+
+
+def _tokens(chat: Chat, rest: str) -> None:
+    _nothing_more("tokens", rest)
+    trajectory = chat.session.last.trajectory
+    decode = chat.codec.tokenizer.decode
+    texts = {token: decode([token], clean_up_tokenization_spaces=False) for token in set(trajectory.token_ids)}
+    chat.view.tokens_of(trajectory, texts)
+
+
+def _passage(chat: Chat, rest: str) -> None:
+    if not rest.isdecimal():
+        raise ConfigError("which passage?", "/passage N, the number in brackets")
+    chat.view.passage(int(rest), chat.session.passage(int(rest)))
+
+
+def _again(chat: Chat, rest: str) -> Exchange:
+    chat.view.begin()
+    before, now = chat.session.again(rest or None, chat.view.on_event)
+    chat.view.ended(now)
+    if before is not None:
+        chat.view.beside(before, now)
+    return now
+
+
+def _grade(chat: Chat, rest: str) -> None:
+    chat.view.grades(chat.session.grade(rest.split("|")))
+
+
+def _save(chat: Chat, rest: str) -> None:
+    words = _words(rest)
+    if len(words) not in (1, 2) or words[1:] not in ([], ["all"]):
+        raise ConfigError("save to which file?", "/save FILE.jsonl, or /save FILE.jsonl all")
+    count = chat.session.save(words[0], everything=words[1:] == ["all"])
+    chat.view.line(f"{count} {'trajectory' if count == 1 else 'trajectories'} appended to {words[0]}", "dim")
+
+
+def _load(chat: Chat, rest: str) -> Exchange:
+    words = _words(rest)
+    if len(words) > 2:
+        raise ConfigError("/load takes a file and the place or id of a question", "quote a name with spaces")
+    question = chat.session.load(*words)
+    chat.view.question(f"{question.text}  [{question.id}{', ' + question.kind if question.kind else ''}]")
+    return chat.put(question)
+
+
+def _help(chat: Chat, rest: str) -> None:
+    _nothing_more("help", rest)
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for command in COMMANDS.values():
+        table.add_row(Text(command.usage, style="cyan"), Text(command.help))
+    chat.view.console.print(table)
+    chat.view.line("Anything else is a question. Alt-Enter or \\ at the end of a line: another line.", "dim")
+    chat.view.line("Ctrl-C stops an answer, Ctrl-D leaves. A space before a slash makes it part of a question.", "dim")
+
+
+def _quit(_chat: Chat, rest: str) -> None:
+    _nothing_more("quit", rest)
+    raise EOFError
+
+
+def _words(rest: str) -> list[str]:
+    try:
+        return shlex.split(rest)
+    except ValueError as error:
+        raise ConfigError(f"cannot read '{rest}': {error}", "close the quote") from None
+
+
+def _nothing_more(name: str, rest: str) -> None:
+    if rest:
+        raise ConfigError(f"/{name} takes nothing after it")
+
+
+COMMANDS: Mapping[str, Command] = {
+    "retriever": Command(
+        "/retriever INDEX", "search this index, URL or {kind: ...} from now on", _retriever, "retriever"
+    ),
+    "top-k": Command("/top-k N", "passages a search", _knob("top_k", int, "a whole number")),
+    "temperature": Command("/temperature T", "0 is greedy", _knob("temperature", float, "a number")),
+    "turns": Command("/turns N", "turns a question, the answer's included", _knob("turns", int, "a whole number")),
+    "searches": Command("/searches N", "searches a question", _knob("searches", int, "a whole number")),
+    "mode": Command("/mode MODE", "search, direct, cot or rag", _knob("mode", str, "a mode"), "mode"),
+    "seed": Command("/seed N", "seed of the next question", _knob("seed", int, "a whole number")),
+    "mask": Command("/mask", "the last transcript: what was sampled (1), what was inserted (0)", _mask, "none"),
+    "tokens": Command("/tokens", "the same token by token: mask, id, log-prob", _tokens, "none"),
+    "passage": Command("/passage N", "a passage of the last answer in full", _passage),
+    "again": Command(
+        "/again [RETRIEVER]", "the last question once more, beside what came of it before", _again, "retriever"
+    ),
+    "grade": Command("/grade ANSWER [| ANSWER]", "EM and F1 of the last answer", _grade),
+    "save": Command("/save FILE.jsonl [all]", "append the last trajectory, or all of the session", _save, "path"),
+    "load": Command(
+        "/load [DATA [N|ID]]", "a question of a data set, graded; without a name: the next one", _load, "path"
+    ),
+    "help": Command("/help", "this list", _help, "none"),
+    "quit": Command("/quit", "leave, as Ctrl-D does", _quit, "none"),
+}

@@ -1,0 +1,275 @@
+"""What a session looks like: turns as they are sampled, passages folded, and the last answer from every side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agent.rollout import Event, PassagesGiven, TokenSampled, TurnTaken
+from agent.session import Exchange, Knobs
+from cli.chat.flow import GUTTER, Flow
+from cli.chat.stream import Span, TagStream, TokenText
+from cli.console import plain
+from sleuth.types import Hit, Invalid, Search, Source, Trajectory, Turn
+
+LOOKS: Mapping[str, tuple[str, str]] = {
+    "think": ("think", "dim italic"),
+    "search": ("search", "cyan"),
+    "answer": ("answer", "bold green"),
+    "information": ("made up", "red"),
+    "": ("", "dim"),
+}
+"""Tag -> label and style. Only the environment may write passages: those of a policy are made up."""
+SOURCES: Mapping[Source, str] = {"prompt": "dim", "policy": "bold green", "environment": "blue"}
+FOLDED = 160
+"""Columns of a folded passage where there is no terminal to fill."""
+
+
+class View:
+    """Shows one question after the other on ``console``; events come from the rollout driver."""
+
+    def __init__(self, console: Console, decode: Callable[[Sequence[int]], str]) -> None:
+        self.console = console
+        self._flow = Flow(console)
+        self._text = TokenText(decode)
+        self._tags = TagStream()
+        self._inside: str | None = None
+        self._passages = 0
+        self._streamed = False
+        self.turns = 0
+        self.tokens = 0
+
+    # While a question is played
+
+    def begin(self) -> None:
+        """Ready for another question, whatever became of the one before."""
+        self._text.finish()
+        self._tags.finish()
+        self._inside = None
+        self._streamed = False
+        self._passages = self.turns = self.tokens = 0
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, TokenSampled):
+            self.tokens += 1
+            self._streamed = True
+            self._spans(self._tags.feed(self._text.feed(event.token_id)))
+        elif isinstance(event, TurnTaken):
+            self._turn(event.turn)
+        elif isinstance(event, PassagesGiven):
+            self._hits(event.hits)
+
+    def stopped(self) -> None:
+        """The person has stopped it."""
+        self._flow.end()
+        if self.console.is_terminal:
+            self.console.file.write("\x1b[0m")  # the interrupt may have come between a colour and its end
+        seen = f"{self.turns} turns and {self.tokens} tokens"
+        self.line(f"stopped after {seen}; this answer is not kept. /again asks once more", "yellow")
+
+    def ended(self, exchange: Exchange) -> None:
+        """How the question ended and what it cost."""
+        trajectory = exchange.trajectory
+        if exchange.failure:
+            self.line(f"the retriever failed: {exchange.failure}", "red")
+        elif trajectory.answer is None:
+            self.line(f"no answer: {STOPS.get(trajectory.stop, trajectory.stop)}", "yellow")
+        self.line(" · ".join(costs(exchange)), "dim")
+        if exchange.grades:
+            self.grades(exchange)
+
+    def _spans(self, spans: Sequence[Span]) -> None:
+        for span in spans:
+            if span.kind == "tag":
+                self._inside = None
+                continue
+            if self._inside is None or self._inside != span.inside:
+                if not span.text.strip():
+                    continue
+                self._inside = span.inside
+                self._flow.begin(*LOOKS[span.inside])
+            self._flow.write(span.text)
+
+    def _turn(self, turn: Turn) -> None:
+        # A policy that does not tell its tokens one by one is shown turn by turn.
+        rest = self._text.finish() if self._streamed else turn.text
+        self._spans([*self._tags.feed(rest), *self._tags.finish()])
+        self._inside, self._streamed = None, False
+        self._flow.end()
+        self.turns += 1
+        if isinstance(turn.action, Invalid):
+            self.field("invalid", turn.action.reason, "yellow")
+        self._hits(turn.hits)
+        if isinstance(turn.action, Search) and not turn.hits and turn.observation:
+            self.line("nothing found", "blue")
+
+    def _hits(self, hits: Sequence[Hit]) -> None:
+        for hit in hits:
+            self._passages += 1
+            self.console.print(folded(self._passages, hit, self._width), soft_wrap=True)
+
+    @property
+    def _width(self) -> int:
+        return self.console.width - 1 if self.console.is_terminal else FOLDED
+
+    # Lines
+
+    def line(self, text: str, style: str = "") -> None:
+        self.console.print(Text(" " * GUTTER + plain(text), style=style), soft_wrap=True)
+
+    def field(self, label: str, text: str, style: str = "") -> None:
+        self._flow.begin(label, style)
+        self._flow.write(text)
+        self._flow.end()
+
+    def question(self, text: str) -> None:
+        self.field("question", text, "bold")
+
+    def grades(self, exchange: Exchange) -> None:
+        values = "  ".join(f"{name.upper()} {value:.3g}" for name, value in exchange.grades.items())
+        accepted = " | ".join(exchange.trajectory.question.answers)
+        self.field("graded", f"{values}   accepted: {accepted}", "magenta")
+
+    def knobs(self, knobs: Knobs, retriever: str | None) -> None:
+        self.line(describe(knobs, retriever), "dim")
+
+    # The last answer
+
+    def passage(self, number: int, hit: Hit) -> None:
+        """A passage in full."""
+        title = f"[{number}] {hit.passage.title}"
+        self.field("passage", f"{title}\n{hit.passage.text}", "blue")
+        self.line(f"rank {hit.rank}, score {hit.score:.4f}, id {hit.passage.id}", "dim")
+
+    def mask(self, trajectory: Trajectory, decode: Callable[[Sequence[int]], str]) -> None:
+        """The whole transcript, one block a segment: mask 1 where the policy sampled, 0 where it did not."""
+        for segment in trajectory.segments:
+            mask = int(segment.source == "policy")
+            style = SOURCES[segment.source]
+            self.field(f"{mask}", f"{segment.source}, {len(segment.token_ids)} tokens", f"{style} reverse")
+            self.field("", decode(segment.token_ids), style)
+        sampled, length = sum(trajectory.policy_mask), len(trajectory.token_ids)
+        self.line(f"{sampled} of {length} tokens are trained on", "dim")
+
+    def tokens_of(self, trajectory: Trajectory, texts: Mapping[int, str]) -> None:
+        """One line a token: position, mask, source, id, log-prob, text."""
+        from cli.show import show_tokens
+
+        show_tokens(trajectory, self.console, texts)
+
+    def beside(self, left: Exchange, right: Exchange) -> None:
+        """Two runs of one question in two columns."""
+        table = Table(expand=self.console.is_terminal, show_lines=False, box=None, padding=(0, 2, 0, 0))
+        for exchange in (left, right):
+            table.add_column(Text(plain(exchange.retriever or exchange.knobs.mode), style="bold"), ratio=1)
+        columns = [list(_summary(exchange)) for exchange in (left, right)]
+        for row in range(max(map(len, columns))):
+            table.add_row(*(column[row] if row < len(column) else Text() for column in columns))
+        self.console.print(table)
+
+
+STOPS = {
+    "turn_budget": "all turns are used (/turns N allows more)",
+    "token_budget": "the transcript is full (environment.total_tokens)",
+    "prompt_too_long": "the question leaves no room to answer (environment.total_tokens)",
+}
+"""Stop reasons in words for people."""
+
+
+def folded(number: int, hit: Hit, width: int) -> Text:
+    """A passage on one line of at most ``width`` columns."""
+    text = Text(" " * GUTTER + f"[{number}] #{hit.rank} {hit.score:8.3f}  ", style="blue")
+    text.append(_cut(_one_line(hit.passage.title), 40), style="bold")
+    text.append("  ")
+    room = width - cell_len(text.plain)
+    text.append(_cut(_one_line(hit.passage.text), max(room, 0)), style="dim")
+    return text
+
+
+def costs(exchange: Exchange) -> list[str]:
+    """What a question took, in words."""
+    trajectory = exchange.trajectory
+    searches, turns = len(trajectory.searches), len(trajectory.turns)
+    return [
+        f"{searches} search{'' if searches == 1 else 'es'}",
+        f"{turns} turn{'' if turns == 1 else 's'}",
+        f"{sum(trajectory.policy_mask)} tokens sampled of {len(trajectory.token_ids)}",
+        f"{sum(trajectory.timings.values()):.1f} s",
+        f"seed {exchange.knobs.seed}",
+    ]
+
+
+def describe(knobs: Knobs, retriever: str | None) -> str:
+    """The knobs on one line."""
+    heat = "greedy" if knobs.temperature == 0 else f"temperature {knobs.temperature:g}"
+    budget = f"turns {knobs.turns}" + (f" with {knobs.searches} searches" if knobs.mode == "search" else "")
+    searched = (
+        [f"retriever {retriever or 'none'}", f"top-k {knobs.top_k}"] if knobs.mode not in ("direct", "cot") else []
+    )
+    return " · ".join([f"mode {knobs.mode}", *searched, budget, heat, f"next seed {knobs.seed}"])
+
+
+def as_json(exchange: Exchange) -> dict[str, Any]:
+    """An exchange as one JSON object."""
+    trajectory = exchange.trajectory
+    return {
+        "question": trajectory.question.text,
+        "id": trajectory.question.id,
+        "answer": trajectory.answer,
+        "stop": trajectory.stop,
+        **({"error": exchange.failure} if exchange.failure else {}),
+        **exchange.grades,
+        "given": [_hit_json(hit) for hit in trajectory.given],
+        "searches": [
+            {"query": turn.action.query, "hits": [_hit_json(hit) for hit in turn.hits]}
+            for turn in trajectory.searches
+            if isinstance(turn.action, Search)
+        ],
+        "turns": len(trajectory.turns),
+        "tokens": len(trajectory.token_ids),
+        "policy_tokens": sum(trajectory.policy_mask),
+        "seconds": dict(trajectory.timings),
+        "seed": exchange.knobs.seed,
+        "retriever": exchange.retriever,
+    }
+
+
+def _summary(exchange: Exchange) -> list[Text]:
+    lines = list(map(_short_hit, exchange.trajectory.given))
+    for turn in exchange.trajectory.turns:
+        if isinstance(turn.action, Search):
+            lines.append(Text(f"search  {_one_line(turn.action.query)}", style=LOOKS["search"][1]))
+        elif isinstance(turn.action, Invalid):
+            lines.append(Text(f"invalid  {_one_line(turn.action.reason)}", style="yellow"))
+        lines += map(_short_hit, turn.hits)
+    answer = exchange.trajectory.answer
+    ended = f"answer  {_one_line(answer)}" if answer is not None else exchange.failure or exchange.trajectory.stop
+    lines.append(Text(plain(ended), style=LOOKS["answer"][1] if answer is not None else "yellow"))
+    grades = "  ".join(f"{name.upper()} {value:.3g}" for name, value in exchange.grades.items())
+    lines += [Text(grades, style="magenta")] if grades else []
+    lines.append(Text(", ".join(costs(exchange)), style="dim"))
+    return lines
+
+
+def _short_hit(hit: Hit) -> Text:
+    return Text(f"  #{hit.rank} {hit.score:8.3f}  {_one_line(hit.passage.title)}", style="blue")
+
+
+def _hit_json(hit: Hit) -> dict[str, Any]:
+    passage = hit.passage
+    return {"id": passage.id, "title": passage.title, "text": passage.text, "score": hit.score, "rank": hit.rank}
+
+
+def _one_line(text: str) -> str:
+    return plain(" ".join(text.split()))
+
+
+def _cut(text: str, columns: int) -> str:
+    if cell_len(text) <= columns:
+        return text
+    return set_cell_size(text, columns - 1) + "…" if columns > 1 else ""
