@@ -1,0 +1,82 @@
+"""From a retriever and queries to a run and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from retrieval.corpus import Row, read_rows
+from retrieval.evaluation.answers import answer_qrels
+from retrieval.evaluation.judgements import Qrels
+from retrieval.evaluation.measures import MEASURES, means, per_query
+from retrieval.evaluation.runs import Run
+from retrieval.size import size_of
+from sleuth.protocols import Retriever
+from sleuth.types import Question
+
+BATCH = 64
+OnProgress = Callable[[int, int], None]
+"""Called as (queries done, queries in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """A run, and for queries whose answers are known which of their hits hold one."""
+
+    run: Run
+    answers: Qrels = field(default_factory=dict)
+
+
+def retrieve(
+    retriever: Retriever,
+    queries: Sequence[Question],
+    k: int,
+    *,
+    batch_size: int = BATCH,
+    on_progress: OnProgress | None = None,
+) -> Retrieved:
+    """At most ``k`` hits for every query; all passages when there are fewer."""
+    depth = min(k, size_of(retriever) or k)
+    run: Run = {}
+    answers: Qrels = {}
+    for start in range(0, len(queries), batch_size):
+        batch = queries[start : start + batch_size]
+        found = retriever.search([query.text for query in batch], depth)
+        for query, hits in zip(batch, found, strict=True):
+            run[query.id] = {hit.passage.id: hit.score for hit in hits}
+            if query.answers:
+                texts = {query.id: {hit.passage.id: hit.passage.text for hit in hits}}
+                answers |= answer_qrels({query.id: query.answers}, texts)
+        if on_progress:
+            on_progress(min(start + batch_size, len(queries)), len(queries))
+    return Retrieved(run, answers)
+
+
+def evaluate_retriever(
+    retriever: Retriever,
+    queries: Sequence[Question],
+    qrels: Qrels,
+    *,
+    k: int = 100,
+    names: Sequence[str] = MEASURES,
+    batch_size: int = BATCH,
+) -> dict[str, float]:
+    """Mean of every measure over all judged queries; a judged query that is not among ``queries`` has 0."""
+    asked = [query for query in queries if query.id in qrels]
+    retrieved = retrieve(retriever, asked, k, batch_size=batch_size)
+    return means(per_query(qrels, retrieved.run, names, retrieved.answers))
+
+
+def judge_run(run: Run, answers: Mapping[str, Sequence[str]], corpus: str | Path) -> Qrels:
+    """Which hits of a run file hold an answer, their texts read from ``corpus`` in one pass."""
+    wanted = {passage for query in answers for passage in run.get(query, {})}
+    texts = {
+        row.passage.id: row.passage.text
+        for row in read_rows(corpus)
+        if isinstance(row, Row) and row.passage.id in wanted
+    }
+    by_query = {
+        query: {passage: texts[passage] for passage in run.get(query, {}) if passage in texts} for query in answers
+    }
+    return answer_qrels(answers, by_query)

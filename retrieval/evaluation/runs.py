@@ -1,0 +1,58 @@
+"""TREC run files: ``query Q0 passage rank score tag``, one hit a line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from retrieval.evaluation.judgements import split_lines
+from sleuth.artifacts import atomic_write
+from sleuth.errors import DataError
+from sleuth.types import Hit
+
+Run = dict[str, dict[str, float]]
+"""Score by passage id, by query id."""
+
+
+def to_run(hits: Mapping[str, Sequence[Hit]]) -> Run:
+    return {query: {hit.passage.id: hit.score for hit in found} for query, found in hits.items()}
+
+
+def write_run(path: str | Path, run: Run, tag: str = "sleuth") -> None:
+    """Write ``run``, whole or not at all, best hits first. Raises DataError for an id with white space."""
+    lines = []
+    for query, scores in run.items():
+        for rank, (passage, score) in enumerate(sorted(scores.items(), key=lambda item: -item[1]), start=1):
+            for name in (query, passage, tag):
+                if not name or name.split() != [name]:
+                    raise DataError(f"'{name}' cannot stand in a TREC run: white space separates its columns")
+            lines.append(f"{query} Q0 {passage} {rank} {score!r} {tag}\n")
+    atomic_write(path, "".join(lines))
+
+
+def read_run(path: str | Path) -> Run:
+    """Scores as written; ranks are ignored, as trec_eval does. Raises DataError naming the file and the line."""
+    run: Run = {}
+    for number, fields in split_lines(path):
+        where = f"{path}, line {number}"
+        if len(fields) != 6:
+            raise DataError(f"{where}: {len(fields)} columns are no hit", "write: query Q0 passage rank score tag")
+        query, _, passage, _, given, _ = fields
+        scores = run.setdefault(query, {})
+        if passage in scores:
+            raise DataError(f"{where}: passage {passage} stands twice for query {query}")
+        scores[passage] = _score(given, where)
+    if not run:
+        raise DataError(f"{path} holds no hits")
+    return run
+
+
+def _score(given: str, where: str) -> float:
+    try:
+        score = float(given)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise DataError(f"{where}: the score '{given}' is not a number")
+    return score
