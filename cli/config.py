@@ -67,8 +67,14 @@ def load_run_settings(path: str | Path, overrides: Sequence[str] = (), out: Path
         apply_override(values, override)
     if out is not None:
         values["out"] = str(out)
+    return validate(RunSettings, fill_out(values), str(path))
+
+
+def fill_out(values: dict[str, Any]) -> dict[str, Any]:
+    """``values`` with ``{out}`` replaced by their run folder, where they name one."""
     folder = values.get("out")
-    return validate(RunSettings, _fill(values, str(folder)) if folder else values, str(path))
+    filled: dict[str, Any] = _fill(values, str(folder)) if folder else values
+    return filled
 
 
 def _fill(value: Any, folder: str) -> Any:

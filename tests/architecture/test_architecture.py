@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli.config import load_run_settings
+from cli.train_retriever import load_retriever_run
 
 ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
@@ -21,7 +22,7 @@ MAY_IMPORT = {
 }
 ONLY_IN = {
     "ray": {"agent/cluster/*.py"},
-    "vllm": {"agent/policies/vllm_policy.py"},
+    "vllm": {"agent/policies/vllm_engine.py", "agent/policies/vllm_background.py"},
     "pyserini": {"retrieval/bm25.py", "retrieval/jvm.py"},
     "jnius": {"retrieval/bm25.py", "retrieval/jvm.py"},
     "fastapi": {"retrieval/service/server.py", "agent/serve.py"},
@@ -120,7 +121,8 @@ sys.exit(f"loaded: {{loaded}}" if loaded else 0)
 def test_every_config_validates(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLEUTH_DATA", "/data")
     monkeypatch.chdir(ROOT)
-    assert load_run_settings(path).out
+    settings = load_retriever_run(path, []) if path.name.startswith("retriever_") else load_run_settings(path)
+    assert settings.out
 
 
 def test_there_are_configs() -> None:

@@ -1,0 +1,256 @@
+"""Settings of training encoders and rerankers. Imports nothing heavy.
+
+Presets are published recipes; every key beside one replaces its value::
+
+    training: {preset: repllama, batch_size: 32}
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from retrieval.config import RetrieverSettings
+from retrieval.encoders.config import PRESETS as ENCODER_PRESETS
+from retrieval.encoders.config import EncoderSettings, ScratchSettings
+from sleuth.errors import did_you_mean
+from sleuth.settings import Settings
+
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Layout = Literal["tevatron", "beir", "hotpotqa", "musique"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Karpukhin et al. 2020, section 3 and appendix: batch 128, one BM25 negative, inner product without temperature
+    "dpr": {
+        "batch_size": 128,
+        "hard_negatives": 1,
+        "temperature": 1.0,
+        "learning_rate": 1e-5,
+        "epochs": 40,
+        "warmup_steps": 1237,
+    },
+    # Ma et al. 2023 as Tevatron trains it: groups of 16, LoRA r 16, one epoch
+    "repllama": {
+        "batch_size": 128,
+        "hard_negatives": 15,
+        "temperature": 0.01,
+        "learning_rate": 1e-4,
+        "epochs": 1,
+        "warmup_steps": 100,
+        "lora": {"r": 16, "alpha": 64, "dropout": 0.1},
+        "micro_batch": 32,
+    },
+}
+
+
+class SourceSettings(Settings):
+    """Rows to train on. ``layout`` None: told from the first row; a folder is BEIR, of which ``split`` is read."""
+
+    path: str
+    layout: Layout | None = None
+    split: str = "train"
+    corpus: str | None = None
+    """BEIR: passages, if not the folder's own. Releases: passages whose ids are used where title and text are equal."""
+    limit: Count | None = None
+
+
+class FilterSettings(Settings):
+    """Which hits of a search become negatives. Golds never do, under any id."""
+
+    negatives: Count = 7
+    """Kept for a query; fewer where fewer are left."""
+    first_rank: Count = 1
+    last_rank: Count = 50
+    """Window of ranks searched, from 1, both included."""
+    margin: Annotated[float, Field(ge=0)] | None = None
+    """A hit must score this much below the weakest gold found. Golds not found set no limit."""
+    relative_margin: Share | None = None
+    """A hit must score below (1 - this) times the weakest gold found, where that is positive."""
+    drop_answers: bool = False
+    """Leave out hits that hold an answer of the row; yes and no are no such answers."""
+    sampling: Literal["top", "random"] = "top"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _window(self) -> FilterSettings:
+        if self.last_rank < self.first_rank:
+            raise ValueError(f"last_rank {self.last_rank} is before first_rank {self.first_rank}")
+        return self
+
+
+class MiningSettings(FilterSettings):
+    """Hard negatives by a search for each training query."""
+
+    retriever: RetrieverSettings
+    batch_size: Count = 128
+    keep_given: bool = True
+    """Keep the negatives that rows have already, after the mined ones."""
+
+
+class LoraSettings(Settings):
+    """A low-rank adapter (Hu et al. 2021) on all projections; RepLLaMA's defaults."""
+
+    r: Count = 16
+    alpha: Count = 64
+    dropout: Share = 0.1
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class TrainingSettings(Settings):
+    """InfoNCE and its optimizer.
+
+    A step takes ``batch_size`` queries over all ranks, each with one positive and up to ``hard_negatives``.
+    ``micro_batch`` texts are in memory at once by gradient caching; None: the whole batch in one pass.
+    """
+
+    preset: str | None = None
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    hard_negatives: NotNegative = 1
+    micro_batch: Count | None = None
+    temperature: Rate = 0.05
+    mask_margin: float | None = None
+    """Passages scoring above positive + this are masked; below 0 it masks those that come near it. None: none."""
+    train: Literal["both", "query"] = "both"
+    """query: the query tower alone; passage vectors, and an index of them, stay as they are."""
+    against: Literal["batch", "all"] = "batch"
+    """Passages of the softmax; all: every passage of the training rows and ``passages`` (frozen passages only)."""
+    dimensions: list[Count] = Field(default_factory=list)
+    """Matryoshka: sizes to which a vector may be cut later."""
+    lora: LoraSettings | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: forward passes under autocast."""
+    steps: Count | None = None
+    epochs: Rate = 1.0
+    learning_rate: Rate = 2e-5
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    warmup_steps: NotNegative = 0
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    max_grad_norm: Rate = 1.0
+    log_steps: Count = 10
+    save_steps: Count = 100
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, value: Any) -> Any:
+        name = value.get("preset") if isinstance(value, dict) else None
+        if name is None:
+            return value
+        if name not in PRESETS:
+            raise ValueError(f"no training preset; {did_you_mean(str(name), PRESETS)}")
+        return {**PRESETS[name], **value}
+
+    @model_validator(mode="after")
+    def _frozen_passages(self) -> TrainingSettings:
+        if self.against == "all" and self.train != "query":
+            raise ValueError("against: all needs frozen passages, train: query")
+        if self.train == "query" and self.lora is not None:
+            raise ValueError("train: query takes no lora: the frozen tower shares the adapter's backbone")
+        return self
+
+
+class EncoderStart(Settings):
+    """The encoder that training starts from: a preset on a backbone, a trained encoder as it is, or random weights."""
+
+    preset: str | None = None
+    backbone: str | None = None
+    scratch: ScratchSettings | None = None
+    scratch_corpus: str | None = None
+    """Passages that the tokenizer of a ``scratch`` backbone is made from."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Any of `EncoderSettings`, over the preset or over what the backbone's folder says."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_is_backbone(cls, value: Any) -> Any:
+        return {"backbone": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_start(self) -> EncoderStart:
+        if (self.backbone is None) == (self.scratch is None):
+            raise ValueError("give either backbone or scratch")
+        if self.scratch is not None and self.scratch_corpus is None:
+            raise ValueError("scratch needs scratch_corpus, whose words it takes")
+        if self.preset is not None and self.preset not in ENCODER_PRESETS:
+            raise ValueError(f"no encoder preset; {did_you_mean(self.preset, ENCODER_PRESETS)}")
+        EncoderSettings.model_validate({"backbone": "any", **self.settings})
+        return self
+
+
+class DevSettings(Settings):
+    """Judged queries that training is watched on: a BEIR folder's split, searched over some of its passages."""
+
+    path: str
+    split: str = "dev"
+    corpus: str | None = None
+    queries: Count | None = None
+    """The first so many; None: all."""
+    passages: Count | None = None
+    """Passages searched: the golds of the queries and a seeded sample of others; None: the whole corpus."""
+    every: Count = 100
+    k: Count = 5
+    metric: Literal["recall", "all_gold", "ndcg10"] = "recall"
+    """The figure that chooses the best checkpoint."""
+    patience: NotNegative = 0
+    """Evaluations without a better figure after which training stops; 0: never."""
+
+
+class RerankerSettings(Settings):
+    """A cross-encoder trained pairwise through sentence-transformers: query and passage in, one score out."""
+
+    backbone: str
+    max_tokens: Count = 256
+    hard_negatives: Count = 7
+    loss: Literal["bce", "lambda"] = "bce"
+    """bce: each pair by itself, golds weighing as much as negatives; lambda: LambdaLoss over a query's passages."""
+    epochs: Rate = 1.0
+    batch_size: Count = 16
+    learning_rate: Rate = 2e-5
+    warmup_steps: NotNegative = 0
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    log_steps: Count = 10
+    save_steps: Count = 100
+
+
+class IndexSettings(Settings):
+    """Encode a corpus with the trained encoder into a dense index, and measure it there."""
+
+    path: Path
+    corpus: str
+    batch_size: Count = 64
+    evaluate: DevSettings | None = None
+
+
+class RetrieverTraining(Settings):
+    """One training run of an encoder or a reranker. ``rounds`` above 1 mines again with the encoder trained so far."""
+
+    out: Path
+    kind: Literal["encoder", "reranker"] = "encoder"
+    seed: int = 0
+    threads: Count | None = None
+    encoder: EncoderStart | None = None
+    reranker: RerankerSettings | None = None
+    data: list[SourceSettings] = Field(min_length=1)
+    mining: MiningSettings | None = None
+    rounds: Count = 1
+    round_corpus: str | None = None
+    """Passages that later rounds mine from; None: those that the mining retriever was made from."""
+    training: TrainingSettings = TrainingSettings()
+    evaluation: DevSettings | None = None
+    index: IndexSettings | None = None
+
+    @model_validator(mode="after")
+    def _has_its_section(self) -> RetrieverTraining:
+        if getattr(self, self.kind) is None:
+            raise ValueError(f"kind {self.kind} needs a section '{self.kind}'")
+        if self.rounds > 1 and (self.kind != "encoder" or self.mining is None):
+            raise ValueError("rounds above 1 need an encoder and a mining section")
+        if self.rounds > 1 and self.round_corpus is None and (not self.mining or self.mining.retriever.corpus is None):
+            raise ValueError("rounds above 1 need round_corpus, or mining.retriever.corpus")
+        return self

@@ -1,0 +1,149 @@
+"""A cross-encoder reads query and passage together and gives one score: trained on the same rows as an encoder.
+
+sentence-transformers' own trainer and losses do the work; here are the pairs, the run folder and the resume.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
+from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, LambdaLoss
+from transformers import PrinterCallback, TrainerCallback
+
+from retrieval.training.config import RerankerSettings
+from retrieval.training.rows import TrainingRow
+from retrieval.training.sampling import content_key, passage_text
+from sleuth.artifacts import atomic_folder, write_manifest
+from sleuth.checkpoints import drop_incomplete, mark_complete, newest_complete
+from sleuth.errors import ArtifactError, DataError
+from sleuth.protocols import MetricSink
+from sleuth.seeding import derive_seed
+from sleuth.types import Passage
+
+KIND = "reranker"
+
+
+def train_reranker(
+    rows: Sequence[TrainingRow],
+    settings: RerankerSettings,
+    out: Path,
+    work: Path,
+    *,
+    seed: int,
+    sink: MetricSink,
+    resume: bool = False,
+) -> Path:
+    """Train a cross-encoder on golds and negatives of ``rows`` and write it to ``out``; checkpoints go to ``work``."""
+    groups = [group for group in (_group(row, settings.hard_negatives, seed) for row in rows) if group is not None]
+    if not groups:
+        raise DataError("no row has a negative: a reranker has nothing to tell golds from", "mine negatives first")
+    torch.manual_seed(seed)
+    model = _open(settings)
+    dataset, loss = _pairs(model, groups) if settings.loss == "bce" else _lists(model, groups)
+    drop_incomplete(work)
+    found = newest_complete(work) if resume else None
+    trainer = CrossEncoderTrainer(
+        model=model,
+        args=_arguments(settings, work, seed),
+        train_dataset=dataset,
+        loss=loss,
+        callbacks=[_Report(sink), _Marker()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=str(found) if found else None)
+    with atomic_folder(out, overwrite=True) as folder:
+        model.save_pretrained(str(folder), create_model_card=False)
+        write_manifest(folder, KIND, {"settings": settings.model_dump(mode="json"), "queries": len(groups)})
+    return out
+
+
+Group = tuple[str, list[Passage], list[Passage]]
+"""A query, its golds and its negatives."""
+
+
+def _group(row: TrainingRow, hard_negatives: int, seed: int) -> Group | None:
+    golds = {content_key(p) for p in row.positives}
+    negatives = [p for p in row.negatives if content_key(p) not in golds]
+    if not negatives:
+        return None
+    rng = random.Random(derive_seed(seed, "pairs", row.id))
+    return row.query, list(row.positives), rng.sample(negatives, min(hard_negatives, len(negatives)))
+
+
+def _pairs(model: CrossEncoder, groups: Sequence[Group]) -> tuple[Dataset, Any]:
+    """Every pair by itself; golds weigh as much as the negatives together."""
+    pairs = [
+        {"query": query, "passage": passage_text(p), "label": label}
+        for query, golds, negatives in groups
+        for label, passages in ((1.0, golds), (0.0, negatives))
+        for p in passages
+    ]
+    golds = sum(pair["label"] for pair in pairs)
+    weight = torch.tensor((len(pairs) - golds) / golds)
+    return Dataset.from_list(pairs), BinaryCrossEntropyLoss(model, pos_weight=weight)
+
+
+def _lists(model: CrossEncoder, groups: Sequence[Group]) -> tuple[Dataset, Any]:
+    """The passages of a query against each other."""
+    lists = [
+        {
+            "query": query,
+            "passages": [passage_text(p) for p in (*golds, *negatives)],
+            "labels": [1.0] * len(golds) + [0.0] * len(negatives),
+        }
+        for query, golds, negatives in groups
+    ]
+    return Dataset.from_list(lists), LambdaLoss(model, mini_batch_size=32)
+
+
+def _open(settings: RerankerSettings) -> CrossEncoder:
+    try:
+        return CrossEncoder(settings.backbone, num_labels=1, max_length=settings.max_tokens)
+    except (OSError, ValueError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ArtifactError(f"cannot load a cross-encoder from {settings.backbone}: {first}") from error
+
+
+def _arguments(settings: RerankerSettings, work: Path, seed: int) -> CrossEncoderTrainingArguments:
+    return CrossEncoderTrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        lr_scheduler_type="linear",
+        seed=seed,
+        data_seed=seed,
+        logging_steps=settings.log_steps,
+        save_strategy="steps",
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+
+
+class _Report(TrainerCallback):  # type: ignore[misc]
+    """Hands the trainer's numbers to a sink."""
+
+    def __init__(self, sink: MetricSink) -> None:
+        self._sink = sink
+
+    def on_log(self, _args: Any, state: Any, _control: Any, logs: Mapping[str, Any] | None = None, **_kw: Any) -> None:
+        numbers = {n: float(v) for n, v in (logs or {}).items() if isinstance(v, int | float) and n != "epoch"}
+        self._sink.scalars(state.global_step, numbers)
+
+
+class _Marker(TrainerCallback):  # type: ignore[misc]
+    """Marks a checkpoint once it is whole."""
+
+    def on_save(self, args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
+        mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -1,0 +1,109 @@
+"""Hard negatives: what a retriever finds for a query and is no gold (Karpukhin et al. 2020; Xiong et al. 2021)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from retrieval.training.config import FilterSettings
+from retrieval.training.rows import TrainingRow
+from sleuth.matching import has_answer
+from sleuth.protocols import Retriever
+from sleuth.seeding import derive_seed
+from sleuth.types import Hit, Passage
+
+_NO_EVIDENCE = frozenset({"yes", "no", "true", "false"})
+
+OnMined = Callable[[int, int], None]
+"""Called as (queries mined, queries in all)."""
+
+
+@dataclass(slots=True)
+class MiningReport:
+    """How many hits there were, what became of them, and rows that got none."""
+
+    hits: int = 0
+    golds: int = 0
+    too_close: int = 0
+    with_answer: int = 0
+    kept: int = 0
+    rows_without: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.hits} hits: {self.golds} golds, {self.too_close} within the margin, "
+            f"{self.with_answer} with the answer, {self.kept} kept as negatives; {self.rows_without} rows got none"
+        )
+
+
+def mine(
+    rows: Sequence[TrainingRow],
+    retriever: Retriever,
+    settings: FilterSettings,
+    *,
+    batch_size: int = 128,
+    keep_given: bool = True,
+    on_progress: OnMined | None = None,
+) -> tuple[list[TrainingRow], MiningReport]:
+    """The rows with mined negatives first, then (``keep_given``) those that they had."""
+    report = MiningReport()
+    mined: list[TrainingRow] = []
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        answers = retriever.search([row.query for row in batch], settings.last_rank)
+        for row, hits in zip(batch, answers, strict=True):
+            found = negatives_of(row, hits, settings, report)
+            given = [p for p in row.negatives if p not in found] if keep_given else []
+            mined.append(replace(row, negatives=(*found, *given)))
+        if on_progress:
+            on_progress(len(mined), len(rows))
+    return mined, report
+
+
+def negatives_of(
+    row: TrainingRow, hits: Sequence[Hit], settings: FilterSettings, report: MiningReport
+) -> list[Passage]:
+    """The hits of one query that pass every filter, best first or a seeded sample of them."""
+    gold_ids, gold_texts = {p.id for p in row.positives}, {_content(p) for p in row.positives}
+    gold: Callable[[Hit], bool] = lambda h: h.passage.id in gold_ids or _content(h.passage) in gold_texts
+    ceiling = _ceiling([hit.score for hit in hits if gold(hit)], settings)
+    answers = [answer for answer in row.answers if answer.casefold() not in _NO_EVIDENCE]
+    window = [hit for hit in hits if settings.first_rank <= hit.rank <= settings.last_rank]
+    fit = []
+    for hit in window:
+        report.hits += 1
+        if gold(hit):
+            report.golds += 1
+        elif hit.score >= ceiling:
+            report.too_close += 1
+        elif settings.drop_answers and has_answer(f"{hit.passage.title} {hit.passage.text}", answers):
+            report.with_answer += 1
+        else:
+            fit.append(hit.passage)
+    chosen = _choose(fit, row, settings)
+    report.kept += len(chosen)
+    report.rows_without += not chosen
+    return chosen
+
+
+def _ceiling(gold_scores: Iterable[float], settings: FilterSettings) -> float:
+    """The score that a negative must stay below. A gold that was not found tells nothing of its score."""
+    weakest = min(gold_scores, default=None)
+    limits = [float("inf")]
+    if weakest is not None and settings.margin is not None:
+        limits.append(weakest - settings.margin)
+    if weakest is not None and weakest > 0 and settings.relative_margin is not None:
+        limits.append(weakest * (1 - settings.relative_margin))
+    return min(limits)
+
+
+def _choose(fit: Sequence[Passage], row: TrainingRow, settings: FilterSettings) -> list[Passage]:
+    if settings.sampling == "top" or len(fit) <= settings.negatives:
+        return list(fit[: settings.negatives])
+    places = random.Random(derive_seed(settings.seed, "mining", row.id)).sample(range(len(fit)), settings.negatives)
+    return [fit[place] for place in sorted(places)]
+
+
+def _content(passage: Passage) -> tuple[str, str]:
+    return passage.title, passage.text

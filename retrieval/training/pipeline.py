@@ -1,0 +1,262 @@
+"""A training run from its rows to an index: mine, train, and with several rounds mine again with what was trained.
+
+Every stage leaves its result in the run folder and is not done again when the run is resumed. Mining anew with the
+encoder of the round before is ANCE's idea (Xiong et al. 2021), with whole rounds in place of its asynchronous ones.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrieval.config import RetrieverSettings
+from retrieval.encoders.config import EncoderSettings, preset
+from retrieval.encoders.encoder import Encoder, separate_towers
+from retrieval.encoders.loading import load_encoder, new_encoder
+from retrieval.encoders.scratch import make_backbone
+from retrieval.open import Progress, open_retriever
+from retrieval.training.config import EncoderStart, RetrieverTraining
+from retrieval.training.dev import DevSet, load_dev
+from retrieval.training.mining import mine
+from retrieval.training.objective import AgainstTable, InBatch, Objective
+from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
+from retrieval.training.sampling import passage_text
+from retrieval.training.trainer import Watch, add_adapter, freeze_passages, train
+from sleuth.protocols import MetricSink
+from sleuth.runs import RunFolder
+from sleuth.settings import validate
+from sleuth.types import Passage
+
+log = logging.getLogger("sleuth.train_retriever")
+
+Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Shows a count under a title; yields a callback for (done, total)."""
+
+
+@dataclass(slots=True)
+class TrainingRun:
+    """A run in progress. ``sink_of`` gives the sink of a round's figures; the two others show progress to people."""
+
+    settings: RetrieverTraining
+    folder: RunFolder
+    resume: bool
+    sink_of: Callable[[Path], MetricSink]
+    counting: Counting
+    progress: Progress
+
+    @property
+    def out(self) -> Path:
+        return self.folder.path
+
+    def round_folder(self, number: int) -> Path:
+        return self.out / f"round-{number}"
+
+
+def run_training(run: TrainingRun) -> dict[str, Any]:
+    """Every stage that is not done; what each has recorded, by stage."""
+    stages: list[tuple[str, Callable[[], Mapping[str, Any]]]] = []
+    for number in range(1, run.settings.rounds + 1):
+        stages.append((f"mine-{number}", lambda n=number: _mine(run, n)))  # type: ignore[misc]
+        stages.append((f"train-{number}", lambda n=number: _train(run, n)))  # type: ignore[misc]
+    stages.append(("index", lambda: _index(run)))
+    for name, work in stages:
+        if not run.folder.stage_done(name):
+            run.folder.mark_done(name, work())
+    return {name: run.folder.stage_info(name) for name, _ in stages if run.folder.stage_info(name)}
+
+
+def mine_to(run: TrainingRun, out: Path) -> Mapping[str, Any]:
+    """The mining stage alone, written to ``out`` as Tevatron jsonl."""
+    rows = load_rows(run.settings.data)
+    return _mine_with(run, rows, _first_retriever(run), out)
+
+
+def _mine(run: TrainingRun, number: int) -> Mapping[str, Any]:
+    if run.settings.mining is None:
+        return {}
+    rows = load_rows(run.settings.data)
+    retriever = _first_retriever(run) if number == 1 else _retriever_of_round(run, number - 1)
+    return _mine_with(run, rows, retriever, run.round_folder(number) / "rows.jsonl")
+
+
+def _mine_with(run: TrainingRun, rows: Sequence[TrainingRow], settings: RetrieverSettings, out: Path) -> dict[str, Any]:
+    chosen = run.settings.mining
+    assert chosen is not None
+    retriever = open_retriever(settings, cached=False, progress=run.progress)
+    with run.counting(f"mining negatives from {settings.index}") as on_progress:
+        mined, report = mine(
+            rows,
+            retriever,
+            chosen,
+            batch_size=chosen.batch_size,
+            keep_given=chosen.keep_given,
+            on_progress=on_progress,
+        )
+    write_rows(mined, out)
+    log.info("%s", report)
+    return {"retriever": retriever.fingerprint, "hits": report.hits, "kept": report.kept, "golds": report.golds}
+
+
+def _first_retriever(run: TrainingRun) -> RetrieverSettings:
+    assert run.settings.mining is not None
+    return run.settings.mining.retriever
+
+
+def _retriever_of_round(run: TrainingRun, number: int) -> RetrieverSettings:
+    assert run.settings.mining is not None
+    corpus = run.settings.round_corpus or run.settings.mining.retriever.corpus
+    folder = run.round_folder(number)
+    values = {"kind": "dense", "index": folder / "index", "encoder": str(folder / "encoder"), "corpus": corpus}
+    return validate(RetrieverSettings, values, "the retriever of a round")
+
+
+def _rows_of_round(run: TrainingRun, number: int) -> list[TrainingRow]:
+    mined = run.round_folder(number) / "rows.jsonl"
+    if not mined.exists():
+        return load_rows(run.settings.data)
+    source = run.settings.data[0].model_copy(
+        update={"path": str(mined), "layout": "tevatron", "limit": None, "corpus": None}
+    )
+    return load_rows([source])
+
+
+def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
+    folder = run.round_folder(number)
+    rows = _rows_of_round(run, number)
+    sink = run.sink_of(folder)
+    if run.settings.kind == "reranker":
+        from retrieval.training.cross_encoder import train_reranker
+
+        assert run.settings.reranker is not None
+        train_reranker(
+            rows,
+            run.settings.reranker,
+            run.out / "reranker",
+            folder / "checkpoints",
+            seed=run.settings.seed,
+            sink=sink,
+            resume=run.resume,
+        )
+        sink.close()
+        return {"queries": len(rows)}
+    encoder = _start(run, number, rows)
+    objective, watch = _prepare(run, encoder, rows)
+    outcome = train(
+        encoder,
+        objective,
+        run.settings.training,
+        folder / "checkpoints",
+        seed=run.settings.seed,
+        sink=sink,
+        watch=watch,
+        resume=run.resume,
+    )
+    sink.close()
+    last = number == run.settings.rounds
+    encoder.save(run.out / "encoder" if last else folder / "encoder", overwrite=True)
+    if last:
+        log.info("the encoder is in %s", run.out / "encoder")
+    return {
+        "queries": len(rows),
+        "steps": outcome.last_step,
+        "best_step": outcome.best_step,
+        "best": outcome.best,
+        "seconds": round(outcome.seconds, 1),
+    }
+
+
+def _start(run: TrainingRun, number: int, rows: Sequence[TrainingRow]) -> Encoder:
+    """The encoder that a round starts from, ready to be trained."""
+    settings = run.settings
+    assert settings.encoder is not None
+    if number > 1:
+        encoder = load_encoder(run.round_folder(number - 1) / "encoder")
+    else:
+        encoder = open_start(settings.encoder, run.out / "backbone", rows, settings.seed)
+    if settings.training.train == "query":
+        encoder = separate_towers(encoder)
+        freeze_passages(encoder)
+    elif settings.training.lora is not None:
+        lora = settings.training.lora
+        add_adapter(encoder, lora.r, lora.alpha, lora.dropout, lora.target_modules)
+    return encoder
+
+
+def open_start(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow], seed: int) -> Encoder:
+    """An untrained encoder as ``start`` describes it; a scratch backbone is made in the folder ``backbone``."""
+    name = start.backbone
+    if start.scratch is not None:
+        assert start.scratch_corpus is not None
+        if not backbone.exists():
+            texts = [row.query for row in rows] + _corpus_texts(start.scratch_corpus)
+            make_backbone(backbone, texts, start.scratch, seed=seed)
+        name = str(backbone)
+    assert name is not None
+    if start.preset is not None:
+        return new_encoder(preset(start.preset, name, **start.settings))
+    return load_encoder(validate(EncoderSettings, {"backbone": name, **start.settings}, "encoder"))
+
+
+def _prepare(run: TrainingRun, encoder: Encoder, rows: Sequence[TrainingRow]) -> tuple[Objective, Watch | None]:
+    """What is minimised and how it is watched; passages that stay as they are, are encoded once for both."""
+    training, dev = run.settings.training, run.settings.evaluation
+    devset = load_dev(dev, run.settings.seed) if dev else None
+    frozen = training.train == "query"
+    objective: Objective
+    table = None
+    if frozen:
+        passages = _distinct([*passages_of(rows), *(devset.passages if devset else [])])
+        with run.counting("encoding frozen passages") as on_progress:
+            texts = [passage_text(p) for p in passages]
+            table = encoder.encode(texts, "passage", progress=lambda done: on_progress(done, len(texts)))
+        objective = AgainstTable(rows, passages, table, training, run.settings.seed)
+        table = _table_of(devset, passages, table) if devset else None
+    else:
+        objective = InBatch(rows, training, run.settings.seed)
+    if dev is None or devset is None:
+        return objective, None
+    evaluate = lambda current: devset.figures(current, dev.k, table)
+    return objective, Watch(evaluate, dev.metric, dev.every, dev.patience)
+
+
+def _table_of(devset: DevSet, passages: Sequence[Passage], table: Any) -> Any:
+    places = {(p.title, p.text): place for place, p in enumerate(passages)}
+    return table[np.array([places[p.title, p.text] for p in devset.passages])]
+
+
+def _distinct(passages: Sequence[Passage]) -> list[Passage]:
+    return list({(p.title, p.text): p for p in passages}.values())
+
+
+def _corpus_texts(corpus: str) -> list[str]:
+    from retrieval.corpus import Row, read_rows
+
+    return [passage_text(row.passage) for row in read_rows(corpus) if isinstance(row, Row)]
+
+
+def _index(run: TrainingRun) -> Mapping[str, Any]:
+    """Encode the corpus into a dense index, and measure it on judged queries."""
+    chosen = run.settings.index
+    if chosen is None:
+        return {}
+    values = {"kind": "dense", "index": chosen.path, "encoder": str(run.out / "encoder"), "corpus": chosen.corpus}
+    retriever = open_retriever(
+        validate(RetrieverSettings, values, "index"), cached=False, resilient=False, progress=run.progress
+    )
+    if chosen.evaluate is None:
+        return {}
+    from retrieval.training.dev import judge
+
+    dev = chosen.evaluate
+    devset = load_dev(dev, run.settings.seed)
+    found = retriever.search([row.query for row in devset.rows], max(dev.k, 10))
+    golds = [{p.id for p in row.positives} for row in devset.rows]
+    each = [judge([h.passage.id for h in hits], gold, dev.k) for hits, gold in zip(found, golds, strict=True)]
+    figures = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
+    return {"queries": len(each), "k": dev.k, **figures}

@@ -1,0 +1,242 @@
+"""What a retriever learns from: a query with passages that answer it and passages that only look so.
+
+======== =============================================================================================
+layout   one row
+======== =============================================================================================
+tevatron ``{"query_id", "query", "positive_passages": [{"docid", "title", "text"}], "negative_passages"}``
+beir     a folder with ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/SPLIT.tsv``
+hotpotqa HotpotQA's release: paragraphs of ``context`` named by ``supporting_facts`` answer, others do not
+musique  MuSiQue's release: paragraphs with ``is_supporting`` answer, others do not
+======== =============================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from retrieval.corpus import BadRow
+from retrieval.corpus import read_rows as read_corpus
+from retrieval.training.config import SourceSettings
+from sleuth.artifacts import atomic_write, text_digest
+from sleuth.errors import ConfigError, DataError
+from sleuth.rows import Row, read_rows
+from sleuth.types import Passage
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """One query. ``positives`` are all its golds; ``answers`` are known for some data only."""
+
+    id: str
+    query: str
+    positives: tuple[Passage, ...]
+    negatives: tuple[Passage, ...] = ()
+    answers: tuple[str, ...] = ()
+
+
+def load_rows(sources: Sequence[SourceSettings]) -> list[TrainingRow]:
+    """The rows of all sources in order. Raises DataError naming file and line of what is no row."""
+    rows = [row for source in sources for row in _load(source)]
+    if not rows:
+        raise DataError("there is nothing to train on", "name at least one source with rows in it")
+    return rows
+
+
+def write_rows(rows: Iterable[TrainingRow], path: str | Path) -> None:
+    """Rows as Tevatron jsonl, which ``load_rows`` reads back."""
+    atomic_write(path, "".join(json.dumps(_tevatron_row(row), ensure_ascii=False) + "\n" for row in rows))
+
+
+def passages_of(rows: Iterable[TrainingRow]) -> list[Passage]:
+    """Every passage of the rows once, in order of first appearance; one with equal title and text counts as equal."""
+    found: dict[tuple[str, str], Passage] = {}
+    for row in rows:
+        for passage in (*row.positives, *row.negatives):
+            found.setdefault((passage.title, passage.text), passage)
+    return list(found.values())
+
+
+def _load(source: SourceSettings) -> list[TrainingRow]:
+    if Path(source.path).is_dir():
+        if source.layout not in (None, "beir"):
+            raise ConfigError(f"{source.path} is a folder, which only the layout beir reads", "name the file in it")
+        return _beir(source)[: source.limit]
+    raw = read_rows(source.path, source.limit)
+    read = _READERS[source.layout or _detect(raw[0])]
+    rows = [row for row in map(read, raw) if row is not None]
+    return _with_ids_of(rows, source.corpus) if source.corpus else rows
+
+
+def _detect(row: Row) -> str:
+    marks = {"positive_passages": "tevatron", "context": "hotpotqa", "paragraphs": "musique"}
+    for key, layout in marks.items():
+        if key in row.fields:
+            return layout
+    raise row.error(
+        f"no known layout has the keys {', '.join(sorted(row.fields)) or '(none)'}",
+        f"Tevatron rows have positive_passages, HotpotQA's context, MuSiQue's paragraphs; BEIR is a folder; "
+        f"one of {', '.join(sorted(marks))} is told from these",
+    )
+
+
+def _tevatron(row: Row) -> TrainingRow:
+    positives = _tevatron_passages(row, "positive_passages")
+    if not positives:
+        raise row.error("'positive_passages' is empty")
+    answers = row.fields.get("answers") or ()
+    identifier = row.fields.get("query_id", row.number)
+    return TrainingRow(
+        str(identifier),
+        row.text("query"),
+        positives,
+        _tevatron_passages(row, "negative_passages") if "negative_passages" in row.fields else (),
+        tuple(str(answer) for answer in _list(row, answers, "answers")),
+    )
+
+
+def _tevatron_passages(row: Row, name: str) -> tuple[Passage, ...]:
+    passages = []
+    for number, value in enumerate(_list(row, row.fields.get(name), name)):
+        if not isinstance(value, Mapping) or not isinstance(value.get("text"), str) or not value["text"].strip():
+            raise row.error(f"'{name}[{number}]' is no passage with a text")
+        title = value.get("title") or ""
+        if not isinstance(title, str):
+            raise row.error(f"the title of '{name}[{number}]' is not a text")
+        passages.append(_passage(value.get("docid"), title, value["text"]))
+    return tuple(passages)
+
+
+def _hotpotqa(row: Row) -> TrainingRow:
+    wanted = {str(fact[0]) for fact in _list(row, row.fields.get("supporting_facts"), "supporting_facts") if fact}
+    positives, negatives = [], []
+    for number, paragraph in enumerate(_list(row, row.fields.get("context"), "context")):
+        try:
+            title, sentences = paragraph
+            text = "".join(sentences).strip()
+        except (TypeError, ValueError):
+            raise row.error(f"'context[{number}]' is no [title, sentences]") from None
+        if text:
+            (positives if title in wanted else negatives).append(_passage(None, title, text))
+    return _released(row, "_id", positives, negatives, [str(row.fields.get("answer") or "")])
+
+
+def _musique(row: Row) -> TrainingRow | None:
+    if row.fields.get("answerable") is False:
+        return None  # its paragraphs do not hold the answer
+    positives, negatives = [], []
+    for number, paragraph in enumerate(_list(row, row.fields.get("paragraphs"), "paragraphs")):
+        if not isinstance(paragraph, Mapping) or not isinstance(paragraph.get("paragraph_text"), str):
+            raise row.error(f"'paragraphs[{number}]' has no paragraph_text")
+        passage = _passage(None, str(paragraph.get("title") or ""), paragraph["paragraph_text"])
+        (positives if paragraph.get("is_supporting") else negatives).append(passage)
+    answers = [row.fields.get("answer"), *(row.fields.get("answer_aliases") or ())]
+    return _released(row, "id", positives, negatives, [str(answer) for answer in answers if answer])
+
+
+def _released(
+    row: Row, id_key: str, positives: Sequence[Passage], negatives: Sequence[Passage], answers: Sequence[str]
+) -> TrainingRow:
+    if not positives:
+        raise row.error("none of its paragraphs supports the answer", "is this the release without judgements (test)?")
+    known = tuple(answer for answer in answers if answer)
+    identifier = str(row.fields.get(id_key, row.number))
+    return TrainingRow(identifier, row.text("question"), tuple(positives), tuple(negatives), known)
+
+
+def _beir(source: SourceSettings) -> list[TrainingRow]:
+    folder = Path(source.path)
+    judged = read_qrels(folder / "qrels" / f"{source.split}.tsv")
+    corpus = _corpus(source.corpus or folder, {pid for golds in judged.values() for pid in golds})
+    texts = {str(row.fields.get("_id")): row for row in read_rows(folder / "queries.jsonl")}
+    rows = []
+    for query, grades in judged.items():
+        if query not in texts:
+            raise DataError(f"{folder}/qrels/{source.split}.tsv judges the query {query}, which queries.jsonl lacks")
+        missing = next((pid for pid in grades if pid not in corpus), None)
+        if missing is not None:
+            raise DataError(f"{folder}/qrels/{source.split}.tsv judges the passage {missing}, which the corpus lacks")
+        positives = tuple(corpus[pid] for pid, grade in grades.items() if grade > 0)
+        negatives = tuple(corpus[pid] for pid, grade in grades.items() if grade <= 0)
+        if positives:
+            rows.append(TrainingRow(query, texts[query].text("text"), positives, negatives))
+    return rows
+
+
+def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
+    """query id -> passage id -> grade of a BEIR ``qrels`` file. Raises DataError naming the line."""
+    judged: dict[str, dict[str, int]] = {}
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}", "a BEIR folder has qrels/train.tsv and the like") from None
+    for number, line in enumerate(lines, start=1):
+        parts = line.split("\t")
+        if not line.strip() or (number == 1 and not parts[-1].strip().lstrip("-").isdigit()):
+            continue
+        try:
+            query, passage, grade = parts
+            judged.setdefault(query, {})[passage] = int(grade)
+        except ValueError:
+            raise DataError(f"{path}, line {number}: not query-id, corpus-id, score, tab by tab") from None
+    if not judged:
+        raise DataError(f"{path} judges nothing")
+    return judged
+
+
+def _corpus(path: str | Path, wanted: set[str]) -> dict[str, Passage]:
+    return {row.passage.id: row.passage for row in _passages(path) if row.passage.id in wanted}
+
+
+def _with_ids_of(rows: Sequence[TrainingRow], corpus: str | Path) -> list[TrainingRow]:
+    """The same rows with passages of ``corpus`` in place of those with equal title and text."""
+    mine = {(p.title, p.text.strip()) for p in passages_of(rows)}
+    known = {
+        (row.passage.title, row.passage.text.strip()): row.passage
+        for row in _passages(corpus)
+        if (row.passage.title, row.passage.text.strip()) in mine
+    }
+    swap: Callable[[Passage], Passage] = lambda p: known.get((p.title, p.text.strip()), p)
+    return [
+        replace(row, positives=tuple(map(swap, row.positives)), negatives=tuple(map(swap, row.negatives)))
+        for row in rows
+    ]
+
+
+def _passages(corpus: str | Path) -> Iterator[Any]:
+    for row in read_corpus(corpus):
+        if isinstance(row, BadRow):
+            raise DataError(str(row), "mend the corpus")
+        yield row
+
+
+def _list(row: Row, value: object, name: str) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise row.error(f"'{name}' is {'missing' if value is None else 'not a list'}")
+    return value
+
+
+def _passage(identifier: object, title: str, text: str) -> Passage:
+    """A passage without an id is known by its content, so that it is the same wherever it stands."""
+    known = text_digest(f"{title}\x1f{text}")[:16] if identifier is None else str(identifier)
+    return Passage(known, title, text)
+
+
+def _tevatron_row(row: TrainingRow) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "query_id": row.id,
+        "query": row.query,
+        "positive_passages": [{"docid": p.id, "title": p.title, "text": p.text} for p in row.positives],
+        "negative_passages": [{"docid": p.id, "title": p.title, "text": p.text} for p in row.negatives],
+    }
+    return values | ({"answers": list(row.answers)} if row.answers else {})
+
+
+_READERS: dict[str, Callable[[Row], TrainingRow | None]] = {
+    "tevatron": _tevatron,
+    "hotpotqa": _hotpotqa,
+    "musique": _musique,
+}

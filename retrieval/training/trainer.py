@@ -1,0 +1,262 @@
+"""The training loop: batch, InfoNCE by gradient caching, one optimizer step; checkpoints, dev figures, exact resume.
+
+A step is a function of the weights, the optimizer's state, the random state and its number, all of which a
+checkpoint holds: a run killed and resumed ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import get_scheduler
+
+from retrieval.encoders.encoder import Encoder
+from retrieval.training.config import TrainingSettings
+from retrieval.training.objective import Objective
+from retrieval.training.ranks import mean_over_ranks, rank, sum_gradients
+from sleuth.checkpoints import checkpoint_step, drop_incomplete, mark_complete, newest_complete
+from sleuth.errors import TrainingError
+from sleuth.protocols import MetricSink
+
+log = logging.getLogger("sleuth.train_retriever")
+
+_WEIGHTS, _OPTIMIZER, _STATE = "weights.pt", "optimizer.pt", "state.json"
+
+Evaluate = Callable[[Encoder], Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How training is watched: figures every so many steps, the one that decides, and when to give up."""
+
+    evaluate: Evaluate
+    metric: str
+    every: int
+    patience: int = 0
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a checkpoint knows besides tensors."""
+
+    step: int = 0
+    best_step: int = 0
+    best: float | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Which step was kept, the figure it was chosen by (None: not watched, the last step), and where it went."""
+
+    best_step: int
+    best: float | None
+    last_step: int
+    seconds: float
+
+
+def train(
+    encoder: Encoder,
+    objective: Objective,
+    settings: TrainingSettings,
+    out: Path,
+    *,
+    seed: int,
+    sink: MetricSink,
+    watch: Watch | None = None,
+    resume: bool = False,
+) -> Outcome:
+    """Train ``encoder`` in place; it ends with the weights of the best step. Checkpoints go to ``out``.
+
+    Raises TrainingError before a step whose gradient is not finite.
+    """
+    started = time.monotonic()
+    run = _Run(encoder, objective, settings, out, sink, watch, seed)
+    run.begin(resume)
+    while run.progress.step < run.steps and not run.tired():
+        run.step()
+    run.end()
+    last = run.progress
+    best_step = last.best_step if watch else last.step
+    return Outcome(best_step, last.best, last.step, time.monotonic() - started)
+
+
+class _Run:
+    """One training run in progress."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        objective: Objective,
+        settings: TrainingSettings,
+        out: Path,
+        sink: MetricSink,
+        watch: Watch | None,
+        seed: int,
+    ) -> None:
+        self.encoder, self.objective, self.settings = encoder, objective, settings
+        self.out, self.sink, self.watch, self.seed = out, sink, watch, seed
+        self.steps = settings.steps or objective.steps(settings.epochs)
+        self.weights = trainable(encoder)
+        self.optimizer = torch.optim.AdamW(
+            _decayed(self.weights, settings.weight_decay), lr=settings.learning_rate, betas=settings.betas
+        )
+        self.schedule = get_scheduler(settings.schedule, self.optimizer, settings.warmup_steps, self.steps)
+        self.progress = Progress()
+
+    def begin(self, resume: bool) -> None:
+        drop_incomplete(self.out)
+        found = newest_complete(self.out) if resume else None
+        if found is not None:
+            self._load(found)
+            log.info("going on from step %d", self.progress.step)
+            return
+        if not resume and self.out.exists():
+            shutil.rmtree(self.out)
+        torch.manual_seed(self.seed)
+        if self.watch:
+            self._evaluate()
+        self._save()
+
+    def step(self) -> None:
+        started = time.monotonic()
+        self.encoder.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        figures = self.objective.backward(self.encoder, self.progress.step)
+        parameters = list(self.weights.values())
+        sum_gradients(parameters)
+        norm = nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise TrainingError(
+                f"the gradient is not finite at step {self.progress.step}: stopped before the update",
+                "the last checkpoint is whole; lower training.learning_rate, then start again",
+            )
+        rate = self.schedule.get_last_lr()[0]
+        self.optimizer.step()
+        self.schedule.step()
+        self.progress.step += 1
+        spent = time.monotonic() - started
+        self._report(figures, {"grad_norm": float(norm), "learning_rate": rate, "time/step": spent})
+        self._after_step()
+
+    def tired(self) -> bool:
+        """Whether the figure has not risen for ``patience`` evaluations."""
+        if not self.watch or not self.watch.patience:
+            return False
+        waited = (self.progress.step - self.progress.best_step) // self.watch.every
+        if waited >= self.watch.patience:
+            log.warning("no better %s for %d evaluations: stopping early", self.watch.metric, waited)
+        return waited >= self.watch.patience
+
+    def end(self) -> None:
+        """Leave the encoder with the best weights."""
+        if self.watch and self.progress.best_step != self.progress.step:
+            self._load_weights(self.out / f"checkpoint-{self.progress.best_step}")
+        self.encoder.model.eval()
+
+    def _report(self, figures: Mapping[str, float], more: Mapping[str, float]) -> None:
+        step, last = self.progress.step, self.progress.step == self.steps
+        if step % self.settings.log_steps and not last:
+            return
+        values = {name: mean_over_ranks(value) for name, value in figures.items()} | dict(more)
+        if rank() == 0:
+            self.sink.scalars(step, values)
+
+    def _after_step(self) -> None:
+        step, last = self.progress.step, self.progress.step == self.steps
+        evaluated = self.watch is not None and (step % self.watch.every == 0 or last)
+        if evaluated:
+            self._evaluate()
+        if evaluated or last or step % self.settings.save_steps == 0:
+            self._save()
+
+    def _evaluate(self) -> None:
+        assert self.watch is not None
+        started = time.monotonic()
+        figures = dict(self.watch.evaluate(self.encoder))
+        progress = self.progress
+        if progress.best is None or figures[self.watch.metric] > progress.best:
+            progress.best, progress.best_step = figures[self.watch.metric], progress.step
+        progress.history.append({"step": progress.step, **figures})
+        if rank() == 0:
+            named = {f"dev/{name}": value for name, value in figures.items()}
+            self.sink.scalars(progress.step, named | {"time/evaluate": time.monotonic() - started})
+
+    def _save(self) -> None:
+        if rank() != 0:
+            return
+        folder = self.out / f"checkpoint-{self.progress.step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save({name: weight.detach() for name, weight in self.weights.items()}, folder / _WEIGHTS)
+        random = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_initialized():
+            random["cuda"] = torch.cuda.get_rng_state()
+        kept = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "random": random}
+        torch.save(kept, folder / _OPTIMIZER)
+        (folder / _STATE).write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
+        mark_complete(folder)
+        self._drop_old()
+
+    def _drop_old(self) -> None:
+        """Keep the newest few and the best."""
+        steps = sorted((checkpoint_step(p) for p in self.out.glob("checkpoint-*")), reverse=True)
+        kept = {*steps[: self.settings.keep_checkpoints], self.progress.best_step if self.watch else -1}
+        for step in steps:
+            if step not in kept:
+                shutil.rmtree(self.out / f"checkpoint-{step}")
+
+    def _load(self, checkpoint: Path) -> None:
+        self._load_weights(checkpoint)
+        kept = torch.load(checkpoint / _OPTIMIZER, weights_only=True)
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.schedule.load_state_dict(kept["schedule"])
+        torch.set_rng_state(kept["random"]["cpu"])
+        if "cuda" in kept["random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(kept["random"]["cuda"])
+        self.progress = Progress(**json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
+
+    def _load_weights(self, checkpoint: Path) -> None:
+        saved: dict[str, Tensor] = torch.load(checkpoint / _WEIGHTS, weights_only=True)
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(saved[name])
+
+
+def trainable(encoder: Encoder) -> dict[str, nn.Parameter]:
+    """The parameters that a step may move, by name; towers that share weights name them once."""
+    return {name: weight for name, weight in encoder.model.named_parameters() if weight.requires_grad}
+
+
+def freeze_passages(encoder: Encoder) -> None:
+    """Let the query tower alone be trained. The towers must be separate."""
+    if encoder.tower("query") is encoder.tower("passage"):
+        raise ValueError("the towers share their weights: separate_towers first")
+    for weight in encoder.tower("passage").parameters():
+        weight.requires_grad_(False)
+
+
+def add_adapter(encoder: Encoder, r: int, alpha: int, dropout: float, target_modules: list[str] | str) -> None:
+    """Put a LoRA adapter on the backbone of ``encoder`` and freeze the rest."""
+    from peft import LoraConfig
+
+    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, bias="none")
+    for role in ("query", "passage"):
+        backbone = next(iter(encoder.tower(role).children())).model
+        if not getattr(backbone, "_hf_peft_config_loaded", False):
+            backbone.add_adapter(config)
+
+
+def _decayed(weights: Mapping[str, nn.Parameter], decay: float) -> list[dict[str, Any]]:
+    """Matrices decay, biases and norms do not."""
+    matrices = [weight for weight in weights.values() if weight.ndim > 1]
+    others = [weight for weight in weights.values() if weight.ndim <= 1]
+    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
