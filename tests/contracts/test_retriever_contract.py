@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,9 +13,12 @@ import pytest
 
 from retrieval.bm25 import BM25Retriever, build_bm25
 from retrieval.cache import CachedRetriever
+from retrieval.combine.hybrid import HybridRetriever
+from retrieval.combine.rerank import RerankRetriever
 from retrieval.config import RetrieverSettings
 from retrieval.open import open_retriever
 from retrieval.resilient import ResilientRetriever
+from retrieval.service.remote import RemoteRetriever
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.protocols import Retriever
 from sleuth.types import Passage
@@ -36,6 +40,24 @@ def contract_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "index"
 
 
+class Overlap:
+    """Judges a pair by the share of the query's words that the passage holds."""
+
+    fingerprint = "overlap"
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        return [len(words(query) & words(text)) / (len(words(query)) or 1) for query, text in pairs]
+
+
+def words(text: str) -> set[str]:
+    return set(text.lower().strip(".").split())
+
+
+def parts(index: Path) -> list[Retriever]:
+    return [BM25Retriever(index), BM25Retriever(index, k1=2.0, b=0.0)]
+
+
+COMPOSED = {"kind": "hybrid", "weights": [1, 0.5], "depth": 4}
 IMPLEMENTATIONS: dict[str, Callable[[Path], Retriever]] = {
     "bm25": BM25Retriever,
     "bm25, one thread": lambda index: BM25Retriever(index, threads=1),
@@ -43,14 +65,37 @@ IMPLEMENTATIONS: dict[str, Callable[[Path], Retriever]] = {
     "cached, tiny": lambda index: CachedRetriever(BM25Retriever(index), size=1),
     "resilient": lambda index: ResilientRetriever(BM25Retriever(index)),
     "opened": open_retriever,
+    "hybrid, rrf": lambda index: HybridRetriever(parts(index)),
+    "hybrid, sum": lambda index: HybridRetriever(parts(index), fusion="sum"),
+    "hybrid, dpr": lambda index: HybridRetriever(parts(index), fusion="dpr"),
+    "hybrid, opened": lambda index: open_retriever(
+        RetrieverSettings.model_validate({**COMPOSED, "parts": [index, {"index": index, "k1": 1.2}]})
+    ),
+    "rerank": lambda index: RerankRetriever(BM25Retriever(index), Overlap()),
+    "rerank of hybrid": lambda index: RerankRetriever(HybridRetriever(parts(index)), Overlap(), depth=3),
     "by dotted path": lambda index: open_retriever(
         RetrieverSettings(kind="retrieval.bm25:BM25Retriever", options={"index": index})
     ),
 }
 
 
-@pytest.fixture(scope="session", params=IMPLEMENTATIONS)
+SERVED: dict[str, Callable[[str], Retriever]] = {
+    "remote": RemoteRetriever,
+    "remote, two queries a request": lambda url: RemoteRetriever(url, max_queries=2),
+    "remote, opened": open_retriever,
+}
+
+
+@pytest.fixture(scope="session")
+def address(contract_index: Path, serving: Callable[..., contextlib.AbstractContextManager[str]]) -> Iterator[str]:
+    with serving(BM25Retriever(contract_index)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session", params=[*IMPLEMENTATIONS, *SERVED])
 def retriever(request: pytest.FixtureRequest, contract_index: Path) -> Retriever:
+    if request.param in SERVED:
+        return SERVED[request.param](request.getfixturevalue("address"))
     return IMPLEMENTATIONS[request.param](contract_index)
 
 

@@ -1,0 +1,41 @@
+"""What tests of several packages share."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+Serving = Callable[..., "contextlib.AbstractContextManager[str]"]
+"""``with serving(retriever, limits) as url``: a real retriever service on loopback, in a thread."""
+
+
+@pytest.fixture(scope="session")
+def serving() -> Serving:
+    return _serving
+
+
+@contextlib.contextmanager
+def _serving(retriever: Any, limits: Any = None, app: Any = None) -> Iterator[str]:
+    import uvicorn
+
+    from retrieval.service.server import make_app
+
+    ready = threading.Event()
+    application = app or make_app(retriever, limits, on_ready=ready.set)
+    if app is not None:
+        ready.set()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(application, log_level="error", access_log=False))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        assert ready.wait(30)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
