@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluate-retrieval": "cli.evaluate_retrieval:evaluate_retrieval",
     "serve-retriever": "cli.serve_retriever:serve_retriever",
     "report": "cli.report.command:report",
+    "report": "cli.report.command:report",
     "inspect": "cli.inspect:app",
 }
 """Name of a command -> ``module:function``, or ``module:app`` for a group. The modules are light to import."""

@@ -1,0 +1,79 @@
+// One trajectory: its turns in colour, or its tokens with the loss mask.
+
+const TAG = /(<\/?(?:think|search|answer|information)>)/;
+
+// Text of the policy: what stands between tags has the look of the tag.
+function spoken(text) {
+  let look = "plain";
+  return text.split(TAG).filter(Boolean).map((piece) => {
+    const tag = /^<(\/?)(\w+)>$/.exec(piece);
+    if (!tag || !TAG.test(piece)) return el("span", { class: look }, piece);
+    const name = tag[2];
+    if (!tag[1]) look = name;
+    const node = el("span", { class: "tag " + name }, piece);
+    if (tag[1]) look = "plain";
+    return node;
+  });
+}
+
+function turnsOf(row) {
+  const given = row.given?.length ? el("div", { class: "turn" }, el("h4", {}, "Given with the question"), hitList(row.given)) : null;
+  return [given, ...row.t.map((turn, place) => el("div", { class: "turn" },
+    el("h4", {}, `Turn ${place + 1}: ${turn.k}`, el("small", {}, ` policy ${turn.v}, ended by ${turn.f}`)),
+    el("pre", { class: "policy" }, spoken(turn.x)),
+    turn.k === "invalid" ? el("p", { class: "invalid" }, "invalid: " + turn.c) : null,
+    hitList(turn.h),
+    turn.o ? el("pre", { class: "information" }, turn.o.replace(/^\n+|\n+$/g, "")) : null,
+  ))];
+}
+
+function hitList(hits) {
+  if (!hits.length) return null;
+  return el("ol", { class: "hits" }, hits.map(([place, score, gold]) => {
+    const [id, title] = state.data.tables.passages[place];
+    return el("li", {}, el("b", {}, title || id), ` ${number(score)} `, gold ? el("span", { class: "gold" }, "supporting") : null, el("small", {}, " " + id));
+  }));
+}
+
+const MASKS = ["prompt", "policy", "environment"];
+
+// Every token once: coloured where the policy sampled it, that is, where the loss reads it.
+function tokensOf(row) {
+  if (!row.seg) return quiet("The token ids of this trajectory were left out to keep the page small.");
+  const run = state.data.runs[runOf(row)];
+  const words = run.vocabulary === null ? {} : state.data.vocabularies[run.vocabulary];
+  const spans = row.seg.flatMap(([source, ids, logprobs]) => {
+    const list = source === 0 ? state.data.tables.prompts[ids] : ids;
+    return list.map((id, place) => token(id, words[id], MASKS[source], logprobs?.[place]));
+  });
+  const key = el("p", { class: "quiet" }, el("span", { class: "token policy" }, "sampled by the policy: mask 1, trained on"), " ",
+    el("span", { class: "token environment" }, "inserted: mask 0"), " ", el("span", { class: "token prompt" }, "prompt: mask 0"));
+  return [key, el("div", { class: state.ids ? "tokens with-ids" : "tokens" }, spans)];
+}
+
+function token(id, text, source, thousandths) {
+  const said = text === undefined || text === "" ? "⟨" + id + "⟩" : text.replace(/\n/g, "⏎\n");
+  const chance = thousandths === undefined ? null : thousandths / 1000;
+  const unsure = chance !== null && chance < -0.7 ? " unsure" : "";
+  const title = `id ${id}, ${source}, mask ${source === "policy" ? 1 : 0}` + (chance === null ? "" : `, log-prob ${chance}`);
+  return el("span", { class: "token " + source + unsure, title }, said, state.ids ? el("small", {}, String(id) + (chance === null ? "" : " " + chance.toFixed(2))) : null);
+}
+
+function facts(row) {
+  const parts = Object.entries(row.p).map(([name, value]) => `${name} ${number(value)}`).join(", ");
+  const [prompt, policy, environment] = row.n;
+  return [
+    ["reward", (row.w === null ? "unscored" : number(row.w)) + (parts ? ` (${parts})` : "")],
+    ["advantage", row.a === undefined ? null : signed(row.a)],
+    ["ended by", row.stop],
+    ["searches", searchesOf(row)],
+    ["tokens", `prompt ${prompt}, policy ${policy}, environment ${environment}`],
+    ["seconds", Object.entries(row.sec).map(([name, value]) => `${name} ${number(value, 2)}`).join(", ")],
+    ["from", sourceOf(row).name + (row.step === undefined ? "" : ` of step ${row.step + 1}, group ${row.g + 1}`)],
+  ].filter(([, value]) => value !== null && value !== "");
+}
+
+function factList(row, names) {
+  const chosen = facts(row).filter(([name]) => !names || names.includes(name));
+  return el("dl", { class: "facts" }, chosen.map(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]));
+}

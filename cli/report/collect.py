@@ -1,0 +1,175 @@
+"""What a run folder has to show: settings, figures, evaluations, and where its trajectories lie."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sleuth.errors import ArtifactError, SleuthError
+from sleuth.runs import RunFolder
+from sleuth.sinks import read_metrics
+from sleuth.trajectories import read_trajectories, trajectory_files
+from sleuth.types import Origin, ScoredTrajectory
+
+LAST_STAGE = "grpo"
+_STEP = re.compile(r"step-(\d+)")
+_TOKENIZERS = ("grpo/policy", "warmstart", "start")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Trajectories of one kind: the rollouts of training, or one evaluation.
+
+    ``step``: of the checkpoint that an evaluation looked at, None where the name says it. ``order`` tells the first
+    checkpoint from the last.
+    """
+
+    name: str
+    folder: Path
+    training: bool
+    order: tuple[int, int]
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """One run, read: ``config`` by dotted key, ``series`` as name -> [(step, value)]."""
+
+    name: str
+    path: Path
+    finished: bool
+    config: Mapping[str, Any]
+    series: Mapping[str, Sequence[tuple[int, float]]]
+    evaluations: Mapping[str, Mapping[str, Any]]
+    stages: Sequence[str]
+    sources: Sequence[Source]
+    tokenizer: Path | None
+
+
+def read_run(path: Path, name: str) -> RunData:
+    """Everything of a run but its trajectories. Raises ArtifactError where there is no run."""
+    config = RunFolder(path).read_config()
+    metrics = path / "metrics.jsonl"
+    stages = sorted(file.stem for file in (path / "stages").glob("*.json"))
+    wanted = LAST_STAGE if config.get("grpo") else "warmstart" if config.get("warmstart") else None
+    return RunData(
+        name=name,
+        path=path,
+        finished=wanted in stages if wanted else (path / "metrics.json").exists(),
+        config=_flat(config),
+        series=_series(read_metrics(metrics)) if metrics.exists() else {},
+        evaluations=dict(_evaluations(path)),
+        stages=stages,
+        sources=list(_sources(path)),
+        tokenizer=_tokenizer(path, config),
+    )
+
+
+def read_source(source: Source) -> Iterator[ScoredTrajectory]:
+    """Its trajectories. A file that a run is just writing or closing ends where it is torn."""
+    for file in trajectory_files(source.folder):
+        try:
+            rows = read_trajectories(file)
+            yield from _with_origin(rows, int(found[1])) if (found := _STEP.match(file.name)) else rows
+        except SleuthError:
+            if file.suffix == ".parquet":
+                raise
+
+
+def _with_origin(rows: Iterator[ScoredTrajectory], step: int) -> Iterator[ScoredTrajectory]:
+    """Step and group of rows that do not tell them: the file's name and the change of question do."""
+    group, before = -1, None
+    for row in rows:
+        question = row.trajectory.question.id
+        group, before = group + (question != before), question
+        yield row if row.origin else replace(row, origin=Origin(step, group))
+
+
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """A short name for each run: its folder's, with as many parents as tell them apart."""
+    resolved = [path.resolve() for path in paths]
+    for depth in range(1, 10):
+        names = ["/".join(path.parts[-depth:]) for path in resolved]
+        if len(set(names)) == len(names):
+            return names
+    raise ArtifactError("the same run was named twice", "name each run once")
+
+
+def state_of(paths: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Changes whenever something that the report shows has changed on disk."""
+    watched = ("config.yaml", "metrics.jsonl", "stages/*.json", "evaluation/*/*", "grpo/trajectories/*", "grpo/dev/*/*")
+    files = (file for path in paths for pattern in watched for file in sorted(path.glob(pattern)))
+    found = []
+    for file in files:
+        try:
+            stat = file.stat()
+        except FileNotFoundError:
+            continue
+        if not file.name.startswith("."):
+            found.append((str(file), stat.st_size, stat.st_mtime_ns))
+    return tuple(found)
+
+
+def _sources(path: Path) -> Iterator[Source]:
+    """Rollouts first, then evaluations from the earliest checkpoint to the last."""
+    if trajectory_files(path / "grpo" / "trajectories"):
+        yield Source("rollouts", path / "grpo" / "trajectories", True, (1, 0))
+    evaluations = [(folder, _checkpoint(folder.name)) for folder in sorted((path / "evaluation").glob("*"))]
+    evaluations += [(folder, (2, _number(folder.name))) for folder in sorted((path / "grpo" / "dev").glob("step-*"))]
+    for folder, order in sorted(evaluations, key=lambda pair: pair[1]):
+        if trajectory_files(folder):
+            dev = folder.parent.name == "dev"
+            yield Source(f"dev, step {order[1]}" if dev else f"test, {folder.name}", folder, False, order)
+    if trajectory_files(path):
+        yield Source("evaluation", path, False, (3, 0))
+
+
+def _checkpoint(name: str) -> tuple[int, int]:
+    """Place in time of an evaluation folder named ``<stage>-<mode>``."""
+    return {"policy": (0, 0), "warmstart": (1, 0), "grpo": (4, 0)}.get(name.partition("-")[0], (3, 0))
+
+
+def _number(name: str) -> int:
+    digits = name.rpartition("-")[2]
+    return int(digits) if digits.isdigit() else 0
+
+
+def _evaluations(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    files = sorted((path / "evaluation").glob("*/metrics.json"), key=lambda file: _checkpoint(file.parent.name))
+    for file in [*files, *([path / "metrics.json"] if (path / "metrics.json").exists() else [])]:
+        figures = json.loads(file.read_text(encoding="utf-8"))
+        yield (file.parent.name if file.parent != path else "evaluation"), figures
+
+
+def _series(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """Of several values at a step the last counts."""
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
+                found.setdefault(name, {})[int(row["step"])] = float(value)
+    return {name: sorted(points.items()) for name, points in sorted(found.items())}
+
+
+def _tokenizer(path: Path, config: Mapping[str, Any]) -> Path | None:
+    """A tokenizer.json that gives this run's tokens their text; None where none is at hand."""
+    model = (config.get("policy") or {}).get("model")
+    folders = [path / name for name in _TOKENIZERS]
+    if model and Path(model).is_dir():
+        folders += [Path(model), *Path(model).parents[:1]]
+    return next((folder / "tokenizer.json" for folder in folders if (folder / "tokenizer.json").is_file()), None)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

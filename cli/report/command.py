@@ -1,0 +1,39 @@
+"""``sleuth report``: one HTML page about one run or several; ``--serve`` follows a run that is going on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.console import people
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out: Annotated[Path | None, typer.Option(help="The page. By default report.html in the first run.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="So many trajectories at most, spread over all.")] = 2000,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve the page and follow runs that are going on.")] = False,
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 8900,
+) -> None:
+    """Curves, share of a step by stage, configuration and its differences, and a browser of trajectories."""
+    from cli.report.collect import read_run, run_names
+    from cli.report.page import LIMIT, make_page, overhead
+
+    names = run_names(runs)
+    for path, name in zip(runs, names, strict=True):
+        read_run(path, name)
+    if serve:
+        from cli.report.serve import serve_report
+
+        serve_report(runs, limit, host, port)
+        return
+    from cli.report.compact import pack_runs
+    from sleuth.artifacts import atomic_write
+
+    page = make_page(pack_runs(runs, limit, (LIMIT - overhead()) * 3 // 4), f"Sleuth: {', '.join(names)}")
+    destination = out or runs[0] / "report.html"
+    atomic_write(destination, page)
+    people().print(f"{destination}  {len(page.encode()) / 1e6:.2f} MB", markup=False, soft_wrap=True)

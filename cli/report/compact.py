@@ -1,0 +1,233 @@
+"""Runs and sampled trajectories as one small JSON value, the only thing that a page knows.
+
+Texts that many trajectories share (questions, prompts, passages) stand once, in tables, and are named by their place.
+Log-probs are kept to a thousandth. What does not fit is left out and said so.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cli.report.collect import RunData, read_run, run_names
+from cli.report.sample import Sample, choose
+from sleuth.matching import normalise_title
+from sleuth.types import Action, Answer, Hit, Invalid, Question, ScoredTrajectory, Search, Segment, Trajectory
+
+POINTS = 400
+"""Of a series that is longer, so many points are drawn."""
+_SOURCES = {"prompt": 0, "policy": 1, "environment": 2}
+
+
+@dataclass(slots=True)
+class Tables:
+    """Every distinct value once, in order of appearance."""
+
+    questions: dict[Question, int] = field(default_factory=dict)
+    passages: dict[tuple[str, str], int] = field(default_factory=dict)
+    prompts: dict[tuple[int, ...], int] = field(default_factory=dict)
+    tokens: dict[Path, set[int]] = field(default_factory=dict)
+
+    def dump(self) -> dict[str, Any]:
+        questions = [
+            {"id": q.id, "text": q.text, "answers": q.answers, "titles": q.supporting_titles, "kind": q.kind}
+            for q in self.questions
+        ]
+        return {"questions": questions, "passages": list(self.passages), "prompts": list(self.prompts)}
+
+
+def pack_runs(paths: Sequence[Path], limit: int, budget: int) -> bytes:
+    """The page's JSON for these run folders: ``limit`` trajectories at most, ``budget`` compressed bytes at most."""
+    runs = [read_run(path, name) for path, name in zip(paths, run_names(paths), strict=True)]
+    return pack(runs, choose(runs, limit), budget)
+
+
+def pack(runs: Sequence[RunData], samples: Sequence[Sample], budget: int) -> bytes:
+    """The page's JSON, compressed with gzip, in at most ``budget`` bytes where that can be done.
+
+    First token ids and log-probs are left out of evenly spread trajectories, then whole groups.
+    """
+    tokens, rows = 1.0, 1.0
+    while True:
+        packed = gzip.compress(_dump(runs, samples, tokens, rows), 6, mtime=0)
+        if len(packed) <= budget or rows < 0.01:
+            return packed
+        shrink = 0.9 * budget / len(packed)
+        if tokens > 0.25:
+            tokens = max(tokens * shrink, 0.2)
+        else:
+            tokens, rows = tokens * shrink, rows * shrink
+
+
+def unpack(packed: bytes) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(gzip.decompress(packed))
+    return content
+
+
+def _dump(runs: Sequence[RunData], samples: Sequence[Sample], tokens: float, share: float) -> bytes:
+    tables = Tables()
+    sources, rows, with_tokens = [], [], 0
+    for place, sample in enumerate(samples):
+        groups = list(_every(sample.groups, share))
+        detailed = {id(group) for group in _every(groups, tokens)}
+        for group in groups:
+            full = id(group) in detailed
+            with_tokens += len(group) if full else 0
+            rows += [{"s": place, **_row(scored, tables, runs[sample.run].tokenizer, full)} for scored in group]
+        source = sample.source
+        sources.append(
+            {
+                "run": sample.run,
+                "name": source.name,
+                "training": source.training,
+                "order": source.order,
+                "total": sample.total,
+                "shown": sum(map(len, groups)),
+            }
+        )
+    content = {
+        "runs": [_run(run, list(tables.tokens)) for run in runs],
+        "sources": sources,
+        "rows": rows,
+        "tables": tables.dump(),
+        "vocabularies": [_vocabulary(path, sorted(used)) for path, used in tables.tokens.items()],
+        "left_out": _left_out(sources, len(rows), with_tokens),
+    }
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def _every(groups: Sequence[Any], share: float) -> Iterable[Any]:
+    """``share`` of the groups, evenly spread, the first and the last among them."""
+    count = max(round(len(groups) * share), min(len(groups), 1))
+    if count >= len(groups):
+        return groups
+    return [groups[round(i * (len(groups) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
+def _row(scored: ScoredTrajectory, tables: Tables, tokenizer: Path | None, full: bool) -> dict[str, Any]:
+    """Short names, since they stand in every row: q question, w reward, p parts, a advantage, g group, t turns."""
+    played = scored.trajectory
+    row: dict[str, Any] = {
+        "q": tables.questions.setdefault(played.question, len(tables.questions)),
+        "w": _number(scored.reward),
+        "p": {name: _number(value) for name, value in scored.parts.items()},
+        "stop": played.stop,
+        "n": [_length(played, source) for source in _SOURCES],
+        "sec": {name: _number(value) for name, value in played.timings.items()},
+        "t": [
+            {
+                "x": turn.text,
+                "k": _kind(turn.action),
+                "c": _content(turn.action),
+                "h": _hits(turn.hits, played.question, tables),
+                "o": turn.observation,
+                "f": turn.generation.finish_reason,
+                "v": turn.generation.policy_version,
+            }
+            for turn in played.turns
+        ],
+    }
+    if played.given:
+        row["given"] = _hits(played.given, played.question, tables)
+    if scored.origin:
+        row |= {"step": scored.origin.step, "g": scored.origin.group, "a": _number(scored.origin.advantage)}
+    if full:
+        row["seg"] = [_segment(segment, tables) for segment in played.segments]
+        if tokenizer:
+            tables.tokens.setdefault(tokenizer, set()).update(played.token_ids)
+    return row
+
+
+def _segment(segment: Segment, tables: Tables) -> list[Any]:
+    """[source, token ids, log-probs in thousandths]; for a prompt [0, its place in the table]."""
+    if segment.source == "prompt":
+        return [0, tables.prompts.setdefault(segment.token_ids, len(tables.prompts))]
+    logprobs = [max(round(1000 * value), -99_999) if value > -1e9 else -99_999 for value in segment.logprobs]
+    return [_SOURCES[segment.source], segment.token_ids, *([logprobs] if logprobs else [])]
+
+
+def _length(played: Trajectory, source: str) -> int:
+    return sum(len(segment.token_ids) for segment in played.segments if segment.source == source)
+
+
+def _kind(action: Action) -> str:
+    return "search" if isinstance(action, Search) else "answer" if isinstance(action, Answer) else "invalid"
+
+
+def _content(action: Action) -> str:
+    if isinstance(action, Search):
+        return action.query
+    return action.reason if isinstance(action, Invalid) else action.text
+
+
+def _hits(hits: Iterable[Hit], question: Question, tables: Tables) -> list[list[Any]]:
+    """[place in the table of passages, score, whether the question names its title] in order of rank."""
+    wanted = {normalise_title(title) for title in question.supporting_titles}
+    rows = []
+    for hit in hits:
+        place = tables.passages.setdefault((hit.passage.id, hit.passage.title), len(tables.passages))
+        rows.append([place, _number(hit.score), int(normalise_title(hit.passage.title) in wanted)])
+    return rows
+
+
+def _run(run: RunData, tokenizers: Sequence[Path | None]) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "path": str(run.path),
+        "finished": run.finished,
+        "stages": run.stages,
+        "config": {key: _setting(key, value, str(run.config.get("out", ""))) for key, value in run.config.items()},
+        "series": {name: _drawn(points) for name, points in run.series.items()},
+        "evaluations": {name: _figures(values) for name, values in run.evaluations.items()},
+        "vocabulary": tokenizers.index(run.tokenizer) if run.tokenizer in tokenizers else None,
+    }
+
+
+def _drawn(points: Sequence[tuple[int, float]]) -> list[list[float | None]]:
+    return [[step, _number(value)] for step, value in _every(points, min(1.0, POINTS / max(len(points), 1)))]
+
+
+def _figures(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers and intervals of an evaluation's metrics.json; one level of it is what the table shows."""
+    plain = {name: v for name, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    intervals = {name: v for name, v in values.items() if name.endswith("_interval") and isinstance(v, list)}
+    return {name: _number(value) for name, value in plain.items()} | {
+        name: [_number(bound) for bound in bounds] for name, bounds in intervals.items()
+    }
+
+
+def _vocabulary(tokenizer: Path, used: Sequence[int]) -> dict[int, str]:
+    """Text of the tokens that the page shows."""
+    from tokenizers import Tokenizer
+
+    texts = Tokenizer.from_file(str(tokenizer)).decode_batch([[token] for token in used], skip_special_tokens=False)
+    return dict(zip(used, texts, strict=True))
+
+
+def _left_out(sources: Sequence[Mapping[str, Any]], shown: int, with_tokens: int) -> list[str]:
+    total = sum(source["total"] for source in sources)
+    said = []
+    if shown < total:
+        said.append(f"{shown} of {total} trajectories are shown, evenly spread over steps and questions")
+    if with_tokens < shown:
+        said.append(f"token ids and log-probs are kept for {with_tokens} of the {shown}")
+    return said
+
+
+def _number(value: float | None) -> float | None:
+    """Six significant digits; None for what is no number."""
+    if value is None or value != value or abs(value) == float("inf"):
+        return None
+    return int(value) if value == int(value) and abs(value) < 1e15 else float(f"{value:.6g}")
+
+
+def _setting(key: str, value: Any, out: str) -> Any:
+    """A setting as one value; the run's own folder is ``{out}`` again, so that it is no difference between runs."""
+    if value is None or isinstance(value, bool | int | float):
+        return _number(value) if isinstance(value, float) else value
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return text.replace(out, "{out}") if out and key != "out" else text

@@ -1,0 +1,101 @@
+"""Which trajectories a page shows when a run has more than a page can hold.
+
+Groups of rollouts stay whole, every part of the training is there, and evaluations show the same questions at every
+checkpoint. One pass, in bounded memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from cli.report.collect import RunData, Source, read_source
+from sleuth.types import ScoredTrajectory
+
+Group = list[ScoredTrajectory]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Chosen trajectories of a source, group by group, and how many it has in all."""
+
+    run: int
+    source: Source
+    groups: Sequence[Group]
+    total: int
+
+    @property
+    def shown(self) -> int:
+        return sum(map(len, self.groups))
+
+
+def choose(runs: Sequence[RunData], limit: int) -> list[Sample]:
+    """At most ``limit`` trajectories: each run the same share, half of it rollouts and half evaluations.
+
+    What one half does not need, the other may use.
+    """
+    samples = []
+    for number, run in enumerate(runs):
+        room = limit // len(runs)
+        training = [source for source in run.sources if source.training]
+        evaluations = [source for source in run.sources if not source.training]
+        wanted = room // 2 if evaluations else room
+        taken = [_thinned(number, source, wanted // len(training)) for source in training]
+        room -= sum(sample.shown for sample in taken)
+        later = [_thinned(number, source, room // len(evaluations)) for source in evaluations]
+        spare = room - sum(sample.shown for sample in later)
+        if any(sample.shown < sample.total for sample in taken) and spare > wanted // 4:
+            taken = [_thinned(number, source, (wanted + spare) // len(training)) for source in training]
+        samples += [*taken, *later]
+    return samples
+
+
+def thin(groups: Iterable[Group], capacity: int) -> tuple[list[Group], int]:
+    """Groups from first to last, evenly spread, of at most ``capacity`` rows in all; and how many rows came by.
+
+    Every n-th group is held, n doubling whenever twice the capacity is reached.
+    """
+    stride, held, total = 1, [], 0
+    last: tuple[int, Group] | None = None
+    for number, group in enumerate(groups):
+        total += len(group)
+        last = (number, group)
+        if number % stride == 0:
+            held.append(last)
+        while len(held) > 2 and _rows(held) > 2 * capacity:
+            stride *= 2
+            held = [pair for pair in held if pair[0] % stride == 0]
+    if last and held[-1][0] != last[0]:
+        held.append(last)
+    return [group for _, group in _spread(held, capacity)], total
+
+
+def _spread(held: Sequence[tuple[int, Group]], capacity: int) -> Sequence[tuple[int, Group]]:
+    if _rows(held) <= capacity:
+        return held
+    count = capacity // max(len(group) for _, group in held)
+    if count < 2:
+        return held[-1:] if count else []
+    return [held[round(place * (len(held) - 1) / (count - 1))] for place in range(count)]
+
+
+def _rows(held: Sequence[tuple[int, Group]]) -> int:
+    return sum(len(group) for _, group in held)
+
+
+def _thinned(run: int, source: Source, capacity: int) -> Sample:
+    groups, total = thin(_groups(source), capacity)
+    return Sample(run, source, groups, total)
+
+
+def _groups(source: Source) -> Iterator[Group]:
+    """Rollouts of one question at one step together; in an evaluation every question stands alone."""
+    for _, group in itertools.groupby(read_source(source), key=lambda row: _place(row, source.training)):
+        yield list(group)
+
+
+def _place(row: ScoredTrajectory, training: bool) -> tuple[object, ...]:
+    if training and row.origin:
+        return (row.origin.step, row.origin.group)
+    return (row.trajectory.question.id,)
