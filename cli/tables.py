@@ -40,7 +40,7 @@ def print_report(report: EvaluationReport, title: str, console: Console) -> None
 def _other_lines(report: EvaluationReport) -> list[tuple[str, str]]:
     titles = report.supporting_titles
     found = f"{_share(titles.recall)} found, all of them for {_share(titles.all_found)}"
-    if not report.searches:
+    if not report.searches and not titles.recall:
         found = "no search was made"
     stops = ", ".join(f"{reason} {count}" for reason, count in report.stops.items())
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items())

@@ -1,10 +1,13 @@
-"""Questions from the field's own files: FlashRAG, HotpotQA, 2WikiMultihopQA, MuSiQue, NQ-open.
+"""Questions from the field's own files.
+
+FlashRAG, HotpotQA, 2WikiMultihopQA, MuSiQue, NQ-open, TriviaQA, PopQA and Bamboogle, as they were released.
 
 The layout is seen from the first row; the other rows must be of the same one.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -60,6 +63,12 @@ def layout_of(row: Row) -> str:
         return "musique"
     if fields & {"supporting_facts", "context"}:
         return "hotpotqa"
+    if "possible_answers" in fields:
+        return "popqa"
+    if isinstance(row.fields.get("Answer", row.fields.get("answer")), Mapping):
+        return "triviaqa"
+    if {"Question", "Answer"} <= fields:
+        return "bamboogle"
     if "question" in fields:
         return "nq"
     shown = ", ".join(sorted(fields)[:6]) or "nothing"
@@ -131,11 +140,41 @@ def _nq(row: Row, name: str) -> Question:
     return Question(_id(row, name), row.text("question"), answers, (), str(row.fields.get("type") or ""))
 
 
+def _triviaqa(row: Row, name: str) -> Question:
+    """The release's capitals, or the hub's lower case; all aliases of the answer are accepted."""
+    del name
+    field = "Answer" if "Answer" in row.fields else "answer"
+    answer = {str(key).lower(): value for key, value in row.fields[field].items()}
+    inner = Row(row.where, row.number, answer)
+    texts = (*_texts(inner, "value"), *_texts(inner, "aliases"))
+    identity = row.text("QuestionId", "question_id")
+    return Question(identity, row.text("Question", "question"), tuple(dict.fromkeys(texts)))
+
+
+def _popqa(row: Row, name: str) -> Question:
+    """``possible_answers`` is JSON inside a column; the subject's page is the one to find."""
+    try:
+        answers = json.loads(row.text("possible_answers"))
+    except ValueError:
+        raise row.error("'possible_answers' is not a JSON list of texts") from None
+    answers = _texts(Row(row.where, row.number, {"possible_answers": answers}), "possible_answers")
+    title = row.fields.get("s_wiki_title")
+    titles = _titles(row, [title] if title else [])
+    return Question(_id(row, name), row.text("question"), answers, titles, str(row.fields.get("prop") or ""))
+
+
+def _bamboogle(row: Row, name: str) -> Question:
+    return Question(_id(row, name), row.text("Question"), _texts(row, "Answer"))
+
+
 LAYOUTS: dict[str, Callable[[Row, str], Question]] = {
     "flashrag": _flashrag,
     "hotpotqa": _hotpotqa,
     "musique": _musique,
     "nq": _nq,
+    "triviaqa": _triviaqa,
+    "popqa": _popqa,
+    "bamboogle": _bamboogle,
 }
 
 

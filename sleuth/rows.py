@@ -1,12 +1,16 @@
 """Rows of question files, each with the place it came from, so that errors can name it.
 
-A file is a JSON array or one JSON object a line; ``hf://owner/name[/config]/split`` is a dataset of the hub.
+A file is a JSON array, one JSON object a line, an object whose ``Data`` is the list (TriviaQA), or a table with a
+heading (``.csv``, ``.tsv``); ``hf://owner/name[/config]/split`` is a dataset of the hub.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +65,18 @@ def _file_rows(path: Path) -> Iterator[Row]:
     if path.is_dir():
         raise DataError(f"{path} is a folder, not a file of questions", "name the file in it")
     try:
+        if path.suffix in (".csv", ".tsv"):
+            yield from _table_rows(path, path.read_bytes())
+            return
         with path.open("rb") as file:
             start = file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()
             file.seek(0)
-            yield from _array_rows(path, file.read()) if start.startswith(b"[") else _line_rows(path, file)
+            if start.startswith(b"["):
+                yield from _array_rows(path, file.read())
+            elif re.match(rb'\{\s*("(Data|Domain|Split|VerifiedEval|Version)"\s*:|$)', start):
+                yield from _listed_rows(path, file.read())
+            else:
+                yield from _line_rows(path, file)
     except FileNotFoundError:
         raise DataError(f"no file {path}", "check the path; SLEUTH_DATA names the data folder in configs") from None
     except OSError as error:
@@ -106,6 +118,29 @@ def _array_rows(path: Path, content: bytes) -> Iterator[Row]:
         if not text.startswith(",", position):
             raise DataError(f"{path}: broken JSON after row {number}", "is the file cut off?")
         position = _skip(text, position + 1)
+
+
+def _listed_rows(path: Path, content: bytes) -> Iterator[Row]:
+    """Rows of one object that holds them as a list under ``Data``; or that object, when it is a row itself."""
+    try:
+        whole = json.loads(_decode(content.removeprefix(b"\xef\xbb\xbf"), str(path)))
+    except ValueError as error:
+        raise DataError(f"{path}: broken JSON: {error}", "one JSON object a line, or one JSON array") from None
+    listed = whole.get("Data", [whole])
+    if not isinstance(listed, list):
+        raise DataError(f"{path}: 'Data' is not a list of rows")
+    for number, value in enumerate(listed, start=1):
+        yield _row(f"{path}, row {number}", number, value)
+
+
+def _table_rows(path: Path, content: bytes) -> Iterator[Row]:
+    text = _decode(content.removeprefix(b"\xef\xbb\xbf"), str(path))
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
+    for number, fields in enumerate(rows, start=1):
+        where = f"{path}, line {rows.line_num}"
+        if None in fields or None in fields.values():
+            raise DataError(f"{where}: not as many columns as the heading names")
+        yield Row(where, number, dict(fields))
 
 
 def _skip(text: str, position: int) -> int:

@@ -86,6 +86,44 @@ def test_nq_rows_are_numbered(tmp_path):
     assert questions[0].answers == ("Henrik Ibsen",)
 
 
+TRIVIA = {
+    "Answer": {"Value": "Henrik Ibsen", "Aliases": ["Ibsen", "Henrik Ibsen"], "NormalizedAliases": ["ibsen"]},
+    "Question": "Who wrote Peer Gynt?",
+    "QuestionId": "tc_1",
+}
+
+
+@pytest.mark.parametrize("indent", [None, 4])
+def test_triviaqa_as_released_and_as_on_the_hub(tmp_path, indent):
+    path = tmp_path / "web-dev.json"
+    path.write_text(json.dumps({"Data": [TRIVIA], "Domain": "Web", "Version": 1.0}, indent=indent))
+    (question,) = load_questions(path)
+    assert question == Question("tc_1", "Who wrote Peer Gynt?", ("Henrik Ibsen", "Ibsen"))
+    answer = {"aliases": ["Ibsen", "Henrik Ibsen"], "normalized_aliases": ["ibsen"], "value": "Henrik Ibsen"}
+    hub = {"question": "Who wrote Peer Gynt?", "question_id": "tc_1", "answer": answer}
+    assert questions_from_rows([Row("hf://o/n/s, row 1", 1, hub)], "hub") == [question]
+
+
+def test_popqa(tmp_path):
+    path = tmp_path / "test.tsv"
+    path.write_text(
+        "id\tsubj\tprop\tobj\tpossible_answers\tquestion\ts_wiki_title\n"
+        '7\tPeer Gynt\tauthor\tIbsen\t"[""Ibsen"", ""Henrik Ibsen""]"\tWho wrote Peer Gynt?\tPeer Gynt (play)\n'
+    )
+    (question,) = load_questions(path)
+    wanted = Question("7", "Who wrote Peer Gynt?", ("Ibsen", "Henrik Ibsen"), ("Peer Gynt (play)",), "author")
+    assert question == wanted
+
+
+def test_bamboogle(tmp_path):
+    path = tmp_path / "bamboogle.csv"
+    path.write_text('Question,Answer\n"Who, of all, wrote it?",Ibsen\n')
+    assert load_questions(path) == [Question("bamboogle-1", "Who, of all, wrote it?", ("Ibsen",))]
+    path.write_text("Question,Answer\nWho?\n")
+    with pytest.raises(DataError, match="line 2: not as many columns"):
+        load_questions(path)
+
+
 def test_rows_of_the_hub():
     row = {
         "id": "h1",

@@ -1,0 +1,87 @@
+"""Several sampled answers a question: their mean, whether any is right, and what the majority says."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from agent.evaluate import AnswerFigures, AnswerMetric, EvaluationReport, summarise
+from sleuth.statistics import bootstrap_interval
+from sleuth.types import ScoredTrajectory, Trajectory
+
+Answers = Sequence[str | None]
+"""The answers to one question, one a sample; None where none was given."""
+
+
+def sampled_report(
+    samples: Sequence[Sequence[ScoredTrajectory]],
+    metrics: Mapping[str, AnswerMetric],
+    normalise: Callable[[str], str],
+    resamples: int = 10_000,
+) -> EvaluationReport:
+    """The report of k samples, each over the same questions.
+
+    Every metric is its mean over a question's samples (mean@k). Of ``em``, which must be among ``metrics``, there
+    are ``pass@k`` (any sample is right) and ``majority@k`` (the commonest normalised answer is right; of equals
+    the one sampled first; no answer has no vote) as well. Intervals are over questions, since the samples of one
+    are no independent draws. A sample that could not be scored counts nowhere.
+    """
+    k = len(samples)
+    rows = [row for sample in samples for row in sample]
+    by_question: dict[str, list[Trajectory]] = defaultdict(list)
+    for row in rows:
+        by_question[row.trajectory.question.id].append(row.trajectory)
+    groups = list(by_question.values())
+    wanted = _with_votes(metrics, normalise, k)
+    kinds = sorted({group[0].question.kind for group in groups} - {""})
+    return replace(
+        summarise(rows, {}, resamples=1),
+        overall=_figures(groups, wanted, resamples),
+        by_kind={
+            kind: _figures([g for g in groups if g[0].question.kind == kind], wanted, resamples) for kind in kinds
+        },
+    )
+
+
+def majority(answers: Answers, normalise: Callable[[str], str]) -> str | None:
+    """The answer most samples agree on, as it was first written; None when there is none at all."""
+    given = [answer for answer in answers if answer is not None]
+    if not given:
+        return None
+    votes = Counter(normalise(answer) for answer in given)  # most_common keeps the order of first sight among equals
+    winner = votes.most_common(1)[0][0]
+    return next(answer for answer in given if normalise(answer) == winner)
+
+
+_GroupMetric = Callable[[Answers, Sequence[str]], float]
+
+
+def _with_votes(
+    metrics: Mapping[str, AnswerMetric], normalise: Callable[[str], str], k: int
+) -> dict[str, _GroupMetric]:
+    def mean_of(metric: AnswerMetric) -> _GroupMetric:
+        return lambda answers, accepted: sum(metric(a, accepted) for a in answers) / len(answers)
+
+    em = metrics["em"]
+    return {
+        **{name: mean_of(metric) for name, metric in metrics.items()},
+        f"pass@{k}": lambda answers, accepted: max(em(a, accepted) for a in answers),
+        f"majority@{k}": lambda answers, accepted: em(majority(answers, normalise), accepted),
+    }
+
+
+def _figures(
+    groups: Sequence[Sequence[Trajectory]], metrics: Mapping[str, _GroupMetric], resamples: int
+) -> AnswerFigures:
+    kept = [scorable for group in groups if (scorable := [t for t in group if t.scorable])]
+    values = {
+        name: [metric([t.answer for t in group], group[0].question.answers) for group in kept]
+        for name, metric in metrics.items()
+    }
+    return AnswerFigures(
+        n=len(groups),
+        scored=len(kept),
+        means={name: sum(column) / len(column) if column else None for name, column in values.items()},
+        intervals={name: bootstrap_interval(column, resamples=resamples) for name, column in values.items() if column},
+    )

@@ -1,0 +1,202 @@
+"""Several evaluations as one: policies x retrievers x modes x data sets, compared question by question.
+
+The grid of policies and retrievers is how BrowseComp-Plus (Chen et al. 2025) tells the two apart; the bars of
+direct, RAG and search agent are the comparison of Search-R1 (Jin et al. 2025).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations, product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.console import people, print_json
+from sleuth.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from cli.config import RunSettings
+    from cli.play import Evaluation
+
+MODES = ("direct", "cot", "rag", "search")
+NO_SEARCH = ("direct", "cot")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What all cells share, as given on the command line."""
+
+    overrides: list[str]
+    preset: str | None = None
+    limit: int | None = None
+    batch_size: int | None = None
+    samples: int | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One evaluation of the grid; ``retriever`` is a dash where nothing is searched."""
+
+    data: str
+    policy: str
+    mode: str
+    retriever: str
+    settings: RunSettings
+
+    @property
+    def folder(self) -> str:
+        words = (self.data, self.policy, self.mode, "" if self.retriever == "-" else self.retriever)
+        return "-".join(re.sub(r"[^\w.]+", "_", word) for word in words if word)
+
+
+def cells_of(
+    models: Sequence[str], data: Sequence[str], retrievers: Sequence[str], modes: Sequence[str], options: Options
+) -> list[Cell]:
+    """Every combination; a mode without searches stands once, whatever there is to search.
+
+    Raises ConfigError for settings that do not fit and for names that would be the same twice.
+    """
+    from cli.evaluate import resolve
+
+    cells: dict[tuple[str, ...], Cell] = {}
+    for mode in modes:
+        if mode not in MODES:
+            raise ConfigError(f"no mode '{mode}'", did_you_mean(mode, MODES))
+    policies, sets = _named(models, "model"), _named(data or [""], "--data")
+    searched = _named(retrievers or [""], "--retriever")
+    for (policy, model), (name, file), mode, (index_name, index) in product(
+        policies.items(), sets.items(), modes or [""], searched.items()
+    ):
+        settings = resolve(
+            model,
+            options.overrides,
+            file or None,
+            _retriever(index),
+            mode or None,
+            options.preset,
+            options.limit,
+            options.batch_size,
+            options.samples,
+            options.temperature,
+        )
+        kind = settings.environment.kind
+        where = "-" if kind in NO_SEARCH else index_name or _index_name(settings)
+        key = (name or Path(settings.data.dev or "").stem, policy, kind, where)
+        cells.setdefault(key, Cell(*key, settings))
+    return list(cells.values())
+
+
+def evaluate_grid(cells: Sequence[Cell], out: Path, resume: bool, overwrite: bool, as_json: bool) -> int:
+    """Evaluate every cell into ``out``, then table, chart and metrics.json. The exit status: 3 if any is unscored."""
+    import json
+
+    from cli.evaluate import UNSCORED
+    from cli.grid_show import chart, print_table
+    from cli.play import Opened, play
+    from sleuth.artifacts import atomic_write
+    from sleuth.runs import RunFolder
+
+    console = people()
+    names = {"cells": [cell.folder for cell in cells]}
+    with RunFolder(out).claim(names, resume=resume, overwrite=overwrite):
+        opened, done = Opened(), []
+        for number, cell in enumerate(cells, start=1):
+            console.print(f"{number}/{len(cells)}  {cell.folder}", markup=False, soft_wrap=True)
+            done.append(play(cell.settings, out / cell.folder, opened, resume=True, overwrite=False))
+        content = {
+            "cells": [_row(cell, evaluation) for cell, evaluation in zip(cells, done, strict=True)],
+            "comparisons": comparisons(cells, done),
+        }
+        atomic_write(out / "metrics.json", json.dumps(content, indent=2) + "\n")
+        chart(content["cells"], out / "comparison.png")
+    print_table(content["cells"], content["comparisons"], console)
+    console.print(f"saved in {out}: metrics.json, comparison.png", markup=False, soft_wrap=True)
+    if as_json:
+        print_json(content)
+    return UNSCORED if any(evaluation.report.unscored for evaluation in done) else 0
+
+
+def comparisons(cells: Sequence[Cell], done: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """EM of every two cells of one data set, question by question: difference b - a, interval and p-value."""
+    from sleuth.statistics import paired_difference
+
+    by_data: dict[str, list[tuple[Cell, Mapping[str, float]]]] = defaultdict(list)
+    for cell, evaluation in zip(cells, done, strict=True):
+        by_data[cell.data].append((cell, _exact_match(cell, evaluation)))
+    found = []
+    for together in by_data.values():
+        for (a, first), (b, second) in combinations(together, 2):
+            shared = sorted(first.keys() & second.keys())
+            if shared:
+                difference = paired_difference([first[i] for i in shared], [second[i] for i in shared])
+                found.append({"a": a.folder, "b": b.folder, "n": len(shared), **asdict(difference)})
+    return found
+
+
+def _exact_match(cell: Cell, evaluation: Evaluation) -> dict[str, float]:
+    """EM by question, the mean over its samples."""
+    from cli.play import played, sample_folders
+    from rewards.text_match import exact_match
+
+    values: dict[str, list[float]] = defaultdict(list)
+    for part in sample_folders(evaluation.folder, cell.settings.evaluation.samples):
+        for row in played(part):
+            if row.trajectory.scorable:
+                question = row.trajectory.question
+                values[question.id].append(exact_match(row.trajectory.answer, question.answers))
+    return {identity: sum(given) / len(given) for identity, given in values.items()}
+
+
+def _row(cell: Cell, evaluation: Evaluation) -> dict[str, Any]:
+    place = {"data": cell.data, "policy": cell.policy, "mode": cell.mode, "retriever": cell.retriever}
+    return {**place, "folder": cell.folder, **evaluation.figures}
+
+
+def _named(given: Sequence[str], what: str) -> dict[str, str]:
+    """``NAME=VALUE`` or a value that is called after its path, by as much of it as tells it from the others."""
+    named: dict[str, str] = {}
+    for text in given:
+        match = re.fullmatch(r"([\w.-]+)=(.+)", text, re.DOTALL)
+        name, value = match.groups() if match else (_short(text, given), text)
+        if name in named:
+            raise ConfigError(f"{what} '{name}' stands twice", "give each a name of its own: NAME=VALUE")
+        named[name] = value
+    return named
+
+
+def _short(text: str, given: Sequence[str]) -> str:
+    """The last part of a path; more parts of it where another value ends alike."""
+    if text.lstrip().startswith("{"):
+        return re.sub(r"\W+", "_", text).strip("_")[:40]
+    parts, others = _parts(text), [_parts(other) for other in given]
+    for count in range(1, len(parts)):
+        if sum(other[-count:] == parts[-count:] for other in others) == 1:
+            return "/".join(parts[-count:])
+    return "/".join(parts)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    parts = Path(text).parts
+    return (*parts[:-1], re.sub(r"\.(jsonl?|tsv|csv|ya?ml|gguf)$", "", parts[-1])) if parts else ()
+
+
+def _retriever(text: str) -> Any:
+    if not text.lstrip().startswith("{"):
+        return text or None
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--retriever is not YAML: {text}", "--retriever '{kind: bm25, index: FOLDER}'") from None
+
+
+def _index_name(settings: RunSettings) -> str:
+    retriever = settings.retriever
+    if retriever is None:
+        return "-"
+    return Path(retriever.index).name if retriever.index else str(retriever.kind)

@@ -1,0 +1,107 @@
+"""A grid of evaluations for people: one table, one bar chart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Row = Mapping[str, Any]
+
+
+def print_table(rows: Sequence[Row], comparisons: Sequence[Row], console: Console) -> None:
+    """One line a cell; the last column compares its EM with the first cell of the same data set."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    extra = [name for name in rows[0] if name.startswith(("pass@", "majority@")) and not name.endswith("_interval")]
+    judged = any("judge" in row for row in rows)
+    for name in ("data", "policy", "mode", "retriever"):
+        table.add_column(name, overflow="fold")
+    columns = ["n", "EM [95 %]", "F1 [95 %]", *extra, *(["judge"] if judged else [])]
+    columns += ["titles found", "searches", "tokens", "seconds", "EM against the first"]
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in rows:
+        place = [Text(str(row[name])) for name in ("data", "policy", "mode", "retriever")]
+        values = [
+            str(row["scored"]),
+            _interval(row, "em"),
+            _interval(row, "f1"),
+            *(_number(row[name]) for name in extra),
+        ]
+        if judged:
+            values.append(_number((row.get("judge") or {}).get("right")))
+        values += [
+            _titles(row),
+            _number(row["searches"]),
+            _number(row["tokens"]),
+            f"{sum(row['seconds'].values()):.1f}",
+        ]
+        table.add_row(*place, *values, _against(row, rows, comparisons))
+    wide = Console(file=console.file, width=max(console.width, 180)) if not console.is_terminal else console
+    wide.print(table)
+    unscored = sum(row["unscored"] for row in rows)
+    if unscored:
+        console.print(f"[yellow]warning:[/] {unscored} questions could not be scored; --resume plays them again.")
+    kinds = sorted({kind for row in rows for kind in row["by_kind"]})
+    if kinds:
+        wide.print(_by_kind(rows, kinds))
+
+
+def chart(rows: Sequence[Row], path: Path) -> None:
+    """Bars of EM with 95 % intervals: a group for each data set and policy, a bar for each mode and retriever."""
+    from sleuth.bars import Bar, draw_bars
+
+    several = len({row["policy"] for row in rows}) > 1
+    bars = []
+    for row in rows:
+        if row["em"] is None:
+            continue
+        group = f"{row['data']}\n{row['policy']}" if several else str(row["data"])
+        label = row["mode"] if row["retriever"] == "-" else f"{row['mode']}, {row['retriever']}"
+        low, high = row["em_interval"]
+        bars.append(Bar(group, label, row["em"], low, high))
+    if bars:
+        draw_bars(bars, path, y_label="exact match")
+
+
+def _by_kind(rows: Sequence[Row], kinds: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", title="EM by kind of question", title_justify="left")
+    table.add_column("cell", overflow="fold")
+    for kind in kinds:
+        table.add_column(Text(kind), justify="right")
+    for row in rows:
+        found = (row["by_kind"].get(kind) for kind in kinds)
+        table.add_row(Text(str(row["folder"])), *(f"{f['em']:.3f} ({f['scored']})" if f else "-" for f in found))
+    return table
+
+
+def _against(row: Row, rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
+    first = next(other for other in rows if other["data"] == row["data"])
+    if first is row:
+        return "-"
+    found = next((c for c in comparisons if (c["a"], c["b"]) == (first["folder"], row["folder"])), None)
+    if found is None:
+        return "-"
+    return f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}] p={found['p_value']:.3f}"
+
+
+def _titles(row: Row) -> str:
+    titles = row["supporting_titles"]
+    if titles["recall"] is None or row["mode"] in ("direct", "cot"):
+        return "-"
+    return f"{titles['recall']:.3f} ({titles['questions']})"
+
+
+def _interval(row: Row, name: str) -> str:
+    if row[name] is None:
+        return "-"
+    low, high = row[f"{name}_interval"]
+    return f"{row[name]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"

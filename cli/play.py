@@ -1,0 +1,189 @@
+"""One evaluation, from settings to a folder of trajectories and figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.console import counting
+
+if TYPE_CHECKING:
+    from agent.evaluate import EvaluationReport
+    from cli.config import RunSettings
+    from sleuth.protocols import Policy, Retriever
+    from sleuth.types import ScoredTrajectory
+
+MAY_DIFFER = ("evaluation", "policy.max_rows", "policy.keep_cache", "policy.device")
+"""What changes how fast an evaluation is, not what it says."""
+JUDGED = "judged.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A finished evaluation; ``figures`` are the content of its ``metrics.json``."""
+
+    report: EvaluationReport
+    figures: Mapping[str, Any]
+    folder: Path
+
+
+@dataclass(slots=True)
+class Opened:
+    """Policies and retrievers that are open already: evaluations that share them open them once."""
+
+    policies: dict[str, tuple[Policy, Any]] = field(default_factory=dict)
+    retrievers: dict[str, Retriever | None] = field(default_factory=dict)
+
+    def policy(self, settings: RunSettings) -> tuple[Policy, Any]:
+        from cli.wiring import make_policy
+
+        key = settings.policy.model_dump_json()
+        if key not in self.policies:
+            self.policies.clear()  # one at a time in memory
+            self.policies[key] = make_policy(settings.policy)
+        return self.policies[key]
+
+    def retriever(self, settings: RunSettings) -> Retriever | None:
+        from cli.wiring import make_retriever
+
+        if settings.environment.kind in ("direct", "cot") or settings.retriever is None:
+            return None
+        key = settings.retriever.model_dump_json()
+        if key not in self.retrievers:
+            self.retrievers[key] = make_retriever(settings.retriever)
+        return self.retrievers[key]
+
+
+def play(settings: RunSettings, folder: Path, opened: Opened, *, resume: bool, overwrite: bool) -> Evaluation:
+    """Answer every question of ``data.dev``, once or ``evaluation.samples`` times, and keep all of it in ``folder``."""
+    from cli.logs import quiet_libraries
+
+    quiet_libraries()
+    from agent.sampled import sampled_report
+    from cli.wiring import limit_threads, read_questions
+    from rewards.text_match import exact_match, f1, normalise_answer
+    from sleuth.runs import RunFolder
+
+    assert settings.data.dev
+    questions = read_questions(settings.data.dev, settings.evaluation.limit)
+    retriever = opened.retriever(settings)
+    identity = _identity(settings, retriever)
+    run, chosen = RunFolder(folder), settings.evaluation
+    with run.claim(identity, resume=resume, overwrite=overwrite, may_differ=MAY_DIFFER):
+        limit_threads(settings.threads)
+        report = None
+        for number, part in enumerate(sample_folders(folder, chosen.samples)):
+            report = _play_once(settings, questions, retriever, part, number * len(questions), opened)
+        assert report is not None
+        if chosen.samples > 1:
+            samples = [played(part) for part in sample_folders(folder, chosen.samples)]
+            metrics = {"em": exact_match, "f1": f1}
+            report = sampled_report(samples, metrics, normalise_answer, chosen.bootstrap)
+        figures = {**report.to_dict(), **_judged(settings, folder)}
+        _write(folder / "metrics.json", figures)
+    return Evaluation(report, figures, folder)
+
+
+def sample_folders(folder: Path, samples: int) -> list[Path]:
+    """Where the trajectories of each sample lie; a single one lies in ``folder`` itself."""
+    return [folder] if samples == 1 else [folder / f"sample-{number}" for number in range(1, samples + 1)]
+
+
+def played(folder: Path) -> list[ScoredTrajectory]:
+    """The trajectories that an evaluation has kept in ``folder``."""
+    from agent.evaluate import TRAJECTORIES
+    from sleuth.trajectories import read_trajectories
+
+    return list(read_trajectories(folder / TRAJECTORIES))
+
+
+def _play_once(
+    settings: RunSettings,
+    questions: Sequence[Any],
+    retriever: Retriever | None,
+    folder: Path,
+    first_seed: int,
+    opened: Opened,
+) -> EvaluationReport:
+    from agent.evaluate import evaluate
+    from cli.wiring import make_driver
+    from rewards.scorer import make_scorer
+    from rewards.text_match import exact_match, f1
+    from sleuth.types import Sampling
+
+    policy, codec = opened.policy(settings)
+    with counting("evaluating") as on_progress:
+        return evaluate(
+            make_driver(policy, codec, settings.environment, retriever),
+            questions,
+            metrics={"em": exact_match, "f1": f1},
+            score=make_scorer(settings.rewards).score,
+            out=folder,
+            sampling=Sampling(settings.evaluation.temperature),
+            batch_size=settings.evaluation.batch_size,
+            seed=settings.seed + first_seed,
+            resamples=settings.evaluation.bootstrap,
+            on_progress=on_progress,
+        )
+
+
+def _judged(settings: RunSettings, folder: Path) -> dict[str, Any]:
+    """What the judge says of the answers, if there is one; verdicts are kept, so that none is asked for twice."""
+    chosen = settings.evaluation
+    if chosen.judge is None:
+        return {}
+    from agent.judge import Judge
+
+    rows = [row.trajectory for part in sample_folders(folder, chosen.samples) for row in played(part)]
+    asked = [(t.question.text, t.question.answers, t.answer) for t in rows if t.scorable]
+    path = folder / JUDGED
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if known.get("judge") != chosen.judge.model or len(known.get("verdicts", ())) != len(asked):
+        judge = Judge(chosen.judge)
+        try:
+            known = {"judge": chosen.judge.model, "verdicts": judge.verdicts(asked)}
+        finally:
+            judge.close()
+        _write(path, known)
+    given = [verdict for verdict in known["verdicts"] if verdict is not None]
+    share = sum(given) / len(given) if given else None
+    return {"judge": {"model": chosen.judge.model, "right": share, "judged": len(given), "asked": len(asked)}}
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    from sleuth.artifacts import atomic_write
+
+    atomic_write(path, json.dumps(content, indent=2) + "\n")
+
+
+def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, Any]:
+    """Everything that decides the figures. An evaluation is resumed with the same of it only."""
+    from sleuth.artifacts import file_digest
+
+    assert settings.data.dev
+    kept = settings.model_dump(mode="json", include={"policy", "environment", "rewards", "evaluation", "seed"})
+    data = Path(settings.data.dev)
+    return {
+        **kept,
+        "retriever": settings.model_dump(mode="json")["retriever"] if retriever else None,
+        "retriever_fingerprint": retriever.fingerprint if retriever else None,
+        "data": {"path": str(data), "sha256": file_digest(data) if data.is_file() else None},
+        "limit": settings.evaluation.limit,
+        "samples": settings.evaluation.samples,
+        "temperature": settings.evaluation.temperature,
+        "weights": _weights_stamp(settings.policy.model),
+    }
+
+
+def _weights_stamp(model: str | None) -> list[str]:
+    """Name, size and time of a local model's weight files: cheap to read, different when it was trained again."""
+    folder = Path(model or "")
+    if not model or not folder.exists():
+        return []
+    files = (
+        [folder] if folder.is_file() else sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
+    )
+    return [f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files]
