@@ -12,7 +12,7 @@ from typing import Literal
 
 FinishReason = Literal["stop", "eos", "length"]
 Source = Literal["prompt", "policy", "environment"]
-StopReason = Literal["answer", "turn_budget", "token_budget", "prompt_too_long", "retriever_failed"]
+StopReason = Literal["answer", "turn_budget", "token_budget", "prompt_too_long", "retriever_failed", "worker_lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class Trajectory:
     @property
     def scorable(self) -> bool:
         """False when infrastructure, not the policy, ended the episode."""
-        return self.stop != "retriever_failed"
+        return self.stop not in ("retriever_failed", "worker_lost")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from agent.learning.callbacks import (
 from agent.learning.checkpoints import publish_policy
 from agent.learning.mixture import mixture
 from agent.learning.options import optimizer_options, peft_config, runtime_options
-from agent.learning.rollouts import GroupRollouts, RolloutRecord, Scorer
+from agent.learning.rollouts import Driver, GroupRollouts, RolloutRecord, Scorer
+from agent.learning.sampling import InProcessSampler, MakeSampler, Upcoming
 from agent.policies.transformers_policy import TransformersPolicy
 from agent.rollout import RolloutDriver
 from sleuth.artifacts import atomic_write
@@ -67,20 +67,24 @@ def train_grpo(
     data: TrainingData,
     scorer: Scorer,
     make_driver: MakeDriver,
-    evaluate: Callable[[RolloutDriver], Mapping[str, float]],
+    evaluate: Callable[[Driver], Mapping[str, float]],
     out: Path,
     *,
     seed: int,
     sink: MetricSink,
     resume: bool = False,
+    make_sampler: MakeSampler | None = None,
 ) -> GrpoOutcome:
     """Train the policy at ``model_name`` and publish its best checkpoint at ``out/policy``.
 
     ``evaluate`` plays dev questions greedily and returns figures, ``em`` among them. ``resume`` goes
     on from the newest whole checkpoint, to the same parameters as a run that was never stopped.
+    ``make_sampler`` has rollouts played elsewhere than by the model that is trained.
     """
     work = out / "checkpoints"
-    trainer = make_trainer(settings, policy, model_name, data, scorer, make_driver, evaluate, out, seed, sink)
+    trainer = make_trainer(
+        settings, policy, model_name, data, scorer, make_driver, evaluate, out, seed, sink, make_sampler
+    )
     drop_incomplete(work)
     found = newest_complete(work) if resume else None
     trainer.train(resume_from_checkpoint=str(found) if found else None)
@@ -104,10 +108,11 @@ def make_trainer(
     data: TrainingData,
     scorer: Scorer,
     make_driver: MakeDriver,
-    evaluate: Callable[[RolloutDriver], Mapping[str, float]],
+    evaluate: Callable[[Driver], Mapping[str, float]],
     out: Path,
     seed: int,
     sink: MetricSink,
+    make_sampler: MakeSampler | None = None,
 ) -> Any:
     """TRL's trainer with everything of Sleuth around it, ready for ``train``."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -119,14 +124,9 @@ def make_trainer(
 
     model, codec = load_policy_model(policy_settings, model_name, trainable=True)
     state: dict[str, Any] = {}
-    policy = TransformersPolicy(
-        model,
-        codec,
-        version=lambda: int(state["trainer"].state.global_step) if state else 0,
-        max_rows=policy_settings.max_rows,
-        keep_cache=policy_settings.keep_cache,
-    )
-    driver = make_driver(policy, codec)
+    make_sampler = make_sampler or _in_process(policy_settings, make_driver)
+    sampler = make_sampler(model, codec, lambda: int(state["trainer"].state.global_step) if state else 0)
+    driver = sampler.driver
     rollouts = GroupRollouts(
         driver,
         data.questions,
@@ -138,22 +138,24 @@ def make_trainer(
         on_rollout=_keep_trajectories(out / "trajectories") if settings.save_trajectories else None,
     )
 
+    updates = settings.minibatches * settings.iterations
+    count = -(-settings.steps // updates) * settings.questions
+    order = mixture([len(s) for s in data.sources], data.weights, count, seed)
+
     def rollout_func(prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
-        with _generating(policy, trainer):
-            result = rollouts(prompts, trainer)
-        trainer.sampled_at_step = rollouts.record.step
-        return result
+        upcoming = _upcoming(order, settings, int(trainer.state.global_step) // updates, len(prompts), trainer)
+        with sampler.refreshed(trainer):
+            record = sampler.play(rollouts, prompts, upcoming, trainer)
+        trainer.sampled_at_step = record.version
+        return rollouts.hand_over(record)
 
     def evaluate_dev() -> Mapping[str, float]:
-        with _generating(policy, state["trainer"]):
+        with sampler.refreshed(state["trainer"]):
             return evaluate(driver)
 
     timer = StageTimer()
     dev = DevEvaluation(evaluate_dev, sink, every=settings.eval_steps, patience=settings.early_stop)
     args = grpo_config(settings, policy_settings, out / "checkpoints", seed, driver.environment().total_tokens)
-    updates = settings.minibatches * settings.iterations
-    count = -(-settings.steps // updates) * settings.questions
-    order = mixture([len(s) for s in data.sources], data.weights, count, seed)
     trainer = MeasuredGRPOTrainer(
         model=model,
         reward_funcs=rollouts.reward,
@@ -172,6 +174,7 @@ def make_trainer(
         ],
     )
     trainer.on_advantages = rollouts.weigh
+    trainer.importance_cap = _importance_cap(settings, sampler.stale)
     trainer.remove_callback(PrinterCallback)
     state["trainer"] = timer.trainer = dev.trainer = trainer
     return trainer
@@ -229,19 +232,35 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
     )
 
 
-def _generating(policy: TransformersPolicy, trainer: Any) -> AbstractContextManager[None]:
-    """Let the policy use the trainer's weights, gathered once however many turns follow."""
-    from contextlib import contextmanager
+def _in_process(settings: PolicySettings, make_driver: MakeDriver) -> MakeSampler:
+    """Rollouts by the model that is trained, in this process."""
 
-    from trl.models import unwrap_model_for_generation
+    def make(model: Any, codec: HFCodec, version: Callable[[], int]) -> InProcessSampler:
+        policy = TransformersPolicy(
+            model, codec, version=version, max_rows=settings.max_rows, keep_cache=settings.keep_cache
+        )
+        return InProcessSampler(policy, make_driver(policy, codec))
 
-    @contextmanager
-    def gathered() -> Any:
-        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
-            policy.model = model
-            yield
+    return make
 
-    return gathered()
+
+def _importance_cap(settings: GrpoSettings, stale: bool) -> float | None:
+    if settings.importance_cap == "auto":
+        return 2.0 if stale else None
+    return None if settings.importance_cap == "off" else settings.importance_cap
+
+
+def _upcoming(order: Sequence[int], settings: GrpoSettings, rollout: int, rows: int, trainer: Any) -> Upcoming:
+    """What TRL will hand to this process: its share of each rollout's questions, every one ``group_size`` times."""
+    first = int(trainer.accelerator.process_index) * rows
+
+    def prompts(ahead: int) -> list[str] | None:
+        start = (rollout + ahead) * settings.questions
+        asked = order[start : start + settings.questions]
+        repeated = [str(position) for position in asked for _ in range(settings.group_size)]
+        return repeated[first : first + rows] or None
+
+    return prompts
 
 
 def _keep_trajectories(folder: Path) -> Callable[[RolloutRecord], None]:

@@ -23,10 +23,13 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     sampled_at_step = -1
     """The optimizer step before which the rollout at hand was sampled."""
+    importance_cap: float | None = None
+    """Where the importance weights of sampled tokens are cut off; None weighs every token alike."""
     on_advantages: Callable[[list[float]], None] | None = None
     """Told the advantages of this process's rows, in the order in which they were rolled out."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._weighing: dict[str, torch.Tensor] | None = None
         super().__init__(*args, **kwargs)
         for model in (self.model, self.ref_model):
             if model is not None:
@@ -37,6 +40,8 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         if torch.is_grad_enabled():
             self._current_logps = result[0].detach()
+            if self._weighing is not None:
+                self._weigh_tokens(self._weighing)
         else:
             self._reference_seconds = self.__dict__.get("_reference_seconds", 0.0) + time.perf_counter() - started
         return result
@@ -52,7 +57,12 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return float(self.__dict__.pop("_reference_seconds", 0.0))
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        loss: torch.Tensor = super()._compute_loss(model, inputs)
+        inputs = dict(inputs)
+        self._weighing = inputs if self.importance_cap is not None else None
+        try:
+            loss: torch.Tensor = super()._compute_loss(model, inputs)
+        finally:
+            self._weighing = None
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self.state.global_step}: stopped before the update",
@@ -71,6 +81,30 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 self._metrics[mode]["check/logprob_gap"].append(gap.item())
         self._metrics[mode]["check/masked_tokens"].append(float(mask.sum().item()))
         return loss
+
+    def _weigh_tokens(self, inputs: dict[str, torch.Tensor]) -> None:
+        """Turn the advantages [rows] into those of tokens [rows, tokens], times truncated importance ratios.
+
+        TRL reads them after it has asked for the log-probs, which is when this is called. The ratio is that of the
+        policy before this rollout's first update to the one that sampled the token, whatever engine or version that
+        was (truncated importance sampling); clipping and KL are left as they are.
+        """
+        old = inputs.get("old_per_token_logps")
+        ratio = ((self._current_logps if old is None else old) - inputs["sampling_per_token_logps"]).exp()
+        mask = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
+        ratio = torch.where(mask, ratio, torch.ones_like(ratio))
+        weight = ratio.clamp(max=self.importance_cap)
+        inputs["advantages"] = inputs["advantages"].unsqueeze(1) * weight
+        mode = "train" if self.model.training else "eval"
+        if mask.any():
+            chosen = ratio[mask]
+            for name, value in (
+                ("mean", chosen.mean()),
+                ("min", chosen.min()),
+                ("max", chosen.max()),
+                ("truncated", (chosen > weight[mask]).float().mean()),
+            ):
+                self._metrics[mode][f"importance/{name}"].append(value.item())
 
 
 def _count_positions(_model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
