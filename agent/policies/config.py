@@ -1,0 +1,56 @@
+"""Settings of the policy backends that have their own: vLLM's engine and OpenAI-compatible servers. No torch here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from sleuth.settings import Settings
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class VllmSettings(Settings):
+    """vLLM's engine.
+
+    ``asynchronous`` gives it a process of its own, in which episodes advance each on its own: finished rows
+    retrieve while others decode. ``cache_gib`` is the room for keys and values on a CPU, ``gpu_share`` the
+    share of a GPU's memory. ``max_tokens`` is the longest transcript, by default the model's own limit.
+    ``sleep`` gives a GPU's memory back while the trainer works. ``max_gap`` bounds how far, in nats, the
+    engine's log-probs of a probe text may be from the trainer's after an update; by default it follows the dtype.
+    """
+
+    asynchronous: bool = False
+    cache_gib: Annotated[float, Field(gt=0.0)] = 1.0
+    gpu_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4
+    max_tokens: Count | None = None
+    block_size: Literal[16, 32, 64, 128] | None = None
+    eager: bool = True
+    tensor_parallel: Count = 1
+    sleep: bool = False
+    max_gap: Annotated[float, Field(gt=0.0)] | None = None
+
+
+class OpenAISettings(Settings):
+    """A server that speaks OpenAI's completions.
+
+    ``key_variable`` names the environment variable that holds the key; none is sent where it is not set.
+    ``tokenizer`` is a folder or hub name, by default the policy's ``model``. ``tokens`` says whether the server
+    takes and gives token ids; ``auto`` asks it.
+    """
+
+    base_url: str = "http://127.0.0.1:8000/v1"
+    key_variable: str = "OPENAI_API_KEY"
+    tokenizer: str | None = None
+    tokens: Literal["auto", "always", "never"] = "auto"
+    timeout_s: Annotated[float, Field(gt=0.0)] = 120.0
+    retries: Annotated[int, Field(ge=0)] = 3
+    concurrency: Count = 16
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return url.rstrip("/")
