@@ -1,5 +1,7 @@
 """The rollout driver: from questions to trajectories, one round of all live episodes at a time.
 
+With a policy whose requests advance on their own (``AsyncPolicy``) episodes do so too, without rounds.
+
 A round is: generate to a stop string, parse the new turn only, gather every search into one batched
 and deduplicated retriever call, append the observations. Training, evaluation, demonstrations and
 chat all go through here. What the policy sampled is appended as the tokens it sampled; nothing is
@@ -10,14 +12,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from agent.rollout_async import Gathered, run_all
 from sleuth.errors import RetrieverError
-from sleuth.protocols import Environment, Policy, Retriever, TextCodec
+from sleuth.protocols import AsyncPolicy, Environment, OnToken, Policy, Retriever, TextCodec
 from sleuth.seeding import derive_seed
 from sleuth.types import (
-    Action,
     Answer,
     Generation,
     Hit,
@@ -132,6 +134,8 @@ class RolloutDriver:
         ]
         try:
             self._open(episodes, emit)
+            if isinstance(self.policy, AsyncPolicy) and len(episodes) > 1:
+                self._play_each(self.policy, [e for e in episodes if e.stop is None], sampling, emit)
             while live := [e for e in episodes if e.stop is None]:
                 self._round(live, sampling, emit)
         finally:
@@ -166,39 +170,70 @@ class RolloutDriver:
             episode.stop = "prompt_too_long"
 
     def _round(self, live: Sequence[_Episode], sampling: Sampling, emit: Callable[[Event], None]) -> None:
-        taken: dict[str, tuple[Generation, str, Action]] = {}
-        for episode, generation in zip(live, self._generate(live, sampling, emit), strict=True):
-            text = self.codec.decode(generation.token_ids)
-            action = episode.environment.step(text)
-            episode.append(Segment("policy", generation.token_ids, generation.logprobs))
-            episode.pending = action if isinstance(action, Search) else None
-            taken[episode.id] = (generation, text, action)
-
+        generations = self._generate(live, sampling, emit)
+        turns = {e.id: self._take(e, generation) for e, generation in zip(live, generations, strict=True)}
         found: dict[str, list[Hit]] = {
             episode.id: hits for episode, hits in self._retrieve([e for e in live if e.pending])
         }
         for episode in live:
-            generation, text, action = taken[episode.id]
-            turn = Turn(generation, text, action)
-            if isinstance(action, Answer):
-                episode.stop = "answer"
-            elif episode.stop is None:
-                turn = self._observe(episode, turn, found.get(episode.id))
-            episode.turns.append(turn)
-            emit(TurnTaken(episode.id, turn))
+            self._settle(episode, turns[episode.id], found.get(episode.id), emit)
+
+    def _play_each(
+        self, policy: AsyncPolicy, live: Sequence[_Episode], sampling: Sampling, emit: Callable[[Event], None]
+    ) -> None:
+        """Play every episode to its end on its own; searches that coincide still share a call."""
+        searches = Gathered(self._retrieve_each)
+        before = [dict(e.timings) for e in live]
+        started = time.perf_counter()
+        try:
+            run_all([self._advance(policy, episode, searches, sampling, emit) for episode in live])
+        finally:
+            searches.close()
+        _fit(live, before, time.perf_counter() - started)
+
+    async def _advance(
+        self,
+        policy: AsyncPolicy,
+        episode: _Episode,
+        searches: Gathered[_Episode, list[Hit] | None],
+        sampling: Sampling,
+        emit: Callable[[Event], None],
+    ) -> None:
+        chosen = replace(sampling, stop=episode.environment.stop_strings)
+        while episode.stop is None:
+            started = time.perf_counter()
+            generation = await policy.generate_one(_request(episode), chosen, _token_listener(emit))
+            _share([episode], "generate", time.perf_counter() - started)
+            turn = self._take(episode, generation)
+            self._settle(episode, turn, await searches(episode) if episode.pending else None, emit)
+
+    def _take(self, episode: _Episode, generation: Generation) -> Turn:
+        """Append what was sampled and say what it means."""
+        text = self.codec.decode(generation.token_ids)
+        action = episode.environment.step(text)
+        episode.append(Segment("policy", generation.token_ids, generation.logprobs))
+        episode.pending = action if isinstance(action, Search) else None
+        return Turn(generation, text, action)
+
+    def _settle(self, episode: _Episode, turn: Turn, hits: list[Hit] | None, emit: Callable[[Event], None]) -> None:
+        """End the turn with what came back for it."""
+        if isinstance(turn.action, Answer):
+            episode.stop = "answer"
+        elif episode.stop is None:
+            turn = self._observe(episode, turn, hits)
+        episode.turns.append(turn)
+        emit(TurnTaken(episode.id, turn))
 
     def _generate(
         self, live: Sequence[_Episode], sampling: Sampling, emit: Callable[[Event], None]
     ) -> list[Generation]:
-        requests = [
-            Request(e.id, e.prefix, e.environment.turn_tokens(e.room), derive_seed(e.seed, len(e.turns))) for e in live
-        ]
+        requests = [_request(episode) for episode in live]
         stops = live[0].environment.stop_strings
         started = time.perf_counter()
         generations = self.policy.generate(
             requests,
             replace(sampling, stop=stops),
-            on_token=None if emit is _ignore else lambda *token: emit(TokenSampled(*token)),
+            on_token=_token_listener(emit),
         )
         _share(live, "generate", time.perf_counter() - started)
         return generations
@@ -221,6 +256,11 @@ class RolloutDriver:
         finally:
             _share(waiting, "retrieve", time.perf_counter() - started)
         return [(episode, answers[query]) for episode, query in zip(waiting, queries, strict=True)]
+
+    def _retrieve_each(self, waiting: Sequence[_Episode]) -> list[list[Hit] | None]:
+        """As ``_retrieve``, with None for those whose search failed."""
+        found = {episode.id: hits for episode, hits in self._retrieve(waiting)}
+        return [found.get(episode.id) for episode in waiting]
 
     def _observe(self, episode: _Episode, turn: Turn, hits: list[Hit] | None) -> Turn:
         """Append what the environment answers, or end the episode; the turn as it then stands."""
@@ -246,6 +286,24 @@ def _close(episode: _Episode) -> Trajectory:
         dict(episode.timings),
         episode.given,
     )
+
+
+def _request(episode: _Episode) -> Request:
+    seed = derive_seed(episode.seed, len(episode.turns))
+    return Request(episode.id, episode.prefix, episode.environment.turn_tokens(episode.room), seed)
+
+
+def _token_listener(emit: Callable[[Event], None]) -> OnToken | None:
+    return None if emit is _ignore else lambda *token: emit(TokenSampled(*token))
+
+
+def _fit(episodes: Sequence[_Episode], before: Sequence[Mapping[str, float]], wall: float) -> None:
+    """Scale what overlapping episodes have added to their timings to the wall time that passed."""
+    added = sum(e.timings[stage] - old[stage] for e, old in zip(episodes, before, strict=True) for stage in old)
+    for episode, old in zip(episodes, before, strict=True):
+        for stage in old:
+            spent = episode.timings[stage] - old[stage]
+            episode.timings[stage] = old[stage] + spent * wall / max(added, 1e-9)
 
 
 def _share(episodes: Sequence[_Episode], stage: str, seconds: float) -> None:

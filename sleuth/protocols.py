@@ -67,6 +67,15 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class AsyncPolicy(Policy, Protocol):
+    """A policy whose requests advance each on its own: an episode that is done searches while others sample."""
+
+    async def generate_one(self, request: Request, sampling: Sampling, on_token: OnToken | None = None) -> Generation:
+        """As ``generate`` for one request, from any event loop; cancelling it ends the request."""
+        ...
+
+
+@runtime_checkable
 class Retriever(Protocol):
     @property
     def fingerprint(self) -> str:
