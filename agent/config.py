@@ -127,7 +127,6 @@ class GrpoSettings(OptimizerSettings):
     loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"] = "grpo"
     importance: Literal["token", "sequence"] = "token"
     importance_cap: Annotated[float, Field(ge=1.0)] | Literal["auto", "off"] = "auto"
-    importance_cap: Annotated[float, Field(ge=1.0)] | Literal["auto", "off"] = "auto"
     epsilon: Rate = 0.2
     epsilon_high: Rate | None = None
     scale_rewards: Literal["group", "batch", "none"] = "group"
