@@ -46,7 +46,8 @@ def choose(runs: Sequence[RunData], limit: int) -> list[Sample]:
         later = [_thinned(number, source, room // len(evaluations)) for source in evaluations]
         spare = room - sum(sample.shown for sample in later)
         if any(sample.shown < sample.total for sample in taken) and spare > wanted // 4:
-            taken = [_thinned(number, source, (wanted + spare) // len(training)) for source in training]
+            most = spare + sum(sample.shown for sample in taken)
+            taken = [_thinned(number, source, most // len(training)) for source in training]
         samples += [*taken, *later]
     return samples
 

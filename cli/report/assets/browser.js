@@ -61,7 +61,7 @@ function filters(refresh) {
 }
 
 function drawList(list, rows, upto) {
-  list.replaceChildren(...rows.slice(0, upto).map((row) => el("li", { role: "option", id: "row" + row.place, "aria-selected": row.key === state.key, onclick: () => choose(row) }, line(row))));
+  list.replaceChildren(...rows.slice(0, upto).map((row) => el("li", { role: "option", id: "row" + row.place, "aria-selected": String(row.key === state.key), onclick: () => choose(row) }, line(row))));
   list.rows = rows;
   list.upto = upto;
   list.setAttribute("aria-activedescendant", "row" + (state.data.byKey.get(state.key)?.place ?? ""));

@@ -1,0 +1,112 @@
+"""Run folders written by hand, for the report: ordinary ones and one whose every text is an attack."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from sleuth.runs import RunFolder
+from sleuth.trajectories import to_line
+from sleuth.types import (
+    Answer,
+    Generation,
+    Hit,
+    Invalid,
+    Origin,
+    Passage,
+    Question,
+    ScoredTrajectory,
+    Search,
+    Segment,
+    Trajectory,
+    Turn,
+)
+
+ATTACK = (
+    "</script><script>window.owned=1;document.title='owned'</script><img src=x onerror='window.owned=2'><!--<script>"
+)
+CONFIG = {
+    "seed": 0,
+    "policy": {"model": None, "tiny": {"layers": 2}},
+    "grpo": {"steps": 2},
+    "environment": {"kind": "search"},
+}
+SIZE = 4
+
+
+def played(identity: str, number: int, text: str = "", kind: str = "bridge", noise: int = 0) -> Trajectory:
+    """Two searches at most and an answer; ``text`` stands in every place that comes from outside.
+
+    ``noise``: so many random tokens at the end of an observation, which no compression makes small.
+    """
+    prompt = (5, 6, number % 50)
+    random = Random(f"{identity} {number}")
+    segments, turns = [Segment("prompt", prompt)], []
+    for search in range(number % 3):
+        said = f"<think>need it {text}</think> <search>who is {identity} {text}</search>"
+        tokens, logprobs = (10, 11 + search), (-0.25, -1.5)
+        hits = (
+            Hit(Passage(f"p{number}{text}", f"Title {identity}{text}", f"text {text}"), 1.5, 1),
+            Hit(Passage("px", "Other", "text"), 0.5, 2),
+        )
+        environment = (7, 8, 9, *(random.randrange(50_000) for _ in range(noise)))
+        shown = f"<information>\npassage of {identity} {text}\n</information>"
+        turns.append(Turn(Generation(tokens, logprobs, "stop", 1), said, Search(f"who {text}"), hits, shown))
+        segments += [Segment("policy", tokens, logprobs), Segment("environment", environment)]
+    last = Invalid(f"no action {text}") if number == 3 else Answer(f"x{text}")
+    turns.append(Turn(Generation((12, 13), (-0.1, -0.2), "stop", 1), f"<answer>x{text}</answer>", last))
+    segments.append(Segment("policy", (12, 13), (-0.1, -0.2)))
+    question = Question(identity, f"Question {identity}? {text}", (f"x{text}",), (f"Title {identity}{text}",), kind)
+    stop = "answer" if isinstance(last, Answer) else "turn_budget"
+    return Trajectory(question, tuple(segments), tuple(turns), stop, {"generate": 0.01, "retrieve": 0.002})
+
+
+def rollouts(step: int, groups: int, text: str = "", size: int = SIZE, noise: int = 0) -> list[ScoredTrajectory]:
+    rows = []
+    for group in range(groups):
+        kind = ("bridge", "comparison")[group % 2] + text
+        for member in range(size):
+            trajectory = played(f"train-{step * groups + group}", member, text, kind, noise)
+            reward = None if member == 3 and group == 0 else float(member % 2)
+            origin = Origin(step, group, 0.0 if reward is None else 2 * reward - 1)
+            rows.append(ScoredTrajectory(trajectory, reward, {f"exact_match{text}": reward}, origin))
+    return rows
+
+
+def write_rows(path: Path, rows: list[ScoredTrajectory]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(map(to_line, rows)))
+
+
+def make_run(
+    folder: Path,
+    text: str = "",
+    steps: int = 2,
+    groups: int = 3,
+    config: dict[str, Any] | None = None,
+    done: bool = True,
+) -> Path:
+    """A finished run (or one going on) with rollouts, two dev checkpoints and two evaluations."""
+    run = RunFolder(folder)
+    with run.claim({"out": str(folder), **CONFIG, **(config or {}), **({"note": text} if text else {})}):
+        if done:
+            run.mark_done("grpo", {"best_step": steps})
+    lines = []
+    for step in range(steps):
+        write_rows(folder / "grpo" / "trajectories" / f"step-{step:06d}-0.jsonl", rollouts(step, groups, text))
+        times = {"time/generate": 1.0, "time/retrieve": 0.5, "time/update": 0.5, "time/step": 2.0}
+        lines.append({"step": step + 1, "reward": step / 10, "kl": 0.01, f"figure{text}": 1.0, **times})
+    for step, right in ((0, 0.0), (steps, 1.0)):
+        rows = [ScoredTrajectory(played(f"dev-{i}", i, text), right if i else 0.0, {}) for i in range(4)]
+        write_rows(folder / "grpo" / "dev" / f"step-{step:06d}" / "trajectories.jsonl", rows)
+        lines.append({"step": step, "dev/em": right})
+    for name in ("warmstart-search", f"grpo-search{'-x' if text else ''}"):
+        rows = [ScoredTrajectory(replace(played(f"test-{i}", i, text)), 1.0, {}) for i in range(3)]
+        write_rows(folder / "evaluation" / name / "trajectories.jsonl", rows)
+        figures = {"em": 0.5, "em_interval": [0.25, 0.75], "f1": 0.5, "n": 3, "searches": 1.0, f"x{text}": 1}
+        (folder / "evaluation" / name / "metrics.json").write_text(json.dumps(figures))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder

@@ -1,0 +1,196 @@
+"""The report in headless Chromium: nothing hostile runs, every key works, and it opens quickly."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chromium import BINARY, Page, chromium
+from report_runs import ATTACK, SIZE, make_run, rollouts, write_rows
+
+from cli.report.compact import pack_runs
+from cli.report.page import LIMIT, make_page
+from cli.report.serve import make_server
+
+pytestmark = pytest.mark.skipif(BINARY is None, reason="no Chromium on the path: install chromium to run these")
+VIEWS = [
+    "overview",
+    "configuration",
+    *(f"trajectories&i=1&view={v}" for v in ("turns", "turns&mask=1&ids=1", "group", "compare")),
+]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with chromium(tmp_path_factory.mktemp("profile")) as opened:
+        opened.look("light")
+        yield opened
+
+
+def write_page(path: Path, runs: list[Path]) -> str:
+    path.write_text(make_page(pack_runs(runs, 2000, LIMIT), "Sleuth"))
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("report")
+    runs = [make_run(folder / "one"), make_run(folder / "two", config={"seed": 7})]
+    return write_page(folder / "page.html", runs)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("hostile")
+    return write_page(folder / "page.html", [make_run(folder / "run", ATTACK)])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_no_text_of_a_run_becomes_markup_or_code(page: Page, hostile: str, view: str, scheme: str) -> None:
+    page.look(scheme)
+    page.open(f"{hostile}#tab={view}")
+    assert page.ask("typeof window.owned") == "undefined"
+    assert page.ask("document.title") == "Sleuth"
+    assert page.ask("document.querySelectorAll('script').length") == 2
+    assert page.ask("document.querySelectorAll('img, iframe, object, link, a:not(.skip)').length") == 0
+    assert page.faults() == []
+    assert page.requests() == [hostile], "nothing is fetched from anywhere"
+    shown = page.ask("document.getElementById('view').textContent")
+    assert ATTACK in shown, "the text is there to be read"
+
+
+def test_the_overview_draws_every_curve_and_the_shares(page: Page, address: str) -> None:
+    page.open(f"{address}#tab=overview")
+    assert page.ask("[...document.querySelectorAll('.chart figcaption')].map((f) => f.textContent)") == [
+        "Dev exact match (greedy)",
+        "Reward",
+        "KL to the reference (nats)",
+        "Seconds a step",
+        "one",
+        "two",
+    ]
+    assert page.ask("document.querySelectorAll('.chart')[1].querySelectorAll('path.line').length") == 2
+    assert "generate 50 %" in page.ask("document.querySelector('.legend').textContent")
+    page.ask("document.querySelector('.chart').focus()")
+    page.press("ArrowLeft")
+    assert "step 0" in page.ask("document.querySelector('.chart .readout').textContent")
+
+
+def test_the_configuration_shows_what_differs(page: Page, address: str) -> None:
+    page.open(f"{address}#tab=configuration")
+    rows = page.ask(
+        "[...document.querySelector('section').querySelectorAll('tbody tr')].map((r) => r.cells[0].textContent)"
+    )
+    assert rows == ["out", "seed"]
+
+
+def test_keys_move_search_and_change_the_view(page: Page, address: str) -> None:
+    page.open(address)
+    page.press("3")
+    assert page.ask("document.querySelector('[role=tab][aria-selected=true]').textContent") == "Trajectories"
+    chosen = "document.querySelector('#list [aria-selected=true]')?.id"
+    assert page.ask(chosen) == "row0"
+    page.press("j", "j", "k")
+    assert page.ask(chosen) == "row1"
+    assert page.ask("document.querySelectorAll('#detail pre.information').length") == 1
+    page.press("m")
+    assert page.ask("[...document.querySelectorAll('.tokens .token')].map((t) => t.className.split(' ')[1])") == [
+        *["prompt"] * 3,
+        *["policy"] * 2,
+        *["environment"] * 3,
+        *["policy"] * 2,
+    ]
+    page.press("i")
+    assert page.ask("document.querySelector('.tokens .policy small').textContent") == "10 -0.25"
+    page.press("m", "g")
+    assert page.ask("[...document.querySelectorAll('.column h3')].map((h) => h.textContent)") == [
+        "reward 0, advantage -1",
+        "reward 1, advantage +1",
+        "reward 0, advantage -1",
+        "reward unscored, advantage 0",
+    ]
+    page.press("/")
+    assert page.ask("document.activeElement.id") == "search"
+    page.press(*"dev-2")
+    page.press("Escape", "c")
+    assert page.ask("document.getElementById('count').textContent").startswith("4 of ")
+    assert page.ask("[...document.querySelectorAll('.column h3')].map((h) => h.textContent)") == [
+        "First: dev, step 0",
+        "Last: dev, step 2",
+    ]
+    assert page.faults() == []
+
+
+def test_filters_leave_what_was_asked_for(page: Page, address: str) -> None:
+    page.open(f"{address}#tab=trajectories")
+    rows = 2 * (2 * 3 * SIZE + 14)
+
+    def choose(label: str, value: str) -> int:
+        page.ask(
+            f"""(() => {{
+            const labels = [...document.querySelectorAll('.filters label')];
+            const field = labels.find((l) => l.firstChild.textContent === {label!r}).lastChild;
+            field.value = {value!r}; field.dispatchEvent(new Event('change')); field.dispatchEvent(new Event('input'));
+            }})()"""
+        )
+        return int(page.ask("document.getElementById('count').textContent.split(' ')[0]"))
+
+    assert choose("Run", "one") == rows // 2
+    assert choose("Run", "") == rows
+    assert choose("Reward", "unscored") == 4
+    assert choose("Reward", "") == rows
+    assert choose("Type", "comparison") == 2 * 2 * SIZE
+    assert choose("Searches", "2") == 2 * 2
+    assert choose("Type", "") == 2 * (2 * 3 + 2 + 2)
+    assert choose("Ended by", "turn_budget") == 0
+    assert choose("Searches", "") == 2 * (2 * 3 + 2)
+    assert choose("Ended by", "") == rows
+    assert choose("First to last", "better") == 2 * 2 * 3
+    assert choose("First to last", "worse") == 0
+
+
+def test_everything_can_be_reached_with_the_tab_key_and_has_a_name(page: Page, address: str) -> None:
+    page.open(f"{address}#tab=trajectories")
+    nameless = page.ask(
+        "[...document.querySelectorAll('button, input, select')]"
+        ".filter((field) => !(field.textContent.trim() || field.closest('label'))).length"
+    )
+    assert nameless == 0
+    assert page.ask('document.querySelectorAll(\'[tabindex]:not([tabindex="0"]):not([tabindex="-1"])\').length') == 0
+    seen = []
+    for _ in range(30):
+        page.press("Tab")
+        seen.append(page.ask("document.activeElement.id || document.activeElement.textContent.slice(0, 20)"))
+    assert [name for name in seen if name in ("tab-overview", "search", "list")][:3] == [
+        "tab-overview",
+        "search",
+        "list",
+    ]
+
+
+def test_two_thousand_trajectories_open_in_two_seconds(page: Page, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for step in range(60):
+        write_rows(run / "grpo" / "trajectories" / f"step-{step:06d}-0.jsonl", rollouts(step, 8, noise=20))
+    address = write_page(tmp_path / "page.html", [run])
+    assert (tmp_path / "page.html").stat().st_size < LIMIT
+    page.open(f"{address}#tab=trajectories&view=group")
+    assert page.ask("document.getElementById('count').textContent").startswith("1934 of 1934")
+    assert int(page.ask("document.documentElement.dataset.ready")) < 2000, "milliseconds from navigation to drawn"
+
+
+def test_a_served_page_grows_with_its_run(page: Page, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", done=False)
+    with make_server([run], 2000, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page.open(f"http://127.0.0.1:{server.server_port}/#tab=trajectories", "document.getElementById('count')")
+        page.press("j")
+        before = page.ask("document.getElementById('count').textContent")
+        write_rows(run / "grpo" / "trajectories" / "step-000002-0.jsonl", rollouts(2, 3))
+        page.wait(f"document.getElementById('count').textContent !== {before!r}")
+        assert page.ask("document.querySelector('#list [aria-selected=true]').id") == "row1", "the choice stays"
+        assert page.faults() == []
+        server.shutdown()
