@@ -49,7 +49,7 @@ def print_error(error: SleuthError | OSError) -> None:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     console = people()
     console.print("[bold red]error:[/] ", end="")
-    console.print(" ".join(text.split()), markup=False, soft_wrap=True)
+    console.print(plain(" ".join(text.split())), markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ environment and with its retriever. Without a terminal, questions are read one a
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from agent.session import Knobs, Tools
     from cli.chat.commands import Chat
     from cli.config import RunSettings
-    from sleuth.protocols import TextCodec
+    from sleuth.protocols import Retriever, TextCodec
 
 Mode = Literal["direct", "cot", "rag", "search"]
 
@@ -45,9 +46,11 @@ def chat(
     Exit status in a pipe: 2 when a line could not be carried out, 3 when the retriever failed on a question.
     """
     settings = resolve(model, overrides or [], retriever, mode, preset, top_k, turns)
-    opened = _open(settings, temperature, seed, data or settings.data.dev, to_stderr=json)
     from cli.chat.commands import COMMANDS
-    from cli.chat.loop import converse, read_lines, say_no_terminal
+    from cli.chat.loop import converse, keys_unseen, read_lines, say_no_terminal
+
+    with keys_unseen():
+        opened = _open(settings, temperature, seed, data or settings.data.dev, to_stderr=json)
 
     if sys.stdin.isatty() and sys.stdout.isatty() and not json:
         from agent.policies.loading import cache_folder
@@ -108,20 +111,16 @@ def _open(settings: RunSettings, temperature: float, seed: int, source: str | No
     from agent.session import Session
     from cli.chat.commands import Chat
     from cli.chat.view import View
-    from cli.wiring import limit_threads, make_policy
+    from cli.wiring import limit_threads, make_policy, make_retriever
 
     limit_threads(settings.threads)
-    with people().status("loading the policy") if people().is_terminal else _nothing():
+    searches = settings.environment.kind not in ("direct", "cot")
+    retriever = make_retriever(settings.retriever) if searches else None
+    with people().status("loading the policy") if people().is_terminal else nullcontext():
         policy, codec = make_policy(settings.policy)
-    tools, name = _tools(settings, codec)
+    tools, name = _tools(settings, codec, retriever)
     session = Session(policy, codec, tools, _knobs(settings, temperature, seed), name, source)
     return Chat(session, View(people() if to_stderr else results(), codec.decode), codec)
-
-
-def _nothing() -> Any:
-    import contextlib
-
-    return contextlib.nullcontext()
 
 
 def _knobs(settings: RunSettings, temperature: float, seed: int) -> Knobs:
@@ -131,8 +130,11 @@ def _knobs(settings: RunSettings, temperature: float, seed: int) -> Knobs:
     return Knobs(environment.kind, environment.top_k, temperature, environment.turns, environment.searches, seed)
 
 
-def _tools(settings: RunSettings, codec: TextCodec) -> tuple[Tools, str | None]:
-    """What joins the session to the other packages, and the name of the retriever that it begins with."""
+def _tools(settings: RunSettings, codec: TextCodec, opened: Retriever | None) -> tuple[Tools, str | None]:
+    """What joins the session to the other packages, and the name of the retriever that it begins with.
+
+    ``opened`` is that retriever, where it is open already.
+    """
     from agent.session import Tools
     from cli.wiring import make_retriever, read_questions
     from envs.config import EnvironmentSettings
@@ -152,7 +154,9 @@ def _tools(settings: RunSettings, codec: TextCodec) -> tuple[Tools, str | None]:
         return make_environment(validate(EnvironmentSettings, values, "environment"), codec)
 
     def retriever(text: str) -> Any:
-        return make_retriever(settings.retriever if text == name else parse_retriever(text))
+        if text == name:
+            return opened or make_retriever(settings.retriever)
+        return make_retriever(parse_retriever(text))
 
     return Tools(environment, retriever, read_questions, {"em": exact_match, "f1": f1}), name
 

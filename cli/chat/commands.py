@@ -32,9 +32,23 @@ class Chat:
     def put(self, question: Question) -> Exchange:
         return self._played(lambda: self.session.put(question, self.view.on_event))
 
+    def again(self, retriever: str | None) -> Exchange:
+        """Once more, and then what came before and now side by side."""
+        pair: list[Exchange | None] = []
+
+        def play() -> Exchange:
+            before, now = self.session.again(retriever, self.view.on_event)
+            pair.append(before)
+            return now
+
+        now = self._played(play)
+        if pair[0] is not None:
+            self.view.beside(pair[0], now)
+        return now
+
     def _played(self, play: Callable[[], Exchange]) -> Exchange:
-        self.view.begin()
-        exchange = play()
+        with self.view.playing():
+            exchange = play()
         self.view.ended(exchange)
         return exchange
 
@@ -100,12 +114,7 @@ def _passage(chat: Chat, rest: str) -> None:
 
 
 def _again(chat: Chat, rest: str) -> Exchange:
-    chat.view.begin()
-    before, now = chat.session.again(rest or None, chat.view.on_event)
-    chat.view.ended(now)
-    if before is not None:
-        chat.view.beside(before, now)
-    return now
+    return chat.again(rest or None)
 
 
 def _grade(chat: Chat, rest: str) -> None:
@@ -124,7 +133,8 @@ def _load(chat: Chat, rest: str) -> Exchange:
     words = _words(rest)
     if len(words) > 2:
         raise ConfigError("/load takes a file and the place or id of a question", "quote a name with spaces")
-    question = chat.session.load(*words)
+    of_the_last_set = len(words) == 1 and words[0].isdecimal()
+    question = chat.session.load(None, words[0]) if of_the_last_set else chat.session.load(*words)
     chat.view.question(f"{question.text}  [{question.id}{', ' + question.kind if question.kind else ''}]")
     return chat.put(question)
 
@@ -175,7 +185,7 @@ COMMANDS: Mapping[str, Command] = {
     "grade": Command("/grade ANSWER [| ANSWER]", "EM and F1 of the last answer", _grade),
     "save": Command("/save FILE.jsonl [all]", "append the last trajectory, or all of the session", _save, "path"),
     "load": Command(
-        "/load [DATA [N|ID]]", "a question of a data set, graded; without a name: the next one", _load, "path"
+        "/load [DATA] [N|ID]", "a question of a data set, graded; without a place: the next one", _load, "path"
     ),
     "help": Command("/help", "this list", _help, "none"),
     "quit": Command("/quit", "leave, as Ctrl-D does", _quit, "none"),

@@ -33,7 +33,7 @@ def converse(chat: Chat, prompt: PromptSession[str]) -> None:
         except EOFError:
             return
         try:
-            with _keys_unseen():
+            with keys_unseen():
                 handle(chat, line)
         except EOFError:
             return
@@ -90,7 +90,7 @@ def say_no_terminal(source: TextIO) -> None:
 
 
 @contextlib.contextmanager
-def _keys_unseen() -> Iterator[None]:
+def keys_unseen() -> Iterator[None]:
     """Keys pressed during an answer are kept for the next prompt and not written into the answer."""
     try:
         import termios

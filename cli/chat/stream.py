@@ -30,6 +30,8 @@ class Span:
 class TokenText:
     """Decodes a turn token by token. The parts, joined, are the text of all its tokens decoded together.
 
+    (But for one kind of nonsense: decoders of byte-fallback tokens give up the good bytes before a bad one.)
+
     A token is decoded along with those before it, back to the last that gave text: decoders treat the first token
     differently. A character that is spread over tokens waits for its last one.
     """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 
 from rich.cells import cell_len, set_cell_size
@@ -41,18 +43,28 @@ class View:
         self._inside: str | None = None
         self._passages = 0
         self._streamed = False
+        self._stopped = ""
         self.turns = 0
         self.tokens = 0
 
     # While a question is played
 
-    def begin(self) -> None:
-        """Ready for another question, whatever became of the one before."""
+    @contextmanager
+    def playing(self) -> Iterator[None]:
+        """While a question is played. Whatever ends it, the next line begins at the left."""
         self._text.finish()
         self._tags.finish()
         self._inside = None
         self._streamed = False
         self._passages = self.turns = self.tokens = 0
+        self._stopped = ""
+        try:
+            yield
+        except BaseException as error:
+            self._flow.end()
+            if isinstance(error, KeyboardInterrupt):
+                self._stopped = f" after {self.turns} turns and {self.tokens} tokens; this answer is not kept"
+            raise
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, TokenSampled):
@@ -65,12 +77,11 @@ class View:
             self._hits(event.hits)
 
     def stopped(self) -> None:
-        """The person has stopped it."""
-        self._flow.end()
+        """The person has stopped an answer, or a command."""
         if self.console.is_terminal:
             self.console.file.write("\x1b[0m")  # the interrupt may have come between a colour and its end
-        seen = f"{self.turns} turns and {self.tokens} tokens"
-        self.line(f"stopped after {seen}; this answer is not kept. /again asks once more", "yellow")
+        self.line(f"stopped{self._stopped}" + (". /again asks once more" if self._stopped else ""), "yellow")
+        self._stopped = ""
 
     def ended(self, exchange: Exchange) -> None:
         """How the question ended and what it cost."""
@@ -131,9 +142,8 @@ class View:
         self.field("question", text, "bold")
 
     def grades(self, exchange: Exchange) -> None:
-        values = "  ".join(f"{name.upper()} {value:.3g}" for name, value in exchange.grades.items())
         accepted = " | ".join(exchange.trajectory.question.answers)
-        self.field("graded", f"{values}   accepted: {accepted}", "magenta")
+        self.field("graded", f"{_figures(exchange.grades)}   accepted: {accepted}", "magenta")
 
     def knobs(self, knobs: Knobs, retriever: str | None) -> None:
         self.line(describe(knobs, retriever), "dim")
@@ -167,9 +177,8 @@ class View:
         table = Table(expand=self.console.is_terminal, show_lines=False, box=None, padding=(0, 2, 0, 0))
         for exchange in (left, right):
             table.add_column(Text(plain(exchange.retriever or exchange.knobs.mode), style="bold"), ratio=1)
-        columns = [list(_summary(exchange)) for exchange in (left, right)]
-        for row in range(max(map(len, columns))):
-            table.add_row(*(column[row] if row < len(column) else Text() for column in columns))
+        for row in zip_longest(*(_summary(exchange) for exchange in (left, right)), fillvalue=Text()):
+            table.add_row(*row)
         self.console.print(table)
 
 
@@ -240,20 +249,29 @@ def as_json(exchange: Exchange) -> dict[str, Any]:
 
 
 def _summary(exchange: Exchange) -> list[Text]:
-    lines = list(map(_short_hit, exchange.trajectory.given))
-    for turn in exchange.trajectory.turns:
+    """A block of lines for each turn, so that turns stand side by side, and one for the end."""
+    trajectory = exchange.trajectory
+    blocks = [[*map(_short_hit, trajectory.given)]] if trajectory.given else []
+    for turn in trajectory.turns:
+        lines = []
         if isinstance(turn.action, Search):
-            lines.append(Text(f"search  {_one_line(turn.action.query)}", style=LOOKS["search"][1]))
+            lines = [Text(f"search  {_one_line(turn.action.query)}", style=LOOKS["search"][1])]
         elif isinstance(turn.action, Invalid):
-            lines.append(Text(f"invalid  {_one_line(turn.action.reason)}", style="yellow"))
-        lines += map(_short_hit, turn.hits)
-    answer = exchange.trajectory.answer
-    ended = f"answer  {_one_line(answer)}" if answer is not None else exchange.failure or exchange.trajectory.stop
-    lines.append(Text(plain(ended), style=LOOKS["answer"][1] if answer is not None else "yellow"))
-    grades = "  ".join(f"{name.upper()} {value:.3g}" for name, value in exchange.grades.items())
-    lines += [Text(grades, style="magenta")] if grades else []
-    lines.append(Text(", ".join(costs(exchange)), style="dim"))
-    return lines
+            lines = [Text(f"invalid  {_one_line(turn.action.reason)}", style="yellow")]
+        blocks.append([*lines, *map(_short_hit, turn.hits)])
+    answer = trajectory.answer
+    if answer is not None:
+        end = [Text(f"answer  {_one_line(answer)}", style=LOOKS["answer"][1])]
+    else:
+        end = [Text(_one_line(exchange.failure or STOPS.get(trajectory.stop, trajectory.stop)), style="yellow")]
+    if exchange.grades:
+        end.append(Text(_figures(exchange.grades), style="magenta"))
+    blocks.append([*end, Text(", ".join(costs(exchange)), style="dim")])
+    return [Text("\n").join(block) for block in blocks if block]
+
+
+def _figures(grades: Mapping[str, float]) -> str:
+    return "  ".join(f"{name.upper()} {value:.3g}" for name, value in grades.items())
 
 
 def _short_hit(hit: Hit) -> Text:
