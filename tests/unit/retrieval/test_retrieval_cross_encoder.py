@@ -12,7 +12,10 @@ from retrieval.config import RetrieverSettings
 from retrieval.open import open_retriever
 from sleuth.errors import ArtifactError, ConfigError
 
-WORDS = "who makes glass rope salt paper town lies on the river and arden brill corvo dunmore estray a b c d e".split()
+WORDS = [
+    *("who", "makes", "glass", "rope", "salt", "paper", "town", "lies", "on", "the", "river", "and"),
+    *("arden", "brill", "corvo", "dunmore", "estray", "a", "b", "c", "d", "e"),
+]
 
 
 def make(folder: Path, labels: int = 1, seed: int = 0) -> Path:

@@ -1,0 +1,258 @@
+"""The service over real HTTP: Search-R1's contract, batching, limits and failures."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+import requests
+
+from retrieval.service.config import ServiceLimits
+from retrieval.service.wire import FINGERPRINT
+from sleuth.errors import ConfigError, RetrieverError
+from sleuth.types import Hit, Passage
+
+Serving = Callable[..., contextlib.AbstractContextManager[str]]
+
+
+class Echo:
+    """k hits a query that name it; can be held back, and keeps what it was asked."""
+
+    def __init__(self, passages: int = 10) -> None:
+        self.fingerprint = "echo"
+        self.passages = passages
+        self.calls: list[tuple[list[str], int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        self.calls.append((list(queries), k))
+        assert self.gate.wait(20)
+        if "down" in queries:
+            raise RetrieverError("the index is gone")
+        if "bug" in queries:
+            raise KeyError("bug")
+        if "wrong" in queries:
+            raise ConfigError("no such query")
+        if not 1 <= k <= self.passages:
+            raise ConfigError(f"k is {k}, but there are only {self.passages} passages")
+        return [
+            [
+                Hit(Passage(f"{query}-{rank}", f'A "{query}"', f"line\n{rank}"), 1 / rank, rank)
+                for rank in range(1, k + 1)
+            ]
+            if query
+            else []
+            for query in queries
+        ]
+
+
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+def url(echo: Echo, serving: Serving) -> Iterator[str]:
+    limits = ServiceLimits(
+        max_batch=8,
+        max_queries=4,
+        max_query_characters=50,
+        max_topk=50,
+        max_body_bytes=2_000,
+        timeout_s=2,
+        body_timeout_s=0.5,
+        max_pending=6,
+    )
+    with serving(echo, limits) as address:
+        yield address
+        echo.gate.set()
+
+
+def ask(url: str, **body: Any) -> httpx.Response:
+    return httpx.post(f"{url}/retrieve", json=body, timeout=20)
+
+
+def test_answers_with_scores(url: str) -> None:
+    answer = ask(url, queries=["x", "", "y"], topk=2, return_scores=True)
+    assert answer.headers[FINGERPRINT] == "echo"
+    first, empty, third = answer.json()["result"]
+    assert first[0] == {
+        "document": {"id": "x-1", "contents": '"A "x""\nline\n1', "title": 'A "x"', "text": "line\n1"},
+        "score": 1.0,
+    }
+    assert (len(first), empty, third[1]["score"]) == (2, [], 0.5)
+
+
+def test_answers_without_scores_are_the_documents(url: str) -> None:
+    for body in ({"return_scores": False}, {}):
+        result = ask(url, queries=["x"], topk=1, **body).json()["result"]
+        assert [document["id"] for document in result[0]] == ["x-1"]
+
+
+def test_topk_has_a_default_and_keys_of_other_clients_are_left_alone(url: str, echo: Echo) -> None:
+    answer = ask(url, queries=["x"], return_scores=None, dataset="nq")
+    assert len(answer.json()["result"][0]) == 3
+    assert ask(url, queries=[]).json() == {"result": []}
+    assert len(echo.calls) == 1
+
+
+def test_the_request_path_of_search_r1s_client(url: str) -> None:
+    """What its generation loop does with a batch of queries, in our words."""
+    payload = {"queries": ["x", "y"], "topk": 3, "return_scores": True}
+    results = requests.post(f"{url}/retrieve", json=payload, timeout=20).json()["result"]
+    blocks = []
+    for found in results:
+        lines = ""
+        for place, item in enumerate(found):
+            contents = item["document"]["contents"]
+            title = contents.split("\n")[0]
+            text = "\n".join(contents.split("\n")[1:])
+            lines += f"Doc {place + 1}(Title: {title}) {text}\n"
+        blocks.append(lines)
+    assert blocks[0].startswith('Doc 1(Title: "A "x"") line\n1\nDoc 2(')
+    assert len(blocks) == 2
+
+
+def test_concurrent_requests_share_a_call_and_each_gets_its_own(url: str, echo: Echo) -> None:
+    echo.gate.clear()
+    with ThreadPoolExecutor(6) as pool:
+        first = pool.submit(ask, url, queries=["first"], topk=1)
+        wait_for(lambda: echo.calls)
+        rest = [pool.submit(ask, url, queries=[f"q{i % 2}", f"r{i}"][: 1 + i % 2], topk=1) for i in range(3)]
+        other = pool.submit(ask, url, queries=["other"], topk=2)
+        wait_for(lambda: "pending_queries 5.0" in metrics(url))
+        echo.gate.set()
+        assert first.result().json()["result"][0][0]["id"] == "first-1"
+        for i, answer in enumerate(rest):
+            got = [hits[0]["id"] for hits in answer.result().json()["result"]]
+            assert got == [f"q{i % 2}-1", f"r{i}-1"][: 1 + i % 2]
+        assert len(other.result().json()["result"][0]) == 2
+    assert echo.calls[0] == (["first"], 1)
+    together = next(queries for queries, k in echo.calls[1:] if k == 1)
+    assert sorted(together) == ["q0", "q1", "r1"]
+    assert (["other"], 2) in echo.calls
+    assert len(echo.calls) == 3
+
+
+def test_what_one_asks_in_error_harms_no_other_in_its_batch(url: str, echo: Echo) -> None:
+    echo.gate.clear()
+    with ThreadPoolExecutor(4) as pool:
+        pool.submit(ask, url, queries=["first"], topk=1)
+        wait_for(lambda: echo.calls)
+        answers = {name: pool.submit(ask, url, queries=[name], topk=2) for name in ("a", "wrong", "b")}
+        wait_for(lambda: "pending_queries 3.0" in metrics(url))
+        echo.gate.set()
+        statuses = {name: answer.result().status_code for name, answer in answers.items()}
+    assert statuses == {"a": 200, "wrong": 422, "b": 200}
+    assert "no such query" in answers["wrong"].result().json()["detail"]
+    assert sorted(echo.calls[1][0]) == ["a", "b", "wrong"]
+
+
+def test_failures_have_their_status(url: str) -> None:
+    down = ask(url, queries=["down"], topk=1)
+    assert (down.status_code, down.json(), down.headers["retry-after"]) == (503, {"detail": "the index is gone"}, "1")
+    bug = ask(url, queries=["bug"], topk=1)
+    assert (bug.status_code, bug.json()["detail"]) == (500, "KeyError in the service")
+    assert ask(url, queries=["x"], topk=1).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "detail"),
+    [
+        (b"{", 422, "not JSON"),
+        (b"[]", 422, "not an object"),
+        (b'{"topk": 3}', 422, "queries is not a list"),
+        (b'{"queries": "x"}', 422, "queries is not a list"),
+        (b'{"queries": [1]}', 422, "queries is not a list"),
+        (b'{"queries": ["1", "2", "3", "4", "5"]}', 422, "5 queries are more than 4"),
+        (b'{"queries": ["' + b"x" * 51 + b'"]}', 422, "a query of 51 characters is longer than 50"),
+        (b'{"queries": ["x"], "topk": 51}', 422, "topk is 51"),
+        (b'{"queries": ["x"], "topk": 11}', 422, "k is 11, but there are only 10"),
+        (b'{"queries": ["x"], "topk": 0}', 422, "k is 0"),
+        (b'{"queries": ["x"], "topk": true}', 422, "topk is True"),
+        (b'{"queries": ["x"], "topk": 1.5}', 422, "topk is 1.5"),
+        (b'{"queries": ["x"], "return_scores": "yes"}', 422, "return_scores is 'yes'"),
+        (b'{"queries": ["' + b"x" * 2_000 + b'"]}', 413, "larger than 2000 bytes"),
+        (b"[" * 1_900, 422, "not JSON"),
+    ],
+)
+def test_requests_beyond_the_limits_are_refused(url: str, body: bytes, status: int, detail: str) -> None:
+    answer = httpx.post(f"{url}/retrieve", content=body, timeout=20)
+    assert answer.status_code == status
+    assert detail in answer.json()["detail"]
+
+
+def test_a_body_that_does_not_say_its_size_is_limited_too(url: str) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(30):
+            yield b"x" * 100
+
+    answer = httpx.post(f"{url}/retrieve", content=chunks(), timeout=20)
+    assert answer.status_code == 413
+
+
+def test_a_client_that_dawdles_is_sent_away(url: str) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(b"POST /retrieve HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_who_waits_too_long_is_told_and_is_not_searched_for(url: str, echo: Echo) -> None:
+    echo.gate.clear()
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(ask, url, queries=[f"q{i}"], topk=1) for i in range(2)]
+        assert {answer.result().status_code for answer in answers} == {504}
+    echo.gate.set()
+    assert ask(url, queries=["x"], topk=1).status_code == 200
+    assert [queries for queries, _ in echo.calls][1:] == [["x"]]
+
+
+def test_when_too_many_wait_the_next_is_told_to_come_back(url: str, echo: Echo) -> None:
+    echo.gate.clear()
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(ask, url, queries=["first"], topk=1)
+        wait_for(lambda: echo.calls)
+        waiting = pool.submit(ask, url, queries=["a", "b", "c", "d"], topk=1)
+        wait_for(lambda: "pending_queries 4.0" in metrics(url))
+        refused = ask(url, queries=["e", "f", "g"], topk=1)
+        assert refused.status_code == 503
+        assert "4 queries wait already" in refused.json()["detail"]
+        echo.gate.set()
+        assert first.result().status_code == waiting.result().status_code == 200
+
+
+def test_health_and_metrics(url: str) -> None:
+    ask(url, queries=["x", "y"], topk=1)
+    ask(url, queries=["down"], topk=1)
+    health = httpx.get(f"{url}/health").json()
+    assert health.items() >= {"status": "ok", "fingerprint": "echo", "passages": 10, "max_queries": 4}.items()
+    text = metrics(url)
+    for line in (
+        'sleuth_requests_total{status="200"} 1.0',
+        'sleuth_requests_total{status="503"} 1.0',
+        "sleuth_queries_total 3.0",
+        "sleuth_pending_queries 0.0",
+        "sleuth_search_seconds_count 2.0",
+        'sleuth_batch_queries_bucket{le="2.0"} 2.0',
+    ):
+        assert line in text.splitlines()
+
+
+def metrics(url: str) -> str:
+    return httpx.get(f"{url}/metrics", timeout=20).text
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    until = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
