@@ -1,0 +1,75 @@
+"""The worked files of docs/extend.md do what their page says."""
+
+import json
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agent.tiny import build_tiny_policy
+from agent.tiny_config import TinySettings
+from cli import main as program
+from sleuth.trajectories import read_trajectories
+
+EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
+BACKEND = """
+from agent.policies.scripted import ScriptedPolicy
+
+TURNS = ["<search>capital France</search>", "<search>France capital</search>", "<answer>{}</answer>"]
+
+
+def make(settings, codec):
+    answers = {"1": "Paris", "2": "the capital is Paris"}
+    return ScriptedPolicy(codec, lambda question, turn: TURNS[turn].format(answers[question]))
+"""
+
+
+@pytest.fixture
+def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An evaluation in which all three examples take part."""
+    (tmp_path / "scripted_backend.py").write_text(BACKEND)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "scripted_backend", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with sqlite3.connect("passages.db") as database:
+        database.execute("CREATE VIRTUAL TABLE passages USING fts5(id UNINDEXED, title, text)")
+        rows = [("f", "France", "the capital of France is Paris"), ("e", "England", "the capital is London")]
+        database.executemany("INSERT INTO passages VALUES (?, ?, ?)", rows)
+    questions = [{"id": i, "question": "capital of France?", "golden_answers": ["Paris"]} for i in ("1", "2")]
+    Path("q.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
+    words = ["the", "capital", "of", "France", "is", "Paris", "London", "?", "England", "1", "2", "[", "]"]
+    build_tiny_policy(tmp_path / "tiny", words, TinySettings(hidden_size=32, layers=2), 0)
+    settings = {
+        "policy.backend": "scripted_backend:make",
+        "environment.kind": "fresh_environment:FreshPassages",
+        "retriever": {"kind": "sqlite_retriever:SqliteRetriever", "options": {"file": "passages.db"}},
+        "rewards": [{"kind": "exact_match"}, {"kind": "brevity:Brevity", "weight": 0.1, "options": {"words": 3}}],
+    }
+    sets = [
+        word
+        for key, value in settings.items()
+        for word in ("--set", f"{key}={yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}")
+    ]
+    with pytest.raises(SystemExit) as end:
+        program.main(["evaluate", "tiny", "--data", "q.jsonl", "--preset", "sleuth", "--out", "ev", *sets])
+    assert not end.value.code
+    return list(read_trajectories("ev/trajectories.jsonl"))
+
+
+def test_the_examples_work_together(played: Any) -> None:
+    short, long = played
+    assert short.parts == {"exact_match": 1.0, "Brevity": 1.0} and short.reward == pytest.approx(1.1)
+    assert long.parts == {"exact_match": 0.0, "Brevity": 0.0}
+    first, second = short.trajectory.searches
+    assert [hit.passage.id for hit in first.hits] == ["f", "e"]
+    assert "the capital of France is Paris" in first.observation
+    assert "No passage was found" in second.observation, "what was shown before is not shown again"
+
+
+@pytest.mark.parametrize("name", ["brevity.py", "sqlite_retriever.py", "fresh_environment.py"])
+def test_an_example_stays_short(name: str) -> None:
+    assert len((EXAMPLES / name).read_text().splitlines()) < 50
