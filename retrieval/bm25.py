@@ -10,12 +10,11 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retrieval.corpus import BadRow
+from retrieval.indexes import IndexInfo, check_k, clean_query
 from retrieval.ingest import IngestReport, OnProgress, describe_source, ingest
 from retrieval.jvm import import_on_jvm, java_calls, java_class
 from retrieval.store import PassageStore, StoreWriter
@@ -32,16 +31,6 @@ _LUCENE = "lucene"
 _ANALYZER = "anserini DefaultEnglishAnalyzer (Porter stemming, Lucene's English stop words)"
 _FLUSH_CHARACTERS = 128_000_000
 _ALL_CLAUSES = 2**31 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class IndexInfo:
-    """What was built: passages in the index, rows left out by reason, and the first few of those."""
-
-    path: Path
-    passages: int
-    skipped: Mapping[str, int]
-    examples: tuple[BadRow, ...] = ()
 
 
 def rebuild_command(index: str | Path, corpus: str | Path = "CORPUS") -> str:
@@ -77,7 +66,7 @@ def build_bm25(
                     writer.add(batch)
             finally:
                 writer.close()
-        indexed = _lucene_searcher(folder / _LUCENE).num_docs
+        indexed = lucene_searcher(folder / _LUCENE).num_docs
         if indexed != len(store):  # Lucene only logs what it could not write
             raise ArtifactError(f"Lucene kept {indexed} of {len(store)} passages", "is the disk full?")
         write_manifest(
@@ -118,7 +107,7 @@ class BM25Retriever:
         self.index = Path(index)
         self.store = PassageStore(index)
         self._threads = threads
-        self._searcher = _lucene_searcher(self.index / _LUCENE)
+        self._searcher = lucene_searcher(self.index / _LUCENE)
         if not len(self.store) == self._searcher.num_docs == self.manifest["passages"]:
             raise ArtifactError(f"{index} is not whole", f"make it anew with: {rebuild_command(index)}")
         with java_calls():
@@ -150,10 +139,10 @@ class BM25Retriever:
             raise RetrieverError(f"{self.index} was opened before this process was forked", "start workers by spawn")
         try:
             with java_calls():
-                answers = self._search_lucene([_clean(query) for query in queries], k)
+                answers = self._search_lucene([clean_query(query) for query in queries], k)
             return self._to_hits(answers)
         except Exception as error:  # what comes through the bridge to Java has no common type
-            raise RetrieverError(f"Lucene could not search {self.index}: {_first_line(error)}") from error
+            raise RetrieverError(f"Lucene could not search {self.index}: {first_line(error)}") from error
 
     def _search_lucene(self, queries: list[str], k: int) -> list[list[tuple[str, float]]]:
         if len(queries) == 1 or self._threads == 1:
@@ -188,14 +177,6 @@ def check_parameters(k1: float, b: float, threads: int) -> None:
         raise ConfigError(f"threads is {threads}, it must be 1 or more")
 
 
-def check_k(k: int, passages: int, index: str | Path) -> None:
-    """Raise ConfigError when ``k`` hits cannot be had from an index of so many ``passages``."""
-    if k < 1:
-        raise ConfigError(f"k is {k}, it must be 1 or more")
-    if k > passages:
-        raise ConfigError(f"k is {k}, but {index} holds only {passages} passages", f"ask for at most {passages}")
-
-
 class _LuceneWriter:
     """Adds passages to a Lucene index. Its own buffer of 2 GB would outgrow the heap: it is closed,
     which writes it out, and opened again in good time."""
@@ -227,7 +208,8 @@ class _LuceneWriter:
         self._buffered = 0
 
 
-def _lucene_searcher(folder: Path) -> Any:
+def lucene_searcher(folder: Path, hint: str | None = None) -> Any:
+    """pyserini's searcher over a Lucene folder. Raises ArtifactError with ``hint``, or how to make our index anew."""
     searcher = import_on_jvm("pyserini.search.lucene").LuceneSearcher
     try:
         with java_calls():
@@ -235,14 +217,10 @@ def _lucene_searcher(folder: Path) -> Any:
             return searcher(str(folder))
     except Exception as error:  # see BM25Retriever.search
         raise ArtifactError(
-            f"Lucene cannot open {folder}: {_first_line(error)}", f"make it anew with: {rebuild_command(folder.parent)}"
+            f"Lucene cannot open {folder}: {first_line(error)}",
+            hint or f"make it anew with: {rebuild_command(folder.parent)}",
         ) from error
 
 
-def _clean(query: str) -> str:
-    """``query`` as text that Java can hold: half a surrogate pair is replaced."""
-    return query.strip().encode("utf-8", "replace").decode("utf-8")
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]

@@ -4,6 +4,9 @@ In a config a retriever is the path of an index, or a mapping::
 
     retriever: runs/hotpotqa/index
     retriever: {kind: bm25, index: runs/hotpotqa/index, corpus: data/corpus.jsonl, k1: 1.2, b: 0.75}
+    retriever: {kind: dense, index: runs/dense, encoder: runs/dpr/encoder, corpus: data/corpus.jsonl, dtype: float16}
+    retriever: {kind: faiss, faiss_file: e5_Flat.index, corpus: wiki-18.jsonl, encoder: {backbone: intfloat/e5-base-v2}}
+    retriever: {kind: lucene, index: lucene-index.wiki}
     retriever: {kind: hybrid, parts: [runs/bm25, runs/dense], fusion: rrf}
     retriever: {kind: rerank, model: runs/cross-encoder, inner: {kind: hybrid, parts: [a, b]}, depth: 50}
     retriever: {kind: remote, url: "http://127.0.0.1:8000"}, or the URL alone
@@ -17,18 +20,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from retrieval.encoders.config import EncoderSettings
 from sleuth.errors import did_you_mean
 from sleuth.settings import Settings
 
-KINDS = ("bm25", "hybrid", "rerank", "remote")
+KINDS = ("bm25", "dense", "faiss", "lucene", "hybrid", "rerank", "remote")
 COMPOSED = {
     "hybrid": frozenset({"parts", "fusion", "weights", "rrf_k", "depth"}),
     "rerank": frozenset({"model", "inner", "depth"}),
     "remote": frozenset({"url"}),
+    "faiss": frozenset({"faiss_file", "corpus", "encoder", "ef_search", "nprobe"}),
 }
 """Kinds that have no index of their own, and the settings that belong to each."""
-SHARED: frozenset[str] = frozenset()
+SHARED: frozenset[str] = frozenset({"corpus", "encoder", "ef_search", "nprobe"})
 """Settings of composed kinds that kinds with an index take too."""
+INDEXED = {
+    "bm25": frozenset({"k1", "b", "threads"}),
+    "lucene": frozenset({"k1", "b", "threads"}),
+    "dense": frozenset({"encoder", "index_type", "dtype", "ef_search", "nprobe"}),
+}
+"""Kinds with an index of their own, and what belongs to each besides index and corpus."""
 PATIENCE = frozenset({"cache", "timeout_s", "retries", "backoff_s", "breaker_failures", "breaker_cooldown_s"})
 """Settings of any retriever, given once for the whole of it."""
 
@@ -54,6 +65,19 @@ class RetrieverSettings(Settings):
     """BM25 length normalisation; None: as the index was built."""
     threads: Annotated[int, Field(ge=1)] = 2
     """1 searches query by query; more lets a batch run in parallel."""
+
+    encoder: EncoderSettings | None = None
+    """dense, faiss: folder or hub name of the encoder; None: the one that the index was made with."""
+    index_type: Literal["flat", "hnsw", "ivfpq"] = "flat"
+    """dense: how an index that does not exist yet is made."""
+    dtype: Literal["float32", "float16", "int8"] = "float32"
+    """dense: how it keeps its vectors."""
+    ef_search: Annotated[int, Field(ge=1)] | None = None
+    """HNSW: candidates looked at by a search; None: as the index was built."""
+    nprobe: Annotated[int, Field(ge=1)] | None = None
+    """IVF: cells looked at by a search; None: as the index was built."""
+    faiss_file: Path | None = None
+    """faiss: an index that others made; its vector i belongs to row i of ``corpus``."""
 
     parts: list[RetrieverSettings] = Field(default_factory=list)
     """hybrid: the retrievers whose hits are fused."""
@@ -101,11 +125,15 @@ class RetrieverSettings(Settings):
 
     @model_validator(mode="after")
     def _has_a_source(self) -> RetrieverSettings:
-        needed = {"hybrid": "parts", "rerank": "inner", "remote": "url"}.get(self.kind or "", "index")
+        needed = {"hybrid": "parts", "rerank": "inner", "remote": "url", "faiss": "faiss_file"}.get(
+            self.kind or "", "index"
+        )
         if not getattr(self, needed) and (self.kind is None or ":" not in self.kind):
             raise ValueError(f"{needed} is missing: {_WHAT[needed]}")
         if self.kind == "rerank" and self.model is None:
             raise ValueError("model is missing: folder or hub name of the cross-encoder")
+        if self.kind == "faiss" and (self.corpus is None or self.encoder is None):
+            raise ValueError("a faiss file needs a corpus, whose rows its vectors are, and the encoder that made them")
         return self
 
     @model_validator(mode="after")
@@ -115,7 +143,9 @@ class RetrieverSettings(Settings):
         if own is not None:
             foreign = given - own - PATIENCE - {"kind"}
         else:
-            foreign = given & (COMPOSED["hybrid"] | COMPOSED["rerank"] | COMPOSED["remote"]) - SHARED
+            others = {**COMPOSED, **INDEXED} if self.kind in INDEXED else COMPOSED
+            allowed = INDEXED.get(self.kind or "", SHARED) | {"corpus"}
+            foreign = given & frozenset().union(*others.values()) - allowed
         if foreign:
             raise ValueError(
                 f"{min(foreign)} does nothing for a retriever of kind {self.kind or 'index'}; leave it out"
@@ -138,4 +168,5 @@ _WHAT = {
     "parts": "two or more retrievers",
     "inner": "the retriever whose hits are ranked again",
     "url": "where the service listens",
+    "faiss_file": "the index that others made",
 }

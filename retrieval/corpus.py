@@ -75,6 +75,15 @@ def read_rows(path: str | Path, layout: str | None = None) -> Iterator[Row | Bad
                 yield BadRow(str(verdict), file, number)
 
 
+def parse_line(line: bytes, file: Path, number: int) -> Passage:
+    """The passage of one row in whatever layout. Raises DataError that names file and line."""
+    try:
+        row = _parse(line)
+        return LAYOUTS[_detect(row, file, number)](row)
+    except _Unfit as verdict:
+        raise DataError(f"{file}:{number}: {verdict}") from None
+
+
 def corpus_files(path: str | Path) -> list[Path]:
     """The files of a corpus: ``path`` itself; in a folder corpus.jsonl[.gz], else every *.jsonl[.gz] by name."""
     found = Path(path)

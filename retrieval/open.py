@@ -72,7 +72,8 @@ def _open(settings: RetrieverSettings, progress: Progress) -> Retriever:
         return _outside(settings.kind, settings)
     kind = settings.kind
     if kind is None:
-        kind = "bm25" if settings.corpus and not _path(settings).exists() else index_kind(_path(settings))
+        unmade = settings.corpus is not None and not _path(settings).exists()
+        kind = ("dense" if settings.encoder else "bm25") if unmade else index_kind(_path(settings))
     return OPENERS[kind](settings, progress)
 
 
@@ -109,6 +110,59 @@ def _open_bm25(settings: RetrieverSettings, progress: Progress) -> Retriever:
     return retriever
 
 
+def _open_dense(settings: RetrieverSettings, progress: Progress) -> Retriever:
+    from retrieval.dense.build import build_dense, rebuild_command
+    from retrieval.dense.retriever import open_dense, read_dense_manifest
+    from retrieval.encoders.loading import load_encoder
+
+    index, corpus = _path(settings), settings.corpus
+    encoder = load_encoder(settings.encoder) if settings.encoder is not None else None
+    if corpus is not None and not index.exists():
+        if encoder is None:
+            raise ConfigError(f"{index} does not exist, and no encoder is named to make it with", "set encoder")
+        with progress(f"encoding {corpus}") as on_progress:
+            build_dense(
+                corpus, index, encoder, index_type=settings.index_type, dtype=settings.dtype, on_progress=on_progress
+            )
+    manifest = read_dense_manifest(index)
+    source = manifest["encoder"]["source"]
+    if corpus is not None and not same_source(manifest["corpus"], corpus):
+        raise ArtifactError(
+            f"{index} was made from other passages than {corpus}",
+            f"make it anew with: {rebuild_command(index, corpus, source or 'ENCODER', manifest)}",
+        )
+    for name in ("index_type", "dtype"):
+        if name in settings.model_fields_set and getattr(settings, name) != manifest[name]:
+            wanted = manifest | {name: getattr(settings, name)}
+            raise ArtifactError(
+                f"{index} has the {name} {manifest[name]}, not {getattr(settings, name)}",
+                f"make it anew with: {rebuild_command(index, manifest['corpus']['path'], source or 'ENCODER', wanted)}",
+            )
+    if encoder is None:
+        if source is None:
+            raise ConfigError(f"{index} does not say where its encoder lies", "set encoder to its folder")
+        encoder = load_encoder(source)
+    return open_dense(index, encoder, ef_search=settings.ef_search, nprobe=settings.nprobe)
+
+
+def _open_faiss(settings: RetrieverSettings, _progress: Progress) -> Retriever:
+    from retrieval.dense.published import open_published
+    from retrieval.encoders.loading import load_encoder
+
+    assert settings.faiss_file is not None
+    assert settings.corpus is not None
+    assert settings.encoder is not None
+    encoder = load_encoder(settings.encoder)
+    tuning = {"ef_search": settings.ef_search, "nprobe": settings.nprobe}
+    return open_published(settings.faiss_file, settings.corpus, encoder, **tuning)
+
+
+def _open_lucene(settings: RetrieverSettings, _progress: Progress) -> Retriever:
+    from retrieval.lucene import LuceneRetriever
+
+    return LuceneRetriever(_path(settings), k1=settings.k1, b=settings.b, threads=settings.threads)
+
+
 def _open_hybrid(settings: RetrieverSettings, progress: Progress) -> Retriever:
     from retrieval.combine.hybrid import DEPTH, HybridRetriever, check_parameters
 
@@ -142,6 +196,9 @@ def _path(settings: RetrieverSettings) -> Path:
 
 OPENERS: dict[str, Callable[[RetrieverSettings, Progress], Retriever]] = {
     "bm25": _open_bm25,
+    "dense": _open_dense,
+    "faiss": _open_faiss,
+    "lucene": _open_lucene,
     "hybrid": _open_hybrid,
     "rerank": _open_rerank,
     "remote": _open_remote,

@@ -6,6 +6,7 @@ A folder is written beside its destination and renamed; a manifest inside says h
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -25,10 +26,7 @@ MANIFEST = "manifest.json"
 def atomic_folder(destination: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``destination`` when the block ends without an error."""
     final = Path(destination)
-    blocking = next((path for path in (final, *final.parents) if path.is_file()), None)
-    if blocking:
-        raise ArtifactError(f"{blocking} is a file, not a folder", "choose another folder")
-    _refuse_existing(final, overwrite)
+    _refuse_blocked(final, overwrite)
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     try:
@@ -38,6 +36,28 @@ def atomic_folder(destination: str | Path, *, overwrite: bool = False) -> Iterat
         _replace_folder(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def resumable_folder(destination: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """As `atomic_folder`, for long work: what a killed run left in the temporary folder is there for the next one.
+
+    Raises ArtifactError while another process works on the same destination.
+    """
+    final = Path(destination)
+    _refuse_blocked(final, overwrite)
+    temporary = final.with_name(f".{final.name}.part")
+    temporary.mkdir(parents=True, exist_ok=True)
+    lock = temporary.with_name(f".{final.name}.lock")
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ArtifactError(f"another process is making {final}", "wait for it to end") from None
+        yield temporary
+        _refuse_existing(final, overwrite)
+        _replace_folder(temporary, final)
+        lock.unlink(missing_ok=True)
 
 
 def atomic_write(path: str | Path, text: str) -> None:
@@ -118,6 +138,13 @@ def _replace_folder(new: Path, final: Path) -> None:
         old.rename(final)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _refuse_blocked(final: Path, overwrite: bool) -> None:
+    blocking = next((path for path in (final, *final.parents) if path.is_file()), None)
+    if blocking:
+        raise ArtifactError(f"{blocking} is a file, not a folder", "choose another folder")
+    _refuse_existing(final, overwrite)
 
 
 def _refuse_existing(final: Path, overwrite: bool) -> None:

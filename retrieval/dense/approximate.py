@@ -1,0 +1,101 @@
+"""HNSW and IVF-PQ indexes made by faiss from vectors on disk, block by block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import faiss
+import numpy as np
+
+from retrieval.dense.vectors import StoredVectors, Vectors
+from sleuth.errors import ConfigError
+
+IndexType = Literal["flat", "hnsw", "ivfpq"]
+FILES: dict[IndexType, str] = {"hnsw": "hnsw.faiss", "ivfpq": "ivfpq.faiss"}
+
+_BLOCK = 65_536
+_PQ_MINIMUM = 1_000
+_HNSW_CODES = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}
+
+
+@dataclass(frozen=True, slots=True)
+class IndexParameters:
+    """How an approximate index is made; None: chosen by the number and size of the vectors."""
+
+    links: int = 32
+    """HNSW: neighbours of a vector in each layer (M); the lowest has twice as many."""
+    ef_construction: int = 200
+    """HNSW: candidates looked at when a vector is put in."""
+    ef_search: int = 128
+    """HNSW: candidates looked at by a search, the index's default."""
+    lists: int | None = None
+    """IVF: cells; None: 4 times the root of the number of vectors."""
+    nprobe: int | None = None
+    """IVF: cells looked at by a search, the index's default; None: a sixteenth of them."""
+    code_bytes: int | None = None
+    """PQ: bytes a vector; None: the largest divisor of the dimension up to 64."""
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def build_approximate(vectors: StoredVectors, kind: IndexType, parameters: IndexParameters, path: Path) -> None:
+    """Write a faiss index over ``vectors`` to ``path``; the store's dtype decides how HNSW keeps them.
+
+    Raises ConfigError when the parameters do not fit the vectors.
+    """
+    index = _hnsw(vectors, parameters) if kind == "hnsw" else _ivfpq(vectors, parameters)
+    if not index.is_trained:
+        index.train(_sample(vectors, parameters))
+    for block in _blocks(vectors):
+        index.add(block)
+    faiss.write_index(index, str(path))
+
+
+def _hnsw(vectors: StoredVectors, parameters: IndexParameters) -> Any:
+    codes = _HNSW_CODES.get(vectors.codes.dtype.name)
+    shape = (vectors.dimension, *([] if codes is None else [codes]), parameters.links, faiss.METRIC_INNER_PRODUCT)
+    index = (faiss.IndexHNSWFlat if codes is None else faiss.IndexHNSWSQ)(*shape)
+    index.hnsw.efConstruction = parameters.ef_construction
+    index.hnsw.efSearch = parameters.ef_search
+    return index
+
+
+def _ivfpq(vectors: StoredVectors, parameters: IndexParameters) -> Any:
+    count, dimension = len(vectors), vectors.dimension
+    if count < _PQ_MINIMUM:
+        raise ConfigError(
+            f"ivfpq learns its codes from the vectors: {count} are too few, it needs {_PQ_MINIMUM:,}",
+            "choose the index type flat",
+        )
+    size = parameters.code_bytes or max(n for n in range(1, min(64, dimension) + 1) if dimension % n == 0)
+    if dimension % size:
+        raise ConfigError(f"code_bytes is {size}, which does not divide the dimension {dimension}")
+    lists = parameters.lists or max(1, round(4 * math.sqrt(count)))
+    if lists * 4 > count:
+        raise ConfigError(f"lists is {lists}, too many for {count} vectors", f"choose at most {count // 4}")
+    coarse = faiss.IndexFlatIP(dimension)
+    index = faiss.IndexIVFPQ(coarse, dimension, lists, size, 8, faiss.METRIC_INNER_PRODUCT)
+    index.own_fields = True
+    coarse.this.disown()
+    index.nprobe = parameters.nprobe or max(1, lists // 16)
+    index.cp.seed = index.pq.cp.seed = parameters.seed + 1234
+    return index
+
+
+def _sample(vectors: StoredVectors, parameters: IndexParameters) -> Vectors:
+    """Enough vectors to learn from: faiss takes up to 256 a centroid itself."""
+    lists = parameters.lists or round(4 * math.sqrt(len(vectors)))
+    wanted = min(len(vectors), max(64 * lists, 100_000))
+    rows = np.random.default_rng(parameters.seed).choice(len(vectors), wanted, replace=False)
+    return np.ascontiguousarray(vectors.read(np.sort(rows)))
+
+
+def _blocks(vectors: StoredVectors) -> Iterator[Vectors]:
+    for start in range(0, len(vectors), _BLOCK):
+        yield np.ascontiguousarray(vectors.read(slice(start, start + _BLOCK)))

@@ -1,0 +1,158 @@
+"""A faiss index that others made, beside the corpus it was made from, opened as it is.
+
+Search-R1's release: ``e5_Flat.index`` or ``e5_HNSW64.index``, and ``wiki-18.jsonl``, whose line i is vector i. The
+files are not copied; where the lines begin is worked out once and kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.corpus import corpus_files, parse_line
+from retrieval.dense.encode import passage_text
+from retrieval.dense.retriever import DenseRetriever, digest_of
+from retrieval.dense.search import FaissSearch, FlatSearch, VectorSearch, flat_vectors, read_faiss
+from retrieval.dense.vectors import StoredVectors, Vectors
+from retrieval.encoders.encoder import Encoder
+from sleuth.errors import ArtifactError, DataError
+from sleuth.types import Passage
+
+SAME_VECTOR = 0.98
+"""Cosine below which a stored vector is not the encoder's: half precision and other cuts cost far less."""
+
+_SAMPLES = 8
+
+
+def open_published(
+    faiss_file: str | Path,
+    corpus: str | Path,
+    encoder: Encoder,
+    *,
+    ef_search: int | None = None,
+    nprobe: int | None = None,
+) -> DenseRetriever:
+    """A retriever over ``faiss_file``, whose vector i is of row i of the jsonl file ``corpus``.
+
+    A few stored vectors are compared with what ``encoder`` makes of their passages. Raises ArtifactError when they
+    differ (another encoder, pooling or prompt), when the numbers do not match, or when a file is cut short.
+    """
+    index = read_faiss(faiss_file)
+    passages = CorpusLines(corpus)
+    vectors: VectorSearch = FaissSearch(index, ef_search=ef_search, nprobe=nprobe)
+    flat = flat_vectors(index)
+    if flat is not None:
+        vectors = FlatSearch(StoredVectors(flat), owner=index)
+    identity = {"faiss": _identity(Path(faiss_file)), "corpus": _identity(passages.path), "ef_search": ef_search}
+    identity |= {"nprobe": nprobe, "encoder": encoder.fingerprint}
+    retriever = DenseRetriever(encoder, vectors, passages, str(faiss_file), digest_of(identity))
+    _check_sample(retriever, _stored(index, np.linspace(0, len(passages) - 1, _SAMPLES, dtype=np.int64)))
+    return retriever
+
+
+class CorpusLines:
+    """The rows of one jsonl file by number, read from the mapped file; blank lines are no rows."""
+
+    def __init__(self, path: str | Path) -> None:
+        files = corpus_files(path)
+        if len(files) != 1 or files[0].suffix == ".gz":
+            raise ArtifactError(f"{path} is not one plain .jsonl file", "unpack or join it: its rows are the vectors'")
+        self.path = files[0]
+        with self.path.open("rb") as file:
+            self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bounds = _line_bounds(self.path, self._lines)
+
+    def __len__(self) -> int:
+        return len(self._bounds)
+
+    def __getitem__(self, ordinal: int) -> Passage:
+        return parse_line(self.raw(ordinal), self.path, ordinal + 1)
+
+    def raw(self, ordinal: int) -> bytes:
+        start, end = self._bounds[ordinal].tolist()
+        return self._lines[start:end]
+
+
+def _line_bounds(path: Path, lines: mmap.mmap) -> NDArray[np.int64]:
+    """Beginning and end [rows, 2] of every line that is not blank."""
+    folder = Path(os.environ.get("SLEUTH_CACHE") or Path.home() / ".cache" / "sleuth") / "lines"
+    kept = folder / f"{hashlib.sha256(json.dumps(_identity(path)).encode()).hexdigest()[:24]}.npy"
+    if kept.is_file():
+        found: NDArray[np.int64] = np.load(kept, mmap_mode="r")
+        return found
+    bounds = _scan(lines)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = kept.with_suffix(f".{os.getpid()}.npy")
+        np.save(part, bounds)
+        part.replace(kept)
+    except OSError:  # a cache that cannot be written costs time only
+        pass
+    return bounds
+
+
+def _scan(lines: mmap.mmap, block: int = 1 << 24) -> NDArray[np.int64]:
+    blocks = ((start, np.frombuffer(lines[start : start + block], np.uint8)) for start in range(0, len(lines), block))
+    breaks = [np.flatnonzero(content == ord("\n")) + start for start, content in blocks]
+    last = [] if lines[-1:] == b"\n" else [[len(lines)]]
+    ends = np.concatenate([[-1], *breaks, *last]).astype(np.int64)
+    bounds = np.stack([ends[:-1] + 1, ends[1:]], axis=1)
+    blank = [row for row in np.flatnonzero(bounds[:, 1] - bounds[:, 0] < 8) if not lines[slice(*bounds[row])].strip()]
+    return np.delete(bounds, blank, axis=0)
+
+
+def _check_sample(retriever: DenseRetriever, stored: dict[int, Vectors]) -> None:
+    passages, encoder = retriever.passages, retriever.encoder
+    assert isinstance(passages, CorpusLines)
+    rows = list(stored)
+    if not rows:
+        return
+    ways = ([passage_text(passages[row]) for row in rows], [_contents(passages, row) for row in rows])
+    cosines = [
+        float(
+            np.median(
+                [_cosine(stored[row], made) for row, made in zip(rows, encoder.encode(w, "passage"), strict=True)]
+            )
+        )
+        for w in ways
+    ]
+    if max(cosines) < SAME_VECTOR:
+        raise ArtifactError(
+            f"the vectors of {retriever.name} are not what {encoder.source} makes of its passages "
+            f"(cosine {max(cosines):.2f}): another encoder, pooling or prompt made them",
+            f"the passage prompt is {encoder.settings.passage_prompt!r}, pooling {encoder.settings.pooling}; "
+            "name the right ones under encoder",
+        )
+
+
+def _stored(index: object, rows: NDArray[np.int64]) -> dict[int, Vectors]:
+    """Some vectors as the index holds them; none where its type cannot give them back."""
+    try:
+        return {int(row): np.asarray(index.reconstruct(int(row))) for row in rows}  # type: ignore[attr-defined]
+    except RuntimeError:
+        return {}
+
+
+def _contents(passages: CorpusLines, row: int) -> str:
+    """The text of a row as its maker read it: ``contents`` whole, quotes and line break included."""
+    content = json.loads(passages.raw(row))
+    return str(content.get("contents") or passage_text(passages[row]))
+
+
+def _cosine(a: Vectors, b: Vectors) -> float:
+    return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
+
+
+def _identity(path: Path) -> list[object]:
+    """A file by name, size and time: digests of tens of gigabytes would take minutes."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    return [str(path.resolve()), found.st_size, found.st_mtime_ns]

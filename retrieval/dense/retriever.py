@@ -1,0 +1,174 @@
+"""Search an index of vectors for the passages nearest to a query."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from retrieval.dense.approximate import FILES
+from retrieval.dense.build import FORMAT, KIND, describe_encoder, rebuild_command
+from retrieval.dense.search import FaissSearch, FlatSearch, Found, VectorSearch, read_faiss
+from retrieval.dense.vectors import Vectors, open_vectors
+from retrieval.encoders.config import EncoderSettings
+from retrieval.encoders.encoder import Encoder
+from retrieval.indexes import check_k, clean_query
+from retrieval.store import PassageStore
+from sleuth.artifacts import read_manifest
+from sleuth.errors import ArtifactError, DataError, RetrieverError
+from sleuth.types import Hit, Passage
+
+BATCH = 64
+"""Queries that are encoded together."""
+
+
+class Passages(Protocol):
+    """Passages by their row in the index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, ordinal: int) -> Passage: ...
+
+
+class DenseRetriever:
+    """Encodes queries, searches vectors, reads passages. Threads may share one; they encode in turns."""
+
+    def __init__(
+        self, encoder: Encoder, vectors: VectorSearch, passages: Passages, name: str, fingerprint: str
+    ) -> None:
+        """``name`` is what error messages call the index; ``fingerprint`` is of passages, vectors and encoder."""
+        if vectors.dimension != encoder.dimension:
+            raise ArtifactError(
+                f"the vectors of {name} have {vectors.dimension} dimensions, "
+                f"those of the encoder {encoder.source} {encoder.dimension}",
+                "open it with the encoder that made it",
+            )
+        if len(vectors) != len(passages):
+            raise ArtifactError(f"{name} has {len(vectors)} vectors for {len(passages)} passages", "they do not match")
+        self.encoder = encoder
+        self.vectors = vectors
+        self.passages = passages
+        self.name = name
+        self._fingerprint = fingerprint
+        self._encoding = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.passages)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the passages, how they were encoded and indexed, and the encoder of queries."""
+        return self._fingerprint
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """At most ``k`` hits a query, best first, equal scores in order of the corpus; none for an empty query.
+
+        Raises ConfigError when ``k`` is below 1 or above the number of passages, RetrieverError when a query
+        could not be encoded.
+        """
+        check_k(k, len(self), self.name)
+        cleaned = [clean_query(query) for query in queries]
+        asked = [place for place, query in enumerate(cleaned) if query]
+        answers: list[list[Hit]] = [[] for _ in queries]
+        if asked:
+            scores, rows = self.search_vectors(self._encode([cleaned[place] for place in asked]), k)
+            for place, one_scores, one_rows in zip(asked, scores.tolist(), rows.tolist(), strict=True):
+                answers[place] = self._hits(one_scores, one_rows)
+        return answers
+
+    def search_vectors(self, vectors: Vectors, k: int) -> Found:
+        """Scores and rows [queries, k] for query vectors. Raises RetrieverError for one of the wrong size or NaN."""
+        if vectors.ndim != 2 or vectors.shape[1] != self.vectors.dimension:
+            raise RetrieverError(
+                f"query vectors of shape {tuple(vectors.shape)} do not fit {self.name}",
+                f"it holds vectors of {self.vectors.dimension} dimensions",
+            )
+        if not np.isfinite(vectors).all():
+            raise RetrieverError(f"a query vector for {self.name} is not finite (NaN)", "check the encoder's weights")
+        return self.vectors.search(np.ascontiguousarray(vectors, dtype=np.float32), k)
+
+    def _encode(self, queries: list[str]) -> Vectors:
+        with self._encoding:
+            try:
+                return self.encoder.encode(queries, "query", BATCH)
+            except DataError as error:
+                raise RetrieverError(error.message, error.hint) from error
+
+    def _hits(self, scores: list[float], rows: list[int]) -> list[Hit]:
+        found = ((row, score) for row, score in zip(rows, scores, strict=True) if row >= 0)
+        return [Hit(self.passages[row], score, rank) for rank, (row, score) in enumerate(found, start=1)]
+
+
+def open_dense(
+    index: str | Path, encoder: Encoder, *, ef_search: int | None = None, nprobe: int | None = None
+) -> DenseRetriever:
+    """The retriever over an index that `build_dense` made, with the encoder that made it.
+
+    Another query tower will do; another passage tower, prompt or pooling is refused. Raises ArtifactError.
+    """
+    manifest = read_dense_manifest(index)
+    _check_encoder(index, manifest, encoder)
+    _check_files(index, manifest)
+    if manifest["index_type"] == "flat":
+        search: VectorSearch = FlatSearch(open_vectors(index))
+    else:
+        path = Path(index) / FILES[manifest["index_type"]]
+        search = FaissSearch(read_faiss(path), ef_search=ef_search, nprobe=nprobe)
+    keys = ("kind", "format", "passages_sha256", "index_type", "dtype", "parameters", "indexed")
+    identity: dict[str, Any] = {key: manifest[key] for key in keys}
+    identity |= {"encoder": encoder.fingerprint, "ef_search": ef_search, "nprobe": nprobe}
+    return DenseRetriever(encoder, search, PassageStore(index), str(index), digest_of(identity))
+
+
+def read_dense_manifest(index: str | Path) -> dict[str, Any]:
+    """The manifest of a dense index. Raises ArtifactError when it is none or of another format."""
+    manifest = read_manifest(index, KIND, rebuild_command(index))
+    if manifest.get("format") != FORMAT:
+        raise ArtifactError(
+            f"{index} has format {manifest.get('format')}, this version reads {FORMAT}",
+            f"make it anew with: {rebuild_command(index)}",
+        )
+    return manifest
+
+
+def digest_of(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _check_encoder(index: str | Path, manifest: Mapping[str, Any], encoder: Encoder) -> None:
+    made_with = manifest["encoder"]
+    if encoder.tower_fingerprint("passage") == made_with["passage_fingerprint"]:
+        return
+    given = describe_encoder(encoder)
+    raise ArtifactError(
+        f"{index} was made with another encoder than {encoder.source or 'this one'}: "
+        f"{_difference(made_with['settings'], encoder.settings)}",
+        f"open it with {made_with['source'] or 'the encoder that made it'}, or make it anew with: "
+        f"{rebuild_command(index, manifest['corpus']['path'], given['source'] or 'ENCODER', manifest)}",
+    )
+
+
+def _difference(made_with: Mapping[str, Any], settings: EncoderSettings) -> str:
+    """The first setting that decides the vectors of passages and is not the same; else it is the weights."""
+    for name in ("passage_prompt", "pooling", "passage_max_tokens", "append_eos", "normalise", "similarity"):
+        mine, theirs = getattr(settings, name), made_with.get(name)
+        if mine != theirs:
+            return f"its {name} is {mine!r}, the index has {theirs!r}"
+    return "its weights or its tokenizer differ"
+
+
+def _check_files(index: str | Path, manifest: Mapping[str, Any]) -> None:
+    for name, size in manifest["files"].items():
+        path = Path(index) / name
+        found = path.stat().st_size if path.is_file() else 0
+        if found != size:
+            corpus, source = manifest["corpus"]["path"], manifest["encoder"]["source"] or "ENCODER"
+            raise ArtifactError(
+                f"{path} is not whole: {found:,} of {size:,} bytes",
+                f"make the index anew with: {rebuild_command(index, corpus, source, manifest)}",
+            )

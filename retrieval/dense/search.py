@@ -1,0 +1,168 @@
+"""Search for the largest inner products: exact over stored vectors, or through a faiss index file.
+
+Exact search goes through faiss for one or two queries and through blocks of matrix product and top-k for more,
+whichever is the faster (benchmarks/dense.py); float16 and int8 are decoded block by block. Scores are then worked
+out again in float64 for the hits alone, so that they and the order of equal ones (by row) do not depend on which way
+was taken, nor on what else was asked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import faiss
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from retrieval.dense.vectors import StoredVectors, Vectors
+from sleuth.errors import ArtifactError, ConfigError, RetrieverError
+
+Rows = NDArray[np.int64]
+Found = tuple[Vectors, Rows]
+"""Scores [queries, k], best first, and rows [queries, k]; -1 and -inf where an approximate index found fewer."""
+
+FAISS_QUERIES = 2
+"""Up to so many queries faiss's scan beats a matrix product."""
+BLOCK_BYTES = 16_000_000
+"""Of decoded vectors at a time: little enough to stay near the processor, enough to be worth a product."""
+
+_SLACK = 1e-5
+
+
+class VectorSearch(Protocol):
+    """What a dense retriever searches."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    def search(self, queries: Vectors, k: int) -> Found:
+        """The ``k`` rows with the largest inner product with each of ``queries`` [queries, dimension]."""
+        ...
+
+
+class FlatSearch:
+    """Exact search; memory beyond the mapped file is one block, whatever the size of the corpus."""
+
+    def __init__(self, vectors: StoredVectors, owner: object = None) -> None:
+        """``owner`` is kept alive: the memory of ``vectors`` may be its."""
+        self.vectors = vectors
+        self._owner = owner
+        self._block = max(256, BLOCK_BYTES // (4 * vectors.dimension))
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def dimension(self) -> int:
+        return self.vectors.dimension
+
+    def search(self, queries: Vectors, k: int) -> Found:
+        asked = min(k + 1, len(self))  # one more shows whether the last place was a draw
+        candidates = self._candidates(queries, asked)
+        scores, rows = self._rescored(queries, candidates)
+        if asked > k:
+            for query in np.flatnonzero(scores[:, k - 1] - scores[:, k] <= _SLACK * np.abs(scores[:, k])):
+                scores[query, :k], rows[query, :k] = self._with_draws(queries[query], scores[query, k - 1], k)
+        return scores[:, :k].astype(np.float32), rows[:, :k]
+
+    def _candidates(self, queries: Vectors, k: int) -> Rows:
+        if len(queries) <= FAISS_QUERIES and self.vectors.codes.dtype == np.float32:
+            rows: Rows = faiss.knn(queries, self.vectors.codes, k, metric=faiss.METRIC_INNER_PRODUCT)[1]
+            return rows
+        asked = torch.from_numpy(queries)
+        best, rows_ = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+        for start in range(0, len(self), self._block):
+            block = torch.from_numpy(self.vectors.read(slice(start, start + self._block)))
+            scores, places = torch.topk(asked @ block.T, min(k, len(block)))
+            best, rows_ = torch.cat([best, scores], 1), torch.cat([rows_, places + start], 1)
+            if best.shape[1] > k:
+                best, kept = torch.topk(best, k)
+                rows_ = rows_.gather(1, kept)
+        return rows_.numpy()
+
+    def _rescored(self, queries: Vectors, rows: Rows) -> tuple[NDArray[np.float64], Rows]:
+        """Scores in float64 of ``rows`` [queries, n], both sorted by score and then by row."""
+        vectors = self.vectors.read(rows.reshape(-1)).reshape(*rows.shape, -1)
+        scores = np.einsum("qd,qnd->qn", queries, vectors, dtype=np.float64)
+        order = np.lexsort((rows, -scores), axis=1)
+        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+
+    def _with_draws(self, query: Vectors, last: float, k: int) -> tuple[NDArray[np.float64], Rows]:
+        """The first ``k`` when several rows share the last place: all of those are looked at, not some."""
+        near: list[Rows] = []
+        for start in range(0, len(self), self._block):
+            scores = self.vectors.read(slice(start, start + self._block)) @ query
+            near.append(np.flatnonzero(scores >= last - 2 * _SLACK * max(abs(last), 1e-3)) + start)
+        scores, rows = self._rescored(query[None], np.concatenate(near)[None])
+        return scores[0, :k], rows[0, :k]
+
+
+class FaissSearch:
+    """Search through an index that faiss reads: flat, HNSW, IVF-PQ and what else it knows, mapped from disk."""
+
+    def __init__(self, index: Any, *, ef_search: int | None = None, nprobe: int | None = None) -> None:
+        self.index = index
+        self._negative = index.metric_type == faiss.METRIC_L2
+        if not self._negative and index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise ArtifactError("the faiss index compares by neither inner product nor L2", "build another")
+        self._tune(ef_search, nprobe)
+
+    def __len__(self) -> int:
+        return int(self.index.ntotal)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.index.d)
+
+    def search(self, queries: Vectors, k: int) -> Found:
+        try:
+            scores, rows = self.index.search(queries, k)
+        except RuntimeError as error:
+            raise RetrieverError(f"faiss could not search: {str(error).splitlines()[-1]}") from error
+        scores = np.where(rows < 0, -np.inf, -scores if self._negative else scores)
+        order = np.lexsort((rows, -scores), axis=1)
+        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+
+    def _tune(self, ef_search: int | None, nprobe: int | None) -> None:
+        inner = faiss.downcast_index(faiss.extract_index_ivf(self.index) if _is_ivf(self.index) else self.index)
+        for name, value, attribute in (("ef_search", ef_search, "hnsw"), ("nprobe", nprobe, "nprobe")):
+            if value is None:
+                continue
+            if not hasattr(inner, attribute):
+                raise ConfigError(f"{name} means nothing to an index of type {type(inner).__name__}", "leave it out")
+            if name == "ef_search":
+                inner.hnsw.efSearch = value
+            else:
+                inner.nprobe = value
+
+
+def read_faiss(path: str | Path) -> Any:
+    """The faiss index in a file, mapped where its type can be. Raises ArtifactError in one line."""
+    if not Path(path).is_file():
+        raise ArtifactError(f"no faiss index at {path}", "give the file that faiss.write_index wrote")
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        reason = str(error).split("Error: ")[-1].strip().splitlines()[0]
+        raise ArtifactError(
+            f"{path} is no whole faiss index: {reason[:160]}", "it was cut short or is another file: fetch it again"
+        ) from None
+
+
+def flat_vectors(index: Any) -> Vectors | None:
+    """The vectors [n, dimension] of a plain inner-product index, where they lie; None for any other index."""
+    if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT or not index.ntotal:
+        return None
+    codes: Vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
+    return codes
+
+
+def _is_ivf(index: Any) -> bool:
+    try:
+        return faiss.try_extract_index_ivf(index) is not None
+    except AttributeError:
+        return isinstance(index, faiss.IndexIVF)
