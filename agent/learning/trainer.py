@@ -27,6 +27,8 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     """Where the importance weights of sampled tokens are cut off; None weighs every token alike."""
     on_advantages: Callable[[list[float]], None] | None = None
     """Told the advantages of this process's rows, in the order in which they were rolled out."""
+    close_sampler: Callable[[], None]
+    """Ends whatever the rollouts were played with."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._weighing: dict[str, torch.Tensor] | None = None

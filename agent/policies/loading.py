@@ -29,7 +29,7 @@ def load_policy_model(settings: PolicySettings, name: str, *, trainable: bool = 
 
     source = resolve_model(name)
     codec = load_codec(source, trust_remote_code=settings.trust_remote_code)
-    adapter = _adapter_base(source)
+    adapter = adapter_base(source)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             resolve_model(adapter) if adapter else source,
@@ -51,7 +51,7 @@ def load_codec(name: str, *, trust_remote_code: bool = False) -> HFCodec:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     source = resolve_model(name)
-    base = _adapter_base(source)
+    base = adapter_base(source)
     if base and not (Path(source) / "tokenizer_config.json").exists():
         source = resolve_model(base)
     # AutoTokenizer rebuilds a model family's own pipeline over a custom tokenizer.json of that family.
@@ -132,7 +132,7 @@ def pick_device(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _adapter_base(source: str) -> str | None:
+def adapter_base(source: str) -> str | None:
     """The base model that an adapter folder names; None where ``source`` is no adapter folder."""
     path = Path(source) / "adapter_config.json"
     if not path.is_file():
@@ -141,6 +141,11 @@ def _adapter_base(source: str) -> str | None:
     if not base:
         raise PolicyError(f"{path} names no base model", "set base_model_name_or_path in it")
     return base
+
+
+def adapter_rank(source: str) -> int:
+    """The rank of the adapter in folder ``source``."""
+    return int(json.loads((Path(source) / "adapter_config.json").read_text(encoding="utf-8"))["r"])
 
 
 def _tokenizer_class(source: str) -> str:

@@ -1,6 +1,6 @@
 """What every policy keeps to. A new one joins by one line in IMPLEMENTATIONS.
 
-vLLM's engines and a server of them pass the same checks in tests/vllm, where they are started.
+vLLM's engines and a server of them pass the same checks in tests/engines, where they are started.
 """
 
 from __future__ import annotations

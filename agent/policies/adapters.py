@@ -1,0 +1,50 @@
+"""A low-rank adapter's tensors as a folder in PEFT's layout, which is how an engine takes one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sleuth.errors import PolicyError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def is_adapter(state: Mapping[str, object]) -> bool:
+    """Whether ``state`` holds an adapter's tensors rather than a whole model's."""
+    return any(".lora_" in name for name in state)
+
+
+def write_adapter(folder: Path, state: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> None:
+    """Write the adapter named ``default`` whose tensors are ``state``; ``known`` are settings that tensors do not show.
+
+    Raises PolicyError for anything that is not a low-rank pair.
+    """
+    from safetensors.torch import save_file
+
+    other = [name for name in state if ".lora_A." not in name and ".lora_B." not in name]
+    if other:
+        raise PolicyError(f"vllm takes low-rank adapters only, not {other[0]}", "leave modules_to_save out")
+    plain = {name.replace(".default.", "."): value.detach().cpu().contiguous() for name, value in state.items()}
+    down = {name: value for name, value in plain.items() if ".lora_A." in name}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "bias": "none",
+        **known,
+        "r": max(value.shape[0] for value in down.values()),
+        "target_modules": sorted({name.split(".lora_A.")[0].rpartition(".")[2] for name in down}),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.clone() for name, value in plain.items()}, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def known_settings(source: str | None, alpha: int | None) -> dict[str, Any]:
+    """What ``write_adapter`` must be told: ``alpha``, or the settings of the adapter folder ``source``."""
+    config = json.loads((Path(source) / "adapter_config.json").read_text(encoding="utf-8")) if source else {}
+    kept = {name: config[name] for name in ("lora_alpha", "use_rslora", "base_model_name_or_path") if name in config}
+    return kept | ({"lora_alpha": alpha} if alpha is not None and not source else {})

@@ -1,0 +1,150 @@
+"""A client of OpenAI-compatible completions: one request, its retries, its stream, its errors in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+import httpx
+
+from agent.policies.config import OpenAISettings
+from sleuth.errors import PolicyError, did_you_mean
+
+_WORTH_ANOTHER_TRY = frozenset({408, 409, 429, 500, 502, 503, 504})
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
+
+
+class CompletionsClient:
+    """Talks to ``settings.base_url`` with pooled connections; safe to use from several threads.
+
+    Every failure is a PolicyError that names the server and how to mend it. Timeouts, broken
+    connections and statuses that pass by themselves are tried again with growing pauses.
+    """
+
+    def __init__(self, settings: OpenAISettings) -> None:
+        self.settings = settings
+        key = os.environ.get(settings.key_variable)
+        limits = httpx.Limits(
+            max_connections=settings.concurrency + 1, max_keepalive_connections=settings.concurrency + 1
+        )
+        self._http = httpx.Client(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(settings.timeout_s, connect=min(10.0, settings.timeout_s)),
+            limits=limits,
+        )
+
+    def models(self) -> list[dict[str, Any]]:
+        """What the server says that it serves, each with its ``id``."""
+        listed = self._json("GET", "/models", None).get("data")
+        if not isinstance(listed, list) or not all(isinstance(m, dict) and "id" in m for m in listed):
+            raise PolicyError(
+                f"{self.settings.base_url}/models lists no models", "is policy.openai.base_url the API's root (…/v1)?"
+            )
+        return listed
+
+    def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The first choice of one completion."""
+        return _choice(self._json("POST", "/completions", body), self.settings.base_url)
+
+    def stream(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The pieces of one completion as the server makes them; closing the iterator ends it there.
+
+        Only the opening is tried again: what was streamed cannot be taken back.
+        """
+        response = self._send("POST", "/completions", {**body, "stream": True}, stream=True)
+        try:
+            for line in response.iter_lines():
+                payload = line.removeprefix("data:").strip()
+                if line.startswith("data:") and payload != "[DONE]":
+                    piece = json.loads(payload)
+                    if "error" in piece:
+                        raise PolicyError(f"{self.settings.base_url} broke off: {_reason(piece)}")
+                    if piece.get("choices"):
+                        yield piece["choices"][0]
+        except (httpx.HTTPError, ValueError) as error:
+            raise PolicyError(f"{self.settings.base_url} broke off while streaming: {error}", "try again") from error
+        finally:
+            response.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _json(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        response = self._send(method, path, body)
+        try:
+            answer = response.json()
+        except ValueError as error:
+            raise PolicyError(
+                f"{self.settings.base_url}{path} does not answer in JSON",
+                "is policy.openai.base_url the API's root (…/v1)?",
+            ) from error
+        if not isinstance(answer, dict):
+            raise PolicyError(f"{self.settings.base_url}{path} answers with something else than an object")
+        return answer
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None, *, stream: bool = False) -> httpx.Response:
+        attempts = self.settings.retries + 1
+        for attempt in range(attempts):
+            last = attempt == attempts - 1
+            try:
+                request = self._http.build_request(method, self.settings.base_url + path, json=body)
+                response = self._http.send(request, stream=stream)
+                if response.is_success:
+                    return response
+                response.read()
+                if last or response.status_code not in _WORTH_ANOTHER_TRY:
+                    self._refused(response, body)
+            except httpx.TransportError as error:
+                if last:
+                    self._unreachable(error, attempts)
+            time.sleep(min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0))
+        raise AssertionError("unreachable")
+
+    def _unreachable(self, error: httpx.TransportError, attempts: int) -> NoReturn:
+        url = self.settings.base_url
+        if isinstance(error, httpx.ConnectError):
+            raise PolicyError(f"no server answers at {url}", "start it, or set policy.openai.base_url") from error
+        if isinstance(error, httpx.TimeoutException):
+            raise PolicyError(
+                f"{url} did not answer within {self.settings.timeout_s:g} s, {attempts} times",
+                "raise policy.openai.timeout_s or lower policy.openai.concurrency",
+            ) from error
+        raise PolicyError(f"the connection to {url} breaks: {error or type(error).__name__}") from error
+
+    def _refused(self, response: httpx.Response, body: Mapping[str, Any] | None) -> NoReturn:
+        url, status = self.settings.base_url, response.status_code
+        try:
+            reason = _reason(response.json())
+        except ValueError:
+            reason = response.text.strip()[:200]
+        if status in (401, 403):
+            variable = self.settings.key_variable
+            state = "refused" if os.environ.get(variable) else "not set"
+            raise PolicyError(
+                f"{url} wants another key (status {status})", f"${variable} is {state}: set it to the key"
+            )
+        if status == 404 and body and "model" in body:
+            served = [str(model["id"]) for model in self.models()]
+            if body["model"] not in served:
+                raise PolicyError(f"{url} serves no model '{body['model']}'", did_you_mean(str(body["model"]), served))
+        if status == 404:
+            raise PolicyError(f"{url} has no completions", "is policy.openai.base_url the API's root (…/v1)?")
+        raise PolicyError(f"{url} refuses the request (status {status}): {reason or 'it does not say why'}")
+
+
+def _choice(answer: Mapping[str, Any], url: str) -> dict[str, Any]:
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise PolicyError(f"{url} answered without a completion")
+    return choices[0]
+
+
+def _reason(answer: Any) -> str:
+    """What the server says is wrong, on one line."""
+    error = answer.get("error", answer) if isinstance(answer, dict) else answer
+    message = error.get("message", error) if isinstance(error, dict) else error
+    return " ".join(str(message).split())[:300]

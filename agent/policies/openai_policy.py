@@ -1,0 +1,145 @@
+"""The policy behind an OpenAI-compatible server: for evaluation and chat, with any engine that serves completions.
+
+A server that takes and gives token ids (vLLM does) is spoken to in tokens, so that its transcript is exact. Any
+other one gets text: what it answers is encoded here, its log-probs are not known, and it is not trainable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from agent.codec import HFCodec
+from agent.policies.config import OpenAISettings
+from agent.policies.openai_client import CompletionsClient
+from sleuth.errors import PolicyError
+from sleuth.protocols import OnToken
+from sleuth.types import FinishReason, Generation, Request, Sampling
+
+_SEED_BITS = 2**63 - 1
+
+
+class OpenAIPolicy:
+    """Completions of ``model`` at the server that ``settings`` names; ``model`` None takes the only one served.
+
+    ``trainable`` says that token ids and log-probs are known. Its weights are the server's: ``version``
+    stays 0, and training refuses it.
+    """
+
+    def __init__(self, settings: OpenAISettings, codec: HFCodec, model: str | None) -> None:
+        self._client = CompletionsClient(settings)
+        self._codec = codec
+        served = self._client.models() if model is None or settings.tokens == "auto" else []
+        self.model = model or _only(served, settings.base_url)
+        owners = {str(m.get("owned_by", "")) for m in served}
+        self.trainable = settings.tokens == "always" or (settings.tokens == "auto" and "vllm" in owners)
+        self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="completions")
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, on_token: OnToken | None = None
+    ) -> list[Generation]:
+        if len(requests) == 1:  # in the caller's thread, where Ctrl-C closes the connection
+            return [self._one(requests[0], sampling, on_token)]
+        return list(self._pool.map(lambda request: self._one(request, sampling, on_token), requests))
+
+    async def generate_one(self, request: Request, sampling: Sampling, on_token: OnToken | None = None) -> Generation:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._one, request, sampling, on_token)
+
+    def release(self, episodes: Iterable[str]) -> None:
+        """Nothing is kept here; the server's prefix cache finds an episode by its tokens."""
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    def _one(self, request: Request, sampling: Sampling, on_token: OnToken | None) -> Generation:
+        ask = self._in_tokens if self.trainable else self._in_text
+        return ask(request, self._body(request, sampling), sampling, on_token)
+
+    def _body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "max_tokens": request.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "stop": list(sampling.stop),
+            "seed": request.seed & _SEED_BITS,
+        }
+
+    def _in_tokens(
+        self, request: Request, body: dict[str, Any], sampling: Sampling, on_token: OnToken | None
+    ) -> Generation:
+        body |= {"prompt": list(request.prefix), "return_token_ids": True, "logprobs": 0}
+        body["stop_token_ids"] = [self._codec.eos_token_id]
+        ids: list[int] = []
+        logprobs: list[float] = []
+        end: str | None = None
+        for piece in self._client.stream(body) if on_token else [self._client.complete(body)]:
+            fresh, values = piece.get("token_ids"), (piece.get("logprobs") or {}).get("token_logprobs")
+            if fresh is None or values is None or len(fresh) != len(values):
+                raise PolicyError(
+                    f"{self._client.settings.base_url} gives no token ids with log-probs",
+                    "set policy.openai.tokens to never; such a policy can be evaluated, not trained",
+                )
+            ids, logprobs = [*ids, *fresh], [*logprobs, *values]
+            end = _end_of(piece, sampling.stop) or end
+            for token, value in zip(fresh, values, strict=True) if on_token else ():
+                on_token(request.episode, token, value)  # type: ignore[misc]
+        return _generation(ids, logprobs, end, self._client.settings.base_url)
+
+    def _in_text(
+        self, request: Request, body: dict[str, Any], sampling: Sampling, on_token: OnToken | None
+    ) -> Generation:
+        tokenizer = self._codec.tokenizer
+        body["prompt"] = tokenizer.decode(list(request.prefix), skip_special_tokens=False)
+        text, finish = "", None
+        for piece in self._client.stream(body) if on_token else [self._client.complete(body)]:
+            fresh = str(piece.get("text") or "")
+            text += fresh
+            finish = piece.get("finish_reason") or finish
+            for token in self._codec.encode(fresh, trusted=True) if on_token else ():
+                on_token(request.episode, token, 0.0)  # type: ignore[misc]
+        closing = _cut_stop(text, sampling.stop) if finish == "stop" else None
+        stopped = closing is not None or any(stop in text for stop in sampling.stop)
+        ids = self._codec.encode(text + (closing or ""), trusted=True)
+        for token in self._codec.encode(closing, trusted=True) if on_token and closing else ():
+            on_token(request.episode, token, 0.0)  # type: ignore[misc]
+        end = "stop" if stopped else "length" if finish == "length" else "eos"
+        return _generation(ids or [self._codec.eos_token_id], [], end, self._client.settings.base_url)
+
+
+def _end_of(piece: Mapping[str, Any], stop: Sequence[str]) -> str | None:
+    """How a completion ended; None while it goes on. A stop string is named in ``stop_reason``."""
+    finish = piece.get("finish_reason")
+    if finish == "stop":
+        return "stop" if piece.get("stop_reason") in stop else "eos"
+    return str(finish) if finish else None
+
+
+def _generation(ids: Sequence[int], logprobs: Sequence[float], end: str | None, url: str) -> Generation:
+    reasons: dict[str | None, FinishReason] = {"stop": "stop", "eos": "eos", "length": "length"}
+    if end not in reasons or not ids:
+        raise PolicyError(f"{url} ended a completion of {len(ids)} tokens with '{end}'", "see the server's log")
+    return Generation(tuple(ids), tuple(logprobs), reasons[end], 0)
+
+
+def _cut_stop(text: str, stop: Sequence[str]) -> str | None:
+    """The stop string that the server cut off: the closing tag whose opening tag stands open last."""
+    positions = {tag: text.rfind("<" + tag[2:]) for tag in stop if tag.startswith("</") and tag not in text}
+    opened = {tag: position for tag, position in positions.items() if position >= 0}
+    return max(opened, key=lambda tag: opened[tag], default=None)
+
+
+def _only(served: Sequence[Mapping[str, Any]], url: str) -> str:
+    if not served:
+        raise PolicyError(f"{url} serves no model", "start it with one")
+    if len(served) > 1:
+        names = ", ".join(str(m["id"]) for m in served)
+        raise PolicyError(f"{url} serves several models", f"set policy.model to one of: {names}")
+    return str(served[0]["id"])

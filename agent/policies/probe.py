@@ -1,0 +1,43 @@
+"""A probe: the trainer's own log-probs of a fixed text, by which an engine shows that it has the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sleuth.protocols import TextCodec
+
+_TEXT = (
+    "Question: which river runs through the city where the author of the book was born? "
+    "First find the author, then the place of birth, then the river. 1 2 3, and 4 5 6."
+)
+_LONGEST = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Token ids, and the log-prob of each but the first, in nats, at temperature 1."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+def probe_tokens(codec: TextCodec) -> list[int]:
+    return codec.encode(_TEXT)[:_LONGEST]
+
+
+def make_probe(model: Any, token_ids: Sequence[int]) -> Probe:
+    """What ``model`` says of ``token_ids``, dropout off and in its own dtype."""
+    import torch
+
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            ids = torch.tensor([list(token_ids)], device=model.device)
+            logprobs = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+    finally:
+        model.train(training)
+    chosen = logprobs.gather(-1, ids[0, 1:, None]).squeeze(-1)
+    return Probe(tuple(token_ids), tuple(chosen.tolist()))

@@ -1,0 +1,327 @@
+"""vLLM behind one small interface, and its engine in this process: weights are replaced in place.
+
+vLLM is imported here and in ``vllm_background.py`` only, and inside functions: its import takes seconds.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sleuth.errors import MissingExtraError, PolicyError
+from sleuth.protocols import OnToken
+from sleuth.types import FinishReason, Request, Sampling
+
+if TYPE_CHECKING:
+    import torch
+
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What an engine is made from. ``lora_rank`` 0 makes one that takes no adapters."""
+
+    model: str
+    dtype: str
+    eos_token_id: int
+    max_rows: int
+    max_tokens: int | None
+    block_size: int | None
+    cache_gib: float
+    gpu_share: float
+    eager: bool
+    tensor_parallel: int
+    sleep: bool
+    trust_remote_code: bool
+    device: str
+    lora_rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter's folder under a number that no other adapter of the engine has had."""
+
+    number: int
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What an engine says of one request."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+
+
+class Engine(Protocol):
+    """Samples and is given weights. ``load`` and ``forget`` wait until nothing is being sampled."""
+
+    def sample(
+        self, requests: Sequence[Request], sampling: Sampling, adapter: Adapter | None, on_token: OnToken | None
+    ) -> list[Sampled]: ...
+
+    def prompt_logprobs(self, token_ids: Sequence[int], adapter: Adapter | None) -> list[float]:
+        """Log-prob of every token but the first, in nats, at temperature 1."""
+        ...
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None: ...
+
+    def forget(self, adapter: Adapter) -> None: ...
+
+    def sleep(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def why_unusable(model: str) -> str | None:
+    """Why vLLM cannot serve ``model`` here, in words; None where nothing speaks against it."""
+    if importlib.util.find_spec("vllm") is None:
+        return "vllm is not installed"
+    prepare(in_process=True)
+    try:
+        from vllm.platforms import current_platform
+
+        if not current_platform.is_cpu():
+            return None
+        from transformers import AutoConfig
+        from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+        config = AutoConfig.from_pretrained(model).get_text_config()
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        sizes = CPUAttentionBackend.get_supported_head_sizes()
+    except Exception as error:  # noqa: BLE001 - a broken installation raises anything
+        return f"vllm does not import: {first_line(error)}"
+    if size not in sizes:
+        return f"attention heads of {size} numbers are not among those that vllm knows on a CPU ({sizes})"
+    return None
+
+
+class InProcessEngine:
+    """vLLM's engine, stepped by whoever asks it to sample."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        prepare(in_process=True)
+        with opening(options):
+            from vllm.engine.arg_utils import EngineArgs
+            from vllm.v1.engine.llm_engine import LLMEngine
+
+            self._engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(options)))
+        self._options = options
+        self._serial = itertools.count()
+
+    def sample(
+        self, requests: Sequence[Request], sampling: Sampling, adapter: Adapter | None, on_token: OnToken | None
+    ) -> list[Sampled]:
+        parts = {f"{next(self._serial)}": Parts(request.episode, sampling.stop, on_token) for request in requests}
+        try:
+            with refusals():
+                for name, request in zip(parts, requests, strict=True):
+                    wanted = parameters(self._options, request, sampling, on_token)
+                    self._add(name, request.prefix, wanted, adapter)
+            while self._engine.has_unfinished_requests():
+                for output in self._engine.step():
+                    parts[output.request_id].take(output)
+        except BaseException:
+            self._abort()
+            raise
+        return [part.whole() for part in parts.values()]
+
+    def prompt_logprobs(self, token_ids: Sequence[int], adapter: Adapter | None) -> list[float]:
+        self._add(f"{next(self._serial)}", token_ids, probe_parameters(), adapter)
+        outputs = []
+        while self._engine.has_unfinished_requests():
+            outputs += self._engine.step()
+        return of_prompt(outputs[-1])
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(state.items()))})
+        must_reset(self._engine.reset_prefix_cache())
+
+    def forget(self, adapter: Adapter) -> None:
+        self._engine.remove_lora(adapter.number)
+
+    def sleep(self) -> None:
+        must_reset(self._engine.reset_prefix_cache())
+        self._engine.sleep(1)
+
+    def wake(self) -> None:
+        self._engine.wake_up()
+
+    def close(self) -> None:
+        self._engine.engine_core.shutdown()
+        del self._engine
+
+    def _add(self, name: str, token_ids: Sequence[int], wanted: Any, adapter: Adapter | None) -> None:
+        prompt = {"prompt_token_ids": list(token_ids)}
+        self._engine.add_request(name, prompt, wanted, lora_request=lora_request_of(adapter))
+
+    def _abort(self) -> None:
+        """Leave nothing running behind an interrupt."""
+        running = list(self._engine.output_processor.request_states)
+        self._engine.abort_request(running, internal=True)
+
+
+class Parts:
+    """Puts the outputs of one request together. Whole token ids: a stop string may end within the last one."""
+
+    def __init__(self, episode: str, stop: Sequence[str], on_token: OnToken | None) -> None:
+        self._episode, self._stop, self._on_token = episode, stop, on_token
+        self._ids: list[int] = []
+        self._logprobs: list[float] = []
+        self._end: FinishReason | None = None
+
+    def take(self, output: Any) -> None:
+        piece = output.outputs[0]
+        values = [step[token].logprob for token, step in zip(piece.token_ids, piece.logprobs or (), strict=True)]
+        self._ids += piece.token_ids
+        self._logprobs += values
+        for token, value in zip(piece.token_ids, values, strict=True) if self._on_token else ():
+            self._on_token(self._episode, token, value)  # type: ignore[misc]
+        if piece.finish_reason == "stop":
+            self._end = "stop" if piece.stop_reason in self._stop else "eos"
+        elif piece.finish_reason == "length":
+            self._end = "length"
+        elif piece.finish_reason is not None:
+            raise PolicyError(f"vllm ended a request with '{piece.finish_reason}'", "see its log above")
+
+    def whole(self) -> Sampled:
+        if self._end is None:
+            raise PolicyError("vllm gave no end of a request", "see its log above")
+        return Sampled(tuple(self._ids), tuple(self._logprobs), self._end)
+
+
+def engine_arguments(options: EngineOptions) -> dict[str, Any]:
+    from vllm.platforms import current_platform
+
+    on_cpu = current_platform.is_cpu()
+    arguments: dict[str, Any] = {
+        "model": options.model,
+        "dtype": options.dtype,  # "auto" would turn an fp32 checkpoint into 16 bits
+        "seed": 0,
+        "enforce_eager": options.eager,
+        "enable_prefix_caching": True,
+        "logprobs_mode": "processed_logprobs",
+        "max_num_seqs": options.max_rows,
+        "max_model_len": options.max_tokens,
+        "tensor_parallel_size": options.tensor_parallel,
+        "trust_remote_code": options.trust_remote_code,
+        "disable_log_stats": True,
+    }
+    if options.block_size:
+        arguments["block_size"] = options.block_size
+    if on_cpu:
+        arguments["kv_cache_memory_bytes"] = int(options.cache_gib * 2**30)
+    else:
+        arguments |= {"gpu_memory_utilization": options.gpu_share, "enable_sleep_mode": options.sleep}
+    if options.lora_rank:
+        rank = next((r for r in _LORA_RANKS if r >= options.lora_rank), options.lora_rank)
+        arguments |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
+    return arguments
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What vLLM refuses to sample, or that it is gone, in one line."""
+    from vllm.exceptions import VLLMClientError
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    try:
+        yield
+    except (ValueError, VLLMClientError) as error:
+        raise PolicyError(f"vllm refuses a request: {first_line(error)}", "see policy.vllm.max_tokens") from error
+    except (EngineDeadError, EngineGenerateError) as error:
+        raise PolicyError(f"vllm's engine stopped: {first_line(error)}", "see its log above; start it anew") from error
+
+
+def parameters(options: EngineOptions, request: Request, sampling: Sampling, on_token: OnToken | None) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=request.max_new_tokens,
+        seed=request.seed,
+        stop=list(sampling.stop),
+        stop_token_ids=[options.eos_token_id],
+        logprobs=0,
+        output_kind=RequestOutputKind.DELTA if on_token else RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def probe_parameters() -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=1.0, max_tokens=1, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY, detokenize=False
+    )
+
+
+def of_prompt(output: Any) -> list[float]:
+    pairs = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
+    return [step[token].logprob for token, step in pairs]
+
+
+def lora_request_of(adapter: Adapter | None) -> Any:
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(f"version-{adapter.number}", adapter.number, adapter.folder)
+
+
+def must_reset(done: bool) -> None:
+    if not done:
+        raise PolicyError("vllm kept keys and values of old weights", "requests were still running during an update")
+
+
+def prepare(*, in_process: bool) -> None:
+    """What vLLM reads from the environment; what a person has set stays."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
+    for name, value in {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding starves the trainer, and is slow on a busy machine
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def opening(options: EngineOptions) -> Iterator[None]:
+    """Errors of an engine's start as one line; torch's thread setting stays usable afterwards."""
+    import torch
+
+    if importlib.util.find_spec("vllm") is None:
+        raise MissingExtraError("vllm", "vllm", "policy.backend 'vllm'")
+    setter, threads = torch.set_num_threads, torch.get_num_threads()
+    try:
+        yield
+    except Exception as error:
+        message = f"vllm cannot serve {options.model}: {first_line(error)}"
+        raise PolicyError(message, "policy.backend: transformers runs it") from error
+    finally:
+        torch.set_num_threads = setter  # CPU vLLM replaces it by a function that does nothing
+        torch.set_num_threads(threads)
+
+
+def memory_folder() -> str | None:
+    """Where files live in memory; None where there is no such place."""
+    shared = Path("/dev/shm")
+    return str(shared) if os.access(shared, os.W_OK) else None
+
+
+def first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,181 @@
+"""The policy on vLLM: token ids in and out, prefixes cached across turns, new weights checked before they count."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.config import LoraSettings, PolicySettings
+from agent.policies.adapters import is_adapter, known_settings, write_adapter
+from agent.policies.loading import adapter_base, adapter_rank, load_codec, pick_device, resolve_model
+from agent.policies.probe import Probe
+from agent.policies.vllm_background import BackgroundEngine
+from agent.policies.vllm_engine import Adapter, Engine, EngineOptions, InProcessEngine, memory_folder
+from sleuth.errors import PolicyError
+from sleuth.protocols import OnToken
+from sleuth.types import Generation, Request, Sampling
+
+if TYPE_CHECKING:
+    import torch
+
+    from agent.codec import HFCodec
+
+_GAPS = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
+"""How far the engine may be from the trainer on a probe, in nats: kernels differ, 16 bits round."""
+
+
+class VllmPolicy:
+    """Samples with a vLLM engine; ``version`` counts the weights that it has been given and that were found right.
+
+    ``update`` gives it weights between generations: all of them in place, or an adapter's in exchange for the
+    last. They are checked on a probe before their version is published; after a failed check nothing can be
+    sampled until one succeeds. ``lora`` are settings that an adapter's tensors do not show.
+    """
+
+    trainable = True
+
+    def __init__(
+        self, engine: Engine, *, max_gap: float, adapter: str | None = None, lora: Mapping[str, Any] | None = None
+    ) -> None:
+        self.engine = engine
+        self._max_gap = max_gap
+        self._lora = lora or {}
+        self._numbers = itertools.count(1)
+        self._adapter = Adapter(next(self._numbers), adapter) if adapter else None
+        self._version = 0
+        self._sound = True
+        self._adapters = tempfile.TemporaryDirectory(prefix="sleuth-adapters-", dir=memory_folder())
+        self._closing = weakref.finalize(self, _close, engine, self._adapters)
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, on_token: OnToken | None = None
+    ) -> list[Generation]:
+        self._check_sound()
+        version = self._version
+        done = self.engine.sample(requests, sampling, self._adapter, on_token)
+        return [Generation(s.token_ids, s.logprobs, s.finish_reason, version) for s in done]
+
+    def release(self, episodes: Iterable[str]) -> None:
+        """Nothing is kept by episode: the prefix cache finds a prefix by its tokens."""
+
+    def update(self, version: int, state: Mapping[str, torch.Tensor], probe: Probe | None = None) -> None:
+        """Sample with ``state`` from now on, a model's state dict or an adapter's tensors, and call it ``version``.
+
+        Raises PolicyError when the engine's log-probs of ``probe`` are not the trainer's.
+        """
+        self._sound = False
+        if is_adapter(state):
+            self._adapt(state)
+        else:
+            self.engine.load(with_head(state))
+        if probe is not None:
+            self._check(version, probe)
+        self._version = version
+        self._sound = True
+
+    def gap(self, probe: Probe) -> float:
+        """The largest difference, in nats, between the engine's log-probs and the probe's."""
+        own = self.engine.prompt_logprobs(probe.token_ids, self._adapter)
+        return max(abs(a - b) for a, b in zip(own, probe.logprobs, strict=True))
+
+    def sleep(self) -> None:
+        """Give the GPU's memory back until ``wake``; a CPU engine has nothing to give back."""
+        self.engine.sleep()
+
+    def wake(self) -> None:
+        self.engine.wake()
+
+    def close(self) -> None:
+        """End the engine and give back its memory."""
+        self._closing()
+
+    def _adapt(self, state: Mapping[str, torch.Tensor]) -> None:
+        """A new number for every version: the engine and its prefix cache tell adapters apart by it."""
+        number = next(self._numbers)
+        folder = Path(self._adapters.name) / str(number)
+        write_adapter(folder, state, self._lora)
+        old, self._adapter = self._adapter, Adapter(number, str(folder))
+        if old:
+            self.engine.forget(old)
+            shutil.rmtree(Path(self._adapters.name) / str(old.number), ignore_errors=True)
+
+    def _check(self, version: int, probe: Probe) -> None:
+        gap = self.gap(probe)
+        if not gap <= self._max_gap:
+            raise PolicyError(
+                f"after the update to version {version} vllm's log-probs are {gap:.3g} nats off the trainer's"
+                f" ({self._max_gap:g} is allowed)",
+                "the version is not used; policy.vllm.max_gap sets the bound",
+            )
+
+    def _check_sound(self) -> None:
+        if not self._sound:
+            raise PolicyError("vllm holds weights that failed their check", "push a version that passes first")
+
+
+class AsyncVllmPolicy(VllmPolicy):
+    """The same on the engine whose requests advance each on its own."""
+
+    engine: BackgroundEngine
+
+    async def generate_one(self, request: Request, sampling: Sampling, on_token: OnToken | None = None) -> Generation:
+        self._check_sound()
+        version = self._version
+        done = await self.engine.sample_one(request, sampling, self._adapter, on_token)
+        return Generation(done.token_ids, done.logprobs, done.finish_reason, version)
+
+
+def open_vllm_policy(
+    settings: PolicySettings, name: str, lora: LoraSettings | None = None
+) -> tuple[VllmPolicy, HFCodec]:
+    """The policy at ``name`` (as for transformers) on a vLLM engine; ``lora`` leaves room for such adapters.
+
+    Raises PolicyError where vLLM cannot serve it, MissingExtraError where it is not installed.
+    """
+    source = resolve_model(name)
+    codec = load_codec(source, trust_remote_code=settings.trust_remote_code)
+    base = adapter_base(source)
+    own = settings.vllm
+    options = EngineOptions(
+        model=resolve_model(base) if base else source,
+        dtype=settings.dtype,
+        eos_token_id=codec.eos_token_id,
+        max_rows=settings.max_rows,
+        max_tokens=own.max_tokens,
+        block_size=own.block_size,
+        cache_gib=own.cache_gib,
+        gpu_share=own.gpu_share,
+        eager=own.eager,
+        tensor_parallel=own.tensor_parallel,
+        sleep=own.sleep,
+        trust_remote_code=settings.trust_remote_code,
+        device=pick_device(settings.device),
+        lora_rank=max(lora.r if lora else 0, adapter_rank(source) if base else 0),
+    )
+    kind: Any = AsyncVllmPolicy if own.asynchronous else VllmPolicy
+    engine = BackgroundEngine(options) if own.asynchronous else InProcessEngine(options)
+    adapter = source if base else None
+    known = known_settings(adapter, lora.alpha if lora else None)
+    return kind(engine, max_gap=own.max_gap or _GAPS[settings.dtype], adapter=adapter, lora=known), codec
+
+
+def _close(engine: Engine, adapters: tempfile.TemporaryDirectory[str]) -> None:
+    engine.close()
+    adapters.cleanup()
+
+
+def with_head(state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """``state`` with the output head named: a CPU engine keeps an old tied head that is not sent, silently."""
+    if "lm_head.weight" in state:
+        return state
+    embeddings = [value for name, value in state.items() if name.endswith("embed_tokens.weight")]
+    return {**state, "lm_head.weight": embeddings[0]} if embeddings else state
