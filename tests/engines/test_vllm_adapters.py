@@ -1,0 +1,83 @@
+"""Adapters on vLLM: the trainer's low-rank tensors, a new number for every version, log-probs as peft's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from agent.config import LoraSettings, PolicySettings
+from agent.learning.engine_sampler import weights_of
+from agent.learning.options import peft_config
+from agent.policies.loading import load_policy_model
+from agent.policies.probe import make_probe, probe_tokens
+from agent.policies.transformers_policy import TransformersPolicy
+from sleuth.errors import PolicyError
+from sleuth.types import Request, Sampling
+
+SAMPLED = Sampling(1.0, stop=("</search>", "</answer>"))
+LORA = LoraSettings(r=4, alpha=16)
+
+
+@pytest.fixture
+def trained(tiny_folder):
+    """A model of its own under an adapter that does something."""
+    model, _ = load_policy_model(PolicySettings(model=str(tiny_folder), device="cpu"), str(tiny_folder))
+    model = get_peft_model(model, peft_config(LORA))
+    return disturb(model, 0)
+
+
+def disturb(model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def logprobs_of(model, request, generation):
+    ids = torch.tensor([[*request.prefix, *generation.token_ids]])
+    with torch.no_grad():
+        logps = model(ids).logits[0, :-1].log_softmax(-1)
+    return logps.gather(-1, ids[0, 1:, None]).squeeze(-1)[-len(generation.token_ids) :].tolist()
+
+
+def test_two_versions_of_an_adapter_one_after_the_other(async_policy, trained, tiny):
+    plain, codec = tiny
+    requests = [Request(f"q{i}#0", codec.encode("who found the city ? " * (i + 1)), 16, i) for i in range(3)]
+    tokens = probe_tokens(codec)
+    # Rollouts before the first adapter leave the base model's prefixes in the cache.
+    async_policy.generate(requests, SAMPLED)
+    for version in (10, 11):
+        disturb(trained, version)
+        probe = make_probe(trained, tokens)
+        state = weights_of(trained)
+        assert all(".default." in name for name in state) and len(state) == 2 * 7 * plain.config.num_hidden_layers
+        async_policy.update(version, state, probe)
+        assert async_policy.gap(probe) < 1e-4
+        assert async_policy.gap(make_probe(plain, tokens)) > 1e-2
+        done = async_policy.generate(requests, SAMPLED)
+        for request, generation in zip(requests, done, strict=True):
+            assert generation.policy_version == version
+            assert list(generation.logprobs) == pytest.approx(logprobs_of(trained, request, generation), abs=1e-4)
+    reference = TransformersPolicy(trained, codec).generate(requests, Sampling(0.0))
+    greedy = async_policy.generate(requests, Sampling(0.0))
+    assert [g.token_ids for g in greedy] == [g.token_ids for g in reference]
+
+
+def test_an_adapter_that_differs_from_the_trainers_is_not_published(async_policy, trained, tiny):
+    _, codec = tiny
+    probe = make_probe(trained, probe_tokens(codec))
+    halved = {name: value * 0.5 for name, value in weights_of(trained).items()}
+    with pytest.raises(PolicyError, match="nats off the trainer"):
+        async_policy.update(20, halved, probe)
+    async_policy.update(21, weights_of(trained), probe)
+    assert async_policy.version == 21
+
+
+def test_an_adapter_with_whole_layers_is_refused(async_policy, tiny_folder):
+    model, _ = load_policy_model(PolicySettings(model=str(tiny_folder), device="cpu"), str(tiny_folder))
+    config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    with pytest.raises(PolicyError, match="low-rank adapters only"):
+        async_policy.update(30, weights_of(get_peft_model(model, config)))
