@@ -84,8 +84,8 @@ def _pairs(model: CrossEncoder, groups: Sequence[Group]) -> tuple[Dataset, Any]:
         for label, passages in ((1.0, golds), (0.0, negatives))
         for p in passages
     ]
-    golds = sum(pair["label"] for pair in pairs)
-    weight = torch.tensor((len(pairs) - golds) / golds)
+    right = sum(len(golds) for _, golds, _ in groups)
+    weight = torch.tensor((len(pairs) - right) / right)
     return Dataset.from_list(pairs), BinaryCrossEntropyLoss(model, pos_weight=weight)
 
 

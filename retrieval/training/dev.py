@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.corpus import BadRow, read_rows
 from retrieval.encoders.encoder import Encoder, Vectors
 from retrieval.training.config import DevSettings, SourceSettings
-from retrieval.training.rows import TrainingRow, load_rows
+from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages
 from retrieval.training.sampling import passage_text
 from sleuth.errors import DataError
 from sleuth.types import Passage
@@ -25,33 +25,36 @@ class DevSet:
     rows: Sequence[TrainingRow]
     passages: Sequence[Passage]
 
-    def figures(self, encoder: Encoder, k: int, table: Vectors | None = None, batch_size: int = 64) -> dict[str, float]:
-        """``recall`` and ``all_gold`` among the first ``k``, ``ndcg10``: means over all queries.
+    def per_query(
+        self, encoder: Encoder, k: int, table: Vectors | None = None, batch_size: int = 64
+    ) -> dict[str, list[float]]:
+        """``recall`` and ``all_gold`` among the first ``k``, and ``ndcg10``, of every query.
 
         ``table``: vectors of the passages, where they are known already.
         """
         if table is None:
             table = encoder.encode([passage_text(p) for p in self.passages], "passage", batch_size=batch_size)
         queries = encoder.encode([row.query for row in self.rows], "query", batch_size=batch_size)
-        depth = min(max(k, 10), len(self.passages))
-        ids = np.array([p.id for p in self.passages], dtype=object)
-        found = [ids[places].tolist() for places in top(queries, table, depth)]
-        golds = [{p.id for p in row.positives} for row in self.rows]
-        each = [judge(hits, gold, k) for hits, gold in zip(found, golds, strict=True)]
-        return {name: float(np.mean([figures[name] for figures in each])) for name in each[0]}
+        found = top(queries, table, min(max(k, 10), len(self.passages))).tolist()
+        return judge_all(self.rows, [[self.passages[place].id for place in places] for places in found], k)
 
 
-def load_dev(settings: DevSettings, seed: int) -> DevSet:
-    """The judged queries and the passages to search. Raises DataError when a gold is not among the passages."""
-    source = SourceSettings(path=settings.path, layout="beir", split=settings.split, corpus=settings.corpus)
+def load_dev(settings: DevSettings, seed: int, more: Sequence[Passage] = ()) -> DevSet:
+    """The judged queries and the passages to search.
+
+    A BEIR folder is searched whole, or a sample of it; a release file without a corpus is searched in the paragraphs
+    of its own questions and ``more``. Raises DataError for a passage that cannot be read.
+    """
+    source = SourceSettings(path=settings.path, split=settings.split, corpus=settings.corpus)
     rows = load_rows([source])[: settings.queries]
+    corpus = settings.corpus or (settings.path if Path(settings.path).is_dir() else None)
+    everything = read_passages(corpus) if corpus else [*passages_of(rows), *more]
+    distinct = list({p.id: p for p in everything}.values())
     golds = {p.id for row in rows for p in row.positives}
-    everything: list[Passage] = []
-    for row in read_rows(settings.corpus or settings.path):
-        if isinstance(row, BadRow):
-            raise DataError(str(row), "mend the corpus")
-        everything.append(row.passage)
-    return DevSet(rows, _some(everything, golds, settings.passages, seed))
+    lost = golds - {p.id for p in distinct}
+    if lost:
+        raise DataError(f"{len(lost)} golds of {settings.path} are not among the passages searched: {min(lost)}")
+    return DevSet(rows, _some(distinct, golds, settings.passages, seed))
 
 
 def _some(passages: Sequence[Passage], golds: set[str], limit: int | None, seed: int) -> list[Passage]:
@@ -75,3 +78,14 @@ def judge(hits: Sequence[str], golds: set[str], k: int) -> Mapping[str, float]:
     gains = sum(1 / np.log2(place + 2) for place, hit in enumerate(hits[:10]) if hit in golds)
     ideal = sum(1 / np.log2(place + 2) for place in range(min(len(golds), 10)))
     return {"recall": len(found) / len(golds), "all_gold": float(found == golds), "ndcg10": float(gains / ideal)}
+
+
+def judge_all(rows: Sequence[TrainingRow], found: Sequence[Sequence[str]], k: int) -> dict[str, list[float]]:
+    """The figures of `judge` for every row; ``found`` holds the ids of each row's hits, best first."""
+    golds = [{p.id for p in row.positives} for row in rows]
+    each = [judge(hits, gold, k) for hits, gold in zip(found, golds, strict=True)]
+    return {name: [one[name] for one in each] for name in each[0]}
+
+
+def means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: float(np.mean(numbers)) for name, numbers in values.items()}

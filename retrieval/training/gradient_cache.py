@@ -25,7 +25,7 @@ def cached_backward(
     """
     if not cached:
         loss = loss_of([torch.cat([embed() for embed in group]) for group in groups])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss.detach()
     states: list[list[_Randomness]] = []
     leaves: list[Tensor] = []
@@ -40,7 +40,7 @@ def cached_backward(
             leaves.append(torch.cat(parts).requires_grad_())
     with torch.enable_grad():
         loss = loss_of(leaves)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     after = _Randomness()
     for group, taken, leaf in zip(groups, states, leaves, strict=True):
         _send_back(group, taken, leaf)
@@ -56,7 +56,7 @@ def _send_back(group: Sequence[Embed], states: Sequence[_Randomness], leaf: Tens
         gradient = leaf.grad[start : start + len(vectors)] if leaf.grad is not None else None
         start += len(vectors)
         if vectors.requires_grad and gradient is not None:
-            vectors.backward(gradient)  # type: ignore[no-untyped-call]
+            vectors.backward(gradient)
 
 
 class _Randomness:

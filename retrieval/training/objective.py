@@ -15,7 +15,7 @@ from retrieval.training.gradient_cache import Embed, cached_backward
 from retrieval.training.loss import ContrastiveLoss, Targets, info_nce
 from retrieval.training.ranks import gather, share
 from retrieval.training.rows import TrainingRow
-from retrieval.training.sampling import BatchSampler, content_key, passage_text
+from retrieval.training.sampling import Batch, BatchSampler, content_key, passage_text
 from sleuth.types import Passage
 
 
@@ -39,8 +39,11 @@ class InBatch:
     def steps(self, epochs: float) -> int:
         return self._sampler.steps(epochs)
 
+    def batch(self, step: int) -> Batch:
+        return self._sampler.batch(step)
+
     def backward(self, encoder: Encoder, step: int) -> dict[str, float]:
-        settings, batch = self._settings, self._sampler.batch(step)
+        settings, batch = self._settings, self.batch(step)
         mine = share(len(batch.queries))
         texts = [passage_text(p) for p in batch.passages]
         here = share(len(texts))

@@ -6,6 +6,7 @@ encoder of the round before is ANCE's idea (Xiong et al. 2021), with whole round
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,19 +22,23 @@ from retrieval.encoders.encoder import Encoder, separate_towers
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.scratch import make_backbone
 from retrieval.open import Progress, open_retriever
-from retrieval.training.config import EncoderStart, RetrieverTraining
-from retrieval.training.dev import DevSet, load_dev
+from retrieval.training.config import DevSettings, EncoderStart, RetrieverTraining
+from retrieval.training.dev import DevSet, judge_all, load_dev, means
 from retrieval.training.mining import mine
 from retrieval.training.objective import AgainstTable, InBatch, Objective
-from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
+from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
 from retrieval.training.sampling import passage_text
 from retrieval.training.trainer import Watch, add_adapter, freeze_passages, train
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
+from sleuth.statistics import paired_difference
+from sleuth.trajectories import open_for_append, read_jsonl
 from sleuth.types import Passage
 
 log = logging.getLogger("sleuth.train_retriever")
+
+DEV = "dev_queries.jsonl"
 
 Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Shows a count under a title; yields a callback for (done, total)."""
@@ -146,7 +151,7 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
         sink.close()
         return {"queries": len(rows)}
     encoder = _start(run, number, rows)
-    objective, watch = _prepare(run, encoder, rows)
+    objective, watch = _prepare(run, encoder, rows, folder / DEV)
     outcome = train(
         encoder,
         objective,
@@ -168,6 +173,7 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
         "best_step": outcome.best_step,
         "best": outcome.best,
         "seconds": round(outcome.seconds, 1),
+        **_gain(folder / DEV, run.settings.evaluation, outcome.best_step),
     }
 
 
@@ -203,10 +209,15 @@ def open_start(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow],
     return load_encoder(validate(EncoderSettings, {"backbone": name, **start.settings}, "encoder"))
 
 
-def _prepare(run: TrainingRun, encoder: Encoder, rows: Sequence[TrainingRow]) -> tuple[Objective, Watch | None]:
-    """What is minimised and how it is watched; passages that stay as they are, are encoded once for both."""
+def _prepare(
+    run: TrainingRun, encoder: Encoder, rows: Sequence[TrainingRow], record: Path
+) -> tuple[Objective, Watch | None]:
+    """What is minimised and how it is watched; passages that stay as they are, are encoded once for both.
+
+    Every query's figures go to ``record``, a row an evaluation.
+    """
     training, dev = run.settings.training, run.settings.evaluation
-    devset = load_dev(dev, run.settings.seed) if dev else None
+    devset = load_dev(dev, run.settings.seed, passages_of(rows)) if dev else None
     frozen = training.train == "query"
     objective: Objective
     table = None
@@ -221,8 +232,24 @@ def _prepare(run: TrainingRun, encoder: Encoder, rows: Sequence[TrainingRow]) ->
         objective = InBatch(rows, training, run.settings.seed)
     if dev is None or devset is None:
         return objective, None
-    evaluate = lambda current: devset.figures(current, dev.k, table)
+
+    def evaluate(current: Encoder, step: int) -> dict[str, float]:
+        values = devset.per_query(current, dev.k, table)
+        with open_for_append(record) as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        return means(values)
+
     return objective, Watch(evaluate, dev.metric, dev.every, dev.patience)
+
+
+def _gain(record: Path, dev: DevSettings | None, best_step: int) -> dict[str, Any]:
+    """How much better the chosen step is than the untrained start, with its interval over dev queries."""
+    if dev is None:
+        return {}
+    by_step = {row["step"]: row for _, row in read_jsonl(record)}
+    gain = paired_difference(by_step[0][dev.metric], by_step[best_step][dev.metric])
+    start = means({dev.metric: by_step[0][dev.metric]})[dev.metric]
+    return {"start": start, "gain": gain.difference, "gain_low": gain.low, "gain_high": gain.high}
 
 
 def _table_of(devset: DevSet, passages: Sequence[Passage], table: Any) -> Any:
@@ -235,9 +262,7 @@ def _distinct(passages: Sequence[Passage]) -> list[Passage]:
 
 
 def _corpus_texts(corpus: str) -> list[str]:
-    from retrieval.corpus import Row, read_rows
-
-    return [passage_text(row.passage) for row in read_rows(corpus) if isinstance(row, Row)]
+    return [passage_text(p) for p in read_passages(corpus)]
 
 
 def _index(run: TrainingRun) -> Mapping[str, Any]:
@@ -245,18 +270,14 @@ def _index(run: TrainingRun) -> Mapping[str, Any]:
     chosen = run.settings.index
     if chosen is None:
         return {}
-    values = {"kind": "dense", "index": chosen.path, "encoder": str(run.out / "encoder"), "corpus": chosen.corpus}
+    asked = {"kind": "dense", "index": chosen.path, "encoder": str(run.out / "encoder"), "corpus": chosen.corpus}
     retriever = open_retriever(
-        validate(RetrieverSettings, values, "index"), cached=False, resilient=False, progress=run.progress
+        validate(RetrieverSettings, asked, "index"), cached=False, resilient=False, progress=run.progress
     )
     if chosen.evaluate is None:
         return {}
-    from retrieval.training.dev import judge
-
     dev = chosen.evaluate
     devset = load_dev(dev, run.settings.seed)
     found = retriever.search([row.query for row in devset.rows], max(dev.k, 10))
-    golds = [{p.id for p in row.positives} for row in devset.rows]
-    each = [judge([h.passage.id for h in hits], gold, dev.k) for hits, gold in zip(found, golds, strict=True)]
-    figures = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
-    return {"queries": len(each), "k": dev.k, **figures}
+    values = judge_all(devset.rows, [[hit.passage.id for hit in hits] for hits in found], dev.k)
+    return {"queries": len(devset.rows), "k": dev.k, **means(values)}

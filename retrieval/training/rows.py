@@ -20,6 +20,7 @@ from typing import Any
 
 from retrieval.corpus import BadRow
 from retrieval.corpus import read_rows as read_corpus
+from retrieval.evaluation.judgements import read_qrels
 from retrieval.training.config import SourceSettings
 from sleuth.artifacts import atomic_write, text_digest
 from sleuth.errors import ConfigError, DataError
@@ -112,7 +113,8 @@ def _tevatron_passages(row: Row, name: str) -> tuple[Passage, ...]:
 
 def _hotpotqa(row: Row) -> TrainingRow:
     wanted = {str(fact[0]) for fact in _list(row, row.fields.get("supporting_facts"), "supporting_facts") if fact}
-    positives, negatives = [], []
+    positives: list[Passage] = []
+    negatives: list[Passage] = []
     for number, paragraph in enumerate(_list(row, row.fields.get("context"), "context")):
         try:
             title, sentences = paragraph
@@ -127,7 +129,8 @@ def _hotpotqa(row: Row) -> TrainingRow:
 def _musique(row: Row) -> TrainingRow | None:
     if row.fields.get("answerable") is False:
         return None  # its paragraphs do not hold the answer
-    positives, negatives = [], []
+    positives: list[Passage] = []
+    negatives: list[Passage] = []
     for number, paragraph in enumerate(_list(row, row.fields.get("paragraphs"), "paragraphs")):
         if not isinstance(paragraph, Mapping) or not isinstance(paragraph.get("paragraph_text"), str):
             raise row.error(f"'paragraphs[{number}]' has no paragraph_text")
@@ -166,39 +169,14 @@ def _beir(source: SourceSettings) -> list[TrainingRow]:
     return rows
 
 
-def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
-    """query id -> passage id -> grade of a BEIR ``qrels`` file. Raises DataError naming the line."""
-    judged: dict[str, dict[str, int]] = {}
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}", "a BEIR folder has qrels/train.tsv and the like") from None
-    for number, line in enumerate(lines, start=1):
-        parts = line.split("\t")
-        if not line.strip() or (number == 1 and not parts[-1].strip().lstrip("-").isdigit()):
-            continue
-        try:
-            query, passage, grade = parts
-            judged.setdefault(query, {})[passage] = int(grade)
-        except ValueError:
-            raise DataError(f"{path}, line {number}: not query-id, corpus-id, score, tab by tab") from None
-    if not judged:
-        raise DataError(f"{path} judges nothing")
-    return judged
-
-
 def _corpus(path: str | Path, wanted: set[str]) -> dict[str, Passage]:
-    return {row.passage.id: row.passage for row in _passages(path) if row.passage.id in wanted}
+    return {p.id: p for p in read_passages(path) if p.id in wanted}
 
 
 def _with_ids_of(rows: Sequence[TrainingRow], corpus: str | Path) -> list[TrainingRow]:
     """The same rows with passages of ``corpus`` in place of those with equal title and text."""
     mine = {(p.title, p.text.strip()) for p in passages_of(rows)}
-    known = {
-        (row.passage.title, row.passage.text.strip()): row.passage
-        for row in _passages(corpus)
-        if (row.passage.title, row.passage.text.strip()) in mine
-    }
+    known = {key: p for p in read_passages(corpus) if (key := (p.title, p.text.strip())) in mine}
     swap: Callable[[Passage], Passage] = lambda p: known.get((p.title, p.text.strip()), p)
     return [
         replace(row, positives=tuple(map(swap, row.positives)), negatives=tuple(map(swap, row.negatives)))
@@ -206,11 +184,12 @@ def _with_ids_of(rows: Sequence[TrainingRow], corpus: str | Path) -> list[Traini
     ]
 
 
-def _passages(corpus: str | Path) -> Iterator[Any]:
+def read_passages(corpus: str | Path) -> Iterator[Passage]:
+    """The passages of a corpus in any layout. Raises DataError at the first row that is none."""
     for row in read_corpus(corpus):
         if isinstance(row, BadRow):
             raise DataError(str(row), "mend the corpus")
-        yield row
+        yield row.passage
 
 
 def _list(row: Row, value: object, name: str) -> Sequence[Any]:

@@ -61,8 +61,8 @@ class BatchSampler:
             queries.append(row.query)
             golds.append(self._golds[row.query])
         passages = [*positives, *negatives]
-        columns, golds = _keys(passages, golds)
-        return Batch(queries, passages, mask_golds(range(len(queries)), columns, golds))
+        columns, keys = _keys(passages, golds)
+        return Batch(queries, passages, mask_golds(range(len(queries)), columns, keys))
 
     def queries_against(self, step: int, places: dict[str, int], columns: Sequence[str]) -> tuple[list[str], Targets]:
         """The queries of a step against a fixed table of passages; ``places`` finds a key's first column."""

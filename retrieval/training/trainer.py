@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import get_scheduler
 
+from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder
 from retrieval.training.config import TrainingSettings
 from retrieval.training.objective import Objective
@@ -31,7 +32,8 @@ log = logging.getLogger("sleuth.train_retriever")
 
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.pt", "optimizer.pt", "state.json"
 
-Evaluate = Callable[[Encoder], Mapping[str, float]]
+Evaluate = Callable[[Encoder, int], Mapping[str, float]]
+"""Figures of an encoder at a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,7 @@ class _Run:
     def _evaluate(self) -> None:
         assert self.watch is not None
         started = time.monotonic()
-        figures = dict(self.watch.evaluate(self.encoder))
+        figures = dict(self.watch.evaluate(self.encoder, self.progress.step))
         progress = self.progress
         if progress.best is None or figures[self.watch.metric] > progress.best:
             progress.best, progress.best_step = figures[self.watch.metric], progress.step
@@ -249,8 +251,9 @@ def add_adapter(encoder: Encoder, r: int, alpha: int, dropout: float, target_mod
     from peft import LoraConfig
 
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, bias="none")
-    for role in ("query", "passage"):
-        backbone = next(iter(encoder.tower(role).children())).model
+    roles: tuple[Role, Role] = ("query", "passage")
+    for role in roles:
+        backbone: Any = next(iter(encoder.tower(role).children())).model
         if not getattr(backbone, "_hf_peft_config_loaded", False):
             backbone.add_adapter(config)
 

@@ -97,7 +97,7 @@ def test_a_beir_folder(tmp_path: Path) -> None:
     ("qrels", "named"),
     [
         ("query-id\tcorpus-id\tscore\nq\ta\n", "line 2"),
-        ("q\ta\tmany\n", "judges nothing"),
+        ("q\ta\tmany\n", "line 1"),
         ("", "judges nothing"),
         ("q\tzzz\t1\n", "zzz"),
         ("other\ta\t1\n", "other"),

@@ -1,0 +1,133 @@
+"""A whole run from rows to index by the command, with rounds; a reranker; bad settings in one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cli.train_retriever import load_retriever_run, mine, train_retriever
+from retrieval.encoders.loading import load_encoder
+from retrieval.open import open_retriever
+from sleuth.errors import ArtifactError, ConfigError
+from sleuth.types import Hit, Passage
+
+WORDS = ["amber", "birch", "coral", "delta", "ember", "fjord", "grove", "heath", "islet", "jetty", "knoll", "larch"]
+PASSAGES = [Passage(f"p{i}", word.capitalize(), f"This is about {word}.") for i, word in enumerate(WORDS)]
+
+
+class Everything:
+    """Finds all passages, in their order, for any query."""
+
+    fingerprint = "everything"
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        return [[Hit(p, -float(i), i + 1) for i, p in enumerate(PASSAGES[:k])] for _ in queries]
+
+
+def beir(folder: Path) -> Path:
+    (folder / "qrels").mkdir(parents=True)
+    rows = [{"_id": p.id, "title": p.title, "text": p.text} for p in PASSAGES]
+    queries = [{"_id": f"q{i}", "text": f"tell of {word}"} for i, word in enumerate(WORDS)]
+    for name, lines in (("corpus", rows), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines), encoding="utf-8")
+    judged = "".join(f"q{i}\tp{i}\t1\n" for i in range(len(WORDS)))
+    (folder / "qrels" / "train.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}", encoding="utf-8")
+    return folder
+
+
+def config(folder: Path, **changes: Any) -> Path:
+    data = str(beir(folder / "data"))
+    values = {
+        "out": str(folder / "run"),
+        "encoder": {
+            "preset": "plain",
+            "scratch": {"vocabulary": 120, "hidden_size": 32, "layers": 1, "heads": 2, "dropout": 0.0},
+            "scratch_corpus": data,
+            "settings": {"query_max_tokens": 16, "passage_max_tokens": 16},
+        },
+        "data": [{"path": data}],
+        "mining": {"retriever": {"kind": "test_retrieval_training_pipeline:Everything"}, "last_rank": 3},
+        "training": {"batch_size": 6, "steps": 40, "learning_rate": 5e-3, "log_steps": 10},
+        "evaluation": {"path": data, "split": "train", "every": 20, "k": 1},
+        "index": {"path": "{out}/index", "corpus": data, "evaluate": {"path": data, "split": "train", "k": 1}},
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values | changes), encoding="utf-8")
+    return path
+
+
+def test_two_rounds_end_in_an_index_that_finds_what_was_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "test_retrieval_training_pipeline", sys.modules[__name__])
+    path = config(tmp_path, rounds=2, round_corpus=str(tmp_path / "data"))
+    train_retriever(path)
+    run = tmp_path / "run"
+    first = [json.loads(line) for line in (run / "round-1" / "rows.jsonl").read_text().splitlines()]
+    second = [json.loads(line) for line in (run / "round-2" / "rows.jsonl").read_text().splitlines()]
+    assert [p["docid"] for p in first[5]["negative_passages"]] == ["p0", "p1", "p2"]
+    assert all(f"p{i}" not in [p["docid"] for p in row["negative_passages"]] for i, row in enumerate(second))
+    assert first != second
+    assert (run / "round-1" / "curves.png").stat().st_size > 1000
+    steps = [json.loads(line)["step"] for line in (run / "round-1" / "metrics.jsonl").read_text().splitlines()]
+    assert sorted(set(steps)) == [0, 10, 20, 30, 40]
+    hits = open_retriever(run / "index").search(["tell of coral"], 1)
+    assert hits[0][0].passage.title == "Coral"
+    assert load_encoder(run / "encoder").settings.passage_max_tokens == 16
+    assert json.loads((run / "stages" / "index.json").read_text())["recall"] >= 0.9
+    before = (run / "encoder" / "manifest.json").stat().st_mtime_ns
+    train_retriever(path, resume=True)
+    assert (run / "encoder" / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(ArtifactError, match="holds a run already"):
+        train_retriever(path)
+    assert "recall" in capsys.readouterr().err
+
+
+def test_mining_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "test_retrieval_training_pipeline", sys.modules[__name__])
+    mine(config(tmp_path), out=tmp_path / "mined.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "mined.jsonl").read_text().splitlines()]
+    assert [p["docid"] for p in rows[0]["negative_passages"]] == ["p1", "p2"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reranker_learns_to_tell_golds_from_distractors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from retrieval.combine.rerank import CrossEncoderScorer
+    from retrieval.encoders.config import ScratchSettings
+    from retrieval.encoders.scratch import make_backbone
+
+    monkeypatch.setitem(sys.modules, "test_retrieval_training_pipeline", sys.modules[__name__])
+    texts = [f"{p.title} {p.text} tell of {word}" for p, word in zip(PASSAGES, WORDS, strict=True)]
+    shape = ScratchSettings(vocabulary=120, hidden_size=32, layers=1, heads=2, dropout=0.0)
+    make_backbone(tmp_path / "backbone", texts, shape)
+    reranker = {"backbone": str(tmp_path / "backbone"), "epochs": 3, "learning_rate": 1e-3, "save_steps": 5}
+    path = config(tmp_path, kind="reranker", reranker=reranker, index=None)
+    train_retriever(path)
+    scorer = CrossEncoderScorer(tmp_path / "run" / "reranker")
+    assert len(scorer.score([("tell of coral", "Coral This is about coral."), ("tell of coral", "Heath.")])) == 2
+    assert list((tmp_path / "run" / "round-1" / "checkpoints").glob("*/COMPLETE"))
+    assert (tmp_path / "run" / "round-1" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("kind=reranker", "needs a section 'reranker'"),
+        ("encoder.backbone=x", "either backbone or scratch"),
+        ("encoder.preset=drp", "did you mean 'dpr'"),
+        ("training.preset=repllma", "did you mean 'repllama'"),
+        ("training.against=all", "train: query"),
+        ("training.temprature=1", "did you mean 'temperature'"),
+        ("rounds=2", "round_corpus"),
+        ("encoder.settings={poling: cls}", "poling"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(tmp_path: Path, override: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        load_retriever_run(config(tmp_path), [override])

@@ -1,0 +1,254 @@
+"""The training loop on tiny backbones: resume to the bit, one tower alone, presets, ranks, rounds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from retrieval.encoders.config import EncoderSettings, ScratchSettings, preset
+from retrieval.encoders.encoder import Encoder, separate_towers
+from retrieval.encoders.loading import load_encoder, new_encoder
+from retrieval.encoders.scratch import make_backbone
+from retrieval.training.config import TrainingSettings
+from retrieval.training.dev import DevSet, judge, means
+from retrieval.training.objective import AgainstTable, InBatch, Objective
+from retrieval.training.rows import TrainingRow, passages_of
+from retrieval.training.sampling import passage_text
+from retrieval.training.trainer import Outcome, Watch, add_adapter, freeze_passages, train, trainable
+from sleuth.errors import TrainingError
+from sleuth.types import Passage
+
+WORDS = [
+    "amber",
+    "birch",
+    "coral",
+    "delta",
+    "ember",
+    "fjord",
+    "grove",
+    "heath",
+    "islet",
+    "jetty",
+    "knoll",
+    "larch",
+    "marsh",
+    "north",
+    "ocean",
+    "pearl",
+]
+
+
+def rows() -> list[TrainingRow]:
+    """Which passage is meant is told by one word that query and passage share."""
+    golds = [Passage(f"p{i}", word.capitalize(), f"This is about {word}.") for i, word in enumerate(WORDS)]
+    return [
+        TrainingRow(f"q{i}", f"tell of {word}", (golds[i],), (golds[i - 1], golds[i - 2], golds[i - 3]))
+        for i, word in enumerate(WORDS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return backbone(tmp_path_factory.mktemp("bert") / "b", "bert")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return backbone(tmp_path_factory.mktemp("llama") / "b", "llama")
+
+
+def backbone(folder: Path, family: Any, dropout: float = 0.1) -> Path:
+    texts = [row.query for row in rows()] + [passage_text(p) for p in passages_of(rows())]
+    size = {"vocabulary": 120, "hidden_size": 32, "layers": 2, "heads": 2, "max_positions": 256}
+    shape = ScratchSettings.model_validate({"family": family, "dropout": dropout} | size)
+    make_backbone(folder, texts, shape)
+    return folder
+
+
+class Figures:
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, float]] = {}
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self.rows.setdefault(step, {}).update(values)
+
+    def close(self) -> None:
+        pass
+
+
+def plain(folder: Path, **changes: Any) -> Encoder:
+    settings = {"pooling": "mean", "similarity": "cosine", "query_max_tokens": 16, "passage_max_tokens": 24}
+    return new_encoder(EncoderSettings(backbone=str(folder), **settings | changes))
+
+
+def settings(**changes: Any) -> TrainingSettings:
+    basic: dict[str, Any] = {"batch_size": 8, "hard_negatives": 1, "steps": 6, "learning_rate": 2e-3, "save_steps": 2}
+    return TrainingSettings.model_validate(basic | {"log_steps": 1, "micro_batch": 4} | changes)
+
+
+def weights(encoder: Encoder) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in encoder.model.state_dict().items()}
+
+
+def run(encoder: Encoder, chosen: TrainingSettings, out: Path, **options: Any) -> Outcome:
+    return train(encoder, InBatch(rows(), chosen, 0), chosen, out, seed=0, sink=Figures(), **options)
+
+
+class Killed(Exception):  # noqa: N818
+    pass
+
+
+class DiesAt:
+    """An objective whose process is killed in the middle of a step."""
+
+    def __init__(self, inner: Objective, step: int) -> None:
+        self._inner, self._step = inner, step
+
+    def steps(self, epochs: float) -> int:
+        return self._inner.steps(epochs)
+
+    def backward(self, encoder: Encoder, step: int) -> dict[str, float]:
+        if step == self._step:
+            raise Killed
+        return self._inner.backward(encoder, step)
+
+
+def watch(every: int = 2, patience: int = 0) -> Watch:
+    devset = DevSet(rows(), passages_of(rows()))
+    return Watch(lambda encoder, _step: means(devset.per_query(encoder, 1)), "recall", every, patience)
+
+
+def test_a_killed_and_resumed_run_ends_with_the_same_bits(bert: Path, tmp_path: Path) -> None:
+    chosen = settings()
+    whole = plain(bert)
+    expected = run(whole, chosen, tmp_path / "whole", watch=watch())
+    first = plain(bert)
+    dying = DiesAt(InBatch(rows(), chosen, 0), 5)
+    with pytest.raises(Killed):
+        train(first, dying, chosen, tmp_path / "broken", seed=0, sink=Figures(), watch=watch())
+    (tmp_path / "broken" / "checkpoint-5").mkdir()  # half written: it has no mark
+    torch.manual_seed(99)
+    second = plain(bert)
+    found = run(second, chosen, tmp_path / "broken", watch=watch(), resume=True)
+    assert (found.best_step, found.best, found.last_step) == (expected.best_step, expected.best, expected.last_step)
+    for name, weight in weights(whole).items():
+        assert torch.equal(weight, weights(second)[name]), name
+    assert not torch.equal(next(iter(weights(plain(bert)).values())), next(iter(weights(second).values())))
+
+
+def test_every_trainable_weight_moves_and_the_loss_falls(bert: Path, tmp_path: Path) -> None:
+    encoder, figures = plain(bert, pooling="cls"), Figures()
+    before = {name: weight.detach().clone() for name, weight in trainable(encoder).items()}
+    chosen = settings(steps=30)
+    train(encoder, InBatch(rows(), chosen, 0), chosen, tmp_path / "c", seed=0, sink=figures)
+    still = [name for name, weight in trainable(encoder).items() if torch.equal(weight, before[name])]
+    assert not still
+    assert figures.rows[30]["loss"] < 0.9 * figures.rows[1]["loss"]
+
+
+def test_the_best_checkpoint_is_kept_and_training_stops_early(bert: Path, tmp_path: Path) -> None:
+    encoder = plain(bert)
+    figures = iter([0.1, 0.5, 0.3, 0.2, 0.1, 0.0])
+    told = Watch(lambda _encoder, _step: {"recall": next(figures)}, "recall", 1, patience=2)
+    outcome = run(encoder, settings(keep_checkpoints=1), tmp_path / "c", watch=told)
+    assert (outcome.best_step, outcome.best, outcome.last_step) == (1, 0.5, 3)
+    saved = torch.load(tmp_path / "c" / "checkpoint-1" / "weights.pt", weights_only=True)
+    assert all(torch.equal(weight, saved[name]) for name, weight in trainable(encoder).items())
+
+
+def test_the_query_tower_alone_leaves_passages_and_their_index_as_they_are(bert: Path, tmp_path: Path) -> None:
+    encoder = separate_towers(plain(bert))
+    freeze_passages(encoder)
+    texts = [passage_text(p) for p in passages_of(rows())]
+    table, mark = encoder.encode(texts, "passage"), encoder.tower_fingerprint("passage")
+    queries = encoder.encode(["tell of amber"], "query")
+    for against in ("all", "batch"):
+        chosen = settings(train="query", against=against)
+        objective = AgainstTable(rows(), passages_of(rows()), table, chosen, 0)
+        train(encoder, objective, chosen, tmp_path / against, seed=0, sink=Figures())
+        assert np.array_equal(encoder.encode(texts, "passage"), table)
+        assert encoder.tower_fingerprint("passage") == mark
+        moved = encoder.encode(["tell of amber"], "query")
+        assert not np.allclose(moved, queries)
+        queries = moved
+    with pytest.raises(ValueError, match="share"):
+        freeze_passages(plain(bert))
+
+
+def test_the_whole_repllama_preset_on_a_tiny_llama(llama: Path, tmp_path: Path) -> None:
+    """EOS pooling, prefixes, T 0.01, LoRA and 15 hard negatives; only the adapter moves, and it loads again."""
+    encoder = new_encoder(preset("repllama", str(llama)))
+    chosen = TrainingSettings.model_validate({"preset": "repllama", "batch_size": 4, "steps": 8, "warmup_steps": 1})
+    assert (chosen.temperature, chosen.hard_negatives, chosen.learning_rate) == (0.01, 15, 1e-4)
+    assert chosen.lora is not None
+    assert (chosen.lora.r, chosen.lora.alpha) == (16, 64)
+    add_adapter(encoder, chosen.lora.r, chosen.lora.alpha, chosen.lora.dropout, chosen.lora.target_modules)
+    assert trainable(encoder)
+    assert all("lora_" in name for name in trainable(encoder))
+    frozen = {name: w for name, w in weights(encoder).items() if "lora_" not in name}
+    everything = passages_of(rows())
+    many = [
+        TrainingRow(r.id, r.query, r.positives, tuple(p for p in everything if p not in r.positives)) for r in rows()
+    ]
+    objective = InBatch(many, chosen, 0)
+    assert len(objective.batch(0).passages) == 4 * 16
+    train(encoder, objective, chosen, tmp_path / "c", seed=0, sink=Figures())
+    assert all(torch.equal(weights(encoder)[name], weight) for name, weight in frozen.items())
+    encoder.save(tmp_path / "encoder")
+    again = load_encoder(tmp_path / "encoder")
+    assert again.settings.append_eos
+    np.testing.assert_allclose(
+        again.encode(["tell of amber"], "query"), encoder.encode(["tell of amber"], "query"), atol=1e-6
+    )
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(bert: Path, tmp_path: Path) -> None:
+    encoder = plain(bert)
+    before = weights(encoder)
+
+    class Broken:
+        def steps(self, epochs: float) -> int:
+            return 1
+
+        def backward(self, encoder: Encoder, step: int) -> dict[str, float]:
+            for weight in trainable(encoder).values():
+                weight.grad = torch.full_like(weight, float("nan"))
+            return {}
+
+    with pytest.raises(TrainingError, match="not finite"):
+        train(encoder, Broken(), settings(), tmp_path / "c", seed=0, sink=Figures())
+    assert all(torch.equal(weights(encoder)[name], weight) for name, weight in before.items())
+
+
+def test_judging_by_hand() -> None:
+    figures = judge(["x", "a", "y", "b"], {"a", "b"}, 3)
+    ideal = 1 + 1 / np.log2(3)
+    expected = {"recall": 0.5, "all_gold": 0.0, "ndcg10": (1 / np.log2(3) + 1 / np.log2(5)) / ideal}
+    assert figures == pytest.approx(expected)
+    assert judge(["a"], {"a"}, 5) == {"recall": 1.0, "all_gold": 1.0, "ndcg10": 1.0}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_ranks_make_the_step_of_one(tmp_path: Path, count: int) -> None:
+    """Passages are gathered with their gradients: loss and weights are those of one process with the whole batch."""
+    chosen = settings(steps=2, batch_size=8)
+    still = backbone(tmp_path / "backbone", "bert", dropout=0.0)
+    one = plain(still)
+    run(one, chosen, tmp_path / "one")
+    script = Path(__file__).with_name("ranks_script.py")
+    command = [sys.executable, str(script), str(still), str(tmp_path), str(count)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in range(count):
+        saved = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
+        for name, weight in trainable(one).items():
+            torch.testing.assert_close(saved[name], weight.detach(), rtol=1e-4, atol=1e-6)
