@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from retrieval.combine.parts import check_asked, check_depth, digest, reach
 from retrieval.size import size_of
@@ -56,7 +56,12 @@ class HybridRetriever:
     @property
     def fingerprint(self) -> str:
         """Digest of the parts' fingerprints and of how they are fused."""
-        identity = {"kind": "hybrid", "fusion": self.fusion, "weights": self.weights, "depth": self.depth}
+        identity: dict[str, Any] = {
+            "kind": "hybrid",
+            "fusion": self.fusion,
+            "weights": self.weights,
+            "depth": self.depth,
+        }
         if self.fusion == "rrf":
             identity["rrf_k"] = self.rrf_k
         return digest({**identity, "parts": [part.fingerprint for part in self.parts]})
