@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from agent.cluster.config import ClusterSettings
 from agent.config import (
     DemonstrationSettings,
     EvaluationSettings,
@@ -54,6 +55,7 @@ class RunSettings(Settings):
     warmstart: WarmstartSettings | None = None
     grpo: GrpoSettings | None = None
     evaluation: EvaluationSettings = EvaluationSettings()
+    cluster: ClusterSettings | None = None
     sinks: list[Literal["console", "jsonl", "tensorboard"]] = ["console", "jsonl"]  # noqa: RUF012 - settings are frozen and copied
 
 

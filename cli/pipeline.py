@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from agent.cluster.config import MAY_DIFFER
 from cli.config import RunSettings
 from cli.wiring import (
     limit_threads,
@@ -30,6 +31,10 @@ from sleuth.errors import ConfigError, DataError
 from sleuth.protocols import MetricSink, Retriever
 from sleuth.runs import RunFolder
 from sleuth.types import Plan, Question
+
+if TYPE_CHECKING:
+    from agent.learning.grpo import GrpoOutcome
+    from agent.learning.sampling import MakeSampler
 
 log = logging.getLogger("sleuth.run")
 
@@ -72,7 +77,7 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
     limit_threads(settings.threads)
     run = Run(settings, RunFolder(settings.out), resume)
     plain = settings.model_dump(mode="json")
-    with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=("sinks", "threads")):
+    with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=("sinks", "threads", *MAY_DIFFER)):
         for name in STAGES[: STAGES.index(until) + 1]:
             if not run.folder.stage_done(name):
                 info = _WORK[name](run)
@@ -101,9 +106,10 @@ def check_inputs(settings: RunSettings, until: str) -> None:
     if "demonstrate" in reached and settings.demonstrations and settings.retriever is None:
         raise ConfigError("demonstrations need a retriever", "set retriever to an index")
     if "grpo" in reached and settings.grpo:
-        if settings.policy.backend != "transformers":
+        if settings.policy.backend not in ("transformers", "vllm", "auto"):
             raise ConfigError(
-                f"training cannot use policy.backend '{settings.policy.backend}'", "train with backend: transformers"
+                f"training cannot give new weights to policy.backend '{settings.policy.backend}'",
+                "train with backend transformers, vllm or auto",
             )
         if not settings.data.train or not settings.data.dev:
             raise ConfigError("grpo needs data.train and data.dev", "name question files there")
@@ -212,30 +218,45 @@ def _grpo(run: Run) -> dict[str, Any] | None:
     settings = run.settings
     if settings.grpo is None:
         return None
+    if settings.cluster:
+        from cli.cluster import train_on_cluster
+
+        outcome = train_on_cluster(run, learn, settings.cluster)
+    else:
+        outcome = learn(run, None)
+    figures = {mode: evaluate_policy(run, "grpo", mode) for mode in _test_modes(run)}
+    return {"best_step": outcome.best_step, "best_em": outcome.best_em, "last_step": outcome.last_step, **figures}
+
+
+def learn(run: Run, make_sampler: MakeSampler | None) -> GrpoOutcome:
+    """Train with GRPO in this process; ``make_sampler`` has the rollouts played elsewhere."""
     from agent.learning.grpo import train_grpo
     from rewards.scorer import make_scorer
     from sleuth.checkpoints import checkpoint_step, newest_complete
 
+    settings = run.settings
+    assert settings.grpo is not None
     dev = read_questions(settings.data.dev or "", settings.grpo.eval_limit)
-    retriever = run.open_retriever()
+    retriever = None if make_sampler else run.open_retriever()
     newest = newest_complete(run.out / "grpo" / "checkpoints") if run.resume else None
     sink = make_sink(settings, keep_to=checkpoint_step(newest) if newest else -1)
-    outcome = train_grpo(
-        settings.grpo,
-        settings.policy,
-        run.policy_after("warmstart"),
-        load_training_data(settings.data.train),
-        make_scorer(settings.rewards),
-        lambda policy, codec: make_driver(policy, codec, settings.environment, retriever),
-        _dev_evaluation(run, dev),
-        run.out / "grpo",
-        seed=settings.seed,
-        sink=sink,
-        resume=run.resume,
-    )
-    sink.close()
-    figures = {mode: evaluate_policy(run, "grpo", mode) for mode in _test_modes(run)}
-    return {"best_step": outcome.best_step, "best_em": outcome.best_em, "last_step": outcome.last_step, **figures}
+    try:
+        return train_grpo(
+            settings.grpo,
+            settings.policy,
+            run.policy_after("warmstart"),
+            load_training_data(settings.data.train),
+            make_scorer(settings.rewards),
+            lambda policy, codec: make_driver(policy, codec, settings.environment, retriever),
+            _dev_evaluation(run, dev),
+            run.out / "grpo",
+            seed=settings.seed,
+            sink=sink,
+            resume=run.resume,
+            make_sampler=make_sampler,
+        )
+    finally:
+        sink.close()
 
 
 def _dev_evaluation(run: Run, dev: Sequence[Question]) -> Callable[[Any], dict[str, float]]:

@@ -1,0 +1,329 @@
+"""A cluster on Ray. The only file that imports ``ray``.
+
+Every actor is a ``_Host`` that makes its object at the first call and sends errors back whole, so that what a user
+can mend stays one line and a death of the process is told apart from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from agent.cluster.config import ClusterSettings
+from agent.cluster.interface import ClusterError, Needs, WorkerLostError
+from sleuth.errors import MissingExtraError
+
+log = logging.getLogger("sleuth.cluster")
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+HEARTBEATS = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""In the environment of head and nodes: one that is cut off is noticed after seconds, by default after a minute."""
+_STARTS = 3
+
+
+def cluster_environment(token: Path) -> dict[str, str]:
+    """What head, nodes and driver must have in common in their environment."""
+    return {**QUIET, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+
+
+def write_token(path: Path) -> Path:
+    """Make the secret by which a cluster knows its own, unless it is there; only its owner may read it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32))
+    return path
+
+
+def require_ray() -> None:
+    if importlib.util.find_spec("ray") is None:
+        raise MissingExtraError("ray", "ray", "cluster.backend 'ray'")
+
+
+class RayCluster:
+    """Joins the Ray at ``settings.address``, or starts one of this machine that ends with this object.
+
+    ``roles`` are reserved together before anything starts; each is (name of the role, CPUs, GPUs) and actors take
+    the reservations of their role in order; ``room`` CPUs are for learners. Raises ClusterError when they do not fit.
+    """
+
+    def __init__(
+        self, settings: ClusterSettings, roles: Sequence[tuple[str, float, float]], token: Path, room: float = 0.0
+    ) -> None:
+        require_ray()
+        os.environ.update(cluster_environment(write_token(settings.token or token).resolve()))
+        import ray
+
+        self._settings = settings
+        self._start(ray, sum(cpus for _, cpus, _ in roles) + room)
+        self._closed = False
+        try:
+            self._group = self._reserve(ray, [(cpus, gpus) for _, cpus, gpus in roles])
+        except BaseException:
+            self.close()
+            raise
+        self._free: dict[str, list[int]] = {}
+        for bundle, (role, _, _) in enumerate(roles):
+            self._free.setdefault(role, []).append(bundle)
+
+    def spawn(self, name: str, build: Callable[[], object], needs: Needs) -> RayActor:
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        host = ray.remote(_Host).options(
+            num_cpus=needs.cpus,
+            num_gpus=needs.gpus,
+            max_restarts=needs.restarts,
+            max_task_retries=0,
+            max_concurrency=needs.concurrency,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                self._group, placement_group_bundle_index=self._free[needs.role].pop(0)
+            )
+            if self._free.get(needs.role)
+            else None,
+        )
+        return RayActor(name, host.remote(name, build))
+
+    def put(self, value: Any) -> Any:
+        import ray
+
+        try:
+            return ray.put(value)
+        except ray.exceptions.ObjectStoreFullError as error:
+            raise ClusterError(
+                "the object store is full: it holds every version of the weights that is in use",
+                "raise cluster.object_store_mb (and /dev/shm), train an adapter, or lower cluster.max_staleness",
+            ) from error
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            import ray
+
+            with _uninterrupted():
+                ray.shutdown()
+
+    def _start(self, ray: Any, cpus: float) -> None:
+        settings = self._settings
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "sleuth"}
+        if settings.address is None:
+            # Logical CPUs: enough for every role, however few this machine has.
+            options |= {"num_cpus": max(int(-(-cpus // 1)), os.cpu_count() or 1), "include_dashboard": False}
+            if settings.object_store_mb:
+                options["object_store_memory"] = settings.object_store_mb * 2**20
+        where = settings.address or "this machine"
+        for attempt in range(1, _STARTS + 1):
+            try:
+                ray.init(address=settings.address or "local", **options)
+                return
+            except Exception as error:
+                ray.shutdown()
+                # Ray gives its own processes 30 s to come up, which a busy machine may not make.
+                if attempt == _STARTS or settings.address:
+                    raise ClusterError(
+                        f"no Ray at {where}: {_first_line(error)}",
+                        "start one with: sleuth cluster CONFIG --head, or leave cluster.address out",
+                    ) from error
+                log.warning("Ray did not start (%s): trying again", _first_line(error))
+
+    def _reserve(self, ray: Any, bundles: Sequence[tuple[float, float]]) -> Any:
+        from ray.util.placement_group import placement_group
+
+        wanted = [{"CPU": max(cpus, 0.001), **({"GPU": gpus} if gpus else {})} for cpus, gpus in bundles]
+        group = placement_group(wanted, strategy=self._settings.placement)
+        if not group.wait(self._settings.start_timeout_s):
+            total = {name: sum(b.get(name, 0) for b in wanted) for name in ("CPU", "GPU")}
+            have = {name: ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU")}
+            raise ClusterError(
+                f"the cluster has no room: {total} wanted by {len(wanted)} actors ({self._settings.placement}),"
+                f" {have} there",
+                "add nodes, or lower cluster.workers or what a role takes",
+            )
+        return group
+
+
+def run_learners(work: Callable[[Callable[[Any], Any], bool], None], settings: ClusterSettings, storage: Path) -> None:
+    """Run ``work`` in every learner under Ray Train: DDP over gloo on CPUs, over NCCL on GPUs.
+
+    ``work`` gets what puts a value into the object store, and whether an earlier life was lost. Ray Train ends and
+    begins all of them again when one dies, at most ``settings.restarts`` times.
+    """
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    on_gpu = settings.learner.gpus > 0
+    resources = {"CPU": settings.learner.cpus} | ({"GPU": settings.learner.gpus} if on_gpu else {})
+    storage.mkdir(parents=True, exist_ok=True)
+    lives = storage / "lives"
+    lives.unlink(missing_ok=True)
+    trainer = TorchTrainer(
+        _Loop(work, lives.resolve(), on_gpu),
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=settings.learners, use_gpu=on_gpu, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name="learners",
+            storage_path=str(storage.resolve()),
+            failure_config=ray.train.FailureConfig(max_failures=settings.restarts),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise ClusterError(
+            f"the learners failed: {_last_line(error)}", "the last checkpoint is whole: --resume goes on from it"
+        ) from error
+
+
+class _Loop:
+    """The function that Ray Train runs. A file on the run's storage counts the lives of the learners."""
+
+    def __init__(self, work: Callable[[Callable[[Any], Any], bool], None], lives: Path, on_gpu: bool) -> None:
+        self.__name__ = "learner"
+        self._work = work
+        self._lives = lives
+        self._on_gpu = on_gpu
+
+    def __call__(self) -> None:
+        import ray
+        import ray.train
+
+        if not self._on_gpu:
+            os.environ["ACCELERATE_USE_CPU"] = "true"
+        restarted = self._lives.exists() and self._lives.stat().st_size > 0
+        import torch.distributed
+
+        torch.distributed.barrier()
+        if ray.train.get_context().get_world_rank() == 0:
+            with self._lives.open("a", encoding="ascii") as file:
+                file.write("begun\n")
+        self._work(ray.put, restarted)
+
+
+class RayActor:
+    """Picklable, so that an actor can be handed to another."""
+
+    def __init__(self, name: str, handle: Any) -> None:
+        self._name = name
+        self._handle = handle
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def call(self, method: str, *args: Any) -> Future[Any]:
+        heard: Future[Any] = Future()
+        heard.set_running_or_notify_cancel()
+        try:
+            answer = self._handle.invoke.remote(method, *args).future()
+        except Exception as error:  # noqa: BLE001 - a handle of a dead actor may raise at once
+            heard.set_exception(self._translated(error))
+            return heard
+        answer.add_done_callback(lambda done: self._hear(heard, done))
+        return heard
+
+    def kill(self) -> None:
+        import ray
+
+        ray.kill(self._handle, no_restart=False)
+
+    def _hear(self, heard: Future[Any], done: Future[Any]) -> None:
+        error = done.exception()
+        if error is not None:
+            heard.set_exception(self._translated(error))
+            return
+        value, raised = done.result()
+        if raised is not None:
+            heard.set_exception(raised)
+        else:
+            heard.set_result(value)
+
+    def _translated(self, error: BaseException) -> BaseException:
+        from ray import exceptions
+
+        lost = (exceptions.ObjectLostError, exceptions.OwnerDiedError, exceptions.NodeDiedError)
+        if isinstance(error, exceptions.ActorUnavailableError | lost):
+            return WorkerLostError(self._name, _first_line(error), for_good=False)
+        if isinstance(error, exceptions.ActorDiedError):
+            return WorkerLostError(self._name, _first_line(error), for_good=True)
+        if isinstance(error, exceptions.OutOfMemoryError):
+            return WorkerLostError(self._name, "its node ran out of memory", for_good=False)
+        return error
+
+
+class _Host:
+    """Runs in the actor's process."""
+
+    def __init__(self, name: str, build: Callable[[], object]) -> None:
+        self._name = name
+        self._build = build
+        self._made: object | None = None
+        self._making = threading.Lock()
+
+    def invoke(self, method: str, *args: Any) -> tuple[Any, BaseException | None]:
+        try:
+            with self._making:
+                if self._made is None:
+                    self._made = self._build()
+            return getattr(self._made, method)(*args), None
+        except Exception as error:  # noqa: BLE001 - it is raised where the answer is read
+            return None, _portable(error)
+
+
+def _portable(error: Exception) -> BaseException:
+    """The error itself where it survives pickling, else its words."""
+    import pickle
+
+    try:
+        copied = pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error if str(copied) == str(error) else RuntimeError(f"{type(error).__name__}: {error}")
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Any:
+    """A second Ctrl-C must not leave processes behind."""
+    import signal
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def environment_lines(variables: Mapping[str, str]) -> list[str]:
+    """Shell lines that set ``variables``."""
+    return [f"export {name}={value}" for name, value in variables.items()]

@@ -1,0 +1,206 @@
+"""Start the roles of a run, check that they are of one mind, and end them whatever happens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.cluster.config import ClusterSettings, RoleSettings
+from agent.cluster.controller import Control, Controller, RemoteController
+from agent.cluster.identity import code_identity
+from agent.cluster.interface import Actor, Cluster, ClusterError, Needs
+from agent.cluster.pool import Patience
+from agent.cluster.retrieval import CALLERS, RetrieverClient, RetrieverPlan, RetrieverServer
+from agent.cluster.sampler import ClusterSampler
+from agent.cluster.worker import RolloutWorker, WorkerPlan
+from agent.codec import HFCodec
+from agent.config import GrpoSettings, PolicySettings
+from agent.learning.sampling import MakeSampler
+from agent.policies.probe import probe_tokens
+from agent.rollout import RolloutDriver
+from sleuth.protocols import Retriever
+
+log = logging.getLogger("sleuth.cluster")
+WithRetriever = Callable[[Retriever | None], Callable[[Any, HFCodec], RolloutDriver]]
+"""A retriever to a maker of drivers; both travel, so both must be picklable."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What the roles of a run are made from. ``open_index`` is None where the environment never searches.
+
+    ``policy.backend`` is settled, not ``auto``: all workers must sample alike.
+    """
+
+    policy: PolicySettings
+    grpo: GrpoSettings
+    model: str
+    with_retriever: WithRetriever
+    open_index: Callable[[], Retriever] | None
+    fingerprint: str
+    threads: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """The actors of a run. ``control`` is the controller's actor where learners are processes of their own."""
+
+    cluster: Cluster
+    settings: ClusterSettings
+    plan: RunPlan
+    workers: Sequence[Actor]
+    retrievers: Sequence[Actor]
+
+    def controller(self, codec: HFCodec) -> Controller:
+        """A controller in this process. Waits for the workers."""
+        return Controller(
+            self.workers, self.plan.with_retriever(None)(None, codec), _patience(self.settings), _kept(self.settings)
+        )
+
+    def controller_actor(self) -> RemoteController:
+        """A controller that learners in other processes can reach."""
+        build = _ControllerBuild(self.workers, self.plan, _patience(self.settings), _kept(self.settings))
+        actor = self.cluster.spawn("controller", build, Needs("controller", concurrency=CALLERS))
+        actor.call("counts").result(self.settings.start_timeout_s)
+        return RemoteController(actor)
+
+    def make_sampler(self) -> MakeSampler:
+        """For a learner in this process."""
+
+        def make(_model: Any, codec: HFCodec, _version: Callable[[], int]) -> ClusterSampler:
+            return sampler(self.controller(codec), self.cluster.put, self.settings, self.plan, codec)
+
+        return make
+
+
+def sampler(
+    control: Control, put: Callable[[Any], Any], settings: ClusterSettings, plan: RunPlan, codec: HFCodec
+) -> ClusterSampler:
+    return ClusterSampler(
+        control,
+        plan.with_retriever(None)(None, codec),
+        put,
+        ahead=settings.max_staleness if settings.schedule == "async" else 0,
+        updates=plan.grpo.minibatches * plan.grpo.iterations,
+        probe=probe_tokens(codec) if plan.policy.backend == "vllm" else (),
+    )
+
+
+@contextmanager
+def open_roles(settings: ClusterSettings, plan: RunPlan, token: Path) -> Iterator[Roles]:
+    """Retrievers and workers, ended when the block is left. Raises ClusterError where a node differs."""
+    cluster = _open_cluster(settings, token)
+    try:
+        code = code_identity()
+        retrievers = _spawn_retrievers(cluster, settings, plan, code)
+        workers = [
+            cluster.spawn(
+                f"worker {index}",
+                _WorkerBuild(_worker_plan(plan, settings, retrievers, index, code)),
+                _needs("worker", settings.worker, settings.restarts, concurrency=2),
+            )
+            for index in range(settings.workers)
+        ]
+        _check_fingerprints(retrievers, plan.fingerprint, settings.start_timeout_s)
+        yield Roles(cluster, settings, plan, workers, retrievers)
+    finally:
+        cluster.close()
+
+
+def _open_cluster(settings: ClusterSettings, token: Path) -> Cluster:
+    if settings.backend == "local":
+        from agent.cluster.local import LocalCluster
+
+        return LocalCluster()
+    from agent.cluster.ray_cluster import RayCluster
+
+    roles = [("worker", settings.worker.cpus, settings.worker.gpus)] * settings.workers
+    roles += [("retriever", settings.retriever.cpus, settings.retriever.gpus)] * settings.retrievers
+    room = settings.learners * settings.learner.cpus
+    return RayCluster(settings, roles, token, room=room)
+
+
+def _spawn_retrievers(cluster: Cluster, settings: ClusterSettings, plan: RunPlan, code: str) -> list[Actor]:
+    if plan.open_index is None:
+        return []
+    build = _RetrieverBuild(RetrieverPlan(plan.open_index, code))
+    needs = _needs("retriever", settings.retriever, settings.restarts, concurrency=CALLERS)
+    return [cluster.spawn(f"retriever {index}", build, needs) for index in range(settings.retrievers)]
+
+
+def _worker_plan(
+    plan: RunPlan, settings: ClusterSettings, retrievers: Sequence[Actor], index: int, code: str
+) -> WorkerPlan:
+    client = (
+        RetrieverClient(retrievers, plan.fingerprint, settings.retriever_timeout_s, first=index) if retrievers else None
+    )
+    return WorkerPlan(
+        policy=plan.policy,
+        model=plan.model,
+        lora=plan.grpo.lora,
+        threads=settings.threads or plan.threads,
+        make_driver=plan.with_retriever(client),
+        code=code,
+    )
+
+
+def _check_fingerprints(retrievers: Sequence[Actor], expected: str, timeout_s: float) -> None:
+    calls = [(actor, actor.call("fingerprint")) for actor in retrievers]
+    for actor, call in calls:
+        try:
+            found = call.result(timeout_s)
+        except FutureTimeoutError:
+            raise ClusterError(f"{actor.name} did not open its index within {timeout_s:g} s") from None
+        if found != expected:
+            raise ClusterError(
+                f"{actor.name} has another index than the controller ({found}, not {expected})",
+                "every node must read the same index: put it on shared storage",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _WorkerBuild:
+    plan: WorkerPlan
+
+    def __call__(self) -> RolloutWorker:
+        return RolloutWorker(self.plan)
+
+
+@dataclass(frozen=True, slots=True)
+class _RetrieverBuild:
+    plan: RetrieverPlan
+
+    def __call__(self) -> RetrieverServer:
+        return RetrieverServer(self.plan)
+
+
+@dataclass(frozen=True, slots=True)
+class _ControllerBuild:
+    workers: Sequence[Actor]
+    plan: RunPlan
+    patience: Patience
+    keep: int
+
+    def __call__(self) -> Controller:
+        from agent.policies.loading import load_codec
+
+        template = self.plan.with_retriever(None)(None, load_codec(self.plan.model))
+        return Controller(self.workers, template, self.patience, self.keep)
+
+
+def _needs(role: str, settings: RoleSettings, restarts: int, concurrency: int) -> Needs:
+    return Needs(role, settings.cpus, settings.gpus, restarts, concurrency)
+
+
+def _patience(settings: ClusterSettings) -> Patience:
+    return Patience(settings.deadline_s, settings.retries, settings.start_timeout_s)
+
+
+def _kept(settings: ClusterSettings) -> int:
+    """Versions that may still be asked for: those of rollouts under way, the newest, and one to spare."""
+    return 2 + (settings.max_staleness if settings.schedule == "async" else 0)

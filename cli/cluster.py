@@ -1,0 +1,137 @@
+"""A run on a cluster: what the roles are made from, and learners in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.cluster.config import ClusterSettings
+from cli.config import RunSettings
+from cli.wiring import make_driver, make_retriever
+from envs.config import EnvironmentSettings
+from retrieval.config import RetrieverSettings
+from sleuth.artifacts import atomic_write
+from sleuth.errors import ConfigError
+from sleuth.protocols import Retriever
+
+if TYPE_CHECKING:
+    from agent.cluster.controller import RemoteController
+    from agent.cluster.roles import Roles, RunPlan
+    from agent.cluster.sampler import ClusterSampler
+    from agent.codec import HFCodec
+    from agent.learning.grpo import GrpoOutcome
+    from agent.learning.sampling import MakeSampler
+    from agent.rollout import RolloutDriver
+    from cli.pipeline import Run
+
+TOKEN = "cluster.token"
+OUTCOME = "grpo/outcome.json"
+
+
+@dataclass(frozen=True, slots=True)
+class DriverMaker:
+    """Makes drivers in whatever process it lands in."""
+
+    environment: EnvironmentSettings
+    retriever: Retriever | None
+
+    def __call__(self, policy: Any, codec: HFCodec) -> RolloutDriver:
+        return make_driver(policy, codec, self.environment, self.retriever)
+
+
+@dataclass(frozen=True, slots=True)
+class WithRetriever:
+    environment: EnvironmentSettings
+
+    def __call__(self, retriever: Retriever | None) -> DriverMaker:
+        return DriverMaker(self.environment, retriever)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexOpener:
+    settings: RetrieverSettings
+
+    def __call__(self) -> Retriever:
+        retriever = make_retriever(self.settings)
+        assert retriever is not None
+        return retriever
+
+
+def train_on_cluster(
+    run: Run, learn: Callable[[Run, MakeSampler | None], GrpoOutcome], settings: ClusterSettings
+) -> GrpoOutcome:
+    """The GRPO stage of ``run`` with its roles on a cluster. Nothing of the cluster outlives this call."""
+    from agent.cluster.roles import open_roles
+
+    plan = run_plan(run)
+    with open_roles(settings, plan, run.out / TOKEN) as roles:
+        if settings.learners == 0:
+            return learn(run, roles.make_sampler())
+        return learn_apart(run, roles)
+
+
+def learn_apart(run: Run, roles: Roles) -> GrpoOutcome:
+    """Train in processes of Ray Train; a lost one has all begin again from the newest checkpoint."""
+    from agent.cluster.ray_cluster import run_learners
+    from agent.learning.grpo import GrpoOutcome
+
+    work = LearnerWork(run.settings, run.resume, roles.controller_actor(), roles.plan)
+    run_learners(work, roles.settings, run.out / "ray_train")
+    found = json.loads((run.out / OUTCOME).read_text(encoding="utf-8"))
+    return GrpoOutcome(**{**found, "policy": Path(found["policy"])})
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerWork:
+    """What each learner does; it travels to its process. ``restarted`` tells that an earlier life was lost."""
+
+    settings: RunSettings
+    resume: bool
+    control: RemoteController
+    plan: RunPlan
+
+    def __call__(self, put: Callable[[Any], Any], restarted: bool) -> None:
+        from agent.cluster.roles import sampler
+        from cli.logs import quiet_libraries
+        from cli.pipeline import Run, learn
+        from cli.wiring import limit_threads
+        from sleuth.runs import RunFolder
+
+        quiet_libraries()
+        cluster = self.settings.cluster
+        assert cluster is not None
+        limit_threads(cluster.threads or self.plan.threads)
+
+        def make_sampler(_model: Any, codec: HFCodec, _steps: Callable[[], int]) -> ClusterSampler:
+            return sampler(self.control, put, cluster, self.plan, codec)
+
+        run = Run(self.settings, RunFolder(self.settings.out), self.resume or restarted)
+        outcome = learn(run, make_sampler)
+        if os.environ.get("RANK", "0") == "0":
+            atomic_write(run.out / OUTCOME, json.dumps({**asdict(outcome), "policy": str(outcome.policy)}) + "\n")
+
+
+def run_plan(run: Run) -> RunPlan:
+    import torch
+
+    from agent.cluster.roles import RunPlan
+    from agent.policies.backends import choose_backend
+
+    settings: RunSettings = run.settings
+    if settings.grpo is None:
+        raise ConfigError("a cluster trains: the config has no grpo section", "add grpo: {}")
+    retriever = run.open_retriever()
+    model = run.policy_after("warmstart")
+    return RunPlan(
+        policy=settings.policy.model_copy(update={"backend": choose_backend(settings.policy, model)}),
+        grpo=settings.grpo,
+        model=model,
+        with_retriever=WithRetriever(settings.environment),
+        open_index=IndexOpener(settings.retriever) if settings.retriever else None,
+        fingerprint=retriever.fingerprint if retriever else "",
+        threads=settings.threads or torch.get_num_threads(),
+    )
