@@ -32,7 +32,8 @@ COMMANDS = {
     "evaluate-retrieval": "cli.evaluate_retrieval:evaluate_retrieval",
     "serve-retriever": "cli.serve_retriever:serve_retriever",
     "report": "cli.report.command:report",
-    "report": "cli.report.command:report",
+    "export": "cli.export:export",
+    "export-rows": "cli.export_rows:export_rows",
     "inspect": "cli.inspect:app",
 }
 """Name of a command -> ``module:function``, or ``module:app`` for a group. The modules are light to import."""

@@ -1,7 +1,8 @@
 """What MODEL on a command line stands for.
 
 A run's folder or config stands for the last policy that the run made, a policy inside a run for itself, both in the
-environment and with the retriever that the run was made with; any other name for a policy with default settings.
+environment and with the retriever that the run was made with. A folder that `sleuth export` wrote stands for itself in
+the environment that it was trained in, any other name for a policy with default settings.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.config import RunSettings, load_run_settings
+from cli.exported import exported_settings
 from sleuth.errors import ConfigError
 
 
@@ -22,6 +24,9 @@ def settings_of(model: str) -> dict[str, Any]:
     if _is_run(path):
         settings = load_run_settings(path / "config.yaml")
         return _with_policy(settings, _last_policy(path) or settings.policy.model)
+    exported = exported_settings(path)
+    if exported:
+        return exported
     around = [folder for folder in path.resolve().parents[:3] if path.exists() and _is_run(folder)]
     if around:
         return _with_policy(load_run_settings(around[0] / "config.yaml"), model)

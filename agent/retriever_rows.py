@@ -1,0 +1,92 @@
+"""What the agent asked, as training data for the retriever.
+
+The rule, for every search that was carried out, and for every passage that it found:
+
+- *positive*: its title is one that the question names as supporting, or, in a trajectory that was rewarded, it holds
+  an accepted answer (yes and no, which are in too many texts to tell anything, do not count);
+- *left out*: it holds an accepted answer, but the trajectory was not rewarded: nobody knows what it is worth;
+- *negative*: any other passage. It was found for this query and helped nobody.
+
+The same query asked for the same question by several trajectories becomes one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sleuth.matching import has_answer, normalise_title
+from sleuth.types import Passage, Question, ScoredTrajectory, Search
+
+_CLOSED = ("yes", "no", "noanswer")
+Mark = Literal["positive", "negative", "unknown"]
+
+
+@dataclass(slots=True)
+class AskedQuery:
+    """One query of one question: what it found, and what became of the trajectories that asked it.
+
+    ``rewards`` are those of all these trajectories. A passage that is positive in one of them is no negative.
+    """
+
+    question: Question
+    query: str
+    positives: dict[str, Passage] = field(default_factory=dict)
+    negatives: dict[str, Passage] = field(default_factory=dict)
+    unknown: dict[str, Passage] = field(default_factory=dict)
+    rewards: list[float] = field(default_factory=list)
+
+    def to_row(self, identity: str) -> dict[str, Any]:
+        """A row of Tevatron's jsonl; ``question_id``, ``asked`` and ``reward`` (the mean) stand beside its fields."""
+        negatives = [p for i, p in self.negatives.items() if i not in self.positives and i not in self.unknown]
+        return {
+            "query_id": identity,
+            "query": self.query,
+            "positive_passages": [_passage(p) for p in self.positives.values()],
+            "negative_passages": [_passage(p) for p in negatives],
+            "answers": list(self.question.answers),
+            "question_id": self.question.id,
+            "asked": len(self.rewards),
+            "reward": sum(self.rewards) / len(self.rewards),
+        }
+
+
+def asked_queries(trajectories: Iterable[ScoredTrajectory], rewarded_from: float) -> list[AskedQuery]:
+    """Every distinct (question, query), in order of first appearance.
+
+    ``rewarded_from``: the lowest reward that counts as rewarded. Trajectories that could not be scored are passed over.
+    """
+    found: dict[tuple[str, str], AskedQuery] = {}
+    for scored in trajectories:
+        if scored.reward is None or not scored.trajectory.scorable:
+            continue
+        question = scored.trajectory.question
+        for turn in scored.trajectory.searches:
+            assert isinstance(turn.action, Search)
+            asked = found.setdefault((question.id, turn.action.query), AskedQuery(question, turn.action.query))
+            asked.rewards.append(scored.reward)
+            for hit in turn.hits:
+                if hit.passage.text.strip():
+                    mark = judge(question, hit.passage, rewarded=scored.reward >= rewarded_from)
+                    _place(asked, mark)[hit.passage.id] = hit.passage
+    return list(found.values())
+
+
+def judge(question: Question, passage: Passage, *, rewarded: bool) -> Mark:
+    """What a found passage is worth, by the rule above."""
+    wanted = {normalise_title(title) for title in question.supporting_titles}
+    if normalise_title(passage.title) in wanted:
+        return "positive"
+    answers = [answer for answer in question.answers if answer.lower().strip(" .") not in _CLOSED]
+    if has_answer(f"{passage.title}\n{passage.text}", answers):
+        return "positive" if rewarded else "unknown"
+    return "negative"
+
+
+def _place(asked: AskedQuery, mark: Mark) -> dict[str, Passage]:
+    return {"positive": asked.positives, "negative": asked.negatives, "unknown": asked.unknown}[mark]
+
+
+def _passage(passage: Passage) -> Mapping[str, str]:
+    return {"docid": passage.id, "title": passage.title, "text": passage.text}

@@ -1,0 +1,58 @@
+"""``sleuth export-rows``: the queries that the agent asked, as training rows for its retriever."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.console import people
+
+
+def export_rows(
+    sources: Annotated[list[Path], typer.Argument(help="Run folders, or files or folders of trajectories.")],
+    out: Annotated[Path, typer.Option(help="The jsonl file to write, in Tevatron's layout.")],
+    rewarded_from: Annotated[float, typer.Option(help="The lowest reward that counts as rewarded.")] = 1.0,
+    every: Annotated[bool, typer.Option("--every", help="Rows without a positive passage too.")] = False,
+) -> None:
+    """Write a row for every query that the agent asked: its positive and negative passages.
+
+    Positive is a hit whose title the question names as supporting, or that holds the answer in a rewarded trajectory.
+    """
+    from agent.retriever_rows import asked_queries
+    from sleuth.artifacts import atomic_write
+    from sleuth.errors import DataError
+    from sleuth.trajectories import read_trajectories
+
+    files = [file for source in sources for file in _files(source)]
+    asked = asked_queries((row for file in files for row in read_trajectories(file)), rewarded_from)
+    rows = [query.to_row(f"q{number}") for number, query in enumerate(asked)]
+    kept = [row for row in rows if every or row["positive_passages"]]
+    if not kept:
+        why = "none of them found a positive passage" if rows else "no scored trajectory searched"
+        raise DataError(f"there are no rows to write: of {len(rows)} queries, {why}", "--every writes all, for a look")
+    atomic_write(out, "".join(json.dumps(row) + "\n" for row in kept))
+    bare = sum(not row["negative_passages"] for row in kept)
+    people().print(
+        f"{out}  {len(kept)} rows of {len(rows)} queries; {len(rows) - len(kept)} without a positive passage left out; "
+        f"{bare} of the rows without a negative one",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _files(source: Path) -> list[Path]:
+    """The files of trajectories in ``source``: of a run, those of its training, on training questions only."""
+    from sleuth.errors import DataError
+    from sleuth.trajectories import trajectory_files
+
+    if source.is_file():
+        return [source]
+    if not source.exists():
+        raise DataError(f"there is nothing at {source}", "name a run folder, or a file of trajectories")
+    found = trajectory_files(source / "grpo" / "trajectories") or trajectory_files(source)
+    if not found:
+        raise DataError(f"{source} has no trajectories", "name a trained run, or a file of trajectories")
+    return found

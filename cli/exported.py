@@ -1,0 +1,52 @@
+"""What an exported policy says about how it wants to be asked: ``sleuth.json`` beside its weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sleuth.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from envs.config import EnvironmentSettings
+    from sleuth.protocols import TextCodec
+
+SETTINGS = "sleuth.json"
+
+
+def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str, Any]:
+    """The content of ``sleuth.json``: settings for Sleuth, and the same in plain words for any other program.
+
+    ``prompt`` is the whole prompt, chat template and all, with ``{question}`` (and ``{passages}``) in it; ``stop``
+    the strings that end a turn; ``blocks`` how passages are written and what is said to a turn that is not valid.
+    """
+    from envs.factory import make_environment
+    from envs.grammar import TAGS
+    from envs.prompts import PRESETS, prompt_text
+
+    content: dict[str, Any] = {"environment": environment.model_dump(mode="json")}
+    if ":" in environment.kind:
+        return content  # an environment of one's own: only its class knows
+    preset = PRESETS[environment.preset]
+    blocks = {k: v for k, v in asdict(preset).items() if k not in ("search", "direct", "cot", "rag", "chat")}
+    return {
+        **content,
+        "prompt": prompt_text(getattr(preset, environment.kind), preset, environment.chat, codec),
+        "tags": list(TAGS),
+        "stop": list(make_environment(environment, codec)().stop_strings),
+        "blocks": blocks,
+    }
+
+
+def exported_settings(folder: Path) -> dict[str, Any] | None:
+    """Settings of a run that plays an exported policy as it was trained; None where ``folder`` is no export."""
+    path = folder / SETTINGS
+    if not path.is_file():
+        return None
+    try:
+        environment = json.loads(path.read_text(encoding="utf-8"))["environment"]
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{path} is damaged", "make it anew with: sleuth export RUN --out FOLDER") from None
+    return {"out": "runs/evaluate", "policy": {"model": str(folder)}, "environment": environment}

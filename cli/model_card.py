@@ -1,0 +1,148 @@
+"""The model card of an exported policy: what it is, how it was made, what was measured, how it is used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sleuth.artifacts import versions
+from sleuth.sinks import read_metrics
+
+if TYPE_CHECKING:
+    from cli.config import RunSettings
+
+_CARD = """---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [sleuth, search-agent, question-answering]{base}
+---
+# A policy that searches
+
+It thinks, writes a search query, reads the passages that come back, and answers. Made with Sleuth from the run
+`{run}`.
+
+## How it was made
+
+{facts}
+
+## What was measured
+
+Greedy answers; exact match (EM) and F1 as in HotpotQA's script, with 95 % bootstrap intervals over the questions.
+Questions: `{data}`.
+
+{figures}
+
+{curve}
+
+The figures hold for these questions, this retriever and this corpus, and for nothing else.
+
+## Use
+
+With Sleuth, which keeps the prompt, the budgets and the grammar of `sleuth.json`:
+
+```
+sleuth chat FOLDER --retriever INDEX
+sleuth evaluate FOLDER --data QUESTIONS --retriever INDEX
+```
+
+With transformers, one turn; a search engine and the loop around it are yours:
+
+```python
+import json
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."
+protocol = json.load(open(f"{{folder}}/sleuth.json"))
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+prompt = protocol["prompt"].replace("{{question}}", "Who directed the film?")
+inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+turn = model.generate(
+    inputs["input_ids"],
+    attention_mask=inputs["attention_mask"],
+    max_new_tokens=protocol["environment"]["turn_tokens"],
+    do_sample=False,
+    stop_strings=protocol["stop"],
+    tokenizer=tokenizer,
+)
+print(tokenizer.decode(turn[0]))
+```
+
+What stands between `<information>` and `</information>` must be passages with every tag of the protocol in them
+broken, or a passage could end the block and speak for the policy.
+"""
+
+
+def model_card(run: Path, settings: RunSettings, protocol: Mapping[str, Any]) -> str:
+    """README.md of the export of ``run``. ``protocol`` is the content of ``sleuth.json``."""
+    model = settings.policy.model
+    hub = model if model and model.count("/") == 1 and not Path(model).exists() else None
+    text = _CARD.format(
+        base=f"\nbase_model: {hub}" if hub else "",
+        run=run.resolve().name,
+        facts="\n".join(f"- {name}: {_inline(value)}" for name, value in _facts(settings)),
+        data=Path(settings.data.test or settings.data.dev or "none").name,
+        figures=_table(run),
+        curve=_curve(run),
+    )
+    return text if "prompt" in protocol else text[: text.index("With transformers")].rstrip() + "\n"
+
+
+def _facts(settings: RunSettings) -> Iterator[tuple[str, str]]:
+    policy = settings.policy
+    yield "start", f"a tiny policy from scratch, {policy.tiny.layers} layers" if policy.tiny else str(policy.model)
+    if settings.warmstart:
+        yield "warm start", f"supervised on {'demonstrations' if settings.demonstrations else 'given trajectories'}"
+    if settings.grpo:
+        grpo = settings.grpo
+        size = f"{grpo.questions} questions x {grpo.group_size} rollouts a step, learning rate {grpo.learning_rate:g}"
+        yield "reinforcement", f"GRPO, {grpo.steps} steps, {size}, KL {grpo.beta:g}"
+        yield "rewards", ", ".join(f"{r.weight:g} x {r.kind}" for r in settings.rewards)
+    part = (settings.grpo and settings.grpo.lora) or (settings.warmstart and settings.warmstart.lora)
+    yield "weights trained", f"a low-rank adapter (r = {part.r}), merged here" if part else "all"
+    environment = settings.environment
+    budgets = f"{environment.searches} searches, {environment.turns} turns, {environment.total_tokens} tokens"
+    yield "environment", f"{environment.kind}, preset {environment.preset}, at most {budgets}"
+    yield "retriever", f"{settings.retriever.kind}, top {environment.top_k}" if settings.retriever else "none"
+    yield "seed", str(settings.seed)
+    yield "versions", ", ".join(f"{name} {version}" for name, version in versions().items())
+
+
+def _table(run: Path) -> str:
+    lines = ["| policy | questions | EM [95 %] | F1 [95 %] | searches | answered |", "|---|---|---|---|---|---|"]
+    for path in sorted((run / "evaluation").glob("*/metrics.json"), key=lambda p: p.stat().st_mtime):
+        row = json.loads(path.read_text(encoding="utf-8"))
+        cells = [_inline(path.parent.name), _count(row), _sure(row, "em"), _sure(row, "f1")]
+        cells += [_short(row.get("searches")), _short(row.get("answered"))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) if len(lines) > 2 else "Nothing was measured in this run."
+
+
+def _count(row: Mapping[str, Any]) -> str:
+    return f"{row['n']}" if not row.get("unscored") else f"{row['scored']} of {row['n']} could be scored"
+
+
+def _sure(row: Mapping[str, Any], name: str) -> str:
+    low, high = row.get(f"{name}_interval") or (None, None)
+    return f"{_short(row.get(name))} [{_short(low)}, {_short(high)}]"
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _curve(run: Path) -> str:
+    path = run / "metrics.jsonl"
+    dev = [(row["step"], row["dev/em"]) for row in read_metrics(path) if "dev/em" in row] if path.exists() else []
+    if not dev:
+        return ""
+    best = max(dev, key=lambda point: point[1])
+    first = f"EM on the dev questions went from {dev[0][1]:.3f} at step {dev[0][0]}"
+    return f"While GRPO trained, {first} to {best[1]:.3f} at step {best[0]}, whose weights these are."
+
+
+def _inline(text: str) -> str:
+    """Text on one line that cannot end a table cell or a list item."""
+    return " ".join(text.replace("|", "/").replace("`", "'").split())
