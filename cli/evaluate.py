@@ -108,10 +108,11 @@ def resolve(
 ) -> RunSettings:
     """The settings of an evaluation: those of the config or run that ``model`` names, options laid over them.
 
-    ``retriever`` is the path of an index or a mapping.
+    ``retriever`` is what a command line names (see ``cli.retrievers``) or a mapping.
     """
     from cli.config import RunSettings
     from cli.model_settings import settings_of
+    from cli.retrievers import retriever_values
     from sleuth.settings import apply_override, validate
 
     values = settings_of(model)
@@ -123,7 +124,7 @@ def resolve(
     if preset:
         environment["preset"] = preset
     if retriever:
-        values["retriever"] = {"index": str(retriever)} if isinstance(retriever, str | Path) else retriever
+        values["retriever"] = retriever_values(str(retriever)) if isinstance(retriever, str | Path) else retriever
     evaluation = dict(values.get("evaluation") or {})
     given = {"limit": limit, "batch_size": batch_size, "samples": samples, "temperature": temperature}
     evaluation |= {name: value for name, value in given.items() if value is not None}

@@ -18,7 +18,7 @@ def retriever_settings(given: str | Path, overrides: Sequence[str] = ()) -> Retr
 
     A YAML file holds the settings themselves or, as a run's config, a section ``retriever``.
     """
-    values = _read(str(given))
+    values = {"retriever": retriever_values(str(given))}
     for override in overrides:
         apply_override(values, override)
     return validate(_Named, {"retriever": values["retriever"]}, str(given)).retriever
@@ -28,20 +28,20 @@ class _Named(Settings):
     retriever: RetrieverSettings
 
 
-def _read(given: str) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def retriever_values(given: str) -> Any:
+    """What ``given`` names, as plain values that settings can be made of."""
     if given.lstrip().startswith("{"):
+        values: dict[str, Any] = {}
         apply_override(values, f"retriever={given}")
-    elif given.endswith((".yaml", ".yml")):
-        values = _from_file(Path(given))
-    elif given.startswith(("http://", "https://")):
-        values["retriever"] = {"kind": "remote", "url": given}
-    else:
-        values["retriever"] = {"index": given}
-    return values
+        return values["retriever"]
+    if given.endswith((".yaml", ".yml")):
+        return _from_file(Path(given))
+    if given.startswith(("http://", "https://")):
+        return {"kind": "remote", "url": given}
+    return {"index": given}
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def _from_file(path: Path) -> Any:
     values = read_layers(path)
     if "policy" in values or "out" in values:
         from cli.config import load_run_settings
@@ -49,5 +49,5 @@ def _from_file(path: Path) -> dict[str, Any]:
         chosen = load_run_settings(path).retriever
         if chosen is None:
             raise ConfigError(f"{path} names no retriever", "add a section 'retriever'")
-        return {"retriever": chosen.model_dump(mode="json", exclude_unset=True)}
-    return {"retriever": values.get("retriever", values)}
+        return chosen.model_dump(mode="json", exclude_unset=True)
+    return values.get("retriever", values)

