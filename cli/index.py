@@ -3,58 +3,106 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
+
+if TYPE_CHECKING:
+    from retrieval.indexes import IndexInfo
+
+
+KINDS = ("bm25", "dense")
+
+Encoder = Annotated[
+    str | None, typer.Option(help="dense: folder or hub name of the encoder, or a YAML file with its settings.")
+]
 
 
 def index(
     corpus: Annotated[Path, typer.Argument(help="Passages: a .jsonl or .jsonl.gz file, or a folder of them.")],
     out: Annotated[Path, typer.Option(help="Folder that the index becomes.")],
-    kind: Annotated[str, typer.Option(help="Kind of index: bm25.")] = "bm25",
-    k1: Annotated[float, typer.Option(help="BM25 term saturation, the index's default.")] = 0.9,
-    b: Annotated[float, typer.Option(help="BM25 length normalisation, the index's default.")] = 0.4,
+    kind: Annotated[str, typer.Option(help="Kind of index: bm25 or dense.")] = "bm25",
+    k1: Annotated[float | None, typer.Option(help="bm25: term saturation, the index's default. [0.9]")] = None,
+    b: Annotated[float | None, typer.Option(help="bm25: length normalisation, the index's default. [0.4]")] = None,
     threads: Annotated[int, typer.Option(help="Threads that index.")] = 2,
+    encoder: Encoder = None,
+    index_type: Annotated[str, typer.Option(help="dense: flat (exact), hnsw or ivfpq.")] = "flat",
+    dtype: Annotated[str, typer.Option(help="dense: how vectors are kept: float32, float16 or int8.")] = "float32",
+    batch_size: Annotated[int, typer.Option(min=1, help="dense: passages that are encoded together.")] = 32,
     layout: Annotated[
         str | None, typer.Option(help="beir, search_r1 or pyserini; found from the first row when not given.")
     ] = None,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave bad rows out and count them.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that exists.")] = False,
 ) -> None:
-    """Make an index of CORPUS (BEIR, Search-R1 or pyserini rows) in the folder --out."""
-    from retrieval.config import KINDS
+    """Make an index of CORPUS (BEIR, Search-R1 or pyserini rows) in the folder --out.
+
+    A dense index that was interrupted is taken up again by the same command.
+    """
     from sleuth.errors import ConfigError, did_you_mean
 
     if kind not in KINDS:
         raise ConfigError(f"unknown kind of index '{kind}'", did_you_mean(kind, KINDS))
-    _index_bm25(corpus, out, k1, b, threads, layout, skip_bad_rows, overwrite)
+    rows: Rows = {"layout": layout, "skip_bad_rows": skip_bad_rows, "overwrite": overwrite}
+    if kind == "bm25":
+        if encoder is not None:
+            raise ConfigError("an index of kind bm25 has no encoder", "add --kind dense, or leave --encoder out")
+        built = _build_bm25(corpus, out, k1, b, threads, rows)
+    else:
+        if encoder is None:
+            raise ConfigError("an index of kind dense needs an encoder", "add --encoder with a folder or hub name")
+        if k1 is not None or b is not None:
+            raise ConfigError("k1 and b mean nothing to an index of kind dense", "leave them out")
+        built = _build_dense(
+            corpus, out, encoder, threads, {"index_type": index_type, "dtype": dtype}, batch_size, rows
+        )
+    _report(built)
 
 
-def _index_bm25(
-    corpus: Path,
-    out: Path,
-    k1: float,
-    b: float,
-    threads: int,
-    layout: str | None,
-    skip_bad_rows: bool,
-    overwrite: bool,
-) -> None:
-    from retrieval.bm25 import build_bm25
+class Rows(TypedDict):
+    """How the rows of a corpus are read and written, whatever the kind."""
+
+    layout: str | None
+    skip_bad_rows: bool
+    overwrite: bool
+
+
+def _build_bm25(corpus: Path, out: Path, k1: float | None, b: float | None, threads: int, rows: Rows) -> IndexInfo:
+    from retrieval.bm25 import K1, B, build_bm25
     from retrieval.progress import build_progress
 
     with build_progress(f"indexing {corpus}") as on_progress:
-        built = build_bm25(
+        return build_bm25(
             corpus,
             out,
-            k1=k1,
-            b=b,
+            k1=K1 if k1 is None else k1,
+            b=B if b is None else b,
             threads=threads,
-            layout=layout,
-            skip_bad_rows=skip_bad_rows,
-            overwrite=overwrite,
             on_progress=on_progress,
+            **rows,
         )
+
+
+def _build_dense(corpus: Path, out: Path, encoder: str, threads: int, how: dict[str, Any], rows: Rows) -> IndexInfo:
+    from cli.logs import quiet_libraries
+    from cli.wiring import limit_threads
+    from retrieval.dense.build import build_dense
+    from retrieval.encoders.config import EncoderSettings
+    from retrieval.encoders.loading import load_encoder
+    from retrieval.progress import build_progress
+    from sleuth.settings import load_settings
+
+    quiet_libraries()
+    limit_threads(threads)
+    chosen: str | EncoderSettings = encoder
+    if encoder.endswith((".yaml", ".yml")):
+        chosen = load_settings(EncoderSettings, encoder)
+    loaded = load_encoder(chosen)
+    with build_progress(f"encoding {corpus}") as on_progress:
+        return build_dense(corpus, out, loaded, on_progress=on_progress, **how, **rows)
+
+
+def _report(built: IndexInfo) -> None:
     skipped = "".join(f"; {count:,} left out: {reason}" for reason, count in sorted(built.skipped.items()))
     typer.echo(f"{built.passages:,} passages in {built.path}{skipped}", err=True)
     for row in built.examples:

@@ -21,6 +21,7 @@ from sentence_transformers.sentence_transformer.modules import Router, Transform
 from torch import Tensor, nn
 
 from retrieval.encoders.config import EncoderSettings, Role
+from retrieval.encoders.quiet import quiet_transformers
 from sleuth.artifacts import atomic_folder, write_manifest
 from sleuth.errors import ConfigError, DataError, did_you_mean
 
@@ -74,8 +75,8 @@ class Encoder:
 
     def tower(self, role: Role) -> nn.Module:
         """The module that turns features of ``role`` into vectors; both roles share it unless towers are separate."""
-        router = router_of(self.model)
-        tower: nn.Module = router.sub_modules[TASKS[_known(role)]] if router is not None else self.model
+        task, router = TASKS[_known(role)], router_of(self.model)
+        tower: nn.Module = router.sub_modules[task] if router is not None else self.model
         return tower
 
     def features(self, texts: Sequence[str], role: Role) -> dict[str, Tensor]:
@@ -117,7 +118,7 @@ class Encoder:
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write weights, tokenizer and settings, whole or not at all; adapters are saved as adapters."""
-        with atomic_folder(folder, overwrite=overwrite) as out:
+        with atomic_folder(folder, overwrite=overwrite) as out, quiet_transformers():
             self.model.save(str(out), create_model_card=False)
             settings = self.settings.model_dump(mode="json")
             fields = {"settings": settings, "dimension": self.dimension, "fingerprint": self.fingerprint}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,16 @@ from torch import nn
 
 from retrieval.encoders.config import EncoderSettings
 from retrieval.encoders.encoder import KIND, TASKS, Encoder, router_of, separate_towers
+from retrieval.encoders.quiet import quiet_transformers
 from retrieval.encoders.tokenizer import plain_tokenizer
 from sleuth.artifacts import MANIFEST
 from sleuth.errors import ArtifactError
 from sleuth.settings import validate
 
-log = logging.getLogger(__name__)
-
 _TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 """Text alone: with a chat template in reach, sentence-transformers would put every text into it."""
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")
+_INSTRUCTION = "Instruct: "
 _WEIGHTLESS = ("backbone", "towers", "dtype")
 """Settings that say how weights came about; changing them over loaded ones means nothing."""
 
@@ -40,15 +39,8 @@ def new_encoder(settings: EncoderSettings, *, device: str | None = None) -> Enco
         )
     _check_path(settings.backbone)
     try:
-        adapter = _adapter_base(settings.backbone)
-        first = Transformer(
-            adapter or settings.backbone,
-            model_kwargs={"dtype": getattr(torch, settings.dtype)},
-            modality_config=copy.deepcopy(_TEXT),
-            module_output_name="token_embeddings",
-        )
-        if adapter:
-            first.model.load_adapter(settings.backbone)
+        with quiet_transformers():
+            first = _transformer(settings)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise _cannot_load(settings.backbone, error) from error
     _limit_tokens(first, settings)
@@ -79,7 +71,8 @@ def load_encoder(source: str | Path | EncoderSettings, *, device: str | None = N
             "give a mapping: {backbone: ..., pooling: mean, query_prompt: ..., passage_prompt: ...}",
         )
     try:
-        model = SentenceTransformer(name, device=device, model_kwargs=_dtype_of(wanted))
+        with quiet_transformers():
+            model = SentenceTransformer(name, device=device, model_kwargs=_dtype_of(wanted))
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise _cannot_load(name, error) from error
     settings = _saved_settings(name) or _settings_of(model, name)
@@ -87,8 +80,24 @@ def load_encoder(source: str | Path | EncoderSettings, *, device: str | None = N
         changes = {key: getattr(wanted, key) for key in wanted.model_fields_set if key not in _WEIGHTLESS}
         if changes.get("pooling", settings.pooling) != settings.pooling:
             raise ArtifactError(f"{name} pools by {settings.pooling}", "leave pooling out of its settings")
+        for key in ("query_prompt", "passage_prompt"):
+            _check_prompt(name, key, getattr(settings, key), changes.get(key))
         settings = settings.model_copy(update=changes)
     return Encoder(model, settings, name)
+
+
+def _transformer(settings: EncoderSettings) -> Transformer:
+    """The backbone, an adapter's base with the adapter in it."""
+    adapter = _adapter_base(settings.backbone)
+    first = Transformer(
+        adapter or settings.backbone,
+        model_kwargs={"dtype": getattr(torch, settings.dtype)},
+        modality_config=copy.deepcopy(_TEXT),
+        module_output_name="token_embeddings",
+    )
+    if adapter:
+        first.model.load_adapter(settings.backbone)
+    return first
 
 
 def _settings_of(model: SentenceTransformer, name: str) -> EncoderSettings:
@@ -117,6 +126,15 @@ def _settings_of(model: SentenceTransformer, name: str) -> EncoderSettings:
         towers="separate" if router is not None else "shared",
         dtype=dtype,
     )
+
+
+def _check_prompt(name: str, key: str, own: str, wanted: str | None) -> None:
+    """A prompt that an encoder was trained with cannot be taken from it; only an instruction may be another."""
+    instructions = own.startswith(_INSTRUCTION) and (wanted or "").startswith(_INSTRUCTION)
+    if own and wanted is not None and wanted != own and not instructions:
+        raise ArtifactError(
+            f"{name} was trained with the {key} {own!r}, not {wanted!r}", f"leave {key} out of the encoder's settings"
+        )
 
 
 def _saved_settings(name: str) -> EncoderSettings | None:

@@ -9,6 +9,7 @@ import torch
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from retrieval.encoders.config import ScratchSettings
+from retrieval.encoders.quiet import quiet_transformers
 from retrieval.encoders.tokenizer import train_wordpiece
 from sleuth.artifacts import atomic_folder, write_manifest
 
@@ -30,7 +31,7 @@ def make_backbone(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _network(chosen, tokenizer)
-    with atomic_folder(folder, overwrite=overwrite) as out:
+    with atomic_folder(folder, overwrite=overwrite) as out, quiet_transformers():
         network.save_pretrained(out)
         tokenizer.save_pretrained(out)
         write_manifest(out, "backbone", {"settings": chosen.model_dump(mode="json"), "seed": seed})

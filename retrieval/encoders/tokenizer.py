@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from sleuth.errors import ArtifactError
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_PAD, _UNKNOWN, _CLS, _SEP, _MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+_PAD, _UNKNOWN, _CLS, _SEP, _MASK = _RESERVED = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 
 
 def plain_tokenizer(tokenizer: Any, *, append_eos: bool) -> Any:
@@ -27,29 +28,46 @@ def plain_tokenizer(tokenizer: Any, *, append_eos: bool) -> Any:
         return tokenizer
     if tokenizer.eos_token is None or not tokenizer.is_fast:
         raise ArtifactError("this backbone's tokenizer cannot append EOS", "set append_eos: false")
-    end = processors.TemplateProcessing(
-        single=f"$A {tokenizer.eos_token}", special_tokens=[(tokenizer.eos_token, tokenizer.eos_token_id)]
-    )
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.post_processor = processors.Sequence([*filter(None, [backend.post_processor]), end])
+    backend = Tokenizer.from_str(_ending_in(tokenizer.eos_token, tokenizer.eos_token_id, tokenizer.backend_tokenizer))
     special = {name: getattr(tokenizer, name) for name in _SPECIAL if getattr(tokenizer, name, None) is not None}
     # a class of the model's family would build its own post-processor again when it is loaded
-    return PreTrainedTokenizerFast(
+    made = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_max_length=tokenizer.model_max_length,
         padding_side="right",
         **{"pad_token": tokenizer.eos_token, **special},
     )
+    if made("a")["input_ids"] != [*tokenizer("a")["input_ids"], tokenizer.eos_token_id]:
+        raise ArtifactError("this backbone's tokenizer cannot append EOS", "set append_eos: false")
+    return made
+
+
+def _ending_in(token: str, number: int, backend: Tokenizer) -> str:
+    """``backend`` as JSON, its template ending in ``token``. Two templates in a row would not do: the second takes
+    what the first adds for one text and the text itself for the other of a pair."""
+    content = json.loads(backend.to_str())
+    steps = content["post_processor"]
+    steps = [] if steps is None else steps["processors"] if steps["type"] == "Sequence" else [steps]
+    template = next((step for step in steps if step["type"] == "TemplateProcessing"), None)
+    if template is None:
+        template = json.loads(processors.TemplateProcessing(single="$A", special_tokens=[]).__getstate__())
+        steps.append(template)
+    template["single"].append({"SpecialToken": {"id": token, "type_id": 0}})
+    template["special_tokens"][token] = {"id": token, "ids": [number], "tokens": [token]}
+    content["post_processor"] = {"type": "Sequence", "processors": steps}
+    return json.dumps(content)
 
 
 def train_wordpiece(texts: Iterable[str], size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece tokenizer learnt from ``texts``, with BERT's special tokens; [SEP] is EOS too."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token=_UNKNOWN))
+    """A lower-casing WordPiece tokenizer learnt from ``texts``, with BERT's special tokens; [SEP] is EOS too.
+
+    The same texts give the same tokenizer.
+    """
+    tokenizer = Tokenizer(models.WordPiece(_wordpieces(list(texts), size), unk_token=_UNKNOWN))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = [_PAD, _UNKNOWN, _CLS, _SEP, _MASK]
-    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
+    for special in _RESERVED:
+        tokenizer.add_special_tokens([special])
     ids = [(token, tokenizer.token_to_id(token)) for token in (_CLS, _SEP)]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{_CLS} $A {_SEP}", pair=f"{_CLS} $A {_SEP} $B:1 {_SEP}:1", special_tokens=ids
@@ -65,3 +83,17 @@ def train_wordpiece(texts: Iterable[str], size: int, max_length: int) -> PreTrai
         mask_token=_MASK,
         eos_token=_SEP,
     )
+
+
+def _wordpieces(texts: list[str], size: int) -> dict[str, int]:
+    """The vocabulary. Single characters get their numbers first: the trainer would number them, and so break its
+    ties, in an order that changes from run to run."""
+    learner = Tokenizer(models.WordPiece(unk_token=_UNKNOWN))
+    learner.normalizer = normalizers.BertNormalizer(lowercase=True)
+    learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    characters = sorted({c for text in texts for c in learner.normalizer.normalize_str(text) if not c.isspace()})
+    first = [*_RESERVED, *characters, *(f"##{c}" for c in characters)]
+    trainer = trainers.WordPieceTrainer(vocab_size=max(size, len(first)), special_tokens=first, show_progress=False)
+    learner.train_from_iterator(texts, trainer)
+    vocabulary: dict[str, int] = learner.get_vocab()
+    return vocabulary

@@ -16,6 +16,9 @@ from retrieval.cache import CachedRetriever
 from retrieval.combine.hybrid import HybridRetriever
 from retrieval.combine.rerank import RerankRetriever
 from retrieval.config import RetrieverSettings
+from retrieval.encoders.config import ScratchSettings, preset
+from retrieval.encoders.loading import new_encoder
+from retrieval.encoders.scratch import make_backbone
 from retrieval.open import open_retriever
 from retrieval.resilient import ResilientRetriever
 from retrieval.service.remote import RemoteRetriever
@@ -92,10 +95,41 @@ def address(contract_index: Path, serving: Callable[..., contextlib.AbstractCont
         yield url
 
 
-@pytest.fixture(scope="session", params=[*IMPLEMENTATIONS, *SERVED])
+DENSE: dict[str, dict[str, object]] = {
+    "dense": {},
+    "dense, float16": {"dtype": "float16"},
+    "dense, int8": {"dtype": "int8"},
+    "dense, hnsw": {"index_type": "hnsw"},
+}
+
+
+@pytest.fixture(scope="session")
+def contract_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network whose mean states tell words apart well enough."""
+    folder = tmp_path_factory.mktemp("encoder")
+    shape = {"vocabulary": 200, "hidden_size": 128, "layers": 1, "max_positions": 128, "dropout": 0.0}
+    make_backbone(folder / "backbone", [f"{p.title} {p.text}" for p in PASSAGES], ScratchSettings(**shape))
+    settings = preset("plain", str(folder / "backbone"), passage_max_tokens=64)
+    new_encoder(settings).save(folder / "encoder")
+    return folder / "encoder"
+
+
+def open_dense_index(name: str, index: Path, encoder: Path) -> Retriever:
+    settings = {
+        "kind": "dense",
+        "index": index.parent / name.replace(" ", ""),
+        "corpus": index.parent / "corpus.jsonl",
+        "encoder": str(encoder),
+    }
+    return open_retriever(RetrieverSettings.model_validate(settings | DENSE[name]), cached=False, resilient=False)
+
+
+@pytest.fixture(scope="session", params=[*IMPLEMENTATIONS, *DENSE, *SERVED])
 def retriever(request: pytest.FixtureRequest, contract_index: Path) -> Retriever:
     if request.param in SERVED:
         return SERVED[request.param](request.getfixturevalue("address"))
+    if request.param in DENSE:
+        return open_dense_index(request.param, contract_index, request.getfixturevalue("contract_encoder"))
     return IMPLEMENTATIONS[request.param](contract_index)
 
 
@@ -133,7 +167,10 @@ def test_a_hit_does_not_depend_on_what_else_is_asked(retriever: Retriever) -> No
     order = list(range(len(QUERIES)))
     for seed in range(3):
         random.Random(seed).shuffle(order)
-        assert retriever.search([QUERIES[i] for i in order], 4) == [expected[i] for i in order]
+        found = retriever.search([QUERIES[i] for i in order], 4)
+        for hits, alone in zip(found, [expected[i] for i in order], strict=True):
+            assert [(hit.passage, hit.rank) for hit in hits] == [(hit.passage, hit.rank) for hit in alone]
+            assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in alone], rel=1e-5)
 
 
 def test_nothing_asked_nothing_found(retriever: Retriever) -> None:

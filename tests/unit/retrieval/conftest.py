@@ -42,3 +42,25 @@ def index(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     path = tmp_path_factory.mktemp("index") / "bm25"
     build_bm25(corpus, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained BERT of one layer, whose mean states tell words apart well enough."""
+    from retrieval.encoders.config import ScratchSettings
+    from retrieval.encoders.scratch import make_backbone
+
+    path = tmp_path_factory.mktemp("backbone") / "bert"
+    texts = [f"{p.title} {p.text[:200]}" for p in make_passages()]
+    make_backbone(path, texts, ScratchSettings(vocabulary=300, hidden_size=64, layers=1, heads=2, max_positions=64))
+    return path
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Path:
+    from retrieval.encoders.config import preset
+    from retrieval.encoders.loading import new_encoder
+
+    path = tmp_path_factory.mktemp("encoder") / "plain"
+    new_encoder(preset("plain", str(backbone), query_max_tokens=32, passage_max_tokens=48)).save(path)
+    return path
