@@ -26,7 +26,7 @@ def config(
 
 @app.command()
 def trajectory(
-    file: Annotated[Path, typer.Argument(help="Trajectories, a .jsonl file.")],
+    file: Annotated[Path, typer.Argument(help="Trajectories: a .jsonl or .parquet file, or a folder of them.")],
     index: Annotated[int, typer.Option("--index", "-i", min=0, help="Which row, from 0.")] = 0,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show the mask token by token.")] = False,
     model: Annotated[str | None, typer.Option(help="Model whose tokenizer gives the tokens' text.")] = None,

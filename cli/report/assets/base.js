@@ -57,8 +57,14 @@ async function inflate(bytes) {
 }
 
 async function embedded() {
-  const text = atob(document.getElementById("data").textContent);
-  return inflate(Uint8Array.from(text, (char) => char.charCodeAt(0)));
+  const text = document.getElementById("data").textContent;
+  return inflate(Uint8Array.fromBase64 ? Uint8Array.fromBase64(text) : decoded(atob(text)));
+}
+
+function decoded(text) {
+  const bytes = new Uint8Array(text.length);
+  for (let place = 0; place < text.length; place++) bytes[place] = text.charCodeAt(place);
+  return bytes;
 }
 
 // Data as the page uses it: every row knows its place, and a name that stays the same when a run goes on.
