@@ -6,6 +6,7 @@ environment and with its retriever. Without a terminal, questions are read one a
 
 from __future__ import annotations
 
+import io
 import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -64,6 +65,8 @@ def chat(
         return
     if not json:
         say_no_terminal(sys.stdin)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     status = read_lines(opened, sys.stdin, json)
     if status:
         raise typer.Exit(status)
@@ -187,4 +190,4 @@ def _name_of(settings: RunSettings) -> str | None:
     if settings.retriever is None:
         return None
     chosen = settings.retriever
-    return str(chosen.index or getattr(chosen, "url", None) or chosen.kind)
+    return str(chosen.index or chosen.url or chosen.kind)

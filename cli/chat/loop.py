@@ -24,23 +24,31 @@ UNANSWERED = 3
 
 def converse(chat: Chat, prompt: PromptSession[str]) -> None:
     """Ask, answer, until Ctrl-D. Ctrl-C at the prompt empties the line; during an answer it stops the answer."""
-    while True:
-        try:
-            line = prompt.prompt()
-        except KeyboardInterrupt:
-            chat.view.line("Ctrl-D or /quit leaves", "dim")
-            continue
-        except EOFError:
-            return
-        try:
-            with keys_unseen():
-                handle(chat, line)
-        except EOFError:
-            return
-        except (SleuthError, OSError) as error:
-            print_error(error)
-        except KeyboardInterrupt:
-            chat.view.stopped()
+    going = True
+    while going:
+        with contextlib.suppress(KeyboardInterrupt):  # pressed twice: the first has stopped what there was to stop
+            going = _exchange(chat, prompt)
+
+
+def _exchange(chat: Chat, prompt: PromptSession[str]) -> bool:
+    """One line and what comes of it; False when the person leaves."""
+    try:
+        line = prompt.prompt()
+    except KeyboardInterrupt:
+        chat.view.line("Ctrl-D or /quit leaves", "dim")
+        return True
+    except EOFError:
+        return False
+    try:
+        with keys_unseen():
+            handle(chat, line)
+    except EOFError:
+        return False
+    except (SleuthError, OSError) as error:
+        print_error(error)
+    except KeyboardInterrupt:
+        chat.view.stopped()
+    return True
 
 
 def read_lines(chat: Chat, lines: Iterable[str], json: bool) -> int:
