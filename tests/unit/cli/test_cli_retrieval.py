@@ -177,6 +177,16 @@ def test_what_may_stand_for_a_retriever(tmp_path: Path) -> None:
     assert retriever_settings(nested, ["retriever.inner.rrf_k=10"]).inner.rrf_k == 10  # type: ignore[union-attr]
 
 
+def test_an_evaluation_takes_what_may_stand_for_a_retriever() -> None:
+    from cli.evaluate import resolve
+
+    for given, kind in (("http://h:1", "remote"), ("runs/i", None), ("{kind: hybrid, parts: [a, b]}", "hybrid")):
+        settings = resolve("some/model", [], data="d.jsonl", retriever=given).retriever
+        assert settings is not None
+        assert settings == retriever_settings(given)
+        assert settings.kind == kind
+
+
 @pytest.mark.parametrize(
     ("written", "message"),
     [
