@@ -103,6 +103,7 @@ def run_names(paths: Sequence[Path]) -> list[str]:
 def state_of(paths: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
     """Changes whenever something that the report shows has changed on disk."""
     watched = ("config.yaml", "metrics.jsonl", "stages/*.json", "evaluation/*/*", "grpo/trajectories/*", "grpo/dev/*/*")
+    watched += ("trajectories*", "sample-*/trajectories*", "metrics.json")
     files = (file for path in paths for pattern in watched for file in sorted(path.glob(pattern)))
     found = []
     for file in files:
@@ -125,8 +126,10 @@ def _sources(path: Path) -> Iterator[Source]:
         if trajectory_files(folder):
             dev = folder.parent.name == "dev"
             yield Source(f"dev, step {order[1]}" if dev else f"test, {folder.name}", folder, False, order)
-    if trajectory_files(path):
-        yield Source("evaluation", path, False, (3, 0))
+    alone = [(path, "evaluation"), *((folder, folder.name) for folder in sorted(path.glob("sample-*")))]
+    for folder, name in alone:  # an evaluation by itself, of one sample a question or several
+        if trajectory_files(folder):
+            yield Source(name, folder, False, (3, 0))
 
 
 def _checkpoint(name: str) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from cli.report.page import LIMIT, SCRIPTS, make_page
 from cli.report.sample import choose, thin
 from cli.report.serve import make_server
 from sleuth.errors import ArtifactError
+from sleuth.runs import RunFolder
 from sleuth.trajectories import close_trajectories
 
 ASSETS = Path(cli.report.page.__file__).parent / "assets"
@@ -281,3 +282,15 @@ def test_budget_is_kept_whatever_the_share_of_each_source(tmp_path: Path) -> Non
         samples = choose([run], limit)
         assert sum(sample.shown for sample in samples) <= max(limit, 0)
         assert pack([run], samples, LIMIT)
+
+
+def test_an_evaluation_by_itself_is_a_run_too(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "eval")
+    with run.claim({"environment": {"kind": "search"}}):
+        pass
+    (run.path / "metrics.json").write_text('{"em": 1.0, "n": 4}')
+    write_rows(run.path / "sample-1" / "trajectories.jsonl", rollouts(0, 1))
+    write_rows(run.path / "sample-2" / "trajectories.jsonl", rollouts(1, 1))
+    data = unpack(pack_runs([run.path], 2000, LIMIT))
+    assert [(s["name"], s["shown"]) for s in data["sources"]] == [("sample-1", SIZE), ("sample-2", SIZE)]
+    assert data["runs"][0]["finished"] and data["runs"][0]["evaluations"]["evaluation"]["em"] == 1
