@@ -70,6 +70,10 @@ def resolve_model(name: str) -> str:
         return str(convert_gguf(packaged_smollm2()))
     if name.endswith(".gguf"):
         return str(convert_gguf(Path(name)))
+    if name.startswith(("http://", "https://")):
+        raise PolicyError(
+            f"{name} is a server, whose weights are not here", "evaluate it or chat with it; to train, name a model"
+        )
     if _looks_like_path(name) and not Path(name).exists():
         raise PolicyError(f"no policy at {name}", _where_to_look(name))
     return name

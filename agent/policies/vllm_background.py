@@ -40,7 +40,7 @@ class BackgroundEngine:
     """AsyncLLM in a process of its own, its event loop in a thread: usable from any thread and any loop."""
 
     def __init__(self, options: EngineOptions) -> None:
-        prepare(in_process=False)
+        prepare()
         self._options = options
         self._serial = itertools.count()
         self._folder = Path(tempfile.mkdtemp(prefix="sleuth-weights-", dir=memory_folder()))

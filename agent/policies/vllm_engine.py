@@ -89,7 +89,7 @@ def why_unusable(model: str) -> str | None:
     """Why vLLM cannot serve ``model`` here, in words; None where nothing speaks against it."""
     if importlib.util.find_spec("vllm") is None:
         return "vllm is not installed"
-    prepare(in_process=True)
+    prepare()
     try:
         from vllm.platforms import current_platform
 
@@ -112,7 +112,7 @@ class InProcessEngine:
     """vLLM's engine, stepped by whoever asks it to sample."""
 
     def __init__(self, options: EngineOptions) -> None:
-        prepare(in_process=True)
+        prepare()
         with opening(options):
             from vllm.engine.arg_utils import EngineArgs
             from vllm.v1.engine.llm_engine import LLMEngine
@@ -288,9 +288,10 @@ def must_reset(done: bool) -> None:
         raise PolicyError("vllm kept keys and values of old weights", "requests were still running during an update")
 
 
-def prepare(*, in_process: bool) -> None:
+def prepare() -> None:
     """What vLLM reads from the environment; what a person has set stays."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
+    # An engine in this process; for AsyncLLM, which has one of its own in any case, no second process for its worker.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     for name, value in {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding starves the trainer, and is slow on a busy machine
         "VLLM_NO_USAGE_STATS": "1",

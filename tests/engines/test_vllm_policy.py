@@ -52,7 +52,7 @@ def changed(tiny):
     with torch.no_grad():
         generator = torch.Generator().manual_seed(1)
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator) * parameter.std().nan_to_num(0.1))
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator) * parameter.std().nan_to_num(0.1))
     model.before = before
     yield model
     model.load_state_dict(before)
@@ -81,7 +81,7 @@ def test_an_update_changes_logprobs_head_and_cached_prefixes(kind, request, tiny
     assert changed.lm_head.weight is changed.get_input_embeddings().weight
     policy.generate(requests(codec), SAMPLED)  # leaves prefixes of the old weights in the cache
     probe = make_probe(changed, probe_tokens(codec))
-    assert policy.gap(probe) > 0.1
+    assert policy.gap(probe) > 0.03
     policy.update(policy.version + 1, changed.state_dict(), probe)
     done = assert_agrees(policy, changed, codec)
     assert {g.policy_version for g in done} == {policy.version}

@@ -17,6 +17,7 @@ from policy_contract import CHECKS, STOP
 from agent.config import PolicySettings
 from agent.policies.backends import open_policy
 from agent.policies.config import OpenAISettings
+from agent.policies.loading import resolve_model
 from agent.policies.openai_policy import OpenAIPolicy
 from sleuth.errors import ConfigError, PolicyError
 from sleuth.protocols import AsyncPolicy
@@ -277,6 +278,11 @@ def test_settings_open_it_and_a_url_stands_for_the_only_model_served(server, tin
         open_policy(PolicySettings(backend="openai", openai=there))
     with pytest.raises(ConfigError, match=r"needs a tokenizer here too"):
         open_policy(PolicySettings(model=server.url))
+
+
+def test_a_server_cannot_be_trained():
+    with pytest.raises(PolicyError, match="is a server, whose weights are not here"):
+        resolve_model("http://127.0.0.1:8000/v1")
 
 
 def test_backends_that_are_not_there_are_said(tiny_folder):
