@@ -29,6 +29,8 @@ def index(
     index_type: Annotated[str, typer.Option(help="dense: flat (exact), hnsw or ivfpq.")] = "flat",
     dtype: Annotated[str, typer.Option(help="dense: how vectors are kept: float32, float16 or int8.")] = "float32",
     batch_size: Annotated[int, typer.Option(min=1, help="dense: passages that are encoded together.")] = 32,
+    workers: Annotated[int, typer.Option(min=1, help="dense: processes that encode, on Ray when more than 1.")] = 1,
+    address: Annotated[str | None, typer.Option(help="dense: a running Ray for the workers, such as auto.")] = None,
     layout: Annotated[
         str | None, typer.Option(help="beir, search_r1 or pyserini; found from the first row when not given.")
     ] = None,
@@ -53,9 +55,8 @@ def index(
             raise ConfigError("an index of kind dense needs an encoder", "add --encoder with a folder or hub name")
         if k1 is not None or b is not None:
             raise ConfigError("k1 and b mean nothing to an index of kind dense", "leave them out")
-        built = _build_dense(
-            corpus, out, encoder, threads, {"index_type": index_type, "dtype": dtype}, batch_size, rows
-        )
+        how = {"index_type": index_type, "dtype": dtype, "batch_size": batch_size}
+        built = _build_dense(corpus, out, encoder, threads, how, rows, workers, address)
     _report(built)
 
 
@@ -83,7 +84,16 @@ def _build_bm25(corpus: Path, out: Path, k1: float | None, b: float | None, thre
         )
 
 
-def _build_dense(corpus: Path, out: Path, encoder: str, threads: int, how: dict[str, Any], rows: Rows) -> IndexInfo:
+def _build_dense(
+    corpus: Path,
+    out: Path,
+    encoder: str,
+    threads: int,
+    how: dict[str, Any],
+    rows: Rows,
+    workers: int,
+    address: str | None,
+) -> IndexInfo:
     from cli.logs import quiet_libraries
     from cli.wiring import limit_threads
     from retrieval.dense.build import build_dense
@@ -99,7 +109,17 @@ def _build_dense(corpus: Path, out: Path, encoder: str, threads: int, how: dict[
         chosen = load_settings(EncoderSettings, encoder)
     loaded = load_encoder(chosen)
     with build_progress(f"encoding {corpus}") as on_progress:
-        return build_dense(corpus, out, loaded, on_progress=on_progress, **how, **rows)
+        if workers == 1:
+            return build_dense(corpus, out, loaded, on_progress=on_progress, **how, **rows)
+        from agent.cluster.config import ClusterSettings
+        from cli.sharded import encoding_actors
+        from retrieval.dense.encode import SHARD
+
+        cluster = ClusterSettings(workers=workers, address=address, deadline_s=24 * 3600.0)
+        token = out.parent / f".{out.name}.token"
+        with encoding_actors(cluster, chosen, loaded, threads, SHARD, token) as sharded:
+            stands_in: Any = sharded
+            return build_dense(corpus, out, stands_in, shard=SHARD * workers, on_progress=on_progress, **how, **rows)
 
 
 def _report(built: IndexInfo) -> None:

@@ -59,7 +59,7 @@ def build_approximate(vectors: StoredVectors, kind: IndexType, parameters: Index
 
 def _hnsw(vectors: StoredVectors, parameters: IndexParameters) -> Any:
     codes = _HNSW_CODES.get(vectors.codes.dtype.name)
-    shape = (vectors.dimension, *([] if codes is None else [codes]), parameters.links, faiss.METRIC_INNER_PRODUCT)
+    shape: Any = (vectors.dimension, *([] if codes is None else [codes]), parameters.links, faiss.METRIC_INNER_PRODUCT)
     index = (faiss.IndexHNSWFlat if codes is None else faiss.IndexHNSWSQ)(*shape)
     index.hnsw.efConstruction = parameters.ef_construction
     index.hnsw.efSearch = parameters.ef_search
@@ -79,12 +79,14 @@ def _ivfpq(vectors: StoredVectors, parameters: IndexParameters) -> Any:
     lists = parameters.lists or max(1, round(4 * math.sqrt(count)))
     if lists * 4 > count:
         raise ConfigError(f"lists is {lists}, too many for {count} vectors", f"choose at most {count // 4}")
-    coarse = faiss.IndexFlatIP(dimension)
+    coarse: Any = faiss.IndexFlatIP(dimension)
     index = faiss.IndexIVFPQ(coarse, dimension, lists, size, 8, faiss.METRIC_INNER_PRODUCT)
     index.own_fields = True
     coarse.this.disown()
     index.nprobe = parameters.nprobe or max(1, lists // 16)
-    index.cp.seed = index.pq.cp.seed = parameters.seed + 1234
+    for learning in (index.cp, index.pq.cp):
+        learning.seed = parameters.seed + 1234
+        learning.min_points_per_centroid = 1  # else it prints a warning for every one of its codes
     return index
 
 

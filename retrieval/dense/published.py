@@ -24,8 +24,9 @@ from retrieval.encoders.encoder import Encoder
 from sleuth.errors import ArtifactError, DataError
 from sleuth.types import Passage
 
-SAME_VECTOR = 0.98
-"""Cosine below which a stored vector is not the encoder's: half precision and other cuts cost far less."""
+TOLERANCE = 0.05
+"""How far a stored vector may be from the encoder's, as a share of the distance between two passages (1 - cosine):
+half precision costs far less, another prompt more."""
 
 _SAMPLES = 8
 
@@ -49,8 +50,12 @@ def open_published(
     flat = flat_vectors(index)
     if flat is not None:
         vectors = FlatSearch(StoredVectors(flat), owner=index)
-    identity = {"faiss": _identity(Path(faiss_file)), "corpus": _identity(passages.path), "ef_search": ef_search}
-    identity |= {"nprobe": nprobe, "encoder": encoder.fingerprint}
+    identity = {
+        "faiss": _identity(Path(faiss_file)),
+        "corpus": _identity(passages.path),
+        "tuning": [ef_search, nprobe],
+        "encoder": encoder.fingerprint,
+    }
     retriever = DenseRetriever(encoder, vectors, passages, str(faiss_file), digest_of(identity))
     _check_sample(retriever, _stored(index, np.linspace(0, len(passages) - 1, _SAMPLES, dtype=np.int64)))
     return retriever
@@ -113,19 +118,15 @@ def _check_sample(retriever: DenseRetriever, stored: dict[int, Vectors]) -> None
     rows = list(stored)
     if not rows:
         return
+    held = np.stack([_unit(stored[row]) for row in rows])
+    apart = float(np.median((1 - held @ held.T)[~np.eye(len(rows), dtype=bool)])) if len(rows) > 1 else 0.0
     ways = ([passage_text(passages[row]) for row in rows], [_contents(passages, row) for row in rows])
-    cosines = [
-        float(
-            np.median(
-                [_cosine(stored[row], made) for row, made in zip(rows, encoder.encode(w, "passage"), strict=True)]
-            )
-        )
-        for w in ways
-    ]
-    if max(cosines) < SAME_VECTOR:
+    made = [np.stack([_unit(vector) for vector in encoder.encode(texts, "passage")]) for texts in ways]
+    off = min(float(np.median(1 - (held * vectors).sum(axis=1))) for vectors in made)
+    if off > max(TOLERANCE * apart, 1e-3):
         raise ArtifactError(
             f"the vectors of {retriever.name} are not what {encoder.source} makes of its passages "
-            f"(cosine {max(cosines):.2f}): another encoder, pooling or prompt made them",
+            f"(cosine {1 - off:.3f}): another encoder, pooling or prompt made them",
             f"the passage prompt is {encoder.settings.passage_prompt!r}, pooling {encoder.settings.pooling}; "
             "name the right ones under encoder",
         )
@@ -145,8 +146,8 @@ def _contents(passages: CorpusLines, row: int) -> str:
     return str(content.get("contents") or passage_text(passages[row]))
 
 
-def _cosine(a: Vectors, b: Vectors) -> float:
-    return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
+def _unit(vector: Vectors) -> Vectors:
+    return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
 
 def _identity(path: Path) -> list[object]:

@@ -128,7 +128,7 @@ class FaissSearch:
         return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
     def _tune(self, ef_search: int | None, nprobe: int | None) -> None:
-        inner = faiss.downcast_index(faiss.extract_index_ivf(self.index) if _is_ivf(self.index) else self.index)
+        inner: Any = faiss.downcast_index(faiss.extract_index_ivf(self.index) if _is_ivf(self.index) else self.index)
         for name, value, attribute in (("ef_search", ef_search, "hnsw"), ("nprobe", nprobe, "nprobe")):
             if value is None:
                 continue

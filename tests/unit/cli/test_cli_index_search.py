@@ -77,3 +77,28 @@ def test_mistakes_are_errors_of_ours(program: typer.Typer, made: Path) -> None:
     with pytest.raises(ConfigError, match="no query"):
         run(program, "search", str(made), "-", stdin="\n")
     assert not (made.parent / "j").exists()
+
+
+def test_a_dense_index_from_the_command_line(program: typer.Typer, made: Path) -> None:
+    from retrieval.encoders.config import ScratchSettings, preset
+    from retrieval.encoders.loading import new_encoder
+    from retrieval.encoders.scratch import make_backbone
+
+    folder = made.parent
+    shape = ScratchSettings(vocabulary=100, hidden_size=32, layers=1, heads=2, max_positions=64)
+    make_backbone(folder / "bert", [row["text"] for row in ROWS], shape)
+    new_encoder(preset("plain", str(folder / "bert"), passage_max_tokens=64)).save(folder / "encoder")
+    corpus, out, encoder = str(folder / "corpus.jsonl"), str(folder / "dense"), str(folder / "encoder")
+    dense = ["index", corpus, "--out", out, "--kind", "dense", "--skip-bad-rows", "--threads", "1"]
+    run(program, *dense, "--encoder", encoder, "--dtype", "float16")
+    rows = [json.loads(line) for line in run(program, "search", out, "Town 2 named T2", "", "--json").splitlines()]
+    assert {hit["id"] for hit in rows[0]["hits"]} == {"0", "1", "2", "3"}
+    assert rows[1]["hits"] == []
+    for wrong, message in (
+        (dense, "needs an encoder"),
+        ([*dense, "--encoder", encoder, "--k1", "1"], "mean nothing to an index of kind dense"),
+        (["index", corpus, "--out", out, "--encoder", encoder], "kind bm25 has no encoder"),
+        ([*dense, "--encoder", encoder, "--dtype", "int4", "--overwrite"], "cannot be stored as 'int4'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run(program, *wrong)

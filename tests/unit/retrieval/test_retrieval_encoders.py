@@ -97,15 +97,18 @@ def test_prompt_cut_and_eos(family: Path) -> None:
     assert ids["input_ids"][1, : last + 1].tolist() == tokenizer("query: salt")["input_ids"]
 
 
-def test_eos_joins_a_tokenizer_that_adds_none_after_what_it_adds_and_after_cutting() -> None:
-    from tokenizers.processors import TemplateProcessing
+@pytest.mark.parametrize("adds", ["first token", "nothing", "offsets"])
+def test_eos_joins_a_tokenizer_after_what_it_adds_and_after_cutting(adds: str) -> None:
+    from tokenizers.processors import ByteLevel, Sequence, TemplateProcessing
 
     tokenizer = train_wordpiece(["glass salt rope"], 100, 64)
     begin = [("[CLS]", tokenizer.cls_token_id)]
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="[CLS] $A", special_tokens=begin)
+    template = TemplateProcessing(single="[CLS] $A", special_tokens=begin)
+    steps = {"first token": template, "nothing": Sequence([]), "offsets": ByteLevel()}
+    tokenizer.backend_tokenizer.post_processor = steps[adds]
     tokenizer.chat_template = "{{ messages }}"
     ended = plain_tokenizer(tokenizer, append_eos=True)
-    first, last = tokenizer.cls_token_id, tokenizer.eos_token_id
+    first, last = tokenizer("salt")["input_ids"][0], tokenizer.eos_token_id
     assert ended("salt")["input_ids"] == [*tokenizer("salt")["input_ids"], last]
     cut = ended("salt " * 20, truncation=True, max_length=5)["input_ids"]
     assert (len(cut), cut[0], cut[-1], cut.count(last)) == (5, first, last, 1)
