@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ import pytest
 
 from agent.policies.scripted import ScriptedPolicy
 from agent.policies.transformers_policy import TransformersPolicy
-from agent.rollout import TokenSampled
+from agent.rollout import PassagesGiven, TokenSampled
 from agent.session import Knobs, Session, Tools
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment
@@ -18,7 +17,7 @@ from rewards.text_match import exact_match, f1
 from sleuth.errors import ArtifactError, ConfigError, DataError, PolicyError, RetrieverError
 from sleuth.settings import validate
 from sleuth.trajectories import read_trajectories
-from sleuth.types import Answer, Generation, Hit, Passage, Question, Search
+from sleuth.types import Answer, Hit, Passage, Question, Search
 
 SEARCH, ANSWER = "<think> Need it </think> <search> city </search>", "<answer> Paris </answer>"
 QUESTIONS = [Question("7", "what is it ?", ("Paris",)), Question("b", "who ?", ("London", "the city"), kind="two")]
@@ -90,8 +89,7 @@ class Interrupting:
         (request,) = requests
         on_token(request.episode, self._tokens[0], 0.0)
         self.late = lambda: on_token(request.episode, self._tokens[1], 0.0)
-        signal.raise_signal(signal.SIGINT)
-        return [Generation((), (), "stop")]
+        raise KeyboardInterrupt
 
     def release(self, episodes):
         self.released += episodes
@@ -194,7 +192,11 @@ def test_a_mode_that_searches_needs_a_retriever(codec):
     with pytest.raises(ConfigError, match="mode rag needs something to search"):
         bench.session.ask("what ?")
     bench.session.use_retriever("a")
-    assert [hit.passage.title for hit in bench.session.ask("what ?").trajectory.given] == ["a", "a"]
+    events = []
+    given = bench.session.ask("what ?", events.append).trajectory.given
+    assert [hit.passage.title for hit in given] == ["a", "a"]
+    assert isinstance(events[0], PassagesGiven)
+    assert events[0].hits == given
 
 
 def test_a_retriever_is_opened_once_and_only_where_it_is_searched(codec):

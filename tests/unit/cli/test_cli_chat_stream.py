@@ -57,9 +57,9 @@ IDS = {
     "bytes": st.lists(st.integers(0, 256), max_size=30),
     "words": st.lists(st.integers(0, len(CODECS["words"].tokenizer) - 1), max_size=30),
     # Whole characters: one bad byte makes this decoder give up the good ones before it, shown or not.
-    "pieces": st.lists(
-        st.one_of(st.integers(0, 8).map(lambda i: [i]), st.characters(codec="utf-8").map(_in_bytes))
-    ).map(lambda parts: [token for part in parts for token in part]),
+    "pieces": st.lists(st.integers(0, 8).map(lambda i: [i]) | st.characters(codec="utf-8").map(_in_bytes)).map(
+        lambda parts: [token for part in parts for token in part]
+    ),
 }
 
 
