@@ -20,6 +20,7 @@ from sleuth.protocols import Retriever
 
 if TYPE_CHECKING:
     from agent.cluster.controller import RemoteController
+    from agent.cluster.interface import Cluster
     from agent.cluster.roles import Roles, RunPlan
     from agent.cluster.sampler import ClusterSampler
     from agent.codec import HFCodec
@@ -59,6 +60,22 @@ class IndexOpener:
         retriever = make_retriever(self.settings)
         assert retriever is not None
         return retriever
+
+
+@dataclass(frozen=True, slots=True)
+class IndexPlan:
+    """How a retriever's actor opens its index on a given cluster: whole, or over actors that hold its shards."""
+
+    settings: RetrieverSettings
+    cluster: ClusterSettings
+
+    def __call__(self, cluster: Cluster) -> Callable[[], Retriever]:
+        if self.cluster.index_shards == 1:
+            return IndexOpener(self.settings)
+        from cli.sharded import spawn_shards
+
+        timeout_s = self.cluster.retriever_timeout_s
+        return spawn_shards(cluster, self.settings, self.cluster.index_shards, self.cluster.restarts, timeout_s)
 
 
 def train_on_cluster(
@@ -131,7 +148,7 @@ def run_plan(run: Run) -> RunPlan:
         grpo=settings.grpo,
         model=model,
         with_retriever=WithRetriever(settings.environment),
-        open_index=IndexOpener(settings.retriever) if settings.retriever else None,
+        open_index=IndexPlan(settings.retriever, settings.cluster) if settings.retriever and settings.cluster else None,
         fingerprint=retriever.fingerprint if retriever else "",
         threads=settings.threads or torch.get_num_threads(),
     )

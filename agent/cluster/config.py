@@ -23,6 +23,7 @@ class RoleSettings(Settings):
 class ClusterSettings(Settings):
     """Roles as actors: ``workers`` play episodes, ``retrievers`` share indexes, ``learners`` take optimizer steps.
 
+    ``index_shards`` above 1 spreads the vectors of a flat dense index over so many actors, whose best hits are merged.
     ``backend`` ``local`` keeps every role in threads of one process and needs no Ray. ``address`` is that of a
     running Ray (``auto``, ``host:port``); without one, a Ray of this machine starts and ends with the run.
     ``learners`` 0 trains in the controller itself; more are processes of Ray Train.
@@ -39,6 +40,7 @@ class ClusterSettings(Settings):
     address: str | None = None
     workers: Count = 1
     retrievers: Count = 1
+    index_shards: Count = 1
     learners: Annotated[int, Field(ge=0)] = 0
     worker: RoleSettings = RoleSettings()
     retriever: RoleSettings = RoleSettings()

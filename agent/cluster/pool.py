@@ -62,7 +62,7 @@ class _Shard:
     late: bool = False
     due: float = float("inf")
     done: bool = False
-    played: Played | None = None
+    played: Any = None
 
 
 class Crew:
@@ -184,7 +184,8 @@ class _Batch:
     counts: PoolCounts
     lock: threading.Lock
     waiting: deque[_Shard] = field(default_factory=deque)
-    running: dict[Future[Played], tuple[_Shard, Actor]] = field(default_factory=dict)
+    running: dict[Future[Any], tuple[_Shard, Actor]] = field(default_factory=dict)
+    method: str = "play"
     stalled_since: float | None = None
 
     def finish(self, arguments: Any) -> None:
@@ -208,7 +209,7 @@ class _Batch:
             shard = self.waiting.popleft()
             shard.out += 1
             shard.due = time.monotonic() + self.patience.deadline_s
-            self.running[worker.call("play", *arguments(shard))] = (shard, worker)
+            self.running[worker.call(self.method, *arguments(shard))] = (shard, worker)
 
     def _hear(self) -> None:
         if not self.running:
@@ -239,8 +240,10 @@ class _Batch:
             )
         time.sleep(_POLL_S)
 
-    def _take(self, shard: _Shard, played: Played) -> None:
+    def _take(self, shard: _Shard, played: Any) -> None:
         shard.played, shard.done = played, True
+        if not isinstance(played, Played):
+            return
         with self.lock:
             self.counts.busy_s += played.seconds
             self.counts.loading_s += played.loading
@@ -272,13 +275,26 @@ class _Batch:
                 for worker in [w for s, w in self.running.values() if s is shard]:
                     worker.kill()
 
-    def _free(self, worker: Actor, answer: Future[Played]) -> BaseException | None:
+    def _free(self, worker: Actor, answer: Future[Any]) -> BaseException | None:
         error = answer.exception()
         if isinstance(error, WorkerLostError):
             self.crew.lost(worker, error)
         else:
             self.crew.give(worker)
         return error
+
+
+def deal(crew: Crew, method: str, arguments: Sequence[tuple[Any, ...]], patience: Patience) -> list[Any]:
+    """What ``method`` of the crew's actors answers to each of ``arguments``, in order, whoever was asked.
+
+    Raises ClusterError when one was lost or late too often.
+    """
+    shards = [_Shard(index, index + 1) for index in range(len(arguments))]
+    batch = _Batch(crew, shards, patience, PoolCounts(workers=len(crew.all)), threading.Lock(), method=method)
+    batch.finish(lambda shard: arguments[shard.start])
+    if any(shard.played is None for shard in shards):
+        raise ClusterError(f"{method} was lost or late too often", "see the warnings above; what is done is kept")
+    return [shard.played for shard in shards]
 
 
 def cut(rows: int, parts: int) -> list[_Shard]:

@@ -32,7 +32,8 @@ WithRetriever = Callable[[Retriever | None], Callable[[Any, HFCodec], RolloutDri
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What the roles of a run are made from. ``open_index`` is None where the environment never searches.
+    """What the roles of a run are made from. ``open_index`` tells how a retriever's actor opens its index, whose
+    shards it may spawn; it is None where the environment never searches.
 
     ``policy.backend`` is settled, not ``auto``: all workers must sample alike.
     """
@@ -41,7 +42,7 @@ class RunPlan:
     grpo: GrpoSettings
     model: str
     with_retriever: WithRetriever
-    open_index: Callable[[], Retriever] | None
+    open_index: Callable[[Cluster], Callable[[], Retriever]] | None
     fingerprint: str
     threads: int | None
 
@@ -94,7 +95,7 @@ def sampler(
 @contextmanager
 def open_roles(settings: ClusterSettings, plan: RunPlan, token: Path) -> Iterator[Roles]:
     """Retrievers and workers, ended when the block is left. Raises ClusterError where a node differs."""
-    cluster = _open_cluster(settings, token)
+    cluster = open_cluster(settings, _roles(settings), token, room=settings.learners * settings.learner.cpus)
     try:
         code = code_identity()
         retrievers = _spawn_retrievers(cluster, settings, plan, code)
@@ -112,23 +113,28 @@ def open_roles(settings: ClusterSettings, plan: RunPlan, token: Path) -> Iterato
         cluster.close()
 
 
-def _open_cluster(settings: ClusterSettings, token: Path) -> Cluster:
+def open_cluster(
+    settings: ClusterSettings, roles: Sequence[tuple[str, float, float]], token: Path, room: float = 0.0
+) -> Cluster:
+    """A cluster with room for ``roles``: (name, CPUs, GPUs) each; nothing runs on it yet."""
     if settings.backend == "local":
         from agent.cluster.local import LocalCluster
 
         return LocalCluster()
     from agent.cluster.ray_cluster import RayCluster
 
-    roles = [("worker", settings.worker.cpus, settings.worker.gpus)] * settings.workers
-    roles += [("retriever", settings.retriever.cpus, settings.retriever.gpus)] * settings.retrievers
-    room = settings.learners * settings.learner.cpus
     return RayCluster(settings, roles, token, room=room)
+
+
+def _roles(settings: ClusterSettings) -> list[tuple[str, float, float]]:
+    workers = [("worker", settings.worker.cpus, settings.worker.gpus)] * settings.workers
+    return workers + [("retriever", settings.retriever.cpus, settings.retriever.gpus)] * settings.retrievers
 
 
 def _spawn_retrievers(cluster: Cluster, settings: ClusterSettings, plan: RunPlan, code: str) -> list[Actor]:
     if plan.open_index is None:
         return []
-    build = _RetrieverBuild(RetrieverPlan(plan.open_index, code))
+    build = _RetrieverBuild(RetrieverPlan(plan.open_index(cluster), code))
     needs = _needs("retriever", settings.retriever, settings.restarts, concurrency=CALLERS)
     return [cluster.spawn(f"retriever {index}", build, needs) for index in range(settings.retrievers)]
 

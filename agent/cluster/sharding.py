@@ -1,0 +1,101 @@
+"""A corpus over several actors: passages encoded side by side, vectors searched side by side.
+
+Both give what one process gives: the pieces that are encoded are those of one process, and the best hits of the
+shards, merged, are the best of all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.cluster.interface import Actor, WorkerLostError
+from agent.cluster.pool import Crew, Patience, deal
+from sleuth.errors import RetrieverError
+
+Vectors = NDArray[np.float32]
+Found = tuple[Vectors, NDArray[np.int64]]
+
+
+class ShardedEncoder:
+    """Stands where an encoder does; passages are encoded by actors, ``piece`` of them at a time.
+
+    Batches are made within a piece, so that vectors do not depend on how many actors there are. Everything else
+    (queries, fingerprints, dimension) is ``local``'s.
+    """
+
+    def __init__(self, local: Any, crew: Crew, piece: int, patience: Patience) -> None:
+        self._local = local
+        self._crew = crew
+        self._piece = piece
+        self._patience = patience
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._local, name)
+
+    def encode(
+        self, texts: Sequence[str], role: str, batch_size: int = 32, progress: Callable[[int], None] | None = None
+    ) -> Vectors:
+        """Vectors [texts, dimension] in the order of ``texts``."""
+        if role != "passage":
+            own: Vectors = self._local.encode(texts, role, batch_size, progress)
+            return own
+        pieces = [list(texts[start : start + self._piece]) for start in range(0, len(texts), self._piece)]
+        vectors = deal(self._crew, "encode", [(piece, batch_size) for piece in pieces], self._patience)
+        if progress:
+            progress(len(texts))
+        return np.concatenate(vectors)
+
+
+class ShardedSearch:
+    """Largest inner products over consecutive shards of vectors; actor i holds ``sizes[i]`` rows.
+
+    An actor that died is asked again: what it holds is read from disk when it comes back.
+    """
+
+    def __init__(self, actors: Sequence[Actor], sizes: Sequence[int], dimension: int, timeout_s: float) -> None:
+        self._actors = list(actors)
+        self._sizes = list(sizes)
+        self._offsets = [sum(self._sizes[:index]) for index in range(len(self._sizes))]
+        self._timeout_s = timeout_s
+        self.dimension = dimension
+
+    def __len__(self) -> int:
+        return sum(self._sizes)
+
+    def search(self, queries: Vectors, k: int) -> Found:
+        """Scores and rows [queries, k], best first, equal scores in order of row."""
+        deadline = time.monotonic() + self._timeout_s
+        wanted = [min(k, size) for size in self._sizes]
+        calls = [actor.call("search", queries, n) for actor, n in zip(self._actors, wanted, strict=True)]
+        found = [
+            self._answer(actor, call, queries, n, deadline)
+            for actor, call, n in zip(self._actors, calls, wanted, strict=True)
+        ]
+        scores = np.concatenate([scores for scores, _ in found], axis=1)
+        rows = np.concatenate([rows + start for (_, rows), start in zip(found, self._offsets, strict=True)], axis=1)
+        order = np.lexsort((rows, -scores), axis=1)[:, :k]
+        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+
+    def _answer(self, actor: Actor, call: Future[Found], queries: Vectors, k: int, deadline: float) -> Found:
+        while True:
+            try:
+                return call.result(max(deadline - time.monotonic(), 0.01))
+            except TimeoutError:
+                raise RetrieverError(f"{actor.name} did not answer within {self._timeout_s:g} s") from None
+            except WorkerLostError as error:
+                if error.for_good or time.monotonic() > deadline:
+                    raise RetrieverError(f"a shard of the index is gone: {error}") from None
+                time.sleep(0.2)
+                call = actor.call("search", queries, k)
+
+
+def shard_sizes(rows: int, shards: int) -> list[int]:
+    """``rows`` in so many consecutive shards, whose sizes differ by one at most and none of which is empty."""
+    count = min(rows, shards)
+    return [rows * (index + 1) // count - rows * index // count for index in range(count)]
