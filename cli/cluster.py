@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from agent.rollout import RolloutDriver
     from cli.pipeline import Run
 
-TOKEN = "cluster.token"
 OUTCOME = "grpo/outcome.json"
 
 
@@ -78,6 +77,11 @@ class IndexPlan:
         return spawn_shards(cluster, self.settings, self.cluster.index_shards, self.cluster.restarts, timeout_s)
 
 
+def token_of(out: Path) -> Path:
+    """Where the secret of a run's cluster lies: beside its folder, which a new run may empty."""
+    return out.parent / f".{out.name}.token"
+
+
 def train_on_cluster(
     run: Run, learn: Callable[[Run, MakeSampler | None], GrpoOutcome], settings: ClusterSettings
 ) -> GrpoOutcome:
@@ -85,7 +89,7 @@ def train_on_cluster(
     from agent.cluster.roles import open_roles
 
     plan = run_plan(run)
-    with open_roles(settings, plan, run.out / TOKEN) as roles:
+    with open_roles(settings, plan, token_of(run.out)) as roles:
         if settings.learners == 0:
             return learn(run, roles.make_sampler())
         return learn_apart(run, roles)
@@ -152,3 +156,33 @@ def run_plan(run: Run) -> RunPlan:
         fingerprint=retriever.fingerprint if retriever else "",
         threads=settings.threads or torch.get_num_threads(),
     )
+
+
+def check_nodes(settings: RunSettings) -> list[str]:
+    """A line a node of the cluster at ``cluster.address``. Raises ClusterError where one runs other code."""
+    from agent.cluster.ray_cluster import RayCluster, ask_every_node
+
+    chosen = settings.cluster or ClusterSettings()
+    if chosen.address is None:
+        raise ConfigError("no cluster to check", "add --set cluster.address=HOST:PORT")
+    cluster = RayCluster(chosen, [], token_of(settings.out))
+    try:
+        return ask_every_node(NodeReport(settings.retriever))
+    finally:
+        cluster.close()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """What a node says of itself: code, index, as the controller would check them."""
+
+    retriever: RetrieverSettings | None
+
+    def __call__(self) -> dict[str, str]:
+        from agent.cluster.identity import code_identity
+        from sleuth.artifacts import MANIFEST, file_digest
+
+        index = self.retriever.index if self.retriever else None
+        manifest = index / MANIFEST if index else None
+        seen = file_digest(manifest)[:12] if manifest and manifest.is_file() else "none"
+        return {"code": code_identity(), "index": seen}

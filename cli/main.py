@@ -34,6 +34,7 @@ COMMANDS = {
     "report": "cli.report.command:report",
     "export": "cli.export:export",
     "export-rows": "cli.export_rows:export_rows",
+    "cluster": "cli.cluster_command:cluster",
     "inspect": "cli.inspect:app",
 }
 """Name of a command -> ``module:function``, or ``module:app`` for a group. The modules are light to import."""

@@ -75,7 +75,7 @@ class RayCluster:
         self._start(ray, sum(cpus for _, cpus, _ in roles) + room)
         self._closed = False
         try:
-            self._group = self._reserve(ray, [(cpus, gpus) for _, cpus, gpus in roles])
+            self._group = self._reserve(ray, [(cpus, gpus) for _, cpus, gpus in roles]) if roles else None
         except BaseException:
             self.close()
             raise
@@ -97,7 +97,7 @@ class RayCluster:
                 self._group, placement_group_bundle_index=self._free[needs.role].pop(0)
             )
             if self._free.get(needs.role)
-            else None,
+            else "DEFAULT",
         )
         return RayActor(name, host.remote(name, build))
 
@@ -216,6 +216,39 @@ class _Loop:
             with self._lives.open("a", encoding="ascii") as file:
                 file.write("begun\n")
         self._work(ray.put, restarted)
+
+
+def ask_every_node(report: Callable[[], Mapping[str, str]]) -> list[str]:
+    """What ``report`` says on each node of the cluster that was joined, a line each.
+
+    Raises ClusterError naming the nodes that do not say what the first one says.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    asked = [
+        ray.remote(_report_on).options(
+            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        )
+        for node in nodes
+    ]
+    said = ray.get([task.remote(report) for task in asked], timeout=120)
+    lines = []
+    for node, answer in zip(nodes, said, strict=True):
+        room = ", ".join(f"{node['Resources'].get(name, 0):g} {name}" for name in ("CPU", "GPU"))
+        lines.append(f"{node['NodeManagerAddress']}  {room}  " + "  ".join(f"{k} {v}" for k, v in answer.items()))
+    odd = [line for line, answer in zip(lines, said, strict=True) if answer != said[0]]
+    if odd:
+        raise ClusterError(
+            f"nodes differ: {lines[0]} | {' | '.join(odd)}",
+            "install the same commit on every node, and put the run folder on shared storage",
+        )
+    return lines
+
+
+def _report_on(report: Callable[[], Mapping[str, str]]) -> dict[str, str]:
+    return dict(report())
 
 
 class RayActor:

@@ -1,0 +1,114 @@
+"""``sleuth cluster``: the commands that make several machines one cluster for a run, printed or run."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PORT = 6379
+
+
+def cluster(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
+    head: Annotated[bool, typer.Option("--head", help="Be the head: start Ray here and stay.")] = False,
+    join: Annotated[str | None, typer.Option(help="Be a node of the head at this host:port, and stay.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Say what every node has: code, CPUs, GPUs, index.")] = False,
+    ip: Annotated[str | None, typer.Option(help="This machine's address, as the others reach it.")] = None,
+    port: Annotated[int, typer.Option(help="The head's port.")] = PORT,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: key.sub=value.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder, instead of the config's.")] = None,
+) -> None:
+    """Print what to run on the head, on every other machine, and then to train; or run one of these here.
+
+    The run folder, which holds checkpoints and index, must be the same storage for all machines. Beside it lies the
+    secret by which they know each other.
+    """
+    from agent.cluster.config import ClusterSettings
+    from agent.cluster.ray_cluster import require_ray, write_token
+    from cli.cluster import token_of
+    from cli.config import load_run_settings
+    from sleuth.errors import ConfigError
+
+    require_ray()
+    settings = load_run_settings(config, set_ or [], out)
+    token = (settings.cluster or ClusterSettings()).token or token_of(settings.out)
+    if head and join:
+        raise ConfigError("--head and --join cannot both be given", "start one machine with --head, the others --join")
+    if head:
+        write_token(token)
+        run_ray(head_arguments(ip or own_address(), port), token)
+    elif join:
+        if not token.exists():
+            raise ConfigError(f"no secret at {token}", "is the run folder on shared storage, and is the head up?")
+        run_ray(node_arguments(join, ip), token)
+    elif check:
+        from cli.cluster import check_nodes
+
+        for line in check_nodes(settings):
+            typer.echo(line)
+    else:
+        for line in instructions(config, ip or own_address(), port, token, out):
+            typer.echo(line)
+
+
+def instructions(config: Path, ip: str, port: int, token: Path, out: Path | None) -> list[str]:
+    """A page for the terminal; every line that is no comment can be pasted into a shell."""
+    from agent.cluster.ray_cluster import HEARTBEATS, cluster_environment, environment_lines
+
+    more = f" --out {out}" if out else ""
+    variables = environment_lines({**cluster_environment(token.resolve()), **HEARTBEATS})
+    return [
+        "# On every machine: the same code, and the folder of the run on storage that all of them see.",
+        "# On the head (or: " + f"sleuth cluster {config}{more} --head --ip {ip} --port {port}):",
+        *variables,
+        f"test -s {token} || (umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' > {token})",
+        " ".join(["ray", *head_arguments(ip, port)]),
+        f"# On every other machine (or: sleuth cluster {config}{more} --join {ip}:{port}):",
+        *variables,
+        " ".join(["ray", *node_arguments(f"{ip}:{port}", None)]),
+        "# On the head, once the nodes are there:",
+        f"sleuth cluster {config}{more} --check --set cluster.address={ip}:{port}",
+        f"sleuth train {config}{more} --set cluster.address={ip}:{port}",
+    ]
+
+
+def head_arguments(ip: str, port: int) -> list[str]:
+    return [
+        "start",
+        "--head",
+        "--block",
+        f"--node-ip-address={ip}",
+        f"--port={port}",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+    ]
+
+
+def node_arguments(address: str, ip: str | None) -> list[str]:
+    own = [f"--node-ip-address={ip}"] if ip else []
+    return ["start", "--block", f"--address={address}", *own, "--disable-usage-stats"]
+
+
+def run_ray(arguments: list[str], token: Path) -> None:
+    """Become ``ray``: it stays in the foreground, and Ctrl-C ends it and all that it started."""
+    import sys
+
+    from agent.cluster.ray_cluster import HEARTBEATS, cluster_environment
+
+    program = Path(sys.executable).parent / "ray"
+    environment = {**os.environ, **cluster_environment(token.resolve()), **HEARTBEATS}
+    os.execve(program, [str(program), *arguments], environment)
+
+
+def own_address() -> str:
+    """The address by which this machine would reach others; no packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("10.255.255.255", 1))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
