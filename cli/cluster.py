@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from cli.pipeline import Run
 
 OUTCOME = "grpo/outcome.json"
+COUNTS = "grpo/counts.json"
+"""What became of all questions: see ``PoolCounts``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,9 @@ def learn_apart(run: Run, roles: Roles) -> GrpoOutcome:
     from agent.cluster.ray_cluster import run_learners
     from agent.learning.grpo import GrpoOutcome
 
-    work = LearnerWork(run.settings, run.resume, roles.controller_actor(), roles.plan)
-    run_learners(work, roles.settings, run.out / "ray_train")
+    control = roles.controller_actor()
+    run_learners(LearnerWork(run.settings, run.resume, control, roles.plan), roles.settings, run.out / "ray_train")
+    atomic_write(run.out / COUNTS, json.dumps(control.counts(), indent=2) + "\n")
     found = json.loads((run.out / OUTCOME).read_text(encoding="utf-8"))
     return GrpoOutcome(**{**found, "policy": Path(found["policy"])})
 

@@ -194,7 +194,7 @@ def run_learners(work: Callable[[Callable[[Any], Any], bool], None], settings: C
 
 
 class _Loop:
-    """The function that Ray Train runs. A file on the run's storage counts the lives of the learners."""
+    """The function that Ray Train runs. A file on the run's storage has a line, the first learner's pid, a life."""
 
     def __init__(self, work: Callable[[Callable[[Any], Any], bool], None], lives: Path, on_gpu: bool) -> None:
         self.__name__ = "learner"
@@ -214,7 +214,7 @@ class _Loop:
         torch.distributed.barrier()
         if ray.train.get_context().get_world_rank() == 0:
             with self._lives.open("a", encoding="ascii") as file:
-                file.write("begun\n")
+                file.write(f"{os.getpid()}\n")
         self._work(ray.put, restarted)
 
 
