@@ -179,7 +179,10 @@ class EncoderStart(Settings):
             raise ValueError("scratch needs scratch_corpus, whose words it takes")
         if self.preset is not None and self.preset not in ENCODER_PRESETS:
             raise ValueError(f"no encoder preset; {did_you_mean(self.preset, ENCODER_PRESETS)}")
-        EncoderSettings.model_validate({"backbone": "any", **self.settings})
+        unknown = self.settings.keys() - EncoderSettings.model_fields.keys()
+        if unknown:
+            name = min(unknown)
+            raise ValueError(f"settings: no setting '{name}'; {did_you_mean(name, EncoderSettings.model_fields)}")
         return self
 
 
