@@ -33,11 +33,11 @@ class Sample:
 def choose(runs: Sequence[RunData], limit: int) -> list[Sample]:
     """At most ``limit`` trajectories: each run the same share, half of it rollouts and half evaluations.
 
-    What one half does not need, the other may use.
+    What one half does not need, the other may use, and what a run does not need, those after it.
     """
-    samples = []
+    samples: list[Sample] = []
     for number, run in enumerate(runs):
-        room = limit // len(runs)
+        room = (limit - sum(sample.shown for sample in samples)) // (len(runs) - number)
         training = [source for source in run.sources if source.training]
         evaluations = [source for source in run.sources if not source.training]
         wanted = room // 2 if evaluations else room

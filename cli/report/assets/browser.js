@@ -20,6 +20,9 @@ function haystack(row) {
   return row.haystack;
 }
 
+// So many rows of the list are drawn that the one at place is among them.
+const upTo = (place) => Math.max(1, Math.ceil((place + 1) / PAGE)) * PAGE;
+
 function shownRows() {
   const active = Object.entries(state.filter).filter(([, value]) => value !== "" && value !== undefined);
   return state.data.rows.filter((row) => active.every(([name, value]) => FILTERS[name](row, value)));
@@ -33,7 +36,7 @@ function browser() {
     const rows = shownRows();
     count.textContent = `${rows.length} of ${state.data.rows.length} trajectories`;
     if (!rows.some((row) => row.key === state.key)) state.key = rows[0]?.key ?? null;
-    drawList(list, rows, PAGE);
+    drawList(list, rows, upTo(rows.findIndex((row) => row.key === state.key)));
     drawDetail(detail);
   };
   const parts = [el("div", { class: "side" }, filters(refresh), count, list), detail];
@@ -80,7 +83,7 @@ function choose(row) {
   state.key = row.key;
   const list = document.getElementById("list");
   const place = list.rows.indexOf(row);
-  if (place >= list.upto) drawList(list, list.rows, Math.ceil((place + 1) / PAGE) * PAGE);
+  if (place >= list.upto) drawList(list, list.rows, upTo(place));
   for (const item of list.querySelectorAll("[aria-selected=true]")) item.setAttribute("aria-selected", "false");
   const item = document.getElementById("row" + row.place);
   item?.setAttribute("aria-selected", "true");

@@ -14,6 +14,7 @@ function draw() {
   view.setAttribute("aria-labelledby", "tab-" + state.tab);
   view.className = state.tab;
   view.replaceChildren(...TABS[state.tab][1]());
+  document.querySelector("#list [aria-selected=true]")?.scrollIntoView({ block: "nearest" });
   writeAddress();
 }
 

@@ -47,7 +47,8 @@ function tokensOf(row) {
     return list.map((id, place) => token(id, words[id], MASKS[source], logprobs?.[place]));
   });
   const key = el("p", { class: "quiet" }, el("span", { class: "token policy" }, "sampled by the policy: mask 1, trained on"), " ",
-    el("span", { class: "token environment" }, "inserted: mask 0"), " ", el("span", { class: "token prompt" }, "prompt: mask 0"));
+    el("span", { class: "token environment" }, "inserted: mask 0"), " ", el("span", { class: "token prompt" }, "prompt: mask 0"), " ",
+    el("span", { class: "token policy unsure" }, "underlined: sampled with a chance below one half"));
   return [key, el("div", { class: state.ids ? "tokens with-ids" : "tokens" }, spans)];
 }
 

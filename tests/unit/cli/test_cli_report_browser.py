@@ -185,6 +185,9 @@ def test_two_thousand_trajectories_open_in_two_seconds(page: Page, tmp_path: Pat
         taken.append(min(wall, page.cpu_seconds() - worked))
     assert page.ask("document.getElementById('count').textContent").startswith("1934 of 1934")
     assert max(taken) < 2, taken
+    page.open(f"{address}#tab=trajectories&i=1500")
+    assert page.ask("document.querySelector('#list [aria-selected=true]').id") == "row1500"
+    assert page.ask("document.getElementById('list').scrollTop") > 1000, "a row far down is shown when it is linked to"
 
 
 def test_a_served_page_grows_with_its_run(page: Page, tmp_path: Path) -> None:
