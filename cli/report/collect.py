@@ -102,8 +102,10 @@ def run_names(paths: Sequence[Path]) -> list[str]:
 
 def state_of(paths: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
     """Changes whenever something that the report shows has changed on disk."""
-    watched = ("config.yaml", "metrics.jsonl", "stages/*.json", "evaluation/*/*", "grpo/trajectories/*", "grpo/dev/*/*")
-    watched += ("trajectories*", "sample-*/trajectories*", "metrics.json")
+    watched = [
+        *("config.yaml", "metrics.jsonl", "metrics.json", "stages/*.json", "evaluation/*/*", "grpo/trajectories/*"),
+        *("grpo/dev/*/*", "trajectories*", "sample-*/trajectories*"),
+    ]
     files = (file for path in paths for pattern in watched for file in sorted(path.glob(pattern)))
     found = []
     for file in files:
