@@ -116,7 +116,7 @@ class RunFolder:
         before, now = _flat(self.read_config()), _flat(config)
         for key in sorted(before.keys() | now.keys()):
             free = any(key == name or key.startswith(f"{name}.") for name in may_differ)
-            if not free and before.get(key) != now.get(key):
+            if not free and not _newer_than(key, before) and before.get(key) != now.get(key):
                 raise ArtifactError(
                     f"{self.path} was started with {key} = {before.get(key)!r}, not {now.get(key)!r}",
                     "resume with the same settings, or take another --out",
@@ -155,6 +155,12 @@ def _holder(file: IO[str]) -> str:
     file.seek(0)
     pid = file.read().strip()
     return f"process {pid}" if pid else "another process"
+
+
+def _newer_than(key: str, before: Mapping[str, Any]) -> bool:
+    """Whether ``key`` is a setting that did not exist when the run was started: it has its default then."""
+    parts = key.split(".")
+    return not any(".".join(parts[:count]) in before for count in range(1, len(parts) + 1))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

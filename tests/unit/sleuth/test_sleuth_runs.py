@@ -100,6 +100,17 @@ def test_overwrite_does_not_follow_links_out_of_the_folder(tmp_path: Path) -> No
     assert not (run.path / "link").exists()
 
 
+def test_a_setting_that_a_later_version_brought_does_not_stop_a_resume(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    with run.claim({"grpo": {"steps": 40}, "lora": None}):
+        pass
+    later = {"grpo": {"steps": 40, "cap": 2.0}, "lora": None, "cluster": {"workers": 1}}
+    with run.claim(later, resume=True):
+        pass
+    with pytest.raises(ArtifactError, match="lora"), run.claim(later | {"lora": {"r": 8}}, resume=True):
+        pass
+
+
 def test_a_run_killed_before_its_config_was_written_can_be_resumed(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     with run.claim(CONFIG):
