@@ -13,7 +13,14 @@ import pytest
 from sleuth.trajectories import read_trajectories
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["warmstart.steps=30", "warmstart.save_steps=30", "grpo.steps=2", "grpo.eval_steps=1", "grpo.save_steps=1"]
+SMALL = [
+    "warmstart.steps=30",
+    "warmstart.save_steps=30",
+    "grpo.steps=2",
+    "grpo.warmup_steps=0",
+    "grpo.eval_steps=1",
+    "grpo.save_steps=1",
+]
 ENGINE = ["policy.backend=vllm", "policy.vllm.cache_gib=0.25", "policy.vllm.block_size=32", "sinks=[jsonl]"]
 
 
