@@ -52,6 +52,15 @@ def write_token(path: Path) -> Path:
     return path
 
 
+def _read_environment_again() -> None:
+    """Ray reads the token's place once a process; here a run, or a test, may follow another."""
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray._raylet import AuthenticationTokenLoader, Config
+
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+
+
 def require_ray() -> None:
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError("ray", "ray", "cluster.backend 'ray'")
@@ -71,6 +80,7 @@ class RayCluster:
         os.environ.update(cluster_environment(write_token(settings.token or token).resolve()))
         import ray
 
+        _read_environment_again()
         self._settings = settings
         self._start(ray, sum(cpus for _, cpus, _ in roles) + room)
         self._closed = False

@@ -1,0 +1,141 @@
+"""``sleuth cluster`` and the pages about it; settings of a cluster; a corpus over workers."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from agent.cluster.config import MAY_DIFFER, ClusterSettings
+from agent.cluster.identity import check_identity, code_identity
+from agent.cluster.interface import ClusterError, Needs
+from agent.cluster.local import LocalCluster
+from agent.cluster.pool import Crew, Patience
+from agent.cluster.sharding import ShardedEncoder, ShardedSearch, shard_sizes
+from cli.main import make_app
+from sleuth.errors import ConfigError
+from sleuth.settings import validate
+
+ROOT = Path(__file__).parents[3]
+CONFIG = str(ROOT / "configs" / "smoke.yaml")
+PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+
+
+def sleuth(*words: str):
+    return CliRunner().invoke(make_app(), list(words))
+
+
+def test_what_is_printed_is_what_a_shell_can_run(tmp_path):
+    done = sleuth("cluster", CONFIG, "--out", str(tmp_path / "run"), "--ip", "10.0.0.1", "--port", "7000")
+    assert done.exit_code == 0, done.output
+    lines = [line for line in done.output.splitlines() if not line.startswith("#")]
+    ray = [shlex.split(line) for line in lines if line.startswith("ray ")]
+    assert [words[1] for words in ray] == ["start", "start"]
+    assert "--head" in ray[0] and "--port=7000" in ray[0] and "--address=10.0.0.1:7000" in ray[1]
+    exported = dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
+    assert exported["RAY_AUTH_MODE"] == "token"
+    assert exported["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / ".run.token")
+    assert lines[-1].startswith("sleuth train ") and "cluster.address=10.0.0.1:7000" in lines[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_joining_without_the_secret_is_one_line(tmp_path):
+    done = sleuth("cluster", CONFIG, "--out", str(tmp_path / "run"), "--join", "10.0.0.1:7000")
+    assert done.exit_code == 2
+    assert "no secret" in done.output and "Traceback" not in done.output
+
+
+def test_without_ray_one_line_names_the_extra(tmp_path, monkeypatch):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ray" else found(name, *more))
+    done = sleuth("cluster", CONFIG, "--out", str(tmp_path / "run"))
+    assert done.exit_code == 2
+    assert "sleuth-rl[ray]" in done.output and "Traceback" not in done.output
+
+
+def test_the_pages_examples_are_settings_and_yaml():
+    for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.S):
+        for line in block.splitlines() if block.startswith("cluster:") else []:
+            validate(ClusterSettings, yaml.safe_load(line)["cluster"], "page")
+    job = next(yaml.safe_load(b) for b in re.findall(r"```yaml\n(.*?)```", PAGE, re.S) if "RayJob" in b)
+    assert job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"]
+
+
+def test_threads_have_no_address_and_no_learners():
+    with pytest.raises(ConfigError):
+        validate(ClusterSettings, {"backend": "local", "learners": 2}, "x")
+
+
+def test_what_decides_results_may_not_change_on_resume():
+    assert "cluster.workers" in MAY_DIFFER
+    assert not {"cluster.schedule", "cluster.max_staleness", "cluster.learners"} & set(MAY_DIFFER)
+
+
+def test_other_code_is_refused():
+    check_identity(code_identity())
+    with pytest.raises(ClusterError, match="other code"):
+        check_identity("0" * 16)
+
+
+class Exact:
+    """Exact search over some rows."""
+
+    def __init__(self, vectors):
+        self.vectors = vectors
+
+    def search(self, queries, k):
+        scores = queries @ self.vectors.T
+        rows = np.tile(np.arange(len(self.vectors)), (len(queries), 1))
+        order = np.lexsort((rows, -scores), axis=1)[:, :k]
+        return np.take_along_axis(scores, order, 1), order
+
+
+@pytest.mark.parametrize(("rows", "shards", "k"), [(50, 3, 10), (7, 3, 5), (5, 8, 5), (40, 1, 3)])
+def test_merged_shards_find_what_one_index_finds(rows, shards, k):
+    rng = np.random.default_rng(0)
+    vectors = rng.integers(-2, 3, (rows, 4)).astype(np.float32)  # small whole numbers: many equal scores
+    queries = rng.integers(-2, 3, (6, 4)).astype(np.float32)
+    cluster, sizes = LocalCluster(), shard_sizes(rows, shards)
+    starts = np.cumsum([0, *sizes])
+    actors = [
+        cluster.spawn(f"shard {i}", lambda a=starts[i], b=starts[i + 1]: Exact(vectors[a:b]), Needs("shard"))
+        for i in range(len(sizes))
+    ]
+    scores, found = ShardedSearch(actors, sizes, 4, 30.0).search(queries, k)
+    cluster.close()
+    expected_scores, expected = Exact(vectors).search(queries, k)
+    assert np.array_equal(found, expected) and np.array_equal(scores, expected_scores)
+
+
+class Letters:
+    """Encodes by counting letters; remembers the pieces it was given."""
+
+    dimension = 2
+    pieces: list[int] = []  # noqa: RUF012 - shared by the actors of one test
+
+    def status(self):
+        return "ready"
+
+    def encode(self, texts, *_):
+        Letters.pieces.append(len(texts))
+        return np.array([[len(t), t.count("a")] for t in texts], dtype=np.float32)
+
+
+def test_passages_are_encoded_in_pieces_and_come_back_in_order():
+    cluster = LocalCluster()
+    actors = [cluster.spawn(f"encoder {i}", Letters, Needs("encoder", concurrency=2)) for i in range(2)]
+    encoder = ShardedEncoder(Letters(), Crew(actors), piece=4, patience=Patience(60.0, 1, 60.0))
+    texts = ["a" * (n % 5) + "b" * n for n in range(11)]
+    Letters.pieces.clear()
+    vectors = encoder.encode(texts, "passage")
+    cluster.close()
+    assert sorted(Letters.pieces) == [3, 4, 4]
+    assert np.array_equal(vectors, Letters().encode(texts))
+    assert encoder.dimension == 2
