@@ -36,18 +36,24 @@ WARM_UP = 2.0
 
 @dataclass
 class Load:
-    """What clients saw: seconds of every request, and seconds of load."""
+    """What clients saw: seconds of every request, seconds of load, and CPU seconds of whoever answered."""
 
     latencies: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    cpu: float = 0.0
 
     @property
     def rate(self) -> float:
         return len(self.latencies) / self.seconds
 
+    @property
+    def cpu_ms(self) -> float:
+        """CPU milliseconds a query: other work on the machine does not change it much."""
+        return 1000 * self.cpu / len(self.latencies)
+
     def __str__(self) -> str:
         p50, p95 = (1000 * np.quantile(self.latencies, q) for q in (0.5, 0.95))
-        return f"{self.rate:7.0f} requests/s   p50 {p50:6.1f} ms   p95 {p95:6.1f} ms   {len(self.latencies)} requests"
+        return f"{self.rate:7.0f} requests/s   p50 {p50:6.1f} ms   p95 {p95:6.1f} ms   {self.cpu_ms:5.2f} CPU-ms"
 
 
 def main() -> None:
@@ -76,25 +82,41 @@ def compare(kind: str, index: Path, queries: Sequence[str], options: argparse.Na
     raw_search = RAW[kind](index)
     batched, single, raw = Load(), Load(), Load()
     with service(index) as fast, service(index, "--max-batch", "1") as slow:
-        for url in (fast, slow):
-            press(url, queries, options.clients, options.k, WARM_UP, Load())
+        for each in (fast, slow):
+            press(each, queries, options.clients, options.k, WARM_UP, Load())
         run_raw(raw_search, queries, options.clients, options.k, WARM_UP, Load())
         for _ in range(options.rounds):
             press(fast, queries, options.clients, options.k, share, batched)
             press(slow, queries, options.clients, options.k, share / 2, single)
             run_raw(raw_search, queries, options.clients, options.k, share / 2, raw)
-        sizes = batch_size(fast)
+        sizes = batch_size(fast.url)
     load = f"{options.clients} clients, k={options.k}, {batched.seconds:.0f} s of load in {options.rounds} rounds"
     print(f"\n{kind}: {load}")
     print(f"  batched service       {batched}   {sizes:.1f} queries a call")
     print(f"  one query at a time   {single}")
-    print(f"  raw index, batched    {raw.rate:7.0f} queries/s")
-    print(f"  batched / raw {batched.rate / raw.rate:.2f}   batched / one at a time {batched.rate / single.rate:.2f}")
+    print(f"  raw index, batched    {raw}")
+    for name, other in (("raw", raw), ("one at a time", single)):
+        ratio, leaner = batched.rate / other.rate, other.cpu_ms / batched.cpu_ms
+        print(f"  batched beside {name:<13} {ratio:.2f} in requests/s, {leaner:.2f} in requests a CPU second")
 
 
-def press(url: str, queries: Sequence[str], clients: int, k: int, seconds: float, load: Load) -> None:
+@dataclass(frozen=True)
+class Running:
+    """A service: its address and its process."""
+
+    url: str
+    pid: int
+
+    @property
+    def cpu(self) -> float:
+        """CPU seconds of the process so far, all threads."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def press(running: Running, queries: Sequence[str], clients: int, k: int, seconds: float, load: Load) -> None:
     """``clients`` connections ask for ``seconds``; what they saw is added to ``load``."""
-    host, port = url.removeprefix("http://").split(":")
+    host, port = running.url.removeprefix("http://").split(":")
     requests = [_request(query, k) for query in queries]
 
     async def client(number: int, until: float) -> None:
@@ -114,9 +136,10 @@ def press(url: str, queries: Sequence[str], clients: int, k: int, seconds: float
         until = time.perf_counter() + seconds
         await asyncio.gather(*(client(number, until) for number in range(clients)))
 
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), running.cpu
     asyncio.run(all_clients())
     load.seconds += time.perf_counter() - started
+    load.cpu += running.cpu - worked
 
 
 def _request(query: str, k: int) -> bytes:
@@ -132,7 +155,7 @@ def run_raw(
     seconds: float,
     load: Load,
 ) -> None:
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     for batch in itertools.cycle([queries[at : at + size] for at in range(0, len(queries) - size + 1, size)]):
         began = time.perf_counter()
         if began - started >= seconds:
@@ -140,10 +163,11 @@ def run_raw(
         search(batch, k)
         load.latencies += [time.perf_counter() - began] * len(batch)
     load.seconds += time.perf_counter() - started
+    load.cpu += time.process_time() - worked
 
 
 @contextlib.contextmanager
-def service(index: Path, *more: str) -> Iterator[str]:
+def service(index: Path, *more: str) -> Iterator[Running]:
     """The service as people start it, without a memory of answers."""
     command = [sys.executable, "-m", "cli.main", "serve-retriever", str(index), "--port", "0"]
     process = subprocess.Popen(
@@ -152,7 +176,7 @@ def service(index: Path, *more: str) -> Iterator[str]:
     try:
         assert process.stderr is not None
         line = next((line for line in process.stderr if "http://" in line), "")
-        yield line.split(" at ")[1].split()[0]
+        yield Running(line.split(" at ")[1].split()[0], process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
