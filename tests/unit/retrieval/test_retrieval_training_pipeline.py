@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from cli.train_retriever import load_retriever_run, mine, train_retriever
+from retrieval.config import RetrieverSettings
 from retrieval.encoders.loading import load_encoder
 from retrieval.open import open_retriever
 from sleuth.errors import ArtifactError, ConfigError
@@ -87,6 +88,27 @@ def test_two_rounds_end_in_an_index_that_finds_what_was_learnt(
     with pytest.raises(ArtifactError, match="holds a run already"):
         train_retriever(path)
     assert "recall" in capsys.readouterr().err
+
+
+def test_an_index_made_before_serves_the_encoder_whose_query_tower_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "test_retrieval_training_pipeline", sys.modules[__name__])
+    path = config(tmp_path)
+    train_retriever(path)
+    run = tmp_path / "run"
+    training = "training={batch_size: 6, steps: 10, learning_rate: 1.0e-3, train: query, against: all}"
+    start = "encoder={backbone: " + str(run / "encoder") + "}"
+    train_retriever(path, set_=[training, start, "index=null", "evaluation=null"], out=tmp_path / "tuned")
+    tuned = {"kind": "dense", "index": run / "index", "encoder": str(tmp_path / "tuned" / "encoder")}
+    search = open_retriever(RetrieverSettings.model_validate(tuned)).search(["tell of coral"], 3)[0]
+    before = open_retriever(run / "index").search(["tell of coral"], 3)[0]
+    assert [hit.score for hit in search] != [hit.score for hit in before]
+    assert search[0].passage.title == "Coral"
+    train_retriever(path, set_=["training.steps=1", start, "index=null", "evaluation=null"], out=tmp_path / "both")
+    other = tuned | {"encoder": str(tmp_path / "both" / "encoder")}
+    with pytest.raises(ArtifactError):
+        open_retriever(RetrieverSettings.model_validate(other))
 
 
 def test_mining_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
