@@ -118,7 +118,9 @@ class TrainingSettings(Settings):
     train: Literal["both", "query"] = "both"
     """query: the query tower alone; passage vectors, and an index of them, stay as they are."""
     against: Literal["batch", "all"] = "batch"
-    """Passages of the softmax; all: every passage of the training rows and ``passages`` (frozen passages only)."""
+    """Passages of the softmax; all: every passage of rows, dev set and ``index`` (frozen passages only)."""
+    index: Path | None = None
+    """A flat dense index made with the same passage tower: its vectors are taken, not worked out again."""
     dimensions: list[Count] = Field(default_factory=list)
     """Matryoshka: sizes to which a vector may be cut later."""
     lora: LoraSettings | None = None
@@ -150,6 +152,8 @@ class TrainingSettings(Settings):
     def _frozen_passages(self) -> TrainingSettings:
         if self.against == "all" and self.train != "query":
             raise ValueError("against: all needs frozen passages, train: query")
+        if self.index is not None and self.train != "query":
+            raise ValueError("index holds vectors of frozen passages, train: query")
         if self.train == "query" and self.lora is not None:
             raise ValueError("train: query takes no lora: the frozen tower shares the adapter's backbone")
         return self

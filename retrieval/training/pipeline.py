@@ -24,10 +24,11 @@ from retrieval.encoders.scratch import make_backbone
 from retrieval.open import Progress, open_retriever
 from retrieval.training.config import DevSettings, EncoderStart, RetrieverTraining
 from retrieval.training.dev import DevSet, judge_all, load_dev, means
+from retrieval.training.frozen import freeze
 from retrieval.training.mining import mine
 from retrieval.training.objective import AgainstTable, InBatch, Objective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
-from retrieval.training.sampling import passage_text
+from retrieval.training.sampling import content_key, passage_text
 from retrieval.training.trainer import Watch, add_adapter, freeze_passages, train
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
@@ -222,10 +223,9 @@ def _prepare(
     objective: Objective
     table = None
     if frozen:
-        passages = _distinct([*passages_of(rows), *(devset.passages if devset else [])])
+        needed = [*passages_of(rows), *(devset.passages if devset else [])]
         with run.counting("encoding frozen passages") as on_progress:
-            texts = [passage_text(p) for p in passages]
-            table = encoder.encode(texts, "passage", progress=lambda done: on_progress(done, len(texts)))
+            passages, table = freeze(encoder, needed, training.index, on_progress)
         objective = AgainstTable(rows, passages, table, training, run.settings.seed)
         table = _table_of(devset, passages, table) if devset else None
     else:
@@ -253,12 +253,8 @@ def _gain(record: Path, dev: DevSettings | None, best_step: int) -> dict[str, An
 
 
 def _table_of(devset: DevSet, passages: Sequence[Passage], table: Any) -> Any:
-    places = {(p.title, p.text): place for place, p in enumerate(passages)}
-    return table[np.array([places[p.title, p.text] for p in devset.passages])]
-
-
-def _distinct(passages: Sequence[Passage]) -> list[Passage]:
-    return list({(p.title, p.text): p for p in passages}.values())
+    places = {content_key(p): place for place, p in enumerate(passages)}
+    return table[np.array([places[content_key(p)] for p in devset.passages])]
 
 
 def _corpus_texts(corpus: str) -> list[str]:

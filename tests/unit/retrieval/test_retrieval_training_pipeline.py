@@ -99,7 +99,8 @@ def test_an_index_made_before_serves_the_encoder_whose_query_tower_was_trained(
     run = tmp_path / "run"
     training = "training={batch_size: 6, steps: 10, learning_rate: 1.0e-3, train: query, against: all}"
     start = "encoder={backbone: " + str(run / "encoder") + "}"
-    train_retriever(path, set_=[training, start, "index=null", "evaluation=null"], out=tmp_path / "tuned")
+    vectors = f"training.index={run / 'index'}"
+    train_retriever(path, set_=[training, vectors, start, "index=null", "evaluation=null"], out=tmp_path / "tuned")
     tuned = {"kind": "dense", "index": run / "index", "encoder": str(tmp_path / "tuned" / "encoder")}
     search = open_retriever(RetrieverSettings.model_validate(tuned)).search(["tell of coral"], 3)[0]
     before = open_retriever(run / "index").search(["tell of coral"], 3)[0]
@@ -147,6 +148,7 @@ def test_a_reranker_learns_to_tell_golds_from_distractors(tmp_path: Path, monkey
         ("training.against=all", "train: query"),
         ("training.temprature=1", "did you mean 'temperature'"),
         ("rounds=2", "round_corpus"),
+        ("training.index=x", "train: query"),
         ("encoder.settings={poling: cls}", "poling"),
     ],
 )
