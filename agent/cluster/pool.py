@@ -14,13 +14,22 @@ from functools import partial
 from typing import Any
 
 from agent.cluster.interface import Actor, ClusterError, WorkerLostError
-from agent.cluster.worker import Played
 from agent.rollout import RolloutDriver
 from sleuth.types import Observation, Question, Sampling, Segment, Trajectory
 
 log = logging.getLogger("sleuth.cluster")
 _POLL_S = 0.2
 _RECALL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A shard's trajectories in order, the seconds they took and those of loading weights before."""
+
+    trajectories: list[Trajectory]
+    seconds: float
+    loading: float
+    worker: str
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_agent_register_timeout_ms": "120000",
 }
 HEARTBEATS = {
     "RAY_health_check_initial_delay_ms": "1000",
@@ -34,7 +36,7 @@ HEARTBEATS = {
     "RAY_health_check_failure_threshold": "3",
 }
 """In the environment of head and nodes: one that is cut off is noticed after seconds, by default after a minute."""
-_STARTS = 3
+_STARTS = 2
 
 
 def cluster_environment(token: Path) -> dict[str, str]:
@@ -50,6 +52,29 @@ def write_token(path: Path) -> Path:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(secrets.token_hex(32))
     return path
+
+
+@contextlib.contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """Ray gives its own processes 30 s to come up, whatever is set; a busy machine needs more."""
+    from ray._private import services
+
+    asked, deadline = services.get_node, time.monotonic() + seconds
+
+    def get_node(*args: Any) -> Any:
+        while True:
+            try:
+                return asked(*args)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = asked
 
 
 def _read_environment_again() -> None:
@@ -141,11 +166,11 @@ class RayCluster:
         where = settings.address or "this machine"
         for attempt in range(1, _STARTS + 1):
             try:
-                ray.init(address=settings.address or "local", **options)
+                with _patience(settings.start_timeout_s):
+                    ray.init(address=settings.address or "local", **options)
                 return
             except Exception as error:
                 ray.shutdown()
-                # Ray gives its own processes 30 s to come up, which a busy machine may not make.
                 if attempt == _STARTS or settings.address:
                     raise ClusterError(
                         f"no Ray at {where}: {_first_line(error)}",
@@ -302,7 +327,7 @@ class RayActor:
     def _translated(self, error: BaseException) -> BaseException:
         from ray import exceptions
 
-        lost = (exceptions.ObjectLostError, exceptions.OwnerDiedError, exceptions.NodeDiedError)
+        lost = exceptions.ObjectLostError | exceptions.OwnerDiedError | exceptions.NodeDiedError
         if isinstance(error, exceptions.ActorUnavailableError | lost):
             return WorkerLostError(self._name, _first_line(error), for_good=False)
         if isinstance(error, exceptions.ActorDiedError):
@@ -343,7 +368,7 @@ def _portable(error: Exception) -> BaseException:
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Any:
+def _uninterrupted() -> Iterator[None]:
     """A second Ctrl-C must not leave processes behind."""
     import signal
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agent.cluster.identity import check_identity
+from agent.cluster.pool import Played
 from agent.cluster.weights import Weights, load
 from agent.codec import HFCodec
 from agent.config import LoraSettings, PolicySettings
 from agent.rollout import RolloutDriver
 from sleuth.protocols import Policy
-from sleuth.types import Question, Sampling, Trajectory
+from sleuth.types import Question, Sampling
 
 MakeDriver = Callable[[Any, HFCodec], RolloutDriver]
 """Policy and codec to driver; it travels to the workers, so it must be picklable."""
@@ -33,16 +34,6 @@ class WorkerPlan:
     threads: int | None
     make_driver: MakeDriver
     code: str
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """A shard's trajectories in order, the seconds they took and those of loading weights before."""
-
-    trajectories: list[Trajectory]
-    seconds: float
-    loading: float
-    worker: str
 
 
 class WeightedPolicy(Protocol):

@@ -15,9 +15,8 @@ from agent.cluster.config import ClusterSettings
 from agent.cluster.identity import code_identity
 from agent.cluster.interface import ClusterError, Needs, WorkerLostError
 from agent.cluster.local import LocalCluster
-from agent.cluster.pool import Crew, Patience, RolloutPool
+from agent.cluster.pool import Crew, Patience, Played, RolloutPool
 from agent.cluster.retrieval import RetrieverClient, RetrieverPlan, RetrieverServer
-from agent.cluster.worker import Played
 from sleuth.errors import DataError, RetrieverError
 from sleuth.types import Hit, Observation, Passage, Question, Sampling, Segment, Trajectory
 
@@ -192,7 +191,7 @@ SEEDS = list(range(100, 106))
 def pool_of(cluster, folder: Path, workers: int, patience: Patience) -> RolloutPool:
     actors = [cluster.spawn(f"player {i}", MakePlayer(folder), Needs("test", restarts=3)) for i in range(workers)]
     pool = RolloutPool(Crew(actors), Template(), patience)
-    pool.crew.wait_ready(60)
+    pool.crew.wait_ready(120)
     return pool
 
 
@@ -203,7 +202,7 @@ def run_in_thread(pool: RolloutPool) -> tuple[threading.Thread, list[Trajectory]
     return thread, found
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_the_order_of_questions_and_seeds_does_not_depend_on_the_workers(cluster, tmp_path: Path, workers: int):
     found = pool_of(cluster, tmp_path, workers, PATIENT).run(9, QUESTIONS, Sampling(), SEEDS)
     assert [(t.question.id, t.segments[0].token_ids) for t in found] == [
@@ -255,7 +254,7 @@ def test_what_is_late_twice_is_unscored_and_frees_its_worker(cluster, tmp_path: 
 def test_with_every_worker_gone_the_run_ends_in_one_line(cluster, tmp_path: Path):
     actor = cluster.spawn("player", MakePlayer(tmp_path), Needs("test"))
     pool = RolloutPool(Crew([actor]), Template(), PATIENT)
-    pool.crew.wait_ready(60)
+    pool.crew.wait_ready(120)
     (tmp_path / "hold-0").touch()
     thread_error: list[BaseException] = []
 
