@@ -222,7 +222,8 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
     if options.block_size:
         arguments["block_size"] = options.block_size
     if on_cpu:
-        arguments["kv_cache_memory_bytes"] = int(options.cache_gib * 2**30)
+        # A prompt that is read in parts turns back its request's generator, which a CPU's cannot do.
+        arguments |= {"kv_cache_memory_bytes": int(options.cache_gib * 2**30), "enable_chunked_prefill": False}
     else:
         arguments |= {"gpu_memory_utilization": options.gpu_share, "enable_sleep_mode": options.sleep}
     if options.lora_rank:

@@ -117,6 +117,18 @@ def test_a_row_alone_equals_the_same_row_in_a_batch(vllm_policy, tiny):
         assert alone.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["vllm_policy", "async_policy"])
+def test_more_prompt_tokens_than_a_step_takes(kind, request, tiny):
+    model, codec = tiny
+    policy = request.getfixturevalue(kind)
+    batch = [Request(f"q{i}#0", codec.encode("found the city " * (200 + i)), 4, i) for i in range(16)]
+    done = policy.generate(batch, SAMPLED)
+    assert all(g.token_ids for g in done)
+    for request_, generation in zip(batch[::5], done[::5], strict=True):
+        expected = recomputed(model, request_, generation, 1.0)
+        assert list(generation.logprobs) == pytest.approx(expected, abs=1e-4)
+
+
 def test_seeds_decide(vllm_policy, tiny):
     _, codec = tiny
     first, again, other = (vllm_policy.generate(requests(codec, seed), SAMPLED) for seed in (3, 3, 4))
