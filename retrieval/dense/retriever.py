@@ -27,6 +27,17 @@ BATCH = 64
 """Queries that are encoded together."""
 
 
+_DECISIVE = (
+    "passage_prompt",
+    "pooling",
+    "passage_max_tokens",
+    "append_eos",
+    "normalise",
+    "similarity",
+    "dimensions",
+)
+
+
 class Passages(Protocol):
     """Passages by their row in the index."""
 
@@ -90,7 +101,13 @@ class DenseRetriever:
             )
         if not np.isfinite(vectors).all():
             raise RetrieverError(f"a query vector for {self.name} is not finite (NaN)", "check the encoder's weights")
-        return self.vectors.search(np.ascontiguousarray(vectors, dtype=np.float32), k)
+        scores, rows = self.vectors.search(np.ascontiguousarray(vectors, dtype=np.float32), k)
+        if np.isnan(scores).any():
+            row = int(rows[np.isnan(scores)][0])
+            raise RetrieverError(
+                f"vector {row} of {self.name} is not finite (NaN)", "the index is broken: make it anew"
+            )
+        return scores, rows
 
     def _encode(self, queries: list[str]) -> Vectors:
         with self._encoding:
@@ -155,7 +172,7 @@ def _check_encoder(index: str | Path, manifest: Mapping[str, Any], encoder: Enco
 
 def _difference(made_with: Mapping[str, Any], settings: EncoderSettings) -> str:
     """The first setting that decides the vectors of passages and is not the same; else it is the weights."""
-    for name in ("passage_prompt", "pooling", "passage_max_tokens", "append_eos", "normalise", "similarity"):
+    for name in _DECISIVE:
         mine, theirs = getattr(settings, name), made_with.get(name)
         if mine != theirs:
             return f"its {name} is {mine!r}, the index has {theirs!r}"

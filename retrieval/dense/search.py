@@ -26,7 +26,9 @@ Found = tuple[Vectors, Rows]
 FAISS_QUERIES = 2
 """Up to so many queries faiss's scan beats a matrix product."""
 BLOCK_BYTES = 16_000_000
-"""Of decoded vectors at a time: little enough to stay near the processor, enough to be worth a product."""
+"""Of vectors decoded at a time: little enough to stay near the processor, enough to be worth a product."""
+PLAIN_BLOCK_BYTES = 64_000_000
+"""Of float32 vectors at a time, which need no decoding."""
 
 _SLACK = 1e-5
 
@@ -51,7 +53,8 @@ class FlatSearch:
         """``owner`` is kept alive: the memory of ``vectors`` may be its."""
         self.vectors = vectors
         self._owner = owner
-        self._block = max(256, BLOCK_BYTES // (4 * vectors.dimension))
+        size = PLAIN_BLOCK_BYTES if vectors.codes.dtype == np.float32 else BLOCK_BYTES
+        self._block = max(256, size // (4 * vectors.dimension))
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -72,7 +75,8 @@ class FlatSearch:
     def _candidates(self, queries: Vectors, k: int) -> Rows:
         if len(queries) <= FAISS_QUERIES and self.vectors.codes.dtype == np.float32:
             rows: Rows = faiss.knn(queries, self.vectors.codes, k, metric=faiss.METRIC_INNER_PRODUCT)[1]
-            return rows
+            if (rows >= 0).all():  # it passes over vectors that are not finite
+                return rows
         asked = torch.from_numpy(queries)
         best, rows_ = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
         for start in range(0, len(self), self._block):

@@ -11,6 +11,7 @@ what its folder says::
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -45,6 +46,8 @@ class EncoderSettings(Settings):
     """Longer texts are cut; prompt, special tokens and EOS count."""
     append_eos: bool = False
     """End every text in EOS, after cutting to one token less."""
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    """Keep the first so many of a vector only: for an encoder trained with Matryoshka dimensions."""
     towers: Towers = "shared"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights; vectors are float32 in any case."""
@@ -79,6 +82,8 @@ class ScratchSettings(Settings):
     family: Literal["bert", "llama"] = "bert"
     vocabulary: Annotated[int, Field(ge=64)] = 8_000
     """Word pieces at most."""
+    vocabulary_file: Path | None = None
+    """Word pieces of one's own, one a line, ``##`` before those within a word; none is learnt then."""
     hidden_size: Annotated[int, Field(ge=8)] = 128
     layers: Annotated[int, Field(ge=1)] = 2
     heads: Annotated[int, Field(ge=1)] = 4

@@ -53,7 +53,7 @@ class Encoder:
 
     @property
     def dimension(self) -> int:
-        return int(self.model.get_embedding_dimension())
+        return self.settings.dimensions or int(self.model.get_embedding_dimension())
 
     @property
     def device(self) -> torch.device:
@@ -90,7 +90,7 @@ class Encoder:
     def embed(self, features: Mapping[str, Tensor], role: Role) -> Tensor:
         """Vectors [texts, dimension], float32, with gradients where the model is in training."""
         inputs = {name: value.to(self.device) for name, value in features.items()}
-        vectors = self.tower(role)(inputs)["sentence_embedding"].float()
+        vectors = self.tower(role)(inputs)["sentence_embedding"].float()[:, : self.settings.dimensions]
         return nn.functional.normalize(vectors, dim=-1) if self.settings.unit_length else vectors
 
     def encode(
@@ -129,7 +129,9 @@ class Encoder:
         settings = self.settings
         tokenizer: Any = getattr(self._first_module(role), "tokenizer", None)
         words = tokenizer.backend_tokenizer.to_str() if getattr(tokenizer, "is_fast", False) else str(tokenizer)
-        how = [settings.prompt(role), settings.max_tokens(role), settings.pooling, settings.unit_length]
+        how: list[object] = [settings.prompt(role), settings.max_tokens(role), settings.pooling, settings.unit_length]
+        if settings.dimensions is not None:
+            how.append(settings.dimensions)
         return [*how, _without_state(words)]
 
     def _batches(

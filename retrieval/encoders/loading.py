@@ -83,6 +83,9 @@ def load_encoder(source: str | Path | EncoderSettings, *, device: str | None = N
         for key in ("query_prompt", "passage_prompt"):
             _check_prompt(name, key, getattr(settings, key), changes.get(key))
         settings = settings.model_copy(update=changes)
+        full = int(model.get_embedding_dimension())
+        if (settings.dimensions or 0) > full:
+            raise ArtifactError(f"{name} has vectors of {full} dimensions, not {settings.dimensions}", "choose fewer")
     return Encoder(model, settings, name)
 
 

@@ -191,6 +191,14 @@ def test_vectors_that_do_not_fit_are_one_clear_line(dense: Path, encoder: Encode
         retriever.search_vectors(np.full((1, 64), np.nan, np.float32), 1)
 
 
+@pytest.mark.parametrize("queries", [1, 4])
+def test_a_broken_vector_in_an_index_is_one_clear_line(copied: Path, encoder: Encoder, queries: int) -> None:
+    np.load(copied / "vectors.npy", mmap_mode="r+")[5] = np.nan
+    retriever = open_dense(copied, encoder)
+    with pytest.raises(RetrieverError, match=r"vector 5 of .* is not finite \(NaN\)"):
+        retriever.search([f"river {n}" for n in range(queries)], 11)
+
+
 def test_an_encoder_gone_bad_fails_the_search_and_the_build(dense: Path, corpus: Path, encoder_folder: Path) -> None:
     bad = load_encoder(encoder_folder)
     retriever = open_dense(dense, bad)

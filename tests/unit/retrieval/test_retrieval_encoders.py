@@ -196,6 +196,20 @@ def test_settings_over_a_model_that_does_not_know_its_prompts(encoder_folder: Pa
     assert load_encoder(pooled.model_copy(update={"passage_max_tokens": 32})).settings.pooling == "cls"
 
 
+def test_vectors_may_be_cut_to_their_first_dimensions(encoder_folder: Path, tmp_path: Path) -> None:
+    whole = load_encoder(encoder_folder)
+    cut = load_encoder(EncoderSettings(backbone=str(encoder_folder), dimensions=16))
+    expected = whole.encode(TEXTS, "passage")[:, :16]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(cut.encode(TEXTS, "passage"), expected, atol=CLOSE)
+    assert cut.dimension == 16
+    assert cut.tower_fingerprint("passage") != whole.tower_fingerprint("passage")
+    cut.save(tmp_path / "cut")
+    assert load_encoder(tmp_path / "cut").fingerprint == cut.fingerprint
+    with pytest.raises(ArtifactError, match="has vectors of 64 dimensions, not 65"):
+        load_encoder(EncoderSettings(backbone=str(encoder_folder), dimensions=65))
+
+
 def test_the_wrong_prompt_is_one_clear_line(backbone: Path, tmp_path: Path) -> None:
     new_encoder(preset("repllama", str(backbone), passage_max_tokens=64)).save(tmp_path / "r")
     with pytest.raises(ArtifactError, match=r"was trained with the query_prompt 'query: ', not 'Query: '"):
