@@ -7,6 +7,7 @@ can mend stays one line and a death of the process is told apart from it.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import logging
 import os
@@ -80,10 +81,9 @@ def _patience(seconds: float) -> Iterator[None]:
 def _read_environment_again() -> None:
     """Ray reads the token's place once a process; here a run, or a test, may follow another."""
     with contextlib.suppress(ImportError, AttributeError):
-        from ray._raylet import AuthenticationTokenLoader, Config
-
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
+        raylet = importlib.import_module("ray._raylet")
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def require_ray() -> None:
