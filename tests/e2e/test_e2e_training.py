@@ -154,9 +154,15 @@ def test_a_killed_run_resumes_to_the_same_parameters(
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path):
     out = tmp_path / "interrupted"
     process = subprocess.Popen(
-        command(out), stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command(out),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
-    while not (out / "demonstrations.jsonl").exists() and process.poll() is None:
+    learning = out / "warmstart.jsonl"  # an interrupt while libraries are imported may be lost in one of them
+    while not (learning.exists() and learning.stat().st_size) and process.poll() is None:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
