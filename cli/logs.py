@@ -15,8 +15,9 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("KIVY_NO_CONSOLELOG", "1")
-    warnings.filterwarnings("ignore", module=r"(trl|transformers|torch|peft|accelerate|datasets)\b.*")
+    warnings.filterwarnings("ignore", module=r"(trl|transformers|torch|peft|accelerate|datasets|vllm)\b.*")
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     ours = logging.getLogger("sleuth")
     if not ours.handlers:

@@ -218,6 +218,7 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
         "tensor_parallel_size": options.tensor_parallel,
         "trust_remote_code": options.trust_remote_code,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
     if options.block_size:
         arguments["block_size"] = options.block_size
