@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrai
 
 from retrieval.encoders.config import ScratchSettings
 from retrieval.encoders.quiet import quiet_transformers
-from retrieval.encoders.tokenizer import train_wordpiece
+from retrieval.encoders.tokenizer import given_wordpiece, train_wordpiece
 from sleuth.artifacts import atomic_folder, write_manifest
 
 
@@ -22,12 +22,16 @@ def make_backbone(
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Write a transformers folder with a tokenizer learnt from ``texts`` and untrained weights.
+    """Write a transformers folder with untrained weights and a tokenizer, learnt from ``texts`` or of given pieces.
 
     Raises ArtifactError when the folder exists and may not be overwritten.
     """
     chosen = settings or ScratchSettings()
-    tokenizer = train_wordpiece(texts, chosen.vocabulary, chosen.max_positions)
+    tokenizer = (
+        given_wordpiece(chosen.vocabulary_file, chosen.max_positions)
+        if chosen.vocabulary_file
+        else train_wordpiece(texts, chosen.vocabulary, chosen.max_positions)
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _network(chosen, tokenizer)

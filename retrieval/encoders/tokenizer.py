@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from sleuth.errors import ArtifactError
+from sleuth.errors import ArtifactError, DataError
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _PAD, _UNKNOWN, _CLS, _SEP, _MASK = _RESERVED = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
@@ -63,7 +64,23 @@ def train_wordpiece(texts: Iterable[str], size: int, max_length: int) -> PreTrai
 
     The same texts give the same tokenizer.
     """
-    tokenizer = Tokenizer(models.WordPiece(_wordpieces(list(texts), size), unk_token=_UNKNOWN))
+    return _wordpiece_of(_wordpieces(list(texts), size), max_length)
+
+
+def given_wordpiece(path: str | Path, max_length: int) -> PreTrainedTokenizerFast:
+    """The same with the word pieces of a file, one a line, ``##`` before those that go on within a word."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").lower().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the word pieces {path}: {error}") from None
+    if not lines:
+        raise DataError(f"{path} holds no word pieces")
+    pieces = dict.fromkeys([*_RESERVED, *lines])
+    return _wordpiece_of({piece: number for number, piece in enumerate(pieces)}, max_length)
+
+
+def _wordpiece_of(vocabulary: dict[str, int], max_length: int) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=_UNKNOWN))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     for special in _RESERVED:

@@ -15,7 +15,7 @@ from cli.train_retriever import load_retriever_run, mine, train_retriever
 from retrieval.config import RetrieverSettings
 from retrieval.encoders.loading import load_encoder
 from retrieval.open import open_retriever
-from sleuth.errors import ArtifactError, ConfigError
+from sleuth.errors import ArtifactError, ConfigError, DataError
 from sleuth.types import Hit, Passage
 
 WORDS = ["amber", "birch", "coral", "delta", "ember", "fjord", "grove", "heath", "islet", "jetty", "knoll", "larch"]
@@ -155,3 +155,18 @@ def test_a_reranker_learns_to_tell_golds_from_distractors(tmp_path: Path, monkey
 def test_bad_settings_are_one_clear_line(tmp_path: Path, override: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         load_retriever_run(config(tmp_path), [override])
+
+
+def test_given_pieces_cut_words_where_they_say(tmp_path: Path) -> None:
+    from retrieval.encoders.tokenizer import given_wordpiece
+
+    path = tmp_path / "vocabulary.txt"
+    path.write_text("Bux\n##tix\n##to\nwas\n.\n", encoding="utf-8")
+    tokenizer = given_wordpiece(path, 16)
+    assert tokenizer.tokenize("Buxtixto was buxzz.") == ["bux", "##tix", "##to", "was", "[UNK]", "."]
+    assert tokenizer("was")["input_ids"][0] == tokenizer.cls_token_id
+    with pytest.raises(DataError, match="cannot read"):
+        given_wordpiece(tmp_path / "none.txt", 16)
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(DataError, match="no word pieces"):
+        given_wordpiece(path, 16)
