@@ -99,7 +99,7 @@ def train_on_cluster(
 
 def learn_apart(run: Run, roles: Roles) -> GrpoOutcome:
     """Train in processes of Ray Train; a lost one has all begin again from the newest checkpoint."""
-    from agent.cluster.ray_cluster import run_learners
+    from agent.cluster.ray_learners import run_learners
     from agent.learning.grpo import GrpoOutcome
 
     control = roles.controller_actor()

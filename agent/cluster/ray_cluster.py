@@ -1,4 +1,4 @@
-"""A cluster on Ray. The only file that imports ``ray``.
+"""A cluster on Ray. ``ray`` is imported here and in ``ray_learners.py`` only.
 
 Every actor is a ``_Host`` that makes its object at the first call and sends errors back whole, so that what a user
 can mend stays one line and a death of the process is told apart from it.
@@ -14,6 +14,7 @@ import os
 import secrets
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -37,6 +38,7 @@ HEARTBEATS = {
     "RAY_health_check_failure_threshold": "3",
 }
 """In the environment of head and nodes: one that is cut off is noticed after seconds, by default after a minute."""
+NAMESPACE = "sleuth"
 _STARTS = 2
 
 
@@ -122,7 +124,10 @@ class RayCluster:
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+        # Named, so that an actor handed to another is not an object that could be lost before the other restarts.
+        known_as = f"{name} {uuid.uuid4().hex}"
         host = ray.remote(_Host).options(
+            name=known_as,
             num_cpus=needs.cpus,
             num_gpus=needs.gpus,
             max_restarts=needs.restarts,
@@ -134,7 +139,7 @@ class RayCluster:
             if self._free.get(needs.role)
             else "DEFAULT",
         )
-        return RayActor(name, host.remote(name, build))
+        return RayActor(name, known_as, host.remote(name, build))
 
     def put(self, value: Any) -> Any:
         import ray
@@ -157,7 +162,7 @@ class RayCluster:
 
     def _start(self, ray: Any, cpus: float) -> None:
         settings = self._settings
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "sleuth"}
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPACE}
         if settings.address is None:
             # Logical CPUs: enough for every role, however few this machine has.
             options |= {"num_cpus": max(int(-(-cpus // 1)), os.cpu_count() or 1), "include_dashboard": False}
@@ -194,65 +199,6 @@ class RayCluster:
         return group
 
 
-def run_learners(work: Callable[[Callable[[Any], Any], bool], None], settings: ClusterSettings, storage: Path) -> None:
-    """Run ``work`` in every learner under Ray Train: DDP over gloo on CPUs, over NCCL on GPUs.
-
-    ``work`` gets what puts a value into the object store, and whether an earlier life was lost. Ray Train ends and
-    begins all of them again when one dies, at most ``settings.restarts`` times.
-    """
-    import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    on_gpu = settings.learner.gpus > 0
-    resources = {"CPU": settings.learner.cpus} | ({"GPU": settings.learner.gpus} if on_gpu else {})
-    storage.mkdir(parents=True, exist_ok=True)
-    lives = storage / "lives"
-    lives.unlink(missing_ok=True)
-    trainer = TorchTrainer(
-        _Loop(work, lives.resolve(), on_gpu),
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=settings.learners, use_gpu=on_gpu, resources_per_worker=resources
-        ),
-        run_config=ray.train.RunConfig(
-            name="learners",
-            storage_path=str(storage.resolve()),
-            failure_config=ray.train.FailureConfig(max_failures=settings.restarts),
-        ),
-    )
-    try:
-        trainer.fit()
-    except Exception as error:
-        raise ClusterError(
-            f"the learners failed: {_last_line(error)}", "the last checkpoint is whole: --resume goes on from it"
-        ) from error
-
-
-class _Loop:
-    """The function that Ray Train runs. A file on the run's storage has a line, the first learner's pid, a life."""
-
-    def __init__(self, work: Callable[[Callable[[Any], Any], bool], None], lives: Path, on_gpu: bool) -> None:
-        self.__name__ = "learner"
-        self._work = work
-        self._lives = lives
-        self._on_gpu = on_gpu
-
-    def __call__(self) -> None:
-        import ray
-        import ray.train
-
-        if not self._on_gpu:
-            os.environ["ACCELERATE_USE_CPU"] = "true"
-        restarted = self._lives.exists() and self._lives.stat().st_size > 0
-        import torch.distributed
-
-        torch.distributed.barrier()
-        if ray.train.get_context().get_world_rank() == 0:
-            with self._lives.open("a", encoding="ascii") as file:
-                file.write(f"{os.getpid()}\n")
-        self._work(ray.put, restarted)
-
-
 def ask_every_node(report: Callable[[], Mapping[str, str]]) -> list[str]:
     """What ``report`` says on each node of the cluster that was joined, a line each.
 
@@ -287,11 +233,23 @@ def _report_on(report: Callable[[], Mapping[str, str]]) -> dict[str, str]:
 
 
 class RayActor:
-    """Picklable, so that an actor can be handed to another."""
+    """Picklable, so that an actor can be handed to another, which finds it by name."""
 
-    def __init__(self, name: str, handle: Any) -> None:
+    def __init__(self, name: str, known_as: str, handle: Any = None) -> None:
         self._name = name
-        self._handle = handle
+        self._known_as = known_as
+        self._found = handle
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RayActor, (self._name, self._known_as)
+
+    @property
+    def _handle(self) -> Any:
+        if self._found is None:
+            import ray
+
+            self._found = ray.get_actor(self._known_as, namespace=NAMESPACE)
+        return self._found
 
     @property
     def name(self) -> str:
@@ -385,11 +343,6 @@ def _uninterrupted() -> Iterator[None]:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def environment_lines(variables: Mapping[str, str]) -> list[str]:
