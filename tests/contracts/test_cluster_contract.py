@@ -44,6 +44,13 @@ def cluster(request, tmp_path_factory):
     os.environ.update(before)
 
 
+@pytest.fixture(autouse=True)
+def let_go(tmp_path: Path):
+    """A thread cannot be killed: one that still waits when its test is over would keep the process from ending."""
+    yield
+    (tmp_path / "go").touch()
+
+
 class Counter:
     """Counts its calls, fails on demand, waits for a file; a fresh one has counted nothing."""
 
