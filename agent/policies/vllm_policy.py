@@ -70,13 +70,14 @@ class VllmPolicy:
     def update(self, version: int, state: Mapping[str, torch.Tensor], probe: Probe | None = None) -> None:
         """Sample with ``state`` from now on, a model's state dict or an adapter's tensors, and call it ``version``.
 
-        Raises PolicyError when the engine's log-probs of ``probe`` are not the trainer's.
+        A whole model ends the adapter that was there. Raises PolicyError when the engine's log-probs of
+        ``probe`` are not the trainer's, or, before anything has changed, when vLLM cannot take such an adapter.
         """
+        adapter = self._written(state) if is_adapter(state) else None
         self._sound = False
-        if is_adapter(state):
-            self._adapt(state)
-        else:
+        if adapter is None:
             self.engine.load(with_head(state))
+        self._swap(adapter)
         if probe is not None:
             self._check(version, probe)
         self._version = version
@@ -98,12 +99,15 @@ class VllmPolicy:
         """End the engine and give back its memory."""
         self._closing()
 
-    def _adapt(self, state: Mapping[str, torch.Tensor]) -> None:
+    def _written(self, state: Mapping[str, torch.Tensor]) -> Adapter:
         """A new number for every version: the engine and its prefix cache tell adapters apart by it."""
         number = next(self._numbers)
         folder = Path(self._adapters.name) / str(number)
         write_adapter(folder, state, self._lora)
-        old, self._adapter = self._adapter, Adapter(number, str(folder))
+        return Adapter(number, str(folder))
+
+    def _swap(self, adapter: Adapter | None) -> None:
+        old, self._adapter = self._adapter, adapter
         if old:
             self.engine.forget(old)
             shutil.rmtree(Path(self._adapters.name) / str(old.number), ignore_errors=True)

@@ -19,6 +19,12 @@ SAMPLED = Sampling(1.0, stop=("</search>", "</answer>"))
 LORA = LoraSettings(r=4, alpha=16)
 
 
+@pytest.fixture(autouse=True)
+def whole_weights_afterwards(async_policy, tiny):
+    yield
+    async_policy.update(async_policy.version + 1, tiny[0].state_dict())
+
+
 @pytest.fixture
 def trained(tiny_folder):
     """A model of its own under an adapter that does something."""
@@ -76,8 +82,19 @@ def test_an_adapter_that_differs_from_the_trainers_is_not_published(async_policy
     assert async_policy.version == 21
 
 
+def test_whole_weights_end_an_adapter(async_policy, trained, tiny):
+    plain, codec = tiny
+    async_policy.update(25, weights_of(trained))
+    probe = make_probe(plain, probe_tokens(codec))
+    assert async_policy.gap(probe) > 1e-2
+    async_policy.update(26, plain.state_dict(), probe)
+    assert async_policy.gap(probe) < 1e-4
+
+
 def test_an_adapter_with_whole_layers_is_refused(async_policy, tiny_folder):
     model, _ = load_policy_model(PolicySettings(model=str(tiny_folder), device="cpu"), str(tiny_folder))
     config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
     with pytest.raises(PolicyError, match="low-rank adapters only"):
         async_policy.update(30, weights_of(get_peft_model(model, config)))
+    before = async_policy.version
+    assert async_policy.generate([Request("q#0", [5, 6], 4)], SAMPLED)[0].policy_version == before != 30
