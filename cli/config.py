@@ -24,10 +24,11 @@ from sleuth.settings import Settings, apply_override, read_layers, validate
 
 
 class SourceSettings(Settings):
-    """A file of training questions and its weight in the mixture."""
+    """A file of training questions and its weight in the mixture; ``kinds`` keeps questions of these kinds only."""
 
     path: str
     weight: Annotated[float, Field(gt=0.0)] = 1.0
+    kinds: Annotated[list[str], Field(min_length=1)] | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
 
 

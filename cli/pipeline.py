@@ -230,7 +230,7 @@ def _grpo(run: Run) -> dict[str, Any] | None:
 
 def learn(run: Run, make_sampler: MakeSampler | None) -> GrpoOutcome:
     """Train with GRPO in this process; ``make_sampler`` has the rollouts played elsewhere."""
-    from agent.learning.grpo import train_grpo
+    from agent.learning.grpo import GrpoJob, train_grpo
     from rewards.scorer import make_scorer
     from sleuth.checkpoints import checkpoint_step, newest_complete
 
@@ -241,7 +241,7 @@ def learn(run: Run, make_sampler: MakeSampler | None) -> GrpoOutcome:
     newest = newest_complete(run.out / "grpo" / "checkpoints") if run.resume else None
     sink = make_sink(settings, keep_to=checkpoint_step(newest) if newest else -1)
     try:
-        return train_grpo(
+        job = GrpoJob(
             settings.grpo,
             settings.policy,
             run.policy_after("warmstart"),
@@ -250,11 +250,11 @@ def learn(run: Run, make_sampler: MakeSampler | None) -> GrpoOutcome:
             lambda policy, codec: make_driver(policy, codec, settings.environment, retriever),
             _dev_evaluation(run, dev),
             run.out / "grpo",
-            seed=settings.seed,
-            sink=sink,
-            resume=run.resume,
-            make_sampler=make_sampler,
+            settings.seed,
+            sink,
+            make_sampler,
         )
+        return train_grpo(job, resume=run.resume)
     finally:
         sink.close()
 

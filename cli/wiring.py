@@ -10,7 +10,7 @@ from agent.config import Mode, PolicySettings
 from cli.config import RunSettings, SourceSettings
 from envs.config import EnvironmentSettings
 from retrieval.config import RetrieverSettings
-from sleuth.errors import ConfigError
+from sleuth.errors import ConfigError, DataError
 from sleuth.protocols import MetricSink, Policy, Retriever
 from sleuth.types import Question
 
@@ -86,7 +86,18 @@ def load_training_data(sources: Sequence[SourceSettings]) -> TrainingData:
 
     if not sources:
         raise ConfigError("no training questions are named", "set data.train to a list of {path: ...}")
-    return TrainingData([read_questions(s.path, s.limit) for s in sources], [s.weight for s in sources])
+    return TrainingData([_read_source(s) for s in sources], [s.weight for s in sources])
+
+
+def _read_source(source: SourceSettings) -> list[Question]:
+    if source.kinds is None:
+        return read_questions(source.path, source.limit)
+    questions = read_questions(source.path)
+    wanted = [question for question in questions if question.kind in source.kinds]
+    if not wanted:
+        there = ", ".join(sorted({question.kind for question in questions} - {""})) or "not told"
+        raise DataError(f"{source.path} has no question of kind {', '.join(source.kinds)}", f"its kinds are {there}")
+    return wanted[: source.limit]
 
 
 def read_questions(path: str, limit: int | None = None) -> list[Question]:

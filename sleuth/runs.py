@@ -22,6 +22,7 @@ import yaml
 
 from sleuth.artifacts import MANIFEST, atomic_write, read_manifest, write_manifest
 from sleuth.errors import ArtifactError
+from sleuth.settings import flatten
 
 CONFIG = "config.yaml"
 _LOCK = ".lock"
@@ -113,7 +114,7 @@ class RunFolder:
     def _check_same(self, config: Mapping[str, Any], may_differ: Collection[str]) -> None:
         if not (self.path / CONFIG).exists():
             return  # it died before anything was made
-        before, now = _flat(self.read_config()), _flat(config)
+        before, now = flatten(self.read_config()), flatten(config)
         for key in sorted(before.keys() | now.keys()):
             free = any(key == name or key.startswith(f"{name}.") for name in may_differ)
             if not free and not _newer_than(key, before) and before.get(key) != now.get(key):
@@ -161,13 +162,3 @@ def _newer_than(key: str, before: Mapping[str, Any]) -> bool:
     """Whether ``key`` is a setting that did not exist when the run was started: it has its default then."""
     parts = key.split(".")
     return not any(".".join(parts[:count]) in before for count in range(1, len(parts) + 1))
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

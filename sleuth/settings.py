@@ -248,3 +248,14 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if inspect.isclass(annotation) and not typing.get_args(annotation):
         return [annotation] if issubclass(annotation, BaseModel) else []
     return [found for part in typing.get_args(annotation) for found in _models_in(part)]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted name."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

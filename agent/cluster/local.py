@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from agent.cluster.interface import Needs, WorkerLostError
 
 _building = threading.Lock()
 """Loading a model changes settings of torch for the whole process, so one actor is made at a time."""
+
+_Call = tuple[Future[Any], str, tuple[Any, ...]]
 
 
 class LocalActor:
@@ -52,11 +56,12 @@ class LocalActor:
         with self._lock:
             if self._life is None:
                 return
-            self._life.abandon()
+            ended = self._life
             restart = restart and self._restarts > 0
             self._restarts -= restart
             self._life = _Life(self._name, self._build, self._needs.concurrency) if restart else None
             lost, self._open = self._open, set()
+        ended.abandon()
         for heard in lost:
             heard.set_exception(WorkerLostError(self._name, "it was killed", for_good=not restart))
 
@@ -74,18 +79,40 @@ class LocalActor:
 
 
 class _Life:
-    """One incarnation: the object, once it is made, and its threads."""
+    """One incarnation: the object, once it is made, and its threads, which do not keep the process from ending."""
 
     def __init__(self, name: str, build: Callable[[], object], concurrency: int) -> None:
         self._build = build
         self._made: object | None = None
-        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix=name)
+        self._asked: SimpleQueue[_Call | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"{name} {number}", daemon=True) for number in range(concurrency)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def start(self, method: str, args: tuple[Any, ...]) -> Future[Any]:
-        return self._threads.submit(self._run, method, args)
+        answer: Future[Any] = Future()
+        self._asked.put((answer, method, args))
+        return answer
 
     def abandon(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Calls that wait are never begun; one that is under way ends unheard."""
+        with contextlib.suppress(Empty):
+            while call := self._asked.get_nowait():
+                call[0].cancel()
+        for _ in self._threads:
+            self._asked.put(None)
+
+    def _serve(self) -> None:
+        while call := self._asked.get():
+            answer, method, args = call
+            if not answer.set_running_or_notify_cancel():
+                continue
+            try:
+                answer.set_result(self._run(method, args))
+            except BaseException as error:  # noqa: BLE001 - the caller's to raise
+                answer.set_exception(error)
 
     def _run(self, method: str, args: tuple[Any, ...]) -> Any:
         with _building:

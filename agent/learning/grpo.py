@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.codec import HFCodec
-from agent.config import GrpoSettings, LoraSettings, PolicySettings
+from agent.config import GrpoSettings, PolicySettings
 from agent.learning.callbacks import (
     CompletionMarker,
     DevEvaluation,
@@ -62,63 +62,57 @@ class GrpoOutcome:
     last_step: int
 
 
-def train_grpo(
-    settings: GrpoSettings,
-    policy: PolicySettings,
-    model_name: str,
-    data: TrainingData,
-    scorer: Scorer,
-    make_driver: MakeDriver,
-    evaluate: Callable[[Driver], Mapping[str, float]],
-    out: Path,
-    *,
-    seed: int,
-    sink: MetricSink,
-    resume: bool = False,
-    make_sampler: MakeSampler | None = None,
-) -> GrpoOutcome:
-    """Train the policy at ``model_name`` and publish its best checkpoint at ``out/policy``.
+@dataclass(frozen=True, slots=True)
+class GrpoJob:
+    """What is trained, on which questions, with which rewards, and where it goes.
 
-    ``evaluate`` plays dev questions greedily and returns figures, ``em`` among them. ``resume`` goes
-    on from the newest whole checkpoint, to the same parameters as a run that was never stopped.
-    ``make_sampler`` has rollouts played elsewhere than by the model that is trained.
+    ``evaluate`` plays dev questions greedily and returns figures, ``em`` among them. ``make_sampler`` has rollouts
+    played elsewhere than by the model that is trained.
     """
-    work = out / "checkpoints"
-    trainer = make_trainer(
-        settings, policy, model_name, data, scorer, make_driver, evaluate, out, seed, sink, make_sampler
-    )
-    drop_incomplete(work)
-    found = newest_complete(work) if resume else None
+
+    settings: GrpoSettings
+    policy: PolicySettings
+    model_name: str
+    data: TrainingData
+    scorer: Scorer
+    make_driver: MakeDriver
+    evaluate: Callable[[Driver], Mapping[str, float]]
+    out: Path
+    seed: int
+    sink: MetricSink
+    make_sampler: MakeSampler | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.out / "checkpoints"
+
+
+def train_grpo(job: GrpoJob, *, resume: bool = False) -> GrpoOutcome:
+    """Train the policy and publish its best checkpoint at ``job.out/policy``.
+
+    ``resume`` goes on from the newest whole checkpoint, to the same parameters as a run that was never stopped.
+    """
+    trainer = make_trainer(job)
+    drop_incomplete(job.checkpoints)
+    found = newest_complete(job.checkpoints) if resume else None
     try:
         trainer.train(resume_from_checkpoint=str(found) if found else None)
     finally:
         trainer.close_sampler()
 
-    best = work / Path(trainer.state.best_model_checkpoint).name
+    best = job.checkpoints / Path(trainer.state.best_model_checkpoint).name
     if trainer.accelerator.is_main_process:
-        publish_policy(best, out / "policy")
+        publish_policy(best, job.out / "policy")
     trainer.accelerator.wait_for_everyone()
     return GrpoOutcome(
-        out / "policy",
+        job.out / "policy",
         int(trainer.state.best_global_step),
         float(trainer.state.best_metric),
         int(trainer.state.global_step),
     )
 
 
-def make_trainer(
-    settings: GrpoSettings,
-    policy_settings: PolicySettings,
-    model_name: str,
-    data: TrainingData,
-    scorer: Scorer,
-    make_driver: MakeDriver,
-    evaluate: Callable[[Driver], Mapping[str, float]],
-    out: Path,
-    seed: int,
-    sink: MetricSink,
-    make_sampler: MakeSampler | None = None,
-) -> Any:
+def make_trainer(job: GrpoJob) -> Any:
     """TRL's trainer with everything of Sleuth around it, ready for ``train``."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     from datasets import Dataset
@@ -127,25 +121,26 @@ def make_trainer(
     from agent.learning.trainer import MeasuredGRPOTrainer
     from agent.policies.loading import load_policy_model
 
-    model, codec = load_policy_model(policy_settings, model_name, trainable=True)
+    settings, data = job.settings, job.data
+    model, codec = load_policy_model(job.policy, job.model_name, trainable=True)
     state: dict[str, Any] = {}
-    make_sampler = make_sampler or _own_sampler(policy_settings, model_name, settings.lora, make_driver)
+    make_sampler = job.make_sampler or _own_sampler(job)
     sampler = make_sampler(model, codec, lambda: int(state["trainer"].state.global_step) if state else 0)
     driver = sampler.driver
     rollouts = GroupRollouts(
         driver,
         data.questions,
-        scorer,
+        job.scorer,
         group_size=settings.group_size,
         temperature=settings.temperature,
-        seed=seed,
+        seed=job.seed,
         oversample=settings.oversample,
-        on_rollout=_keep_trajectories(out / "trajectories") if settings.save_trajectories else None,
+        on_rollout=_keep_trajectories(job.out / "trajectories") if settings.save_trajectories else None,
     )
 
     updates = settings.minibatches * settings.iterations
     count = -(-settings.steps // updates) * settings.questions
-    order = mixture([len(s) for s in data.sources], data.weights, count, seed)
+    order = mixture([len(s) for s in data.sources], data.weights, count, job.seed)
 
     def rollout_func(prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
         upcoming = _upcoming(order, settings, int(trainer.state.global_step) // updates, len(prompts), trainer)
@@ -156,11 +151,11 @@ def make_trainer(
 
     def evaluate_dev() -> Mapping[str, float]:
         with sampler.refreshed(state["trainer"]):
-            return evaluate(driver)
+            return job.evaluate(driver)
 
     timer = StageTimer()
-    dev = DevEvaluation(evaluate_dev, sink, every=settings.eval_steps, patience=settings.early_stop)
-    args = grpo_config(settings, policy_settings, out / "checkpoints", seed, driver.environment().total_tokens)
+    dev = DevEvaluation(evaluate_dev, job.sink, every=settings.eval_steps, patience=settings.early_stop)
+    args = grpo_config(settings, job.policy, job.checkpoints, job.seed, driver.environment().total_tokens)
     trainer = MeasuredGRPOTrainer(
         model=model,
         reward_funcs=rollouts.reward,
@@ -174,7 +169,7 @@ def make_trainer(
             GradientGuard(),
             dev,
             Monitors(settings.monitors),
-            LogToSink(sink),
+            LogToSink(job.sink),
             CompletionMarker(),
         ],
     )
@@ -238,12 +233,11 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
     )
 
 
-def _own_sampler(
-    settings: PolicySettings, model_name: str, lora: LoraSettings | None, make_driver: MakeDriver
-) -> MakeSampler:
+def _own_sampler(job: GrpoJob) -> MakeSampler:
     """Rollouts by an engine beside the trainer, or by the model that is trained."""
-    if choose_backend(settings, model_name) == "vllm":
-        return vllm_sampler(settings, model_name, lora, make_driver)
+    settings, make_driver = job.policy, job.make_driver
+    if choose_backend(settings, job.model_name) == "vllm":
+        return vllm_sampler(settings, job.model_name, job.settings.lora, make_driver)
 
     def make(model: Any, codec: HFCodec, version: Callable[[], int]) -> InProcessSampler:
         policy = TransformersPolicy(

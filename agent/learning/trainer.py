@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
+from agent.learning.length_groups import score_trimmed
 from sleuth.errors import TrainingError
 
 
@@ -37,9 +38,24 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             if model is not None:
                 model.register_forward_pre_hook(_count_positions, with_kwargs=True)
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         started = time.perf_counter()
-        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        theirs = super()._get_per_token_logps_and_entropies
+        result = score_trimmed(
+            lambda ids, mask, keep: theirs(model, ids, mask, keep, *args, **kwargs),
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            split=self.accelerator.num_processes == 1,
+        )
         if torch.is_grad_enabled():
             self._current_logps = result[0].detach()
             if self._weighing is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sleuth.errors import ArtifactError, SleuthError
 from sleuth.runs import RunFolder
+from sleuth.settings import flatten
 from sleuth.sinks import read_metrics
 from sleuth.trajectories import read_trajectories, trajectory_files
 from sleuth.types import Origin, ScoredTrajectory
@@ -61,7 +62,7 @@ def read_run(path: Path, name: str) -> RunData:
         name=name,
         path=path,
         finished=wanted in stages if wanted else (path / "metrics.json").exists(),
-        config=_flat(config),
+        config=flatten(config),
         series=_series(read_metrics(metrics)) if metrics.exists() else {},
         evaluations=dict(_evaluations(path)),
         stages=stages,
@@ -168,13 +169,3 @@ def _tokenizer(path: Path, config: Mapping[str, Any]) -> Path | None:
     if model and Path(model).is_dir():
         folders += [Path(model), *Path(model).parents[:1]]
     return next((folder / "tokenizer.json" for folder in folders if (folder / "tokenizer.json").is_file()), None)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from retrieval.combine.parts import check_asked, check_depth, digest, reach
+from retrieval.passages import passage_text
 from retrieval.size import size_of
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError
 from sleuth.protocols import Retriever
-from sleuth.types import Hit, Passage
+from sleuth.types import Hit
 
 DEPTH = 50
 BATCH = 32
@@ -99,11 +100,6 @@ class CrossEncoderScorer:
                 show_progress_bar=False,
             )
         return [float(score) for score in scores.reshape(-1)]
-
-
-def passage_text(passage: Passage) -> str:
-    """What the model reads of a passage: title and text, as they are indexed."""
-    return f"{passage.title} {passage.text}" if passage.title else passage.text
 
 
 def _clean(text: str) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 from retrieval.dense.vectors import Dtype, StoredVectors, create_vectors
 from retrieval.encoders.encoder import Encoder
+from retrieval.passages import passage_text
 from retrieval.store import PassageStore
 from sleuth.artifacts import atomic_write
-from sleuth.types import Passage
 
 SHARD = 4096
 """Passages that are sorted by length, encoded and then safe on disk together."""
@@ -19,11 +19,6 @@ STATE = "encoded.json"
 
 OnProgress = Callable[[int], None]
 """Called with the number of passages encoded so far."""
-
-
-def passage_text(passage: Passage) -> str:
-    """What an encoder reads of a passage: title, a space, text."""
-    return f"{passage.title} {passage.text}" if passage.title else passage.text
 
 
 def encode_corpus(

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.corpus import corpus_files, parse_line
-from retrieval.dense.encode import passage_text
 from retrieval.dense.retriever import DenseRetriever, digest_of
 from retrieval.dense.search import FaissSearch, FlatSearch, VectorSearch, flat_vectors, read_faiss
 from retrieval.dense.vectors import StoredVectors, Vectors
 from retrieval.encoders.encoder import Encoder
+from retrieval.passages import passage_text
 from sleuth.errors import ArtifactError, DataError
 from sleuth.types import Passage
 

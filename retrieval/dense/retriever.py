@@ -23,8 +23,8 @@ from sleuth.artifacts import read_manifest
 from sleuth.errors import ArtifactError, DataError, RetrieverError
 from sleuth.types import Hit, Passage
 
-BATCH = 64
-"""Queries that are encoded together."""
+BATCH = {"cpu": 8}
+"""Queries encoded together: on a CPU few of like length cost less than many padded to the longest; else 64."""
 
 
 _DECISIVE = (
@@ -112,7 +112,7 @@ class DenseRetriever:
     def _encode(self, queries: list[str]) -> Vectors:
         with self._encoding:
             try:
-                return self.encoder.encode(queries, "query", BATCH)
+                return self.encoder.encode(queries, "query", BATCH.get(self.encoder.device.type, 64))
             except DataError as error:
                 raise RetrieverError(error.message, error.hint) from error
 

@@ -16,9 +16,10 @@ from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTraine
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, LambdaLoss
 from transformers import PrinterCallback, TrainerCallback
 
+from retrieval.passages import passage_text
 from retrieval.training.config import RerankerSettings
 from retrieval.training.rows import TrainingRow
-from retrieval.training.sampling import content_key, passage_text
+from retrieval.training.sampling import content_key
 from sleuth.artifacts import atomic_folder, write_manifest
 from sleuth.checkpoints import drop_incomplete, mark_complete, newest_complete
 from sleuth.errors import ArtifactError, DataError

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.encoders.encoder import Encoder, Vectors
+from retrieval.passages import passage_text
 from retrieval.training.config import DevSettings, SourceSettings
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages
-from retrieval.training.sampling import passage_text
 from sleuth.errors import DataError
 from sleuth.types import Passage
 

@@ -10,8 +10,9 @@ import numpy as np
 from retrieval.dense.retriever import open_dense, read_dense_manifest
 from retrieval.dense.vectors import open_vectors
 from retrieval.encoders.encoder import Encoder, Vectors
+from retrieval.passages import passage_text
 from retrieval.store import PassageStore
-from retrieval.training.sampling import content_key, passage_text
+from retrieval.training.sampling import content_key
 from sleuth.errors import ConfigError
 from sleuth.types import Passage
 

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder, Vectors
+from retrieval.passages import passage_text
 from retrieval.training.config import TrainingSettings
 from retrieval.training.gradient_cache import Embed, cached_backward
 from retrieval.training.loss import ContrastiveLoss, Targets, info_nce
 from retrieval.training.ranks import gather, share
 from retrieval.training.rows import TrainingRow
-from retrieval.training.sampling import Batch, BatchSampler, content_key, passage_text
+from retrieval.training.sampling import Batch, BatchSampler, content_key
 from sleuth.types import Passage
 
 

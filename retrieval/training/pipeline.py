@@ -22,13 +22,14 @@ from retrieval.encoders.encoder import Encoder, separate_towers
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.scratch import make_backbone
 from retrieval.open import Progress, open_retriever
+from retrieval.passages import passage_text
 from retrieval.training.config import DevSettings, EncoderStart, RetrieverTraining
 from retrieval.training.dev import DevSet, judge_all, load_dev, means
 from retrieval.training.frozen import freeze
 from retrieval.training.mining import mine
 from retrieval.training.objective import AgainstTable, InBatch, Objective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
-from retrieval.training.sampling import content_key, passage_text
+from retrieval.training.sampling import content_key
 from retrieval.training.trainer import Watch, add_adapter, freeze_passages, train
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder

@@ -80,11 +80,6 @@ class BatchSampler:
         return order
 
 
-def passage_text(passage: Passage) -> str:
-    """What is encoded of a passage: title and text, as in every index of Sleuth."""
-    return f"{passage.title} {passage.text}" if passage.title else passage.text
-
-
 def content_key(passage: Passage) -> str:
     """Equal for passages with equal title and text, whatever their ids."""
     return f"{passage.title}\x1f{passage.text}"

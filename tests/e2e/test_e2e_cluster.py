@@ -17,7 +17,7 @@ from agent.cluster.sampler import ClusterSampler
 from agent.cluster.weights import load, snapshot
 from agent.cluster.worker import RolloutWorker, WorkerPlan
 from agent.config import GrpoSettings, LoraSettings, PolicySettings
-from agent.learning.grpo import TrainingData, make_trainer
+from agent.learning.grpo import GrpoJob, TrainingData, make_trainer
 from agent.policies.loading import load_policy_model
 from agent.rollout import RolloutDriver
 from agent.tiny import build_tiny_policy
@@ -95,7 +95,7 @@ def trainer_of(folder: Path, out: Path, settings: GrpoSettings, make_sampler=Non
     policy = PolicySettings(model=str(folder), device="cpu")
     scorer, sink = TokenSum(), MultiSink([])
     return make_trainer(
-        settings, policy, str(folder), data, scorer, drive, lambda _: {"em": 0.0}, out, 0, sink, make_sampler
+        GrpoJob(settings, policy, str(folder), data, scorer, drive, lambda _: {"em": 0.0}, out, 0, sink, make_sampler)
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agent.config import GrpoSettings, LoraSettings, PolicySettings
-from agent.learning.grpo import TrainingData, make_trainer
+from agent.learning.grpo import GrpoJob, TrainingData, make_trainer
 from agent.rollout import RolloutDriver
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
@@ -83,7 +83,7 @@ def trainer(request, tmp_path: Path):
         make = make_environment(environment, codec)
         return RolloutDriver(policy, codec, lambda: SearchFirst(make()), AlwaysParis(), 1)
 
-    made = make_trainer(
+    job = GrpoJob(
         settings,
         PolicySettings(model=str(folder), device="cpu"),
         str(folder),
@@ -95,6 +95,7 @@ def trainer(request, tmp_path: Path):
         0,
         MultiSink([]),
     )
+    made = make_trainer(job)
     made._buffer = made._generate_and_score_completions([{"prompt": str(i // 2)} for i in range(4)])
     made._buffer["advantages"] = torch.tensor([1.0, -1.0, 0.5, -0.5])
     made.current_gradient_accumulation_steps = 1

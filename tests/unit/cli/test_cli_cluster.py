@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +141,17 @@ def test_passages_are_encoded_in_pieces_and_come_back_in_order():
     assert sorted(Letters.pieces) == [3, 4, 4]
     assert np.array_equal(vectors, Letters().encode(texts))
     assert encoder.dimension == 2
+
+
+def test_a_thread_that_hangs_does_not_keep_the_process_from_ending():
+    script = (
+        "import time\n"
+        "from agent.cluster.interface import Needs\n"
+        "from agent.cluster.local import LocalCluster\n"
+        "class Hangs:\n"
+        "    def sleep(self): time.sleep(600)\n"
+        "cluster = LocalCluster()\n"
+        "cluster.spawn('worker', Hangs, Needs('worker')).call('sleep')\n"
+        "cluster.close()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

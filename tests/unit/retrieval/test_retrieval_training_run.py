@@ -17,12 +17,12 @@ from retrieval.encoders.config import EncoderSettings, ScratchSettings, preset
 from retrieval.encoders.encoder import Encoder, separate_towers
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.scratch import make_backbone
+from retrieval.passages import passage_text
 from retrieval.training.config import TrainingSettings
 from retrieval.training.dev import DevSet, judge, means
 from retrieval.training.objective import AgainstTable, InBatch, Objective
 from retrieval.training.ranks import sum_gradients
 from retrieval.training.rows import TrainingRow, passages_of
-from retrieval.training.sampling import passage_text
 from retrieval.training.trainer import Outcome, Watch, add_adapter, freeze_passages, train, trainable
 from sleuth.errors import TrainingError
 from sleuth.types import Passage
