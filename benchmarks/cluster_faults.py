@@ -220,7 +220,9 @@ def _ended_and_resumed(name: str, out: Path, warm_folder: Path, steps: int, sign
     folder = copy_of(warm_folder, out)
     mark = f"SLEUTH_FAULT={folder}"
     environment = {**os.environ, "SLEUTH_FAULT": str(folder)}
-    process = subprocess.Popen(command(folder, steps), env=environment, stderr=subprocess.DEVNULL)
+    # What a shell starts in the background ignores an interrupt; this must not.
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command(folder, steps), env=environment, stderr=subprocess.DEVNULL, preexec_fn=heed)
     wait_for(folder / "grpo" / "checkpoints" / "checkpoint-1" / "COMPLETE", process)
     process.send_signal(sign)
     status = process.wait(120)
@@ -336,11 +338,16 @@ def main() -> None:
     out = given.out.resolve()
     warm_folder = warm(out, given.steps)
     wanted = given.only.split(",")
-    rows = [base(out, warm_folder, given.steps)]
-    print(rows[0].line(rows[0].hash), flush=True)
+    unbroken = base(out, warm_folder, given.steps)
+    print(unbroken.line(unbroken.hash), flush=True)
+    failed = False
     for name in (name for name in wanted if name != "base"):
-        rows.append(FAULTS[name](out, warm_folder, given.steps))
-        print(rows[-1].line(rows[0].hash), flush=True)
+        try:
+            print(FAULTS[name](out, warm_folder, given.steps).line(unbroken.hash), flush=True)
+        except Exception as error:  # noqa: BLE001 - the others are still to be measured
+            failed = True
+            print(f"{name:22s} FAILED: {type(error).__name__}: {error}", flush=True)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

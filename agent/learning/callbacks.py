@@ -65,8 +65,8 @@ class CompletionMarker(TrainerCallback):  # type: ignore[misc]
 class DevEvaluation(TrainerCallback):  # type: ignore[misc]
     """Greedy evaluation on dev questions at step 0 and every ``every`` steps; keeps the best, may stop early.
 
-    ``evaluate`` gives figures with ``em`` among them. The best step and its value live in the
-    trainer's state, so that they survive a resume.
+    ``evaluate`` gives figures with ``em`` among them. Of equals the latest is kept, and patience counts from the
+    first. All live in the trainer's state, so that they survive a resume.
     """
 
     def __init__(
@@ -94,12 +94,14 @@ class DevEvaluation(TrainerCallback):  # type: ignore[misc]
         figures = self._evaluate()
         if state.is_world_process_zero:
             self._sink.scalars(state.global_step, {f"dev/{name}": value for name, value in figures.items()})
-        if state.best_metric is None or figures["em"] > state.best_metric:
-            state.best_metric = figures["em"]
-            state.best_global_step = state.global_step
-            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        state.log_history.append({"step": state.global_step, "dev/em": figures["em"]})
+        seen = [(row["dev/em"], row["step"]) for row in state.log_history if "dev/em" in row]
+        state.best_metric = max(em for em, _ in seen)
+        reached = [step for em, step in seen if em == state.best_metric]
+        state.best_global_step = reached[-1]
+        state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{reached[-1]}")
         control.should_save = True
-        waited = (state.global_step - (state.best_global_step or 0)) // self._every
+        waited = (state.global_step - reached[0]) // self._every
         if self._patience and waited >= self._patience:
             log.warning("no better dev EM for %d evaluations: stopping early", waited)
             control.should_training_stop = True

@@ -7,7 +7,6 @@ const CURVES = [
   ["KL to the reference (nats)", ["kl"]],
   ["Entropy (nats)", ["entropy"]],
   ["Policy tokens a trajectory", ["rollout/policy_tokens"]],
-  ["Tokens after the prompt", ["completions/mean_length"]],
   ["Searches a question", ["rollout/searches"]],
   ["Answered", ["rollout/answered"], [0, 1]],
   ["Invalid turns", ["rollout/invalid_turns"], [0, 1]],

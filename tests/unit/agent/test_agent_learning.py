@@ -8,15 +8,17 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from agent.config import GrpoSettings, MonitorSettings
-from agent.learning.callbacks import collapse_signs
+from agent.learning.callbacks import DevEvaluation, collapse_signs
 from agent.learning.checkpoints import publish_policy
 from agent.learning.mixture import mixture
 from agent.learning.rollouts import GroupRollouts, is_flat, to_row
 from agent.warmstart import bucketed_order, make_examples
 from sleuth.checkpoints import is_complete, mark_complete, newest_complete
 from sleuth.errors import ArtifactError, DataError
+from sleuth.sinks import MultiSink
 from sleuth.types import Answer, Generation, Question, ScoredTrajectory, Segment, Trajectory, Turn
 
 EOS = 99
@@ -177,3 +179,30 @@ def test_settings_that_cannot_be_split_are_refused():
         GrpoSettings(questions=3, group_size=4, micro_batch=5)
     with pytest.raises(ValueError, match="save_steps"):
         GrpoSettings(minibatches=4, save_steps=10, eval_steps=12)
+
+
+def dev_evaluations(tmp_path, figures, patience=0):
+    """The trainer's state and control after evaluations with these dev EMs at steps 0, 10, 20, …"""
+    args = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
+    state, control = TrainerState(max_steps=1000), TrainerControl()
+    coming = iter(figures)
+    dev = DevEvaluation(lambda: {"em": next(coming)}, MultiSink([]), every=10, patience=patience)
+    dev.trainer = SimpleNamespace(model=None, _save_checkpoint=lambda *_args, **_kwargs: None)
+    (tmp_path / "checkpoint-0").mkdir()
+    dev.on_train_begin(args, state, control)
+    for step in range(10, 10 * len(figures), 10):
+        state.global_step = step
+        dev.on_step_end(args, state, control)
+    return state, control
+
+
+def test_of_equally_good_checkpoints_the_latest_is_published(tmp_path):
+    state, _ = dev_evaluations(tmp_path, [0.25, 0.5, 0.5, 0.25])
+    assert (state.best_metric, state.best_global_step) == (0.5, 20)
+    assert state.best_model_checkpoint.endswith("checkpoint-20")
+
+
+@pytest.mark.parametrize("figures, stops", [([0.5, 0.5, 0.5], True), ([0.25, 0.5, 0.5], False)])
+def test_patience_counts_from_the_first_of_equals(tmp_path, figures, stops):
+    _, control = dev_evaluations(tmp_path, figures, patience=2)
+    assert control.should_training_stop is stops
