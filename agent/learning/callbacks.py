@@ -94,14 +94,14 @@ class DevEvaluation(TrainerCallback):  # type: ignore[misc]
         figures = self._evaluate()
         if state.is_world_process_zero:
             self._sink.scalars(state.global_step, {f"dev/{name}": value for name, value in figures.items()})
+        if state.best_metric is None or figures["em"] >= state.best_metric:
+            state.best_metric = figures["em"]
+            state.best_global_step = state.global_step
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.global_step}")
         state.log_history.append({"step": state.global_step, "dev/em": figures["em"]})
-        seen = [(row["dev/em"], row["step"]) for row in state.log_history if "dev/em" in row]
-        state.best_metric = max(em for em, _ in seen)
-        reached = [step for em, step in seen if em == state.best_metric]
-        state.best_global_step = reached[-1]
-        state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{reached[-1]}")
+        reached = [row["step"] for row in state.log_history if row.get("dev/em") == state.best_metric]
         control.should_save = True
-        waited = (state.global_step - reached[0]) // self._every
+        waited = (state.global_step - min([state.best_global_step, *reached])) // self._every
         if self._patience and waited >= self._patience:
             log.warning("no better dev EM for %d evaluations: stopping early", waited)
             control.should_training_stop = True

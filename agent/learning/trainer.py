@@ -54,7 +54,8 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             input_ids,
             attention_mask,
             logits_to_keep,
-            split=self.accelerator.num_processes == 1,
+            # A load-balancing loss is of all rows at once.
+            split=self.accelerator.num_processes == 1 and not kwargs.get("compute_aux_loss"),
         )
         if torch.is_grad_enabled():
             self._current_logps = result[0].detach()

@@ -23,8 +23,10 @@ from sleuth.artifacts import read_manifest
 from sleuth.errors import ArtifactError, DataError, RetrieverError
 from sleuth.types import Hit, Passage
 
-BATCH = {"cpu": 8}
-"""Queries encoded together: on a CPU few of like length cost less than many padded to the longest; else 64."""
+BATCH = 64
+"""Queries that are encoded together."""
+CPU_BATCH = 8
+"""The same on a CPU, where few of like length cost less than many padded to the longest."""
 
 
 _DECISIVE = (
@@ -110,9 +112,10 @@ class DenseRetriever:
         return scores, rows
 
     def _encode(self, queries: list[str]) -> Vectors:
+        batch = CPU_BATCH if self.encoder.device.type == "cpu" else BATCH
         with self._encoding:
             try:
-                return self.encoder.encode(queries, "query", BATCH.get(self.encoder.device.type, 64))
+                return self.encoder.encode(queries, "query", batch)
             except DataError as error:
                 raise RetrieverError(error.message, error.hint) from error
 

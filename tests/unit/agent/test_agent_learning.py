@@ -206,3 +206,12 @@ def test_of_equally_good_checkpoints_the_latest_is_published(tmp_path):
 def test_patience_counts_from_the_first_of_equals(tmp_path, figures, stops):
     _, control = dev_evaluations(tmp_path, figures, patience=2)
     assert control.should_training_stop is stops
+
+
+def test_the_best_of_a_run_that_an_earlier_version_began_is_not_forgotten(tmp_path):
+    args = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
+    state = TrainerState(max_steps=1000, global_step=30, best_metric=0.75, best_global_step=10)
+    dev = DevEvaluation(lambda: {"em": 0.5}, MultiSink([]), every=10, patience=2)
+    control = TrainerControl()
+    dev.on_step_end(args, state, control)
+    assert (state.best_metric, state.best_global_step, control.should_training_stop) == (0.75, 10, True)
