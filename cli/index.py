@@ -112,14 +112,12 @@ def _build_dense(
         if workers == 1:
             return build_dense(corpus, out, loaded, on_progress=on_progress, **how, **rows)
         from agent.cluster.config import ClusterSettings
-        from cli.sharded import encoding_actors
-        from retrieval.dense.encode import SHARD
+        from cli.cluster import token_of
+        from cli.sharded import encoding_workers
 
-        cluster = ClusterSettings(workers=workers, address=address, deadline_s=24 * 3600.0)
-        token = out.parent / f".{out.name}.token"
-        with encoding_actors(cluster, chosen, loaded, threads, SHARD, token) as sharded:
-            stands_in: Any = sharded
-            return build_dense(corpus, out, stands_in, shard=SHARD * workers, on_progress=on_progress, **how, **rows)
+        cluster = ClusterSettings(workers=workers, address=address)
+        with encoding_workers(cluster, chosen, loaded, threads, how["batch_size"], token_of(out)) as elsewhere:
+            return build_dense(corpus, out, loaded, elsewhere=elsewhere, on_progress=on_progress, **how, **rows)
 
 
 def _report(built: IndexInfo) -> None:

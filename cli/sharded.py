@@ -1,4 +1,4 @@
-"""Dense indexes over the actors of a cluster: how each actor makes its part."""
+"""Dense indexes over a cluster: how each actor encodes or holds its part."""
 
 from __future__ import annotations
 
@@ -16,36 +16,33 @@ from sleuth.protocols import Retriever
 
 if TYPE_CHECKING:
     from agent.cluster.interface import Actor, Cluster
-    from agent.cluster.sharding import ShardedEncoder
+    from retrieval.dense.encode import EncodePieces
+    from retrieval.encoders.encoder import Encoder
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderBuild:
-    """An actor's own copy of the encoder."""
+class PieceEncoder:
+    """Makes, in an actor, what encodes pieces of the passages that lie in ``store``, which every node must see."""
 
+    store: Path
     source: str | EncoderSettings
+    fingerprint: str
     threads: int
+    batch_size: int
 
-    def __call__(self) -> EncoderServer:
+    def __call__(self) -> Callable[[range], Any]:
         from cli.logs import quiet_libraries
         from cli.wiring import limit_threads
+        from retrieval.dense.encode import encode_piece
         from retrieval.encoders.loading import load_encoder
+        from retrieval.store import PassageStore
 
         quiet_libraries()
         limit_threads(self.threads)
-        return EncoderServer(load_encoder(self.source))
-
-
-class EncoderServer:
-    def __init__(self, encoder: Any) -> None:
-        self._encoder = encoder
-
-    def status(self) -> str:
-        """The fingerprint of what it encodes passages with."""
-        return str(self._encoder.tower_fingerprint("passage"))
-
-    def encode(self, texts: Sequence[str], batch_size: int) -> Any:
-        return self._encoder.encode(texts, "passage", batch_size)
+        encoder, store = load_encoder(self.source), PassageStore(self.store)
+        if (found := encoder.tower_fingerprint("passage")) != self.fingerprint:
+            raise ConfigError(f"a worker has another encoder ({found}, not {self.fingerprint})", "share its folder")
+        return lambda piece: encode_piece(store, encoder, piece, self.batch_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,27 +113,25 @@ def spawn_shards(
 
 
 @contextmanager
-def encoding_actors(
-    settings: ClusterSettings, source: str | EncoderSettings, local: Any, threads: int, piece: int, token: Path
-) -> Iterator[ShardedEncoder]:
-    """``local`` with its passages encoded by ``settings.workers`` actors, ended when the block is left."""
-    from agent.cluster.interface import ClusterError, Needs
-    from agent.cluster.pool import Crew, Patience
-    from agent.cluster.roles import open_cluster
-    from agent.cluster.sharding import ShardedEncoder
+def encoding_workers(
+    settings: ClusterSettings, source: str | EncoderSettings, local: Encoder, threads: int, batch_size: int, token: Path
+) -> Iterator[EncodePieces]:
+    """Passages encoded by ``settings.workers`` actors of Ray Data, which end when the block is left.
 
-    cluster = open_cluster(
-        settings, [("encoder", settings.worker.cpus, settings.worker.gpus)] * settings.workers, token
-    )
+    ``local`` is the encoder of this process: theirs must have its fingerprint.
+    """
+    from agent.cluster.ray_cluster import RayCluster
+    from agent.cluster.ray_data import rows_of_pieces
+
+    worker = settings.worker
+    cluster = RayCluster(settings, [], token, room=settings.workers * worker.cpus)
+
+    def encode(store: Path, pieces: Sequence[range]) -> Iterator[Any]:
+        fingerprint = local.tower_fingerprint("passage")
+        build = PieceEncoder(store.resolve(), source, fingerprint, threads, batch_size)
+        return rows_of_pieces(pieces, build, actors=settings.workers, cpus=worker.cpus, gpus=worker.gpus)
+
     try:
-        needs = Needs("encoder", settings.worker.cpus, settings.worker.gpus, settings.restarts, concurrency=2)
-        build: Callable[[], object] = EncoderBuild(source, threads)
-        actors = [cluster.spawn(f"encoder {number}", build, needs) for number in range(settings.workers)]
-        expected = local.tower_fingerprint("passage")
-        for actor in actors:
-            if (found := actor.call("status").result(settings.start_timeout_s)) != expected:
-                raise ClusterError(f"{actor.name} has another encoder ({found}, not {expected})", "share its folder")
-        patience = Patience(settings.deadline_s, settings.retries, settings.start_timeout_s)
-        yield ShardedEncoder(local, Crew(actors), piece, patience)
+        yield encode
     finally:
         cluster.close()

@@ -101,7 +101,7 @@ class PassageStore:
     """Random access to the passages that a `StoreWriter` left in ``folder``."""
 
     def __init__(self, folder: str | Path) -> None:
-        root = Path(folder)
+        self.folder = root = Path(folder)
         try:
             # plain views of the mapped files: indexing a memmap itself is several times slower
             self._offsets: Words = np.asarray(np.memmap(root / OFFSETS, dtype="<u8", mode="r"))

@@ -194,7 +194,6 @@ class _Batch:
     lock: threading.Lock
     waiting: deque[_Shard] = field(default_factory=deque)
     running: dict[Future[Any], tuple[_Shard, Actor]] = field(default_factory=dict)
-    method: str = "play"
     stalled_since: float | None = None
 
     def finish(self, arguments: Any) -> None:
@@ -218,7 +217,7 @@ class _Batch:
             shard = self.waiting.popleft()
             shard.out += 1
             shard.due = time.monotonic() + self.patience.deadline_s
-            self.running[worker.call(self.method, *arguments(shard))] = (shard, worker)
+            self.running[worker.call("play", *arguments(shard))] = (shard, worker)
 
     def _hear(self) -> None:
         if not self.running:
@@ -249,10 +248,8 @@ class _Batch:
             )
         time.sleep(_POLL_S)
 
-    def _take(self, shard: _Shard, played: Any) -> None:
+    def _take(self, shard: _Shard, played: Played) -> None:
         shard.played, shard.done = played, True
-        if not isinstance(played, Played):
-            return
         with self.lock:
             self.counts.busy_s += played.seconds
             self.counts.loading_s += played.loading
@@ -291,19 +288,6 @@ class _Batch:
         else:
             self.crew.give(worker)
         return error
-
-
-def deal(crew: Crew, method: str, arguments: Sequence[tuple[Any, ...]], patience: Patience) -> list[Any]:
-    """What ``method`` of the crew's actors answers to each of ``arguments``, in order, whoever was asked.
-
-    Raises ClusterError when one was lost or late too often.
-    """
-    shards = [_Shard(index, index + 1) for index in range(len(arguments))]
-    batch = _Batch(crew, shards, patience, PoolCounts(workers=len(crew.all)), threading.Lock(), method=method)
-    batch.finish(lambda shard: arguments[shard.start])
-    if any(shard.played is None for shard in shards):
-        raise ClusterError(f"{method} was lost or late too often", "see the warnings above; what is done is kept")
-    return [shard.played for shard in shards]
 
 
 def cut(rows: int, parts: int) -> list[_Shard]:

@@ -1,55 +1,19 @@
-"""A corpus over several actors: passages encoded side by side, vectors searched side by side.
-
-Both give what one process gives: the pieces that are encoded are those of one process, and the best hits of the
-shards, merged, are the best of all.
-"""
+"""Vectors searched over several actors: the best hits of the shards, merged, are the best of all."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.cluster.interface import Actor, WorkerLostError
-from agent.cluster.pool import Crew, Patience, deal
 from sleuth.errors import RetrieverError
 
 Vectors = NDArray[np.float32]
 Found = tuple[Vectors, NDArray[np.int64]]
-
-
-class ShardedEncoder:
-    """Stands where an encoder does; passages are encoded by actors, ``piece`` of them at a time.
-
-    Batches are made within a piece, so that vectors do not depend on how many actors there are. Everything else
-    (queries, fingerprints, dimension) is ``local``'s.
-    """
-
-    def __init__(self, local: Any, crew: Crew, piece: int, patience: Patience) -> None:
-        self._local = local
-        self._crew = crew
-        self._piece = piece
-        self._patience = patience
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._local, name)
-
-    def encode(
-        self, texts: Sequence[str], role: str, batch_size: int = 32, progress: Callable[[int], None] | None = None
-    ) -> Vectors:
-        """Vectors [texts, dimension] in the order of ``texts``."""
-        if role != "passage":
-            own: Vectors = self._local.encode(texts, role, batch_size, progress)
-            return own
-        pieces = [list(texts[start : start + self._piece]) for start in range(0, len(texts), self._piece)]
-        vectors = deal(self._crew, "encode", [(piece, batch_size) for piece in pieces], self._patience)
-        if progress:
-            progress(len(texts))
-        return np.concatenate(vectors)
 
 
 class ShardedSearch:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from retrieval.corpus import BadRow
 from retrieval.dense.approximate import FILES, IndexParameters, IndexType, build_approximate
-from retrieval.dense.encode import SHARD, STATE, OnProgress, encode_corpus
+from retrieval.dense.encode import SHARD, STATE, EncodePieces, OnProgress, encode_corpus
 from retrieval.dense.vectors import DTYPES, SCALES, VECTORS, Dtype, StoredVectors
 from retrieval.encoders.encoder import Encoder
 from retrieval.indexes import IndexInfo
@@ -49,6 +49,7 @@ def build_dense(
     parameters: IndexParameters | None = None,
     batch_size: int = 32,
     shard: int = SHARD,
+    elsewhere: EncodePieces | None = None,
     layout: str | None = None,
     skip_bad_rows: bool = False,
     overwrite: bool = False,
@@ -65,7 +66,14 @@ def build_dense(
         stored, examples = _store(folder, corpus_path, layout, skip_bad_rows)
         store = PassageStore(folder)
         vectors = encode_corpus(
-            store, encoder, folder, dtype=dtype, batch_size=batch_size, shard=shard, on_progress=on_progress
+            store,
+            encoder,
+            folder,
+            dtype=dtype,
+            batch_size=batch_size,
+            shard=shard,
+            elsewhere=elsewhere,
+            on_progress=on_progress,
         )
         files = _finish(folder, vectors, index_type, how)
         write_manifest(

@@ -1,4 +1,4 @@
-"""``sleuth cluster`` and the pages about it; settings of a cluster; a corpus over workers."""
+"""``sleuth cluster`` and the pages about it; settings of a cluster; an index over shards."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from agent.cluster.config import MAY_DIFFER, ClusterSettings
 from agent.cluster.identity import check_identity, code_identity
 from agent.cluster.interface import ClusterError, Needs
 from agent.cluster.local import LocalCluster
-from agent.cluster.pool import Crew, Patience
-from agent.cluster.sharding import ShardedEncoder, ShardedSearch, shard_sizes
+from agent.cluster.sharding import ShardedSearch, shard_sizes
 from cli.main import make_app
 from sleuth.errors import ConfigError
 from sleuth.settings import validate
@@ -114,33 +113,6 @@ def test_merged_shards_find_what_one_index_finds(rows, shards, k):
     cluster.close()
     expected_scores, expected = Exact(vectors).search(queries, k)
     assert np.array_equal(found, expected) and np.array_equal(scores, expected_scores)
-
-
-class Letters:
-    """Encodes by counting letters; remembers the pieces it was given."""
-
-    dimension = 2
-    pieces: list[int] = []  # noqa: RUF012 - shared by the actors of one test
-
-    def status(self):
-        return "ready"
-
-    def encode(self, texts, *_):
-        Letters.pieces.append(len(texts))
-        return np.array([[len(t), t.count("a")] for t in texts], dtype=np.float32)
-
-
-def test_passages_are_encoded_in_pieces_and_come_back_in_order():
-    cluster = LocalCluster()
-    actors = [cluster.spawn(f"encoder {i}", Letters, Needs("encoder", concurrency=2)) for i in range(2)]
-    encoder = ShardedEncoder(Letters(), Crew(actors), piece=4, patience=Patience(60.0, 1, 60.0))
-    texts = ["a" * (n % 5) + "b" * n for n in range(11)]
-    Letters.pieces.clear()
-    vectors = encoder.encode(texts, "passage")
-    cluster.close()
-    assert sorted(Letters.pieces) == [3, 4, 4]
-    assert np.array_equal(vectors, Letters().encode(texts))
-    assert encoder.dimension == 2
 
 
 def test_a_thread_that_hangs_does_not_keep_the_process_from_ending():

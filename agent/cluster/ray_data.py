@@ -1,0 +1,74 @@
+"""Pieces of work streamed through a pool of actors by Ray Data, which begins anew what a dead actor leaves."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.cluster.interface import ClusterError
+from sleuth.errors import SleuthError
+
+Work = Callable[[range], NDArray[np.float32]]
+"""A piece to its rows [len(piece), numbers]."""
+
+
+def rows_of_pieces(
+    pieces: Sequence[range], build: Callable[[], Work], *, actors: int, cpus: float, gpus: float
+) -> Iterator[NDArray[np.float32]]:
+    """The rows of each piece, in the order of the pieces, made by ``actors`` actors of the Ray that is running.
+
+    ``build`` travels to every actor and makes what works there. A result waits only for the pieces before it, and
+    pieces are taken up as results are read, so that memory holds few of them. Raises the SleuthError that ``build``
+    or its work raised, ClusterError for any other failure.
+    """
+    import ray
+
+    if not pieces:
+        return
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    items = ray.data.from_items([{"start": p.start, "stop": p.stop} for p in pieces], override_num_blocks=len(pieces))
+    made = items.map_batches(
+        _Pieces,
+        fn_constructor_args=(build,),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
+        num_cpus=cpus,
+        num_gpus=gpus,
+    )
+    try:
+        for answers in made.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+            for answer in answers["answer"]:
+                rows, raised = pickle.loads(answer)
+                if raised is not None:
+                    raise raised
+                yield rows
+    except ray.exceptions.RayError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[-1] if lines else type(error).__name__
+        raise ClusterError(f"a worker failed: {reason}", "the same command goes on from what is done") from error
+
+
+class _Pieces:
+    """Runs in an actor: makes what works there once, and sends what a user can mend back whole."""
+
+    def __init__(self, build: Callable[[], Work]) -> None:
+        self._build = build
+        self._work: Work | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        pieces = zip(batch["start"].tolist(), batch["stop"].tolist(), strict=True)
+        return {"answer": [pickle.dumps(self._answer(range(start, stop))) for start, stop in pieces]}
+
+    def _answer(self, piece: range) -> tuple[NDArray[np.float32] | None, SleuthError | None]:
+        try:
+            if self._work is None:
+                self._work = self._build()
+            return self._work(piece), None
+        except SleuthError as error:
+            return None, error
