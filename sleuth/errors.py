@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class SleuthError(Exception):
@@ -16,6 +17,16 @@ class SleuthError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors travel between processes, whatever a subclass is made from."""
+        return _restored, (type(self), vars(self))
+
+
+def _restored(kind: type[SleuthError], held: dict[str, Any]) -> SleuthError:
+    error = kind.__new__(kind, held["message"])
+    vars(error).update(held)
+    return error
 
 
 class ConfigError(SleuthError):

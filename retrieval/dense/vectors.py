@@ -89,4 +89,5 @@ def _open_or_create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
         if found.shape == shape and found.dtype == dtype:
             return found
         path.unlink()
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    made: NDArray[Any] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    return made
