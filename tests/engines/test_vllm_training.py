@@ -52,6 +52,10 @@ def train(out: Path, *more: str) -> str:
             ],
             id="an adapter, asynchronous",
         ),
+        pytest.param(
+            ["cluster={workers: 1, object_store_mb: 200}", "grpo.lora={r: 8, alpha: 32}", "evaluation.modes=[]"],
+            id="an adapter, in a worker of a Ray cluster",
+        ),
     ],
 )
 def test_rollouts_of_every_step_are_sampled_with_the_weights_of_that_step(tmp_path, more):
