@@ -13,6 +13,8 @@ from sleuth.errors import ArtifactError
 if TYPE_CHECKING:
     from cli.config import RunSettings
 
+KIND = "policy"
+
 
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
@@ -25,9 +27,10 @@ def export(
     from cli.exported import SETTINGS, protocol_of
     from cli.logs import quiet_libraries
     from cli.model_card import model_card
-    from sleuth.artifacts import atomic_folder, write_manifest
+    from sleuth.artifacts import atomic_folder, check_destination, write_manifest
 
     settings, policy = finished_policy(run)
+    check_destination(out, overwrite, [KIND], [policy, settings.policy.model or policy])
     quiet_libraries()
     from agent.export import save_merged
 
@@ -37,7 +40,7 @@ def export(
         protocol = protocol_of(settings.environment, codec)
         (folder / SETTINGS).write_text(json.dumps(protocol, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(model_card(run, settings, protocol), encoding="utf-8")
-        write_manifest(folder, "policy", {"exported_from": str(run), "policy": str(policy.relative_to(run))})
+        write_manifest(folder, KIND, {"exported_from": str(run), "policy": str(policy.relative_to(run))})
     people().print(f"{out}  from {policy}", markup=False, soft_wrap=True)
 
 

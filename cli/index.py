@@ -24,12 +24,18 @@ def index(
     kind: Annotated[str, typer.Option(help="Kind of index: bm25 or dense.")] = "bm25",
     k1: Annotated[float | None, typer.Option(help="bm25: term saturation, the index's default. [0.9]")] = None,
     b: Annotated[float | None, typer.Option(help="bm25: length normalisation, the index's default. [0.4]")] = None,
-    threads: Annotated[int, typer.Option(help="Threads that index.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that index.")] = 2,
     encoder: Encoder = None,
-    index_type: Annotated[str, typer.Option(help="dense: flat (exact), hnsw or ivfpq.")] = "flat",
-    dtype: Annotated[str, typer.Option(help="dense: how vectors are kept: float32, float16 or int8.")] = "float32",
-    batch_size: Annotated[int, typer.Option(min=1, help="dense: passages that are encoded together.")] = 32,
-    workers: Annotated[int, typer.Option(min=1, help="dense: processes that encode, on Ray when more than 1.")] = 1,
+    index_type: Annotated[str | None, typer.Option(help="dense: flat (exact), hnsw or ivfpq. [flat]")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="dense: how vectors are kept: float32, float16 or int8. [float32]")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="dense: passages that are encoded together. [32]")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="dense: processes that encode, on Ray when more than 1. [1]")
+    ] = None,
     address: Annotated[str | None, typer.Option(help="dense: a running Ray for the workers, such as auto.")] = None,
     layout: Annotated[
         str | None, typer.Option(help="beir, search_r1 or pyserini; found from the first row when not given.")
@@ -41,22 +47,29 @@ def index(
 
     A dense index that was interrupted is taken up again by the same command.
     """
+    from sleuth.artifacts import check_destination
     from sleuth.errors import ConfigError, did_you_mean
 
     if kind not in KINDS:
         raise ConfigError(f"unknown kind of index '{kind}'", did_you_mean(kind, KINDS))
+    bm25 = {"--k1": k1, "--b": b}
+    dense = {"--encoder": encoder, "--index-type": index_type, "--dtype": dtype, "--batch-size": batch_size}
+    dense |= {"--workers": workers, "--address": address}
+    foreign = [option for option, value in (dense if kind == "bm25" else bm25).items() if value is not None]
+    if foreign:
+        other = "dense" if kind == "bm25" else "bm25"
+        raise ConfigError(
+            f"{foreign[0]} means nothing to an index of kind {kind}", f"add --kind {other}, or leave it out"
+        )
+    if kind == "dense" and encoder is None:
+        raise ConfigError("an index of kind dense needs an encoder", "add --encoder with a folder or hub name")
+    check_destination(out, overwrite, KINDS, [corpus, *([encoder] if encoder else [])])
     rows: Rows = {"layout": layout, "skip_bad_rows": skip_bad_rows, "overwrite": overwrite}
-    if kind == "bm25":
-        if encoder is not None:
-            raise ConfigError("an index of kind bm25 has no encoder", "add --kind dense, or leave --encoder out")
+    if encoder is None:
         built = _build_bm25(corpus, out, k1, b, threads, rows)
     else:
-        if encoder is None:
-            raise ConfigError("an index of kind dense needs an encoder", "add --encoder with a folder or hub name")
-        if k1 is not None or b is not None:
-            raise ConfigError("k1 and b mean nothing to an index of kind dense", "leave them out")
-        how = {"index_type": index_type, "dtype": dtype, "batch_size": batch_size}
-        built = _build_dense(corpus, out, encoder, threads, how, rows, workers, address)
+        how = {"index_type": index_type or "flat", "dtype": dtype or "float32", "batch_size": batch_size or 32}
+        built = _build_dense(corpus, out, encoder, threads, how, rows, workers or 1, address)
     _report(built)
 
 

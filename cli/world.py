@@ -23,7 +23,8 @@ def world(
     """Make a made-up world: a passage an entity, questions split by entity, demonstrations."""
     from envs.toy_world.config import WorldSettings
     from envs.toy_world.generate import generate_world
-    from envs.toy_world.write import write_world
+    from envs.toy_world.write import KIND, write_world
+    from sleuth.artifacts import check_destination
     from sleuth.settings import apply_override, read_layers, validate
 
     values = read_layers(config) if config else {}
@@ -33,6 +34,7 @@ def world(
     for override in overrides or ():
         apply_override(values, override)
     settings = validate(WorldSettings, values, str(config or "sleuth world"))
+    check_destination(out, overwrite, [KIND], [config] if config else [])
     made = generate_world(settings)
     write_world(made, out, overwrite=overwrite)
     counts = ", ".join(f"{len(plans)} {split}" for split, plans in made.plans.items())

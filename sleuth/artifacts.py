@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ MANIFEST = "manifest.json"
 @contextlib.contextmanager
 def atomic_folder(destination: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``destination`` when the block ends without an error."""
-    final = Path(destination)
-    _refuse_blocked(final, overwrite)
+    _refuse_blocked(Path(destination), overwrite)
+    final = Path(destination).resolve()
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     try:
@@ -44,8 +44,8 @@ def resumable_folder(destination: str | Path, *, overwrite: bool = False) -> Ite
 
     Raises ArtifactError while another process works on the same destination.
     """
-    final = Path(destination)
-    _refuse_blocked(final, overwrite)
+    _refuse_blocked(Path(destination), overwrite)
+    final = Path(destination).resolve()
     temporary = final.with_name(f".{final.name}.part")
     temporary.mkdir(parents=True, exist_ok=True)
     lock = temporary.with_name(f".{final.name}.lock")
@@ -58,6 +58,34 @@ def resumable_folder(destination: str | Path, *, overwrite: bool = False) -> Ite
         _refuse_existing(final, overwrite)
         _replace_folder(temporary, final)
         lock.unlink(missing_ok=True)
+
+
+def check_destination(
+    destination: str | Path, overwrite: bool, kinds: Collection[str], inputs: Iterable[str | Path] = ()
+) -> None:
+    """Refuse, before any work, a folder named by a person that may not become an artefact.
+
+    ``overwrite`` deletes what is there: only an artefact of one of ``kinds``, or nothing, and never a folder that
+    holds one of ``inputs`` or the current folder. Raises ArtifactError.
+    """
+    given = Path(destination)
+    _refuse_blocked(given, overwrite)
+    if not given.exists():
+        return
+    final, wanted = given.resolve(), " or ".join(sorted(kinds))
+    for kept in (Path.cwd(), *map(Path, inputs)):
+        if kept.resolve().is_relative_to(final):
+            raise ArtifactError(f"{given} cannot be replaced: {kept} lies in it", "choose another folder")
+    hint = "--overwrite would delete it: choose another folder, or remove it yourself"
+    if not (final / MANIFEST).is_file():
+        if any(final.iterdir()):
+            raise ArtifactError(f"{given} is no {wanted} of Sleuth: it has no {MANIFEST}", hint)
+        return
+    with contextlib.suppress(ValueError):  # a damaged one is there to be replaced
+        content = json.loads((final / MANIFEST).read_text(encoding="utf-8"))
+        kind = content.get("kind") if isinstance(content, dict) else None
+        if kind not in kinds:
+            raise ArtifactError(f"{given} is no {wanted} of Sleuth: its {MANIFEST} says kind {kind!r}", hint)
 
 
 def atomic_write(path: str | Path, text: str) -> None:

@@ -177,6 +177,17 @@ def test_a_folder_is_written_whole_or_not_at_all(
     assert export(str(full), "--out", str(tmp_path / "out"), "--overwrite") == 0
 
 
+def test_a_folder_that_is_no_policy_or_the_policy_itself_is_never_replaced(
+    full: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("x")
+    for out in (tmp_path / "mine", full, full / "grpo" / "policy"):
+        assert export(str(full), "--out", str(out), "--overwrite") == 2
+    assert capsys.readouterr().err.count("\n") == 3
+    assert (tmp_path / "mine" / "notes.txt").exists() and (full / "grpo" / "policy" / "config.json").exists()
+
+
 def test_a_damaged_protocol_is_said(full: Path, tmp_path: Path) -> None:
     from cli.exported import exported_settings
     from sleuth.errors import ArtifactError

@@ -79,6 +79,37 @@ def test_mistakes_are_errors_of_ours(program: typer.Typer, made: Path) -> None:
     assert not (made.parent / "j").exists()
 
 
+@pytest.mark.parametrize("out", ["data", ".", "data/..", "notes"])
+def test_overwrite_replaces_indexes_only(
+    program: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("data/corpus.jsonl", "notes/mine.txt"):
+        Path(name).parent.mkdir()
+        Path(name).write_text(json.dumps(ROWS[0]))
+    for more in ([], ["--kind", "dense", "--encoder", "absent/never/read"]):
+        with pytest.raises(ArtifactError, match=r"lies in it|is no bm25 or dense of Sleuth"):
+            run(program, "index", "data", "--out", out, "--overwrite", *more)
+    assert Path("data/corpus.jsonl").exists() and Path("notes/mine.txt").exists()
+    for _ in range(2):
+        run(program, "index", "data", "--out", "made", "--overwrite")
+
+
+@pytest.mark.parametrize(
+    "option", ["--index-type=hnsw", "--dtype=float32", "--batch-size=8", "--workers=2", "--address=auto"]
+)
+def test_options_of_a_dense_index_are_refused_for_bm25(program: typer.Typer, made: Path, option: str) -> None:
+    name = option.partition("=")[0]
+    with pytest.raises(ConfigError, match=f"{name} means nothing to an index of kind bm25"):
+        run(program, "index", str(made.parent), "--out", str(made.parent / "j"), option)
+
+
+def test_no_threads_are_a_wrong_option(program: typer.Typer) -> None:
+    done = CliRunner().invoke(program, ["index", "c.jsonl", "--out", "i", "--kind", "dense", "--threads", "0"])
+    assert done.exit_code == 2
+    assert "--threads" in done.stderr
+
+
 def test_a_dense_index_from_the_command_line(program: typer.Typer, made: Path) -> None:
     from retrieval.encoders.config import ScratchSettings, preset
     from retrieval.encoders.loading import new_encoder
@@ -96,8 +127,8 @@ def test_a_dense_index_from_the_command_line(program: typer.Typer, made: Path) -
     assert rows[1]["hits"] == []
     for wrong, message in (
         (dense, "needs an encoder"),
-        ([*dense, "--encoder", encoder, "--k1", "1"], "mean nothing to an index of kind dense"),
-        (["index", corpus, "--out", out, "--encoder", encoder], "kind bm25 has no encoder"),
+        ([*dense, "--encoder", encoder, "--k1", "1"], "--k1 means nothing to an index of kind dense"),
+        (["index", corpus, "--out", out, "--encoder", encoder], "--encoder means nothing to an index of kind bm25"),
         ([*dense, "--encoder", encoder, "--dtype", "int4", "--overwrite"], "cannot be stored as 'int4'"),
     ):
         with pytest.raises(ConfigError, match=message):

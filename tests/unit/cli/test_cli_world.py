@@ -57,3 +57,12 @@ def test_an_existing_folder_is_kept_unless_told(tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
     assert isinstance(_run("--out", str(tmp_path / "w"), *SMALL).exception, ArtifactError)
     assert _run("--out", str(tmp_path / "w"), "--overwrite", *SMALL).exit_code == 0
+
+
+def test_a_folder_that_is_no_world_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "mine.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    for out in ("w", "."):
+        assert isinstance(_run("--out", out, "--overwrite", *SMALL).exception, ArtifactError)
+    assert (tmp_path / "w" / "mine.txt").read_text() == "mine"

@@ -14,6 +14,7 @@ from sleuth.artifacts import (
     MANIFEST,
     atomic_folder,
     atomic_write,
+    check_destination,
     file_digest,
     read_manifest,
     text_digest,
@@ -124,6 +125,39 @@ def test_a_failed_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="disk error"), atomic_folder(final, overwrite=True) as folder:
         (folder / "new").write_text("x")
     assert names(final) == ["old"]
+
+
+def test_only_an_artefact_of_its_kind_or_nothing_may_be_replaced(tmp_path: Path) -> None:
+    final = tmp_path / "index"
+    check_destination(final, overwrite=True, kinds=["bm25", "dense"])
+    final.mkdir()
+    check_destination(final, overwrite=True, kinds=["bm25", "dense"])
+    (final / "notes.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match=r"is no bm25 or dense of Sleuth: it has no manifest\.json"):
+        check_destination(final, overwrite=True, kinds=["dense", "bm25"])
+    for content in ('{"kind": "world"}', '{"manifest_version": 3}', "[]"):
+        (final / MANIFEST).write_text(content)
+        with pytest.raises(ArtifactError, match="is no bm25 of Sleuth"):
+            check_destination(final, overwrite=True, kinds=["bm25"])
+    for content in ('{"kind": "bm25"}', '{"kind":'):
+        (final / MANIFEST).write_text(content)
+        check_destination(final, overwrite=True, kinds=["bm25"])
+    with pytest.raises(ArtifactError, match="exists already"):
+        check_destination(final, overwrite=False, kinds=["bm25"])
+
+
+def test_a_folder_that_holds_an_input_or_the_current_folder_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "index" / "deep"
+    inside.mkdir(parents=True)
+    write_manifest(tmp_path / "index", "bm25", {})
+    with pytest.raises(ArtifactError, match=r"corpus\.jsonl lies in it"):
+        check_destination(tmp_path / "index", True, ["bm25"], [inside / "corpus.jsonl"])
+    monkeypatch.chdir(inside)
+    for given in (".", "..", "../deep", tmp_path / "index"):
+        with pytest.raises(ArtifactError, match="lies in it"):
+            check_destination(given, True, ["bm25"])
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
