@@ -31,6 +31,10 @@ class HFCodec:
         unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None
         self._forbidden = frozenset({*added.values(), *tokenizer.all_special_ids} - {unknown})
 
+        bos = tokenizer.bos_token_id
+        adds = bos is not None and tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [bos]
+        self.opening: str = tokenizer.bos_token if adds else ""
+
     def encode(self, text: str, *, trusted: bool = False) -> list[int]:
         ids: list[int] = self.tokenizer(
             text, add_special_tokens=False, split_special_tokens=not trusted, return_attention_mask=False

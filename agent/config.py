@@ -147,7 +147,12 @@ class GrpoSettings(OptimizerSettings):
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
 
     @model_validator(mode="after")
-    def _divides(self) -> GrpoSettings:
+    def _fits(self) -> GrpoSettings:
+        if self.sync_reference and (self.lora or self.beta == 0.0):
+            raise ValueError(
+                "sync_reference moves a reference model of its own, which neither an adapter nor beta 0 has:"
+                " set sync_reference to 0"
+            )
         rows = self.questions * self.group_size
         micro = self.micro_batch or rows // self.minibatches
         if rows % (self.minibatches * micro):

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.config import JudgeSettings
+from agent.retries import PASSING, pause
 from sleuth.errors import ConfigError, SleuthError
+
+if TYPE_CHECKING:
+    import httpx
 
 _PROMPT = """Decide whether a proposed answer to a question is right.
 
@@ -35,13 +39,18 @@ class Judge:
         self._settings = settings
         self._client = httpx.Client(base_url=settings.base_url, timeout=settings.timeout_s, headers=headers)
 
-    def verdicts(self, rows: Sequence[tuple[str, Sequence[str], str | None]]) -> list[bool | None]:
-        """For each (question, accepted answers, answer) whether it is right; no answer is wrong without asking.
+    def verdicts(self, rows: Sequence[tuple[str, Sequence[str], str | None]]) -> Iterator[bool | None]:
+        """For each (question, accepted answers, answer) in order whether it is right; no answer is wrong without
+        asking, and a reply that is neither yes nor no is None.
 
-        Raises ConfigError when the server refuses the key or the model, SleuthError when it cannot be reached.
+        Raises ConfigError when the server refuses the key or the model, SleuthError when it cannot be reached or
+        stays busy.
         """
-        with ThreadPoolExecutor(self._settings.parallel) as pool:
-            return list(pool.map(self._verdict, rows))
+        pool = ThreadPoolExecutor(self._settings.parallel)
+        try:
+            yield from pool.map(self._verdict, rows)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def close(self) -> None:
         self._client.close()
@@ -52,32 +61,43 @@ class Judge:
             return False
         slots = {"question": question, "accepted": " | ".join(accepted), "answer": answer}
         text = re.sub(r"\{(question|accepted|answer)\}", lambda m: slots[m.group(1)], _PROMPT)
-        reply = self._ask({"role": "user", "content": text})
+        reply = self._ask({"role": "user", "content": text}) or ""
         words = re.findall(r"[a-z]+", re.sub(r"(?s)<think>.*?</think>", "", reply).lower())
         return {"yes": True, "no": False}.get(words[0]) if words else None
 
-    def _ask(self, message: Mapping[str, str]) -> str:
+    def _ask(self, message: Mapping[str, str]) -> str | None:
+        """The reply; None where the server says something else than a chat completion."""
         import httpx
 
         body: dict[str, Any] = {"model": self._settings.model, "messages": [message], "temperature": 0}
         body["max_tokens"] = self._settings.max_tokens
+        trouble = ""
         for attempt in range(self._settings.retries + 1):
-            last = attempt == self._settings.retries
+            if attempt:
+                pause(attempt - 1)
             try:
                 answer = self._client.post("chat/completions", json=body)
             except httpx.TransportError as error:
-                if last:
-                    raise SleuthError(
-                        f"the judge at {self._settings.base_url} cannot be reached: {error or type(error).__name__}",
-                        "start it, or leave out evaluation.judge",
-                    ) from None
+                trouble = f"cannot be reached: {error or type(error).__name__}"
                 continue
-            if answer.status_code >= 500 and not last:
+            if answer.status_code in PASSING:
+                trouble = f"answered {answer.status_code}, {attempt + 1} times"
                 continue
             if answer.is_error:
                 raise ConfigError(
                     f"the judge at {self._settings.base_url} answered {answer.status_code}: {answer.text[:200]}",
                     f"check evaluation.judge.model and the key in {self._settings.key_variable}",
                 )
-            return str(answer.json()["choices"][0]["message"]["content"] or "")
-        raise AssertionError("unreachable")
+            return _content(answer)
+        raise SleuthError(
+            f"the judge at {self._settings.base_url} {trouble}",
+            "start it, or lower evaluation.judge.parallel, then --resume: verdicts so far are kept",
+        )
+
+
+def _content(answer: httpx.Response) -> str | None:
+    try:
+        content = answer.json()["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
+    return content if isinstance(content, str) else None

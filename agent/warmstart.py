@@ -16,8 +16,7 @@ import numpy as np
 from agent.codec import HFCodec
 from agent.config import PolicySettings, WarmstartSettings
 from agent.learning.callbacks import CompletionMarker, GradientGuard, LogToSink
-from agent.learning.options import optimizer_options, peft_config, runtime_options
-from agent.policies.loading import load_policy_model
+from agent.learning.options import load_trained, on_one_device, optimizer_options, peft_config, runtime_options
 from sleuth.artifacts import atomic_folder, write_manifest
 from sleuth.checkpoints import drop_incomplete, newest_complete
 from sleuth.errors import DataError
@@ -92,7 +91,7 @@ def warm_start(
     work: Path,
     resume: bool = False,
 ) -> Path:
-    """Fine-tune the policy at ``model_name`` and save it to ``out``; an adapter is merged into it.
+    """Fine-tune the policy at ``model_name`` and save it to ``out``; its own adapter and a new one are merged into it.
 
     Checkpoints go to ``work``; ``resume`` goes on from the newest whole one.
     """
@@ -101,7 +100,9 @@ def warm_start(
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    model, codec = load_policy_model(policy, model_name)
+    model, codec = load_trained(policy, model_name, settings.lora)
+    if settings.lora and hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
     examples = make_examples(trajectories, codec.eos_token_id, settings.max_tokens)
     micro = settings.micro_batch or settings.batch_size
     if settings.batch_size % micro:
@@ -124,7 +125,7 @@ def warm_start(
     )
     trainer = SFTTrainer(
         model=model,
-        args=args,
+        args=on_one_device(args),
         train_dataset=Dataset.from_list([examples[row] for row in order]),
         processing_class=codec.tokenizer,
         peft_config=peft_config(settings.lora),

@@ -30,9 +30,8 @@ def estimate_lines(settings: RunSettings) -> list[str]:
     tokens = rows * settings.environment.total_tokens
     updates = grpo.minibatches * grpo.iterations
     lines.append(f"a rollout: {rows} trajectories, at most {tokens:,} tokens, {updates} updates")
-    copies = 1 if grpo.lora else 4
-    reference = 1 if grpo.beta and not grpo.lora else 0
-    total = parameters * width * (copies + reference)
+    reference = width if grpo.beta and not grpo.lora else 0
+    total = parameters * (width if grpo.lora else 4 * _BYTES["float32"] + reference)
     what = "weights" if grpo.lora else "weights, gradients, two Adam moments"
     also = ", reference" if reference else ""
     lines.append(f"memory before activations: about {total / 2**20:,.0f} MiB ({what}{also})")

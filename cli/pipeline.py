@@ -27,7 +27,7 @@ from cli.wiring import (
     read_questions,
     with_mode,
 )
-from sleuth.errors import ConfigError, DataError
+from sleuth.errors import ConfigError, DataError, RetrieverError
 from sleuth.protocols import MetricSink, Retriever
 from sleuth.runs import RunFolder
 from sleuth.types import Plan, Question
@@ -260,7 +260,9 @@ def learn(run: Run, make_sampler: MakeSampler | None) -> GrpoOutcome:
 
 
 def _dev_evaluation(run: Run, dev: Sequence[Question]) -> Callable[[Any], dict[str, float]]:
-    """Greedy figures on the dev questions: EM and F1 in all and EM by kind. Every evaluation keeps its trajectories."""
+    """Greedy figures on the dev questions: EM and F1 in all and EM by kind, of those that could be scored; how many
+    could not. Every evaluation keeps its trajectories.
+    """
     from agent.evaluate import evaluate
     from rewards.scorer import make_scorer
     from rewards.text_match import exact_match, f1
@@ -282,6 +284,7 @@ def _dev_evaluation(run: Run, dev: Sequence[Question]) -> Callable[[Any], dict[s
                 resamples=1,
             )
         wanted = {"em": report.overall.means["em"], "f1": report.overall.means["f1"], "searches": report.searches}
+        wanted["unscored"] = report.unscored or None
         wanted |= {f"em_{kind}": by.means["em"] for kind, by in report.by_kind.items()}
         return {name: float(value) for name, value in wanted.items() if value is not None}
 
@@ -289,7 +292,10 @@ def _dev_evaluation(run: Run, dev: Sequence[Question]) -> Callable[[Any], dict[s
 
 
 def evaluate_policy(run: Run, stage: str, mode: Any) -> dict[str, Any]:
-    """Greedy evaluation of the policy after ``stage`` on the test questions (dev where there are none)."""
+    """Greedy evaluation of the policy after ``stage`` on the test questions (dev where there are none).
+
+    Raises RetrieverError where questions could not be scored: the stage is not done, and a resume plays them again.
+    """
     from agent.evaluate import evaluate
     from rewards.scorer import make_scorer
     from rewards.text_match import exact_match, f1
@@ -312,6 +318,11 @@ def evaluate_policy(run: Run, stage: str, mode: Any) -> dict[str, Any]:
         batch_size=settings.evaluation.batch_size,
         resamples=settings.evaluation.bootstrap,
     )
+    if report.unscored:
+        raise RetrieverError(
+            f"{report.unscored} of {report.overall.n} questions of the evaluation {out.name} could not be scored",
+            "the retriever failed: mend it, then the same command with --resume plays these alone",
+        )
     return {key: value for key, value in report.to_dict().items() if isinstance(value, int | float | list)}
 
 

@@ -136,19 +136,23 @@ def _judged(settings: RunSettings, folder: Path) -> dict[str, Any]:
     if chosen.judge is None:
         return {}
     from agent.judge import Judge
+    from sleuth.artifacts import text_digest
 
     rows = [row.trajectory for part in sample_folders(folder, chosen.samples) for row in played(part)]
     asked = [(t.question.text, t.question.answers, t.answer) for t in rows if t.scorable]
+    keys = [text_digest(json.dumps(row)) for row in asked]
     path = folder / JUDGED
     known = json.loads(path.read_text()) if path.exists() else {}
-    if known.get("judge") != chosen.judge.model or len(known.get("verdicts", ())) != len(asked):
-        judge = Judge(chosen.judge)
-        try:
-            known = {"judge": chosen.judge.model, "verdicts": judge.verdicts(asked)}
-        finally:
-            judge.close()
-        _write(path, known)
-    given = [verdict for verdict in known["verdicts"] if verdict is not None]
+    verdicts = known["verdicts"] if known.get("judge") == chosen.judge.model else {}
+    missing = {key: row for key, row in zip(keys, asked, strict=True) if key not in verdicts}
+    judge = Judge(chosen.judge)
+    try:
+        for key, verdict in zip(missing, judge.verdicts(list(missing.values())), strict=True):
+            verdicts[key] = verdict
+    finally:
+        judge.close()
+        _write(path, {"judge": chosen.judge.model, "verdicts": verdicts})
+    given = [verdict for key in keys if (verdict := verdicts[key]) is not None]
     share = sum(given) / len(given) if given else None
     return {"judge": {"model": chosen.judge.model, "right": share, "judged": len(given), "asked": len(asked)}}
 

@@ -28,10 +28,11 @@ def print_summary(out: Path) -> None:
         console.print(f"curve: {out / 'curve.png'}", highlight=False)
     for path in sorted((out / "evaluation").glob("*/metrics.json")):
         figures = json.loads(path.read_text(encoding="utf-8"))
-        low, high = figures.get("em_interval", (float("nan"), float("nan")))
+        low, high = figures.get("em_interval", (None, None))
+        asked = f"{figures['n']}" if figures["scored"] == figures["n"] else f"{figures['scored']}/{figures['n']}"
         console.print(
-            f"{path.parent.name:<18} EM {figures['em']:.3f} [{low:.3f}, {high:.3f}]  F1 {figures['f1']:.3f}"
-            f"  n {figures['n']}  searches {figures['searches']:.2f}",
+            f"{path.parent.name:<18} EM {_fixed(figures['em'])} [{_fixed(low)}, {_fixed(high)}]"
+            f"  F1 {_fixed(figures['f1'])}  n {asked}  searches {_fixed(figures['searches'], 2)}",
             highlight=False,
         )
         chain = hop_figures(figures["by_kind"])
@@ -39,6 +40,10 @@ def print_summary(out: Path) -> None:
             console.print(f"  one to three hops  EM {chain[0]:.3f}  n {chain[1]}", highlight=False)
         kinds = {kind: by["em"] for kind, by in figures["by_kind"].items() if by["em"] is not None}
         console.print("  " + "  ".join(f"{kind} {em:.3f}" for kind, em in sorted(kinds.items())), highlight=False)
+
+
+def _fixed(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def hop_figures(by_kind: dict[str, Any]) -> tuple[float, int] | None:

@@ -148,18 +148,20 @@ PRESETS = {"sleuth": SLEUTH, "search_r1": SEARCH_R1, "minimal": MINIMAL}
 
 
 def prompt_text(template: str, preset: Preset, chat: Chat, codec: TextCodec) -> str:
-    """``template`` as the whole prompt text, slots still in it: inside the chat template where that applies.
+    """``template`` as the whole prompt text, slots still in it: inside the chat template where that applies, else
+    after what the tokenizer itself would begin with.
 
     Everything is one user message, as in Search-R1; instruction-tuned and base models read the same words.
     Raises ConfigError when ``chat`` is ``always`` and the tokenizer has no usable template.
     """
+    plain = codec.opening + template
     if chat == "never" or (chat == "auto" and not preset.chat):
-        return template
+        return plain
     rendered = codec.render_chat([{"role": "user", "content": template}])
     if rendered is None:
         if chat == "always":
             raise ConfigError("chat is 'always', but the tokenizer has no chat template", "set chat: auto or never")
-        return template
+        return plain
     if any(rendered.count(slot) != template.count(slot) for slot in ("{question}", "{passages}")):
         raise ConfigError("the tokenizer's chat template does not keep the user's message whole", "set chat: never")
     return rendered

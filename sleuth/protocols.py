@@ -29,6 +29,8 @@ class TextCodec(Protocol):
     pad_token_id: int
     reserved: frozenset[str]
     """Strings that the tokenizer would turn into one special or added token."""
+    opening: str
+    """What the tokenizer puts before a text of its own accord (a BOS token); empty where it adds nothing."""
 
     def encode(self, text: str, *, trusted: bool = False) -> list[int]:
         """Token ids of ``text``; no special token can come out of it unless it is ``trusted``."""

@@ -40,8 +40,10 @@ class Controller:
 
     def publish(self, version: int, boxed: list[Any]) -> None:
         with self._published:
+            self._weights.pop(version, None)
             self._weights[version] = boxed[0]
-            for old in sorted(self._weights)[: -self._keep]:
+            # The oldest by publication: learners that began again at a checkpoint publish lower numbers than before.
+            for old in list(self._weights)[: -self._keep]:
                 del self._weights[old]
             self._published.notify_all()
 

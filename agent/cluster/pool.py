@@ -75,11 +75,13 @@ class _Shard:
 
 
 class Crew:
-    """Which workers are idle. A lost one is called until it is back, and is handed out no sooner."""
+    """Which workers are idle, and which are lent to a batch. A lost one is called until it is back, and is handed
+    out no sooner."""
 
     def __init__(self, workers: Sequence[Actor]) -> None:
         self.all = list(workers)
         self._idle: deque[Actor] = deque()
+        self._lent: set[int] = set()
         self._gone: list[WorkerLostError] = []
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -96,15 +98,27 @@ class Crew:
                     f"every rollout worker is gone; the last: {self._gone[-1]}",
                     "the last checkpoint is whole: mend the node, then --resume",
                 )
-            return self._idle.popleft() if self._idle else None
+            if not self._idle:
+                return None
+            worker = self._idle.popleft()
+            self._lent.add(id(worker))
+            return worker
+
+    def any_there(self) -> bool:
+        """Whether a worker is idle, or plays for one batch or another."""
+        with self._changed:
+            return bool(self._idle or self._lent)
 
     def give(self, worker: Actor) -> None:
         with self._changed:
+            self._lent.discard(id(worker))
             self._idle.append(worker)
             self._changed.notify_all()
 
     def lost(self, worker: Actor, error: WorkerLostError) -> None:
         log.warning("%s", error)
+        with self._changed:
+            self._lent.discard(id(worker))
         if error.for_good:
             with self._changed:
                 self._gone.append(error)
@@ -199,12 +213,14 @@ class _Batch:
     def finish(self, arguments: Any) -> None:
         self.waiting.extend(self.shards)
         self.counts.shards += len(self.shards)
-        while not all(shard.done for shard in self.shards):
-            self._deal(arguments)
-            self._hear()
-            self._chase()
-        for future, (_, worker) in self.running.items():  # copies whose shard is done
-            future.add_done_callback(partial(self._free, worker))
+        try:
+            while not all(shard.done for shard in self.shards):
+                self._deal(arguments)
+                self._hear()
+                self._chase()
+        finally:  # copies whose shard is done, or all that is out when an error ends the batch
+            for future, (_, worker) in self.running.items():
+                future.add_done_callback(partial(self._free, worker))
 
     def _deal(self, arguments: Any) -> None:
         while self.waiting:
@@ -238,9 +254,9 @@ class _Batch:
                 self._play_again(shard)
 
     def _stall(self) -> None:
-        """No worker is there: one may come back, but not for ever."""
+        """Nothing of this batch is out: others have the workers, or none is there, which may not last for ever."""
         now = time.monotonic()
-        self.stalled_since = self.stalled_since or now
+        self.stalled_since = now if self.crew.any_there() else self.stalled_since or now
         if now - self.stalled_since > self.patience.start_s:
             raise ClusterError(
                 f"no rollout worker came back within {self.patience.start_s:g} s",

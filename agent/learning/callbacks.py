@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import TrainerCallback
 
@@ -17,6 +17,7 @@ from sleuth.checkpoints import mark_complete
 from sleuth.errors import TrainingError
 from sleuth.protocols import MetricSink
 
+T = TypeVar("T")
 log = logging.getLogger("sleuth.train")
 
 
@@ -65,8 +66,10 @@ class CompletionMarker(TrainerCallback):  # type: ignore[misc]
 class DevEvaluation(TrainerCallback):  # type: ignore[misc]
     """Greedy evaluation on dev questions at step 0 and every ``every`` steps; keeps the best, may stop early.
 
-    ``evaluate`` gives figures with ``em`` among them. Of equals the latest is kept, and patience counts from the
-    first. All live in the trainer's state, so that they survive a resume.
+    ``evaluate`` gives figures, with ``em`` among them where a question could be scored. Figures that leave questions
+    ``unscored`` are logged, and decide nothing. Of equals the latest is kept, and patience counts from the first.
+    All live in the trainer's state, so that they survive a resume. Of several processes the first one's figures
+    count for all, so that none stops or saves without the others.
     """
 
     def __init__(
@@ -91,16 +94,19 @@ class DevEvaluation(TrainerCallback):  # type: ignore[misc]
             self._run(args, state, control)
 
     def _run(self, args: Any, state: Any, control: Any) -> None:
-        figures = self._evaluate()
+        figures = from_first_process(self._evaluate())
         if state.is_world_process_zero:
             self._sink.scalars(state.global_step, {f"dev/{name}": value for name, value in figures.items()})
+        control.should_save = True
+        if figures.get("unscored"):
+            log.warning("%d dev questions could not be scored: these figures decide nothing", figures["unscored"])
+            return
         if state.best_metric is None or figures["em"] >= state.best_metric:
             state.best_metric = figures["em"]
             state.best_global_step = state.global_step
             state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.global_step}")
         state.log_history.append({"step": state.global_step, "dev/em": figures["em"]})
         reached = [row["step"] for row in state.log_history if row.get("dev/em") == state.best_metric]
-        control.should_save = True
         waited = (state.global_step - min([state.best_global_step, *reached])) // self._every
         if self._patience and waited >= self._patience:
             log.warning("no better dev EM for %d evaluations: stopping early", waited)
@@ -121,7 +127,8 @@ class Monitors(TrainerCallback):  # type: ignore[misc]
         self._bad_lines = self._bad_lines + 1 if faults else 0
         for fault in faults:
             log.warning("step %d: %s", state.global_step, fault)
-        if self._settings.stop_on_collapse and self._bad_lines >= self._settings.patience:
+        # Processes measure their own rows: one of them decides for all.
+        if from_first_process(self._settings.stop_on_collapse and self._bad_lines >= self._settings.patience):
             log.warning("stopping: %d log lines in a row showed a collapse", self._bad_lines)
             control.should_training_stop = True
 
@@ -137,6 +144,15 @@ class LogToSink(TrainerCallback):  # type: ignore[misc]
             return
         numbers = {name: float(v) for name, v in logs.items() if isinstance(v, int | float) and name != "epoch"}
         self._sink.scalars(state.global_step, numbers)
+
+
+def from_first_process(value: T) -> T:
+    """``value`` as the first of the processes that train together has it; all must ask."""
+    from accelerate.utils import broadcast_object_list
+
+    shared = [value]
+    broadcast_object_list(shared)
+    return shared[0]
 
 
 def collapse_signs(logs: Mapping[str, Any], limits: MonitorSettings) -> list[str]:

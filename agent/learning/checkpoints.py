@@ -10,7 +10,9 @@ from sleuth.artifacts import atomic_folder
 from sleuth.checkpoints import COMPLETE, is_complete
 from sleuth.errors import ArtifactError
 
-_NOT_WEIGHTS = ("optimizer", "scheduler", "rng_state", "trainer_state", "training_args", "scaler", COMPLETE)
+REFERENCE = "reference.safetensors"
+"""The reference model in a checkpoint, where it follows the policy."""
+_NOT_WEIGHTS = ("optimizer", "scheduler", "rng_state", "trainer_state", "training_args", "scaler", REFERENCE, COMPLETE)
 
 
 def publish_policy(checkpoint: Path, destination: Path) -> None:

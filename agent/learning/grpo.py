@@ -5,6 +5,8 @@ TRL owns the optimizer steps, the checkpoints and their resume. It is fed throug
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from agent.learning.callbacks import (
 from agent.learning.checkpoints import publish_policy
 from agent.learning.engine_sampler import vllm_sampler
 from agent.learning.mixture import mixture
-from agent.learning.options import optimizer_options, peft_config, runtime_options
+from agent.learning.options import load_trained, on_one_device, optimizer_options, peft_config, runtime_options
 from agent.learning.rollouts import Driver, GroupRollouts, RolloutRecord, Scorer
 from agent.learning.sampling import InProcessSampler, MakeSampler, Upcoming
 from agent.policies.backends import choose_backend
@@ -37,6 +39,9 @@ from sleuth.protocols import MetricSink, Policy
 from sleuth.trajectories import to_line
 from sleuth.types import Question
 
+OUTCOME = "outcome.json"
+"""Written when training has ended and its best policy lies there."""
+log = logging.getLogger("sleuth.train")
 MakeDriver = Callable[[Policy, HFCodec], RolloutDriver]
 
 
@@ -54,11 +59,11 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True)
 class GrpoOutcome:
-    """Where the best policy lies, at which step, with which dev EM."""
+    """Where the best policy lies, at which step, with which dev EM; None where no evaluation was whole."""
 
     policy: Path
     best_step: int
-    best_em: float
+    best_em: float | None
     last_step: int
 
 
@@ -90,8 +95,11 @@ class GrpoJob:
 def train_grpo(job: GrpoJob, *, resume: bool = False) -> GrpoOutcome:
     """Train the policy and publish its best checkpoint at ``job.out/policy``.
 
-    ``resume`` goes on from the newest whole checkpoint, to the same parameters as a run that was never stopped.
+    ``resume`` goes on from the newest whole checkpoint, to the same parameters as a run that was never stopped. Where
+    training had ended, early or not, it has ended.
     """
+    if resume and (ended := _outcome_before(job.out)):
+        return ended
     trainer = make_trainer(job)
     drop_incomplete(job.checkpoints)
     found = newest_complete(job.checkpoints) if resume else None
@@ -100,16 +108,28 @@ def train_grpo(job: GrpoJob, *, resume: bool = False) -> GrpoOutcome:
     finally:
         trainer.close_sampler()
 
-    best = job.checkpoints / Path(trainer.state.best_model_checkpoint).name
-    if trainer.accelerator.is_main_process:
-        publish_policy(best, job.out / "policy")
-    trainer.accelerator.wait_for_everyone()
-    return GrpoOutcome(
+    state = trainer.state
+    if state.best_model_checkpoint is None:
+        log.warning("no evaluation could score every dev question: the last checkpoint is published")
+    outcome = GrpoOutcome(
         job.out / "policy",
-        int(trainer.state.best_global_step),
-        float(trainer.state.best_metric),
-        int(trainer.state.global_step),
+        int(state.global_step if state.best_model_checkpoint is None else state.best_global_step),
+        None if state.best_metric is None else float(state.best_metric),
+        int(state.global_step),
     )
+    if trainer.accelerator.is_main_process:
+        publish_policy(job.checkpoints / f"checkpoint-{outcome.best_step}", outcome.policy)
+        rest = {"best_step": outcome.best_step, "best_em": outcome.best_em, "last_step": outcome.last_step}
+        atomic_write(job.out / OUTCOME, json.dumps(rest) + "\n")
+    trainer.accelerator.wait_for_everyone()
+    return outcome
+
+
+def _outcome_before(out: Path) -> GrpoOutcome | None:
+    try:
+        return GrpoOutcome(out / "policy", **json.loads((out / OUTCOME).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
 
 
 def make_trainer(job: GrpoJob) -> Any:
@@ -119,10 +139,9 @@ def make_trainer(job: GrpoJob) -> Any:
     from transformers import PrinterCallback
 
     from agent.learning.trainer import MeasuredGRPOTrainer
-    from agent.policies.loading import load_policy_model
 
     settings, data = job.settings, job.data
-    model, codec = load_policy_model(job.policy, job.model_name, trainable=True)
+    model, codec = load_trained(job.policy, job.model_name, settings.lora)
     state: dict[str, Any] = {}
     make_sampler = job.make_sampler or _own_sampler(job)
     sampler = make_sampler(model, codec, lambda: int(state["trainer"].state.global_step) if state else 0)
@@ -198,7 +217,7 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
         )
     if settings.oversample > 1 and (rows // world) % settings.group_size:
         raise ConfigError("grpo.oversample needs whole groups in every process", "make grpo.questions a multiple")
-    return GRPOConfig(
+    args = GRPOConfig(
         output_dir=str(work),
         max_steps=settings.steps,
         per_device_train_batch_size=micro,
@@ -231,6 +250,7 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
         **optimizer_options(settings),
         **runtime_options(policy, logging_steps=1),
     )
+    return on_one_device(args)
 
 
 def _own_sampler(job: GrpoJob) -> MakeSampler:

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from agent.codec import HFCodec
 from agent.config import LoraSettings, OptimizerSettings, PolicySettings
-from agent.policies.loading import pick_device
+from agent.policies.loading import adapter_base, load_policy_model, pick_device, resolve_model
+
+
+def load_trained(policy: PolicySettings, name: str, lora: LoraSettings | None) -> tuple[Any, HFCodec]:
+    """The model at ``name`` ready for an optimizer, under its own adapter or to be put under ``lora``.
+
+    Where all weights are trained they are float32, whatever ``policy.dtype``: a small update is lost in 16 bits. The
+    dtype is then what autocast computes in. peft keeps an adapter's weights in float32 over frozen 16-bit ones.
+    """
+    if not lora and not adapter_base(resolve_model(name)):
+        policy = policy.model_copy(update={"dtype": "float32"})
+    return load_policy_model(policy, name, trainable=True)
 
 
 def optimizer_options(settings: OptimizerSettings) -> dict[str, Any]:
@@ -34,6 +46,13 @@ def runtime_options(policy: PolicySettings, logging_steps: int) -> dict[str, Any
         "save_strategy": "steps",
         "dataloader_pin_memory": pick_device(policy.device) != "cpu",
     }
+
+
+def on_one_device(args: Any) -> Any:
+    """``args`` for a trainer that uses one GPU of those that this process sees; more are for more processes."""
+    if args.n_gpu > 1:
+        args._n_gpu = 1
+    return args
 
 
 def peft_config(settings: LoraSettings | None) -> Any:

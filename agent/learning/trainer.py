@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_model, save_model
 from trl import GRPOTrainer
 
+from agent.learning.checkpoints import REFERENCE
 from agent.learning.length_groups import score_trimmed
 from sleuth.errors import TrainingError
 
@@ -70,6 +73,24 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if self.on_advantages:
             self.on_advantages(output["advantages"].tolist())
         return output
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.sync_ref_model and self.is_world_process_zero():
+            reference = self.accelerator.unwrap_model(self.ref_model)
+            # Tied tensors once: the model ties them again.
+            save_model(reference, str(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / REFERENCE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """As transformers does, and what it leaves out: the adapter beside that of the reference, a moved reference."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        adapters = getattr(self.model, "peft_config", {})
+        if len(adapters) > 1:
+            # From a checkpoint with adapters in subfolders it loads those alone.
+            self.model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
+            self.model.set_adapter("default")
+        if self.args.sync_ref_model:
+            load_model(self.accelerator.unwrap_model(self.ref_model), str(Path(resume_from_checkpoint) / REFERENCE))
 
     def take_reference_seconds(self) -> float:
         """Seconds spent since last asked on log-probs that carry no gradient (reference, old policy)."""

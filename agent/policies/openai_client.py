@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import httpx
 
 from agent.policies.config import OpenAISettings
+from agent.retries import PASSING, pause
 from sleuth.errors import PolicyError, did_you_mean
-
-_WORTH_ANOTHER_TRY = frozenset({408, 409, 429, 500, 502, 503, 504})
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 
 
 class CompletionsClient:
@@ -96,12 +92,12 @@ class CompletionsClient:
                 if response.is_success:
                     return response
                 response.read()
-                if last or response.status_code not in _WORTH_ANOTHER_TRY:
+                if last or response.status_code not in PASSING:
                     self._refused(response, body)
             except httpx.TransportError as error:
                 if last:
                     self._unreachable(error, attempts)
-            time.sleep(min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0))
+            pause(attempt)
         raise AssertionError("unreachable")
 
     def _unreachable(self, error: httpx.TransportError, attempts: int) -> NoReturn:

@@ -97,7 +97,8 @@ class OpenAIPolicy:
         self, request: Request, body: dict[str, Any], sampling: Sampling, on_token: OnToken | None
     ) -> Generation:
         tokenizer = self._codec.tokenizer
-        body["prompt"] = tokenizer.decode(list(request.prefix), skip_special_tokens=False)
+        prefix = tokenizer.decode(list(request.prefix), skip_special_tokens=False)
+        body["prompt"] = prefix.removeprefix(self._codec.opening)  # the server's tokenizer puts it there again
         text, finish = "", None
         for piece in self._client.stream(body) if on_token else [self._client.complete(body)]:
             fresh = str(piece.get("text") or "")

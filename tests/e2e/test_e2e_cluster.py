@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_job import WORDS, drive, job_of, settings_of
 
 from agent.cluster.controller import Controller
 from agent.cluster.identity import code_identity
@@ -17,57 +18,11 @@ from agent.cluster.sampler import ClusterSampler
 from agent.cluster.weights import load, snapshot
 from agent.cluster.worker import RolloutWorker, WorkerPlan
 from agent.config import GrpoSettings, LoraSettings, PolicySettings
-from agent.learning.grpo import GrpoJob, TrainingData, make_trainer
+from agent.learning.grpo import make_trainer
 from agent.policies.loading import load_policy_model
-from agent.rollout import RolloutDriver
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
-from envs.config import EnvironmentSettings
-from envs.factory import make_environment
 from sleuth.errors import PolicyError
-from sleuth.sinks import MultiSink
-from sleuth.types import Hit, Passage, Question, ScoredTrajectory
-
-WORDS = [
-    "Question",
-    ":",
-    "?",
-    ".",
-    "Paris",
-    "London",
-    "capital",
-    "of",
-    "France",
-    "what",
-    "is",
-    "the",
-    "city",
-    "no",
-    "yes",
-]
-QUESTIONS = [Question(str(i), "what is the capital of France ?", ("Paris",)) for i in range(6)]
-ENVIRONMENT = EnvironmentSettings(
-    preset="minimal", chat="never", turns=3, searches=2, turn_tokens=8, observation_tokens=30, total_tokens=120
-)
-
-
-class AlwaysParis:
-    fingerprint = "paris"
-
-    def search(self, queries, k):
-        return [[Hit(Passage("p", "Paris", "the city of Paris"), 1.0, 1)] for _ in queries]
-
-
-class TokenSum:
-    """Pays by the ids of the sampled tokens, so that a policy that knows nothing earns unequal rewards."""
-
-    def score(self, trajectory):
-        sampled = sum(sum(s.token_ids) for s in trajectory.segments if s.source == "policy")
-        return ScoredTrajectory(trajectory, float(sampled % 7) if trajectory.scorable else None)
-
-
-def drive(policy, codec) -> RolloutDriver:
-    return RolloutDriver(policy, codec, make_environment(ENVIRONMENT, codec), AlwaysParis(), 1)
 
 
 @pytest.fixture(scope="module")
@@ -77,26 +32,8 @@ def folder(tmp_path_factory):
     return made
 
 
-def settings_of(**more) -> GrpoSettings:
-    return GrpoSettings(
-        steps=4,
-        questions=2,
-        group_size=3,
-        eval_steps=4,
-        save_steps=4,
-        learning_rate=1e-2,
-        schedule="constant",
-        **more,
-    )
-
-
 def trainer_of(folder: Path, out: Path, settings: GrpoSettings, make_sampler=None):
-    data = TrainingData([QUESTIONS], [1.0])
-    policy = PolicySettings(model=str(folder), device="cpu")
-    scorer, sink = TokenSum(), MultiSink([])
-    return make_trainer(
-        GrpoJob(settings, policy, str(folder), data, scorer, drive, lambda _: {"em": 0.0}, out, 0, sink, make_sampler)
-    )
+    return make_trainer(job_of(folder, out, settings, make_sampler=make_sampler))
 
 
 def sampler_on(cluster: LocalCluster, folder: Path, settings: GrpoSettings, workers: int, ahead: int):

@@ -6,43 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_job import ENVIRONMENT, WORDS, AlwaysParis, job_of, settings_of
 
-from agent.config import GrpoSettings, LoraSettings, PolicySettings
-from agent.learning.grpo import GrpoJob, TrainingData, make_trainer
+from agent.config import LoraSettings
+from agent.learning.grpo import make_trainer
 from agent.rollout import RolloutDriver
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
-from envs.config import EnvironmentSettings
 from envs.factory import make_environment
 from rewards.config import RewardSettings
 from rewards.scorer import make_scorer
-from sleuth.sinks import MultiSink
-from sleuth.types import Hit, Passage, Question
-
-WORDS = [
-    "Question",
-    ":",
-    "?",
-    ".",
-    "Paris",
-    "London",
-    "capital",
-    "of",
-    "France",
-    "what",
-    "is",
-    "the",
-    "city",
-    "no",
-    "yes",
-]
-
-
-class AlwaysParis:
-    fingerprint = "paris"
-
-    def search(self, queries, k):
-        return [[Hit(Passage("p", "Paris", "the city of Paris"), 1.0, 1)] for _ in queries]
 
 
 class SearchFirst:
@@ -63,38 +36,22 @@ class SearchFirst:
 def trainer(request, tmp_path: Path):
     folder = tmp_path / "policy"
     build_tiny_policy(folder, WORDS, TinySettings(hidden_size=64, layers=2), 0)
-    settings = GrpoSettings(
+    settings = settings_of(
         steps=2,
-        questions=2,
         group_size=2,
         eval_steps=2,
         save_steps=2,
         beta=0.01,
         temperature=0.9,
-        learning_rate=1e-2,
         lora=LoraSettings(r=4) if request.param == "lora" else None,
     )
-    environment = EnvironmentSettings(
-        preset="minimal", chat="never", turns=3, searches=2, turn_tokens=8, observation_tokens=30, total_tokens=120
-    )
-    questions = [Question(str(i), "what is the capital of France ?", ("Paris",)) for i in range(4)]
 
     def driver(policy, codec):
-        make = make_environment(environment, codec)
+        make = make_environment(ENVIRONMENT, codec)
         return RolloutDriver(policy, codec, lambda: SearchFirst(make()), AlwaysParis(), 1)
 
-    job = GrpoJob(
-        settings,
-        PolicySettings(model=str(folder), device="cpu"),
-        str(folder),
-        TrainingData([questions], [1.0]),
-        make_scorer([RewardSettings(kind="exact_match"), RewardSettings(kind="format")]),
-        driver,
-        lambda _: {"em": 0.0},
-        tmp_path / "run",
-        0,
-        MultiSink([]),
-    )
+    scorer = make_scorer([RewardSettings(kind="exact_match"), RewardSettings(kind="format")])
+    job = job_of(folder, tmp_path / "run", settings, make_driver=driver, scorer=scorer)
     made = make_trainer(job)
     made._buffer = made._generate_and_score_completions([{"prompt": str(i // 2)} for i in range(4)])
     made._buffer["advantages"] = torch.tensor([1.0, -1.0, 0.5, -0.5])

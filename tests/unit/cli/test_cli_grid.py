@@ -156,10 +156,16 @@ class FakeJudge(BaseHTTPRequestHandler):
 
     asked: list[dict[str, Any]]
     keys: list[str]
+    busy_at: tuple[int, ...] = ()
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append(body)
+        if len(self.asked) in self.busy_at:
+            self.send_response(429)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         self.keys.append(self.headers.get("Authorization", ""))
         text = "<think>no?</think> Yes." if "Proposed answer: London" in body["messages"][0]["content"] else "42"
         answer = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
@@ -196,6 +202,21 @@ def test_a_judge_stands_beside_exact_match(model: str, judge: Any, capfd: pytest
     assert handler.keys == ["Bearer secret"] * 2
     assert run(model, "--data", "a.jsonl", *shelf, *BACKEND, *setting, "--out", "ev", "--resume") == 0
     assert len(handler.asked) == 2, "verdicts are kept"
+
+
+def test_a_busy_judge_is_asked_again_and_what_it_said_is_kept(
+    model: str, judge: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    handler, url = judge
+    shelf = ["--retriever", SHELF % "England", "--mode", "search"]
+    judging = f"evaluation.judge={{base_url: {url}, model: wise, parallel: 1, retries: 1}}"
+    words = [model, "--data", "a.jsonl", *shelf, *BACKEND, "--set", judging, "--out", "busy"]
+    handler.busy_at = (1, 3, 4)
+    assert run(*words) == 2
+    assert "answered 429, 2 times" in capfd.readouterr().err
+    assert run(*words, "--resume", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["judge"]["asked"] == 2
+    assert len(handler.asked) == 5, "the first verdict was not asked for again"
 
 
 def test_a_judge_that_refuses_or_is_away_is_one_line(model: str, judge: Any, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,10 @@
 """Episodes turn by turn: prompts whole, budgets counted, hints given, ends named."""
 
+import copy
+
 import pytest
 
+from agent.codec import HFCodec
 from envs.config import EnvironmentSettings
 from envs.factory import ENVIRONMENTS, make_environment
 from envs.prompts import PRESETS
@@ -135,7 +138,7 @@ def test_the_chat_template_gives_special_tokens_and_the_question_none(byte_codec
 
 def test_a_template_that_changes_the_message_is_refused(byte_codec, question):
     class Odd:
-        reserved = byte_codec.reserved
+        reserved, opening = byte_codec.reserved, byte_codec.opening
         encode, decode = byte_codec.encode, byte_codec.decode
 
         def render_chat(self, messages):
@@ -143,6 +146,20 @@ def test_a_template_that_changes_the_message_is_refused(byte_codec, question):
 
     with pytest.raises(ConfigError, match="does not keep"):
         environment(Odd()).reset(question)
+
+
+def test_a_base_models_prompt_begins_as_its_tokenizer_does(plain_codec, byte_codec, question):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = copy.deepcopy(plain_codec.tokenizer)
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    begin = [("<s>", tokenizer.bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=begin)
+    prompt = environment(HFCodec(tokenizer)).reset(question)
+    assert prompt.token_ids[0] == tokenizer.bos_token_id
+    assert prompt.token_ids.count(tokenizer.bos_token_id) == 1
+    assert prompt.token_ids[1:] == environment(plain_codec).reset(question).token_ids
+    assert (plain_codec.opening, byte_codec.opening) == ("", "")
 
 
 def test_search_r1_prompt_ends_in_the_question(plain_codec, question):

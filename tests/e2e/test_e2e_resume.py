@@ -1,0 +1,92 @@
+"""GRPO that is stopped and resumed: what was trained, how far, and by which reference model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_job import WORDS, job_of, settings_of
+
+from agent.config import LoraSettings, PolicySettings
+from agent.learning.grpo import make_trainer, train_grpo
+from agent.learning.options import load_trained, peft_config
+from agent.policies.loading import load_policy_model
+from agent.tiny import build_tiny_policy
+from agent.tiny_config import TinySettings
+from sleuth.checkpoints import is_complete
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("tiny") / "policy"
+    build_tiny_policy(made, WORDS, TinySettings(hidden_size=64, layers=2), 0)
+    return made
+
+
+def trained(job, start: Path | None = None):
+    """Trainable weights after training, begun from the checkpoint ``start``."""
+    trainer = make_trainer(job)
+    trainer.train(resume_from_checkpoint=str(start) if start else None)
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+def assert_resumes(job, step: int) -> None:
+    """A run that goes on from ``step`` ends in the weights of the run that was never stopped."""
+    whole = trained(job)
+    start = job.checkpoints / f"checkpoint-{step}"
+    assert is_complete(start)
+    again = trained(replace(job, out=job.out.with_name("again")), start)
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_an_adapter_that_was_there_before_goes_on_where_it_was(folder: Path, tmp_path: Path):
+    from peft import get_peft_model
+
+    model, codec = load_policy_model(PolicySettings(model=str(folder)), str(folder))
+    get_peft_model(model, peft_config(LoraSettings(r=4))).save_pretrained(tmp_path / "adapter")
+    codec.tokenizer.save_pretrained(tmp_path / "adapter")
+    settings = settings_of(save_steps=2, eval_steps=2, beta=0.01, keep_checkpoints=5)
+    assert_resumes(job_of(tmp_path / "adapter", tmp_path / "run", settings), 2)
+
+
+def test_a_reference_that_follows_the_policy_goes_on_where_it_was(folder: Path, tmp_path: Path):
+    settings = settings_of(save_steps=3, eval_steps=3, steps=6, beta=0.5, sync_reference=2, keep_checkpoints=5)
+    assert_resumes(job_of(folder, tmp_path / "run", settings), 3)
+
+
+def test_training_that_stopped_early_has_ended(folder: Path, tmp_path: Path):
+    settings = settings_of(steps=8, save_steps=1, eval_steps=1, early_stop=2, keep_checkpoints=5)
+    ems = iter([0.5, 0.25, 0.25])
+    job = job_of(folder, tmp_path / "run", settings, evaluate=lambda _: {"em": next(ems)})
+    first = train_grpo(job)
+    assert (first.best_step, first.best_em, first.last_step) == (0, 0.5, 2)
+    assert train_grpo(job, resume=True) == first
+
+
+def test_dev_figures_that_leave_questions_out_choose_nothing(folder: Path, tmp_path: Path):
+    settings = settings_of(steps=3, save_steps=1, eval_steps=1, keep_checkpoints=5)
+    figures = iter([{"em": 0.25}, {"em": 1.0, "unscored": 5.0}, {"unscored": 6.0}, {"em": 0.5}])
+    outcome = train_grpo(job_of(folder, tmp_path / "some", settings, evaluate=lambda _: next(figures)))
+    assert (outcome.best_step, outcome.best_em) == (3, 0.5)
+    outcome = train_grpo(job_of(folder, tmp_path / "none", settings, evaluate=lambda _: {"unscored": 6.0}))
+    assert (outcome.best_step, outcome.best_em) == (3, None)
+    assert (outcome.policy / "model.safetensors").is_file()
+
+
+def test_small_updates_are_not_lost_in_sixteen_bits(folder: Path, tmp_path: Path):
+    policy = PolicySettings(model=str(folder), device="cpu", dtype="bfloat16")
+    before, _ = load_trained(policy, str(folder), None)
+    settings = settings_of(steps=2, save_steps=2, eval_steps=2, learning_rate=1e-6)
+    after = trained(replace(job_of(folder, tmp_path / "run", settings), policy=policy))
+    moved = {name: (after[name] != p).float().mean().item() for name, p in before.named_parameters()}
+    assert all(p.dtype == torch.float32 for p in after.values())
+    assert sum(moved.values()) / len(moved) > 0.8, moved
+
+
+def test_under_an_adapter_the_frozen_weights_keep_their_sixteen_bits(folder: Path):
+    policy = PolicySettings(model=str(folder), device="cpu", dtype="bfloat16")
+    model, _ = load_trained(policy, str(folder), LoraSettings(r=4))
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}

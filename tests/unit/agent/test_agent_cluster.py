@@ -1,0 +1,110 @@
+"""The pool and the controller by themselves: who may have workers, and which weights are held."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from agent.cluster.controller import Controller
+from agent.cluster.interface import ClusterError
+from agent.cluster.pool import Crew, Patience, Played, RolloutPool
+from sleuth.errors import DataError
+from sleuth.types import Question, Sampling, Segment, Trajectory
+
+QUESTIONS = [Question(str(i), "?", ("x",)) for i in range(4)]
+IMPATIENT = Patience(deadline_s=60.0, retries=1, start_s=0.5)
+
+
+class Hand:
+    """A worker whose shards are answered by the test."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.out: list[tuple[Future[Any], tuple[Any, ...]]] = []
+        self.called = threading.Semaphore(0)
+
+    def call(self, method: str, *args: Any) -> Future[Any]:
+        answer: Future[Any] = Future()
+        if method == "status":
+            answer.set_result({})
+        else:
+            self.out.append((answer, args))
+            self.called.release()
+        return answer
+
+    def finish(self) -> None:
+        answer, (_, questions, _, _) = self.out.pop(0)
+        times = {"generate": 0.1}
+        played = [Trajectory(q, (Segment("prompt", (1,)),), (), "answer", times) for q in questions]
+        answer.set_result(Played(played, 0.1, 0.0, self.name))
+
+    def kill(self) -> None:
+        raise AssertionError("nobody asked for that")
+
+
+class Running:
+    """A batch in a thread of its own."""
+
+    def __init__(self, pool: RolloutPool, questions: list[Question]) -> None:
+        self.found: list[Trajectory] = []
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(pool, questions), daemon=True)
+        self._thread.start()
+
+    def _run(self, pool: RolloutPool, questions: list[Question]) -> None:
+        try:
+            self.found = pool.run(None, questions, Sampling(), list(range(len(questions))))
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.error = error
+
+    def join(self) -> None:
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+
+def test_a_batch_waits_for_workers_that_another_has() -> None:
+    worker = Hand("worker")
+    pool = RolloutPool(Crew([worker]), None, IMPATIENT)  # type: ignore[arg-type]
+    first = Running(pool, QUESTIONS[:2])
+    assert worker.called.acquire(timeout=30)
+    second = Running(pool, QUESTIONS[2:])
+    second._thread.join(3 * IMPATIENT.start_s)
+    assert second.error is None
+    worker.finish()
+    assert worker.called.acquire(timeout=30)
+    worker.finish()
+    first.join()
+    second.join()
+    assert [t.question.id for t in first.found + second.found] == ["0", "1", "2", "3"]
+
+
+def test_an_error_of_one_worker_leaves_the_others_free() -> None:
+    workers = [Hand("a"), Hand("b")]
+    pool = RolloutPool(Crew(workers), None, IMPATIENT)  # type: ignore[arg-type]
+    running = Running(pool, QUESTIONS)
+    assert all(worker.called.acquire(timeout=30) for worker in workers)
+    workers[0].out.pop()[0].set_exception(DataError("a broken row"))
+    running.join()
+    assert isinstance(running.error, DataError)
+    workers[1].finish()
+    assert {worker.name for worker in (pool.crew.take(), pool.crew.take()) if worker} == {"a", "b"}
+
+
+def test_learners_that_began_again_publish_lower_versions() -> None:
+    controller = Controller([Hand("worker")], None, IMPATIENT, keep=2)  # type: ignore[arg-type]
+    for version in (14, 15, 10, 11):
+        controller.publish(version, [f"weights {version}"])
+        assert controller._await(version) == f"weights {version}"
+    assert list(controller._weights) == [10, 11]
+
+
+def test_with_nobody_there_a_batch_does_not_wait_for_ever() -> None:
+    worker = Hand("worker")
+    crew = Crew([worker])
+    assert crew.take() is worker
+    crew._lent.clear()  # gone, and called back in vain
+    with pytest.raises(ClusterError, match="no rollout worker came back"):
+        RolloutPool(crew, None, IMPATIENT).run(None, QUESTIONS, Sampling(), [0, 1, 2, 3])  # type: ignore[arg-type]
