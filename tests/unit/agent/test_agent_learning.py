@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from agent.config import GrpoSettings, MonitorSettings
+from agent.config import GrpoSettings, LoraSettings, MonitorSettings
 from agent.learning.callbacks import DevEvaluation, collapse_signs
 from agent.learning.checkpoints import publish_policy
 from agent.learning.mixture import mixture
@@ -179,6 +179,9 @@ def test_settings_that_cannot_be_split_are_refused():
         GrpoSettings(questions=3, group_size=4, micro_batch=5)
     with pytest.raises(ValueError, match="save_steps"):
         GrpoSettings(minibatches=4, save_steps=10, eval_steps=12)
+    for more in ({"lora": LoraSettings()}, {"beta": 0.0}):
+        with pytest.raises(ValueError, match="sync_reference"):
+            GrpoSettings(sync_reference=8, **more)
 
 
 def dev_evaluations(tmp_path, figures, patience=0):
