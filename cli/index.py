@@ -110,16 +110,16 @@ def _build_dense(
     from cli.logs import quiet_libraries
     from cli.wiring import limit_threads
     from retrieval.dense.build import build_dense
-    from retrieval.encoders.config import EncoderSettings
+    from retrieval.encoders.config import EncoderChoice
     from retrieval.encoders.loading import load_encoder
     from retrieval.progress import build_progress
     from sleuth.settings import load_settings
 
     quiet_libraries()
     limit_threads(threads)
-    chosen: str | EncoderSettings = encoder
+    chosen: str | EncoderChoice = encoder
     if encoder.endswith((".yaml", ".yml")):
-        chosen = load_settings(EncoderSettings, encoder)
+        chosen = load_settings(EncoderChoice, encoder)
     loaded = load_encoder(chosen)
     with build_progress(f"encoding {corpus}") as on_progress:
         if workers == 1:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.cluster.config import ClusterSettings
 from retrieval.config import RetrieverSettings
-from retrieval.encoders.config import EncoderSettings
+from retrieval.encoders.config import EncoderChoice
 from sleuth.errors import ConfigError
 from sleuth.protocols import Retriever
 
@@ -25,7 +25,7 @@ class PieceEncoder:
     """Makes, in an actor, what encodes pieces of the passages that lie in ``store``, which every node must see."""
 
     store: Path
-    source: str | EncoderSettings
+    source: str | EncoderChoice
     fingerprint: str
     threads: int
     batch_size: int
@@ -114,7 +114,7 @@ def spawn_shards(
 
 @contextmanager
 def encoding_workers(
-    settings: ClusterSettings, source: str | EncoderSettings, local: Encoder, threads: int, batch_size: int, token: Path
+    settings: ClusterSettings, source: str | EncoderChoice, local: Encoder, threads: int, batch_size: int, token: Path
 ) -> Iterator[EncodePieces]:
     """Passages encoded by ``settings.workers`` actors of Ray Data, which end when the block is left.
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from retrieval.encoders.config import EncoderSettings
+from retrieval.encoders.config import EncoderChoice
 from sleuth.errors import did_you_mean
 from sleuth.settings import Settings
 
@@ -40,6 +40,8 @@ INDEXED = {
     "dense": frozenset({"encoder", "index_type", "dtype", "ef_search", "nprobe"}),
 }
 """Kinds with an index of their own, and what belongs to each besides index and corpus."""
+MADE_AS = {"index_type": "flat", "dtype": "float32"}
+"""How a dense index is made where nothing is said. Runs of before say so for retrievers of every kind."""
 PATIENCE = frozenset({"cache", "timeout_s", "retries", "backoff_s", "breaker_failures", "breaker_cooldown_s"})
 """Settings of any retriever, given once for the whole of it."""
 
@@ -66,12 +68,12 @@ class RetrieverSettings(Settings):
     threads: Annotated[int, Field(ge=1)] = 2
     """1 searches query by query; more lets a batch run in parallel."""
 
-    encoder: EncoderSettings | None = None
+    encoder: EncoderChoice | None = None
     """dense, faiss: folder or hub name of the encoder; None: the one that the index was made with."""
-    index_type: Literal["flat", "hnsw", "ivfpq"] = "flat"
-    """dense: how an index that does not exist yet is made."""
-    dtype: Literal["float32", "float16", "int8"] = "float32"
-    """dense: how it keeps its vectors."""
+    index_type: Literal["flat", "hnsw", "ivfpq"] | None = None
+    """dense: what the index is, or how one that does not exist yet is made; None: as it is, flat for a new one."""
+    dtype: Literal["float32", "float16", "int8"] | None = None
+    """dense: how it keeps its vectors; None: as it does, float32 for a new one."""
     ef_search: Annotated[int, Field(ge=1)] | None = None
     """HNSW: candidates looked at by a search; None: as the index was built."""
     nprobe: Annotated[int, Field(ge=1)] | None = None
@@ -138,24 +140,28 @@ class RetrieverSettings(Settings):
 
     @model_validator(mode="after")
     def _no_setting_is_in_vain(self) -> RetrieverSettings:
-        given = {name for name in type(self).model_fields if not _is_default(self, name)}
-        own = COMPOSED.get(self.kind or "")
-        if own is not None:
-            foreign = given - own - PATIENCE - {"kind"}
-        else:
-            others = {**COMPOSED, **INDEXED} if self.kind in INDEXED else COMPOSED
-            allowed = INDEXED.get(self.kind or "", SHARED) | {"corpus"}
-            foreign = given & frozenset().union(*others.values()) - allowed
+        foreign = self.in_vain(self.kind)
         if foreign:
-            raise ValueError(
-                f"{min(foreign)} does nothing for a retriever of kind {self.kind or 'index'}; leave it out"
-            )
+            raise ValueError(f"{foreign} does nothing for a retriever of kind {self.kind or 'index'}; leave it out")
         for part in [*self.parts, *([self.inner] if self.inner else [])]:
             kept = {"timeout_s"} if part.kind == "remote" else set()  # of one request over the wire
             lost = sorted(name for name in PATIENCE - kept if not _is_default(part, name))
             if lost:
                 raise ValueError(f"{lost[0]} of a part does nothing; set it for the whole retriever")
         return self
+
+    def in_vain(self, kind: str | None) -> str | None:
+        """The first setting that means nothing to a retriever of ``kind``, None being an index of any kind."""
+        given = {name for name in type(self).model_fields if not _is_default(self, name)}
+        given -= {name for name, usual in MADE_AS.items() if getattr(self, name) == usual}
+        own = COMPOSED.get(kind or "")
+        if own is not None:
+            foreign = given - own - PATIENCE - {"kind"}
+        else:
+            others = {**COMPOSED, **INDEXED} if kind in INDEXED else COMPOSED
+            allowed = INDEXED.get(kind or "", SHARED) | {"corpus"}
+            foreign = given & frozenset().union(*others.values()) - allowed
+        return min(foreign, default=None)
 
 
 def _is_default(settings: Settings, name: str) -> bool:

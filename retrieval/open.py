@@ -74,6 +74,9 @@ def _open(settings: RetrieverSettings, progress: Progress) -> Retriever:
     if kind is None:
         unmade = settings.corpus is not None and not _path(settings).exists()
         kind = ("dense" if settings.encoder else "bm25") if unmade else index_kind(_path(settings))
+        foreign = settings.in_vain(kind)
+        if foreign:
+            raise ConfigError(f"{foreign} does nothing for {settings.index}, an index of kind {kind}", "leave it out")
     return OPENERS[kind](settings, progress)
 
 
@@ -113,7 +116,7 @@ def _open_bm25(settings: RetrieverSettings, progress: Progress) -> Retriever:
 def _open_dense(settings: RetrieverSettings, progress: Progress) -> Retriever:
     from retrieval.dense.build import build_dense, rebuild_command
     from retrieval.dense.retriever import open_dense, read_dense_manifest
-    from retrieval.encoders.loading import load_encoder
+    from retrieval.encoders.loading import load_encoder, reload_encoder
 
     index, corpus = _path(settings), settings.corpus
     encoder = load_encoder(settings.encoder) if settings.encoder is not None else None
@@ -122,7 +125,12 @@ def _open_dense(settings: RetrieverSettings, progress: Progress) -> Retriever:
             raise ConfigError(f"{index} does not exist, and no encoder is named to make it with", "set encoder")
         with progress(f"encoding {corpus}") as on_progress:
             build_dense(
-                corpus, index, encoder, index_type=settings.index_type, dtype=settings.dtype, on_progress=on_progress
+                corpus,
+                index,
+                encoder,
+                index_type=settings.index_type or "flat",
+                dtype=settings.dtype or "float32",
+                on_progress=on_progress,
             )
     manifest = read_dense_manifest(index)
     source = manifest["encoder"]["source"]
@@ -132,16 +140,17 @@ def _open_dense(settings: RetrieverSettings, progress: Progress) -> Retriever:
             f"make it anew with: {rebuild_command(index, corpus, source or 'ENCODER', manifest)}",
         )
     for name in ("index_type", "dtype"):
-        if name in settings.model_fields_set and getattr(settings, name) != manifest[name]:
-            wanted = manifest | {name: getattr(settings, name)}
+        wanted = getattr(settings, name)
+        if wanted not in (None, manifest[name]):
+            how = manifest | {name: wanted}
             raise ArtifactError(
-                f"{index} has the {name} {manifest[name]}, not {getattr(settings, name)}",
-                f"make it anew with: {rebuild_command(index, manifest['corpus']['path'], source or 'ENCODER', wanted)}",
+                f"{index} has the {name} {manifest[name]}, not {wanted}",
+                f"make it anew with: {rebuild_command(index, manifest['corpus']['path'], source or 'ENCODER', how)}",
             )
     if encoder is None:
         if source is None:
             raise ConfigError(f"{index} does not say where its encoder lies", "set encoder to its folder")
-        encoder = load_encoder(source)
+        encoder = reload_encoder(source, manifest["encoder"]["settings"])
     return open_dense(index, encoder, ef_search=settings.ef_search, nprobe=settings.nprobe)
 
 

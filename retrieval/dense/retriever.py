@@ -20,7 +20,7 @@ from retrieval.encoders.encoder import Encoder
 from retrieval.indexes import check_k, clean_query
 from retrieval.store import PassageStore
 from sleuth.artifacts import read_manifest
-from sleuth.errors import ArtifactError, DataError, RetrieverError
+from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
 from sleuth.types import Hit, Passage
 
 BATCH = 64
@@ -135,6 +135,9 @@ def open_dense(
     _check_encoder(index, manifest, encoder)
     _check_files(index, manifest)
     if manifest["index_type"] == "flat":
+        tuned = "ef_search" if ef_search is not None else "nprobe" if nprobe is not None else None
+        if tuned:
+            raise ConfigError(f"{tuned} means nothing to {index}, an index of type flat", f"leave {tuned} out")
         search: VectorSearch = FlatSearch(open_vectors(index))
     else:
         path = Path(index) / FILES[manifest["index_type"]]

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sleuth.errors import ConfigError, did_you_mean
 from sleuth.settings import Settings
@@ -23,8 +23,48 @@ Role = Literal["query", "passage"]
 Pooling = Literal["cls", "mean", "lasttoken", "max", "mean_sqrt_len_tokens", "weightedmean", "other"]
 Similarity = Literal["dot", "cosine"]
 Towers = Literal["shared", "separate"]
+WeightDtype = Literal["float32", "bfloat16", "float16"]
+Tokens = Annotated[int, Field(ge=3)]
+Dimensions = Annotated[int, Field(ge=1)]
 
 _PLACEHOLDER = re.compile(r"\{\w*\}")
+
+
+def _no_placeholder(prompt: str) -> str:
+    found = _PLACEHOLDER.search(prompt)
+    if found:
+        raise ValueError(f"the prompt still holds the placeholder {found[0]}; write the text that stands there")
+    return prompt
+
+
+Prompt = Annotated[str, AfterValidator(_no_placeholder)]
+
+
+class EncoderChoice(Settings):
+    """An encoder and what of its settings shall be another. None: as its folder says, or as a new one has it."""
+
+    backbone: str
+    pooling: Pooling | None = None
+    query_prompt: Prompt | None = None
+    passage_prompt: Prompt | None = None
+    normalise: bool | None = None
+    similarity: Similarity | None = None
+    query_max_tokens: Tokens | None = None
+    passage_max_tokens: Tokens | None = None
+    append_eos: bool | None = None
+    dimensions: Dimensions | None = None
+    towers: Towers | None = None
+    dtype: WeightDtype | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_is_backbone(cls, value: Any) -> Any:
+        return {"backbone": value} if isinstance(value, str) else value
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What is not None, ``backbone`` too."""
+        return self.model_dump(exclude_none=True)
 
 
 class EncoderSettings(Settings):
@@ -34,36 +74,23 @@ class EncoderSettings(Settings):
     """Folder or hub name that the weights started from: a transformers or sentence-transformers model."""
     pooling: Pooling = "mean"
     """State(s) of the last layer that become the vector; other: what only sentence-transformers knows."""
-    query_prompt: str = ""
-    passage_prompt: str = ""
+    query_prompt: Prompt = ""
+    passage_prompt: Prompt = ""
     """Put before every query or passage, white space included."""
     normalise: bool = False
     """L2-normalise, so that dot product and cosine agree."""
     similarity: Similarity = "dot"
     """cosine: vectors are normalised too, whatever ``normalise`` says."""
-    query_max_tokens: Annotated[int, Field(ge=3)] = 64
-    passage_max_tokens: Annotated[int, Field(ge=3)] = 256
+    query_max_tokens: Tokens = 64
+    passage_max_tokens: Tokens = 256
     """Longer texts are cut; prompt, special tokens and EOS count."""
     append_eos: bool = False
     """End every text in EOS, after cutting to one token less."""
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    dimensions: Dimensions | None = None
     """Keep the first so many of a vector only: for an encoder trained with Matryoshka dimensions."""
     towers: Towers = "shared"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: WeightDtype = "float32"
     """Of the weights; vectors are float32 in any case."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_is_backbone(cls, value: Any) -> Any:
-        return {"backbone": value} if isinstance(value, str) else value
-
-    @field_validator("query_prompt", "passage_prompt")
-    @classmethod
-    def _no_placeholder(cls, prompt: str) -> str:
-        found = _PLACEHOLDER.search(prompt)
-        if found:
-            raise ValueError(f"the prompt still holds the placeholder {found[0]}; write the text that stands there")
-        return prompt
 
     def prompt(self, role: Role) -> str:
         return self.query_prompt if role == "query" else self.passage_prompt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from torch import nn
 
-from retrieval.encoders.config import EncoderSettings
+from retrieval.encoders.config import EncoderChoice, EncoderSettings
 from retrieval.encoders.encoder import KIND, TASKS, Encoder, router_of, separate_towers
 from retrieval.encoders.quiet import quiet_transformers
 from retrieval.encoders.tokenizer import plain_tokenizer
@@ -24,7 +25,7 @@ _TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"
 """Text alone: with a chat template in reach, sentence-transformers would put every text into it."""
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")
 _INSTRUCTION = "Instruct: "
-_WEIGHTLESS = ("backbone", "towers", "dtype")
+_WEIGHTLESS = frozenset({"backbone", "towers"})
 """Settings that say how weights came about; changing them over loaded ones means nothing."""
 
 
@@ -51,20 +52,22 @@ def new_encoder(settings: EncoderSettings, *, device: str | None = None) -> Enco
         modules=modules, prompts=_prompts(settings), similarity_fn_name=settings.similarity, device=device
     )
     encoder = Encoder(model, settings.model_copy(update={"towers": "shared"}))
-    return separate_towers(encoder) if settings.towers == "separate" else encoder
+    made = separate_towers(encoder) if settings.towers == "separate" else encoder
+    made.source = settings.backbone
+    return made
 
 
-def load_encoder(source: str | Path | EncoderSettings, *, device: str | None = None) -> Encoder:
+def load_encoder(source: str | Path | EncoderChoice, *, device: str | None = None) -> Encoder:
     """The encoder in a folder written here, or any sentence-transformers folder or hub name.
 
-    Settings may be given instead of a name: those set replace what the folder says, and a ``backbone`` that is no
+    Settings may be given instead of a name: they replace what the folder says, and a ``backbone`` that is no
     sentence-transformers model becomes a new encoder. Raises ArtifactError when there is none.
     """
-    wanted = source if isinstance(source, EncoderSettings) else None
-    name = str(source) if wanted is None else wanted.backbone
+    wanted = source if isinstance(source, EncoderChoice) else EncoderChoice(backbone=str(source))
+    name, changes = wanted.backbone, wanted.chosen
     _check_path(name)
-    if wanted is not None and _is_bare(name):
-        return new_encoder(wanted, device=device)
+    if _is_bare(name) and isinstance(source, EncoderChoice):
+        return new_encoder(validate(EncoderSettings, changes, name), device=device)
     if _is_bare(name):
         raise ArtifactError(
             f"{name} is no encoder: it does not say how its states become one vector",
@@ -76,17 +79,27 @@ def load_encoder(source: str | Path | EncoderSettings, *, device: str | None = N
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise _cannot_load(name, error) from error
     settings = _saved_settings(name) or _settings_of(model, name)
-    if wanted is not None:
-        changes = {key: getattr(wanted, key) for key in wanted.model_fields_set if key not in _WEIGHTLESS}
-        if changes.get("pooling", settings.pooling) != settings.pooling:
-            raise ArtifactError(f"{name} pools by {settings.pooling}", "leave pooling out of its settings")
-        for key in ("query_prompt", "passage_prompt"):
-            _check_prompt(name, key, getattr(settings, key), changes.get(key))
-        settings = settings.model_copy(update=changes)
-        full = int(model.get_embedding_dimension())
-        if (settings.dimensions or 0) > full:
-            raise ArtifactError(f"{name} has vectors of {full} dimensions, not {settings.dimensions}", "choose fewer")
+    if changes.get("pooling", settings.pooling) != settings.pooling:
+        raise ArtifactError(f"{name} pools by {settings.pooling}", "leave pooling out of its settings")
+    for key in ("query_prompt", "passage_prompt"):
+        _check_prompt(name, key, getattr(settings, key), changes.get(key))
+    settings = settings.model_copy(update={key: changes[key] for key in changes.keys() - _WEIGHTLESS})
+    full = int(model.get_embedding_dimension())
+    if (settings.dimensions or 0) > full:
+        raise ArtifactError(f"{name} has vectors of {full} dimensions, not {settings.dimensions}", "choose fewer")
     return Encoder(model, settings, name)
+
+
+def reload_encoder(source: str, settings: Mapping[str, Any]) -> Encoder:
+    """The encoder at ``source`` as it was when its ``settings`` were written down.
+
+    Where it cannot be that any more it is loaded as it is now, for the caller to compare. Raises ArtifactError.
+    """
+    wanted = validate(EncoderChoice, {**settings, "backbone": source}, source)
+    try:
+        return load_encoder(wanted)
+    except ArtifactError:
+        return load_encoder(source)
 
 
 def _transformer(settings: EncoderSettings) -> Transformer:
@@ -185,9 +198,8 @@ def _adapter_base(name: str) -> str | None:
     return base
 
 
-def _dtype_of(wanted: EncoderSettings | None) -> dict[str, Any]:
-    chosen = wanted is not None and "dtype" in wanted.model_fields_set
-    return {"dtype": getattr(torch, wanted.dtype)} if wanted is not None and chosen else {}
+def _dtype_of(wanted: EncoderChoice) -> dict[str, Any]:
+    return {} if wanted.dtype is None else {"dtype": getattr(torch, wanted.dtype)}
 
 
 def _is_bare(name: str) -> bool:

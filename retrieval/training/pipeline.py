@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.config import RetrieverSettings
-from retrieval.encoders.config import EncoderSettings, preset
+from retrieval.encoders.config import EncoderChoice, preset
 from retrieval.encoders.encoder import Encoder, separate_towers
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.scratch import make_backbone
@@ -208,7 +208,7 @@ def open_start(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow],
     assert name is not None
     if start.preset is not None:
         return new_encoder(preset(start.preset, name, **start.settings))
-    return load_encoder(validate(EncoderSettings, {"backbone": name, **start.settings}, "encoder"))
+    return load_encoder(validate(EncoderChoice, {"backbone": name, **start.settings}, "encoder"))
 
 
 def _prepare(

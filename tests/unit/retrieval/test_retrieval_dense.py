@@ -20,7 +20,7 @@ from retrieval.dense.encode import encode_corpus
 from retrieval.dense.retriever import DenseRetriever, open_dense
 from retrieval.dense.search import FaissSearch, FlatSearch, read_faiss
 from retrieval.dense.vectors import StoredVectors, create_vectors, open_vectors
-from retrieval.encoders.config import EncoderSettings, preset
+from retrieval.encoders.config import EncoderChoice, preset
 from retrieval.encoders.encoder import Encoder, separate_towers
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.open import open_retriever
@@ -214,7 +214,7 @@ def test_an_encoder_gone_bad_fails_the_search_and_the_build(dense: Path, corpus:
 def test_another_encoder_is_refused_with_the_difference_and_the_command(
     dense: Path, corpus: Path, encoder: Encoder, encoder_folder: Path, backbone: Path
 ) -> None:
-    prompted = load_encoder(EncoderSettings(backbone=str(encoder_folder), passage_prompt="passage: "))
+    prompted = load_encoder(EncoderChoice(backbone=str(encoder_folder), passage_prompt="passage: "))
     with pytest.raises(ArtifactError, match="its passage_prompt is 'passage: ', the index has ''") as caught:
         open_dense(dense, prompted)
     command = f"sleuth index {corpus} --out {dense} --kind dense --encoder {encoder_folder} --overwrite"
