@@ -123,9 +123,21 @@ def _load(model: str | Path, max_length: int | None, device: str | None) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().partition("\n")[0]
         raise ArtifactError(f"{model} cannot be loaded as a cross-encoder: {first}", "name its folder") from error
+    if not _has_head(loaded):
+        raise ArtifactError(
+            f"{model} is no cross-encoder: its weights are of {', '.join(loaded.config.architectures)}, without a head",
+            "train one with: sleuth train-retriever",
+        )
     if loaded.num_labels != 1:
         raise ConfigError(f"{model} has {loaded.num_labels} labels, a reranker has one", "choose another model")
     return loaded
+
+
+def _has_head(model: Any) -> bool:
+    """Whether scores come from trained weights: a classification head that is missing would be made up at random."""
+    architectures = getattr(model.config, "architectures", None) or ()
+    headed = any("ForSequenceClassification" in name for name in architectures)
+    return headed or not architectures or any(type(module).__name__ == "LogitScore" for module in model.children())
 
 
 def _identify(model: Any) -> str:

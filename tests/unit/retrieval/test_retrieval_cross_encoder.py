@@ -100,3 +100,26 @@ def test_what_is_no_reranker_is_one_clear_line(model: Path, tmp_path: Path) -> N
     with pytest.raises(ArtifactError, match="cannot be loaded as a cross-encoder") as caught:
         CrossEncoderScorer(broken)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_a_trained_head_is_refused(model: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    BertModel(BertConfig.from_pretrained(model)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path)
+    with pytest.raises(ArtifactError, match="is no cross-encoder: its weights are of BertModel, without a head"):
+        CrossEncoderScorer(tmp_path)
+
+
+def test_a_causal_reranker_has_its_head_in_its_words(tmp_path: Path) -> None:
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.cross_encoder.modules import LogitScore
+    from sentence_transformers.sentence_transformer.modules import Transformer
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    AutoTokenizer.from_pretrained(make(tmp_path / "words")).save_pretrained(tmp_path / "causal")
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=64, pad_token_id=0, **shape)).save_pretrained(tmp_path / "causal")
+    first = Transformer(str(tmp_path / "causal"), transformer_task="text-generation")
+    CrossEncoder(modules=[first, LogitScore(true_token_id=7, false_token_id=8)]).save_pretrained(str(tmp_path / "ce"))
+    assert len(CrossEncoderScorer(tmp_path / "ce").score(PAIRS[:2])) == 2
