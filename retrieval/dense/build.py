@@ -6,7 +6,7 @@ The work lies in ``.NAME.part`` beside the index until it is whole; a run that w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -75,7 +75,7 @@ def build_dense(
             elsewhere=elsewhere,
             on_progress=on_progress,
         )
-        files = _finish(folder, vectors, index_type, how)
+        files = _files(folder, vectors, index_type, how)
         write_manifest(
             folder,
             KIND,
@@ -92,6 +92,7 @@ def build_dense(
                 "files": {name: (folder / name).stat().st_size for name in files},
             },
         )
+        _drop_working_files(folder, keep=files)
     return IndexInfo(Path(out), len(store), stored["skipped"], tuple(examples))
 
 
@@ -126,17 +127,20 @@ def _store(
     return stored, report.examples
 
 
-def _finish(folder: Path, vectors: StoredVectors, index_type: IndexType, how: IndexParameters) -> list[str]:
-    """Make the approximate index, if any, and drop what only the work needed; names of the files that stay."""
+def _files(folder: Path, vectors: StoredVectors, index_type: IndexType, how: IndexParameters) -> list[str]:
+    """Make the approximate index, if any; names of the files that a finished index keeps."""
     own = [VECTORS] + ([SCALES] if vectors.scales is not None else [])
     if index_type != "flat":
         build_approximate(vectors, index_type, how, folder / FILES[index_type])
-        for name in own:
-            (folder / name).unlink()
         own = [FILES[index_type]]
-    for name in (STATE, _STORED):
-        (folder / name).unlink()
     return [*own, PASSAGES, OFFSETS, IDS]
+
+
+def _drop_working_files(folder: Path, keep: Sequence[str]) -> None:
+    """The state goes first: a run killed in between must not take vectors that are gone for encoded ones."""
+    for name in (STATE, _STORED, VECTORS, SCALES, *FILES.values()):
+        if name not in keep:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _check(index_type: str, dtype: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retrieval.dense.vectors import Dtype, StoredVectors, create_vectors
+from retrieval.dense.vectors import SCALES, VECTORS, Dtype, StoredVectors, create_vectors
 from retrieval.encoders.encoder import Encoder, Vectors
 from retrieval.passages import passage_text
 from retrieval.store import PassageStore
@@ -50,7 +50,7 @@ def encode_corpus(
         "dtype": dtype,
         "batch_size": batch_size,
     }
-    done = _done_before(root / STATE, plan)
+    done = _done_before(root, plan)
     vectors = create_vectors(root, count, encoder.dimension, dtype)
     pieces = [range(start, min(start + shard, count)) for start in range(done, count, shard)]
     made = elsewhere(store.folder, pieces) if elsewhere else _here(store, encoder, batch_size, pieces, on_progress)
@@ -77,10 +77,13 @@ def _here(
         yield encode_piece(store, encoder, piece, batch_size, progress=_offset(on_progress, piece.start))
 
 
-def _done_before(path: Path, plan: Mapping[str, Any]) -> int:
-    """Passages that the same plan has encoded already."""
+def _done_before(folder: Path, plan: Mapping[str, Any]) -> int:
+    """Passages that the same plan has encoded already; none where their vectors are gone."""
+    needed = [VECTORS] + ([SCALES] if plan["dtype"] == "int8" else [])
+    if not all((folder / name).exists() for name in needed):
+        return 0
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return 0
     same = isinstance(state, dict) and {key: state.get(key) for key in plan} == dict(plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -147,6 +148,39 @@ def test_a_killed_build_goes_on_and_ends_as_one_never_broken(
         assert (out / name).read_bytes() == (dense / name).read_bytes()
     queries = ["Arden", "river", "halls"]
     assert open_dense(out, encoder).search(queries, 5) == open_dense(dense, encoder).search(queries, 5)
+
+
+@pytest.mark.parametrize("index_type", ["flat", "hnsw"])
+def test_a_build_killed_while_it_tidies_up_ends_as_one_never_broken(
+    corpus: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index_type: Any
+) -> None:
+    build_dense(corpus, tmp_path / "whole", encoder, index_type=index_type)
+    unlink = Path.unlink
+    for survived in range(4):
+        left = survived
+
+        def kill(path: Path, missing_ok: bool = False) -> None:
+            nonlocal left
+            if ".i.part" in str(path) and path.exists() and (left := left - 1) < 0:
+                raise Killed
+            unlink(path, missing_ok)
+
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(Path, "unlink", kill)
+            build_dense(corpus, tmp_path / "i", encoder, index_type=index_type, overwrite=True)
+        build_dense(corpus, tmp_path / "i", encoder, index_type=index_type, overwrite=True)
+        found, expected = (
+            open_dense(tmp_path / name, encoder).search(["Arden", "river"], 3) for name in ("i", "whole")
+        )
+        assert found == expected
+        assert {p.name for p in (tmp_path / "i").iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
+
+
+def test_a_state_without_its_vectors_is_not_believed(dense: Path, encoder: Encoder, tmp_path: Path) -> None:
+    store = PassageStore(dense)
+    whole = encode_corpus(store, encoder, tmp_path).read(slice(0, len(store))).copy()
+    (tmp_path / "vectors.npy").unlink()
+    np.testing.assert_array_equal(encode_corpus(store, encoder, tmp_path).read(slice(0, len(store))), whole)
 
 
 def test_a_build_of_other_things_does_not_take_up_the_broken_one(
