@@ -15,6 +15,7 @@ def serve_retriever(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     max_batch: Annotated[int, typer.Option(min=1, help="Queries searched in one call at most.")] = 256,
+    max_hits: Annotated[int, typer.Option(min=1, help="Queries times topk of a request at most.")] = 100_000,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that a request may take.")] = 60.0,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A retriever setting: retriever.k1=1.2")
@@ -39,6 +40,6 @@ def serve_retriever(
     def announce(url: str) -> None:
         console.print(f"serving {index} at {url} (Ctrl-C stops it)", markup=False, soft_wrap=True)
 
-    limits = ServiceLimits(max_batch=max_batch, timeout_s=timeout)
+    limits = ServiceLimits(max_batch=max_batch, max_hits=max_hits, timeout_s=timeout)
     serve(retriever, host=host, port=port, limits=limits, on_ready=announce)
     console.print("stopped", soft_wrap=True)

@@ -25,6 +25,8 @@ class ServiceLimits(Settings):
     """Characters a query (422)."""
     max_topk: Count = 1_000
     """Hits a query (422)."""
+    max_hits: Count = 100_000
+    """Hits a request, its queries times topk (422)."""
     default_topk: Count = 3
     """Hits a query where the request names no number, as in Search-R1."""
     max_body_bytes: Count = 16 * 2**20

@@ -44,6 +44,7 @@ class RemoteRetriever:
         health = self._ask_health()
         self.passages: int | None = _count(health.get("passages"))
         self._max_queries = min(max_queries, _count(health.get("max_queries")) or max_queries)
+        self._max_hits = _count(health.get("max_hits"))
         told = health.get("fingerprint")
         self._told = told if isinstance(told, str) and told else None
 
@@ -58,8 +59,9 @@ class RemoteRetriever:
         cleaned = [query.strip().encode("utf-8", "replace").decode("utf-8") for query in queries]
         asked = [query for query in cleaned if query]
         found: list[list[Hit]] = []
-        for start in range(0, len(asked), self._max_queries):
-            found += self._retrieve(asked[start : start + self._max_queries], k)
+        together = min(self._max_queries, max((self._max_hits or k * self._max_queries) // k, 1))
+        for start in range(0, len(asked), together):
+            found += self._retrieve(asked[start : start + together], k)
         answers = iter(found)
         return [next(answers) if query else [] for query in cleaned]
 

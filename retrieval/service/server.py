@@ -17,13 +17,14 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.requests import ClientDisconnect
 
 import sleuth
 from retrieval.service.batcher import Batcher
@@ -32,8 +33,11 @@ from retrieval.service.wire import FINGERPRINT, HEALTH, METRICS, RETRIEVE, to_re
 from retrieval.size import size_of
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.protocols import Retriever
+from sleuth.types import Hit
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_FEW_HITS = 256
+"""An answer of so many is written at once: to hand it to a thread would take longer."""
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -88,8 +92,8 @@ def make_app(
         "status": "ok",
         "fingerprint": fingerprint,
         "passages": size_of(retriever),
-        "max_queries": limits.max_queries,
         "version": sleuth.__version__,
+        **limits.model_dump(),
     }
     batcher: Batcher
 
@@ -111,8 +115,9 @@ def make_app(
         asked = _parse(await _read_body(request, limits), limits)
         metrics.queries.inc(len(asked.queries))
         found = await batcher.search(asked.queries, asked.topk)
-        result = [to_result(hits, asked.return_scores) for hits in found]
-        return json.dumps({"result": result}, allow_nan=False, separators=(",", ":")).encode()
+        if sum(map(len, found)) <= _FEW_HITS:
+            return _written(found, asked.return_scores)
+        return await asyncio.to_thread(_written, found, asked.return_scores)
 
     async def retrieve(request: Request) -> Response:
         """Search-R1's contract: queries, topk and return_scores in, ``{"result": [...]}`` out."""
@@ -191,6 +196,12 @@ async def _read_body(request: Request, limits: ServiceLimits) -> bytes:
         raise _Refused(408, f"the request did not come within {limits.body_timeout_s:g} s") from None
 
 
+def _written(found: Sequence[Sequence[Hit]], scores: bool) -> bytes:
+    """The answer as JSON, query by query: between them, other threads get their turn."""
+    results = (json.dumps(to_result(hits, scores), allow_nan=False, separators=(",", ":")) for hits in found)
+    return f'{{"result":[{",".join(results)}]}}'.encode()
+
+
 def _parse(body: bytes, limits: ServiceLimits) -> _Asked:
     try:
         content = json.loads(body)
@@ -210,6 +221,10 @@ def _parse(body: bytes, limits: ServiceLimits) -> _Asked:
         topk = limits.default_topk
     if isinstance(topk, bool) or not isinstance(topk, int) or topk > limits.max_topk:
         raise _Refused(422, f"topk is {topk!r}, it must be a whole number from 1 to {limits.max_topk}")
+    if len(queries) * topk > limits.max_hits:
+        raise _Refused(
+            422, f"{len(queries)} queries with topk {topk} are {len(queries) * topk} hits, more than {limits.max_hits}"
+        )
     if scores is not None and not isinstance(scores, bool):
         raise _Refused(422, f"return_scores is {scores!r}, it must be true or false")
     return _Asked(queries, topk, bool(scores))
@@ -219,6 +234,8 @@ def _explain(error: Exception, limits: ServiceLimits) -> tuple[int, str]:
     """HTTP status and words for a request that failed."""
     if isinstance(error, _Refused):
         return error.status, error.detail
+    if isinstance(error, ClientDisconnect):
+        return 499, "the client went away"  # nobody reads this; the number is nginx's, for the metrics
     if isinstance(error, TimeoutError):
         return 504, f"not answered within {limits.timeout_s:g} s"
     if isinstance(error, ConfigError):

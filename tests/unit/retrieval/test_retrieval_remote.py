@@ -182,3 +182,9 @@ def test_one_that_never_answers_ends_in_time() -> None:
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(ConfigError, match="no address"):
         RemoteRetriever(url)
+
+
+def test_requests_keep_to_the_hits_that_the_service_gives(served: Callable[[Server], str]) -> None:
+    server = Server((200, {"result": [[], []]}), health={"max_queries": 64, "max_hits": 5})
+    assert RemoteRetriever(served(server)).search(["a", "b", "c", "d"], 2) == [[]] * 4
+    assert [request["queries"] for request in server.asked] == [["a", "b"], ["c", "d"]]

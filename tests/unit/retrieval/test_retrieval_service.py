@@ -66,6 +66,7 @@ def url(echo: Echo, serving: Serving) -> Iterator[str]:
         max_queries=4,
         max_query_characters=50,
         max_topk=50,
+        max_hits=100,
         max_body_bytes=2_000,
         timeout_s=2,
         body_timeout_s=0.5,
@@ -176,6 +177,7 @@ def test_failures_have_their_status(url: str) -> None:
         (b'{"queries": ["' + b"x" * 51 + b'"]}', 422, "a query of 51 characters is longer than 50"),
         (b'{"queries": ["x"], "topk": 51}', 422, "topk is 51"),
         (b'{"queries": ["x"], "topk": 11}', 422, "k is 11, but there are only 10"),
+        (b'{"queries": ["a", "b", "c"], "topk": 40}', 422, "3 queries with topk 40 are 120 hits, more than 100"),
         (b'{"queries": ["x"], "topk": 0}', 422, "k is 0"),
         (b'{"queries": ["x"], "topk": true}', 422, "topk is True"),
         (b'{"queries": ["x"], "topk": 1.5}', 422, "topk is 1.5"),
@@ -204,6 +206,24 @@ def test_a_client_that_dawdles_is_sent_away(url: str) -> None:
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(b"POST /retrieve HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_a_client_that_hangs_up_is_no_error_of_the_service(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(b"POST /retrieve HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    wait_for(lambda: 'sleuth_requests_total{status="499"} 1.0' in metrics(url))
+    assert 'status="500"' not in metrics(url)
+    assert caplog.records == []
+
+
+def test_a_large_answer_is_written_off_the_event_loop_and_reads_the_same(serving: Serving) -> None:
+    with serving(Echo(passages=1_000)) as address:
+        queries = ["x", "", "ü"]
+        result = ask(address, queries=queries, topk=400, return_scores=True).json()["result"]
+        assert [len(hits) for hits in result] == [400, 0, 400]
+        assert result[2][399]["document"]["id"] == "ü-400"
+        assert ask(address, queries=["x"], topk=400).json()["result"] == [[hit["document"] for hit in result[0]]]
 
 
 def test_who_waits_too_long_is_told_and_is_not_searched_for(url: str, echo: Echo) -> None:
@@ -235,6 +255,7 @@ def test_health_and_metrics(url: str) -> None:
     ask(url, queries=["down"], topk=1)
     health = httpx.get(f"{url}/health").json()
     assert health.items() >= {"status": "ok", "fingerprint": "echo", "passages": 10, "max_queries": 4}.items()
+    assert health.items() >= {"max_hits": 100, "max_topk": 50, "max_body_bytes": 2_000, "timeout_s": 2}.items()
     text = metrics(url)
     for line in (
         'sleuth_requests_total{status="200"} 1.0',
