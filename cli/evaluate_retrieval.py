@@ -14,9 +14,11 @@ from cli.retrievers import HELP
 from sleuth.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from retrieval.config import RetrieverSettings
     from retrieval.evaluation.judgements import Qrels
     from retrieval.evaluation.measures import PerQuery
     from retrieval.evaluation.runs import Run
+    from sleuth.protocols import Retriever
     from sleuth.statistics import PairedDifference
     from sleuth.types import Question
 
@@ -48,18 +50,21 @@ def evaluate_retrieval(
         raise ConfigError("give either an index or --run FILE")
     if run and (k or run_out or overrides):
         raise ConfigError("-k, --run-out and --set are for an index; a run file is taken as it is")
-    task = _read_task(queries, qrels, beir, split)
-    if run:
-        from retrieval.evaluation.runs import read_run
+    from retrieval.evaluation.runs import read_run, write_run
 
+    task = _read_task(queries, qrels, beir, split)
+    names = _choose(measures, task)
+    other = _Found(read_run(against), known=False) if against else None
+    if run:
         first = _Found(read_run(run), known=False)
     else:
-        first = _search(str(index), overrides or [], task, k or DEPTH, run_out)
-    names = _choose(measures, first, task)
-    report = _compare(task, names, first, against, passages)
+        first, names = _search(str(index), overrides or [], task, k or DEPTH, names, refuse=measures is not None)
+    report = _compare(task, names, first, other, passages)
     _print(report, task, str(run or index), against)
     if json:
         print_json(report.to_dict())
+    if run_out:  # last: figures that took an hour do not get lost over a file that cannot be written
+        write_run(run_out, first.run)
 
 
 @dataclass(slots=True)
@@ -74,12 +79,11 @@ class _Task:
 
 @dataclass(slots=True)
 class _Found:
-    """A run; ``known`` when its texts were seen and judged, ``depth`` when it was cut there."""
+    """A run; ``known`` when its texts were seen and judged."""
 
     run: Run
     answers: Qrels = field(default_factory=dict)
     known: bool = True
-    depth: int | None = None
 
 
 @dataclass(slots=True)
@@ -127,53 +131,77 @@ def _read_task(queries: Path | None, qrels: Path | None, beir: Path | None, spli
     return _Task(asked, judged)
 
 
-def _search(index: str, overrides: Sequence[str], task: _Task, k: int, run_out: Path | None) -> _Found:
+def _search(
+    index: str, overrides: Sequence[str], task: _Task, k: int, names: Sequence[str], *, refuse: bool
+) -> tuple[_Found, list[str]]:
+    """What ``index`` finds, and those of the measures that it is deep enough for; others it may ``refuse``."""
     from cli.logs import quiet_libraries
     from cli.retrievers import retriever_settings
     from retrieval.evaluation.evaluate import retrieve
-    from retrieval.evaluation.runs import write_run
     from retrieval.open import open_retriever
-    from retrieval.size import size_of
 
     if not task.queries:
         raise ConfigError("no queries are named", "--queries FILE, or --beir FOLDER")
     quiet_libraries()
-    retriever = open_retriever(retriever_settings(index, overrides), cached=False, resilient=False)
+    settings = retriever_settings(index, overrides)
+    retriever = open_retriever(settings, cached=False)
+    kept = _reached(names, settings, retriever, k, refuse)
     asked = [task.queries[query] for query in task.qrels if query in task.queries]
     with counting("queries") as on_progress:
         found = retrieve(retriever, asked, k, on_progress=on_progress)
-    if run_out:
-        write_run(run_out, found.run)
-    size = size_of(retriever)
-    return _Found(found.run, found.answers, depth=None if size is not None and k >= size else k)
+    return _Found(found.run, found.answers), kept
 
 
-def _choose(given: str | None, found: _Found, task: _Task) -> list[str]:
-    """The measures asked for, or the usual ones that the run is deep enough for."""
-    from retrieval.evaluation.measures import ANSWER_MEASURES, MEASURES, cutoff_of, is_answer_measure
+def _reached(
+    names: Sequence[str], settings: RetrieverSettings, retriever: Retriever, k: int, refuse: bool
+) -> list[str]:
+    """Those of ``names`` that read no further than the hits of a query reach."""
+    from retrieval.evaluation.measures import cutoff_of
+    from retrieval.size import size_of
+
+    depth = settings.most_hits
+    reach, size = min(k, depth or k), size_of(retriever)
+    if size is not None and reach >= size:
+        return list(names)
+    too_deep = [name for name in names if (cutoff_of(name) or 0) > reach]
+    by_depth = reach < k
+    if too_deep and refuse:
+        what, hint = ("the retriever's depth", "raise its depth") if by_depth else ("-k", "raise -k")
+        raise ConfigError(f"{too_deep[0]} reads further than the {reach} hits of {what}", hint)
+    if too_deep and by_depth:
+        people().print(
+            f"[yellow]warning:[/] the retriever's depth is {reach}: {', '.join(too_deep)} cannot be worked out",
+            soft_wrap=True,
+        )
+    return [name for name in names if name not in too_deep]
+
+
+def _choose(given: str | None, task: _Task) -> list[str]:
+    """The measures asked for, or the usual ones. Raises ConfigError for one that is none or lacks judgements."""
+    from retrieval.evaluation.measures import ANSWER_MEASURES, MEASURES, check_measure, is_answer_measure
 
     judged = any(task.qrels.values())
     usual = [*(MEASURES if judged else ()), *(ANSWER_MEASURES if task.answers else ())]
     names = given.replace(",", " ").split() if given else usual
-    too_deep = [name for name in names if found.depth and (cutoff_of(name) or 0) > found.depth]
-    if given and too_deep:
-        raise ConfigError(f"{too_deep[0]} reads further than the {found.depth} hits of -k", "raise -k")
+    for name in names:
+        check_measure(name)
     if not judged and not all(map(is_answer_measure, names)):
         raise ConfigError("there are answers but no judgements: only Answer@k can be worked out", "--qrels FILE")
     if any(map(is_answer_measure, names)) and not task.answers:
         raise ConfigError("Answer@k needs the answers of queries", "--queries FILE with golden_answers")
-    return [name for name in names if name not in too_deep]
+    return names
 
 
-def _compare(task: _Task, names: Sequence[str], first: _Found, against: Path | None, passages: Path | None) -> _Report:
+def _compare(
+    task: _Task, names: Sequence[str], first: _Found, against: _Found | None, passages: Path | None
+) -> _Report:
     from retrieval.evaluation.measures import differences, intervals, means
-    from retrieval.evaluation.runs import read_run
 
     values = _values(task, names, first, passages)
     report = _Report(values, means(values), intervals(values), len(task.qrels), 0)
     report.answered = max((len(v) for name, v in values.items() if name.startswith("Answer@")), default=0)
     if against is not None:
-        other = _values(task, names, _Found(read_run(against), known=False), passages)
+        other = _values(task, names, against, passages)
         report.other, report.differences = means(other), differences(other, values)
     return report
 

@@ -15,6 +15,7 @@ In a config a retriever is the path of an index, or a mapping::
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,6 +41,9 @@ INDEXED = {
     "dense": frozenset({"encoder", "index_type", "dtype", "ef_search", "nprobe"}),
 }
 """Kinds with an index of their own, and what belongs to each besides index and corpus."""
+HYBRID_DEPTH = 100
+RERANK_DEPTH = 50
+"""Hits that are fused or ranked again where ``depth`` does not say."""
 MADE_AS = {"index_type": "flat", "dtype": "float32"}
 """How a dense index is made where nothing is said. Runs of before say so for retrievers of every kind."""
 PATIENCE = frozenset({"cache", "timeout_s", "retries", "backoff_s", "breaker_failures", "breaker_cooldown_s"})
@@ -162,6 +166,16 @@ class RetrieverSettings(Settings):
             allowed = INDEXED.get(kind or "", SHARED) | {"corpus"}
             foreign = given & frozenset().union(*others.values()) - allowed
         return min(foreign, default=None)
+
+    @property
+    def most_hits(self) -> int | None:
+        """How many hits of a query a composed retriever orders; None where nothing but its passages limits them."""
+        if self.kind == "rerank" and self.inner is not None:
+            return min(self.depth or RERANK_DEPTH, self.inner.most_hits or sys.maxsize)
+        if self.kind == "hybrid":
+            deepest = max((part.most_hits or sys.maxsize for part in self.parts), default=sys.maxsize)
+            return min(self.depth or HYBRID_DEPTH, deepest)
+        return None
 
 
 def _is_default(settings: Settings, name: str) -> bool:

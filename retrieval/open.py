@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from retrieval.cache import CachedRetriever
-from retrieval.config import COMPOSED, RetrieverSettings
+from retrieval.config import COMPOSED, HYBRID_DEPTH, RERANK_DEPTH, RetrieverSettings
 from retrieval.ingest import OnProgress, same_source
 from retrieval.resilient import ResilientRetriever
 from sleuth.artifacts import MANIFEST, read_manifest
@@ -173,21 +173,21 @@ def _open_lucene(settings: RetrieverSettings, _progress: Progress) -> Retriever:
 
 
 def _open_hybrid(settings: RetrieverSettings, progress: Progress) -> Retriever:
-    from retrieval.combine.hybrid import DEPTH, HybridRetriever, check_parameters
+    from retrieval.combine.hybrid import HybridRetriever, check_parameters
 
-    depth = settings.depth or DEPTH
+    depth = settings.depth or HYBRID_DEPTH
     check_parameters(len(settings.parts), settings.fusion, settings.weights, settings.rrf_k, depth)
     parts = [_open(part, progress) for part in settings.parts]
     return HybridRetriever(parts, fusion=settings.fusion, weights=settings.weights, rrf_k=settings.rrf_k, depth=depth)
 
 
 def _open_rerank(settings: RetrieverSettings, progress: Progress) -> Retriever:
-    from retrieval.combine.rerank import DEPTH, CrossEncoderScorer, RerankRetriever
+    from retrieval.combine.rerank import CrossEncoderScorer, RerankRetriever
 
     assert settings.model is not None
     assert settings.inner is not None
     inner = _open(settings.inner, progress)
-    return RerankRetriever(inner, CrossEncoderScorer(settings.model), depth=settings.depth or DEPTH)
+    return RerankRetriever(inner, CrossEncoderScorer(settings.model), depth=settings.depth or RERANK_DEPTH)
 
 
 def _open_remote(settings: RetrieverSettings, _progress: Progress) -> Retriever:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from retrieval.combine.parts import check_asked, check_depth, digest, reach
+from retrieval.config import HYBRID_DEPTH
 from retrieval.size import size_of
 from sleuth.errors import ConfigError
 from sleuth.protocols import Retriever
@@ -23,7 +24,6 @@ from sleuth.types import Hit, Passage
 Fusion = Literal["rrf", "sum", "dpr"]
 RRF_K = 60.0
 DPR_LAMBDA = 1.1
-DEPTH = 100
 
 Lists = Sequence[Sequence[Hit]]
 """The hits of one query, a list a part."""
@@ -44,7 +44,7 @@ class HybridRetriever:
         fusion: Fusion = "rrf",
         weights: Sequence[float] | None = None,
         rrf_k: float = RRF_K,
-        depth: int = DEPTH,
+        depth: int = HYBRID_DEPTH,
     ) -> None:
         check_parameters(len(parts), fusion, weights, rrf_k, depth)
         self.parts = tuple(parts)

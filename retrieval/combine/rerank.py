@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from retrieval.combine.parts import check_asked, check_depth, digest, reach
+from retrieval.config import RERANK_DEPTH
 from retrieval.passages import passage_text
 from retrieval.size import size_of
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError
 from sleuth.protocols import Retriever
 from sleuth.types import Hit
 
-DEPTH = 50
 BATCH = 32
 
 
@@ -36,7 +36,7 @@ class PairScorer(Protocol):
 class RerankRetriever:
     """The hits of ``inner`` in the order of ``scorer``; never more than ``depth`` of them."""
 
-    def __init__(self, inner: Retriever, scorer: PairScorer, *, depth: int = DEPTH) -> None:
+    def __init__(self, inner: Retriever, scorer: PairScorer, *, depth: int = RERANK_DEPTH) -> None:
         check_depth(depth)
         self.inner = inner
         self.scorer = scorer

@@ -82,6 +82,11 @@ def differences(a: PerQuery, b: PerQuery, *, seed: int = 0) -> dict[str, PairedD
     }
 
 
+def check_measure(name: str) -> None:
+    """Raise ConfigError for a name that is no measure."""
+    _plan(name)
+
+
 def _plan(name: str) -> _Plan:
     import ir_measures
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from cli.retrievers import retriever_settings
 from cli.search import search
 from cli.serve_retriever import serve_retriever
 from retrieval.bm25 import build_bm25
-from sleuth.errors import ArtifactError, ConfigError, DataError, MissingExtraError
+from sleuth.errors import ArtifactError, ConfigError, DataError, MissingExtraError, RetrieverError
+from sleuth.types import Hit, Passage
 
 NAMES = ["Arden", "Brill", "Corvo", "Dunmore", "Estray"]
 FIGURES = {"nDCG@10", "RR@10", "R@10", "AP"}
@@ -116,6 +118,63 @@ def test_depth_and_measures(program: typer.Typer, beir: Path) -> None:
     assert not FIGURES & chosen.keys()
     with pytest.raises(ConfigError, match="R@5 reads further than the 2 hits"):
         run(program, "evaluate-retrieval", beir / "index", "--beir", beir, "-k", 2, "--measures", "R@5")
+
+
+class Flaky:
+    """Fails on its first search; ten thousand made-up passages."""
+
+    fingerprint = "flaky"
+    passages = 10_000
+
+    def __init__(self) -> None:
+        self.failed = False
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        if not self.failed:
+            self.failed = True
+            raise RetrieverError("gone for a moment")
+        return [[Hit(Passage("an id", "", "text"), 1.0, 1)] for _ in queries]
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(sys.modules, "flaky", sys.modules[__name__])
+    return "{kind: 'flaky:Flaky'}"
+
+
+def test_a_retriever_that_fails_once_is_asked_again(program: typer.Typer, beir: Path, flaky: str) -> None:
+    assert figures(program, flaky, "--beir", beir)["AP"] == 0
+    with pytest.raises(RetrieverError, match="gone for a moment"):
+        figures(program, flaky, "--beir", beir, "--set", "retriever.retries=0")
+
+
+def test_figures_are_printed_before_a_run_that_cannot_be_written(
+    program: typer.Typer, beir: Path, flaky: str, tmp_path: Path
+) -> None:
+    arguments = ["evaluate-retrieval", flaky, "--beir", beir, "--run-out", tmp_path / "r", "--json"]
+    done = CliRunner().invoke(program, list(map(str, arguments)))
+    assert isinstance(done.exception, DataError)
+    assert json.loads(done.stdout)["queries"] == 3
+    assert not (tmp_path / "r").exists()
+
+
+def test_what_cannot_be_worked_out_is_said_before_anything_is_opened(
+    program: typer.Typer, beir: Path, tmp_path: Path
+) -> None:
+    for wrong, message in ((["--measures", "nDGC@10"], "no measure 'nDGC@10'"), (["--against", "none"], "no file")):
+        with pytest.raises((ConfigError, DataError), match=message):
+            run(program, "evaluate-retrieval", tmp_path / "never-opened", "--beir", beir, *wrong)
+
+
+def test_measures_read_no_further_than_a_composed_retriever_orders(program: typer.Typer, beir: Path) -> None:
+    shallow = f"{{kind: hybrid, parts: [{beir / 'index'}, {beir / 'index'}], depth: 3}}"
+    out, err = run(program, "evaluate-retrieval", shallow, "--beir", beir, "--json")
+    assert "R@5" not in json.loads(out)
+    assert "the retriever's depth is 3: nDCG@10, RR@10, R@5" in " ".join(err.split())
+    with pytest.raises(ConfigError, match="R@5 reads further than the 3 hits of the retriever's depth"):
+        run(program, "evaluate-retrieval", shallow, "--beir", beir, "--measures", "R@5")
+    nested = retriever_settings(f"{{kind: rerank, model: m, inner: {shallow}}}")
+    assert (nested.most_hits, retriever_settings("i").most_hits) == (3, None)
 
 
 def test_queries_that_are_missing_count_as_zero_and_are_said(program: typer.Typer, beir: Path, tmp_path: Path) -> None:
