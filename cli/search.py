@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -44,6 +45,8 @@ def search(
 def _queries(given: Sequence[str]) -> list[str]:
     from sleuth.errors import ConfigError
 
+    if "-" in given and isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     asked: list[str] = []
     for query in given:
         asked += [line.strip() for line in sys.stdin if line.strip()] if query == "-" else [query]
@@ -53,25 +56,27 @@ def _queries(given: Sequence[str]) -> list[str]:
 
 
 def _print_json(query: str, hits: Sequence[Hit]) -> None:
-    import json
+    from cli.console import print_json
 
     rows = [
         {"id": h.passage.id, "title": h.passage.title, "text": h.passage.text, "score": h.score, "rank": h.rank}
         for h in hits
     ]
-    print(json.dumps({"query": query, "hits": rows}, ensure_ascii=False))
+    print_json({"query": query, "hits": rows})
 
 
 def _print_text(query: str, hits: Sequence[Hit]) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from cli.console import plain
+
     console = Console()
-    console.print(Text(query, style="bold"))
+    console.print(Text(plain(query), style="bold"))
     if not hits:
         console.print(Text("  nothing found", style="dim"))
     for hit in hits:
-        console.print(Text(f"{hit.rank:>3}  {hit.score:8.4f}  {hit.passage.title}  [{hit.passage.id}]"))
-        console.print(
-            Text("     " + " ".join(hit.passage.text.split()), style="dim"), overflow="ellipsis", no_wrap=True
-        )
+        title, identifier = plain(hit.passage.title), plain(hit.passage.id)
+        console.print(Text(f"{hit.rank:>3}  {hit.score:8.4f}  {title}  [{identifier}]"))
+        text = plain(" ".join(hit.passage.text.split()))
+        console.print(Text(f"     {text}", style="dim"), overflow="ellipsis", no_wrap=True)

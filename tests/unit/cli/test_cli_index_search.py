@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +80,28 @@ def test_mistakes_are_errors_of_ours(program: typer.Typer, made: Path) -> None:
     with pytest.raises(ConfigError, match="no query"):
         run(program, "search", str(made), "-", stdin="\n")
     assert not (made.parent / "j").exists()
+
+
+def test_what_could_steer_a_terminal_is_spelt_out(program: typer.Typer, tmp_path: Path) -> None:
+    row = {"_id": "1\x1b[2J", "title": "T\x1b]0;owned\x07", "text": "a town \x1b[31mred\x9b"}
+    (tmp_path / "c.jsonl").write_text(json.dumps(row))
+    run(program, "index", str(tmp_path / "c.jsonl"), "--out", str(tmp_path / "i"))
+    out = run(program, "search", str(tmp_path / "i"), "town \x1b[0m")
+    assert "\x1b" not in out and "\x9b" not in out
+    assert "a town \\x1b[31mred" in out
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_queries_that_are_not_utf8_are_searched_all_the_same(made: Path, more: list[str]) -> None:
+    words = ["search", str(made), b"t2 \xff", "-", "-k", "1", *more]
+    environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:strict"}
+    command = [sys.executable, "-c", "from cli.main import main; main()", *words]
+    done = subprocess.run(command, input=b"t3 \xff\n", capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(b"Town") >= 2
+    if more:
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [row["query"] for row in rows] == ["t2 \udcff", "t3 \ufffd"]
 
 
 @pytest.mark.parametrize("out", ["data", ".", "data/..", "notes"])
