@@ -92,6 +92,14 @@ def read_trajectories(path: str | Path) -> Iterator[ScoredTrajectory]:
             raise DataError(f"{path}, {'row' if table else 'line'} {number}: {error.message}") from None
 
 
+def from_line(line: bytes, where: str) -> ScoredTrajectory:
+    """The trajectory of one row of a .jsonl file. Raises DataError that begins with ``where``."""
+    try:
+        return from_dict(_parse(line, where))
+    except DataError as error:
+        raise error if error.message.startswith(where) else DataError(f"{where}: {error.message}") from None
+
+
 def trajectory_files(folder: str | Path) -> list[Path]:
     """The files that hold a folder's trajectories; none where there are none."""
     closed = Path(folder) / CLOSED
@@ -153,7 +161,7 @@ def _end_of_last_line(file: IO[bytes], block: int = 1 << 16) -> int:
 def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         hint = "" if line.endswith(b"\n") else "the last line was cut off: delete it, or resume the run that wrote it"
         raise DataError(f"{where}: not valid JSON", hint) from None
     if not isinstance(row, dict):

@@ -14,7 +14,7 @@ from sleuth.errors import ArtifactError, SleuthError
 from sleuth.runs import RunFolder
 from sleuth.settings import flatten
 from sleuth.sinks import read_metrics
-from sleuth.trajectories import read_trajectories, trajectory_files
+from sleuth.trajectories import from_line, read_trajectories, trajectory_files
 from sleuth.types import Origin, ScoredTrajectory
 
 LAST_STAGE = "grpo"
@@ -71,15 +71,35 @@ def read_run(path: Path, name: str) -> RunData:
     )
 
 
-def read_source(source: Source) -> Iterator[ScoredTrajectory]:
-    """Its trajectories. A file that a run is just writing or closing ends where it is torn."""
+def read_source(source: Source, damaged: list[str]) -> Iterator[ScoredTrajectory]:
+    """Its trajectories. What cannot be read is told to ``damaged``, but for the last line of a file, torn while a run
+    was writing it.
+    """
     for file in trajectory_files(source.folder):
+        rows = _readable(file, f"{source.name}, {file.name}", damaged)
+        yield from _with_origin(rows, int(found[1])) if (found := _STEP.match(file.name)) else rows
+
+
+def _readable(file: Path, name: str, damaged: list[str]) -> Iterator[ScoredTrajectory]:
+    if file.suffix == ".parquet":
         try:
-            rows = read_trajectories(file)
-            yield from _with_origin(rows, int(found[1])) if (found := _STEP.match(file.name)) else rows
-        except SleuthError:
-            if file.suffix == ".parquet":
-                raise
+            yield from read_trajectories(file)
+        except SleuthError as error:
+            damaged.append(f"the rest of {name}, which cannot be read ({error.message})")
+        return
+    bad: list[int] = []
+    try:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    if line.strip():
+                        yield from_line(line, f"line {number}")
+                except SleuthError:
+                    bad += [number] if line.endswith(b"\n") else []
+    except FileNotFoundError:  # a run has just closed it
+        return
+    if bad:
+        damaged.append(f"{len(bad)} damaged rows of {name}, the first in line {bad[0]}")
 
 
 def _with_origin(rows: Iterator[ScoredTrajectory], step: int) -> Iterator[ScoredTrajectory]:
@@ -148,7 +168,10 @@ def _number(name: str) -> int:
 def _evaluations(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     files = sorted((path / "evaluation").glob("*/metrics.json"), key=lambda file: _checkpoint(file.parent.name))
     for file in [*files, *([path / "metrics.json"] if (path / "metrics.json").exists() else [])]:
-        figures = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            figures = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            raise ArtifactError(f"{file} is damaged", "make it anew with: sleuth evaluate --resume") from None
         yield (file.parent.name if file.parent != path else "evaluation"), figures
 
 

@@ -95,7 +95,10 @@ def _dump(runs: Sequence[RunData], samples: Sequence[Sample], tokens: float, sha
         "rows": rows,
         "tables": tables.dump(),
         "vocabularies": [_vocabulary(path, sorted(used)) for path, used in tables.tokens.items()],
-        "left_out": _left_out(sources, len(rows), with_tokens),
+        "left_out": [
+            *_left_out(sources, len(rows), with_tokens),
+            *(text for sample in samples for text in sample.damaged),
+        ],
     }
     return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
 
@@ -229,5 +232,16 @@ def _setting(key: str, value: Any, out: str) -> Any:
     """A setting as one value; the run's own folder is ``{out}`` again, so that it is no difference between runs."""
     if value is None or isinstance(value, bool | int | float):
         return _number(value) if isinstance(value, float) else value
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return text.replace(out, "{out}") if out and key != "out" else text
+    if out and key != "out":
+        value = _relative(value, out.rstrip("/"))
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _relative(value: Any, out: str) -> Any:
+    """``value`` with ``{out}`` where a path begins with the folder ``out``."""
+    if isinstance(value, list):
+        return [_relative(item, out) for item in value]
+    if isinstance(value, dict):
+        return {key: _relative(item, out) for key, item in value.items()}
+    inside = isinstance(value, str) and (value == out or value.startswith(f"{out}/"))
+    return "{out}" + value[len(out) :] if inside else value

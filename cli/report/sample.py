@@ -24,6 +24,8 @@ class Sample:
     source: Source
     groups: Sequence[Group]
     total: int
+    damaged: Sequence[str] = ()
+    """What could not be read, in words."""
 
     @property
     def shown(self) -> int:
@@ -86,13 +88,14 @@ def _rows(held: Sequence[tuple[int, Group]]) -> int:
 
 
 def _thinned(run: int, source: Source, capacity: int) -> Sample:
-    groups, total = thin(_groups(source), capacity)
-    return Sample(run, source, groups, total)
+    damaged: list[str] = []
+    groups, total = thin(_groups(source, damaged), capacity)
+    return Sample(run, source, groups, total, damaged)
 
 
-def _groups(source: Source) -> Iterator[Group]:
+def _groups(source: Source, damaged: list[str]) -> Iterator[Group]:
     """Rollouts of one question at one step together; in an evaluation every question stands alone."""
-    for _, group in itertools.groupby(read_source(source), key=lambda row: _place(row, source.training)):
+    for _, group in itertools.groupby(read_source(source, damaged), key=lambda row: _place(row, source.training)):
         yield list(group)
 
 

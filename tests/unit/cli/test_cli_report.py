@@ -71,6 +71,22 @@ def test_a_run_that_is_going_on_is_read_as_far_as_it_is(tmp_path: Path) -> None:
     assert next(s for s in data["sources"] if s["name"] == "test, warmstart-search")["shown"] == 2
 
 
+def test_what_is_damaged_is_skipped_and_said(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    file = run / "grpo" / "trajectories" / "step-000001-0.jsonl"
+    lines = file.read_text().splitlines()
+    lines[1], lines[4] = lines[1][:50], '{"reward": 1}'
+    file.write_text("\n".join(lines) + "\n")
+    closed = run / "evaluation" / "warmstart-search"
+    close_trajectories(closed)
+    (closed / "trajectories.parquet").write_bytes(b"PAR1 no more")
+    data = unpack(pack_runs([run], 2000, LIMIT))
+    assert data["sources"][0]["shown"] == 2 * 3 * SIZE - 2
+    rows, table = data["left_out"]
+    assert rows == "2 damaged rows of rollouts, step-000001-0.jsonl, the first in line 2"
+    assert table.startswith("the rest of test, warmstart-search, trajectories.parquet, which cannot be read")
+
+
 def test_rows_of_an_older_run_take_step_and_group_from_where_they_stand(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     file = run / "grpo" / "trajectories" / "step-000001-0.jsonl"
@@ -135,6 +151,16 @@ def test_several_runs_share_the_room_and_are_told_apart(tmp_path: Path) -> None:
 def test_the_runs_own_folder_is_no_difference_between_runs(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", config={"retriever": {"index": f"{tmp_path}/run/index"}})
     assert unpack(pack_runs([run], 0, LIMIT))["runs"][0]["config"]["retriever.index"] == "{out}/index"
+
+
+def test_a_runs_folder_is_replaced_where_a_path_begins_with_it_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = {"a": "layer1", "b": "r1/world", "c": ["r1", "r12", {"d": "r1/x"}]}
+    shown = unpack(pack_runs([make_run(Path("r1"), config=config)], 2000, LIMIT))["runs"][0]["config"]
+    assert (shown["a"], shown["b"], shown["out"]) == ("layer1", "{out}/world", "r1")
+    assert json.loads(shown["c"]) == ["{out}", "r12", {"d": "{out}/x"}]
 
 
 def test_hostile_text_is_nowhere_in_the_page_as_it_is(tmp_path: Path) -> None:
