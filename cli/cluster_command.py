@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -51,28 +53,31 @@ def cluster(
         for line in check_nodes(settings):
             typer.echo(line)
     else:
-        for line in instructions(config, ip or own_address(), port, token, out):
+        for line in instructions(config, ip or own_address(), port, token, out, set_ or []):
             typer.echo(line)
 
 
-def instructions(config: Path, ip: str, port: int, token: Path, out: Path | None) -> list[str]:
+def instructions(
+    config: Path, ip: str, port: int, token: Path, out: Path | None, overrides: Sequence[str] = ()
+) -> list[str]:
     """A page for the terminal; every line that is no comment can be pasted into a shell."""
     from agent.cluster.ray_cluster import HEARTBEATS, cluster_environment, environment_lines
 
-    more = f" --out {out}" if out else ""
+    options = [*(["--out", str(out)] if out else []), *(word for value in overrides for word in ("--set", value))]
+    run, secret = shlex.join([str(config), *options]), shlex.quote(str(token))
     variables = environment_lines({**cluster_environment(token.resolve()), **HEARTBEATS})
     return [
         "# On every machine: the same code, and the folder of the run on storage that all of them see.",
-        "# On the head (or: " + f"sleuth cluster {config}{more} --head --ip {ip} --port {port}):",
+        "# On the head (or: " + f"sleuth cluster {run} --head --ip {ip} --port {port}):",
         *variables,
-        f"test -s {token} || (umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' > {token})",
-        " ".join(["ray", *head_arguments(ip, port)]),
-        f"# On every other machine (or: sleuth cluster {config}{more} --join {ip}:{port}):",
+        f"test -s {secret} || (umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' > {secret})",
+        shlex.join(["ray", *head_arguments(ip, port)]),
+        f"# On every other machine (or: sleuth cluster {run} --join {ip}:{port}):",
         *variables,
-        " ".join(["ray", *node_arguments(f"{ip}:{port}", None)]),
+        shlex.join(["ray", *node_arguments(f"{ip}:{port}", None)]),
         "# On the head, once the nodes are there:",
-        f"sleuth cluster {config}{more} --check --set cluster.address={ip}:{port}",
-        f"sleuth train {config}{more} --set cluster.address={ip}:{port}",
+        f"sleuth cluster {run} --check --set cluster.address={ip}:{port}",
+        f"sleuth train {run} --set cluster.address={ip}:{port}",
     ]
 
 

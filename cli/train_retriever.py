@@ -84,7 +84,11 @@ def mine(
     settings = load_retriever_run(config, set_ or [])
     if settings.mining is None:
         raise ConfigError(f"{config} has no section 'mining'", "name a retriever there")
-    report = mine_to(_run(settings, RunFolder(settings.out), resume=False), out)
+    folder = RunFolder(settings.out)
+    if settings.world is not None and not folder.stage_done("world"):
+        with _claimed(settings, resume=True, overwrite=False) as begun:
+            _world(begun, settings)
+    report = mine_to(_run(settings, folder, resume=False), out)
     people().print(f"{out}: {report['kept']} negatives from {report['hits']} hits", markup=False)
 
 

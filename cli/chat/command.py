@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cli.console import people, results
+from cli.retrievers import HELP
 from sleuth.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ Mode = Literal["direct", "cot", "rag", "search"]
 
 def chat(
     model: Annotated[str, typer.Argument(help="Model, run folder or config file.")],
-    retriever: Annotated[
-        str | None, typer.Option(help="Index, URL or {kind: ...} to search. With a run: the run's.")
-    ] = None,
+    retriever: Annotated[str | None, typer.Option(help=f"{HELP} With a run: the run's.")] = None,
     mode: Annotated[Mode | None, typer.Option(help="How the policy answers; by default it searches.")] = None,
     preset: Annotated[str | None, typer.Option(help="Protocol: sleuth, search_r1 or minimal.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Passages a search.")] = None,
@@ -84,6 +83,7 @@ def resolve(
     """The settings of a session: those of the run or config that ``model`` names, options laid over them."""
     from cli.config import RunSettings
     from cli.model_settings import settings_of
+    from cli.retrievers import retriever_values
     from sleuth.settings import apply_override, validate
 
     values = settings_of(model)
@@ -97,7 +97,7 @@ def resolve(
         environment["searches"] = turns - 1
     values["environment"] = environment
     if retriever is not None:
-        values["retriever"] = _written(retriever)
+        values["retriever"] = retriever_values(retriever)
     settings = validate(RunSettings, values, model)
     if settings.retriever is None and settings.environment.kind in ("search", "rag"):
         raise ConfigError(
@@ -165,25 +165,10 @@ def _tools(settings: RunSettings, codec: TextCodec, opened: Retriever | None) ->
 
 
 def parse_retriever(text: str) -> Any:
-    """Settings of a retriever written as a path, a URL or a mapping. Raises ConfigError."""
-    from retrieval.config import RetrieverSettings
-    from sleuth.settings import Settings, validate
+    """Settings of a retriever written as a path, a URL, a YAML file or a mapping. Raises ConfigError."""
+    from cli.retrievers import retriever_settings
 
-    class Holder(Settings):
-        retriever: RetrieverSettings
-
-    return validate(Holder, {"retriever": _written(text)}, "chat").retriever
-
-
-def _written(text: str) -> Any:
-    """The value of ``retriever`` that ``text`` writes: a mapping where it looks like one, else as it stands."""
-    from sleuth.settings import apply_override
-
-    if not text.lstrip().startswith("{"):
-        return text
-    values: dict[str, Any] = {}
-    apply_override(values, f"retriever={text}")
-    return values["retriever"]
+    return retriever_settings(text)
 
 
 def _name_of(settings: RunSettings) -> str | None:

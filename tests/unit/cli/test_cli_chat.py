@@ -181,6 +181,14 @@ def test_options_lie_over_the_run(place: Path) -> None:
     assert parse_retriever("{kind: bm25, index: a, b: 0.5}").b == 0.5
 
 
+def test_a_retriever_may_be_a_yaml_file_as_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "hybrid.yaml").write_text("{kind: hybrid, parts: [a, b]}")
+    chosen = resolve("tiny", [], str(tmp_path / "hybrid.yaml")).retriever
+    assert chosen is not None
+    assert chosen == parse_retriever(str(tmp_path / "hybrid.yaml"))
+    assert chosen.kind == "hybrid"
+
+
 # At a terminal
 
 

@@ -45,6 +45,18 @@ def test_what_is_printed_is_what_a_shell_can_run(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_printed_is_quoted_and_keeps_the_settings(tmp_path):
+    out, setting = tmp_path / "a $run; 'x'", "policy={tiny: {layers: 2}}"
+    done = sleuth("cluster", CONFIG, "--out", str(out), "--set", setting, "--ip", "10.0.0.1")
+    assert done.exit_code == 0, done.output
+    words = shlex.split(done.output.splitlines()[-1])
+    assert words[:2] == ["sleuth", "train"]
+    assert words[words.index("--out") + 1] == str(out)
+    assert words[words.index("--set") + 1] == setting
+    (test,) = [line for line in done.output.splitlines() if line.startswith("test -s ")]
+    assert shlex.split(test)[2] == str(out.with_name(f".{out.name}.token"))
+
+
 def test_joining_without_the_secret_is_one_line(tmp_path):
     done = sleuth("cluster", CONFIG, "--out", str(tmp_path / "run"), "--join", "10.0.0.1:7000")
     assert done.exit_code == 2

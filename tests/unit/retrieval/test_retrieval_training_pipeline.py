@@ -170,3 +170,15 @@ def test_given_pieces_cut_words_where_they_say(tmp_path: Path) -> None:
     path.write_text("", encoding="utf-8")
     with pytest.raises(DataError, match="no word pieces"):
         given_wordpiece(path, 16)
+
+
+def test_mining_alone_makes_the_made_up_world_that_its_rows_are_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "test_retrieval_training_pipeline", sys.modules[__name__])
+    world = {"films": 60, "people": 60, "companies": 40, "cities": 40, "countries": 20, "train": 5, "dev": 5, "test": 5}
+    path = config(tmp_path, world=world, data=[{"path": "{out}/world"}])
+    for _ in range(2):
+        mine(path, tmp_path / "mined.jsonl")
+        assert len((tmp_path / "mined.jsonl").read_text().splitlines()) == 5
+    assert (tmp_path / "run" / "stages" / "world.json").is_file()
