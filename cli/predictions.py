@@ -59,7 +59,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise DataError(f"{path} is not a prediction file", 'its layout: {"answer": {id: text}, "sp": {}}')

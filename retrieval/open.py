@@ -81,8 +81,9 @@ def _open(settings: RetrieverSettings, progress: Progress) -> Retriever:
 
 
 def _outside(kind: str, settings: RetrieverSettings) -> Retriever:
+    make = load_object(kind)
     try:
-        retriever = load_object(kind)(**settings.options)
+        retriever = make(**settings.options)
     except TypeError as error:
         raise ConfigError(f"retriever {kind} does not take these options: {error}") from error
     if not isinstance(retriever, Retriever):

@@ -11,8 +11,10 @@ from sleuth.errors import ConfigError
 def load_object(path: str) -> Any:
     """The object at ``package.module:Name``. Raises ConfigError when it is not there."""
     module_name, sep, name = path.partition(":")
-    if not sep or not module_name or not name:
-        raise ConfigError(f"'{path}' is not a dotted path", "write it as my_package.module:Class")
+    if not sep or not all(part.isidentifier() for part in (*module_name.split("."), *name.split("."))):
+        raise ConfigError(
+            f"'{path}' is not a dotted path", "write it as my_package.module:Class, its folder on PYTHONPATH"
+        )
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

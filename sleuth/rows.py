@@ -92,7 +92,7 @@ def _line_rows(path: Path, lines: Iterable[bytes]) -> Iterator[Row]:
             continue
         try:
             value = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: broken JSON: {error}", "one JSON object a line, or one JSON array") from None
         count += 1
         yield _row(where, count, value)
@@ -108,7 +108,7 @@ def _array_rows(path: Path, content: bytes) -> Iterator[Row]:
             return
         try:
             value, position = decoder.raw_decode(text, position)
-        except ValueError:
+        except (ValueError, RecursionError):
             line = text.count("\n", 0, position) + 1
             raise DataError(f"{path}, row {number} (line {line}): broken JSON", "is the file cut off?") from None
         yield _row(f"{path}, row {number}", number, value)
@@ -124,7 +124,7 @@ def _listed_rows(path: Path, content: bytes) -> Iterator[Row]:
     """Rows of one object that holds them as a list under ``Data``; or that object, when it is a row itself."""
     try:
         whole = json.loads(_decode(content.removeprefix(b"\xef\xbb\xbf"), str(path)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: broken JSON: {error}", "one JSON object a line, or one JSON array") from None
     listed = whole.get("Data", [whole])
     if not isinstance(listed, list):
@@ -135,8 +135,15 @@ def _listed_rows(path: Path, content: bytes) -> Iterator[Row]:
 
 def _table_rows(path: Path, content: bytes) -> Iterator[Row]:
     text = _decode(content.removeprefix(b"\xef\xbb\xbf"), str(path))
+    csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a field may hold whole passages
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
-    for number, fields in enumerate(rows, start=1):
+    for number in itertools.count(1):
+        try:
+            fields = next(rows, None)
+        except csv.Error as error:
+            raise DataError(f"{path}, line {rows.line_num}: broken table: {error}", "check its quotes") from None
+        if fields is None:
+            return
         where = f"{path}, line {rows.line_num}"
         if None in fields or None in fields.values():
             raise DataError(f"{where}: not as many columns as the heading names")

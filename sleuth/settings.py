@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sleuth.errors import ConfigError, did_you_mean
 
+_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+"""What YAML raises: ValueError for what looks like a date and is none, such as 2024-02-30."""
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -90,7 +92,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {key}: a part of the key is empty", "for example --set grpo.steps=40")
     try:
         value = _unshared(yaml.load(text, _Loader))
-    except yaml.YAMLError as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"--set {key}: cannot read {text!r} as YAML", "quote it") from error
     node: Any = values
     *parents, last = key.split(".")
@@ -126,10 +128,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error}") from None
     try:
         values = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
-        problem = getattr(error, "problem", None) or "not readable"
-        raise ConfigError(f"{path}, line {line}: not valid YAML: {problem}", "check indentation and quotes") from None
+    except _UNREADABLE as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or str(error) or "not readable"
+        raise ConfigError(f"{where}: not valid YAML: {problem}", "check indentation and quotes") from None
     if values is None:
         return {}
     if not isinstance(values, dict):

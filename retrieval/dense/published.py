@@ -69,6 +69,8 @@ class CorpusLines:
         if len(files) != 1 or files[0].suffix == ".gz":
             raise ArtifactError(f"{path} is not one plain .jsonl file", "unpack or join it: its rows are the vectors'")
         self.path = files[0]
+        if not self.path.stat().st_size:
+            raise DataError(f"{self.path} holds no passage", "is it the corpus that the index was made from?")
         with self.path.open("rb") as file:
             self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._bounds = _line_bounds(self.path, self._lines)

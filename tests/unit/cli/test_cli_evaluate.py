@@ -219,6 +219,13 @@ def test_predictions_are_scored_without_a_model(capfd: pytest.CaptureFixture[str
     assert json.loads(Path("scored/metrics.json").read_text()) == figures
 
 
+def test_predictions_nested_without_end_are_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("deep.json").write_text('{"answer": ' + "[" * 100_000)
+    assert run("--predictions", "deep.json", "--data", "q.jsonl") == 2
+    said = capfd.readouterr().err
+    assert "deep.json is not valid JSON" in said and said.count("\n") == 1
+
+
 def test_an_evaluations_own_predictions_score_the_same(model: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(model, "--data", "q.jsonl", *SEARCH, "--out", "ev", "--json") == 0
     played = json.loads(capfd.readouterr().out)

@@ -195,6 +195,10 @@ def test_byte_order_mark_blank_lines_and_line_separators(tmp_path):
         ("q.jsonl", json.dumps({**MUSIQUE, "answerable": False}), "marked unanswerable"),
         ("q.jsonl", json.dumps({**MUSIQUE, "paragraphs": [{"title": "x"}]}), "broken paragraphs"),
         ("q.jsonl", json.dumps({**NQ, "id": ["x"]}), "'id' is neither"),
+        ("q.jsonl", '{"a": ' + "[" * 100_000, "line 1: broken JSON"),
+        ("q.json", "[" * 100_000, "row 1 (line 1): broken JSON"),
+        ("q.json", '{"Data": ' + "[" * 100_000, "broken JSON"),
+        ("q.csv", "id,question\n1,a,b\n", "line 2: not as many columns"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path, name, content, message):
@@ -203,6 +207,13 @@ def test_a_broken_file_is_named(tmp_path, name, content, message):
     with pytest.raises(DataError) as error:
         load_questions(path)
     assert message in str(error.value) and str(path) in str(error.value)
+
+
+def test_a_field_of_a_table_may_be_long(tmp_path):
+    context = "x" * 300_000
+    (tmp_path / "q.csv").write_text(f"id,question,golden_answers,context\n1,Who?,Ann,{context}\n")
+    (row,) = read_rows(tmp_path / "q.csv")
+    assert row.fields["context"] == context
 
 
 def test_a_missing_file_and_a_folder(tmp_path):

@@ -108,6 +108,8 @@ def test_a_retriever_that_cannot_be_reached_is_one_clear_line() -> None:
         ("no_such_package_here:Class", {}, "cannot import"),
         ("outside:Outside", {"colour": 1}, "does not take these options: .*colour"),
         ("outside:NoRetriever", {}, "is no Retriever"),
+        ("./my.py:Class", {}, "'./my.py:Class' is not a dotted path"),
+        (".outside:Outside", {}, "is not a dotted path"),
     ],
 )
 def test_a_class_that_does_not_fit_is_one_clear_line(kind: str, options: dict[str, object], message: str) -> None:

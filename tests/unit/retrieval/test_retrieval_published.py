@@ -18,7 +18,7 @@ from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.scratch import make_backbone
 from retrieval.jvm import import_on_jvm
 from retrieval.open import open_retriever
-from sleuth.errors import ArtifactError, ConfigError
+from sleuth.errors import ArtifactError, ConfigError, DataError
 from sleuth.protocols import Retriever
 from sleuth.settings import validate
 
@@ -111,6 +111,9 @@ def test_what_does_not_fit_is_one_clear_line(release: Path, encoder_folder: Path
     (tmp_path / "cut.index").write_bytes((release / "e5_flat.index").read_bytes()[:-100])
     with pytest.raises(ArtifactError, match="is no whole faiss index"):
         opened(release, encoder_folder, faiss_file=tmp_path / "cut.index")
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(DataError, match=r"empty\.jsonl holds no passage"):
+        opened(release, encoder_folder, corpus=tmp_path / "empty.jsonl")
     with pytest.raises(ConfigError, match="nprobe means nothing to an index of type IndexFlat"):
         opened(release, encoder_folder, nprobe=3)
 

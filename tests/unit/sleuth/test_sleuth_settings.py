@@ -122,6 +122,8 @@ def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
         ("out: x\n1: 2\n", "1: Keys should be strings"),
         ("out: x\ngrpo:\n  beta: 1\n  beta: 2\n", r"line 4: .*'beta' stands twice"),
         ("out: x\nseed: 1\nseed: 2\n", "'seed' stands twice"),
+        ("out: 2024-02-30\n", r"c\.yaml: not valid YAML: day is out of range"),
+        ("out: " + "[" * 5000, "not valid YAML"),
     ],
 )
 def test_files_of_a_wrong_shape_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -214,6 +216,7 @@ def test_anchors_and_merge_keys_work_and_an_override_changes_one_place_only(tmp_
         ("grpo.steps=-1", r"grpo\.steps: .*greater than or equal to 1, got -1"),
         ("grpo.steps=many", r"grpo\.steps: .*got 'many'"),
         ("grpo.steps=[1", "cannot read"),
+        ("out=2024-02-30", "cannot read '2024-02-30' as YAML"),
         ("seed.a=1", r"seed is the value 0"),
         ("parts.2.weight=1", "no position in a list of 1"),
         ("parts.x.weight=1", "no position in a list of 1"),
