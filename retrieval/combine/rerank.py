@@ -115,11 +115,14 @@ def _in_order(scored: list[tuple[float, Hit]], k: int) -> list[Hit]:
 def _load(model: str | Path, max_length: int | None, device: str | None) -> Any:
     from sentence_transformers import CrossEncoder
 
+    from retrieval.encoders.quiet import quiet_transformers
+
     looks_local = Path(model).is_absolute() or str(model).startswith(".") or Path(model).exists()
     if looks_local and not (Path(model) / "config.json").is_file():
         raise ArtifactError(f"{model} holds no cross-encoder: it has no config.json", "name its folder or hub name")
     try:
-        loaded = CrossEncoder(str(model), max_length=max_length, device=device)
+        with quiet_transformers():
+            loaded = CrossEncoder(str(model), max_length=max_length, device=device)
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().partition("\n")[0]
         raise ArtifactError(f"{model} cannot be loaded as a cross-encoder: {first}", "name its folder") from error

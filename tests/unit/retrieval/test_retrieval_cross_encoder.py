@@ -102,13 +102,16 @@ def test_what_is_no_reranker_is_one_clear_line(model: Path, tmp_path: Path) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_without_a_trained_head_is_refused(model: Path, tmp_path: Path) -> None:
+def test_a_model_without_a_trained_head_is_refused(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     BertModel(BertConfig.from_pretrained(model)).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path)
     with pytest.raises(ArtifactError, match="is no cross-encoder: its weights are of BertModel, without a head"):
         CrossEncoderScorer(tmp_path)
+    assert "LOAD REPORT" not in capfd.readouterr().err
 
 
 def test_a_causal_reranker_has_its_head_in_its_words(tmp_path: Path) -> None:
