@@ -26,7 +26,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from retrieval.dense.retriever import DenseRetriever
-from retrieval.dense.search import FlatSearch
+from retrieval.dense.search import FAISS_QUERIES, FlatSearch
 from retrieval.dense.vectors import StoredVectors
 from retrieval.encoders.loading import load_encoder
 from retrieval.ingest import IngestReport, ingest
@@ -93,7 +93,7 @@ def whole(
 
     def by_hand() -> list[list[Hit]]:
         asked = model.encode(queries)
-        if len(queries) <= 2:
+        if len(queries) <= FAISS_QUERIES:
             scores, rows = index.search(asked, K)
         else:
             found = torch.topk(torch.from_numpy(asked) @ matrix.T, K)

@@ -22,6 +22,7 @@ from typing import Any
 
 from agent.cluster.config import ClusterSettings
 from agent.cluster.interface import ClusterError, Needs, WorkerLostError
+from agent.cluster.signals import fault_handlers_kept
 from sleuth.errors import MissingExtraError
 
 log = logging.getLogger("sleuth.cluster")
@@ -171,7 +172,7 @@ class RayCluster:
         where = settings.address or "this machine"
         for attempt in range(1, _STARTS + 1):
             try:
-                with _patience(settings.start_timeout_s):
+                with _patience(settings.start_timeout_s), fault_handlers_kept():
                     ray.init(address=settings.address or "local", **options)
                 return
             except Exception as error:

@@ -1,7 +1,7 @@
 """Search for the largest inner products: exact over stored vectors, or through a faiss index file.
 
-Exact search goes through faiss for one or two queries and through blocks of matrix product and top-k for more,
-whichever is the faster (benchmarks/dense.py); float16 and int8 are decoded block by block. Scores are then worked
+Exact search goes through faiss for a few queries and through blocks of matrix product and top-k for more, whichever
+is the faster (benchmarks/dense.py); float16 and int8 are decoded block by block. Scores are then worked
 out again in float64 for the hits alone, so that they and the order of equal ones (by row) do not depend on which way
 was taken, nor on what else was asked.
 """
@@ -23,7 +23,7 @@ Rows = NDArray[np.int64]
 Found = tuple[Vectors, Rows]
 """Scores [queries, k], best first, and rows [queries, k]; -1 and -inf where an approximate index found fewer."""
 
-FAISS_QUERIES = 2
+FAISS_QUERIES = 5
 """Up to so many queries faiss's scan beats a matrix product."""
 BLOCK_BYTES = 16_000_000
 """Of vectors decoded at a time: little enough to stay near the processor, enough to be worth a product."""

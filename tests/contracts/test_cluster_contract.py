@@ -17,6 +17,7 @@ from agent.cluster.interface import ClusterError, Needs, WorkerLostError
 from agent.cluster.local import LocalCluster
 from agent.cluster.pool import Crew, Patience, Played, RolloutPool
 from agent.cluster.retrieval import RetrieverClient, RetrieverPlan, RetrieverServer
+from agent.cluster.signals import FAULTS, handler_of
 from sleuth.errors import DataError, RetrieverError
 from sleuth.types import Hit, Observation, Passage, Question, Sampling, Segment, Trajectory
 
@@ -37,7 +38,9 @@ def cluster(request, tmp_path_factory):
     before = dict(os.environ)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     token = tmp_path_factory.mktemp("ray") / "token"
+    handlers = [bytes(handler_of(number)) for number in FAULTS]
     made = RayCluster(ClusterSettings(object_store_mb=100), [], token, room=16)
+    assert [bytes(handler_of(number)) for number in FAULTS] == handlers, "a Java machine here would die of a fault"
     yield made
     made.close()
     os.environ.clear()

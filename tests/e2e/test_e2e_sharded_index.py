@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pieces_of_work import Mistaken, Rows
 from typer.testing import CliRunner
 
 from cli.main import make_app
@@ -54,27 +54,6 @@ def test_workers_make_the_bytes_of_one_process(folder: Path) -> None:
     same = {p.name: p.read_bytes() for p in (folder / "alone").iterdir() if p.name != "manifest.json"}
     assert VECTORS in same
     assert same == {p.name: p.read_bytes() for p in (folder / "together").iterdir() if p.name != "manifest.json"}
-
-
-class Rows:
-    """Rows that say which passage they are of. The process that comes to passage 40 first dies there."""
-
-    def __init__(self, fatal: Path) -> None:
-        self.fatal = fatal
-
-    def __call__(self) -> Any:
-        return self.work
-
-    def work(self, piece: range) -> Any:
-        if 40 in piece and not self.fatal.exists():
-            self.fatal.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return np.array([[row, os.getpid()] for row in piece], dtype=np.float32)
-
-
-class Mistaken:
-    def __call__(self) -> Any:
-        raise ConfigError("a worker has another encoder (a, not b)", "share its folder")
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,7 @@ def test_more_hits_than_passages(capsys, tmp_path):
 
 class _Tokenizer:
     name_or_path = "bare"
+    bos_token_id = None
     eos_token = "<eos>"
     eos_token_id: int | None = 1
     pad_token_id: int | None = None
