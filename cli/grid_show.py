@@ -75,7 +75,7 @@ def _by_kind(rows: Sequence[Row], kinds: Sequence[str]) -> Table:
         table.add_column(Text(kind), justify="right")
     for row in rows:
         found = (row["by_kind"].get(kind) for kind in kinds)
-        table.add_row(Text(str(row["folder"])), *(f"{f['em']:.3f} ({f['scored']})" if f else "-" for f in found))
+        table.add_row(Text(str(row["folder"])), *(_of_kind(figures) for figures in found))
     return table
 
 
@@ -101,6 +101,13 @@ def _interval(row: Row, name: str) -> str:
         return "-"
     low, high = row[f"{name}_interval"]
     return f"{row[name]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _of_kind(figures: Mapping[str, Any] | None) -> str:
+    """EM over the questions of a kind that could be scored, and how many these were."""
+    if figures is None or figures["em"] is None:
+        return "-"
+    return f"{figures['em']:.3f} ({figures['scored']})"
 
 
 def _number(value: float | None) -> str:

@@ -17,6 +17,7 @@ from sleuth.trajectories import read_trajectories
 
 FAKES = '''
 from agent.policies.scripted import ScriptedPolicy
+from sleuth.errors import RetrieverError
 from sleuth.types import Hit, Passage
 
 
@@ -35,6 +36,8 @@ class Shelf:
         self.fingerprint = self.title = title
 
     def search(self, queries, k):
+        if self.title == "down":
+            raise RetrieverError("the shelf fell over")
         return [[Hit(Passage("p", self.title, "the capital is London"), 1.0, 1)] for _ in queries]
 '''
 QUESTIONS = [
@@ -101,6 +104,14 @@ def test_every_combination_once_and_compared(model: str, capfd: pytest.CaptureFi
     assert Path("grid/comparison.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads(Path("grid/metrics.json").read_text()) == content
     assert "+0.500" in captured.err
+
+
+def test_a_kind_that_no_question_could_be_scored_of_is_a_dash(model: str, capfd: pytest.CaptureFixture[str]) -> None:
+    quick = "{kind: 'grid_fakes:Shelf', retries: 0, options: {title: down}}"
+    shelves = ["--retriever", f"good={SHELF % 'England'}", "--retriever", f"down={quick}"]
+    assert run(model, "--data", "a.jsonl", *shelves, *BACKEND, "--out", "grid") == 3
+    line = next(line for line in capfd.readouterr().err.splitlines() if line.startswith("a-tiny-search-down"))
+    assert "1.000 (1)" in line and line.rstrip().endswith("-")
 
 
 def test_a_killed_grid_goes_on_where_it_was(model: str) -> None:
