@@ -8,7 +8,11 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("sleuth", deadline=None)  # a busy machine is no fault of the code
+hypothesis.settings.load_profile("sleuth")
 
 Serving = Callable[..., "contextlib.AbstractContextManager[str]"]
 """``with serving(retriever, limits) as url``: a real retriever service on loopback, in a thread."""
