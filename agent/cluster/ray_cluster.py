@@ -158,7 +158,7 @@ class RayCluster:
             self._closed = True
             import ray
 
-            with _uninterrupted():
+            with _uninterrupted(), fault_handlers_kept():
                 ray.shutdown()
 
     def _start(self, ray: Any, cpus: float) -> None:
@@ -176,7 +176,8 @@ class RayCluster:
                     ray.init(address=settings.address or "local", **options)
                 return
             except Exception as error:
-                ray.shutdown()
+                with fault_handlers_kept():
+                    ray.shutdown()
                 if attempt == _STARTS or settings.address:
                     raise ClusterError(
                         f"no Ray at {where}: {_first_line(error)}",

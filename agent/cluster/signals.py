@@ -16,9 +16,9 @@ _ROOM = 1024
 def fault_handlers_kept() -> Iterator[None]:
     """Put back, afterwards, what answered to faults before.
 
-    Ray's start installs handlers that end the process at any fault. Java's compiled code reads through null pointers
-    on purpose and recovers in its own handler: without it a BM25 index that was open before takes the process down,
-    sooner or later.
+    Ray's start installs handlers that end the process at any fault, and its end takes away whatever is there. Java's
+    compiled code reads through null pointers on purpose and recovers in its own handler: without it a BM25 index that
+    was open before takes the process down, sooner or later.
     """
     before = {number: handler_of(number) for number in FAULTS}
     try:

@@ -42,7 +42,9 @@ def cluster(request, tmp_path_factory):
     made = RayCluster(ClusterSettings(object_store_mb=100), [], token, room=16)
     assert [handler_of(number)[:8] for number in FAULTS] == handlers, "a Java machine here would die of a fault"
     yield made
+    handlers = [handler_of(number)[:8] for number in FAULTS]
     made.close()
+    assert [handler_of(number)[:8] for number in FAULTS] == handlers
     os.environ.clear()
     os.environ.update(before)
 
