@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,14 @@ hypothesis.settings.load_profile("sleuth")
 
 Serving = Callable[..., "contextlib.AbstractContextManager[str]"]
 """``with serving(retriever, limits) as url``: a real retriever service on loopback, in a thread."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hears_interrupts() -> Iterator[None]:
+    """Also where the tests run as a background job of a shell, which makes them deaf to interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

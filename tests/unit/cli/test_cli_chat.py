@@ -13,7 +13,6 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -84,14 +83,6 @@ def environment_of(place: Path) -> dict[str, str]:
 
 def sleuth(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "cli.main", "chat", *arguments]
-
-
-@pytest.fixture(autouse=True)
-def hears_interrupts() -> Iterator[None]:
-    """Also where the tests run as a background job of a shell, which makes them deaf to interrupts."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 # In a pipe
