@@ -304,12 +304,14 @@ def node(out: Path, warm_folder: Path, steps: int) -> Row:
             subprocess.run(["ip", "link", "set", link, "down"], check=True)
             started = time.perf_counter()
             calls = [actor.call("status") for actor in everyone(roles)]
-            while not any(c.done() and isinstance(c.exception(), WorkerLostError) for c in calls):
-                time.sleep(0.1)
-                if time.perf_counter() - started > 120:
+            while time.perf_counter() - started < 120:
+                ended = [call.done() for call in calls]
+                if any(e and isinstance(c.exception(), WorkerLostError) for e, c in zip(ended, calls, strict=True)):
+                    seen.append(time.perf_counter() - started)
                     return
-                calls = [a.call("status") if c.done() else c for a, c in zip(everyone(roles), calls, strict=True)]
-            seen.append(time.perf_counter() - started)
+                asked = zip(everyone(roles), calls, ended, strict=True)
+                calls = [actor.call("status") if e else call for actor, call, e in asked]
+                time.sleep(0.1)
 
         share = {"worker.cpus": 0.5, "retriever.cpus": 0.5}  # so that the node that is left has room for all
         row = train("node cut off", folder, cut, steps=steps, address=address, placement="SPREAD", **share)
