@@ -4,8 +4,9 @@
 
 Clients are connections of one process on loopback; each sends one query at a time in Search-R1's contract, as soon
 as the last was answered. Contenders take turns in rounds, so that a noisy machine is noisy for all: the service that
-batches, the same service with ``--max-batch 1``, and the index itself, given the same queries in batches of as many
-as there are clients. No answers are remembered anywhere. Figures are of all rounds together.
+batches, the same service with ``--max-batch 1``, the service over a retriever that does nothing (what HTTP costs by
+itself), and the index itself, given the same queries in batches of as many as there are clients. No answers are
+remembered anywhere. Figures are of all rounds together.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from sleuth.types import Hit, Passage
 
 WARM_UP = 2.0
 
@@ -67,7 +70,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--k", type=int, default=3)
+    parser.add_argument("--idle", action="store_true", help="Serve the retriever that does nothing.")
     options = parser.parse_args()
+    if options.idle:
+        serve_idle()
+        return
     queries = [
         row["question"] for name in ("train", "dev") for row in read_jsonl(options.data / "qa" / f"{name}.jsonl")
     ]
@@ -80,20 +87,23 @@ def main() -> None:
 def compare(kind: str, index: Path, queries: Sequence[str], options: argparse.Namespace) -> None:
     share = options.seconds / options.rounds
     raw_search = RAW[kind](index)
-    batched, single, raw = Load(), Load(), Load()
-    with service(index) as fast, service(index, "--max-batch", "1") as slow:
-        for each in (fast, slow):
+    batched, single, raw, http = Load(), Load(), Load(), Load()
+    command = ["-m", "cli.main", "serve-retriever", str(index), "--port", "0", "--set", "retriever.cache=0"]
+    with service(*command) as fast, service(*command, "--max-batch", "1") as slow, service(__file__, "--idle") as idle:
+        for each in (fast, slow, idle):
             press(each, queries, options.clients, options.k, WARM_UP, Load())
         run_raw(raw_search, queries, options.clients, options.k, WARM_UP, Load())
         for _ in range(options.rounds):
             press(fast, queries, options.clients, options.k, share, batched)
             press(slow, queries, options.clients, options.k, share / 2, single)
+            press(idle, queries, options.clients, options.k, share / 4, http)
             run_raw(raw_search, queries, options.clients, options.k, share / 2, raw)
         sizes = batch_size(fast.url)
     load = f"{options.clients} clients, k={options.k}, {batched.seconds:.0f} s of load in {options.rounds} rounds"
     print(f"\n{kind}: {load}")
     print(f"  batched service       {batched}   {sizes:.1f} queries a call")
     print(f"  one query at a time   {single}")
+    print(f"  HTTP, no search       {http}")
     print(f"  raw index, batched    {raw}")
     for name, other in (("raw", raw), ("one at a time", single)):
         ratio, leaner = batched.rate / other.rate, other.cpu_ms / batched.cpu_ms
@@ -167,12 +177,9 @@ def run_raw(
 
 
 @contextlib.contextmanager
-def service(index: Path, *more: str) -> Iterator[Running]:
-    """The service as people start it, without a memory of answers."""
-    command = [sys.executable, "-m", "cli.main", "serve-retriever", str(index), "--port", "0"]
-    process = subprocess.Popen(
-        [*command, "--set", "retriever.cache=0", *more], stderr=subprocess.PIPE, text=True, bufsize=1
-    )
+def service(*command: str) -> Iterator[Running]:
+    """A service of its own process, from when it listens."""
+    process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True, bufsize=1)
     try:
         assert process.stderr is not None
         line = next((line for line in process.stderr if "http://" in line), "")
@@ -180,6 +187,24 @@ def service(index: Path, *more: str) -> Iterator[Running]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
+
+
+class Idle:
+    """Answers with the same passages, at once."""
+
+    fingerprint = "idle"
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        hits = [
+            Hit(Passage(str(rank), "A title", "some words of a passage " * 18), 1.0, rank) for rank in range(1, k + 1)
+        ]
+        return [hits for _ in queries]
+
+
+def serve_idle() -> None:
+    from retrieval.service.server import serve
+
+    serve(Idle(), port=0, on_ready=lambda url: print(f"idle at {url}", file=sys.stderr, flush=True))
 
 
 def batch_size(url: str) -> float:
