@@ -22,7 +22,7 @@ Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Layout = Literal["tevatron", "beir", "hotpotqa", "musique"]
+Layout = Literal["tevatron", "beir", "hotpotqa", "musique", "cloze"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Karpukhin et al. 2020, section 3 and appendix: batch 128, one BM25 negative, inner product without temperature
@@ -49,7 +49,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class SourceSettings(Settings):
-    """Rows to train on. ``layout`` None: told from the first row; a folder is BEIR, of which ``split`` is read."""
+    """Rows to train on. ``layout`` None: told from the first row; a folder is BEIR, of which ``split`` is read.
+
+    cloze takes a corpus and has to be named.
+    """
 
     path: str
     layout: Layout | None = None

@@ -7,6 +7,7 @@ tevatron ``{"query_id", "query", "positive_passages": [{"docid", "title", "text"
 beir     a folder with ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/SPLIT.tsv``
 hotpotqa HotpotQA's release: paragraphs of ``context`` named by ``supporting_facts`` answer, others do not
 musique  MuSiQue's release: paragraphs with ``is_supporting`` answer, others do not
+cloze    a corpus without questions: a sentence asks for the passage that it was taken from
 ======== =============================================================================================
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 from retrieval.corpus import BadRow
 from retrieval.corpus import read_rows as read_corpus
 from retrieval.evaluation.judgements import read_qrels
+from retrieval.training.cloze import cloze_pairs
 from retrieval.training.config import SourceSettings
 from sleuth.artifacts import atomic_write, text_digest
 from sleuth.errors import ConfigError, DataError
@@ -62,6 +64,9 @@ def passages_of(rows: Iterable[TrainingRow]) -> list[Passage]:
 
 
 def _load(source: SourceSettings) -> list[TrainingRow]:
+    if source.layout == "cloze":
+        pairs = cloze_pairs(read_passages(source.path), source.limit)
+        return [TrainingRow(f"cloze-{passage.id}", sentence, (passage,)) for sentence, passage in pairs]
     if Path(source.path).is_dir():
         if source.layout not in (None, "beir"):
             raise ConfigError(f"{source.path} is a folder, which only the layout beir reads", "name the file in it")
@@ -80,7 +85,7 @@ def _detect(row: Row) -> str:
     raise row.error(
         f"no known layout has the keys {', '.join(sorted(row.fields)) or '(none)'}",
         f"Tevatron rows have positive_passages, HotpotQA's context, MuSiQue's paragraphs; BEIR is a folder; "
-        f"one of {', '.join(sorted(marks))} is told from these",
+        f"one of {', '.join(sorted(marks))} is told from these; of a corpus, layout: cloze makes questions",
     )
 
 

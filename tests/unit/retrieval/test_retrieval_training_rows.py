@@ -252,3 +252,36 @@ def test_a_window_that_ends_before_it_begins_is_refused() -> None:
 def test_passages_of_rows_are_distinct() -> None:
     rows = [ROW, TrainingRow("r", "r", (passage("given"),))]
     assert [p.id for p in passages_of(rows)] == ["gold", "given"]
+
+
+# Queries from passages alone
+
+
+def test_cloze_asks_for_a_passage_with_one_of_its_sentences(tmp_path: Path) -> None:
+    sentences = [f"The {word} of the town stands on its own hill." for word in ("church", "school", "mill")]
+    corpus = [{"_id": f"p{n}", "title": f"Town {n}", "text": " ".join(sentences)} for n in range(200)]
+    path = written(tmp_path / "corpus.jsonl", [*corpus, {"_id": "short", "title": "T", "text": "One sentence only."}])
+    rows = load(path, layout="cloze")
+    assert [row.positives[0].id for row in rows] == [f"p{n}" for n in range(200)]
+    assert {row.query for row in rows} == set(sentences)
+    kept = [row.query in row.positives[0].text for row in rows]
+    for row, whole in zip(rows, kept, strict=True):
+        assert row.positives[0].text == " ".join(s for s in sentences if whole or s != row.query)
+    assert 5 <= sum(kept) <= 40  # a tenth of 200
+    assert load(path, layout="cloze") == rows
+
+
+def test_a_limit_of_cloze_rows_is_a_sample_of_the_whole_corpus(tmp_path: Path) -> None:
+    text = "The first thing about it is this one. The second thing about it is that one."
+    corpus = written(tmp_path / "c.jsonl", [{"_id": str(n), "title": "", "text": text} for n in range(300)])
+    ids = sorted(int(row.positives[0].id) for row in load(corpus, layout="cloze", limit=60))
+    assert len(set(ids)) == 60
+    assert ids[0] < 60 and ids[-1] > 240 and 100 < sum(ids) / 60 < 200
+
+
+def test_a_corpus_is_pointed_to_cloze(tmp_path: Path) -> None:
+    corpus = written(tmp_path / "c.jsonl", [{"_id": "1", "title": "", "text": "words"}])
+    with pytest.raises(DataError, match="layout: cloze"):
+        load(corpus)
+    with pytest.raises(DataError, match="nothing to train on"):
+        load(corpus, layout="cloze")
