@@ -5,6 +5,8 @@
 One run, 150 judged HotpotQA queries, two corpora (hotpotqa; hotpotqa + musique + 2wiki). What is trained is compared
 by 3-fold cross-validation: every query is answered by a model that has seen the other 100, and MuSiQue's questions.
 Fine-tuned is the query tower alone, so that passages are encoded once; their vectors lie in ``--cache``.
+The reranker is trained twice: on sentences of the passages (inverse cloze task, no questions), then, fold by fold,
+on the questions.
 Differences come with paired bootstrap intervals (95 %, 10,000 resamples).
 """
 
@@ -45,6 +47,7 @@ from sleuth.types import Hit, Passage
 NAMES = ("R@5", "R@10", "AllGold@5", "nDCG@10")
 CORPORA = {"hotpotqa": ["hotpotqa"], "all": ["hotpotqa", "musique", "2wiki"]}
 FOLDS = 3
+RERANKER: dict[str, Any] = {"max_tokens": 128, "loss": "lambda", "batch_size": 6, "log_steps": 20}
 DEPTH = 100
 
 
@@ -93,8 +96,8 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.05)
     parser.add_argument("--against", choices=("all", "batch"), default="all")
     parser.add_argument("--reranker", action="store_true")
-    parser.add_argument("--reranker-epochs", type=float, default=1)
-    parser.add_argument("--reranker-rate", type=float, default=5e-5)
+    parser.add_argument("--reranker-start", type=Path, help="A reranker trained on sentences, instead of training one.")
+    parser.add_argument("--sentences", type=int, default=2_500, help="Sentences that the reranker starts with.")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -108,7 +111,7 @@ def main() -> None:
     more = load_rows([musique(options.data)])
     untuned = dict(zip((r.query for r in rows), encoder.encode([r.query for r in rows], "query"), strict=True))
     tuned = tune(encoder, rows, folds, more, passages, table, options)
-    scorer = rerankers(rows, folds, more, options) if options.reranker else None
+    scorer = rerankers(rows, folds, more, bm25["all"], options) if options.reranker else None
     results = {}
     for name, parts in CORPORA.items():
         vectors, found = np.concatenate([table[p] for p in parts]), [x for p in parts for x in passages[p]]
@@ -224,17 +227,16 @@ def with_distractors(
 
 
 def rerankers(
-    rows: Sequence[TrainingRow], folds: Sequence[set[str]], more: Sequence[TrainingRow], options: argparse.Namespace
+    rows: Sequence[TrainingRow],
+    folds: Sequence[set[str]],
+    more: Sequence[TrainingRow],
+    bm25: Retriever,
+    options: argparse.Namespace,
 ) -> Remembered:
-    """A cross-encoder a fold, each started from the encoder's weights with a new head."""
+    """A cross-encoder a fold, each going on from the one that learnt from sentences."""
+    start = options.reranker_start or reranker_start(bm25, options)
     settings = RerankerSettings(
-        backbone=options.encoder,
-        max_tokens=192,
-        hard_negatives=5,
-        epochs=options.reranker_epochs,
-        learning_rate=options.reranker_rate,
-        warmup_steps=10,
-        log_steps=20,
+        backbone=str(start), hard_negatives=6, epochs=2, learning_rate=1e-4, warmup_steps=10, **RERANKER
     )
     models: dict[str, CrossEncoderScorer] = {}
     for number, fold in enumerate(folds):
@@ -246,6 +248,20 @@ def rerankers(
         scorer = CrossEncoderScorer(folder)
         models |= {row.query: scorer for row in rows if row.id in fold}
     return Remembered(models)
+
+
+def reranker_start(bm25: Retriever, options: argparse.Namespace) -> Path:
+    """The encoder's weights with a new head, trained on sentences of all passages against what BM25 finds for them."""
+    folder: Path = options.cache / "reranker-start"
+    if not folder.exists():
+        corpus = options.cache / "bm25-all.jsonl"
+        sentences = load_rows([SourceSettings(path=str(corpus), layout="cloze", limit=options.sentences)])
+        learned = mine(sentences, bm25, FilterSettings(negatives=8, last_rank=30, sampling="random"))[0]
+        settings = RerankerSettings(
+            backbone=options.encoder, hard_negatives=2, learning_rate=2e-4, warmup_steps=20, **RERANKER
+        )
+        train_reranker(learned, settings, folder, options.cache / "reranker-start-work", seed=0, sink=ConsoleSink())
+    return folder
 
 
 def report(name: str, rows: Sequence[TrainingRow], systems: Mapping[str, Retriever]) -> dict[str, Any]:

@@ -104,8 +104,8 @@ class RetrieverSettings(Settings):
 
     cache: Annotated[int, Field(ge=0)] = 10_000
     """Queries whose hits are kept in memory."""
-    timeout_s: Positive = 30.0
-    """Seconds that one search may take."""
+    timeout_s: Positive | None = None
+    """Seconds that one search may take; None: 30, and 900 for rerank, whose model reads every pair."""
     retries: Annotated[int, Field(ge=0)] = 2
     """Further attempts after a failed one."""
     backoff_s: NotNegative = 0.2
@@ -114,6 +114,11 @@ class RetrieverSettings(Settings):
     """Failed attempts in a row after which searches fail at once."""
     breaker_cooldown_s: NotNegative = 10.0
     """Seconds after which one search is let through to see whether the retriever is back."""
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds that one search may take."""
+        return self.timeout_s or (900.0 if self.kind == "rerank" else 30.0)
 
     @model_validator(mode="before")
     @classmethod

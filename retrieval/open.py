@@ -40,7 +40,7 @@ def open_retriever(
     if resilient:
         retriever = ResilientRetriever(
             retriever,
-            timeout_s=chosen.timeout_s,
+            timeout_s=chosen.patience_s,
             retries=chosen.retries,
             backoff_s=chosen.backoff_s,
             breaker_failures=chosen.breaker_failures,
@@ -195,7 +195,7 @@ def _open_remote(settings: RetrieverSettings, _progress: Progress) -> Retriever:
     from retrieval.service.remote import RemoteRetriever
 
     assert settings.url is not None
-    return RemoteRetriever(settings.url, timeout_s=settings.timeout_s)
+    return RemoteRetriever(settings.url, timeout_s=settings.patience_s)
 
 
 def _path(settings: RetrieverSettings) -> Path:

@@ -167,7 +167,9 @@ class _Workers:
             threading.Thread(target=self._serve, args=(inbox,), name="retriever", daemon=True).start()
         inbox.put(job)
         if not job.done.wait(timeout_s):
-            raise RetrieverError(f"the retriever did not answer within {timeout_s:g} s")
+            raise RetrieverError(
+                f"the retriever did not answer within {timeout_s:g} s", "timeout_s of the retriever sets it"
+            )
         if job.error is not None:
             raise job.error
         assert job.answer is not None

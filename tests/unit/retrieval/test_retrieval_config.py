@@ -57,3 +57,10 @@ def test_a_wrong_setting_is_one_clear_line(value: Any, message: str) -> None:
 
 def test_every_kind_has_an_opener() -> None:
     assert set(OPENERS) == set(KINDS)
+
+
+def test_a_reranker_is_given_the_time_that_its_model_takes() -> None:
+    reranked = {"kind": "rerank", "model": "m", "inner": {"index": "i"}}
+    patience = [parse(value).patience_s for value in ("i", reranked)]
+    assert patience[0] < patience[1]
+    assert parse({**reranked, "timeout_s": 5}).patience_s == 5
