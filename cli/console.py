@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 
 from sleuth.errors import SleuthError
+
+_PAUSE_S = 5.0
+"""Between two lines of progress in a pipe: what is done sooner says nothing."""
 
 OnCount = Callable[[int, int], None]
 """Called as (done, total)."""
@@ -54,7 +58,7 @@ def print_error(error: SleuthError | OSError) -> None:
 
 @contextlib.contextmanager
 def counting(title: str) -> Iterator[OnCount]:
-    """A progress bar on a terminal; in a pipe a line for every tenth."""
+    """A progress bar on a terminal; in a pipe a line for every tenth of what takes long."""
     console = people()
     if not console.is_terminal:
         yield _lines(title, console)
@@ -68,12 +72,12 @@ def counting(title: str) -> Iterator[OnCount]:
 
 
 def _lines(title: str, console: Console) -> OnCount:
-    tenth = -1
+    tenth, shown = -1, time.monotonic()
 
     def show(done: int, total: int) -> None:
-        nonlocal tenth
-        if total and done * 10 // total > tenth:
-            tenth = done * 10 // total
+        nonlocal tenth, shown
+        if total and done * 10 // total > tenth and time.monotonic() - shown > _PAUSE_S:
+            tenth, shown = done * 10 // total, time.monotonic()
             console.print(f"{title}: {done}/{total}", markup=False, soft_wrap=True)
 
     return show

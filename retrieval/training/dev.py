@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,14 +26,22 @@ class DevSet:
     passages: Sequence[Passage]
 
     def per_query(
-        self, encoder: Encoder, k: int, table: Vectors | None = None, batch_size: int = 64
+        self,
+        encoder: Encoder,
+        k: int,
+        table: Vectors | None = None,
+        batch_size: int = 64,
+        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> dict[str, list[float]]:
         """``recall`` and ``all_gold`` among the first ``k``, and ``ndcg10``, of every query.
 
-        ``table``: vectors of the passages, where they are known already.
+        ``table``: vectors of the passages, where they are known already. ``on_progress`` gets passages encoded and in
+        all.
         """
         if table is None:
-            table = encoder.encode([passage_text(p) for p in self.passages], "passage", batch_size=batch_size)
+            texts = [passage_text(p) for p in self.passages]
+            count: Callable[[int], None] = lambda done: on_progress(done, len(texts))
+            table = encoder.encode(texts, "passage", batch_size, count)
         queries = encoder.encode([row.query for row in self.rows], "query", batch_size=batch_size)
         found = top(queries, table, min(max(k, 10), len(self.passages))).tolist()
         return judge_all(self.rows, [[self.passages[place].id for place in places] for places in found], k)

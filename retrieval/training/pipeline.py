@@ -235,7 +235,8 @@ def _prepare(
         return objective, None
 
     def evaluate(current: Encoder, step: int) -> dict[str, float]:
-        values = devset.per_query(current, dev.k, table)
+        with run.counting(f"dev passages, step {step}") as on_progress:
+            values = devset.per_query(current, dev.k, table, on_progress=on_progress)
         with open_for_append(record) as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         return means(values)
