@@ -201,6 +201,12 @@ def test_a_body_that_does_not_say_its_size_is_limited_too(url: str) -> None:
     assert answer.status_code == 413
 
 
+def test_only_a_post_asks(url: str) -> None:
+    answer = httpx.get(f"{url}/retrieve")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert httpx.post(f"{url}/retrieved", json={"queries": []}).status_code == 404
+
+
 def test_a_client_that_dawdles_is_sent_away(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
