@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sleuth.errors import PolicyError
+from sleuth.reserved import is_markup
 
 
 class HFCodec:
@@ -29,7 +30,8 @@ class HFCodec:
         added: dict[str, int] = tokenizer.get_added_vocab()
         self.reserved: frozenset[str] = frozenset(added) | frozenset(tokenizer.all_special_tokens)
         unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None
-        self._forbidden = frozenset({*added.values(), *tokenizer.all_special_ids} - {unknown})
+        markup = (token for string, token in added.items() if is_markup(string))
+        self._forbidden = frozenset({*markup, *tokenizer.all_special_ids} - {unknown})
 
         bos = tokenizer.bos_token_id
         adds = bos is not None and tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [bos]

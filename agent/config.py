@@ -100,7 +100,8 @@ class MonitorSettings(Settings):
     max_ratio: float = 10.0
     min_answered: Share = 0.3
     max_invalid: Share = 0.5
-    max_logprob_gap: float = 1e-4
+    max_logprob_gap: float | None = None
+    """Between sampler and trainer, in nats; None: 1e-4 in float32, and what rounding makes of it in 16 bits."""
     patience: Count = 5
     stop_on_collapse: bool = False
 
@@ -193,7 +194,7 @@ class EvaluationSettings(Settings):
 
     Greedy, or ``samples`` answers a question at ``temperature``: mean@k, pass@k and majority@k.
     ``start_modes`` are the modes in which the policy is evaluated before anything was learned,
-    ``modes`` those after each stage.
+    ``modes`` those after each stage; None: that in which it is trained.
     """
 
     batch_size: Count = 64
@@ -203,7 +204,7 @@ class EvaluationSettings(Settings):
     temperature: Annotated[float, Field(ge=0.0)] = 0.0
     judge: JudgeSettings | None = None
     start_modes: list[Mode] = Field(default_factory=list)
-    modes: list[Mode] = ["search"]  # noqa: RUF012 - settings are frozen and copied
+    modes: list[Mode] | None = None
 
     @model_validator(mode="after")
     def _samples_differ(self) -> EvaluationSettings:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from agent.policies.scripted import ScriptedPolicy
 from agent.rollout import RolloutDriver
 from sleuth.errors import DataError
+from sleuth.matching import normalise_title
 from sleuth.protocols import Environment, Retriever, TextCodec
 from sleuth.types import Plan, Sampling, Trajectory
 
@@ -55,8 +56,8 @@ def worth_learning(trajectory: Trajectory, require_titles: bool) -> bool:
     """
     if trajectory.stop != "answer":
         return False
-    wanted = set(trajectory.question.supporting_titles)
+    wanted = set(map(normalise_title, trajectory.question.supporting_titles))
     if not require_titles or not wanted:
         return True
-    found = wanted & {hit.passage.title for hit in trajectory.hits}
+    found = wanted & {normalise_title(hit.passage.title) for hit in trajectory.hits}
     return len(found) >= min(len(wanted), len(trajectory.searches))

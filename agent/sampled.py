@@ -74,7 +74,7 @@ def _with_votes(
 def _figures(
     groups: Sequence[Sequence[Trajectory]], metrics: Mapping[str, _GroupMetric], resamples: int
 ) -> AnswerFigures:
-    kept = [scorable for group in groups if (scorable := [t for t in group if t.scorable])]
+    kept = [group for group in groups if all(t.scorable for t in group)]  # of fewer samples pass@k would be another
     values = {
         name: [metric([t.answer for t in group], group[0].question.answers) for group in kept]
         for name, metric in metrics.items()

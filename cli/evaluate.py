@@ -126,6 +126,8 @@ def resolve(
     if retriever:
         values["retriever"] = retriever_values(str(retriever)) if isinstance(retriever, str | Path) else retriever
     evaluation = dict(values.get("evaluation") or {})
+    if data and not any(override.startswith("evaluation.limit=") for override in overrides):
+        evaluation.pop("limit", None)  # the run's own is about its own file
     given = {"limit": limit, "batch_size": batch_size, "samples": samples, "temperature": temperature}
     evaluation |= {name: value for name, value in given.items() if value is not None}
     values |= {"environment": environment, "evaluation": evaluation}

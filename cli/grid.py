@@ -87,7 +87,15 @@ def cells_of(
         where = "-" if kind in NO_SEARCH else index_name or _index_name(settings)
         key = (name or Path(settings.data.dev or "").stem, policy, kind, where)
         cells.setdefault(key, Cell(*key, settings))
+    _check_folders(list(cells.values()))
     return list(cells.values())
+
+
+def _check_folders(cells: Sequence[Cell]) -> None:
+    folders = [cell.folder for cell in cells]
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice:
+        raise ConfigError(f"two cells would be saved in '{twice}'", "give names that differ by a letter: NAME=VALUE")
 
 
 def evaluate_grid(cells: Sequence[Cell], out: Path, resume: bool, overwrite: bool, as_json: bool) -> int:
@@ -124,7 +132,7 @@ def comparisons(cells: Sequence[Cell], done: Sequence[Evaluation]) -> list[dict[
     """EM of every two cells of one data set, question by question: difference b - a, interval and p-value."""
     from sleuth.statistics import paired_difference
 
-    by_data: dict[str, list[tuple[Cell, Mapping[str, float]]]] = defaultdict(list)
+    by_data: dict[str, list[tuple[Cell, Mapping[tuple[str, str], float]]]] = defaultdict(list)
     for cell, evaluation in zip(cells, done, strict=True):
         by_data[cell.data].append((cell, _exact_match(cell, evaluation)))
     found = []
@@ -137,17 +145,17 @@ def comparisons(cells: Sequence[Cell], done: Sequence[Evaluation]) -> list[dict[
     return found
 
 
-def _exact_match(cell: Cell, evaluation: Evaluation) -> dict[str, float]:
-    """EM by question, the mean over its samples."""
+def _exact_match(cell: Cell, evaluation: Evaluation) -> dict[tuple[str, str], float]:
+    """EM by question (its id and text: two files may number theirs alike), the mean over its samples."""
     from cli.play import played, sample_folders
     from rewards.text_match import exact_match
 
-    values: dict[str, list[float]] = defaultdict(list)
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
     for part in sample_folders(evaluation.folder, cell.settings.evaluation.samples):
         for row in played(part):
             if row.trajectory.scorable:
                 question = row.trajectory.question
-                values[question.id].append(exact_match(row.trajectory.answer, question.answers))
+                values[question.id, question.text].append(exact_match(row.trajectory.answer, question.answers))
     return {identity: sum(given) / len(given) for identity, given in values.items()}
 
 

@@ -100,8 +100,10 @@ def _facts(settings: RunSettings) -> Iterator[tuple[str, str]]:
         size = f"{grpo.questions} questions x {grpo.group_size} rollouts a step, learning rate {grpo.learning_rate:g}"
         yield "reinforcement", f"GRPO, {grpo.steps} steps, {size}, KL {grpo.beta:g}"
         yield "rewards", ", ".join(f"{r.weight:g} x {r.kind}" for r in settings.rewards)
-    part = (settings.grpo and settings.grpo.lora) or (settings.warmstart and settings.warmstart.lora)
-    yield "weights trained", f"a low-rank adapter (r = {part.r}), merged here" if part else "all"
+    for name, stage in (("warm start", settings.warmstart), ("reinforcement", settings.grpo)):
+        if stage:
+            part = f"a low-rank adapter (r = {stage.lora.r}), merged here" if stage.lora else "all"
+            yield f"weights trained by {name}", part
     environment = settings.environment
     budgets = f"{environment.searches} searches, {environment.turns} turns, {environment.total_tokens} tokens"
     yield "environment", f"{environment.kind}, preset {environment.preset}, at most {budgets}"
@@ -138,9 +140,16 @@ def _curve(run: Path) -> str:
     dev = [(row["step"], row["dev/em"]) for row in read_metrics(path) if "dev/em" in row] if path.exists() else []
     if not dev:
         return ""
-    best = max(dev, key=lambda point: point[1])
-    first = f"EM on the dev questions went from {dev[0][1]:.3f} at step {dev[0][0]}"
-    return f"While GRPO trained, {first} to {best[1]:.3f} at step {best[0]}, whose weights these are."
+    outcome = run / "grpo" / "outcome.json"
+    if not outcome.exists():
+        return ""
+    best = json.loads(outcome.read_text(encoding="utf-8"))
+    first = f"EM on the dev questions was {dev[0][1]:.3f} at step {dev[0][0]}"
+    if best["best_em"] is None:
+        return f"While GRPO trained, {first}; no later evaluation was whole, and these are the last weights."
+    return (
+        f"While GRPO trained, {first} and {best['best_em']:.3f} at step {best['best_step']}, whose weights these are."
+    )
 
 
 def _inline(text: str) -> str:

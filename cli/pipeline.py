@@ -27,7 +27,8 @@ from cli.wiring import (
     read_questions,
     with_mode,
 )
-from sleuth.errors import ConfigError, DataError, RetrieverError
+from sleuth.artifacts import atomic_write
+from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
 from sleuth.protocols import MetricSink, Retriever
 from sleuth.runs import RunFolder
 from sleuth.types import Plan, Question
@@ -40,6 +41,8 @@ log = logging.getLogger("sleuth.run")
 
 STAGES = ("world", "policy", "start", "demonstrate", "warmstart", "grpo")
 DEMONSTRATIONS = "demonstrations.jsonl"
+RETRIEVER = "retriever"
+"""Holds the fingerprint of the retriever that the run was started with."""
 
 
 @dataclass(slots=True)
@@ -58,7 +61,20 @@ class Run:
     def open_retriever(self) -> Retriever | None:
         if self.retriever is None:
             self.retriever = make_retriever(self.settings.retriever)
+            if self.retriever is not None:
+                self._check_same_index(self.retriever.fingerprint)
         return self.retriever
+
+    def _check_same_index(self, fingerprint: str) -> None:
+        """Half a run on one index and half on another is neither."""
+        known = self.out / RETRIEVER
+        if not known.exists():
+            atomic_write(known, fingerprint + "\n")
+        elif known.read_text(encoding="utf-8").strip() != fingerprint:
+            raise ArtifactError(
+                f"{self.out} was started with another index or another setting of it",
+                "put that one back, or take another --out",
+            )
 
     def policy_after(self, stage: str) -> str:
         """Where the policy lies that the stages up to ``stage`` have made."""
@@ -113,8 +129,9 @@ def check_inputs(settings: RunSettings, until: str) -> None:
             )
         if not settings.data.train or not settings.data.dev:
             raise ConfigError("grpo needs data.train and data.dev", "name question files there")
-        if settings.environment.kind == "search" and settings.retriever is None:
-            raise ConfigError("the search environment needs a retriever", "set retriever to an index")
+        for kind in (settings.environment.kind, *settings.evaluation.start_modes, *_modes(settings)):
+            if kind in ("search", "rag") and settings.retriever is None and ":" not in settings.environment.kind:
+                raise ConfigError(f"the {kind} environment needs a retriever", "set retriever to an index")
     if settings.world is None:
         for path in [*(s.path for s in settings.data.train), settings.data.dev, settings.data.test]:
             if path is not None:
@@ -161,7 +178,6 @@ def _demonstrate(run: Run) -> dict[str, Any] | None:
     from envs.factory import make_environment
     from envs.plans import neutralised
     from envs.toy_world.plans import with_lazy_share
-    from sleuth.artifacts import atomic_write
     from sleuth.trajectories import to_line
     from sleuth.types import ScoredTrajectory
 
@@ -188,7 +204,7 @@ def _demonstrate(run: Run) -> dict[str, Any] | None:
 def _read_plans(source: str) -> list[Plan]:
     from envs import plans
 
-    return plans.read_plans(source) if Path(source).name.startswith("plans") else plans.plans_from_release(source)
+    return plans.read_plans(source) if plans.holds_plans(source) else plans.plans_from_release(source)
 
 
 def _warmstart(run: Run) -> dict[str, Any] | None:
@@ -327,7 +343,14 @@ def evaluate_policy(run: Run, stage: str, mode: Any) -> dict[str, Any]:
 
 
 def _test_modes(run: Run) -> Sequence[Any]:
-    return run.settings.evaluation.modes if run.settings.data.test or run.settings.data.dev else []
+    return _modes(run.settings) if run.settings.data.test or run.settings.data.dev else []
+
+
+def _modes(settings: RunSettings) -> Sequence[Any]:
+    """The modes of evaluations after a stage; an environment from outside is played as what it is, which is search."""
+    kind = settings.environment.kind
+    own = "search" if ":" in kind else kind
+    return [own] if settings.evaluation.modes is None else settings.evaluation.modes
 
 
 def _stage_sink(run: Run, name: str) -> MetricSink:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -76,6 +77,14 @@ def _run(
     try:
         run = run_stages(settings, until=until, resume=resume, overwrite=overwrite)
     except KeyboardInterrupt:
-        people().print(f"stopped; go on with: sleuth train {config} --resume")
+        command = again(config, overrides or [], out, until)
+        people().print(f"stopped; go on with: {command}", markup=False, soft_wrap=True)
         raise
     print_summary(run.out)
+
+
+def again(config: Path, overrides: list[str], out: Path | None, until: str) -> str:
+    """The command that goes on with a run: one without its ``--out`` would begin another."""
+    words = ["sleuth", {"grpo": "train"}.get(until, until), str(config)]
+    words += [word for override in overrides for word in ("--set", override)]
+    return shlex.join([*words, *(["--out", str(out)] if out else []), "--resume"])

@@ -10,6 +10,7 @@ import functools
 import re
 import unicodedata
 
+from sleuth.reserved import is_markup
 from sleuth.types import Action, Answer, Invalid, Search
 
 TAGS = ("think", "search", "answer", "information")
@@ -89,12 +90,8 @@ def _why_unclosed(text: str) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _pattern(reserved: frozenset[str]) -> tuple[re.Pattern[str], str]:
-    """A pattern whose group 1 is a forbidden string, matching at every start, and a mark none of them has.
-
-    Reserved strings of letters, digits and spaces only are words of a small vocabulary, not markup.
-    """
-    markup = (s for s in reserved if len(s) >= 2 and not all(c.isalnum() or c.isspace() for c in s))
-    folded = {_fold(string) for string in markup}
+    """A pattern whose group 1 is a forbidden string, matching at every start, and a mark none of them has."""
+    folded = {_fold(string) for string in reserved if is_markup(string)}
     strings = sorted((s for s in folded if len(s) >= 2), key=lambda s: (-len(s), s))
     first = "".join(sorted({re.escape(s[0]) for s in strings} | {"<"}))
     alternatives = "|".join([_TAG_VARIANT, *map(re.escape, strings)])

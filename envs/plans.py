@@ -51,6 +51,11 @@ def read_plans(path: str | Path) -> list[Plan]:
     return [_read_plan(row) for row in read_rows(path)]
 
 
+def holds_plans(path: str | Path) -> bool:
+    """Whether ``write_plans`` made the file, as its first row shows."""
+    return Path(path).is_file() and "steps" in read_rows(path, 1)[0].fields
+
+
 def plans_from_release(source: str | Path, limit: int | None = None) -> list[Plan]:
     """A plan for each question of a HotpotQA, 2WikiMultihopQA, MuSiQue or FlashRAG file that has support.
 
@@ -189,11 +194,17 @@ def _from_sub_questions(row: Row, question: Question) -> Plan | None:
 def _sub_question(row: Row, part: Any, answers: Sequence[str]) -> tuple[str, str]:
     """A sub-question with earlier answers in place of #1, #2, ..., and its own answer."""
     try:
-        asked = _REFERENCE.sub(lambda match: answers[int(match[1]) - 1], part["question"])
+        asked = _REFERENCE.sub(lambda m: _referred(m, answers), part["question"])
         found = str(part["answer"])
-    except (KeyError, TypeError, IndexError):
+    except (KeyError, TypeError):
         raise row.error("broken 'question_decomposition'") from None
     return " ".join(asked.replace(">>", " ").split()).replace(" ?", "?"), found
+
+
+def _referred(match: re.Match[str], answers: Sequence[str]) -> str:
+    """The earlier answer that #N names; a number that none has is text ("the #1 hit")."""
+    number = int(match[1])
+    return answers[number - 1] if 1 <= number <= len(answers) else match[0]
 
 
 def neutralised(plan: Plan, reserved: frozenset[str]) -> Plan:

@@ -65,7 +65,7 @@ def layout_of(row: Row) -> str:
         return "hotpotqa"
     if "possible_answers" in fields:
         return "popqa"
-    if isinstance(row.fields.get("Answer", row.fields.get("answer")), Mapping):
+    if isinstance(row.fields.get("Answer", row.fields.get("answer")), Mapping) or "QuestionId" in fields:
         return "triviaqa"
     if {"Question", "Answer"} <= fields:
         return "bamboogle"
@@ -141,12 +141,14 @@ def _nq(row: Row, name: str) -> Question:
 
 
 def _triviaqa(row: Row, name: str) -> Question:
-    """The release's capitals, or the hub's lower case; all aliases of the answer are accepted."""
+    """The release's capitals, or the hub's lower case; all aliases of the answer are accepted.
+
+    Test questions have no answer in the release, and ``<unk>`` for one on the hub.
+    """
     del name
-    field = "Answer" if "Answer" in row.fields else "answer"
-    answer = {str(key).lower(): value for key, value in row.fields[field].items()}
-    inner = Row(row.where, row.number, answer)
-    texts = (*_texts(inner, "value"), *_texts(inner, "aliases"))
+    given = row.fields.get("Answer", row.fields.get("answer")) or {}
+    inner = Row(row.where, row.number, {str(key).lower(): value for key, value in given.items()})
+    texts = [text for key in ("value", "aliases") for text in _texts(inner, key) if text != "<unk>"]
     identity = row.text("QuestionId", "question_id")
     return Question(identity, row.text("Question", "question"), tuple(dict.fromkeys(texts)))
 

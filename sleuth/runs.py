@@ -161,4 +161,6 @@ def _holder(file: IO[str]) -> str:
 def _newer_than(key: str, before: Mapping[str, Any]) -> bool:
     """Whether ``key`` is a setting that did not exist when the run was started: it has its default then."""
     parts = key.split(".")
+    if "options" in parts[:-1]:
+        return False  # keys of someone else's choosing, not settings
     return not any(".".join(parts[:count]) in before for count in range(1, len(parts) + 1))

@@ -113,11 +113,16 @@ class DevEvaluation(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
 
+_GAPS = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
+"""Nats by which sampler and trainer may differ at a token, by the type that both compute in."""
+
+
 class Monitors(TrainerCallback):  # type: ignore[misc]
     """Warns when figures say that a run is collapsing; after ``patience`` log lines in a row it may stop it."""
 
-    def __init__(self, settings: MonitorSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: MonitorSettings, dtype: str) -> None:
+        gap = _GAPS[dtype] if settings.max_logprob_gap is None else settings.max_logprob_gap
+        self._settings = settings.model_copy(update={"max_logprob_gap": gap})
         self._bad_lines = 0
 
     def on_log(self, _args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_kw: Any) -> None:
@@ -157,7 +162,7 @@ def from_first_process(value: T) -> T:
 
 def collapse_signs(logs: Mapping[str, Any], limits: MonitorSettings) -> list[str]:
     """What is wrong in one log line, in words; empty when nothing is."""
-    checks: list[tuple[str, float, bool]] = [
+    checks: list[tuple[str, float | None, bool]] = [
         ("entropy", limits.min_entropy, False),
         ("kl", limits.max_kl, True),
         ("ratio/max", limits.max_ratio, True),
@@ -168,7 +173,7 @@ def collapse_signs(logs: Mapping[str, Any], limits: MonitorSettings) -> list[str
     found = []
     for name, limit, upper in checks:
         value = logs.get(name)
-        if value is None or math.isnan(value):
+        if value is None or limit is None or math.isnan(value):
             continue
         if value > limit if upper else value < limit:
             found.append(f"{name} is {value:.4g}, {'above' if upper else 'below'} {limit:g}")

@@ -187,7 +187,7 @@ def make_trainer(job: GrpoJob) -> Any:
             timer,
             GradientGuard(),
             dev,
-            Monitors(settings.monitors),
+            Monitors(settings.monitors, job.policy.dtype),
             LogToSink(job.sink),
             CompletionMarker(),
         ],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from agent.config import GrpoSettings, LoraSettings, MonitorSettings
-from agent.learning.callbacks import DevEvaluation, collapse_signs
+from agent.learning.callbacks import DevEvaluation, Monitors, collapse_signs
 from agent.learning.checkpoints import publish_policy
 from agent.learning.mixture import mixture
 from agent.learning.rollouts import GroupRollouts, is_flat, to_row
@@ -172,6 +172,14 @@ def test_monitors_name_what_collapses():
     assert collapse_signs(fine, MonitorSettings()) == []
     signs = collapse_signs(fine | {"entropy": 0.0, "kl": 9.0, "reward_std": 0.0}, MonitorSettings())
     assert len(signs) == 3 and "entropy" in signs[0]
+
+
+def test_how_far_sampler_and_trainer_may_be_apart_follows_the_precision(caplog):
+    logs = {"reward": 0.5, "check/logprob_gap": 0.01}
+    for dtype, warned in (("bfloat16", False), ("float32", True)):
+        caplog.clear()
+        Monitors(MonitorSettings(), dtype).on_log(None, TrainerState(), TrainerControl(), logs)
+        assert ("check/logprob_gap is 0.01" in caplog.text) == warned
 
 
 def test_settings_that_cannot_be_split_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 
@@ -92,6 +93,14 @@ def test_tags_are_single_tokens_that_only_we_can_write(tokenizer: PreTrainedToke
         assert tag in codec.reserved
         assert codec.encode(tag, trusted=True)[0] not in codec.encode(f"x {tag} y")
     assert codec.decode([tokenizer.pad_token_id, *codec.encode("Need", trusted=True), tokenizer.eos_token_id]) == "Need"
+
+
+def test_words_added_to_a_vocabulary_are_words(tokenizer: PreTrainedTokenizerFast) -> None:
+    larger = copy.deepcopy(tokenizer)
+    larger.add_tokens(["Oslo"])
+    codec = HFCodec(larger)
+    assert codec.decode(codec.encode("Where is Oslo ?")) == larger.decode(codec.encode("Where is Oslo ?", trusted=True))
+    assert "Oslo" in codec.decode(codec.encode("Where is Oslo ?"))
 
 
 def test_lines_stay_lines(tokenizer: PreTrainedTokenizerFast) -> None:

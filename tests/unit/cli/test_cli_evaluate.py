@@ -195,6 +195,14 @@ def test_a_policy_inside_a_run_keeps_the_runs_environment_and_options_lie_over_i
     assert (settings.environment.kind, settings.data.dev) == ("direct", "test.jsonl")
 
 
+def test_the_limit_of_a_run_is_about_its_own_questions() -> None:
+    write_run(policy={"model": "smollm2"}, evaluation={"limit": 24})
+    assert resolve("a.yaml", []).evaluation.limit == 24
+    assert resolve("a.yaml", [], data="test.jsonl").evaluation.limit is None
+    assert resolve("a.yaml", [], data="test.jsonl", limit=7).evaluation.limit == 7
+    assert resolve("a.yaml", ["evaluation.limit=9"], data="test.jsonl").evaluation.limit == 9
+
+
 def test_a_config_with_a_model_that_was_not_trained_yet_stands_for_that_model() -> None:
     write_run(policy={"model": "smollm2"})
     assert resolve("a.yaml", []).policy.model == "smollm2"

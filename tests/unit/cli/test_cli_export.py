@@ -42,7 +42,11 @@ def make_run(folder: Path, policy: dict[str, Any], done: bool = True) -> Path:
     figures = folder / "evaluation" / "grpo-search" / "metrics.json"
     figures.parent.mkdir(parents=True)
     figures.write_text(json.dumps({**FIGURES, "answered": 1.0, "unscored": 0, "scored": 40}))
-    (folder / "metrics.jsonl").write_text('{"step": 0, "dev/em": 0.25}\n{"step": 4, "dev/em": 0.75}\n')
+    lines = [{"step": 0, "dev/em": 0.25}, {"step": 2, "dev/em": 0.9, "dev/unscored": 7}, {"step": 4, "dev/em": 0.75}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "grpo").mkdir()
+    outcome = {"best_step": 4, "best_em": 0.75, "last_step": 4}
+    (folder / "grpo" / "outcome.json").write_text(json.dumps(outcome))
     return folder
 
 
@@ -136,7 +140,8 @@ def test_the_card_has_the_measured_figures_and_its_code_runs(
     card = (out / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "| grpo-search | 40 | 0.625 [0.500, 0.750] | 0.700 [0.600, 0.800] | 1.500 | 1.000 |" in card
-    assert "from 0.250 at step 0 to 0.750 at step 4" in card
+    assert "0.250 at step 0 and 0.750 at step 4, whose weights these are" in card
+    assert "- weights trained by reinforcement: all" in card
     assert "`test.jsonl`" in card
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     monkeypatch.chdir(out)

@@ -13,6 +13,9 @@ import pytest
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from cli import main as program
+from cli.evaluate import resolve
+from cli.grid import Cell, comparisons
+from cli.play import Opened, play
 from sleuth.trajectories import read_trajectories
 
 FAKES = '''
@@ -133,9 +136,29 @@ def test_several_data_sets_stay_apart(model: str, capfd: pytest.CaptureFixture[s
     assert content["comparisons"] == []
 
 
+def test_other_questions_under_the_same_numbers_are_not_compared(model: str) -> None:
+    for folder, question in (("one", "what ?"), ("two", "where ?")):
+        Path(folder).mkdir()
+        Path(folder, "dev.jsonl").write_text(json.dumps({**QUESTIONS[0], "question": question}) + "\n")
+    cells = [
+        Cell(
+            "dev",
+            policy,
+            "direct",
+            "-",
+            resolve(model, [BACKEND[1]], f"{folder}/dev.jsonl", mode="direct", preset="minimal"),
+        )
+        for policy, folder in (("a", "one"), ("b", "two"))
+    ]
+    done = [play(cell.settings, Path(cell.policy), Opened(), resume=False, overwrite=False) for cell in cells]
+    assert comparisons(cells, done) == []
+    assert len(comparisons([cells[0]] * 2, [done[0]] * 2)) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--data", "a-b=a.jsonl", "--data", "a_b=b.jsonl", "--mode", "direct"], "saved in"),
         (["--mode", "serch"], "did you mean 'search'"),
         (["--data", "x=a.jsonl", "--data", "x=b.jsonl"], "'x' stands twice"),
         (["--retriever", "{kind: [", "--mode", "search"], "not YAML"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from envs.grammar import parse_turn
-from envs.plans import neutralised, plans_from_release, read_plans, write_plans
+from envs.plans import holds_plans, neutralised, plans_from_release, read_plans, write_plans
 from sleuth.errors import DataError
 from sleuth.types import Answer, Plan, PlanStep, Question, Search
 
@@ -88,6 +88,13 @@ def test_a_decomposition_is_followed_with_its_references_filled_in(tmp_path):
     assert plan.steps[1].think == "That is Henrik Ibsen. I need to know: Where was Henrik Ibsen born?"
 
 
+def test_a_number_that_no_earlier_answer_has_is_text(tmp_path):
+    first, second = MUSIQUE["question_decomposition"]
+    parts = [first | {"question": "Who sang the #1 hit ?"}, second | {"question": "Is #1 the #3 of all ?"}]
+    (plan,) = plans(tmp_path, MUSIQUE | {"question_decomposition": parts})
+    assert [step.query for step in plan.steps] == ["Who sang the #1 hit", "Is Henrik Ibsen the #3 of all"]
+
+
 def test_flashrag_rows_with_titles_work_without_any_text(tmp_path):
     row = {"id": "f", "question": "Who?", "golden_answers": ["X"], "metadata": {"supporting_titles": ["A (b)", "C"]}}
     (plan,) = plans(tmp_path, row)
@@ -116,6 +123,11 @@ def test_tags_in_data_forge_no_turn(tmp_path):
         turn = f"<think> {step.think} </think>\n<search> {step.query} </search>"
         assert parse_turn(turn) == Search(step.query)
     assert parse_turn(f"<think> {plan.think} </think><answer> {plan.answer} </answer>") == Answer(plan.answer)
+
+
+def test_a_file_of_plans_is_known_by_its_rows(tmp_path):
+    write_plans(tmp_path / "mine.jsonl", plans(tmp_path, MUSIQUE))
+    assert holds_plans(tmp_path / "mine.jsonl") and not holds_plans(tmp_path / "release.json")
 
 
 def test_plans_survive_the_disk(tmp_path):

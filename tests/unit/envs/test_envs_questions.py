@@ -104,6 +104,20 @@ def test_triviaqa_as_released_and_as_on_the_hub(tmp_path, indent):
     assert questions_from_rows([Row("hf://o/n/s, row 1", 1, hub)], "hub") == [question]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"Question": "Who?", "QuestionId": "tc_1"},
+        {"question": "Who?", "question_id": "tc_1", "answer": {"value": "<unk>", "aliases": []}},
+    ],
+)
+def test_triviaqa_test_questions_can_be_answered_and_not_scored(row):
+    rows = [Row("test, row 1", 1, row)]
+    with pytest.raises(DataError, match="no answers"):
+        questions_from_rows(rows, "test")
+    assert questions_from_rows(rows, "test", allow_unanswered=True) == [Question("tc_1", "Who?", ())]
+
+
 def test_popqa(tmp_path):
     path = tmp_path / "test.tsv"
     path.write_text(

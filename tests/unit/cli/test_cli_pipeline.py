@@ -1,0 +1,80 @@
+"""What a run refuses before and between its stages, and what it says when it is stopped."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.demonstrate import worth_learning
+from cli.config import RunSettings
+from cli.pipeline import Run, check_inputs
+from cli.train import again
+from sleuth.errors import ArtifactError, ConfigError
+from sleuth.runs import RunFolder
+from sleuth.settings import validate
+from sleuth.types import Generation, Hit, Passage, Question, Search, Segment, Trajectory, Turn
+
+
+def settings(tmp_path: Path, **more: Any) -> RunSettings:
+    (tmp_path / "config.json").write_text("{}")
+    questions = tmp_path / "q.jsonl"
+    questions.write_text(json.dumps({"id": "1", "question": "who?", "golden_answers": ["a"]}) + "\n")
+    data = {"train": [{"path": str(questions)}], "dev": str(questions)}
+    values = {"out": str(tmp_path / "run"), "policy": {"model": str(tmp_path)}, "data": data, "grpo": {}, **more}
+    return validate(RunSettings, values, "run.yaml")
+
+
+def test_a_policy_that_never_searches_is_trained_and_evaluated_without_a_retriever(tmp_path: Path) -> None:
+    check_inputs(settings(tmp_path, environment={"kind": "direct"}), "grpo")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"environment": {"kind": "search"}},
+        {"environment": {"kind": "rag"}},
+        {"environment": {"kind": "direct"}, "evaluation": {"modes": ["direct", "search"]}},
+        {"environment": {"kind": "direct"}, "evaluation": {"start_modes": ["rag"]}},
+    ],
+)
+def test_what_will_search_needs_a_retriever_from_the_start(tmp_path: Path, more: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="needs a retriever"):
+        check_inputs(settings(tmp_path, **more), "grpo")
+
+
+class Shelf:
+    def __init__(self, name: str) -> None:
+        self.fingerprint = name
+
+    def search(self, queries: list[str], k: int) -> list[list[Hit]]:
+        return [[] for _ in queries]
+
+
+def test_a_run_goes_on_with_its_own_index_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = settings(tmp_path, environment={"kind": "direct"})
+    given.out.mkdir()
+    for name in ("one", "one"):
+        monkeypatch.setattr("cli.pipeline.make_retriever", lambda _settings, name=name: Shelf(name))
+        assert Run(given, RunFolder(given.out), True).open_retriever() is not None
+    monkeypatch.setattr("cli.pipeline.make_retriever", lambda _settings: Shelf("two"))
+    with pytest.raises(ArtifactError, match="another index"):
+        Run(given, RunFolder(given.out), True).open_retriever()
+
+
+def test_the_command_that_goes_on_is_the_one_that_was_given() -> None:
+    command = again(Path("a b.yaml"), ["grpo.steps=3", "data.dev=x y"], Path("runs/b"), "warmstart")
+    words = ["sleuth", "warmstart", "a b.yaml", "--set", "grpo.steps=3", "--set", "data.dev=x y"]
+    assert shlex.split(command) == [*words, "--out", "runs/b", "--resume"]
+    assert again(Path("a.yaml"), [], None, "grpo") == "sleuth train a.yaml --resume"
+
+
+def test_a_demonstration_met_its_titles_however_a_corpus_writes_them() -> None:
+    found = Hit(Passage("p", "Beyonce\u0301_Knowles", "text"), 1.0, 1)
+    turn = Turn(Generation((1,), (0.0,), "stop"), "", Search("who"), (found,))
+    question = Question("q", "who?", ("a",), ("Beyonc\u00e9 Knowles",))
+    trajectory = Trajectory(question, (Segment("prompt", (1,)),), (turn,), "answer")
+    assert worth_learning(trajectory, require_titles=True)
