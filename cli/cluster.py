@@ -75,8 +75,13 @@ class IndexPlan:
             return IndexOpener(self.settings)
         from cli.sharded import spawn_shards
 
-        timeout_s = self.cluster.retriever_timeout_s
+        timeout_s = retriever_timeout(self.cluster, self.settings)
         return spawn_shards(cluster, self.settings, self.cluster.index_shards, self.cluster.restarts, timeout_s)
+
+
+def retriever_timeout(cluster: ClusterSettings, retriever: RetrieverSettings | None) -> float:
+    """Seconds in which the retriever's actors must have answered."""
+    return cluster.retriever_timeout_s or max(60.0, retriever.patience_s if retriever else 0.0)
 
 
 def token_of(out: Path) -> Path:
@@ -158,6 +163,7 @@ def run_plan(run: Run) -> RunPlan:
         open_index=IndexPlan(settings.retriever, settings.cluster) if settings.retriever and settings.cluster else None,
         fingerprint=retriever.fingerprint if retriever else "",
         threads=settings.threads or torch.get_num_threads(),
+        retriever_timeout_s=retriever_timeout(settings.cluster or ClusterSettings(), settings.retriever),
     )
 
 

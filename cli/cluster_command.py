@@ -70,6 +70,7 @@ def instructions(
         "# On every machine: the same code, and the folder of the run on storage that all of them see.",
         "# On the head (or: " + f"sleuth cluster {run} --head --ip {ip} --port {port}):",
         *variables,
+        f"mkdir -p {shlex.quote(str(token.parent))}",
         f"test -s {secret} || (umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' > {secret})",
         shlex.join(["ray", *head_arguments(ip, port)]),
         f"# On every other machine (or: sleuth cluster {run} --join {ip}:{port}):",

@@ -16,7 +16,9 @@ def serve_retriever(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     max_batch: Annotated[int, typer.Option(min=1, help="Queries searched in one call at most.")] = 256,
     max_hits: Annotated[int, typer.Option(min=1, help="Queries times topk of a request at most.")] = 100_000,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that a request may take.")] = 60.0,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, help="Seconds that a request may take; 60, with a reranker 900.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A retriever setting: retriever.k1=1.2")
     ] = None,
@@ -40,6 +42,6 @@ def serve_retriever(
     def announce(url: str) -> None:
         console.print(f"serving {index} at {url} (Ctrl-C stops it)", markup=False, soft_wrap=True)
 
-    limits = ServiceLimits(max_batch=max_batch, max_hits=max_hits, timeout_s=timeout)
+    limits = ServiceLimits(max_batch=max_batch, max_hits=max_hits, timeout_s=timeout or max(60.0, settings.patience_s))
     serve(retriever, host=host, port=port, limits=limits, on_ready=announce)
     console.print("stopped", soft_wrap=True)

@@ -105,7 +105,7 @@ class RetrieverSettings(Settings):
     cache: Annotated[int, Field(ge=0)] = 10_000
     """Queries whose hits are kept in memory."""
     timeout_s: Positive | None = None
-    """Seconds that one search may take; None: 30, and 900 for rerank, whose model reads every pair."""
+    """Seconds that one search may take; None: 30, and 900 where a reranker reads every pair."""
     retries: Annotated[int, Field(ge=0)] = 2
     """Further attempts after a failed one."""
     backoff_s: NotNegative = 0.2
@@ -118,7 +118,11 @@ class RetrieverSettings(Settings):
     @property
     def patience_s(self) -> float:
         """Seconds that one search may take."""
-        return self.timeout_s or (900.0 if self.kind == "rerank" else 30.0)
+        return self.timeout_s or (900.0 if self._reranks() else 30.0)
+
+    def _reranks(self) -> bool:
+        parts = [*self.parts, *([self.inner] if self.inner else [])]
+        return self.kind == "rerank" or any(part._reranks() for part in parts)
 
     @model_validator(mode="before")
     @classmethod

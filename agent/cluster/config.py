@@ -34,6 +34,7 @@ class ClusterSettings(Settings):
 
     A shard of questions that a dead worker leaves is played elsewhere, at most ``retries`` times; one that takes
     longer than ``deadline_s`` is sent once more, and is left unscored when that takes as long again.
+    ``retriever_timeout_s`` None: 60, and 900 where a reranker reads every pair.
     """
 
     backend: Literal["ray", "local"] = "ray"
@@ -51,7 +52,7 @@ class ClusterSettings(Settings):
     max_staleness: Count = 1
     deadline_s: Seconds = 600.0
     start_timeout_s: Seconds = 300.0
-    retriever_timeout_s: Seconds = 60.0
+    retriever_timeout_s: Seconds | None = None
     retries: Annotated[int, Field(ge=0)] = 3
     restarts: Annotated[int, Field(ge=0)] = 3
     object_store_mb: Annotated[int, Field(ge=80)] | None = None

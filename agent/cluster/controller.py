@@ -21,6 +21,10 @@ class Control(Protocol):
         """Weights by reference, in a box so that a reference travels as one. Old versions are forgotten."""
         ...
 
+    def forget(self) -> None:
+        """Drop all weights: learners began again, and those of their earlier life are gone with it."""
+        ...
+
     def run(
         self, version: int, questions: Sequence[Question], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Trajectory]: ...
@@ -47,6 +51,10 @@ class Controller:
                 del self._weights[old]
             self._published.notify_all()
 
+    def forget(self) -> None:
+        with self._published:
+            self._weights.clear()
+
     def run(
         self, version: int, questions: Sequence[Question], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Trajectory]:
@@ -71,6 +79,9 @@ class RemoteController:
 
     def publish(self, version: int, boxed: list[Any]) -> None:
         self._actor.call("publish", version, boxed).result()
+
+    def forget(self) -> None:
+        self._actor.call("forget").result()
 
     def run(
         self, version: int, questions: Sequence[Question], sampling: Sampling, seeds: Sequence[int]

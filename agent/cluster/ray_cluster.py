@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import os
 import secrets
+import shlex
 import threading
 import time
 import uuid
@@ -349,4 +350,4 @@ def _first_line(error: BaseException) -> str:
 
 def environment_lines(variables: Mapping[str, str]) -> list[str]:
     """Shell lines that set ``variables``."""
-    return [f"export {name}={value}" for name, value in variables.items()]
+    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import Any
 from agent.cluster.config import ClusterSettings, RoleSettings
 from agent.cluster.controller import Control, Controller, RemoteController
 from agent.cluster.identity import code_identity
-from agent.cluster.interface import Actor, Cluster, ClusterError, Needs
+from agent.cluster.interface import Actor, Cluster, ClusterError, Needs, WorkerLostError
 from agent.cluster.pool import Patience
 from agent.cluster.retrieval import CALLERS, RetrieverClient, RetrieverPlan, RetrieverServer
 from agent.cluster.sampler import ClusterSampler
@@ -45,6 +47,7 @@ class RunPlan:
     open_index: Callable[[Cluster], Callable[[], Retriever]] | None
     fingerprint: str
     threads: int | None
+    retriever_timeout_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,7 @@ def _worker_plan(
     plan: RunPlan, settings: ClusterSettings, retrievers: Sequence[Actor], index: int, code: str
 ) -> WorkerPlan:
     client = (
-        RetrieverClient(retrievers, plan.fingerprint, settings.retriever_timeout_s, first=index) if retrievers else None
+        RetrieverClient(retrievers, plan.fingerprint, plan.retriever_timeout_s, first=index) if retrievers else None
     )
     return WorkerPlan(
         policy=plan.policy,
@@ -156,17 +159,29 @@ def _worker_plan(
 
 
 def _check_fingerprints(retrievers: Sequence[Actor], expected: str, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
     calls = [(actor, actor.call("fingerprint")) for actor in retrievers]
     for actor, call in calls:
-        try:
-            found = call.result(timeout_s)
-        except FutureTimeoutError:
-            raise ClusterError(f"{actor.name} did not open its index within {timeout_s:g} s") from None
+        found = _opened(actor, call, deadline, timeout_s)
         if found != expected:
             raise ClusterError(
                 f"{actor.name} has another index than the controller ({found}, not {expected})",
                 "every node must read the same index: put it on shared storage",
             )
+
+
+def _opened(actor: Actor, call: Future[str], deadline: float, timeout_s: float) -> str:
+    """The fingerprint of the index that ``actor`` opens, begun again where it dies meanwhile."""
+    while True:
+        try:
+            return call.result(max(deadline - time.monotonic(), 0.01))
+        except FutureTimeoutError:
+            raise ClusterError(f"{actor.name} did not open its index within {timeout_s:g} s") from None
+        except WorkerLostError as error:
+            if error.for_good or time.monotonic() > deadline:
+                raise ClusterError(f"{actor.name} died while it opened its index: {error}") from None
+            time.sleep(0.5)
+            call = actor.call("fingerprint")
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,10 @@ class ClusterSampler:
     @contextmanager
     def refreshed(self, trainer: Any) -> Iterator[None]:
         version = int(trainer.state.global_step)
+        if self.driver.policy.version < 0:
+            if trainer.accelerator.is_main_process:
+                self._control.forget()
+            trainer.accelerator.wait_for_everyone()
         if version != self.driver.policy.version:
             started = time.perf_counter()
             with gathered(trainer) as model:

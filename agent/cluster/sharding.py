@@ -33,10 +33,13 @@ class ShardedSearch:
         return sum(self._sizes)
 
     def search(self, queries: Vectors, k: int) -> Found:
-        """Scores and rows [queries, k], best first, equal scores in order of row."""
+        """Scores and rows [queries, k], best first, equal scores in order of row.
+
+        Shards give the scores that they ranked by, in 64 bits: in 32, near ones would be equal ones.
+        """
         deadline = time.monotonic() + self._timeout_s
         wanted = [min(k, size) for size in self._sizes]
-        calls = [actor.call("search", queries, n) for actor, n in zip(self._actors, wanted, strict=True)]
+        calls = [actor.call("ranked", queries, n) for actor, n in zip(self._actors, wanted, strict=True)]
         found = [
             self._answer(actor, call, queries, n, deadline)
             for actor, call, n in zip(self._actors, calls, wanted, strict=True)
@@ -44,7 +47,7 @@ class ShardedSearch:
         scores = np.concatenate([scores for scores, _ in found], axis=1)
         rows = np.concatenate([rows + start for (_, rows), start in zip(found, self._offsets, strict=True)], axis=1)
         order = np.lexsort((rows, -scores), axis=1)[:, :k]
-        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+        return np.take_along_axis(scores, order, 1).astype(np.float32), np.take_along_axis(rows, order, 1)
 
     def _answer(self, actor: Actor, call: Future[Found], queries: Vectors, k: int, deadline: float) -> Found:
         while True:
@@ -56,7 +59,7 @@ class ShardedSearch:
                 if error.for_good or time.monotonic() > deadline:
                     raise RetrieverError(f"a shard of the index is gone: {error}") from None
                 time.sleep(0.2)
-                call = actor.call("search", queries, k)
+                call = actor.call("ranked", queries, k)
 
 
 def shard_sizes(rows: int, shards: int) -> list[int]:

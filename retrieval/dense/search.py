@@ -64,13 +64,18 @@ class FlatSearch:
         return self.vectors.dimension
 
     def search(self, queries: Vectors, k: int) -> Found:
+        scores, rows = self.ranked(queries, k)
+        return scores.astype(np.float32), rows
+
+    def ranked(self, queries: Vectors, k: int) -> tuple[NDArray[np.float64], Rows]:
+        """As `search`, with the scores that decided the order."""
         asked = min(k + 1, len(self))  # one more shows whether the last place was a draw
         candidates = self._candidates(queries, asked)
         scores, rows = self._rescored(queries, candidates)
         if asked > k:
             for query in np.flatnonzero(scores[:, k - 1] - scores[:, k] <= _SLACK * np.abs(scores[:, k])):
                 scores[query, :k], rows[query, :k] = self._with_draws(queries[query], scores[query, k - 1], k)
-        return scores[:, :k].astype(np.float32), rows[:, :k]
+        return scores[:, :k], rows[:, :k]
 
     def _candidates(self, queries: Vectors, k: int) -> Rows:
         if len(queries) <= FAISS_QUERIES and self.vectors.codes.dtype == np.float32:

@@ -233,7 +233,6 @@ class IndexSettings(Settings):
 
     path: Path
     corpus: str
-    batch_size: Count = 64
     evaluate: DevSettings | None = None
 
 
@@ -259,6 +258,8 @@ class RetrieverTraining(Settings):
     def _has_its_section(self) -> RetrieverTraining:
         if getattr(self, self.kind) is None:
             raise ValueError(f"kind {self.kind} needs a section '{self.kind}'")
+        if self.kind == "reranker" and (self.index or self.evaluation):
+            raise ValueError(f"{'index' if self.index else 'evaluation'} does nothing for a reranker; leave it out")
         if self.rounds > 1 and (self.kind != "encoder" or self.mining is None):
             raise ValueError("rounds above 1 need an encoder and a mining section")
         if self.rounds > 1 and self.round_corpus is None and (not self.mining or self.mining.retriever.corpus is None):

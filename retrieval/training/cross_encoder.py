@@ -19,7 +19,7 @@ from transformers import PrinterCallback, TrainerCallback
 from retrieval.passages import passage_text
 from retrieval.training.config import RerankerSettings
 from retrieval.training.rows import TrainingRow
-from retrieval.training.sampling import content_key
+from retrieval.training.sampling import golds_by_query, same_as
 from sleuth.artifacts import atomic_folder, write_manifest
 from sleuth.checkpoints import drop_incomplete, mark_complete, newest_complete
 from sleuth.errors import ArtifactError, DataError
@@ -41,7 +41,9 @@ def train_reranker(
     resume: bool = False,
 ) -> Path:
     """Train a cross-encoder on golds and negatives of ``rows`` and write it to ``out``; checkpoints go to ``work``."""
-    groups = [group for group in (_group(row, settings.hard_negatives, seed) for row in rows) if group is not None]
+    golds = golds_by_query(rows)
+    made = (_group(row, golds[row.query], settings.hard_negatives, seed) for row in rows)
+    groups = [group for group in made if group is not None]
     if not groups:
         raise DataError("no row has a negative: a reranker has nothing to tell golds from", "mine negatives first")
     torch.manual_seed(seed)
@@ -68,9 +70,9 @@ Group = tuple[str, list[Passage], list[Passage]]
 """A query, its golds and its negatives."""
 
 
-def _group(row: TrainingRow, hard_negatives: int, seed: int) -> Group | None:
-    golds = {content_key(p) for p in row.positives}
-    negatives = [p for p in row.negatives if content_key(p) not in golds]
+def _group(row: TrainingRow, golds: Sequence[Passage], hard_negatives: int, seed: int) -> Group | None:
+    gold = same_as(golds)
+    negatives = [p for p in row.negatives if not gold(p)]
     if not negatives:
         return None
     rng = random.Random(derive_seed(seed, "pairs", row.id))

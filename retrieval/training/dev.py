@@ -57,7 +57,10 @@ def load_dev(settings: DevSettings, seed: int, more: Sequence[Passage] = ()) -> 
     rows = load_rows([source])[: settings.queries]
     corpus = settings.corpus or (settings.path if Path(settings.path).is_dir() else None)
     everything = read_passages(corpus) if corpus else [*passages_of(rows), *more]
-    distinct = list({p.id: p for p in everything}.values())
+    first: dict[str, Passage] = {}
+    for passage in everything:  # the dev set's own come first: a training passage of the same id may differ
+        first.setdefault(passage.id, passage)
+    distinct = list(first.values())
     golds = {p.id for row in rows for p in row.positives}
     lost = golds - {p.id for p in distinct}
     if lost:

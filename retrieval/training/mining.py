@@ -6,14 +6,19 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from retrieval.combine.parts import reach
 from retrieval.training.config import FilterSettings
 from retrieval.training.rows import TrainingRow
+from retrieval.training.sampling import golds_by_query, same_as
 from sleuth.matching import has_answer
 from sleuth.protocols import Retriever
 from sleuth.seeding import derive_seed
 from sleuth.types import Hit, Passage
 
 _NO_EVIDENCE = frozenset({"yes", "no", "true", "false"})
+
+_SENTENCE = 6
+"""A query of so many words that stands in a passage as it is was taken from there: no negative."""
 
 OnMined = Callable[[int, int], None]
 """Called as (queries mined, queries in all)."""
@@ -48,12 +53,13 @@ def mine(
 ) -> tuple[list[TrainingRow], MiningReport]:
     """The rows with mined negatives first, then (``keep_given``) those that they had."""
     report = MiningReport()
+    golds = golds_by_query(rows)
     mined: list[TrainingRow] = []
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        answers = retriever.search([row.query for row in batch], settings.last_rank)
+        answers = retriever.search([row.query for row in batch], reach(retriever, settings.last_rank))
         for row, hits in zip(batch, answers, strict=True):
-            found = negatives_of(row, hits, settings, report)
+            found = negatives_of(replace(row, positives=golds[row.query]), hits, settings, report)
             given = [p for p in row.negatives if p not in found] if keep_given else []
             mined.append(replace(row, negatives=(*found, *given)))
         if on_progress:
@@ -65,8 +71,9 @@ def negatives_of(
     row: TrainingRow, hits: Sequence[Hit], settings: FilterSettings, report: MiningReport
 ) -> list[Passage]:
     """The hits of one query that pass every filter, best first or a seeded sample of them."""
-    gold_ids, gold_texts = {p.id for p in row.positives}, {_content(p) for p in row.positives}
-    gold: Callable[[Hit], bool] = lambda h: h.passage.id in gold_ids or _content(h.passage) in gold_texts
+    is_gold = same_as(row.positives)
+    source = row.query if len(row.query.split()) >= _SENTENCE else None
+    gold: Callable[[Hit], bool] = lambda h: is_gold(h.passage) or (source is not None and source in h.passage.text)
     ceiling = _ceiling([hit.score for hit in hits if gold(hit)], settings)
     answers = [answer for answer in row.answers if answer.casefold() not in _NO_EVIDENCE]
     window = [hit for hit in hits if settings.first_rank <= hit.rank <= settings.last_rank]
@@ -103,7 +110,3 @@ def _choose(fit: Sequence[Passage], row: TrainingRow, settings: FilterSettings) 
         return list(fit[: settings.negatives])
     places = random.Random(derive_seed(settings.seed, "mining", row.id)).sample(range(len(fit)), settings.negatives)
     return [fit[place] for place in sorted(places)]
-
-
-def _content(passage: Passage) -> tuple[str, str]:
-    return passage.title, passage.text

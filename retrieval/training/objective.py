@@ -16,7 +16,7 @@ from retrieval.training.gradient_cache import Embed, cached_backward
 from retrieval.training.loss import ContrastiveLoss, Targets, info_nce
 from retrieval.training.ranks import gather, share
 from retrieval.training.rows import TrainingRow
-from retrieval.training.sampling import Batch, BatchSampler, content_key
+from retrieval.training.sampling import Batch, BatchSampler, content_key, one_key
 from sleuth.types import Passage
 
 
@@ -83,8 +83,9 @@ class AgainstTable:
         self._settings = settings
         self._sampler = BatchSampler(rows, settings.batch_size, settings.hard_negatives, seed)
         self._table = torch.from_numpy(table)
-        self._columns = [content_key(p) for p in passages]
-        self._places = {key: place for place, key in reversed(list(enumerate(self._columns)))}
+        self._places = {content_key(p): place for place, p in reversed(list(enumerate(passages)))}
+        self._key = one_key([*passages, *(gold for row in rows for gold in row.positives)])
+        self._columns = [self._key(p) for p in passages]
 
     def steps(self, epochs: float) -> int:
         return self._sampler.steps(epochs)
@@ -92,7 +93,7 @@ class AgainstTable:
     def backward(self, encoder: Encoder, step: int) -> dict[str, float]:
         settings = self._settings
         if settings.against == "all":
-            queries, targets = self._sampler.queries_against(step, self._places, self._columns)
+            queries, targets = self._sampler.queries_against(step, self._places, self._columns, self._key)
             table = self._table
         else:
             batch = self._sampler.batch(step)

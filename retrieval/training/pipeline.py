@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.combine.parts import reach
 from retrieval.config import RetrieverSettings
 from retrieval.encoders.config import EncoderChoice, preset
 from retrieval.encoders.encoder import Encoder, separate_towers
@@ -276,6 +277,6 @@ def _index(run: TrainingRun) -> Mapping[str, Any]:
         return {}
     dev = chosen.evaluate
     devset = load_dev(dev, run.settings.seed)
-    found = retriever.search([row.query for row in devset.rows], max(dev.k, 10))
+    found = retriever.search([row.query for row in devset.rows], reach(retriever, max(dev.k, 10)))
     values = judge_all(devset.rows, [[hit.passage.id for hit in hits] for hits in found], dev.k)
     return {"queries": len(devset.rows), "k": dev.k, **means(values)}

@@ -16,6 +16,11 @@ def ranks() -> int:
     return distributed.get_world_size() if _several() else 1
 
 
+def wait_for_all() -> None:
+    if _several():
+        distributed.barrier()
+
+
 def share(count: int) -> slice:
     """The part of ``count`` things that is this rank's; the parts are equal but for the last ones."""
     size = -(-count // ranks())

@@ -139,6 +139,8 @@ def _musique(row: Row) -> TrainingRow | None:
     for number, paragraph in enumerate(_list(row, row.fields.get("paragraphs"), "paragraphs")):
         if not isinstance(paragraph, Mapping) or not isinstance(paragraph.get("paragraph_text"), str):
             raise row.error(f"'paragraphs[{number}]' has no paragraph_text")
+        if not paragraph["paragraph_text"].strip():
+            continue
         passage = _passage(None, str(paragraph.get("title") or ""), paragraph["paragraph_text"])
         (positives if paragraph.get("is_supporting") else negatives).append(passage)
     answers = [row.fields.get("answer"), *(row.fields.get("answer_aliases") or ())]

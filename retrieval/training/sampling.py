@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from retrieval.training.loss import Targets, mask_golds
-from retrieval.training.rows import TrainingRow, passages_of
+from retrieval.training.rows import TrainingRow
 from sleuth.seeding import derive_seed
 from sleuth.types import Passage
+
+KeyOf = Callable[[Passage], str]
+"""Names a passage; copies of one have one name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class BatchSampler:
 
     def __init__(self, rows: Sequence[TrainingRow], batch_size: int, hard_negatives: int, seed: int) -> None:
         self._rows = rows
-        self._golds = _golds_by_query(rows)
+        self._golds = golds_by_query(rows)
         self.batch_size = min(batch_size, len(rows))
         self._hard_negatives = hard_negatives
         self._seed = seed
@@ -61,17 +64,23 @@ class BatchSampler:
             queries.append(row.query)
             golds.append(self._golds[row.query])
         passages = [*positives, *negatives]
-        columns, keys = _keys(passages, golds)
-        return Batch(queries, passages, mask_golds(range(len(queries)), columns, keys))
+        key = one_key([*passages, *(gold for some in golds for gold in some)])
+        keys = [frozenset(map(key, some)) for some in golds]
+        return Batch(queries, passages, mask_golds(range(len(queries)), [key(p) for p in passages], keys))
 
-    def queries_against(self, step: int, places: dict[str, int], columns: Sequence[str]) -> tuple[list[str], Targets]:
-        """The queries of a step against a fixed table of passages; ``places`` finds a key's first column."""
+    def queries_against(
+        self, step: int, places: dict[str, int], columns: Sequence[str], key: KeyOf
+    ) -> tuple[list[str], Targets]:
+        """The queries of a step against a fixed table of passages.
+
+        ``places`` finds a content's first column; ``columns`` are the passages' keys by ``key``.
+        """
         queries, positive, golds = [], [], []
         for epoch, row in self.rows(step):
             rng = random.Random(derive_seed(self._seed, "row", epoch, row.id))
             positive.append(places[content_key(rng.choice(row.positives))])
             queries.append(row.query)
-            golds.append(frozenset(content_key(p) for p in self._golds[row.query]))
+            golds.append(frozenset(key(p) for p in self._golds[row.query]))
         return queries, mask_golds(positive, columns, golds)
 
     def _shuffled(self, epoch: int) -> list[int]:
@@ -85,24 +94,28 @@ def content_key(passage: Passage) -> str:
     return f"{passage.title}\x1f{passage.text}"
 
 
-def _golds_by_query(rows: Sequence[TrainingRow]) -> dict[str, tuple[Passage, ...]]:
+def same_as(golds: Iterable[Passage]) -> Callable[[Passage], bool]:
+    """Whether a passage is one of ``golds``, by id or by content."""
+    known = list(golds)
+    ids, contents = {gold.id for gold in known}, {content_key(gold) for gold in known}
+    return lambda passage: passage.id in ids or content_key(passage) in contents
+
+
+def golds_by_query(rows: Sequence[TrainingRow]) -> dict[str, tuple[Passage, ...]]:
     """Several rows may ask the same: the golds of one are then golds of all."""
     found: dict[str, list[TrainingRow]] = {}
     for row in rows:
         found.setdefault(row.query, []).append(row)
-    return {
-        query: tuple(passages_of([TrainingRow("", query, row.positives) for row in same]))
-        for query, same in found.items()
-    }
+    return {query: tuple(dict.fromkeys(p for row in same for p in row.positives)) for query, same in found.items()}
 
 
-def _keys(passages: Sequence[Passage], golds: Sequence[Sequence[Passage]]) -> tuple[list[str], list[frozenset[str]]]:
-    """Keys under which passages of equal id or of equal content are one."""
+def one_key(passages: Iterable[Passage]) -> KeyOf:
+    """A key under which those of ``passages`` that share an id or their content are one."""
+    known = list(passages)
     by_id: dict[str, str] = {}
-    for passage in (*passages, *(gold for some in golds for gold in some)):
+    for passage in known:
         by_id.setdefault(passage.id, content_key(passage))
     by_content: dict[str, str] = {}
-    for passage in (*passages, *(gold for some in golds for gold in some)):
+    for passage in known:
         by_content.setdefault(content_key(passage), by_id[passage.id])
-    key = lambda p: by_content[content_key(p)]
-    return [key(p) for p in passages], [frozenset(key(p) for p in some) for some in golds]
+    return lambda passage: by_content[content_key(passage)]

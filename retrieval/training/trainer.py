@@ -23,7 +23,7 @@ from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder
 from retrieval.training.config import TrainingSettings
 from retrieval.training.objective import Objective
-from retrieval.training.ranks import mean_over_ranks, rank, sum_gradients
+from retrieval.training.ranks import mean_over_ranks, rank, sum_gradients, wait_for_all
 from sleuth.checkpoints import checkpoint_step, drop_incomplete, mark_complete, newest_complete
 from sleuth.errors import TrainingError
 from sleuth.protocols import MetricSink
@@ -109,6 +109,11 @@ class _Run:
         self.out, self.sink, self.watch, self.seed = out, sink, watch, seed
         self.steps = settings.steps or objective.steps(settings.epochs)
         self.weights = trainable(encoder)
+        if not self.weights:
+            raise TrainingError(
+                "the encoder has no weights to train: those of an adapter that was loaded are frozen",
+                "a section training.lora goes on with it",
+            )
         self.optimizer = torch.optim.AdamW(
             _decayed(self.weights, settings.weight_decay), lr=settings.learning_rate, betas=settings.betas
         )
@@ -116,14 +121,16 @@ class _Run:
         self.progress = Progress()
 
     def begin(self, resume: bool) -> None:
-        drop_incomplete(self.out)
+        if rank() == 0:
+            drop_incomplete(self.out)
+            if not resume and self.out.exists():
+                shutil.rmtree(self.out)
+        wait_for_all()
         found = newest_complete(self.out) if resume else None
         if found is not None:
             self._load(found)
             log.info("going on from step %d", self.progress.step)
             return
-        if not resume and self.out.exists():
-            shutil.rmtree(self.out)
         torch.manual_seed(self.seed)
         if self.watch:
             self._evaluate()
@@ -247,7 +254,7 @@ def freeze_passages(encoder: Encoder) -> None:
 
 
 def add_adapter(encoder: Encoder, r: int, alpha: int, dropout: float, target_modules: list[str] | str) -> None:
-    """Put a LoRA adapter on the backbone of ``encoder`` and freeze the rest."""
+    """Put a LoRA adapter on the backbone of ``encoder`` and freeze the rest; one that is there goes on learning."""
     from peft import LoraConfig
 
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, bias="none")
@@ -256,6 +263,8 @@ def add_adapter(encoder: Encoder, r: int, alpha: int, dropout: float, target_mod
         backbone: Any = next(iter(encoder.tower(role).children())).model
         if not getattr(backbone, "_hf_peft_config_loaded", False):
             backbone.add_adapter(config)
+        for name, weight in backbone.named_parameters():
+            weight.requires_grad_("lora_" in name)  # an adapter that was loaded is frozen
 
 
 def _decayed(weights: Mapping[str, nn.Parameter], decay: float) -> list[dict[str, Any]]:

@@ -101,6 +101,14 @@ def test_learners_that_began_again_publish_lower_versions() -> None:
     assert list(controller._weights) == [10, 11]
 
 
+def test_learners_that_began_again_are_not_given_weights_of_their_earlier_life() -> None:
+    controller = Controller([Hand("worker")], None, IMPATIENT, keep=2)  # type: ignore[arg-type]
+    controller.publish(10, ["old 10"])
+    controller.forget()
+    threading.Timer(0.2, lambda: controller.publish(10, ["new 10"])).start()
+    assert controller._await(10) == "new 10"
+
+
 def test_with_nobody_there_a_batch_does_not_wait_for_ever() -> None:
     worker = Hand("worker")
     crew = Crew([worker])

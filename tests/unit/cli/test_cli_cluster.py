@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from agent.cluster.interface import ClusterError, Needs
 from agent.cluster.local import LocalCluster
 from agent.cluster.sharding import ShardedSearch, shard_sizes
 from cli.main import make_app
+from retrieval.dense.search import FlatSearch
+from retrieval.dense.vectors import StoredVectors
 from sleuth.errors import ConfigError
 from sleuth.settings import validate
 
@@ -98,13 +101,13 @@ def test_other_code_is_refused():
 
 
 class Exact:
-    """Exact search over some rows."""
+    """Exact search over some rows, in 64 bits."""
 
     def __init__(self, vectors):
         self.vectors = vectors
 
-    def search(self, queries, k):
-        scores = queries @ self.vectors.T
+    def ranked(self, queries, k):
+        scores = queries.astype(float) @ self.vectors.T.astype(float)
         rows = np.tile(np.arange(len(self.vectors)), (len(queries), 1))
         order = np.lexsort((rows, -scores), axis=1)[:, :k]
         return np.take_along_axis(scores, order, 1), order
@@ -123,7 +126,24 @@ def test_merged_shards_find_what_one_index_finds(rows, shards, k):
     ]
     scores, found = ShardedSearch(actors, sizes, 4, 30.0).search(queries, k)
     cluster.close()
-    expected_scores, expected = Exact(vectors).search(queries, k)
+    expected_scores, expected = Exact(vectors).ranked(queries, k)
+    assert np.array_equal(found, expected) and np.array_equal(scores, expected_scores)
+
+
+def test_shards_rank_near_scores_as_one_index_does():
+    rng = np.random.default_rng(1)
+    vectors = (1 + rng.normal(size=(40, 8)) * 1e-8).astype(np.float32) + rng.integers(0, 3, (40, 8)) * np.float32(1e-7)
+    queries = rng.normal(size=(4, 8)).astype(np.float32)
+    whole = FlatSearch(StoredVectors(vectors))
+    cluster, sizes = LocalCluster(), shard_sizes(40, 3)
+    starts = np.cumsum([0, *sizes])
+    actors = [
+        cluster.spawn(f"shard {i}", lambda a=a, b=b: FlatSearch(StoredVectors(vectors[a:b])), Needs("shard"))
+        for i, (a, b) in enumerate(pairwise(starts))
+    ]
+    scores, found = ShardedSearch(actors, sizes, 8, 30.0).search(queries, 5)
+    cluster.close()
+    expected_scores, expected = whole.search(queries, 5)
     assert np.array_equal(found, expected) and np.array_equal(scores, expected_scores)
 
 

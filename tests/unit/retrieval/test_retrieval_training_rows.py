@@ -12,7 +12,7 @@ import pytest
 from retrieval.training.config import FilterSettings, SourceSettings
 from retrieval.training.mining import mine
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
-from retrieval.training.sampling import BatchSampler
+from retrieval.training.sampling import BatchSampler, content_key, one_key
 from sleuth.errors import ConfigError, DataError
 from sleuth.types import Hit, Passage
 
@@ -64,6 +64,12 @@ def test_hotpotqa_distractors_are_negatives(tmp_path: Path) -> None:
     assert ([p.title for p in row.positives], [p.title for p in row.negatives]) == (["A", "B"], ["C"])
     assert row.positives[0].text == "Ann is."
     assert row.answers == ("Ann",)
+
+
+def test_a_blank_paragraph_is_no_passage(tmp_path: Path) -> None:
+    blank = {"title": "B", "paragraph_text": " ", "is_supporting": False}
+    rows = load(written(tmp_path / "m.jsonl", [MUSIQUE | {"paragraphs": [*MUSIQUE["paragraphs"], blank]}]))
+    assert [p.title for p in rows[0].negatives] == ["C"]
 
 
 def test_musique_and_unanswerable_rows(tmp_path: Path) -> None:
@@ -236,6 +242,29 @@ def test_a_gold_is_known_by_its_text_too_and_no_row_keeps_it() -> None:
     rows, report = mine([ROW], Listed([twin, passage("x")]), FilterSettings(), keep_given=False)
     assert [p.id for p in rows[0].negatives] == ["x"]
     assert (report.hits, report.golds, report.kept) == (2, 1, 1)
+
+
+def test_golds_of_all_rows_with_one_query_are_no_negatives() -> None:
+    rows = [TrainingRow("1", "same", (passage("a"),)), TrainingRow("2", "same", (passage("b"),))]
+    mined, _ = mine(rows, Listed([passage("a"), passage("b"), passage("c")]), FilterSettings())
+    assert [[p.id for p in row.negatives] for row in mined] == [["c"], ["c"]]
+
+
+def test_a_copy_of_the_passage_that_a_sentence_was_taken_from_is_no_negative() -> None:
+    sentence = "The mill of the town stands on a hill."
+    row = TrainingRow("q", sentence, (Passage("7", "Town", "It is old."),))
+    hits = [Passage("7", "Town", f"It is old. {sentence}"), Passage("99", "Copy", f"Well. {sentence}"), passage("x")]
+    assert [p.id for p in mine([row], Listed(hits), FilterSettings())[0][0].negatives] == ["x"]
+
+
+def test_copies_of_golds_are_masked_by_id_in_a_fixed_table() -> None:
+    gold, copy = Passage("7", "Town", "It is old."), Passage("7", "Town", "It is old. It is large.")
+    passages = [passage("x"), copy, gold]
+    sampler = BatchSampler([TrainingRow("q", "what?", (gold,))], 1, 0, seed=0)
+    key = one_key(passages)
+    places = {content_key(p): place for place, p in enumerate(passages)}
+    _, targets = sampler.queries_against(0, places, [key(p) for p in passages], key)
+    assert (targets.positive.tolist(), targets.masked.tolist()) == ([2], [[False, True, False]])
 
 
 def test_random_negatives_are_seeded_and_of_the_window() -> None:

@@ -211,6 +211,20 @@ def test_the_whole_repllama_preset_on_a_tiny_llama(llama: Path, tmp_path: Path) 
     )
 
 
+def test_a_saved_adapter_goes_on_learning(llama: Path, tmp_path: Path) -> None:
+    first = new_encoder(preset("repllama", str(llama)))
+    add_adapter(first, 4, 8, 0.0, "all-linear")
+    first.save(tmp_path / "first")
+    again = load_encoder(tmp_path / "first")
+    with pytest.raises(TrainingError, match="no weights to train"):
+        run(again, settings(steps=1), tmp_path / "frozen")
+    add_adapter(again, 4, 8, 0.0, "all-linear")
+    assert trainable(again) and all("lora_" in name for name in trainable(again))
+    before = {name: weight.clone() for name, weight in trainable(again).items()}
+    run(again, settings(steps=3), tmp_path / "on")
+    assert any(not torch.equal(before[name], weight) for name, weight in trainable(again).items())
+
+
 def test_a_gradient_that_is_not_finite_stops_before_the_update(bert: Path, tmp_path: Path) -> None:
     encoder = plain(bert)
     before = weights(encoder)
