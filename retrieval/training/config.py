@@ -201,6 +201,8 @@ class DevSettings(Settings):
     corpus: str | None = None
     queries: Count | None = None
     """The first so many; None: all."""
+    beside: list[str] | None = None
+    """Without a corpus: rows whose passages are searched too; None: those of the training rows."""
     passages: Count | None = None
     """Passages searched: the golds of the queries and a seeded sample of others; None: the whole corpus."""
     every: Count = 100

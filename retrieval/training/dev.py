@@ -51,10 +51,13 @@ def load_dev(settings: DevSettings, seed: int, more: Sequence[Passage] = ()) -> 
     """The judged queries and the passages to search.
 
     A BEIR folder is searched whole, or a sample of it; a release file without a corpus is searched in the paragraphs
-    of its own questions and ``more``. Raises DataError for a passage that cannot be read.
+    of its own questions and ``more``, or those of ``settings.beside``. Raises DataError for a passage that cannot be
+    read.
     """
     source = SourceSettings(path=settings.path, split=settings.split, corpus=settings.corpus)
     rows = load_rows([source])[: settings.queries]
+    if settings.beside is not None:
+        more = passages_of(load_rows([SourceSettings(path=path) for path in settings.beside]))
     corpus = settings.corpus or (settings.path if Path(settings.path).is_dir() else None)
     everything = read_passages(corpus) if corpus else [*passages_of(rows), *more]
     first: dict[str, Passage] = {}

@@ -18,11 +18,11 @@ from retrieval.encoders.encoder import Encoder, separate_towers
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.scratch import make_backbone
 from retrieval.passages import passage_text
-from retrieval.training.config import TrainingSettings
-from retrieval.training.dev import DevSet, judge, means
+from retrieval.training.config import DevSettings, TrainingSettings
+from retrieval.training.dev import DevSet, judge, load_dev, means
 from retrieval.training.objective import AgainstTable, InBatch, Objective
 from retrieval.training.ranks import sum_gradients
-from retrieval.training.rows import TrainingRow, passages_of
+from retrieval.training.rows import TrainingRow, passages_of, write_rows
 from retrieval.training.trainer import Outcome, Watch, add_adapter, freeze_passages, train, trainable
 from sleuth.errors import TrainingError
 from sleuth.types import Passage
@@ -241,6 +241,19 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(bert: Path, tmp_p
     with pytest.raises(TrainingError, match="not finite"):
         train(encoder, Broken(), settings(), tmp_path / "c", seed=0, sink=Figures())
     assert all(torch.equal(weights(encoder)[name], weight) for name, weight in before.items())
+
+
+def test_the_dev_sets_own_passages_are_searched_beside_those_of_training(tmp_path: Path) -> None:
+    def written(name: str, query: str, *passages: Passage) -> str:
+        write_rows([TrainingRow(query, query, passages[:1], passages[1:])], tmp_path / name)
+        return str(tmp_path / name)
+
+    whole, cut = Passage("7", "Town", "It is old. It is large."), Passage("7", "Town", "It is old.")
+    other, last = Passage("8", "Hill", "It is high."), Passage("9", "Mill", "It is small.")
+    path = written("dev.jsonl", "what?", whole)
+    assert list(load_dev(DevSettings(path=path), 0, [cut, other]).passages) == [whole, other]
+    beside = DevSettings(path=path, beside=[written("train.jsonl", "who?", cut, last)])
+    assert list(load_dev(beside, 0, [other]).passages) == [whole, last]
 
 
 def test_judging_by_hand() -> None:
