@@ -5,6 +5,7 @@ Two implementations: threads of this process (``local.py``) and Ray (``ray_clust
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -74,3 +75,18 @@ class Cluster(Protocol):
     def close(self) -> None:
         """End every actor. Safe to call twice."""
         ...
+
+
+def answer_of(call: Future[Any], again: Callable[[], Future[Any]], deadline: float) -> Any:
+    """What an actor answers, asked ``again`` where it died meanwhile and will come back.
+
+    Raises TimeoutError at ``deadline`` (monotonic seconds), WorkerLostError where it is gone.
+    """
+    while True:
+        try:
+            return call.result(max(deadline - time.monotonic(), 0.01))
+        except WorkerLostError as error:
+            if error.for_good or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+            call = again()

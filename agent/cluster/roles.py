@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agent.cluster.config import ClusterSettings, RoleSettings
 from agent.cluster.controller import Control, Controller, RemoteController
 from agent.cluster.identity import code_identity
-from agent.cluster.interface import Actor, Cluster, ClusterError, Needs, WorkerLostError
+from agent.cluster.interface import Actor, Cluster, ClusterError, Needs, WorkerLostError, answer_of
 from agent.cluster.pool import Patience
 from agent.cluster.retrieval import CALLERS, RetrieverClient, RetrieverPlan, RetrieverServer
 from agent.cluster.sampler import ClusterSampler
@@ -162,26 +162,17 @@ def _check_fingerprints(retrievers: Sequence[Actor], expected: str, timeout_s: f
     deadline = time.monotonic() + timeout_s
     calls = [(actor, actor.call("fingerprint")) for actor in retrievers]
     for actor, call in calls:
-        found = _opened(actor, call, deadline, timeout_s)
+        try:
+            found = answer_of(call, partial(actor.call, "fingerprint"), deadline)
+        except FutureTimeoutError:
+            raise ClusterError(f"{actor.name} did not open its index within {timeout_s:g} s") from None
+        except WorkerLostError as error:
+            raise ClusterError(f"{actor.name} died while it opened its index: {error}") from None
         if found != expected:
             raise ClusterError(
                 f"{actor.name} has another index than the controller ({found}, not {expected})",
                 "every node must read the same index: put it on shared storage",
             )
-
-
-def _opened(actor: Actor, call: Future[str], deadline: float, timeout_s: float) -> str:
-    """The fingerprint of the index that ``actor`` opens, begun again where it dies meanwhile."""
-    while True:
-        try:
-            return call.result(max(deadline - time.monotonic(), 0.01))
-        except FutureTimeoutError:
-            raise ClusterError(f"{actor.name} did not open its index within {timeout_s:g} s") from None
-        except WorkerLostError as error:
-            if error.for_good or time.monotonic() > deadline:
-                raise ClusterError(f"{actor.name} died while it opened its index: {error}") from None
-            time.sleep(0.5)
-            call = actor.call("fingerprint")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.cluster.interface import Actor, WorkerLostError
+from agent.cluster.interface import Actor, WorkerLostError, answer_of
 from sleuth.errors import RetrieverError
 
 Vectors = NDArray[np.float32]
@@ -50,16 +51,13 @@ class ShardedSearch:
         return np.take_along_axis(scores, order, 1).astype(np.float32), np.take_along_axis(rows, order, 1)
 
     def _answer(self, actor: Actor, call: Future[Found], queries: Vectors, k: int, deadline: float) -> Found:
-        while True:
-            try:
-                return call.result(max(deadline - time.monotonic(), 0.01))
-            except TimeoutError:
-                raise RetrieverError(f"{actor.name} did not answer within {self._timeout_s:g} s") from None
-            except WorkerLostError as error:
-                if error.for_good or time.monotonic() > deadline:
-                    raise RetrieverError(f"a shard of the index is gone: {error}") from None
-                time.sleep(0.2)
-                call = actor.call("ranked", queries, k)
+        try:
+            found: Found = answer_of(call, partial(actor.call, "ranked", queries, k), deadline)
+            return found
+        except TimeoutError:
+            raise RetrieverError(f"{actor.name} did not answer within {self._timeout_s:g} s") from None
+        except WorkerLostError as error:
+            raise RetrieverError(f"a shard of the index is gone: {error}") from None
 
 
 def shard_sizes(rows: int, shards: int) -> list[int]:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from agent.cluster.controller import Controller
-from agent.cluster.interface import ClusterError
+from agent.cluster.interface import ClusterError, WorkerLostError
 from agent.cluster.pool import Crew, Patience, Played, RolloutPool
+from agent.cluster.roles import _check_fingerprints
 from sleuth.errors import DataError
 from sleuth.types import Question, Sampling, Segment, Trajectory
 
@@ -107,6 +108,32 @@ def test_learners_that_began_again_are_not_given_weights_of_their_earlier_life()
     controller.forget()
     threading.Timer(0.2, lambda: controller.publish(10, ["new 10"])).start()
     assert controller._await(10) == "new 10"
+
+
+class Reborn:
+    """An actor that dies in its first life, and for good in its last one."""
+
+    name = "retriever 0"
+
+    def __init__(self, deaths: int, for_good: bool = False) -> None:
+        self.deaths, self.for_good = deaths, for_good
+
+    def call(self, _method: str) -> Future[str]:
+        answer: Future[str] = Future()
+        self.deaths -= 1
+        if self.deaths < 0:
+            answer.set_result("print")
+        else:
+            answer.set_exception(WorkerLostError(self.name, "it fell over", self.for_good))
+        return answer
+
+
+def test_a_retriever_that_dies_while_it_opens_is_asked_again() -> None:
+    _check_fingerprints([Reborn(2)], "print", 30.0)
+    with pytest.raises(ClusterError, match="died while it opened"):
+        _check_fingerprints([Reborn(1, for_good=True)], "print", 30.0)
+    with pytest.raises(ClusterError, match="another index"):
+        _check_fingerprints([Reborn(0)], "other", 30.0)
 
 
 def test_with_nobody_there_a_batch_does_not_wait_for_ever() -> None:
