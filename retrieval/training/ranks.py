@@ -49,6 +49,15 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         distributed.all_reduce(parameter.grad)
 
 
+def of_all_ranks(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Every rank's ``state``, in order."""
+    if not _several():
+        return [state]
+    states: list[dict[str, Tensor]] = [{}] * ranks()
+    distributed.all_gather_object(states, state)
+    return states
+
+
 def mean_over_ranks(value: float) -> float:
     if not _several():
         return value

@@ -23,7 +23,7 @@ from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder
 from retrieval.training.config import TrainingSettings
 from retrieval.training.objective import Objective
-from retrieval.training.ranks import mean_over_ranks, rank, sum_gradients, wait_for_all
+from retrieval.training.ranks import mean_over_ranks, of_all_ranks, rank, sum_gradients, wait_for_all
 from sleuth.checkpoints import checkpoint_step, drop_incomplete, mark_complete, newest_complete
 from sleuth.errors import TrainingError
 from sleuth.protocols import MetricSink
@@ -201,14 +201,12 @@ class _Run:
             self.sink.scalars(progress.step, named | {"time/evaluate": time.monotonic() - started})
 
     def _save(self) -> None:
+        random = of_all_ranks(_random_state())
         if rank() != 0:
             return
         folder = self.out / f"checkpoint-{self.progress.step}"
         folder.mkdir(parents=True, exist_ok=True)
         torch.save({name: weight.detach() for name, weight in self.weights.items()}, folder / _WEIGHTS)
-        random = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_initialized():
-            random["cuda"] = torch.cuda.get_rng_state()
         kept = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "random": random}
         torch.save(kept, folder / _OPTIMIZER)
         (folder / _STATE).write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
@@ -228,9 +226,7 @@ class _Run:
         kept = torch.load(checkpoint / _OPTIMIZER, weights_only=True)
         self.optimizer.load_state_dict(kept["optimizer"])
         self.schedule.load_state_dict(kept["schedule"])
-        torch.set_rng_state(kept["random"]["cpu"])
-        if "cuda" in kept["random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(kept["random"]["cuda"])
+        _set_random_state(kept["random"][rank()])
         self.progress = Progress(**json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
 
     def _load_weights(self, checkpoint: Path) -> None:
@@ -238,6 +234,17 @@ class _Run:
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(saved[name])
+
+
+def _random_state() -> dict[str, Tensor]:
+    gpu = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {}
+    return {"cpu": torch.get_rng_state(), **gpu}
+
+
+def _set_random_state(state: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def trainable(encoder: Encoder) -> dict[str, nn.Parameter]:

@@ -18,8 +18,11 @@ from agent.cluster.config import MAY_DIFFER, ClusterSettings
 from agent.cluster.identity import check_identity, code_identity
 from agent.cluster.interface import ClusterError, Needs
 from agent.cluster.local import LocalCluster
+from agent.cluster.ray_cluster import write_token
 from agent.cluster.sharding import ShardedSearch, shard_sizes
+from cli.cluster import retriever_timeout
 from cli.main import make_app
+from cli.retrievers import retriever_settings
 from retrieval.dense.search import FlatSearch
 from retrieval.dense.vectors import StoredVectors
 from sleuth.errors import ConfigError
@@ -27,6 +30,7 @@ from sleuth.settings import validate
 
 ROOT = Path(__file__).parents[3]
 CONFIG = str(ROOT / "configs" / "smoke.yaml")
+RERANKED = "{kind: rerank, model: m, inner: {index: i}}"
 PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
 
 
@@ -58,6 +62,32 @@ def test_what_is_printed_is_quoted_and_keeps_the_settings(tmp_path):
     assert words[words.index("--set") + 1] == setting
     (test,) = [line for line in done.output.splitlines() if line.startswith("test -s ")]
     assert shlex.split(test)[2] == str(out.with_name(f".{out.name}.token"))
+
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="pastes into bash")
+def test_the_printed_lines_make_the_secret_that_the_programs_own_would(tmp_path):
+    """Pasted, in a folder that is not there yet and needs quotes; twice, it is left as it is."""
+    out = tmp_path / "not there" / "a $run; 'x'"
+    done = sleuth("cluster", CONFIG, "--out", str(out), "--ip", "10.0.0.1")
+    pasted = "\n".join(line for line in done.output.splitlines() if not line.startswith(("ray ", "sleuth ")))
+    secrets = []
+    for _ in range(2):
+        subprocess.run(["/bin/bash", "-euc", pasted], check=True, cwd=tmp_path)
+        token = out.with_name(f".{out.name}.token")
+        secrets.append(token.read_text(encoding="ascii"))
+        assert token.stat().st_mode & 0o777 == 0o600
+    assert secrets[0] == secrets[1]
+    assert len(secrets[0]) == len(write_token(tmp_path / "own").read_text(encoding="ascii"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["not there", "own"]
+
+
+@pytest.mark.parametrize(
+    ("retriever", "given", "seconds"),
+    [(None, None, 60), ("index", None, 60), (RERANKED, None, 900), (RERANKED, 5.0, 5)],
+)
+def test_retrievers_on_a_cluster_are_given_the_time_that_they_need(retriever, given, seconds):
+    settings = None if retriever is None else retriever_settings(retriever)
+    assert retriever_timeout(ClusterSettings(retriever_timeout_s=given), settings) == seconds
 
 
 def test_joining_without_the_secret_is_one_line(tmp_path):

@@ -282,6 +282,22 @@ def test_a_port_that_is_taken_is_one_clear_line(program: typer.Typer, beir: Path
             run(program, "serve-retriever", beir / "index", "--port", port)
 
 
+def test_a_served_reranker_is_given_the_time_that_its_model_takes(
+    program: typer.Typer, beir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import retrieval.open
+    import retrieval.service.server
+
+    given: list[float] = []
+    monkeypatch.setattr(retrieval.open, "open_retriever", lambda settings, **_: None)
+    monkeypatch.setattr(retrieval.service.server, "serve", lambda _, limits, **__: given.append(limits.timeout_s))
+    reranked = f"{{kind: rerank, model: m, inner: {{index: {beir / 'index'}}}}}"
+    run(program, "serve-retriever", beir / "index")
+    run(program, "serve-retriever", reranked)
+    run(program, "serve-retriever", reranked, "--timeout", 7)
+    assert given == [60, 900, 7]
+
+
 @pytest.mark.parametrize("package", ["fastapi", "uvicorn", "prometheus_client"])
 def test_without_the_extra_it_says_what_to_install(
     program: typer.Typer, beir: Path, monkeypatch: pytest.MonkeyPatch, package: str

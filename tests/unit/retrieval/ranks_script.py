@@ -1,4 +1,4 @@
-"""One rank of several (gloo), which leaves its gradients: ``ranks_script.py BACKBONE OUT RANK COUNT``."""
+"""One rank of several (gloo), which leaves what its job finds: ``ranks_script.py JOB BACKBONE OUT RANK COUNT``."""
 
 from __future__ import annotations
 
@@ -6,25 +6,60 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 from torch import distributed
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-def work(backbone: str, out: str, rank: int, count: int) -> None:
-    from test_retrieval_training_run import gradients_of_a_step, plain
-
+def work(job: str, backbone: str, out: str, rank: int, count: int) -> None:
     meet, patience = f"file://{out}/meet", timedelta(seconds=250)
     distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=count, timeout=patience)
     try:
-        torch.save(gradients_of_a_step(plain(Path(backbone))), Path(out) / f"{rank}.pt")
+        torch.save(JOBS[job](Path(backbone), Path(out)), Path(out) / f"{rank}.pt")
         distributed.barrier()
     finally:
         distributed.destroy_process_group()
 
 
+def gradients(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
+    """Those of one step of seven queries."""
+    from test_retrieval_training_run import plain, rows, settings
+
+    from retrieval.training.objective import InBatch
+    from retrieval.training.ranks import sum_gradients
+    from retrieval.training.trainer import trainable
+
+    encoder, chosen = plain(backbone), settings(batch_size=7)
+    encoder.model.train()
+    InBatch(rows(), chosen, 0).backward(encoder, 0)
+    sum_gradients(trainable(encoder).values())
+    return {name: weight.grad for name, weight in trainable(encoder).items() if weight.grad is not None}
+
+
+def whole_and_resumed(backbone: Path, out: Path) -> list[dict[str, torch.Tensor]]:
+    """The weights of a training, and those of one that all ranks died in and that was resumed."""
+    from test_retrieval_training_run import DiesAt, Figures, Killed, plain, rows, run, settings, weights
+
+    from retrieval.training.objective import InBatch
+    from retrieval.training.trainer import train
+
+    chosen = settings(batch_size=7)  # the ranks read different numbers of rows, so their random states part
+    whole, resumed = plain(backbone), plain(backbone)
+    run(whole, chosen, out / "whole")
+    dying = DiesAt(InBatch(rows(), chosen, 0), 5)
+    with pytest.raises(Killed):
+        train(resumed, dying, chosen, out / "broken", seed=0, sink=Figures())
+    torch.manual_seed(99)
+    resumed = plain(backbone)
+    run(resumed, chosen, out / "broken", resume=True)
+    return [weights(whole), weights(resumed)]
+
+
+JOBS = {"gradients": gradients, "resume": whole_and_resumed}
+
 if __name__ == "__main__":
-    _, backbone, out, rank, count = sys.argv
+    _, job, backbone, out, rank, count = sys.argv
     torch.set_num_threads(1)
-    work(backbone, out, int(rank), int(count))
+    work(job, backbone, out, int(rank), int(count))

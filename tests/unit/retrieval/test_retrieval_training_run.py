@@ -1,10 +1,7 @@
-"""The training loop on tiny backbones: resume to the bit, one tower alone, presets, ranks, rounds."""
+"""The training loop on tiny backbones: resume to the bit, one tower alone, presets, dev figures."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,6 @@ from retrieval.passages import passage_text
 from retrieval.training.config import DevSettings, TrainingSettings
 from retrieval.training.dev import DevSet, judge, load_dev, means
 from retrieval.training.objective import AgainstTable, InBatch, Objective
-from retrieval.training.ranks import sum_gradients
 from retrieval.training.rows import TrainingRow, passages_of, write_rows
 from retrieval.training.trainer import Outcome, Watch, add_adapter, freeze_passages, train, trainable
 from sleuth.errors import TrainingError
@@ -262,37 +258,3 @@ def test_judging_by_hand() -> None:
     expected = {"recall": 0.5, "all_gold": 0.0, "ndcg10": (1 / np.log2(3) + 1 / np.log2(5)) / ideal}
     assert figures == pytest.approx(expected)
     assert judge(["a"], {"a"}, 5) == {"recall": 1.0, "all_gold": 1.0, "ndcg10": 1.0}
-
-
-def gradients_of_a_step(encoder: Encoder) -> dict[str, torch.Tensor]:
-    chosen = settings(batch_size=7)
-    encoder.model.train()
-    InBatch(rows(), chosen, 0).backward(encoder, 0)
-    sum_gradients(trainable(encoder).values())
-    return {name: weight.grad for name, weight in trainable(encoder).items() if weight.grad is not None}
-
-
-def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
-    """Passages are gathered with their gradients: these add up to those of one process with the whole batch.
-
-    The batch of 7 queries does not divide, and this process is one of the ranks.
-    """
-    from ranks_script import work
-
-    still = backbone(tmp_path / "backbone", "bert", dropout=0.0)
-    expected = gradients_of_a_step(plain(still))
-    script = Path(__file__).with_name("ranks_script.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
-    command = [sys.executable, str(script), str(still), str(tmp_path), "1", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as other:
-        try:
-            work(str(still), str(tmp_path), 0, 2)
-            assert other.wait(60) == 0
-        finally:
-            other.kill()
-    for rank in range(2):
-        saved = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert saved.keys() == expected.keys()
-        for name, gradient in expected.items():
-            torch.testing.assert_close(saved[name], gradient, rtol=1e-3, atol=1e-6)
-    assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-2

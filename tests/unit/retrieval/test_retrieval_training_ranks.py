@@ -1,0 +1,49 @@
+"""An encoder trained by two processes: the step of one, and the same bits when all of them are killed and resumed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from ranks_script import gradients, work
+from test_retrieval_training_run import backbone
+
+SCRIPT = Path(__file__).with_name("ranks_script.py")
+
+
+def on_two_ranks(job: str, model: Path, out: Path) -> list[Any]:
+    """What each rank found; this process is the first."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, str(SCRIPT), job, str(model), str(out), "1", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as other:
+        try:
+            work(job, str(model), str(out), 0, 2)
+            assert other.wait(60) == 0
+        finally:
+            other.kill()
+    return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
+    """Passages are gathered with their gradients: these add up to those of one process with the whole batch.
+
+    The batch of 7 queries does not divide, and this process is one of the ranks.
+    """
+    still = backbone(tmp_path / "backbone", "bert", dropout=0.0)
+    expected = gradients(still, tmp_path)
+    for saved in on_two_ranks("gradients", still, tmp_path):
+        assert saved.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(saved[name], gradient, rtol=1e-3, atol=1e-6)
+    assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-2
+
+
+def test_two_killed_ranks_end_with_the_same_bits(tmp_path: Path) -> None:
+    """With dropout, so each rank has to go on with its own random state."""
+    for whole, resumed in on_two_ranks("resume", backbone(tmp_path / "backbone", "bert", dropout=0.3), tmp_path):
+        for name, weight in whole.items():
+            assert torch.equal(weight, resumed[name]), name
