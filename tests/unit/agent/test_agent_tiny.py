@@ -129,12 +129,16 @@ def test_the_seed_decides_the_weights() -> None:
     assert not torch.equal(one["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
 
 
-def test_the_first_head_attends_to_the_previous_token() -> None:
-    model = make_model(200, 0, 1, TinySettings(), 0)
+@pytest.mark.parametrize("shape", [{}, {"hidden_size": 64, "layers": 2}])
+def test_the_first_head_attends_to_the_previous_token_and_hardly_to_another(shape: dict[str, int]) -> None:
+    """Where it halts between two, what the network says next hangs on the rounding of their scores."""
+    settings = TinySettings.model_validate(shape)
+    model = make_model(200, 0, 1, settings, 0)
     model.set_attn_implementation("eager")
-    ids = torch.randint(2, 200, (4, 60), generator=torch.Generator().manual_seed(0))
-    attention = model(ids, output_attentions=True).attentions[0][:, 0]
-    assert attention.diagonal(offset=-1, dim1=-2, dim2=-1).min() > 0.9
+    ids = torch.randint(2, 200, (1, settings.max_length), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        attention = model(ids, output_attentions=True).attentions[0][:, 0]
+    assert attention.diagonal(offset=-1, dim1=-2, dim2=-1).min() > 0.9999
 
 
 def test_two_heads_look_for_what_followed_the_last_occurrence_before_any_training() -> None:
