@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from safetensors.torch import load_model, save_model
 from trl import GRPOTrainer
 
@@ -16,13 +17,22 @@ from agent.learning.checkpoints import REFERENCE
 from agent.learning.length_groups import score_trimmed
 from sleuth.errors import TrainingError
 
+_JOINED: dict[str, Callable[[list[float]], float]] = {
+    "check/logprob_gap": max,
+    "check/masked_tokens": sum,
+    "importance/max": max,
+    "importance/min": min,
+    "ratio/max": max,
+}
+"""How a figure of one optimizer step comes from those of its micro-batches and processes, where not by their mean."""
+
 
 class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     """Adds to every log line: seconds of the log-prob passes, ratios, and whether sampler and trainer agree.
 
     ``check/logprob_gap`` is the largest difference, in nats, between the log-prob that the sampler
     reported for a policy token and the one recomputed here before the first update after a rollout.
-    ``check/masked_tokens`` counts the tokens that the loss reads.
+    ``check/masked_tokens`` counts the tokens that the loss reads. Both are of all micro-batches and processes.
     """
 
     sampled_at_step = -1
@@ -91,6 +101,17 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             self.model.set_adapter("default")
         if self.args.sync_ref_model:
             load_model(self.accelerator.unwrap_model(self.ref_model), str(Path(resume_from_checkpoint) / REFERENCE))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's, which writes the mean over micro-batches: largest, smallest and summed figures are joined before."""
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        own = {name: join(metrics[name]) for name, join in _JOINED.items() if metrics.get(name)}
+        everyones = gather_object([own])
+        for name, join in _JOINED.items():
+            values = [figures[name] for figures in everyones if name in figures]
+            if values:
+                metrics[name] = [join(values)]
+        super().log(logs, start_time)
 
     def take_reference_seconds(self) -> float:
         """Seconds spent since last asked on log-probs that carry no gradient (reference, old policy)."""
