@@ -100,6 +100,11 @@ class MonitorSettings(Settings):
     max_ratio: float = 10.0
     min_answered: Share = 0.3
     max_invalid: Share = 0.5
+    min_searched: Share = 0.05
+    """Share of trajectories with a search; watched once a policy has searched as often as that."""
+    max_unscored: Share = 0.5
+    max_flat: Share = 0.99
+    """Share of groups whose rewards are all equal."""
     max_logprob_gap: float | None = None
     """Between sampler and trainer, in nats; None: 1e-4 in float32, and what rounding makes of it in 16 bits."""
     patience: Count = 5

@@ -129,7 +129,7 @@ def warm_start(
         train_dataset=Dataset.from_list([examples[row] for row in order]),
         processing_class=codec.tokenizer,
         peft_config=peft_config(settings.lora),
-        callbacks=[LogToSink(sink), CompletionMarker(), GradientGuard()],
+        callbacks=[LogToSink(sink), CompletionMarker(), GradientGuard("warmstart")],
     )
     trainer.remove_callback(PrinterCallback)
     drop_incomplete(work)

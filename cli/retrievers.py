@@ -21,7 +21,7 @@ def retriever_settings(given: str | Path, overrides: Sequence[str] = ()) -> Retr
     values = {"retriever": retriever_values(str(given))}
     for override in overrides:
         apply_override(values, override)
-    return validate(_Named, {"retriever": values["retriever"]}, str(given)).retriever
+    return validate(_Named, values, str(given)).retriever
 
 
 class _Named(Settings):

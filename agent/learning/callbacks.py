@@ -21,6 +21,10 @@ T = TypeVar("T")
 log = logging.getLogger("sleuth.train")
 
 
+_ROLLOUT = ("generate", "retrieve", "score")
+"""Stages of playing a rollout, as a log line names them."""
+
+
 class StageTimer(TrainerCallback):  # type: ignore[misc]
     """Adds ``time/reference`` and ``time/update`` to a log line, so that the stages of a step add up."""
 
@@ -36,9 +40,10 @@ class StageTimer(TrainerCallback):  # type: ignore[misc]
         whole = time.perf_counter() - self._started
         metrics = self.trainer._metrics["train"]
         reference = self.trainer.take_reference_seconds()
-        rollout = sum(
-            metrics[f"time/{stage}"][-1] for stage in ("generate", "retrieve", "score") if metrics.get(f"time/{stage}")
-        )
+        for stage in _ROLLOUT:
+            if not metrics[f"time/{stage}"]:  # a further update on the same rollout
+                metrics[f"time/{stage}"].append(0.0)
+        rollout = sum(metrics[f"time/{stage}"][-1] for stage in _ROLLOUT)
         metrics["time/reference"].append(reference)
         metrics["time/update"].append(max(whole - reference - rollout, 0.0))
         metrics["time/step"].append(whole)
@@ -47,11 +52,14 @@ class StageTimer(TrainerCallback):  # type: ignore[misc]
 class GradientGuard(TrainerCallback):  # type: ignore[misc]
     """Stops before an update whose gradient is not finite: the weights stay as they were."""
 
+    def __init__(self, section: str) -> None:
+        self._section = section
+
     def on_pre_optimizer_step(self, _args: Any, state: Any, _control: Any, model: Any = None, **_kwargs: Any) -> None:
         if not finite_gradients(model):
             raise TrainingError(
                 f"a gradient is NaN or infinite at step {state.global_step}: stopped before the update",
-                "the last checkpoint is whole; lower grpo.learning_rate, then --resume",
+                f"the last checkpoint is whole; lower {self._section}.learning_rate in a new run",
             )
 
 
@@ -124,12 +132,17 @@ class Monitors(TrainerCallback):  # type: ignore[misc]
         gap = _GAPS[dtype] if settings.max_logprob_gap is None else settings.max_logprob_gap
         self._settings = settings.model_copy(update={"max_logprob_gap": gap})
         self._bad_lines = 0
+        self._searched = False
 
     def on_log(self, _args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_kw: Any) -> None:
-        if not logs or "reward" not in logs:
+        if not logs or "loss" not in logs:
             return
-        faults = collapse_signs(logs, self._settings)
-        self._bad_lines = self._bad_lines + 1 if faults else 0
+        self._searched |= logs.get("rollout/searched", 0.0) >= self._settings.min_searched
+        faults = collapse_signs(logs, self._settings, searches=self._searched)
+        if faults:
+            self._bad_lines += 1
+        elif "reward" in logs:  # further updates on a rollout say nothing of it
+            self._bad_lines = 0
         for fault in faults:
             log.warning("step %d: %s", state.global_step, fault)
         # Processes measure their own rows: one of them decides for all.
@@ -160,14 +173,17 @@ def from_first_process(value: T) -> T:
     return shared[0]
 
 
-def collapse_signs(logs: Mapping[str, Any], limits: MonitorSettings) -> list[str]:
-    """What is wrong in one log line, in words; empty when nothing is."""
+def collapse_signs(logs: Mapping[str, Any], limits: MonitorSettings, *, searches: bool = True) -> list[str]:
+    """What is wrong in one log line, in words; empty when nothing is. ``searches``: this policy has done so before."""
     checks: list[tuple[str, float | None, bool]] = [
         ("entropy", limits.min_entropy, False),
         ("kl", limits.max_kl, True),
         ("ratio/max", limits.max_ratio, True),
         ("rollout/answered", limits.min_answered, False),
+        ("rollout/searched", limits.min_searched if searches else None, False),
         ("rollout/invalid_turns", limits.max_invalid, True),
+        ("rollout/unscored", limits.max_unscored, True),
+        ("groups/flat", limits.max_flat, True),
         ("check/logprob_gap", limits.max_logprob_gap, True),
     ]
     found = []

@@ -25,7 +25,7 @@ from agent.learning.callbacks import (
 )
 from agent.learning.checkpoints import publish_policy
 from agent.learning.engine_sampler import vllm_sampler
-from agent.learning.mixture import mixture
+from agent.learning.mixture import mixture, spare_question
 from agent.learning.options import load_trained, on_one_device, optimizer_options, peft_config, runtime_options
 from agent.learning.rollouts import Driver, GroupRollouts, RolloutRecord, Scorer
 from agent.learning.sampling import InProcessSampler, MakeSampler, Upcoming
@@ -154,6 +154,7 @@ def make_trainer(job: GrpoJob) -> Any:
         temperature=settings.temperature,
         seed=job.seed,
         oversample=settings.oversample,
+        spare=spare_question([len(s) for s in data.sources], data.weights),
         on_rollout=_keep_trajectories(job.out / "trajectories") if settings.save_trajectories else None,
     )
 
@@ -185,7 +186,7 @@ def make_trainer(job: GrpoJob) -> Any:
         peft_config=None if hasattr(model, "peft_config") else peft_config(settings.lora),
         callbacks=[
             timer,
-            GradientGuard(),
+            GradientGuard("grpo"),
             dev,
             Monitors(settings.monitors, job.policy.dtype),
             LogToSink(job.sink),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -20,6 +20,19 @@ def mixture(sizes: Sequence[int], weights: Sequence[float], count: int, seed: in
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     streams = [_epochs(size, derive_seed(seed, "source", index)) for index, size in enumerate(sizes)]
     return [int(offsets[source]) + next(streams[source]) for source in rng.choice(len(sizes), size=count, p=share)]
+
+
+def spare_question(sizes: Sequence[int], weights: Sequence[float]) -> Callable[[int], int]:
+    """Draws one more position as ``mixture`` would, by weight of its source; the seed that it is given decides."""
+    share = np.asarray(weights, dtype=float) / sum(weights)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+
+    def draw(seed: int) -> int:
+        rng = np.random.default_rng(seed)
+        source = int(rng.choice(len(sizes), p=share))
+        return int(offsets[source] + rng.integers(sizes[source]))
+
+    return draw
 
 
 def _epochs(size: int, seed: int) -> Iterator[int]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from agent.learning.mixture import spare_question
 from sleuth.protocols import Environment
 from sleuth.seeding import derive_seed
 from sleuth.types import Invalid, Origin, Question, Sampling, ScoredTrajectory, Segment, Trajectory
@@ -59,7 +60,8 @@ class GroupRollouts:
 
     Every trajectory's seed is keyed by run seed, optimizer step, question position and place in the
     rollout, so that a resumed run samples what the uninterrupted one would have. ``oversample`` above 1
-    replaces groups of equal rewards by further questions, up to that many times the batch in all.
+    replaces groups of equal rewards by further questions, up to that many times the batch in all; ``spare``
+    draws their positions from seeds.
     ``on_rollout`` gets the record once the trainer has told the advantages (``weigh``).
     """
 
@@ -73,6 +75,7 @@ class GroupRollouts:
         temperature: float,
         seed: int,
         oversample: float = 1.0,
+        spare: Callable[[int], int] | None = None,
         on_rollout: Callable[[RolloutRecord], None] | None = None,
     ) -> None:
         self.driver = driver
@@ -83,6 +86,7 @@ class GroupRollouts:
         self._sampling = Sampling(temperature)
         self._seed = seed
         self._oversample = oversample
+        self._spare = spare or spare_question([len(questions)], [1.0])
         self._on_rollout = on_rollout
 
     def __call__(self, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
@@ -162,10 +166,8 @@ class GroupRollouts:
         drawn, replaced, seconds = 0, 0, 0.0
         while flat and drawn < budget:
             take = min(len(flat), budget - drawn)
-            positions = [
-                derive_seed(self._seed, "replacement", step, offset, drawn + i) % len(self._questions)
-                for i in range(take)
-            ]
+            seeds = [derive_seed(self._seed, "replacement", step, offset, drawn + i) for i in range(take)]
+            positions = [self._spare(seed) for seed in seeds]
             places = [
                 (position, f"replacement {offset} {drawn + i} {member}")
                 for i, position in enumerate(positions)

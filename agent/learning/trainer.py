@@ -127,7 +127,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self.state.global_step}: stopped before the update",
-                "the last checkpoint is whole; lower grpo.learning_rate, then --resume",
+                "the last checkpoint is whole; lower grpo.learning_rate in a new run",
             )
         mask = inputs["completion_mask"] * inputs["tool_mask"]
         logps = self._current_logps

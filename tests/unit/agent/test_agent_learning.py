@@ -13,7 +13,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from agent.config import GrpoSettings, LoraSettings, MonitorSettings
 from agent.learning.callbacks import DevEvaluation, Monitors, collapse_signs
 from agent.learning.checkpoints import publish_policy
-from agent.learning.mixture import mixture
+from agent.learning.mixture import mixture, spare_question
 from agent.learning.rollouts import GroupRollouts, is_flat, to_row
 from agent.warmstart import bucketed_order, make_examples
 from sleuth.checkpoints import is_complete, mark_complete, newest_complete
@@ -120,6 +120,14 @@ def test_is_flat_ignores_unscored_rows():
     assert is_flat(group) and not is_flat([*group, ScoredTrajectory(played, 0.0)])
 
 
+def test_spare_questions_follow_the_weights_too():
+    draw = spare_question([10, 990], [0.9, 0.1])
+    drawn = [draw(seed) for seed in range(1000)]
+    assert drawn == [draw(seed) for seed in range(1000)]
+    assert 850 < sum(position < 10 for position in drawn) < 950
+    assert len(set(drawn)) > 80 and max(drawn) < 1000
+
+
 def test_the_mixture_follows_weights_and_goes_through_sources_in_epochs():
     order = mixture([10, 30], [3.0, 1.0], 400, seed=5)
     assert order == mixture([10, 30], [3.0, 1.0], 400, seed=5)
@@ -174,8 +182,33 @@ def test_monitors_name_what_collapses():
     assert len(signs) == 3 and "entropy" in signs[0]
 
 
+def test_nobody_searches_any_more_all_groups_are_flat_or_unscored():
+    logs = {"rollout/searched": 0.0, "groups/flat": 1.0, "rollout/unscored": 0.75}
+    signs = collapse_signs(logs, MonitorSettings())
+    assert [sign.split()[0] for sign in signs] == ["rollout/searched", "rollout/unscored", "groups/flat"]
+    assert len(collapse_signs(logs, MonitorSettings(), searches=False)) == 2
+
+
+def test_monitors_stop_in_further_updates_on_a_rollout_and_expect_searches_of_those_who_searched(caplog):
+    def lines(*logs):
+        monitors, control = Monitors(MonitorSettings(patience=2, stop_on_collapse=True), "float32"), TrainerControl()
+        caplog.clear()
+        for line in logs:
+            monitors.on_log(None, TrainerState(), control, {"loss": 0.1, **line})
+        return control.should_training_stop
+
+    first, further = {"reward": 0.5, "rollout/answered": 0.0}, {"ratio/max": 1.0}
+    assert lines({"reward": 0.5}, {"ratio/max": 99.0}, {"ratio/max": 99.0})
+    assert lines(first, further, first)  # what a rollout was blamed for is not forgiven by an update on it
+    assert not lines(first, {"reward": 0.5}, first)
+    never, once = {"reward": 0.5, "rollout/searched": 0.0}, {"reward": 0.5, "rollout/searched": 0.5}
+    assert not lines(never, never)
+    assert lines(once, never, never)
+    assert "rollout/searched is 0, below 0.05" in caplog.text
+
+
 def test_how_far_sampler_and_trainer_may_be_apart_follows_the_precision(caplog):
-    logs = {"reward": 0.5, "check/logprob_gap": 0.01}
+    logs = {"loss": 0.1, "reward": 0.5, "check/logprob_gap": 0.01}
     for dtype, warned in (("bfloat16", False), ("float32", True)):
         caplog.clear()
         Monitors(MonitorSettings(), dtype).on_log(None, TrainerState(), TrainerControl(), logs)
