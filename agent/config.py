@@ -91,6 +91,12 @@ class WarmstartSettings(OptimizerSettings):
     gradient_checkpointing: bool = False
     save_steps: Count = 100
 
+    @model_validator(mode="after")
+    def _divides(self) -> WarmstartSettings:
+        if self.micro_batch is not None and self.batch_size % self.micro_batch:
+            raise ValueError(f"batch_size {self.batch_size} cannot be split into micro-batches of {self.micro_batch}")
+        return self
+
 
 class MonitorSettings(Settings):
     """When to warn that a run is collapsing, and when to stop it."""

@@ -105,8 +105,6 @@ def warm_start(
         model = model.merge_and_unload()
     examples = make_examples(trajectories, codec.eos_token_id, settings.max_tokens)
     micro = settings.micro_batch or settings.batch_size
-    if settings.batch_size % micro:
-        raise DataError(f"warmstart.batch_size {settings.batch_size} is no multiple of micro_batch {micro}")
     steps = settings.steps or max(round(settings.epochs * len(examples) / settings.batch_size), 1)
     order = bucketed_order([len(e["input_ids"]) for e in examples], settings.batch_size, steps, seed)
     args = SFTConfig(

@@ -22,6 +22,11 @@ from retrieval.config import RetrieverSettings
 from rewards.config import RewardSettings
 from sleuth.settings import Settings, apply_override, read_layers, validate
 
+STAGES = ("world", "policy", "start", "demonstrate", "warmstart", "grpo")
+"""What a run does, in order."""
+DEMONSTRATIONS = "demonstrations.jsonl"
+"""Where in a run's folder the demonstrations lie."""
+
 
 class SourceSettings(Settings):
     """A file of training questions and its weight in the mixture; ``kinds`` keeps questions of these kinds only."""
@@ -44,7 +49,7 @@ class RunSettings(Settings):
     """Everything about a run. ``{out}`` in any text stands for the run folder."""
 
     out: Path
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     threads: Annotated[int, Field(ge=1)] | None = None
     world: WorldSettings | None = None
     policy: PolicySettings
@@ -87,3 +92,10 @@ def _fill(value: Any, folder: str) -> Any:
     if isinstance(value, list):
         return [_fill(item, folder) for item in value]
     return value.replace("{out}", folder) if isinstance(value, str) else value
+
+
+def modes_of(settings: RunSettings) -> Sequence[Any]:
+    """The modes of evaluations after a stage; an environment from outside is played as what it is, which is search."""
+    kind = settings.environment.kind
+    own = "search" if ":" in kind else kind
+    return [own] if settings.evaluation.modes is None else settings.evaluation.modes

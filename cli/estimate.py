@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
-from cli.config import RunSettings
+from agent.config import GrpoSettings, LoraSettings, WarmstartSettings
+from cli.config import STAGES, RunSettings
+from sleuth.errors import PolicyError
 from sleuth.settings import to_yaml
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def print_estimate(settings: RunSettings) -> None:
+def print_estimate(settings: RunSettings, until: str) -> None:
     """Print the config as YAML on standard output and the estimate on standard error."""
     import typer
 
     from cli.console import people
 
     typer.echo(to_yaml(settings))
-    for line in estimate_lines(settings):
-        people().print(line, highlight=False)
+    for line in estimate_lines(settings, until):
+        people().print(line, highlight=False, soft_wrap=True)
 
 
-def estimate_lines(settings: RunSettings) -> list[str]:
-    """Upper bounds for tokens and memory of one GRPO rollout, in words."""
+def estimate_lines(settings: RunSettings, until: str) -> list[str]:
+    """Upper bounds for tokens and memory of the stages up to and with ``until``, in words."""
+    reached = STAGES[: STAGES.index(until) + 1]
     parameters = count_parameters(settings)
     width = _BYTES[settings.policy.dtype]
     lines = [f"policy: {parameters / 1e6:.1f} M parameters, {parameters * width / 2**20:,.0f} MiB of weights"]
-    if settings.grpo is None:
-        return lines
-    grpo, rows = settings.grpo, settings.grpo.questions * settings.grpo.group_size
-    tokens = rows * settings.environment.total_tokens
-    updates = grpo.minibatches * grpo.iterations
-    lines.append(f"a rollout: {rows} trajectories, at most {tokens:,} tokens, {updates} updates")
-    reference = width if grpo.beta and not grpo.lora else 0
-    total = parameters * (width if grpo.lora else 4 * _BYTES["float32"] + reference)
-    what = "weights" if grpo.lora else "weights, gradients, two Adam moments"
-    also = ", reference" if reference else ""
-    lines.append(f"memory before activations: about {total / 2**20:,.0f} MiB ({what}{also})")
+    if "warmstart" in reached and settings.warmstart:
+        lines.append(_warmstart_line(settings.warmstart, parameters, width))
+    if "grpo" in reached and settings.grpo:
+        lines += _grpo_lines(settings.grpo, settings.environment.total_tokens, parameters, width)
     return lines
+
+
+def _warmstart_line(warmstart: WarmstartSettings, parameters: int, width: int) -> str:
+    tokens = warmstart.batch_size * warmstart.max_tokens
+    memory = _memory(parameters, width, warmstart.lora, reference=0)
+    return f"warm start: at most {tokens:,} tokens a step; memory before activations: {memory}"
+
+
+def _grpo_lines(grpo: GrpoSettings, total_tokens: int, parameters: int, width: int) -> list[str]:
+    rows, updates = grpo.questions * grpo.group_size, grpo.minibatches * grpo.iterations
+    reference = width if grpo.beta and not grpo.lora else 0
+    return [
+        f"a rollout: {rows} trajectories, at most {rows * total_tokens:,} tokens, {updates} updates",
+        f"GRPO, memory before activations: {_memory(parameters, width, grpo.lora, reference)}",
+    ]
+
+
+def _memory(parameters: int, width: int, lora: LoraSettings | None, reference: int) -> str:
+    if lora:
+        return f"about {parameters * width / 2**20:,.0f} MiB (weights; gradients and moments are the adapter's)"
+    also = ", reference" if reference else ""
+    total = parameters * (4 * _BYTES["float32"] + reference)
+    return f"about {total / 2**20:,.0f} MiB (weights, gradients, two Adam moments{also})"
 
 
 def count_parameters(settings: RunSettings) -> int:
@@ -43,14 +62,22 @@ def count_parameters(settings: RunSettings) -> int:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from agent.policies.loading import adapter_base, resolve_model
+
     if settings.policy.tiny is not None:
         tiny = settings.policy.tiny
         # The vocabulary, and with it the embedding, is not known before the world is made.
         per_layer = 4 * tiny.hidden_size**2 + 3 * tiny.hidden_size * tiny.intermediate_size
         return tiny.layers * per_layer
-    from agent.policies.loading import resolve_model
-
-    config = AutoConfig.from_pretrained(resolve_model(settings.policy.model or ""))
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    name = settings.policy.model or ""
+    source = resolve_model(name)
+    base = adapter_base(source)
+    trust = settings.policy.trust_remote_code
+    try:
+        config = AutoConfig.from_pretrained(resolve_model(base) if base else source, trust_remote_code=trust)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+    except (OSError, ValueError) as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise PolicyError(f"cannot read the configuration of policy.model '{name}': {first}") from None
     return sum(p.numel() for p in model.parameters())

@@ -64,7 +64,17 @@ def evaluate(
     if predictions is not None:
         if models:
             raise ConfigError("give either a model or --predictions, not both")
-        _score_file(predictions, data[0] if data else None, limit, out, overwrite, json)
+        played: dict[str, Any] = {"--retriever": retriever, "--mode": mode, "--preset": preset, "--set": overrides}
+        played |= {"--batch-size": batch_size, "--samples": samples, "--temperature": temperature, "--resume": resume}
+        for option, value in played.items():
+            if value is not False and value not in (None, []):
+                raise ConfigError(f"{option} means nothing beside --predictions: no model is run", "leave it out")
+        if len(data or []) != 1:
+            raise ConfigError("--predictions are of one file of questions", "name it: --data FILE")
+        from cli.grid import named
+
+        (questions,) = named(data or [], "--data").values()
+        _score_file(predictions, questions, limit, out, overwrite, json)
         return
     if not models:
         raise ConfigError("there is nothing to evaluate", "give a model, a run folder, a config or --predictions FILE")
@@ -153,17 +163,13 @@ def _grid_folder() -> Path:
     return Path("runs/evaluate") / f"grid-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _score_file(
-    predictions: Path, data: str | None, limit: int | None, out: Path | None, overwrite: bool, json: bool
-) -> None:
+def _score_file(predictions: Path, data: str, limit: int | None, out: Path | None, overwrite: bool, json: bool) -> None:
     import json as json_module
 
     from cli.predictions import print_figures, score_file
     from sleuth.artifacts import atomic_write
     from sleuth.runs import RunFolder
 
-    if data is None:
-        raise ConfigError("no questions are named", "--data FILE")
     figures = score_file(predictions, data, limit)
     if out:
         with RunFolder(out).claim({"predictions": str(predictions), "data": data, "limit": limit}, overwrite=overwrite):

@@ -66,8 +66,8 @@ def cells_of(
     for mode in modes:
         if mode not in MODES:
             raise ConfigError(f"no mode '{mode}'", did_you_mean(mode, MODES))
-    policies, sets = _named(models, "model"), _named(data or [""], "--data")
-    searched = _named(retrievers or [""], "--retriever")
+    policies, sets = named(models, "model"), named(data or [""], "--data")
+    searched = named(retrievers or [""], "--retriever")
     for (policy, model), (name, file), mode, (index_name, index) in product(
         policies.items(), sets.items(), modes or [""], searched.items()
     ):
@@ -164,7 +164,7 @@ def _row(cell: Cell, evaluation: Evaluation) -> dict[str, Any]:
     return {**place, "folder": cell.folder, **evaluation.figures}
 
 
-def _named(given: Sequence[str], what: str) -> dict[str, str]:
+def named(given: Sequence[str], what: str) -> dict[str, str]:
     """``NAME=VALUE`` or a value that is called after its path, by as much of it as tells it from the others."""
     named: dict[str, str] = {}
     for text in given:

@@ -29,7 +29,9 @@ def trajectory(
     file: Annotated[Path, typer.Argument(help="Trajectories: a .jsonl or .parquet file, or a folder of them.")],
     index: Annotated[int, typer.Option("--index", "-i", min=0, help="Which row, from 0.")] = 0,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show the mask token by token.")] = False,
-    model: Annotated[str | None, typer.Option(help="Model whose tokenizer gives the tokens' text.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="As --tokens, with the texts that this model's tokenizer gives.")
+    ] = None,
 ) -> None:
     """Show one trajectory by turns, or token by token with the loss mask."""
     from itertools import islice
@@ -44,7 +46,7 @@ def trajectory(
         raise DataError(f"{file} has {count} trajectories, none at --index {index}", "the first is 0")
     console = results()
     show_turns(row, console)
-    if tokens:
+    if tokens or model:
         show_tokens(row.trajectory, console, _token_texts(model) if model else None)
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.cluster.config import MAY_DIFFER
-from cli.config import RunSettings
+from cli.checks import check_inputs
+from cli.config import DEMONSTRATIONS, STAGES, RunSettings, modes_of
 from cli.wiring import (
     limit_threads,
     load_training_data,
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sleuth.run")
 
-STAGES = ("world", "policy", "start", "demonstrate", "warmstart", "grpo")
-DEMONSTRATIONS = "demonstrations.jsonl"
 RETRIEVER = "retriever"
 """Holds the fingerprint of the retriever that the run was started with."""
 
@@ -89,11 +88,13 @@ class Run:
 
 def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, overwrite: bool) -> Run:
     """Do every stage that the settings ask for, up to and with ``until``."""
-    check_inputs(settings, until)
-    limit_threads(settings.threads)
     run = Run(settings, RunFolder(settings.out), resume)
+    done = [name for name in STAGES if run.folder.stage_done(name)] if resume else []
+    check_inputs(settings, until, done)
+    limit_threads(settings.threads)
     plain = settings.model_dump(mode="json")
-    with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=("sinks", "threads", *MAY_DIFFER)):
+    free = ("sinks", "threads", "grpo.report_to", *MAY_DIFFER, *_not_begun(run))
+    with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=free):
         for name in STAGES[: STAGES.index(until) + 1]:
             if not run.folder.stage_done(name):
                 info = _WORK[name](run)
@@ -104,42 +105,22 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
     return run
 
 
+def _not_begun(run: Run) -> list[str]:
+    """Sections of stages that have left nothing yet: what was wrong in them may be mended before a resume."""
+    left = {
+        "demonstrations": run.folder.stage_done("demonstrate") or (run.out / DEMONSTRATIONS).exists(),
+        "warmstart": run.folder.stage_done("warmstart") or (run.out / "warmstart_checkpoints").exists(),
+        "grpo": (run.out / "grpo").exists(),
+    }
+    return [section for section, begun in left.items() if not begun]
+
+
 def _close(out: Path) -> None:
     """Every stage is done, so no trajectory will be added: from JSON lines to Parquet."""
     from sleuth.trajectories import close_trajectories
 
     for folder in [out / "grpo" / "trajectories", *(out / "grpo" / "dev").glob("*"), *(out / "evaluation").glob("*")]:
         close_trajectories(folder)
-
-
-def check_inputs(settings: RunSettings, until: str) -> None:
-    """Fail before any work is done, not after an hour of it."""
-    reached = STAGES[: STAGES.index(until) + 1]
-    if settings.policy.model is not None:
-        from agent.policies.loading import resolve_model
-
-        resolve_model(settings.policy.model)
-    if "demonstrate" in reached and settings.demonstrations and settings.retriever is None:
-        raise ConfigError("demonstrations need a retriever", "set retriever to an index")
-    if "grpo" in reached and settings.grpo:
-        if settings.policy.backend not in ("transformers", "vllm", "auto"):
-            raise ConfigError(
-                f"training cannot give new weights to policy.backend '{settings.policy.backend}'",
-                "train with backend transformers, vllm or auto",
-            )
-        if not settings.data.train or not settings.data.dev:
-            raise ConfigError("grpo needs data.train and data.dev", "name question files there")
-        for kind in (settings.environment.kind, *settings.evaluation.start_modes, *_modes(settings)):
-            if kind in ("search", "rag") and settings.retriever is None and ":" not in settings.environment.kind:
-                raise ConfigError(f"the {kind} environment needs a retriever", "set retriever to an index")
-    if settings.world is None:
-        for path in [*(s.path for s in settings.data.train), settings.data.dev, settings.data.test]:
-            if path is not None:
-                read_questions(path, limit=1)
-    if settings.policy.tiny and settings.world is None:
-        raise ConfigError("policy.tiny takes its vocabulary from a made-up world", "add a world section")
-    if until == "warmstart" and settings.warmstart is None:
-        raise ConfigError("the config has no warmstart section", "add warmstart: {}")
 
 
 def _world(run: Run) -> dict[str, Any] | None:
@@ -280,6 +261,7 @@ def _dev_evaluation(run: Run, dev: Sequence[Question]) -> Callable[[Any], dict[s
     could not. Every evaluation keeps its trajectories.
     """
     from agent.evaluate import evaluate
+    from cli.summary import hop_figures
     from rewards.scorer import make_scorer
     from rewards.text_match import exact_match, f1
     from sleuth.artifacts import atomic_folder
@@ -302,6 +284,8 @@ def _dev_evaluation(run: Run, dev: Sequence[Question]) -> Callable[[Any], dict[s
         wanted = {"em": report.overall.means["em"], "f1": report.overall.means["f1"], "searches": report.searches}
         wanted["unscored"] = report.unscored or None
         wanted |= {f"em_{kind}": by.means["em"] for kind, by in report.by_kind.items()}
+        chains = hop_figures({kind: by.to_dict() for kind, by in report.by_kind.items()})
+        wanted["em_one_to_three_hops"] = chains[0] if chains else None
         return {name: float(value) for name, value in wanted.items() if value is not None}
 
     return figures
@@ -343,14 +327,7 @@ def evaluate_policy(run: Run, stage: str, mode: Any) -> dict[str, Any]:
 
 
 def _test_modes(run: Run) -> Sequence[Any]:
-    return _modes(run.settings) if run.settings.data.test or run.settings.data.dev else []
-
-
-def _modes(settings: RunSettings) -> Sequence[Any]:
-    """The modes of evaluations after a stage; an environment from outside is played as what it is, which is search."""
-    kind = settings.environment.kind
-    own = "search" if ":" in kind else kind
-    return [own] if settings.evaluation.modes is None else settings.evaluation.modes
+    return modes_of(run.settings) if run.settings.data.test or run.settings.data.dev else []
 
 
 def _stage_sink(run: Run, name: str) -> MetricSink:

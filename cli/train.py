@@ -66,7 +66,7 @@ def _run(
     if dry_run:
         from cli.estimate import print_estimate
 
-        print_estimate(settings)
+        print_estimate(settings, until)
         return
     from cli.console import people
     from cli.logs import quiet_libraries

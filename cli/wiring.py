@@ -86,10 +86,10 @@ def load_training_data(sources: Sequence[SourceSettings]) -> TrainingData:
 
     if not sources:
         raise ConfigError("no training questions are named", "set data.train to a list of {path: ...}")
-    return TrainingData([_read_source(s) for s in sources], [s.weight for s in sources])
+    return TrainingData([read_source(s) for s in sources], [s.weight for s in sources])
 
 
-def _read_source(source: SourceSettings) -> list[Question]:
+def read_source(source: SourceSettings) -> list[Question]:
     if source.kinds is None:
         return read_questions(source.path, source.limit)
     questions = read_questions(source.path)

@@ -25,9 +25,14 @@ def world(
     from envs.toy_world.generate import generate_world
     from envs.toy_world.write import KIND, write_world
     from sleuth.artifacts import check_destination
+    from sleuth.errors import ConfigError
     from sleuth.settings import apply_override, read_layers, validate
 
     values = read_layers(config) if config else {}
+    if "policy" in values or "out" in values:  # a run's config
+        if values.get("world") is None:
+            raise ConfigError(f"{config} makes no world", "add a section 'world', or give the world's settings alone")
+        values = dict(values["world"])
     for key, value in (("seed", seed), ("paraphrase", paraphrase)):
         if value is not None:
             values[key] = value

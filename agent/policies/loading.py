@@ -12,7 +12,7 @@ from typing import Any
 from agent.codec import HFCodec
 from agent.config import PolicySettings
 from sleuth.artifacts import atomic_folder, file_digest, write_manifest
-from sleuth.errors import PolicyError
+from sleuth.errors import ConfigError, PolicyError, SleuthError
 
 SMOLLM2 = "smollm2"
 log = logging.getLogger(__name__)
@@ -41,7 +41,9 @@ def load_policy_model(settings: PolicySettings, name: str, *, trainable: bool = 
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, source, is_trainable=trainable)
-    except (OSError, ValueError, ImportError) as error:
+    except SleuthError:
+        raise
+    except Exception as error:  # readers of broken files raise anything
         raise PolicyError(f"cannot load a policy from {name}: {_first_line(error)}", _where_to_look(name)) from error
     return model.to(pick_device(settings.device)), codec
 
@@ -60,7 +62,7 @@ def load_codec(name: str, *, trust_remote_code: bool = False) -> HFCodec:
     extra = {} if generic else {"trust_remote_code": trust_remote_code}
     try:
         return HFCodec(loader.from_pretrained(source, padding_side="left", **extra))
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # readers of broken files raise anything
         raise PolicyError(f"cannot load a tokenizer from {name}: {_first_line(error)}", _where_to_look(name)) from error
 
 
@@ -131,9 +133,24 @@ def cache_folder() -> Path:
 def pick_device(name: str) -> str:
     import torch
 
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(name)
+    return name
+
+
+def check_device(name: str) -> None:
+    """Raise ConfigError where ``policy.device`` is none that torch has here."""
+    import torch
+
+    if name == "auto":
+        return
+    try:
+        kind, index = torch.device(name).type, torch.device(name).index
+    except RuntimeError:
+        raise ConfigError(f"policy.device is '{name}', no device of torch", "write auto, cpu, cuda or cuda:1") from None
+    if kind == "cuda" and (index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"policy.device is '{name}', but torch finds {torch.cuda.device_count()} GPUs", "write auto")
 
 
 def adapter_base(source: str) -> str | None:
@@ -141,7 +158,7 @@ def adapter_base(source: str) -> str | None:
     path = Path(source) / "adapter_config.json"
     if not path.is_file():
         return None
-    base: str | None = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    base: str | None = _read_json(path).get("base_model_name_or_path")
     if not base:
         raise PolicyError(f"{path} names no base model", "set base_model_name_or_path in it")
     return base
@@ -149,14 +166,24 @@ def adapter_base(source: str) -> str | None:
 
 def adapter_rank(source: str) -> int:
     """The rank of the adapter in folder ``source``."""
-    return int(json.loads((Path(source) / "adapter_config.json").read_text(encoding="utf-8"))["r"])
+    return int(_read_json(Path(source) / "adapter_config.json")["r"])
 
 
 def _tokenizer_class(source: str) -> str:
     path = Path(source) / "tokenizer_config.json"
     if not path.is_file():
         return ""
-    return str(json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class", ""))
+    return str(_read_json(path).get("tokenizer_class", ""))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"{path} is damaged: {_first_line(error)}", "is the folder whole?") from None
+    if not isinstance(values, dict):
+        raise PolicyError(f"{path} is damaged: it holds no mapping", "is the folder whole?")
+    return values
 
 
 def _looks_like_path(name: str) -> bool:

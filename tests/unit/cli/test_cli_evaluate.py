@@ -141,7 +141,10 @@ def test_direct_mode_opens_no_retriever(model: str) -> None:
         (["MODEL", "--data", "q.jsonl", "--mode", "direct", "--set", "sed=1"], "did you mean 'seed'?"),
         (["none.yaml"], "no config file none.yaml"),
         (["MODEL", "--predictions", "p.json", "--data", "q.jsonl"], "not both"),
-        (["--predictions", "p.json"], "no questions are named"),
+        (["--predictions", "p.json"], "--data FILE"),
+        (["--predictions", "p.json", "--data", "q.jsonl", "--data", "r.jsonl"], "one file of questions"),
+        (["--predictions", "p.json", "--data", "q.jsonl", "--temperature", "0"], "--temperature means nothing"),
+        (["--predictions", "p.json", "--data", "q.jsonl", "--mode", "rag"], "--mode means nothing"),
     ],
 )
 def test_mistakes_are_one_line(

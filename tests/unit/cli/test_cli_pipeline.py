@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from agent.demonstrate import worth_learning
+from cli.checks import check_inputs
 from cli.config import RunSettings
-from cli.pipeline import Run, check_inputs
+from cli.pipeline import Run
 from cli.train import again
 from sleuth.errors import ArtifactError, ConfigError
 from sleuth.runs import RunFolder

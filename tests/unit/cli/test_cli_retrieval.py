@@ -269,6 +269,12 @@ def test_a_retriever_that_is_written_wrongly_is_one_clear_line(written: str, mes
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("override", ["k1=1", "retriver.k1=9", "nonsense.deeply=1"])
+def test_a_setting_that_search_does_not_have_is_refused(program: typer.Typer, beir: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match="unknown setting"):
+        run(program, "search", beir / "index", "Dunmore", "--set", override)
+
+
 def test_search_takes_a_composed_retriever(program: typer.Typer, beir: Path) -> None:
     written = f"{{kind: hybrid, parts: [{beir / 'index'}, {{index: {beir / 'index'}, k1: 2.0}}]}}"
     out, _ = run(program, "search", written, "Dunmore", "-k", 1, "--json")

@@ -37,6 +37,15 @@ def test_a_config_file_is_read_and_options_go_over_it(tmp_path: Path) -> None:
     assert "7 train, 5 dev, 5 test" in result.stderr
 
 
+def test_a_runs_config_names_its_world(tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("out: runs/x\npolicy: {tiny: {}}\nworld: {train: 6, dev: 5, test: 5}\n")
+    result = _run(str(config), "--out", str(tmp_path / "w"), *SMALL[:-6])
+    assert "6 train, 5 dev, 5 test" in result.stderr
+    config.write_text("out: runs/x\npolicy: {model: smollm2}\n")
+    assert "makes no world" in str(_run(str(config), "--out", str(tmp_path / "v")).exception)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [

@@ -141,7 +141,7 @@ def test_supporting_facts_are_scored_only_where_predicted_and_known():
 @pytest.mark.parametrize(
     ("predictions", "message"),
     [
-        ({"answers": {}}, "did you mean 'answers'"),
+        ({"answers": {}}, "rename 'answers' to it"),
         ({}, 'no "answer"'),
         ({"answer": ["x"]}, 'no "answer"'),
         ({"answer": {"1": 3}}, "predicted for 1 is not a text"),

@@ -107,7 +107,7 @@ def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
     write(tmp_path, "hotpotqa.yaml", "out: x\n")
     with pytest.raises(ConfigError, match=r"no config file .*hotpot\.yaml \(did you mean 'hotpotqa\.yaml'\?\)"):
         load_settings(AllSettings, tmp_path / "hotpot.yaml")
-    with pytest.raises(ConfigError, match="no config file"):
+    with pytest.raises(ConfigError, match=r"no config file [^(]*$"):
         load_settings(AllSettings, tmp_path / "nowhere" / "x.yaml")
     with pytest.raises(ConfigError, match="cannot read"):
         load_settings(AllSettings, tmp_path)

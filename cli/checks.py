@@ -1,0 +1,124 @@
+"""What a run refuses before any work is done, not after an hour of it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from cli.config import DEMONSTRATIONS, STAGES, RunSettings, modes_of
+from cli.wiring import read_questions, read_source
+from retrieval.config import RetrieverSettings
+from sleuth.errors import ArtifactError, ConfigError, DataError, MissingExtraError
+
+
+def check_inputs(settings: RunSettings, until: str, done: Collection[str] = ()) -> None:
+    """Raise what would end the stages up to and with ``until``, as far as settings and files can tell; those that
+    are ``done`` read nothing any more.
+    """
+    reached = [stage for stage in STAGES[: STAGES.index(until) + 1] if stage not in done]
+    _check_policy(settings, until)
+    if settings.world is None:
+        _check_questions(settings)
+    if settings.retriever is not None:
+        _check_retriever(settings.retriever, settings.out)
+    if "demonstrate" in reached:
+        _check_demonstrations(settings, until)
+    if "warmstart" in reached:
+        _check_warmstart(settings, until)
+    if "grpo" in reached and settings.grpo:
+        _check_grpo(settings)
+    if "tensorboard" in settings.sinks:
+        _need("tensorboard", "the TensorBoard sink")
+
+
+def _check_policy(settings: RunSettings, until: str) -> None:
+    from agent.policies.backends import choose_backend
+    from agent.policies.loading import check_device, resolve_model
+
+    if settings.policy.backend != "auto":
+        choose_backend(settings.policy, "")
+    if settings.policy.model is not None:
+        resolve_model(settings.policy.model)
+    if settings.cluster is None and until != "demonstrate":  # the machines of a cluster have devices of their own
+        check_device(settings.policy.device)
+    if settings.policy.tiny and settings.world is None:
+        raise ConfigError("policy.tiny takes its vocabulary from a made-up world", "add a world section")
+
+
+def _check_questions(settings: RunSettings) -> None:
+    for source in settings.data.train:
+        read_source(source)
+    for path in (settings.data.dev, settings.data.test):
+        if path is not None:
+            read_questions(path)
+
+
+def _check_retriever(retriever: RetrieverSettings, out: Path) -> None:
+    """What lies under ``out`` may be made by the run itself."""
+    for part in [*retriever.parts, *([retriever.inner] if retriever.inner else [])]:
+        _check_retriever(part, out)
+    index, corpus = retriever.index, retriever.corpus
+    if index is None or index.exists():
+        return
+    if corpus is None and out not in index.parents:
+        raise ArtifactError(f"no index at {index}", f"make it with: sleuth index CORPUS --out {index}")
+    if corpus is not None and not corpus.exists() and out not in corpus.parents:
+        raise DataError(f"no corpus at {corpus}", "retriever.corpus is a file of passages")
+
+
+def _check_demonstrations(settings: RunSettings, until: str) -> None:
+    if settings.demonstrations is None:
+        if until == "demonstrate":
+            raise ConfigError("the config has no demonstrations section", "add demonstrations: {sources: [FILE]}")
+        return
+    if settings.retriever is None:
+        raise ConfigError("demonstrations need a retriever", "set retriever to an index")
+    from envs.plans import holds_plans
+
+    for source in _outside(settings.demonstrations.sources, settings.out):
+        if not holds_plans(source):
+            read_questions(source, 1)
+
+
+def _check_warmstart(settings: RunSettings, until: str) -> None:
+    if settings.warmstart is None:
+        if until == "warmstart":
+            raise ConfigError("the config has no warmstart section", "add warmstart: {}")
+        return
+    trajectories = settings.warmstart.trajectories
+    if trajectories is not None and not trajectories.exists() and settings.out not in trajectories.parents:
+        raise DataError(f"no file {trajectories}", "warmstart.trajectories is what sleuth demonstrate writes")
+    made = settings.demonstrations is not None or (settings.out / DEMONSTRATIONS).exists()
+    if trajectories is None and not made:
+        raise ConfigError(
+            "the warm start has no demonstrations to learn from",
+            "add demonstrations: {sources: [FILE]}, or set warmstart.trajectories",
+        )
+
+
+def _check_grpo(settings: RunSettings) -> None:
+    assert settings.grpo is not None
+    if settings.policy.backend not in ("transformers", "vllm", "auto"):
+        raise ConfigError(
+            f"training cannot give new weights to policy.backend '{settings.policy.backend}'",
+            "train with backend transformers, vllm or auto",
+        )
+    if not settings.data.train or not settings.data.dev:
+        raise ConfigError("grpo needs data.train and data.dev", "name question files there")
+    for kind in (settings.environment.kind, *settings.evaluation.start_modes, *modes_of(settings)):
+        if kind in ("search", "rag") and settings.retriever is None and ":" not in settings.environment.kind:
+            raise ConfigError(f"the {kind} environment needs a retriever", "set retriever to an index")
+    for reporter in settings.grpo.report_to:
+        _need(reporter, f"grpo.report_to '{reporter}'")
+
+
+def _outside(paths: list[str], out: Path) -> Iterator[str]:
+    """Those that the run does not make itself."""
+    return (path for path in paths if out not in Path(path).parents)
+
+
+def _need(package: str, purpose: str) -> None:
+    """Each package is also the name of the extra that brings it."""
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError(package, package, purpose)

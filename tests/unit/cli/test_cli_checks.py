@@ -1,0 +1,166 @@
+"""What is wrong with a run is said before its first stage; what is mended may be resumed; what it will cost."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.config import PolicySettings
+from agent.policies.loading import load_policy_model
+from agent.tiny import build_tiny_policy
+from agent.tiny_config import TinySettings
+from cli.checks import check_inputs
+from cli.config import RunSettings
+from cli.estimate import estimate_lines
+from cli.pipeline import run_stages
+from sleuth.errors import ConfigError, DataError, PolicyError, SleuthError
+from sleuth.settings import validate
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("policy") / "tiny"
+    build_tiny_policy(folder, ["who"], TinySettings(hidden_size=32, layers=2, intermediate_size=32), seed=0)
+    return folder
+
+
+def settings(folder: Path, model: Path, **more: Any) -> RunSettings:
+    """Of a run that has all that it needs."""
+    questions = folder / "q.jsonl"
+    rows = [{"id": str(i), "question": "who?", "golden_answers": ["a"], "metadata": {"type": "x"}} for i in range(3)]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    passages = [{"_id": str(i), "title": "A", "text": "b"} for i in range(5)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in passages))
+    values: dict[str, Any] = {
+        "out": str(folder / "run"),
+        "policy": {"model": str(model)},
+        "retriever": {"index": str(folder / "run" / "index"), "corpus": str(folder / "corpus.jsonl")},
+        "data": {"train": [{"path": str(questions)}], "dev": str(questions)},
+        "demonstrations": {"sources": [str(questions)]},
+        "warmstart": {},
+        "grpo": {},
+    }
+    return validate(RunSettings, values | more, "run.yaml")
+
+
+def test_a_run_that_has_what_it_needs_is_let_through(tmp_path: Path, model: Path) -> None:
+    check_inputs(settings(tmp_path, model), "grpo")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"demonstrations": {"sources": ["none.json"]}}, "none.json"),
+        ({"retriever": {"index": "none"}}, "no index at none"),
+        ({"retriever": {"index": "none", "corpus": "none.jsonl"}}, "no corpus at none.jsonl"),
+        ({"retriever": {"kind": "hybrid", "parts": [{"index": "none"}, {"index": "more"}]}}, "no index at none"),
+        ({"warmstart": {"trajectories": "none.jsonl"}}, "no file none.jsonl"),
+        ({"demonstrations": None}, "no demonstrations to learn from"),
+        ({"policy": {"model": "MODEL", "device": "gpu"}}, "policy.device is 'gpu'"),
+        ({"policy": {"model": "MODEL", "device": "cuda:99"}}, "policy.device is 'cuda:99', but torch finds"),
+        ({"policy": {"model": "MODEL", "backend": "vlm"}}, "did you mean 'vllm'"),
+        ({"data": {"train": [{"path": "QUESTIONS", "kinds": ["y"]}], "dev": "QUESTIONS"}}, "no question of kind y"),
+        ({"data": {"train": [{"path": "BROKEN"}], "dev": "QUESTIONS"}}, "line 2"),
+        ({"data": {"train": [{"path": "QUESTIONS"}], "dev": "QUESTIONS", "test": "none.jsonl"}}, "none.jsonl"),
+    ],
+)
+def test_what_is_missing_or_broken_is_said_first(
+    tmp_path: Path, model: Path, more: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "broken.jsonl").write_text('{"id": "1", "question": "who?", "golden_answers": ["a"]}\n{"id": \n')
+    places = {"MODEL": str(model), "QUESTIONS": str(tmp_path / "q.jsonl"), "BROKEN": str(tmp_path / "broken.jsonl")}
+    text = json.dumps(more)
+    for name, path in places.items():
+        text = text.replace(name, path)
+    with pytest.raises(SleuthError) as caught:
+        check_inputs(settings(tmp_path, model, **json.loads(text)), "grpo")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_stages_read_that_are_done_may_have_gone(tmp_path: Path, model: Path) -> None:
+    gone = settings(tmp_path, model, demonstrations={"sources": ["none.json"]})
+    check_inputs(gone, "grpo", done=["demonstrate"])
+    with pytest.raises(DataError):
+        check_inputs(gone, "grpo")
+
+
+@pytest.mark.parametrize(
+    ("more", "extra"),
+    [
+        ({"grpo": {"report_to": ["wandb"]}}, "wandb"),
+        ({"grpo": {"report_to": ["trackio"]}}, "trackio"),
+        ({"sinks": ["tensorboard"]}, "tensorboard"),
+    ],
+)
+def test_a_reporter_that_is_not_installed_is_one_line(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], extra: str
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == extra else found(name, *a))
+    with pytest.raises(SleuthError, match=rf"{extra}.*pip install 'sleuth-rl\[{extra}\]'"):
+        check_inputs(settings(tmp_path, model, **more), "grpo")
+
+
+@pytest.mark.parametrize(("more", "message"), [({"seed": -1}, "seed"), ({"warmstart": {"micro_batch": 5}}, "32")])
+def test_settings_that_cannot_be_are_refused(tmp_path: Path, model: Path, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings(tmp_path, model, **more)
+
+
+def test_a_stage_without_its_section_is_refused(tmp_path: Path, model: Path) -> None:
+    for stage, section in (("demonstrate", "demonstrations"), ("warmstart", "warmstart")):
+        with pytest.raises(ConfigError, match=f"no {section} section"):
+            check_inputs(settings(tmp_path, model, **{section: None}), stage)
+
+
+def test_a_stage_that_left_nothing_may_be_resumed_with_other_settings(tmp_path: Path, model: Path) -> None:
+    """A plan that leads nowhere ends the first try; the second one names another file."""
+    with pytest.raises(DataError, match="names its supporting passages"):
+        run_stages(settings(tmp_path, model), until="demonstrate", resume=False, overwrite=False)
+    row = {"id": "1", "question": "who is A?", "golden_answers": ["b"], "metadata": {"supporting_titles": ["A"]}}
+    (tmp_path / "good.jsonl").write_text(json.dumps(row) + "\n")
+    mended = {"sources": [str(tmp_path / "good.jsonl")], "require_titles": False}
+    given = settings(tmp_path, model, demonstrations=mended)
+    run_stages(given, until="demonstrate", resume=True, overwrite=False)
+    with pytest.raises(SleuthError, match=r"was started with demonstrations"):
+        run_stages(settings(tmp_path, model), until="demonstrate", resume=True, overwrite=False)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_config.json", "tokenizer.json", "config.json"])
+def test_a_damaged_policy_is_one_line(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "policy"
+    build_tiny_policy(folder, ["who"], TinySettings(hidden_size=32, layers=2, intermediate_size=32), seed=0)
+    (folder / name).write_bytes((folder / name).read_bytes()[:20])
+    with pytest.raises(PolicyError) as caught:
+        load_policy_model(PolicySettings(model=str(folder)), str(folder))
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+def test_an_adapter_that_does_not_say_what_it_is_is_one_line(tmp_path: Path, model: Path) -> None:
+    for config in ('{"base_model_name_or_path": "BASE"}', "{"):
+        (tmp_path / "adapter_config.json").write_text(config.replace("BASE", str(model)))
+        with pytest.raises(PolicyError):
+            load_policy_model(PolicySettings(model=str(tmp_path)), str(tmp_path))
+
+
+def test_the_estimate_is_of_every_stage_that_is_reached(tmp_path: Path, model: Path) -> None:
+    given = settings(tmp_path, model, grpo={"lora": {}})
+    policy, warm, rollout, memory = estimate_lines(given, "grpo")
+    assert "at most 65,536 tokens a step" in warm  # 32 demonstrations of 2,048 tokens
+    assert "two Adam moments" in warm and "the adapter's" in memory
+    assert "64 trajectories" in rollout
+    assert estimate_lines(given, "warmstart") == [policy, warm]
+
+
+def test_the_estimate_of_an_adapter_counts_its_base(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(model)}))
+    alone = estimate_lines(settings(tmp_path, model), "grpo")
+    assert estimate_lines(settings(tmp_path, tmp_path / "adapter"), "grpo") == alone
+    with pytest.raises(PolicyError, match=r"configuration of policy\.model"):
+        estimate_lines(settings(tmp_path, tmp_path), "grpo")
