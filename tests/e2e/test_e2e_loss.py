@@ -10,6 +10,7 @@ from tiny_job import ENVIRONMENT, WORDS, AlwaysParis, job_of, settings_of
 
 from agent.config import LoraSettings
 from agent.learning.grpo import make_trainer
+from agent.learning.length_groups import length_groups
 from agent.rollout import RolloutDriver
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
@@ -79,7 +80,10 @@ def test_positions_that_predict_environment_tokens_get_exactly_no_gradient(train
     inputs = trainer._buffer
     prompt = inputs["prompt_ids"].shape[1]
     sampled = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
-    gradient = seen[-1].grad[:, prompt - 1 : -1]  # position t predicts token t + 1
+    lengths = (inputs["prompt_mask"].sum(1) + inputs["completion_mask"].sum(1)).tolist()
+    (entered,) = length_groups(lengths)  # the order in which rows enter the model
+    (states,) = seen
+    gradient = states.grad[torch.tensor(entered).argsort(), prompt - 1 : -1]  # position t predicts token t + 1
     assert sampled.any() and (~sampled & inputs["completion_mask"].bool()).any()
     assert (gradient[~sampled] == 0).all()
     assert (gradient[sampled].abs().sum(-1) > 0).any()
