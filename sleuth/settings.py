@@ -122,7 +122,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        near = [p.name for p in path.parent.glob("[!.]*.y*ml")] if path.parent.is_dir() else []
         raise ConfigError(f"no config file {path}", did_you_mean(path.name, near) if near else "") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
