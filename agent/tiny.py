@@ -34,9 +34,9 @@ OWN_WORDS = ("Question", "nothing", "found", "search", "or", "answer", "now")
 NEWLINE = "¶"
 """Stands for a line break inside the tokenizer; texts never show it."""
 _CERTAIN = 400.0
-"""Score of the previous token in the head that looks for it; any other's is less by at least 0.17 of it. Training
-does not undo so clear a choice: where it did (at 40), the rounding of two scores that were nearly equal moved
-log-probs of the next token by up to 2e-4 between sampler and trainer."""
+"""Score of the previous token in the head that looks for it; any other's is less, at the default size by at least
+0.17 of it. Training does not undo so clear a choice: where it did (at 40), the rounding of two scores that were nearly
+equal moved log-probs of the next token by up to 2.4e-4 between sampler and trainer."""
 
 
 def build_tiny_policy(

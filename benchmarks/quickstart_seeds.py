@@ -16,13 +16,12 @@ import resource
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
+from cli.summary import hop_figures
+from sleuth.sinks import read_metrics
+
 ROOT = Path(__file__).parents[1]
-CHAINS = ("one_hop", "two_hop", "three_hop")
-OTHERS = ("comparison", "yes_no")
 GAP = "check/logprob_gap"
 
 
@@ -39,28 +38,25 @@ def train(out: Path, seed: int, overrides: list[str]) -> tuple[float, float]:
 
 
 def summary(run: Path) -> str:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    questions = (run / "world" / "dev.jsonl").read_text(encoding="utf-8").splitlines()
-    counts = Counter(json.loads(question)["metadata"]["type"] for question in questions)
-    dev = [{kind: row[f"dev/em_{kind}"] for kind in counts} for row in rows if "dev/em" in row]
-    first, best = dev[0], max(dev, key=lambda found: _mean(found, counts, list(counts)))
+    rows = read_metrics(run / "metrics.jsonl")
+    dev = [row for row in rows if "dev/em" in row]
+    first, best = dev[0], max(dev, key=lambda row: (row["dev/em"], row["step"]))  # of equals a run keeps the latest
     metrics = run / "evaluation" / "grpo-search" / "metrics.json"
-    by_kind = json.loads(metrics.read_text(encoding="utf-8"))["by_kind"]
-    test = {kind: figures["em"] for kind, figures in by_kind.items()}
-    tested = {kind: figures["n"] for kind, figures in by_kind.items()}
+    test = json.loads(metrics.read_text(encoding="utf-8"))["by_kind"]
+    chains = hop_figures(test)
+    assert chains is not None
     gaps = sorted(row[GAP] for row in rows if GAP in row)
-    chains = [_mean(first, counts, CHAINS), _mean(best, counts, CHAINS), _mean(test, tested, CHAINS)]
+    figures = [("chains", "one_to_three_hops", chains[0])]
+    figures += [(kind, kind, test[kind]["em"]) for kind in ("comparison", "yes_no")]
     return "  ".join(
         [
-            "chains dev {:.3f} -> {:.3f}, test {:.3f}".format(*chains),
-            *(f"{kind} dev {first[kind]:.3f} -> {best[kind]:.3f}, test {test[kind]:.3f}" for kind in OTHERS),
+            *(
+                f"{name} dev {first[f'dev/em_{key}']:.3f} -> {best[f'dev/em_{key}']:.3f}, test {em:.3f}"
+                for name, key, em in figures
+            ),
             f"gap median {gaps[len(gaps) // 2]:.1e}, largest {gaps[-1]:.1e} of {len(gaps)} steps",
         ]
     )
-
-
-def _mean(em: Mapping[str, float], counts: Mapping[str, int], kinds: tuple[str, ...] | list[str]) -> float:
-    return sum(em[kind] * counts[kind] for kind in kinds) / sum(counts[kind] for kind in kinds)
 
 
 def _child_seconds() -> float:

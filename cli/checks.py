@@ -18,8 +18,7 @@ def check_inputs(settings: RunSettings, until: str, done: Collection[str] = ()) 
     """
     reached = [stage for stage in STAGES[: STAGES.index(until) + 1] if stage not in done]
     _check_policy(settings, until)
-    if settings.world is None:
-        _check_questions(settings)
+    _check_questions(settings)
     if settings.retriever is not None:
         _check_retriever(settings.retriever, settings.out)
     if "demonstrate" in reached:
@@ -47,10 +46,14 @@ def _check_policy(settings: RunSettings, until: str) -> None:
 
 
 def _check_questions(settings: RunSettings) -> None:
+    def is_there(path: str) -> bool:
+        return settings.world is None or settings.out not in Path(path).parents
+
     for source in settings.data.train:
-        read_source(source)
+        if is_there(source.path):
+            read_source(source)
     for path in (settings.data.dev, settings.data.test):
-        if path is not None:
+        if path is not None and is_there(path):
             read_questions(path)
 
 

@@ -51,7 +51,9 @@ def _grpo_lines(grpo: GrpoSettings, total_tokens: int, parameters: int, width: i
 
 def _memory(parameters: int, width: int, lora: LoraSettings | None, reference: int) -> str:
     if lora:
-        return f"about {parameters * width / 2**20:,.0f} MiB (weights; gradients and moments are the adapter's)"
+        return (
+            f"about {parameters * width / 2**20:,.0f} MiB (weights; the adapter, its gradients and moments come on top)"
+        )
     also = ", reference" if reference else ""
     total = parameters * (4 * _BYTES["float32"] + reference)
     return f"about {total / 2**20:,.0f} MiB (weights, gradients, two Adam moments{also})"

@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
     check_inputs(settings, until, done)
     limit_threads(settings.threads)
     plain = settings.model_dump(mode="json")
-    free = ("sinks", "threads", "grpo.report_to", *MAY_DIFFER, *_not_begun(run))
+    free = ("sinks", "threads", "grpo.report_to", *MAY_DIFFER, *not_begun(run))
     with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=free):
         for name in STAGES[: STAGES.index(until) + 1]:
             if not run.folder.stage_done(name):
@@ -105,14 +106,17 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
     return run
 
 
-def _not_begun(run: Run) -> list[str]:
-    """Sections of stages that have left nothing yet: what was wrong in them may be mended before a resume."""
+def not_begun(run: Run) -> list[str]:
+    """Sections of stages of which, and of all later ones, nothing is left: a resume may mend what was wrong in them.
+
+    A stage that was skipped is behind a run that has come further.
+    """
     left = {
         "demonstrations": run.folder.stage_done("demonstrate") or (run.out / DEMONSTRATIONS).exists(),
         "warmstart": run.folder.stage_done("warmstart") or (run.out / "warmstart_checkpoints").exists(),
         "grpo": (run.out / "grpo").exists(),
     }
-    return [section for section, begun in left.items() if not begun]
+    return list(takewhile(lambda section: not left[section], reversed(left)))
 
 
 def _close(out: Path) -> None:

@@ -6,12 +6,11 @@ counts, as in those datasets' own scripts.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rewards.text_match import Overlap, best_overlap, exact_match
-from sleuth.errors import DataError
+from sleuth.errors import DataError, nearest
 from sleuth.types import Question
 
 Facts = Mapping[str, Iterable[tuple[str, int]]]
@@ -86,8 +85,8 @@ def _overlap(precision: float, recall: float) -> Overlap:
 def _answers(predictions: Mapping[str, Any]) -> Mapping[str, str]:
     answers = predictions.get("answer")
     if not isinstance(answers, Mapping):
-        near = difflib.get_close_matches("answer", map(str, predictions), n=1)
-        raise DataError('the predictions have no "answer": {id: text}', f"rename '{near[0]}' to it" if near else "")
+        near = nearest("answer", map(str, predictions))
+        raise DataError('the predictions have no "answer": {id: text}', f"rename '{near}' to it" if near else "")
     for question, text in answers.items():
         if text is not None and not isinstance(text, str):
             raise DataError(f"the answer predicted for {question} is not a text")

@@ -63,10 +63,15 @@ class MissingExtraError(SleuthError):
         )
 
 
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """What ``word`` was meant to be; None where nothing is near."""
+    return next(iter(difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.6)), None)
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """A clause naming the nearest choice, or all of them when none is near."""
     known = sorted(choices)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean '{near[0]}'?"
+    near = nearest(word, known)
+    if near is not None:
+        return f"did you mean '{near}'?"
     return f"choose one of: {', '.join(known)}" if known else "nothing can be set here"

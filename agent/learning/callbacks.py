@@ -137,7 +137,10 @@ class Monitors(TrainerCallback):  # type: ignore[misc]
     def on_log(self, _args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_kw: Any) -> None:
         if not logs or "loss" not in logs:
             return
-        self._searched |= logs.get("rollout/searched", 0.0) >= self._settings.min_searched
+        lines = [*state.log_history, logs]  # the history outlives a resume
+        self._searched = self._searched or any(
+            line.get("rollout/searched", 0.0) >= self._settings.min_searched for line in lines
+        )
         faults = collapse_signs(logs, self._settings, searches=self._searched)
         if faults:
             self._bad_lines += 1

@@ -226,7 +226,10 @@ class _Run:
         kept = torch.load(checkpoint / _OPTIMIZER, weights_only=True)
         self.optimizer.load_state_dict(kept["optimizer"])
         self.schedule.load_state_dict(kept["schedule"])
-        _set_random_state(kept["random"][rank()])
+        if rank() < len(kept["random"]):
+            _set_random_state(kept["random"][rank()])
+        else:  # more ranks than before: this one has no state to go on with
+            torch.manual_seed(self.seed + rank())
         self.progress = Progress(**json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
 
     def _load_weights(self, checkpoint: Path) -> None:

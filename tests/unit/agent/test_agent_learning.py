@@ -205,6 +205,10 @@ def test_monitors_stop_in_further_updates_on_a_rollout_and_expect_searches_of_th
     assert not lines(never, never)
     assert lines(once, never, never)
     assert "rollout/searched is 0, below 0.05" in caplog.text
+    resumed, state = Monitors(MonitorSettings(), "float32"), TrainerState(log_history=[once])
+    caplog.clear()
+    resumed.on_log(None, state, TrainerControl(), {"loss": 0.1, **never})
+    assert "rollout/searched is 0, below 0.05" in caplog.text
 
 
 def test_how_far_sampler_and_trainer_may_be_apart_follows_the_precision(caplog):

@@ -16,8 +16,9 @@ from agent.tiny_config import TinySettings
 from cli.checks import check_inputs
 from cli.config import RunSettings
 from cli.estimate import estimate_lines
-from cli.pipeline import run_stages
-from sleuth.errors import ConfigError, DataError, PolicyError, SleuthError
+from cli.pipeline import Run, not_begun, run_stages
+from sleuth.errors import ArtifactError, ConfigError, DataError, PolicyError, SleuthError
+from sleuth.runs import RunFolder
 from sleuth.settings import validate
 
 
@@ -131,6 +132,44 @@ def test_a_stage_that_left_nothing_may_be_resumed_with_other_settings(tmp_path: 
         run_stages(settings(tmp_path, model), until="demonstrate", resume=True, overwrite=False)
 
 
+@pytest.mark.parametrize(
+    ("left", "changed", "kept"),
+    [
+        ([], {"demonstrations": None, "warmstart": {"epochs": 2}, "grpo": {"steps": 3}}, {}),
+        (["warmstart_checkpoints"], {"grpo": {"steps": 3}}, {"warmstart": {"epochs": 2}}),
+        (["grpo"], {}, {"grpo": {"steps": 3}}),
+        (["grpo"], {}, {"warmstart": {"epochs": 2}}),
+        (["grpo"], {}, {"demonstrations": None}),
+    ],
+)
+def test_a_run_that_has_come_further_keeps_what_is_behind_it(
+    tmp_path: Path, model: Path, left: list[str], changed: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    """A stage that left nothing because it was skipped is not done after a later one has begun."""
+    given = settings(tmp_path, model)
+    run = Run(given, RunFolder(given.out), resume=True)
+    with run.folder.claim(given.model_dump(mode="json")):
+        for name in left:
+            (given.out / name).mkdir()
+
+    def resumed(more: dict[str, Any]) -> None:
+        plain = settings(tmp_path, model, **more).model_dump(mode="json")
+        with run.folder.claim(plain, resume=True, may_differ=not_begun(run)):
+            pass
+
+    for section, value in kept.items():
+        with pytest.raises(ArtifactError, match=f"was started with {section}"):
+            resumed({section: value})
+    resumed(changed)
+
+
+def test_a_world_does_not_make_the_files_that_lie_elsewhere(tmp_path: Path, model: Path) -> None:
+    made = {"train": [{"path": str(tmp_path / "run" / "world" / "train.jsonl")}], "dev": str(tmp_path / "q.jsonl")}
+    check_inputs(settings(tmp_path, model, world={}, data=made), "grpo")
+    with pytest.raises(DataError, match=r"none\.jsonl"):
+        check_inputs(settings(tmp_path, model, world={}, data=made | {"test": "none.jsonl"}), "grpo")
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_config.json", "tokenizer.json", "config.json"])
 def test_a_damaged_policy_is_one_line(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "policy"
@@ -152,7 +191,7 @@ def test_the_estimate_is_of_every_stage_that_is_reached(tmp_path: Path, model: P
     given = settings(tmp_path, model, grpo={"lora": {}})
     policy, warm, rollout, memory = estimate_lines(given, "grpo")
     assert "at most 65,536 tokens a step" in warm  # 32 demonstrations of 2,048 tokens
-    assert "two Adam moments" in warm and "the adapter's" in memory
+    assert "two Adam moments" in warm and "the adapter" in memory and "two Adam moments" not in memory
     assert "64 trajectories" in rollout
     assert estimate_lines(given, "warmstart") == [policy, warm]
 
