@@ -8,7 +8,6 @@ A question whose retriever failed is *unscored*: it is in ``n``, not in ``scored
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,14 +16,12 @@ from typing import Any, Protocol
 
 from sleuth.artifacts import atomic_write
 from sleuth.errors import DataError
+from sleuth.layout import EvaluationLayout, write_record
 from sleuth.matching import normalise_title
 from sleuth.statistics import bootstrap_interval
 from sleuth.trajectories import TrajectoryWriter, read_trajectories, to_line
 from sleuth.types import Invalid, Question, Sampling, ScoredTrajectory, Trajectory
 
-TRAJECTORIES = "trajectories.jsonl"
-METRICS = "metrics.json"
-PREDICTIONS = "predictions.json"
 GREEDY = Sampling(temperature=0.0)
 
 AnswerMetric = Callable[[str | None, Sequence[str]], float]
@@ -118,10 +115,10 @@ def evaluate(
     for no questions, repeated ids, or trajectories of other questions in ``out``.
     """
     _check_questions(questions)
-    folder = Path(out) if out is not None else None
-    done = _done_before(folder, questions)
+    kept = EvaluationLayout(Path(out)) if out is not None else None
+    done = _done_before(kept.trajectories, questions) if kept else {}
     missing = [(position, question) for position, question in enumerate(questions) if question.id not in done]
-    keep = TrajectoryWriter(folder / TRAJECTORIES) if folder else None
+    keep = TrajectoryWriter(kept.trajectories) if kept else None
     try:
         for start in range(0, len(missing), batch_size):
             if on_progress:
@@ -140,9 +137,9 @@ def evaluate(
         on_progress(len(done), len(questions))
     ordered = [done[question.id] for question in questions]
     report = summarise(ordered, metrics, resamples)
-    if folder:
-        _write_json(folder / PREDICTIONS, predictions(ordered))
-        _write_json(folder / METRICS, report.to_dict())
+    if kept:
+        write_record(kept.predictions, predictions(ordered))
+        write_record(kept.metrics, report.to_dict())
     return report
 
 
@@ -188,19 +185,19 @@ def _check_questions(questions: Sequence[Question]) -> None:
         raise DataError(f"question id '{repeated[0]}' stands more than once", "ids must tell questions apart")
 
 
-def _done_before(folder: Path | None, questions: Sequence[Question]) -> dict[str, ScoredTrajectory]:
+def _done_before(file: Path, questions: Sequence[Question]) -> dict[str, ScoredTrajectory]:
     """Trajectories that an earlier life of this evaluation has kept; unscored ones are dropped and played again."""
-    if folder is None or not (folder / TRAJECTORIES).exists():
+    if not file.exists():
         return {}
-    TrajectoryWriter(folder / TRAJECTORIES).close()  # cuts a torn last line
+    TrajectoryWriter(file).close()  # cuts a torn last line
     unscored = 0
     asked = {question.id: question for question in questions}
     done: dict[str, ScoredTrajectory] = {}
-    for row in read_trajectories(folder / TRAJECTORIES):
+    for row in read_trajectories(file):
         question = row.trajectory.question
         if asked.get(question.id) != question:
             raise DataError(
-                f"{folder / TRAJECTORIES} holds question '{question.id}', which is not among these questions",
+                f"{file} holds question '{question.id}', which is not among these questions",
                 "evaluate other questions into another --out",
             )
         if row.trajectory.scorable:
@@ -208,7 +205,7 @@ def _done_before(folder: Path | None, questions: Sequence[Question]) -> dict[str
         else:
             unscored += 1
     if unscored:
-        atomic_write(folder / TRAJECTORIES, "".join(to_line(row) for row in done.values()))
+        atomic_write(file, "".join(to_line(row) for row in done.values()))
     return done
 
 
@@ -237,7 +234,3 @@ def _search_figures(played: Sequence[Trajectory]) -> SearchFigures:
 def _mean(values: Iterable[float]) -> float | None:
     numbers = list(values)
     return sum(numbers) / len(numbers) if numbers else None
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    atomic_write(path, json.dumps(content, indent=2) + "\n")

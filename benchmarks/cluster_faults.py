@@ -51,7 +51,7 @@ class Row:
 
 
 def settings_of(out: Path, steps: int, **cluster: Any) -> Any:
-    from cli.config import load_run_settings
+    from workflows.config import load_run_settings
 
     chosen = {"workers": 2, "deadline_s": 300, **cluster}
     overrides = [f"cluster.{name}={value}" for name, value in chosen.items()]
@@ -62,7 +62,7 @@ def settings_of(out: Path, steps: int, **cluster: Any) -> Any:
 
 def warm(out: Path, steps: int) -> Path:
     """A run up to its warm start, made once and copied for every fault."""
-    from cli.pipeline import run_stages
+    from workflows.stages import run_stages
 
     folder = out / "warm"
     run_stages(settings_of(folder, steps), until="warmstart", resume=True, overwrite=False)
@@ -78,14 +78,16 @@ def copy_of(warm_folder: Path, out: Path) -> Path:
 def train(name: str, folder: Path, inject: Inject | None, note: str = "", steps: int = 3, **cluster: Any) -> Row:
     """The GRPO stage with its roles on Ray, while ``inject`` does its harm in a thread."""
     from agent.cluster.roles import open_roles, sampler
-    from cli.cluster import run_plan, token_of
-    from cli.pipeline import Run, learn
+    from sleuth.layout import RunLayout
     from sleuth.runs import RunFolder
+    from workflows.cluster import run_plan
+    from workflows.context import StageContext
+    from workflows.learn import learn
 
     settings = settings_of(folder, steps, **cluster)
-    run = Run(settings, RunFolder(folder), resume=True)
+    run = StageContext(settings, RunFolder(folder), resume=True)
     plan, controls = run_plan(run), []
-    with open_roles(settings.cluster, plan, token_of(folder)) as roles:
+    with open_roles(settings.cluster, plan, RunLayout(folder).token) as roles:
 
         def make(_model: Any, codec: Any, _steps: Any) -> Any:
             controls.append(roles.controller(codec))

@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
 
 
 def settings_of(config: Path, out: Path, steps: int, cluster: dict[str, Any] | None) -> Any:
-    from cli.config import load_run_settings
+    from workflows.config import load_run_settings
 
     overrides = [f"grpo.steps={steps}", f"grpo.eval_steps={steps}", f"grpo.save_steps={steps}", "threads=1"]
     overrides += ["sinks=[jsonl]", "evaluation.modes=[]"]
@@ -38,20 +38,21 @@ def settings_of(config: Path, out: Path, steps: int, cluster: dict[str, Any] | N
 
 
 def warm(config: Path, out: Path, steps: int) -> Path:
-    from cli.pipeline import run_stages
+    from workflows.stages import run_stages
 
     run_stages(settings_of(config, out / "warm", steps, None), until="warmstart", resume=True, overwrite=False)
     return out / "warm"
 
 
 def measure(name: str, config: Path, warm_folder: Path, folder: Path, steps: int) -> dict[str, Any]:
-    from cli.pipeline import Run, learn
     from sleuth.runs import RunFolder
+    from workflows.context import StageContext
+    from workflows.learn import learn
 
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(warm_folder, folder, ignore=shutil.ignore_patterns("grpo", "config.yaml", ".lock", "metrics.jsonl"))
     settings = settings_of(config, folder, steps, VARIANTS[name])
-    run = Run(settings, RunFolder(folder), resume=False)
+    run = StageContext(settings, RunFolder(folder), resume=False)
     memory: dict[str, float] = {}
     searching = 0.0
     started = time.perf_counter()
@@ -59,9 +60,10 @@ def measure(name: str, config: Path, warm_folder: Path, folder: Path, steps: int
         learn(run, None)
     else:
         from agent.cluster.roles import open_roles
-        from cli.cluster import run_plan, token_of
+        from sleuth.layout import RunLayout
+        from workflows.cluster import run_plan
 
-        with open_roles(settings.cluster, run_plan(run), token_of(folder)) as roles:
+        with open_roles(settings.cluster, run_plan(run), RunLayout(folder).token) as roles:
             learn(run, roles.make_sampler())
             for actor in (*roles.workers, *roles.retrievers):
                 status = actor.call("status").result(120)

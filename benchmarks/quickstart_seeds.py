@@ -18,8 +18,8 @@ import sys
 import time
 from pathlib import Path
 
-from cli.summary import hop_figures
 from sleuth.sinks import read_metrics
+from workflows.summary import hop_figures
 
 ROOT = Path(__file__).parents[1]
 GAP = "check/logprob_gap"

@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT / "tests" / "unit" / "cli"))  # the browser of the t
 
 from chromium import BINARY, chromium  # noqa: E402
 
-from cli.report.collect import read_run, read_source  # noqa: E402
 from sleuth.trajectories import TrajectoryWriter  # noqa: E402
+from workflows.report.collect import read_run, read_source  # noqa: E402
 
 
 def enlarged(run: Path, folder: Path, wanted: int) -> Path:

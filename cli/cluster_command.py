@@ -31,13 +31,13 @@ def cluster(
     """
     from agent.cluster.config import ClusterSettings
     from agent.cluster.ray_cluster import require_ray, write_token
-    from cli.cluster import token_of
-    from cli.config import load_run_settings
     from sleuth.errors import ConfigError
+    from sleuth.layout import RunLayout
+    from workflows.config import load_run_settings
 
     require_ray()
     settings = load_run_settings(config, set_ or [], out)
-    token = (settings.cluster or ClusterSettings()).token or token_of(settings.out)
+    token = (settings.cluster or ClusterSettings()).token or RunLayout(settings.out).token
     if head and join:
         raise ConfigError("--head and --join cannot both be given", "start one machine with --head, the others --join")
     if head:
@@ -48,7 +48,7 @@ def cluster(
             raise ConfigError(f"no secret at {token}", "is the run folder on shared storage, and is the head up?")
         run_ray(node_arguments(join, ip), token)
     elif check:
-        from cli.cluster import check_nodes
+        from workflows.cluster import check_nodes
 
         for line in check_nodes(settings):
             typer.echo(line)

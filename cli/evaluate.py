@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.console import people, print_json
+from cli.console import counting, people, print_json
 from sleuth.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cli.config import RunSettings
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
+
+    from workflows.config import RunSettings
+    from workflows.grid import Cell
 
 UNSCORED = 3
 """Exit status of an evaluation that ended, but with questions that could not be scored."""
@@ -71,23 +76,23 @@ def evaluate(
                 raise ConfigError(f"{option} means nothing beside --predictions: no model is run", "leave it out")
         if len(data or []) != 1:
             raise ConfigError("--predictions are of one file of questions", "name it: --data FILE")
-        from cli.grid import named
+        from workflows.grid import named
 
         (questions,) = named(data or [], "--data").values()
         _score_file(predictions, questions, limit, out, overwrite, json)
         return
     if not models:
         raise ConfigError("there is nothing to evaluate", "give a model, a run folder, a config or --predictions FILE")
-    from cli.grid import Options, cells_of, evaluate_grid
-    from cli.play import Opened, play
+    from workflows.grid import Options, cells_of
+    from workflows.play import Opened, play
 
     settled = Options(overrides or [], preset, limit, batch_size, samples, temperature)
     cells = cells_of(models, data or [], retriever or [], mode or [], settled)
     if len(cells) > 1:
-        raise typer.Exit(evaluate_grid(cells, out or _grid_folder(), resume, overwrite, json))
+        raise typer.Exit(_grid(cells, out or _grid_folder(), resume, overwrite, json))
     settings = cells[0].settings
     folder = out or _new_folder(models[0], settings)
-    done = play(settings, folder, Opened(), resume=resume, overwrite=overwrite)
+    done = play(settings, folder, Opened(), resume=resume, overwrite=overwrite, progress=counting)
     from cli.tables import print_report
 
     console = people()
@@ -104,54 +109,24 @@ def evaluate(
         raise typer.Exit(UNSCORED)
 
 
-def resolve(
-    model: str,
-    overrides: list[str],
-    data: str | None = None,
-    retriever: Any = None,
-    mode: str | None = None,
-    preset: str | None = None,
-    limit: int | None = None,
-    batch_size: int | None = None,
-    samples: int | None = None,
-    temperature: float | None = None,
-) -> RunSettings:
-    """The settings of an evaluation: those of the config or run that ``model`` names, options laid over them.
+def _grid(cells: Sequence[Cell], out: Path, resume: bool, overwrite: bool, json: bool) -> int:
+    """Every cell, then one table and one chart. The exit status."""
+    from cli.grid_show import chart, print_table
+    from workflows.grid import evaluate_grid
 
-    ``retriever`` is what a command line names (see ``cli.retrievers``) or a mapping.
-    """
-    from cli.config import RunSettings
-    from cli.model_settings import settings_of
-    from cli.retrievers import retriever_values
-    from sleuth.settings import apply_override, validate
+    console = people()
 
-    values = settings_of(model)
-    for override in overrides:
-        apply_override(values, override)
-    environment = dict(values.get("environment") or {})
-    if mode and not (mode == "search" and ":" in environment.get("kind", "")):
-        environment["kind"] = mode
-    if preset:
-        environment["preset"] = preset
-    if retriever:
-        values["retriever"] = retriever_values(str(retriever)) if isinstance(retriever, str | Path) else retriever
-    evaluation = dict(values.get("evaluation") or {})
-    if data and not any(override.startswith("evaluation.limit=") for override in overrides):
-        evaluation.pop("limit", None)  # the run's own is about its own file
-    given = {"limit": limit, "batch_size": batch_size, "samples": samples, "temperature": temperature}
-    evaluation |= {name: value for name, value in given.items() if value is not None}
-    values |= {"environment": environment, "evaluation": evaluation}
-    if data:
-        values["data"] = {"dev": data}
-    settings = validate(RunSettings, values, model)
-    if not settings.data.dev:
-        raise ConfigError("no questions are named", "--data FILE")
-    if settings.retriever is None and settings.environment.kind in ("search", "rag"):
-        raise ConfigError(
-            f"mode {settings.environment.kind} needs something to search",
-            "--retriever INDEX (made by: sleuth index), or --mode direct",
-        )
-    return settings
+    def on_cell(number: int, cell: Cell) -> None:
+        console.print(f"{number}/{len(cells)}  {cell.folder}", markup=False, soft_wrap=True)
+
+    content = evaluate_grid(cells, out, resume, overwrite, on_cell, counting)
+    rows = content["cells"]
+    chart(rows, out / "comparison.png")
+    print_table(rows, content["comparisons"], console)
+    console.print(f"saved in {out}: metrics.json, comparison.png", markup=False, soft_wrap=True)
+    if json:
+        print_json(content)
+    return UNSCORED if any(row["unscored"] for row in rows) else 0
 
 
 def _new_folder(model: str, settings: RunSettings) -> Path:
@@ -164,16 +139,28 @@ def _grid_folder() -> Path:
 
 
 def _score_file(predictions: Path, data: str, limit: int | None, out: Path | None, overwrite: bool, json: bool) -> None:
-    import json as json_module
-
-    from cli.predictions import print_figures, score_file
-    from sleuth.artifacts import atomic_write
+    from sleuth.layout import EvaluationLayout, write_record
     from sleuth.runs import RunFolder
+    from workflows.predictions import score_file
 
     figures = score_file(predictions, data, limit)
     if out:
         with RunFolder(out).claim({"predictions": str(predictions), "data": data, "limit": limit}, overwrite=overwrite):
-            atomic_write(out / "metrics.json", json_module.dumps(figures, indent=2) + "\n")
-    print_figures(figures, f"{predictions} on {data}", people())
+            write_record(EvaluationLayout(out).metrics, figures)
+    _print_figures(figures, f"{predictions} on {data}", people())
     if json:
         print_json(figures)
+
+
+def _print_figures(figures: Mapping[str, Any], title: str, console: Console) -> None:
+    """EM and F1 with intervals, then what else there is."""
+    console.print(title, style="bold", markup=False, soft_wrap=True)
+    for name, value in figures.items():
+        if name.endswith("_interval"):
+            continue
+        low, high = figures.get(f"{name}_interval", (None, None))
+        shown = str(value) if isinstance(value, int) else f"{value:.4f}"
+        interval = "" if low is None else f"  [{low:.4f}, {high:.4f}] 95 %"
+        console.print(f"{name.replace('_', ' '):<22}{shown}{interval}", markup=False, soft_wrap=True)
+    if figures["missing"]:
+        console.print(f"{figures['missing']} of {figures['n']} questions have no prediction and count 0.")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.console import counting, people, print_json
-from cli.retrievers import HELP
 from sleuth.errors import ConfigError, DataError
+from workflows.retrievers import HELP
 
 if TYPE_CHECKING:
     from retrieval.config import RetrieverSettings
@@ -135,10 +135,10 @@ def _search(
     index: str, overrides: Sequence[str], task: _Task, k: int, names: Sequence[str], *, refuse: bool
 ) -> tuple[_Found, list[str]]:
     """What ``index`` finds, and those of the measures that it is deep enough for; others it may ``refuse``."""
-    from cli.logs import quiet_libraries
-    from cli.retrievers import retriever_settings
     from retrieval.evaluation.evaluate import retrieve
     from retrieval.open import open_retriever
+    from workflows.logs import quiet_libraries
+    from workflows.retrievers import retriever_settings
 
     if not task.queries:
         raise ConfigError("no queries are named", "--queries FILE, or --beir FOLDER")

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cli.console import people
-from sleuth.errors import ArtifactError
-
-if TYPE_CHECKING:
-    from cli.config import RunSettings
 
 KIND = "policy"
 
@@ -24,10 +20,10 @@ def export(
     """Write merged weights, tokenizer, prompt, grammar, environment settings and a model card."""
     import json
 
-    from cli.exported import SETTINGS, protocol_of
-    from cli.logs import quiet_libraries
-    from cli.model_card import model_card
     from sleuth.artifacts import atomic_folder, check_destination, write_manifest
+    from workflows.exported import SETTINGS, finished_policy, protocol_of
+    from workflows.logs import quiet_libraries
+    from workflows.model_card import model_card
 
     settings, policy = finished_policy(run)
     check_destination(out, overwrite, [KIND], [policy, settings.policy.model or policy])
@@ -42,21 +38,3 @@ def export(
         (folder / "README.md").write_text(model_card(run, settings, protocol), encoding="utf-8")
         write_manifest(folder, KIND, {"exported_from": str(run), "policy": str(policy.relative_to(run))})
     people().print(f"{out}  from {policy}", markup=False, soft_wrap=True)
-
-
-def finished_policy(run: Path) -> tuple[RunSettings, Path]:
-    """A run's settings and the folder of the policy that it ended with. Raises ArtifactError unless it is finished."""
-    from cli.config import load_run_settings
-    from sleuth.artifacts import read_manifest
-    from sleuth.runs import RunFolder
-
-    read_manifest(run, "run", "sleuth train CONFIG")
-    settings = load_run_settings(run / "config.yaml")
-    stage = "grpo" if settings.grpo else "warmstart" if settings.warmstart else None
-    if stage is None:
-        raise ArtifactError(f"{run} trains nothing", "export a run whose config has a grpo or a warmstart section")
-    if not RunFolder(run).stage_done(stage):
-        raise ArtifactError(
-            f"{run} is not finished: its stage {stage} is not done", "finish it with: sleuth train CONFIG --resume"
-        )
-    return settings, run / "grpo" / "policy" if stage == "grpo" else run / "warmstart"

@@ -107,13 +107,13 @@ def _build_dense(
     workers: int,
     address: str | None,
 ) -> IndexInfo:
-    from cli.logs import quiet_libraries
-    from cli.wiring import limit_threads
     from retrieval.dense.build import build_dense
     from retrieval.encoders.config import EncoderChoice
     from retrieval.encoders.loading import load_encoder
     from retrieval.progress import build_progress
     from sleuth.settings import load_settings
+    from workflows.logs import quiet_libraries
+    from workflows.wiring import limit_threads
 
     quiet_libraries()
     limit_threads(threads)
@@ -125,11 +125,11 @@ def _build_dense(
         if workers == 1:
             return build_dense(corpus, out, loaded, on_progress=on_progress, **how, **rows)
         from agent.cluster.config import ClusterSettings
-        from cli.cluster import token_of
-        from cli.sharded import encoding_workers
+        from sleuth.layout import RunLayout
+        from workflows.sharded import encoding_workers
 
         cluster = ClusterSettings(workers=workers, address=address)
-        with encoding_workers(cluster, chosen, loaded, threads, how["batch_size"], token_of(out)) as elsewhere:
+        with encoding_workers(cluster, chosen, loaded, threads, how["batch_size"], RunLayout(out).token) as elsewhere:
             return build_dense(corpus, out, loaded, elsewhere=elsewhere, on_progress=on_progress, **how, **rows)
 
 

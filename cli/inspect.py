@@ -18,8 +18,8 @@ def config(
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")] = None,
 ) -> None:
     """Print the resolved config: every layer, override and default, as YAML that can be read back."""
-    from cli.config import load_run_settings
     from sleuth.settings import to_yaml
+    from workflows.config import load_run_settings
 
     typer.echo(to_yaml(load_run_settings(file, overrides or [])), nl=False)
 

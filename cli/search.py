@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.retrievers import HELP
+from workflows.retrievers import HELP
 
 if TYPE_CHECKING:
     from sleuth.types import Hit
@@ -27,9 +27,9 @@ def search(
     json: Annotated[bool, typer.Option("--json", help="One JSON object a query on standard output.")] = False,
 ) -> None:
     """Search INDEX for each of the QUERIES and print the best passages."""
-    from cli.retrievers import retriever_settings
     from retrieval.open import open_retriever
     from retrieval.size import size_of
+    from workflows.retrievers import retriever_settings
 
     asked = _queries(queries)
     retriever = open_retriever(retriever_settings(index, overrides or []), cached=False, resilient=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.console import people
-from cli.retrievers import HELP
+from workflows.retrievers import HELP
 
 
 def serve_retriever(
@@ -24,11 +24,11 @@ def serve_retriever(
     ] = None,
 ) -> None:
     """Serve INDEX: POST /retrieve in Search-R1's contract, GET /health and GET /metrics. Ctrl-C stops it."""
-    from cli.retrievers import retriever_settings
     from retrieval.open import open_retriever
     from retrieval.progress import build_progress
     from retrieval.service.config import ServiceLimits
     from sleuth.errors import MissingExtraError
+    from workflows.retrievers import retriever_settings
 
     try:
         from retrieval.service.server import serve

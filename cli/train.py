@@ -60,18 +60,21 @@ def _run(
     dry_run: bool,
     until: str,
 ) -> None:
-    from cli.config import load_run_settings
+    from cli.console import people
+    from workflows.config import load_run_settings
 
     settings = load_run_settings(config, overrides or [], out)
     if dry_run:
-        from cli.estimate import print_estimate
+        from sleuth.settings import to_yaml
+        from workflows.estimate import estimate_lines
 
-        print_estimate(settings, until)
+        typer.echo(to_yaml(settings))
+        for line in estimate_lines(settings, until):
+            people().print(line, highlight=False, soft_wrap=True)
         return
-    from cli.console import people
-    from cli.logs import quiet_libraries
-    from cli.pipeline import run_stages
     from cli.summary import print_summary
+    from workflows.logs import quiet_libraries
+    from workflows.stages import run_stages
 
     quiet_libraries()
     try:

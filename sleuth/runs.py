@@ -22,11 +22,8 @@ import yaml
 
 from sleuth.artifacts import MANIFEST, atomic_write, read_manifest, write_manifest
 from sleuth.errors import ArtifactError
+from sleuth.layout import RunLayout, read_record, write_record
 from sleuth.settings import flatten
-
-CONFIG = "config.yaml"
-_LOCK = ".lock"
-_STAGES = "stages"
 
 
 class RunFolder:
@@ -34,6 +31,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.layout = RunLayout(self.path)
 
     @contextlib.contextmanager
     def claim(
@@ -53,7 +51,7 @@ class RunFolder:
         self._check_is_ours()
         self.path.mkdir(parents=True, exist_ok=True)
         plain = json.loads(json.dumps(config))
-        with _locked(self.path):
+        with _locked(self.layout.lock):
             self._check_is_ours()
             if self._holds_run() and overwrite and not resume:
                 self._clear()
@@ -65,34 +63,27 @@ class RunFolder:
             elif self._holds_run():
                 self._check_same(plain, may_differ)
             write_manifest(self.path, "run", {})  # first: with it the folder is known as a run, however early it dies
-            atomic_write(self.path / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+            atomic_write(self.layout.config, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
             yield self
 
     def stage_done(self, name: str) -> bool:
-        return self._marker(name).exists()
+        return self.layout.stage(name).exists()
 
     def stage_info(self, name: str) -> dict[str, Any]:
         """What ``mark_done`` recorded; empty when the stage is not done."""
-        try:
-            info: dict[str, Any] = json.loads(self._marker(name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        return info
+        return read_record(self.layout.stage(name)) or {}
 
     def mark_done(self, name: str, info: Mapping[str, Any] | None = None) -> None:
         """Record, atomically, that stage ``name`` is complete; call it after its results are on disk."""
-        atomic_write(self._marker(name), json.dumps(dict(info or {}), indent=2) + "\n")
+        write_record(self.layout.stage(name), info or {})
 
     def read_config(self) -> dict[str, Any]:
         """The resolved config that the run was started with."""
         try:
-            values = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+            values = yaml.safe_load(self.layout.config.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ArtifactError(f"{self.path} holds no run: it has no {CONFIG}") from None
+            raise ArtifactError(f"{self.path} holds no run: it has no {self.layout.config.name}") from None
         return values or {}
-
-    def _marker(self, name: str) -> Path:
-        return self.path / _STAGES / f"{name}.json"
 
     def _holds_run(self) -> bool:
         return (self.path / MANIFEST).exists()
@@ -112,7 +103,7 @@ class RunFolder:
             raise ArtifactError(f"{self.path} is not empty and holds no run of Sleuth", "choose another --out")
 
     def _check_same(self, config: Mapping[str, Any], may_differ: Collection[str]) -> None:
-        if not (self.path / CONFIG).exists():
+        if not self.layout.config.exists():
             return  # it died before anything was made
         before, now = flatten(self.read_config()), flatten(config)
         for key in sorted(before.keys() | now.keys()):
@@ -125,7 +116,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         for entry in self.path.iterdir():
-            if entry.name == _LOCK:
+            if entry == self.layout.lock:
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -134,17 +125,17 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder``'s lock. The kernel drops it when the process dies, however it dies.
+def _locked(lock: Path) -> Iterator[None]:
+    """Hold the file ``lock``. The kernel drops it when the process dies, however it dies.
 
     A record lock: unlike flock it is not inherited, so a worker that outlives a killed parent does not keep it.
     """
-    with (folder / _LOCK).open("a+", encoding="utf-8") as file:
+    with lock.open("a+", encoding="utf-8") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ArtifactError(
-                f"{folder} is in use by {_holder(file)}", "wait for it, or take another --out"
+                f"{lock.parent} is in use by {_holder(file)}", "wait for it, or take another --out"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -5,7 +5,6 @@ TRL owns the optimizer steps, the checkpoints and their resume. It is fed throug
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -35,12 +34,11 @@ from agent.rollout import RolloutDriver
 from sleuth.artifacts import atomic_write
 from sleuth.checkpoints import drop_incomplete, newest_complete
 from sleuth.errors import ConfigError
+from sleuth.layout import GrpoLayout, GrpoOutcome
 from sleuth.protocols import MetricSink, Policy
 from sleuth.trajectories import to_line
 from sleuth.types import Question
 
-OUTCOME = "outcome.json"
-"""Written when training has ended and its best policy lies there."""
 log = logging.getLogger("sleuth.train")
 MakeDriver = Callable[[Policy, HFCodec], RolloutDriver]
 
@@ -55,16 +53,6 @@ class TrainingData:
     @property
     def questions(self) -> list[Question]:
         return [question for source in self.sources for question in source]
-
-
-@dataclass(frozen=True, slots=True)
-class GrpoOutcome:
-    """Where the best policy lies, at which step, with which dev EM; None where no evaluation was whole."""
-
-    policy: Path
-    best_step: int
-    best_em: float | None
-    last_step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +76,22 @@ class GrpoJob:
     make_sampler: MakeSampler | None = None
 
     @property
-    def checkpoints(self) -> Path:
-        return self.out / "checkpoints"
+    def layout(self) -> GrpoLayout:
+        return GrpoLayout(self.out)
 
 
 def train_grpo(job: GrpoJob, *, resume: bool = False) -> GrpoOutcome:
-    """Train the policy and publish its best checkpoint at ``job.out/policy``.
+    """Train the policy and publish its best checkpoint at ``job.layout.policy``.
 
     ``resume`` goes on from the newest whole checkpoint, to the same parameters as a run that was never stopped. Where
     training had ended, early or not, it has ended.
     """
-    if resume and (ended := _outcome_before(job.out)):
+    layout = job.layout
+    if resume and (ended := GrpoOutcome.read(layout)):
         return ended
     trainer = make_trainer(job)
-    drop_incomplete(job.checkpoints)
-    found = newest_complete(job.checkpoints) if resume else None
+    drop_incomplete(layout.checkpoints)
+    found = newest_complete(layout.checkpoints) if resume else None
     try:
         trainer.train(resume_from_checkpoint=str(found) if found else None)
     finally:
@@ -112,24 +101,15 @@ def train_grpo(job: GrpoJob, *, resume: bool = False) -> GrpoOutcome:
     if state.best_model_checkpoint is None:
         log.warning("no evaluation could score every dev question: the last checkpoint is published")
     outcome = GrpoOutcome(
-        job.out / "policy",
         int(state.global_step if state.best_model_checkpoint is None else state.best_global_step),
         None if state.best_metric is None else float(state.best_metric),
         int(state.global_step),
     )
     if trainer.accelerator.is_main_process:
-        publish_policy(job.checkpoints / f"checkpoint-{outcome.best_step}", outcome.policy)
-        rest = {"best_step": outcome.best_step, "best_em": outcome.best_em, "last_step": outcome.last_step}
-        atomic_write(job.out / OUTCOME, json.dumps(rest) + "\n")
+        publish_policy(layout.checkpoints / f"checkpoint-{outcome.best_step}", layout.policy)
+        outcome.write(layout)
     trainer.accelerator.wait_for_everyone()
     return outcome
-
-
-def _outcome_before(out: Path) -> GrpoOutcome | None:
-    try:
-        return GrpoOutcome(out / "policy", **json.loads((out / OUTCOME).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
 
 
 def make_trainer(job: GrpoJob) -> Any:
@@ -155,7 +135,7 @@ def make_trainer(job: GrpoJob) -> Any:
         seed=job.seed,
         oversample=settings.oversample,
         spare=spare_question([len(s) for s in data.sources], data.weights),
-        on_rollout=_keep_trajectories(job.out / "trajectories") if settings.save_trajectories else None,
+        on_rollout=_keep_trajectories(job.layout) if settings.save_trajectories else None,
     )
 
     updates = settings.minibatches * settings.iterations
@@ -175,7 +155,7 @@ def make_trainer(job: GrpoJob) -> Any:
 
     timer = StageTimer()
     dev = DevEvaluation(evaluate_dev, job.sink, every=settings.eval_steps, patience=settings.early_stop)
-    args = grpo_config(settings, job.policy, job.checkpoints, job.seed, driver.environment().total_tokens)
+    args = grpo_config(settings, job.policy, job.layout.checkpoints, job.seed, driver.environment().total_tokens)
     trainer = MeasuredGRPOTrainer(
         model=model,
         reward_funcs=rollouts.reward,
@@ -288,12 +268,12 @@ def _upcoming(order: Sequence[int], settings: GrpoSettings, rollout: int, rows: 
     return prompts
 
 
-def _keep_trajectories(folder: Path) -> Callable[[RolloutRecord], None]:
+def _keep_trajectories(layout: GrpoLayout) -> Callable[[RolloutRecord], None]:
     """Write each rollout whole under its step's name, so that a resumed run replaces what it repeats."""
     rank = os.environ.get("RANK", "0")
 
     def keep(record: RolloutRecord) -> None:
         text = "".join(to_line(scored) for scored in record.scored)
-        atomic_write(folder / f"step-{record.step:06d}-{rank}.jsonl", text)
+        atomic_write(layout.rollout(record.step, rank), text)
 
     return keep

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cli.console import people, results
-from cli.retrievers import HELP
 from sleuth.errors import ConfigError
+from workflows.retrievers import HELP
 
 if TYPE_CHECKING:
     from agent.session import Knobs, Tools
     from cli.chat.commands import Chat
-    from cli.config import RunSettings
     from sleuth.protocols import Retriever, TextCodec
+    from workflows.config import RunSettings
 
 Mode = Literal["direct", "cot", "rag", "search"]
 
@@ -81,10 +81,10 @@ def resolve(
     turns: int | None = None,
 ) -> RunSettings:
     """The settings of a session: those of the run or config that ``model`` names, options laid over them."""
-    from cli.config import RunSettings
-    from cli.model_settings import settings_of
-    from cli.retrievers import retriever_values
     from sleuth.settings import apply_override, validate
+    from workflows.config import RunSettings
+    from workflows.model_settings import settings_of
+    from workflows.retrievers import retriever_values
 
     values = settings_of(model)
     for override in overrides:
@@ -108,13 +108,13 @@ def resolve(
 
 
 def _open(settings: RunSettings, temperature: float, seed: int, source: str | None, to_stderr: bool) -> Chat:
-    from cli.logs import quiet_libraries
+    from workflows.logs import quiet_libraries
 
     quiet_libraries()
     from agent.session import Session
     from cli.chat.commands import Chat
     from cli.chat.view import View
-    from cli.wiring import limit_threads, make_policy, make_retriever
+    from workflows.wiring import limit_threads, make_policy, make_retriever
 
     limit_threads(settings.threads)
     searches = settings.environment.kind not in ("direct", "cot")
@@ -139,11 +139,11 @@ def _tools(settings: RunSettings, codec: TextCodec, opened: Retriever | None) ->
     ``opened`` is that retriever, where it is open already.
     """
     from agent.session import Tools
-    from cli.wiring import make_retriever, read_questions
     from envs.config import EnvironmentSettings
     from envs.factory import make_environment
     from rewards.text_match import exact_match, f1
     from sleuth.settings import validate
+    from workflows.wiring import make_retriever, read_questions
 
     name = _name_of(settings)
 
@@ -166,7 +166,7 @@ def _tools(settings: RunSettings, codec: TextCodec, opened: Retriever | None) ->
 
 def parse_retriever(text: str) -> Any:
     """Settings of a retriever written as a path, a URL, a YAML file or a mapping. Raises ConfigError."""
-    from cli.retrievers import retriever_settings
+    from workflows.retrievers import retriever_settings
 
     return retriever_settings(text)
 

@@ -19,8 +19,8 @@ def report(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 8900,
 ) -> None:
     """Curves, share of a step by stage, configuration and its differences, and a browser of trajectories."""
-    from cli.report.collect import read_run, run_names
     from cli.report.page import LIMIT, make_page, overhead
+    from workflows.report.collect import read_run, run_names
 
     names = run_names(runs)
     for path, name in zip(runs, names, strict=True):
@@ -30,8 +30,8 @@ def report(
 
         serve_report(runs, limit, host, port)
         return
-    from cli.report.compact import pack_runs
     from sleuth.artifacts import atomic_write
+    from workflows.report.compact import pack_runs
 
     page = make_page(pack_runs(runs, limit, (LIMIT - overhead()) * 3 // 4), f"Sleuth: {', '.join(names)}")
     destination = out or runs[0] / "report.html"

@@ -15,10 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from cli.console import people
-from cli.report.collect import run_names, state_of
-from cli.report.compact import pack_runs
 from cli.report.page import make_page
 from sleuth.errors import SleuthError
+from workflows.report.collect import run_names, state_of
+from workflows.report.compact import pack_runs
 
 BUDGET = 4_000_000
 """Compressed bytes of one answer."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.config import load_run_settings
-from cli.train_retriever import load_retriever_run
+from workflows.config import load_run_settings
+from workflows.retriever_training import load_retriever_run
 
 ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "envs": {"sleuth"},
     "retrieval": {"sleuth"},
     "agent": {"sleuth"},
-    "cli": {"sleuth", "rewards", "envs", "retrieval", "agent"},
+    "workflows": {"sleuth", "rewards", "envs", "retrieval", "agent"},
+    "cli": {"sleuth", "rewards", "envs", "retrieval", "agent", "workflows"},
 }
 ONLY_IN = {
     "ray": {"agent/cluster/*.py"},
@@ -104,7 +105,7 @@ def test_settings_shared_nouns_and_the_program_load_without_torch() -> None:
         for path in SOURCES
         if path.name.endswith("config.py") or name_of(path).startswith("sleuth/") or name_of(path) == "cli/main.py"
     ]
-    assert {"agent.config", "envs.config", "retrieval.config", "rewards.config", "cli.config"} <= set(modules)
+    assert {"agent.config", "envs.config", "retrieval.config", "rewards.config", "workflows.config"} <= set(modules)
     code = f"""
 import importlib, sys
 for name in {modules!r}:

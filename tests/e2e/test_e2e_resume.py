@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from agent.policies.loading import load_policy_model
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from sleuth.checkpoints import is_complete
+from sleuth.layout import GrpoOutcome
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def trained(job, start: Path | None = None):
 def assert_resumes(job, step: int) -> None:
     """A run that goes on from ``step`` ends in the weights of the run that was never stopped."""
     whole = trained(job)
-    start = job.checkpoints / f"checkpoint-{step}"
+    start = job.layout.checkpoints / f"checkpoint-{step}"
     assert is_complete(start)
     again = trained(replace(job, out=job.out.with_name("again")), start)
     assert whole.keys() == again.keys()
@@ -66,14 +68,24 @@ def test_training_that_stopped_early_has_ended(folder: Path, tmp_path: Path):
     assert train_grpo(job, resume=True) == first
 
 
+def test_learners_on_a_cluster_that_ended_have_ended(folder: Path, tmp_path: Path):
+    """Their record once told where the policy lies, which the reader did not expect."""
+    job = job_of(folder, tmp_path / "run", settings_of())
+    job.out.mkdir()
+    old = {"policy": "elsewhere/policy", "best_step": 3, "best_em": 0.5, "last_step": 4}
+    (job.out / "outcome.json").write_text(json.dumps(old))
+    assert train_grpo(job, resume=True) == GrpoOutcome(3, 0.5, 4)
+
+
 def test_dev_figures_that_leave_questions_out_choose_nothing(folder: Path, tmp_path: Path):
     settings = settings_of(steps=3, save_steps=1, eval_steps=1, keep_checkpoints=5)
     figures = iter([{"em": 0.25}, {"em": 1.0, "unscored": 5.0}, {"unscored": 6.0}, {"em": 0.5}])
     outcome = train_grpo(job_of(folder, tmp_path / "some", settings, evaluate=lambda _: next(figures)))
     assert (outcome.best_step, outcome.best_em) == (3, 0.5)
-    outcome = train_grpo(job_of(folder, tmp_path / "none", settings, evaluate=lambda _: {"unscored": 6.0}))
+    job = job_of(folder, tmp_path / "none", settings, evaluate=lambda _: {"unscored": 6.0})
+    outcome = train_grpo(job)
     assert (outcome.best_step, outcome.best_em) == (3, None)
-    assert (outcome.policy / "model.safetensors").is_file()
+    assert (job.layout.policy / "model.safetensors").is_file()
 
 
 def test_small_updates_are_not_lost_in_sixteen_bits(folder: Path, tmp_path: Path):

@@ -13,13 +13,14 @@ from agent.config import PolicySettings
 from agent.policies.loading import load_policy_model
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
-from cli.checks import check_inputs
-from cli.config import RunSettings
-from cli.estimate import estimate_lines
-from cli.pipeline import Run, not_begun, run_stages
 from sleuth.errors import ArtifactError, ConfigError, DataError, PolicyError, SleuthError
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
+from workflows.checks import check_inputs
+from workflows.config import RunSettings
+from workflows.context import StageContext
+from workflows.estimate import estimate_lines
+from workflows.stages import not_begun, run_stages
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def test_a_run_that_has_come_further_keeps_what_is_behind_it(
 ) -> None:
     """A stage that left nothing because it was skipped is not done after a later one has begun."""
     given = settings(tmp_path, model)
-    run = Run(given, RunFolder(given.out), resume=True)
+    run = StageContext(given, RunFolder(given.out), resume=True)
     with run.folder.claim(given.model_dump(mode="json")):
         for name in left:
             (given.out / name).mkdir()

@@ -20,13 +20,13 @@ from agent.cluster.interface import ClusterError, Needs
 from agent.cluster.local import LocalCluster
 from agent.cluster.ray_cluster import write_token
 from agent.cluster.sharding import ShardedSearch, shard_sizes
-from cli.cluster import retriever_timeout
 from cli.main import make_app
-from cli.retrievers import retriever_settings
 from retrieval.dense.search import FlatSearch
 from retrieval.dense.vectors import StoredVectors
 from sleuth.errors import ConfigError
 from sleuth.settings import validate
+from workflows.cluster import retriever_timeout
+from workflows.retrievers import retriever_settings
 
 ROOT = Path(__file__).parents[3]
 CONFIG = str(ROOT / "configs" / "smoke.yaml")

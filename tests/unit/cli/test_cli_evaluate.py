@@ -11,9 +11,9 @@ import yaml
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from cli import main as program
-from cli.evaluate import resolve
 from sleuth.errors import ConfigError
 from sleuth.trajectories import read_trajectories
+from workflows.model_settings import evaluation_settings
 
 FAKES = '''
 from agent.policies.scripted import ScriptedPolicy
@@ -180,11 +180,11 @@ def write_run(**more: Any) -> Path:
 def test_a_config_or_run_stands_for_the_last_policy_it_made_in_its_environment(name: str) -> None:
     run_folder = write_run()
     with pytest.raises(ConfigError, match="no policy yet"):
-        resolve(name, [])
+        evaluation_settings(name, [])
     (run_folder / "warmstart").mkdir()
-    assert resolve(name, []).policy.model == "runs/a/warmstart"
+    assert evaluation_settings(name, []).policy.model == "runs/a/warmstart"
     (run_folder / "grpo" / "policy").mkdir(parents=True)
-    settings = resolve(name, [], limit=7)
+    settings = evaluation_settings(name, [], limit=7)
     assert settings.policy.model == "runs/a/grpo/policy"
     assert (settings.environment.preset, settings.environment.searches) == ("minimal", 2)
     assert (settings.data.dev, settings.evaluation.limit) == ("dev.jsonl", 7)
@@ -192,7 +192,7 @@ def test_a_config_or_run_stands_for_the_last_policy_it_made_in_its_environment(n
 
 def test_a_policy_inside_a_run_keeps_the_runs_environment_and_options_lie_over_it() -> None:
     (write_run() / "warmstart").mkdir()
-    settings = resolve("runs/a/warmstart", ["environment.top_k=9"], data="test.jsonl", mode="direct")
+    settings = evaluation_settings("runs/a/warmstart", ["environment.top_k=9"], data="test.jsonl", mode="direct")
     assert settings.policy.model == "runs/a/warmstart"
     assert (settings.environment.preset, settings.environment.top_k) == ("minimal", 9)
     assert (settings.environment.kind, settings.data.dev) == ("direct", "test.jsonl")
@@ -200,15 +200,15 @@ def test_a_policy_inside_a_run_keeps_the_runs_environment_and_options_lie_over_i
 
 def test_the_limit_of_a_run_is_about_its_own_questions() -> None:
     write_run(policy={"model": "smollm2"}, evaluation={"limit": 24})
-    assert resolve("a.yaml", []).evaluation.limit == 24
-    assert resolve("a.yaml", [], data="test.jsonl").evaluation.limit is None
-    assert resolve("a.yaml", [], data="test.jsonl", limit=7).evaluation.limit == 7
-    assert resolve("a.yaml", ["evaluation.limit=9"], data="test.jsonl").evaluation.limit == 9
+    assert evaluation_settings("a.yaml", []).evaluation.limit == 24
+    assert evaluation_settings("a.yaml", [], data="test.jsonl").evaluation.limit is None
+    assert evaluation_settings("a.yaml", [], data="test.jsonl", limit=7).evaluation.limit == 7
+    assert evaluation_settings("a.yaml", ["evaluation.limit=9"], data="test.jsonl").evaluation.limit == 9
 
 
 def test_a_config_with_a_model_that_was_not_trained_yet_stands_for_that_model() -> None:
     write_run(policy={"model": "smollm2"})
-    assert resolve("a.yaml", []).policy.model == "smollm2"
+    assert evaluation_settings("a.yaml", []).policy.model == "smollm2"
 
 
 # Finished predictions

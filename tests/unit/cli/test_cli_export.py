@@ -16,8 +16,8 @@ from agent.policies.loading import load_policy_model
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from cli import main as program
-from cli.evaluate import resolve
 from sleuth.runs import RunFolder
+from workflows.model_settings import evaluation_settings
 
 WORDS = ["Question", ":", "?", "who", "directed", "the", "film", "Need", "Paris"]
 ENVIRONMENT = {"kind": "search", "preset": "minimal", "top_k": 2, "turns": 5, "turn_tokens": 8}
@@ -118,10 +118,10 @@ def test_an_adapter_is_merged_and_not_dropped(adapted: Path, tiny: Path, tmp_pat
 def test_a_command_that_plays_the_folder_has_the_environment_of_the_run(full: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(str(full), "--out", str(out))
-    settings = resolve(str(out), [], data="q.jsonl", retriever=Path("index"))
+    settings = evaluation_settings(str(out), [], data="q.jsonl", retriever=Path("index"))
     assert settings.policy.model == str(out)
     assert settings.environment.model_dump(include=ENVIRONMENT.keys()) == ENVIRONMENT
-    assert resolve(str(out), ["environment.turns=6"], data="q.jsonl", mode="direct").environment.turns == 6
+    assert evaluation_settings(str(out), ["environment.turns=6"], data="q.jsonl", mode="direct").environment.turns == 6
 
 
 def test_the_protocol_stands_in_plain_words(full: Path, tmp_path: Path) -> None:
@@ -194,8 +194,8 @@ def test_a_folder_that_is_no_policy_or_the_policy_itself_is_never_replaced(
 
 
 def test_a_damaged_protocol_is_said(full: Path, tmp_path: Path) -> None:
-    from cli.exported import exported_settings
     from sleuth.errors import ArtifactError
+    from workflows.exported import exported_settings
 
     (tmp_path / "sleuth.json").write_text("{")
     with pytest.raises(ArtifactError, match="damaged"):

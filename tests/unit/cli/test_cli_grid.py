@@ -13,10 +13,10 @@ import pytest
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from cli import main as program
-from cli.evaluate import resolve
-from cli.grid import Cell, comparisons
-from cli.play import Opened, play
 from sleuth.trajectories import read_trajectories
+from workflows.grid import Cell, comparisons
+from workflows.model_settings import evaluation_settings
+from workflows.play import Opened, play
 
 FAKES = '''
 from agent.policies.scripted import ScriptedPolicy
@@ -146,7 +146,7 @@ def test_other_questions_under_the_same_numbers_are_not_compared(model: str) -> 
             policy,
             "direct",
             "-",
-            resolve(model, [BACKEND[1]], f"{folder}/dev.jsonl", mode="direct", preset="minimal"),
+            evaluation_settings(model, [BACKEND[1]], f"{folder}/dev.jsonl", mode="direct", preset="minimal"),
         )
         for policy, folder in (("a", "one"), ("b", "two"))
     ]

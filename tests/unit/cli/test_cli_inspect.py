@@ -11,7 +11,6 @@ from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from cli import doctor
 from cli import main as program
-from cli.config import load_run_settings
 from sleuth.trajectories import TrajectoryWriter
 from sleuth.types import (
     Answer,
@@ -26,6 +25,7 @@ from sleuth.types import (
     Trajectory,
     Turn,
 )
+from workflows.config import load_run_settings
 
 
 def scored(identity: str) -> ScoredTrajectory:

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from agent.demonstrate import worth_learning
-from cli.checks import check_inputs
-from cli.config import RunSettings
-from cli.pipeline import Run
 from cli.train import again
 from sleuth.errors import ArtifactError, ConfigError
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
 from sleuth.types import Generation, Hit, Passage, Question, Search, Segment, Trajectory, Turn
+from workflows.checks import check_inputs
+from workflows.config import RunSettings
+from workflows.context import StageContext
 
 
 def settings(tmp_path: Path, **more: Any) -> RunSettings:
@@ -59,11 +59,11 @@ def test_a_run_goes_on_with_its_own_index_only(tmp_path: Path, monkeypatch: pyte
     given = settings(tmp_path, environment={"kind": "direct"})
     given.out.mkdir()
     for name in ("one", "one"):
-        monkeypatch.setattr("cli.pipeline.make_retriever", lambda _settings, name=name: Shelf(name))
-        assert Run(given, RunFolder(given.out), True).open_retriever() is not None
-    monkeypatch.setattr("cli.pipeline.make_retriever", lambda _settings: Shelf("two"))
+        monkeypatch.setattr("workflows.context.make_retriever", lambda _settings, name=name: Shelf(name))
+        assert StageContext(given, RunFolder(given.out), True).open_retriever() is not None
+    monkeypatch.setattr("workflows.context.make_retriever", lambda _settings: Shelf("two"))
     with pytest.raises(ArtifactError, match="another index"):
-        Run(given, RunFolder(given.out), True).open_retriever()
+        StageContext(given, RunFolder(given.out), True).open_retriever()
 
 
 def test_the_command_that_goes_on_is_the_one_that_was_given() -> None:

@@ -17,14 +17,14 @@ from report_runs import ATTACK, SIZE, make_run, rollouts, write_rows
 
 import cli.report.page
 from cli.main import main
-from cli.report.collect import read_run, run_names
-from cli.report.compact import pack, pack_runs, unpack
 from cli.report.page import LIMIT, SCRIPTS, make_page
-from cli.report.sample import choose, thin
 from cli.report.serve import make_server
 from sleuth.errors import ArtifactError
 from sleuth.runs import RunFolder
 from sleuth.trajectories import close_trajectories
+from workflows.report.collect import read_run, run_names
+from workflows.report.compact import pack, pack_runs, unpack
+from workflows.report.sample import choose, thin
 
 ASSETS = Path(cli.report.page.__file__).parent / "assets"
 

@@ -10,9 +10,9 @@ import pytest
 from chromium import BINARY, Page, chromium
 from report_runs import ATTACK, SIZE, make_run, rollouts, write_rows
 
-from cli.report.compact import pack_runs
 from cli.report.page import LIMIT, make_page
 from cli.report.serve import make_server
+from workflows.report.compact import pack_runs
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="no Chromium on the path: install chromium to run these")
 VIEWS = [

@@ -14,12 +14,12 @@ import typer
 from typer.testing import CliRunner
 
 from cli.evaluate_retrieval import evaluate_retrieval
-from cli.retrievers import retriever_settings
 from cli.search import search
 from cli.serve_retriever import serve_retriever
 from retrieval.bm25 import build_bm25
 from sleuth.errors import ArtifactError, ConfigError, DataError, MissingExtraError, RetrieverError
 from sleuth.types import Hit, Passage
+from workflows.retrievers import retriever_settings
 
 NAMES = ["Arden", "Brill", "Corvo", "Dunmore", "Estray"]
 FIGURES = {"nDCG@10", "RR@10", "R@10", "AP"}
@@ -237,10 +237,10 @@ def test_what_may_stand_for_a_retriever(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_takes_what_may_stand_for_a_retriever() -> None:
-    from cli.evaluate import resolve
+    from workflows.model_settings import evaluation_settings
 
     for given, kind in (("http://h:1", "remote"), ("runs/i", None), ("{kind: hybrid, parts: [a, b]}", "hybrid")):
-        settings = resolve("some/model", [], data="d.jsonl", retriever=given).retriever
+        settings = evaluation_settings("some/model", [], data="d.jsonl", retriever=given).retriever
         assert settings is not None
         assert settings == retriever_settings(given)
         assert settings.kind == kind

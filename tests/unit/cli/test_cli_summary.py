@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.summary import dev_curves, print_summary
+from cli.summary import print_summary
 from sleuth.sinks import JsonlSink
+from workflows.summary import dev_curves
 
 
 def test_a_run_is_summed_up_from_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

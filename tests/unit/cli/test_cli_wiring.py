@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.config import SourceSettings
-from cli.wiring import load_training_data
 from sleuth.errors import DataError
+from workflows.config import SourceSettings
+from workflows.wiring import load_training_data
 
 
 @pytest.fixture

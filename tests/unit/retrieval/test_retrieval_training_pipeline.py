@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.train_retriever import load_retriever_run, mine, train_retriever
+from cli.train_retriever import mine, train_retriever
 from retrieval.config import RetrieverSettings
 from retrieval.encoders.loading import load_encoder
 from retrieval.open import open_retriever
 from sleuth.errors import ArtifactError, ConfigError, DataError
 from sleuth.types import Hit, Passage
+from workflows.retriever_training import load_retriever_run
 
 WORDS = ["amber", "birch", "coral", "delta", "ember", "fjord", "grove", "heath", "islet", "jetty", "knoll", "larch"]
 PASSAGES = [Passage(f"p{i}", word.capitalize(), f"This is about {word}.") for i, word in enumerate(WORDS)]

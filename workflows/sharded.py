@@ -31,11 +31,11 @@ class PieceEncoder:
     batch_size: int
 
     def __call__(self) -> Callable[[range], Any]:
-        from cli.logs import quiet_libraries
-        from cli.wiring import limit_threads
         from retrieval.dense.encode import encode_piece
         from retrieval.encoders.loading import load_encoder
         from retrieval.store import PassageStore
+        from workflows.logs import quiet_libraries
+        from workflows.wiring import limit_threads
 
         quiet_libraries()
         limit_threads(self.threads)

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from agent.config import GrpoSettings, LoraSettings, WarmstartSettings
-from cli.config import STAGES, RunSettings
 from sleuth.errors import PolicyError
-from sleuth.settings import to_yaml
+from sleuth.layout import STAGES
+from workflows.config import RunSettings
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-
-def print_estimate(settings: RunSettings, until: str) -> None:
-    """Print the config as YAML on standard output and the estimate on standard error."""
-    import typer
-
-    from cli.console import people
-
-    typer.echo(to_yaml(settings))
-    for line in estimate_lines(settings, until):
-        people().print(line, highlight=False, soft_wrap=True)
 
 
 def estimate_lines(settings: RunSettings, until: str) -> list[str]:

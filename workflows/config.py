@@ -22,11 +22,6 @@ from retrieval.config import RetrieverSettings
 from rewards.config import RewardSettings
 from sleuth.settings import Settings, apply_override, read_layers, validate
 
-STAGES = ("world", "policy", "start", "demonstrate", "warmstart", "grpo")
-"""What a run does, in order."""
-DEMONSTRATIONS = "demonstrations.jsonl"
-"""Where in a run's folder the demonstrations lie."""
-
 
 class SourceSettings(Settings):
     """A file of training questions and its weight in the mixture; ``kinds`` keeps questions of these kinds only."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sleuth.artifacts import versions
+from sleuth.layout import GrpoOutcome, RunLayout, read_record
 from sleuth.sinks import read_metrics
 
 if TYPE_CHECKING:
-    from cli.config import RunSettings
+    from workflows.config import RunSettings
 
 _CARD = """---
 library_name: transformers
@@ -114,9 +114,10 @@ def _facts(settings: RunSettings) -> Iterator[tuple[str, str]]:
 
 def _table(run: Path) -> str:
     lines = ["| policy | questions | EM [95 %] | F1 [95 %] | searches | answered |", "|---|---|---|---|---|---|"]
-    for path in sorted((run / "evaluation").glob("*/metrics.json"), key=lambda p: p.stat().st_mtime):
-        row = json.loads(path.read_text(encoding="utf-8"))
-        cells = [_inline(path.parent.name), _count(row), _sure(row, "em"), _sure(row, "f1")]
+    ended = [evaluation for evaluation in RunLayout(run).evaluations() if evaluation.metrics.exists()]
+    for evaluation in sorted(ended, key=lambda evaluation: evaluation.metrics.stat().st_mtime):
+        row = read_record(evaluation.metrics) or {}
+        cells = [_inline(evaluation.folder.name), _count(row), _sure(row, "em"), _sure(row, "f1")]
         cells += [_short(row.get("searches")), _short(row.get("answered"))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else "Nothing was measured in this run."
@@ -136,20 +137,18 @@ def _short(value: float | None) -> str:
 
 
 def _curve(run: Path) -> str:
-    path = run / "metrics.jsonl"
+    layout = RunLayout(run)
+    path = layout.metrics
     dev = [(row["step"], row["dev/em"]) for row in read_metrics(path) if "dev/em" in row] if path.exists() else []
     if not dev:
         return ""
-    outcome = run / "grpo" / "outcome.json"
-    if not outcome.exists():
+    best = GrpoOutcome.read(layout.grpo)
+    if best is None:
         return ""
-    best = json.loads(outcome.read_text(encoding="utf-8"))
     first = f"EM on the dev questions was {dev[0][1]:.3f} at step {dev[0][0]}"
-    if best["best_em"] is None:
+    if best.best_em is None:
         return f"While GRPO trained, {first}; no later evaluation was whole, and these are the last weights."
-    return (
-        f"While GRPO trained, {first} and {best['best_em']:.3f} at step {best['best_step']}, whose weights these are."
-    )
+    return f"While GRPO trained, {first} and {best.best_em:.3f} at step {best.best_step}, whose weights these are."
 
 
 def _inline(text: str) -> str:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.console import counting
+from sleuth.layout import EvaluationLayout, read_record, write_record
 
 if TYPE_CHECKING:
     from agent.evaluate import EvaluationReport
-    from cli.config import RunSettings
     from sleuth.protocols import Policy, Retriever
     from sleuth.types import ScoredTrajectory
+    from workflows.config import RunSettings
 
 MAY_DIFFER = ("evaluation", "policy.max_rows", "policy.keep_cache", "policy.device")
 """What changes how fast an evaluation is, not what it says."""
-JUDGED = "judged.json"
+
+OnProgress = Callable[[int, int], None]
+Progress = Callable[[str], AbstractContextManager[OnProgress | None]]
+"""Shows a count under a title; yields a callback for (done, total)."""
+
+
+def no_progress(_title: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +46,7 @@ class Opened:
     retrievers: dict[str, Retriever | None] = field(default_factory=dict)
 
     def policy(self, settings: RunSettings) -> tuple[Policy, Any]:
-        from cli.wiring import make_policy
+        from workflows.wiring import make_policy
 
         key = settings.policy.model_dump_json()
         if key not in self.policies:
@@ -47,7 +55,7 @@ class Opened:
         return self.policies[key]
 
     def retriever(self, settings: RunSettings) -> Retriever | None:
-        from cli.wiring import make_retriever
+        from workflows.wiring import make_retriever
 
         if settings.environment.kind in ("direct", "cot") or settings.retriever is None:
             return None
@@ -57,47 +65,52 @@ class Opened:
         return self.retrievers[key]
 
 
-def play(settings: RunSettings, folder: Path, opened: Opened, *, resume: bool, overwrite: bool) -> Evaluation:
+def play(
+    settings: RunSettings,
+    folder: Path,
+    opened: Opened,
+    *,
+    resume: bool,
+    overwrite: bool,
+    progress: Progress = no_progress,
+) -> Evaluation:
     """Answer every question of ``data.dev``, once or ``evaluation.samples`` times, and keep all of it in ``folder``."""
-    from cli.logs import quiet_libraries
+    from workflows.logs import quiet_libraries
 
     quiet_libraries()
     from agent.sampled import sampled_report
-    from cli.wiring import limit_threads, read_questions
     from rewards.text_match import exact_match, f1, normalise_answer
     from sleuth.runs import RunFolder
+    from workflows.wiring import limit_threads, read_questions
 
     assert settings.data.dev
     questions = read_questions(settings.data.dev, settings.evaluation.limit)
     retriever = opened.retriever(settings)
     identity = _identity(settings, retriever)
-    run, chosen = RunFolder(folder), settings.evaluation
-    with run.claim(identity, resume=resume, overwrite=overwrite, may_differ=MAY_DIFFER):
+    kept, chosen = EvaluationLayout(folder), settings.evaluation
+    with RunFolder(folder).claim(identity, resume=resume, overwrite=overwrite, may_differ=MAY_DIFFER):
         limit_threads(settings.threads)
         report = None
-        for number, part in enumerate(sample_folders(folder, chosen.samples)):
-            report = _play_once(settings, questions, retriever, part, number * len(questions), opened)
+        for number, part in enumerate(kept.samples(chosen.samples)):
+            with progress("evaluating") as on_progress:
+                report = _play_once(
+                    settings, questions, retriever, part.folder, number * len(questions), opened, on_progress
+                )
         assert report is not None
         if chosen.samples > 1:
-            samples = [played(part) for part in sample_folders(folder, chosen.samples)]
+            samples = [played(part) for part in kept.samples(chosen.samples)]
             metrics = {"em": exact_match, "f1": f1}
             report = sampled_report(samples, metrics, normalise_answer, chosen.bootstrap)
-        figures = {**report.to_dict(), **_judged(settings, folder)}
-        _write(folder / "metrics.json", figures)
+        figures = {**report.to_dict(), **_judged(settings, kept)}
+        write_record(kept.metrics, figures)
     return Evaluation(report, figures, folder)
 
 
-def sample_folders(folder: Path, samples: int) -> list[Path]:
-    """Where the trajectories of each sample lie; a single one lies in ``folder`` itself."""
-    return [folder] if samples == 1 else [folder / f"sample-{number}" for number in range(1, samples + 1)]
-
-
-def played(folder: Path) -> list[ScoredTrajectory]:
-    """The trajectories that an evaluation has kept in ``folder``."""
-    from agent.evaluate import TRAJECTORIES
+def played(evaluation: EvaluationLayout) -> list[ScoredTrajectory]:
+    """The trajectories that an evaluation has kept."""
     from sleuth.trajectories import read_trajectories
 
-    return list(read_trajectories(folder / TRAJECTORIES))
+    return list(read_trajectories(evaluation.trajectories))
 
 
 def _play_once(
@@ -107,30 +120,30 @@ def _play_once(
     folder: Path,
     first_seed: int,
     opened: Opened,
+    on_progress: OnProgress | None,
 ) -> EvaluationReport:
     from agent.evaluate import evaluate
-    from cli.wiring import make_driver
     from rewards.scorer import make_scorer
     from rewards.text_match import exact_match, f1
     from sleuth.types import Sampling
+    from workflows.wiring import make_driver
 
     policy, codec = opened.policy(settings)
-    with counting("evaluating") as on_progress:
-        return evaluate(
-            make_driver(policy, codec, settings.environment, retriever),
-            questions,
-            metrics={"em": exact_match, "f1": f1},
-            score=make_scorer(settings.rewards).score,
-            out=folder,
-            sampling=Sampling(settings.evaluation.temperature),
-            batch_size=settings.evaluation.batch_size,
-            seed=settings.seed + first_seed,
-            resamples=settings.evaluation.bootstrap,
-            on_progress=on_progress,
-        )
+    return evaluate(
+        make_driver(policy, codec, settings.environment, retriever),
+        questions,
+        metrics={"em": exact_match, "f1": f1},
+        score=make_scorer(settings.rewards).score,
+        out=folder,
+        sampling=Sampling(settings.evaluation.temperature),
+        batch_size=settings.evaluation.batch_size,
+        seed=settings.seed + first_seed,
+        resamples=settings.evaluation.bootstrap,
+        on_progress=on_progress,
+    )
 
 
-def _judged(settings: RunSettings, folder: Path) -> dict[str, Any]:
+def _judged(settings: RunSettings, kept: EvaluationLayout) -> dict[str, Any]:
     """What the judge says of the answers, if there is one; verdicts are kept, so that none is asked for twice."""
     chosen = settings.evaluation
     if chosen.judge is None:
@@ -138,11 +151,10 @@ def _judged(settings: RunSettings, folder: Path) -> dict[str, Any]:
     from agent.judge import Judge
     from sleuth.artifacts import text_digest
 
-    rows = [row.trajectory for part in sample_folders(folder, chosen.samples) for row in played(part)]
+    rows = [row.trajectory for part in kept.samples(chosen.samples) for row in played(part)]
     asked = [(t.question.text, t.question.answers, t.answer) for t in rows if t.scorable]
     keys = [text_digest(json.dumps(row)) for row in asked]
-    path = folder / JUDGED
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = read_record(kept.judged) or {}
     verdicts = known["verdicts"] if known.get("judge") == chosen.judge.model else {}
     missing = {key: row for key, row in zip(keys, asked, strict=True) if key not in verdicts}
     judge = Judge(chosen.judge)
@@ -151,16 +163,10 @@ def _judged(settings: RunSettings, folder: Path) -> dict[str, Any]:
             verdicts[key] = verdict
     finally:
         judge.close()
-        _write(path, {"judge": chosen.judge.model, "verdicts": verdicts})
+        write_record(kept.judged, {"judge": chosen.judge.model, "verdicts": verdicts})
     given = [verdict for key in keys if (verdict := verdicts[key]) is not None]
     share = sum(given) / len(given) if given else None
     return {"judge": {"model": chosen.judge.model, "right": share, "judged": len(given), "asked": len(asked)}}
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    from sleuth.artifacts import atomic_write
-
-    atomic_write(path, json.dumps(content, indent=2) + "\n")
 
 
 def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import importlib.util
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from cli.config import DEMONSTRATIONS, STAGES, RunSettings, modes_of
-from cli.wiring import read_questions, read_source
 from retrieval.config import RetrieverSettings
 from sleuth.errors import ArtifactError, ConfigError, DataError, MissingExtraError
+from sleuth.layout import STAGES, RunLayout
+from workflows.config import RunSettings, modes_of
+from workflows.wiring import read_questions, read_source
 
 
 def check_inputs(settings: RunSettings, until: str, done: Collection[str] = ()) -> None:
@@ -92,7 +93,7 @@ def _check_warmstart(settings: RunSettings, until: str) -> None:
     trajectories = settings.warmstart.trajectories
     if trajectories is not None and not trajectories.exists() and settings.out not in trajectories.parents:
         raise DataError(f"no file {trajectories}", "warmstart.trajectories is what sleuth demonstrate writes")
-    made = settings.demonstrations is not None or (settings.out / DEMONSTRATIONS).exists()
+    made = settings.demonstrations is not None or RunLayout(settings.out).demonstrations.exists()
     if trajectories is None and not made:
         raise ConfigError(
             "the warm start has no demonstrations to learn from",

@@ -7,7 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sleuth.artifacts import read_manifest
 from sleuth.errors import ArtifactError
+from sleuth.layout import RunLayout
+from workflows.config import RunSettings, load_run_settings
 
 if TYPE_CHECKING:
     from envs.config import EnvironmentSettings
@@ -38,6 +41,22 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
         "stop": list(make_environment(environment, codec)().stop_strings),
         "blocks": blocks,
     }
+
+
+def finished_policy(run: Path) -> tuple[RunSettings, Path]:
+    """A run's settings and the folder of the policy that it ended with. Raises ArtifactError unless it is finished."""
+    read_manifest(run, "run", "sleuth train CONFIG")
+    settings = load_run_settings(RunLayout(run).config)
+    stage = "grpo" if settings.grpo else "warmstart" if settings.warmstart else None
+    if stage is None:
+        raise ArtifactError(f"{run} trains nothing", "export a run whose config has a grpo or a warmstart section")
+    if not RunLayout(run).stage(stage).exists():
+        raise ArtifactError(
+            f"{run} is not finished: its stage {stage} is not done", "finish it with: sleuth train CONFIG --resume"
+        )
+    policy = RunLayout(run).policy_of(stage)
+    assert policy is not None
+    return settings, policy
 
 
 def exported_settings(folder: Path) -> dict[str, Any] | None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cli.report.collect import RunData, read_run, run_names
-from cli.report.sample import Sample, choose
 from sleuth.matching import normalise_title
 from sleuth.types import Action, Answer, Hit, Invalid, Question, ScoredTrajectory, Search, Segment, Trajectory
+from workflows.report.collect import RunData, read_run, run_names
+from workflows.report.sample import Sample, choose
 
 POINTS = 400
 """Of a series that is longer, so many points are drawn."""

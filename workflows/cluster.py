@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent.cluster.config import ClusterSettings
-from cli.config import RunSettings
-from cli.wiring import make_driver, make_retriever
 from envs.config import EnvironmentSettings
 from retrieval.config import RetrieverSettings
-from sleuth.artifacts import atomic_write
-from sleuth.errors import ConfigError
+from sleuth.errors import ArtifactError, ConfigError
+from sleuth.layout import GrpoOutcome, RunLayout, write_record
 from sleuth.protocols import Retriever
+from sleuth.runs import RunFolder
+from workflows.config import RunSettings
+from workflows.context import StageContext
+from workflows.learn import learn
+from workflows.logs import quiet_libraries
+from workflows.sharded import spawn_shards
+from workflows.wiring import limit_threads, make_driver, make_retriever
 
 if TYPE_CHECKING:
     from agent.cluster.controller import RemoteController
@@ -24,14 +26,7 @@ if TYPE_CHECKING:
     from agent.cluster.roles import Roles, RunPlan
     from agent.cluster.sampler import ClusterSampler
     from agent.codec import HFCodec
-    from agent.learning.grpo import GrpoOutcome
-    from agent.learning.sampling import MakeSampler
     from agent.rollout import RolloutDriver
-    from cli.pipeline import Run
-
-OUTCOME = "grpo/outcome.json"
-COUNTS = "grpo/counts.json"
-"""What became of all questions: see ``PoolCounts``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +68,6 @@ class IndexPlan:
     def __call__(self, cluster: Cluster) -> Callable[[], Retriever]:
         if self.cluster.index_shards == 1:
             return IndexOpener(self.settings)
-        from cli.sharded import spawn_shards
-
         timeout_s = retriever_timeout(self.cluster, self.settings)
         return spawn_shards(cluster, self.settings, self.cluster.index_shards, self.cluster.restarts, timeout_s)
 
@@ -84,34 +77,30 @@ def retriever_timeout(cluster: ClusterSettings, retriever: RetrieverSettings | N
     return cluster.retriever_timeout_s or max(60.0, retriever.patience_s if retriever else 0.0)
 
 
-def token_of(out: Path) -> Path:
-    """Where the secret of a run's cluster lies: beside its folder, which a new run may empty."""
-    return out.parent / f".{out.name}.token"
-
-
-def train_on_cluster(
-    run: Run, learn: Callable[[Run, MakeSampler | None], GrpoOutcome], settings: ClusterSettings
-) -> GrpoOutcome:
+def train_on_cluster(run: StageContext, settings: ClusterSettings) -> GrpoOutcome:
     """The GRPO stage of ``run`` with its roles on a cluster. Nothing of the cluster outlives this call."""
     from agent.cluster.roles import open_roles
 
     plan = run_plan(run)
-    with open_roles(settings, plan, token_of(run.out)) as roles:
+    with open_roles(settings, plan, run.layout.token) as roles:
         if settings.learners == 0:
             return learn(run, roles.make_sampler())
         return learn_apart(run, roles)
 
 
-def learn_apart(run: Run, roles: Roles) -> GrpoOutcome:
+def learn_apart(run: StageContext, roles: Roles) -> GrpoOutcome:
     """Train in processes of Ray Train; a lost one has all begin again from the newest checkpoint."""
     from agent.cluster.ray_learners import run_learners
-    from agent.learning.grpo import GrpoOutcome
 
     control = roles.controller_actor()
-    run_learners(LearnerWork(run.settings, run.resume, control, roles.plan), roles.settings, run.out / "ray_train")
-    atomic_write(run.out / COUNTS, json.dumps(control.counts(), indent=2) + "\n")
-    found = json.loads((run.out / OUTCOME).read_text(encoding="utf-8"))
-    return GrpoOutcome(**{**found, "policy": Path(found["policy"])})
+    run_learners(LearnerWork(run.settings, run.resume, control, roles.plan), roles.settings, run.layout.learners)
+    write_record(run.layout.grpo.counts, control.counts())
+    outcome = GrpoOutcome.read(run.layout.grpo)
+    if outcome is None:
+        raise ArtifactError(
+            f"the learners ended without {run.layout.grpo.outcome}", "is the run folder on storage that all nodes see?"
+        )
+    return outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +114,6 @@ class LearnerWork:
 
     def __call__(self, put: Callable[[Any], Any], restarted: bool) -> None:
         from agent.cluster.roles import sampler
-        from cli.logs import quiet_libraries
-        from cli.pipeline import Run, learn
-        from cli.wiring import limit_threads
-        from sleuth.runs import RunFolder
 
         quiet_libraries()
         cluster = self.settings.cluster
@@ -138,13 +123,10 @@ class LearnerWork:
         def make_sampler(_model: Any, codec: HFCodec, _steps: Callable[[], int]) -> ClusterSampler:
             return sampler(self.control, put, cluster, self.plan, codec)
 
-        run = Run(self.settings, RunFolder(self.settings.out), self.resume or restarted)
-        outcome = learn(run, make_sampler)
-        if os.environ.get("RANK", "0") == "0":
-            atomic_write(run.out / OUTCOME, json.dumps({**asdict(outcome), "policy": str(outcome.policy)}) + "\n")
+        learn(StageContext(self.settings, RunFolder(self.settings.out), self.resume or restarted), make_sampler)
 
 
-def run_plan(run: Run) -> RunPlan:
+def run_plan(run: StageContext) -> RunPlan:
     import torch
 
     from agent.cluster.roles import RunPlan
@@ -174,7 +156,7 @@ def check_nodes(settings: RunSettings) -> list[str]:
     chosen = settings.cluster or ClusterSettings()
     if chosen.address is None:
         raise ConfigError("no cluster to check", "add --set cluster.address=HOST:PORT")
-    cluster = RayCluster(chosen, [], token_of(settings.out))
+    cluster = RayCluster(chosen, [], RunLayout(settings.out).token)
     try:
         return ask_every_node(NodeReport(settings.retriever))
     finally:

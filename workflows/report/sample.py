@@ -10,8 +10,8 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from cli.report.collect import RunData, Source, read_source
 from sleuth.types import ScoredTrajectory
+from workflows.report.collect import RunData, Source, read_source
 
 Group = list[ScoredTrajectory]
 

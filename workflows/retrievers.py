@@ -44,7 +44,7 @@ def retriever_values(given: str) -> Any:
 def _from_file(path: Path) -> Any:
     values = read_layers(path)
     if "policy" in values or "out" in values:
-        from cli.config import load_run_settings
+        from workflows.config import load_run_settings
 
         chosen = load_run_settings(path).retriever
         if chosen is None:

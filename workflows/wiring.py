@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.config import Mode, PolicySettings
-from cli.config import RunSettings, SourceSettings
 from envs.config import EnvironmentSettings
 from retrieval.config import RetrieverSettings
 from sleuth.errors import ConfigError, DataError
+from sleuth.layout import RunLayout
 from sleuth.protocols import MetricSink, Policy, Retriever
 from sleuth.types import Question
+from workflows.config import RunSettings, SourceSettings
 
 if TYPE_CHECKING:
     from agent.codec import HFCodec
@@ -73,10 +74,11 @@ def with_mode(settings: EnvironmentSettings, mode: Mode) -> EnvironmentSettings:
 def make_sink(settings: RunSettings, keep_to: int | None = None) -> MetricSink:
     from sleuth.sinks import ConsoleSink, JsonlSink, MultiSink, TensorBoardSink
 
+    layout = RunLayout(settings.out)
     makers: Mapping[str, Any] = {
         "console": lambda: ConsoleSink(CONSOLE_COLUMNS),
-        "jsonl": lambda: JsonlSink(settings.out / "metrics.jsonl", keep_to=keep_to),
-        "tensorboard": lambda: TensorBoardSink(settings.out / "tensorboard"),
+        "jsonl": lambda: JsonlSink(layout.metrics, keep_to=keep_to),
+        "tensorboard": lambda: TensorBoardSink(layout.tensorboard),
     }
     return MultiSink([makers[name]() for name in settings.sinks])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sleuth.errors import ArtifactError, SleuthError
+from sleuth.layout import EvaluationLayout, RunLayout, read_record
 from sleuth.runs import RunFolder
 from sleuth.settings import flatten
 from sleuth.sinks import read_metrics
@@ -19,7 +19,6 @@ from sleuth.types import Origin, ScoredTrajectory
 
 LAST_STAGE = "grpo"
 _STEP = re.compile(r"step-(\d+)")
-_TOKENIZERS = ("grpo/policy", "warmstart", "start")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +54,15 @@ class RunData:
 def read_run(path: Path, name: str) -> RunData:
     """Everything of a run but its trajectories. Raises ArtifactError where there is no run."""
     config = RunFolder(path).read_config()
-    metrics = path / "metrics.jsonl"
-    stages = sorted(file.stem for file in (path / "stages").glob("*.json"))
+    layout = RunLayout(path)
+    stages = sorted(file.stem for file in layout.stages.glob("*.json"))
     wanted = LAST_STAGE if config.get("grpo") else "warmstart" if config.get("warmstart") else None
     return RunData(
         name=name,
         path=path,
-        finished=wanted in stages if wanted else (path / "metrics.json").exists(),
+        finished=wanted in stages if wanted else EvaluationLayout(path).metrics.exists(),
         config=flatten(config),
-        series=_series(read_metrics(metrics)) if metrics.exists() else {},
+        series=_series(read_metrics(layout.metrics)) if layout.metrics.exists() else {},
         evaluations=dict(_evaluations(path)),
         stages=stages,
         sources=list(_sources(path)),
@@ -141,14 +140,17 @@ def state_of(paths: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
 
 def _sources(path: Path) -> Iterator[Source]:
     """Rollouts first, then evaluations from the earliest checkpoint to the last."""
-    if trajectory_files(path / "grpo" / "trajectories"):
-        yield Source("rollouts", path / "grpo" / "trajectories", True, (1, 0))
-    evaluations = [(folder, _checkpoint(folder.name)) for folder in sorted((path / "evaluation").glob("*"))]
-    evaluations += [(folder, (2, _number(folder.name))) for folder in sorted((path / "grpo" / "dev").glob("step-*"))]
-    for folder, order in sorted(evaluations, key=lambda pair: pair[1]):
-        if trajectory_files(folder):
-            dev = folder.parent.name == "dev"
-            yield Source(f"dev, step {order[1]}" if dev else f"test, {folder.name}", folder, False, order)
+    layout = RunLayout(path)
+    if trajectory_files(layout.grpo.trajectories):
+        yield Source("rollouts", layout.grpo.trajectories, True, (1, 0))
+    found = [
+        Source(f"test, {folder.name}", folder, False, _checkpoint(folder.name))
+        for folder in (evaluation.folder for evaluation in layout.evaluations())
+    ]
+    for folder in (evaluation.folder for evaluation in layout.grpo.dev_evaluations()):
+        step = _number(folder.name)
+        found.append(Source(f"dev, step {step}", folder, False, (2, step)))
+    yield from (source for source in sorted(found, key=lambda s: s.order) if trajectory_files(source.folder))
     alone = [(path, "evaluation"), *((folder, folder.name) for folder in sorted(path.glob("sample-*")))]
     for folder, name in alone:  # an evaluation by itself, of one sample a question or several
         if trajectory_files(folder):
@@ -166,13 +168,11 @@ def _number(name: str) -> int:
 
 
 def _evaluations(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    files = sorted((path / "evaluation").glob("*/metrics.json"), key=lambda file: _checkpoint(file.parent.name))
-    for file in [*files, *([path / "metrics.json"] if (path / "metrics.json").exists() else [])]:
-        try:
-            figures = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            raise ArtifactError(f"{file} is damaged", "make it anew with: sleuth evaluate --resume") from None
-        yield (file.parent.name if file.parent != path else "evaluation"), figures
+    stages = sorted(RunLayout(path).evaluations(), key=lambda evaluation: _checkpoint(evaluation.folder.name))
+    for evaluation in [*stages, EvaluationLayout(path)]:
+        figures = read_record(evaluation.metrics)
+        if figures is not None:
+            yield (evaluation.folder.name if evaluation.folder != path else "evaluation"), figures
 
 
 def _series(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
@@ -188,7 +188,7 @@ def _series(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, floa
 def _tokenizer(path: Path, config: Mapping[str, Any]) -> Path | None:
     """A tokenizer.json that gives this run's tokens their text; None where none is at hand."""
     model = (config.get("policy") or {}).get("model")
-    folders = [path / name for name in _TOKENIZERS]
+    folders = list(RunLayout(path).policies())
     if model and Path(model).is_dir():
         folders += [Path(model), *Path(model).parents[:1]]
     return next((folder / "tokenizer.json" for folder in folders if (folder / "tokenizer.json").is_file()), None)

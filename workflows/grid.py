@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.console import people, print_json
 from sleuth.errors import ConfigError, did_you_mean
+from sleuth.layout import EvaluationLayout, write_record
+from sleuth.runs import RunFolder
+from workflows.model_settings import evaluation_settings
+from workflows.play import Evaluation, Opened, Progress, play, played
 
 if TYPE_CHECKING:
-    from cli.config import RunSettings
-    from cli.play import Evaluation
+    from workflows.config import RunSettings
 
 MODES = ("direct", "cot", "rag", "search")
 NO_SEARCH = ("direct", "cot")
@@ -60,8 +62,6 @@ def cells_of(
 
     Raises ConfigError for settings that do not fit and for names that would be the same twice.
     """
-    from cli.evaluate import resolve
-
     cells: dict[tuple[str, ...], Cell] = {}
     for mode in modes:
         if mode not in MODES:
@@ -71,7 +71,7 @@ def cells_of(
     for (policy, model), (name, file), mode, (index_name, index) in product(
         policies.items(), sets.items(), modes or [""], searched.items()
     ):
-        settings = resolve(
+        settings = evaluation_settings(
             model,
             options.overrides,
             file or None,
@@ -98,34 +98,28 @@ def _check_folders(cells: Sequence[Cell]) -> None:
         raise ConfigError(f"two cells would be saved in '{twice}'", "give names that differ by a letter: NAME=VALUE")
 
 
-def evaluate_grid(cells: Sequence[Cell], out: Path, resume: bool, overwrite: bool, as_json: bool) -> int:
-    """Evaluate every cell into ``out``, then table, chart and metrics.json. The exit status: 3 if any is unscored."""
-    import json
-
-    from cli.evaluate import UNSCORED
-    from cli.grid_show import chart, print_table
-    from cli.play import Opened, play
-    from sleuth.artifacts import atomic_write
-    from sleuth.runs import RunFolder
-
-    console = people()
+def evaluate_grid(
+    cells: Sequence[Cell],
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+    on_cell: Callable[[int, Cell], None],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Evaluate every cell into ``out``, telling ``on_cell`` which begins. The content of the grid's metrics.json."""
     names = {"cells": [cell.folder for cell in cells]}
     with RunFolder(out).claim(names, resume=resume, overwrite=overwrite):
         opened, done = Opened(), []
         for number, cell in enumerate(cells, start=1):
-            console.print(f"{number}/{len(cells)}  {cell.folder}", markup=False, soft_wrap=True)
-            done.append(play(cell.settings, out / cell.folder, opened, resume=True, overwrite=False))
+            on_cell(number, cell)
+            folder = out / cell.folder
+            done.append(play(cell.settings, folder, opened, resume=True, overwrite=False, progress=progress))
         content = {
             "cells": [_row(cell, evaluation) for cell, evaluation in zip(cells, done, strict=True)],
             "comparisons": comparisons(cells, done),
         }
-        atomic_write(out / "metrics.json", json.dumps(content, indent=2) + "\n")
-        chart(content["cells"], out / "comparison.png")
-    print_table(content["cells"], content["comparisons"], console)
-    console.print(f"saved in {out}: metrics.json, comparison.png", markup=False, soft_wrap=True)
-    if as_json:
-        print_json(content)
-    return UNSCORED if any(evaluation.report.unscored for evaluation in done) else 0
+        write_record(EvaluationLayout(out).metrics, content)
+    return content
 
 
 def comparisons(cells: Sequence[Cell], done: Sequence[Evaluation]) -> list[dict[str, Any]]:
@@ -147,11 +141,10 @@ def comparisons(cells: Sequence[Cell], done: Sequence[Evaluation]) -> list[dict[
 
 def _exact_match(cell: Cell, evaluation: Evaluation) -> dict[tuple[str, str], float]:
     """EM by question (its id and text: two files may number theirs alike), the mean over its samples."""
-    from cli.play import played, sample_folders
     from rewards.text_match import exact_match
 
     values: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for part in sample_folders(evaluation.folder, cell.settings.evaluation.samples):
+    for part in EvaluationLayout(evaluation.folder).samples(cell.settings.evaluation.samples):
         for row in played(part):
             if row.trajectory.scorable:
                 question = row.trajectory.question

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 from sleuth.errors import DataError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from sleuth.types import Question
 
 
@@ -38,20 +36,6 @@ def score_file(predictions: Path, data: str, limit: int | None) -> dict[str, Any
         values = [metric(answers.get(question.id), question.answers) for question in questions]
         figures[f"{name}_interval"] = list(bootstrap_interval(values))
     return {**figures, "other_questions": strangers}
-
-
-def print_figures(figures: Mapping[str, Any], title: str, console: Console) -> None:
-    """EM and F1 with intervals, then what else there is."""
-    console.print(title, style="bold", markup=False, soft_wrap=True)
-    for name, value in figures.items():
-        if name.endswith("_interval"):
-            continue
-        low, high = figures.get(f"{name}_interval", (None, None))
-        shown = str(value) if isinstance(value, int) else f"{value:.4f}"
-        interval = "" if low is None else f"  [{low:.4f}, {high:.4f}] 95 %"
-        console.print(f"{name.replace('_', ' '):<22}{shown}{interval}", markup=False, soft_wrap=True)
-    if figures["missing"]:
-        console.print(f"{figures['missing']} of {figures['n']} questions have no prediction and count 0.")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,0 +1,248 @@
+"""Where everything of a run lies, and the records that it keeps there.
+
+    layout = RunLayout(Path("runs/hotpotqa"))
+    layout.evaluation("grpo", "search").metrics     # runs/hotpotqa/evaluation/grpo-search/metrics.json
+    layout.last_policy()                            # runs/hotpotqa/grpo/policy, or what an earlier stage made
+
+No other module spells a path below a run folder. Nothing here writes but ``write_record`` and the records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sleuth.artifacts import atomic_write
+from sleuth.checkpoints import newest_complete
+from sleuth.errors import ArtifactError
+
+STAGES = ("world", "policy", "start", "demonstrate", "warmstart", "grpo")
+"""What a run does, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationLayout:
+    """One evaluation at ``folder``: of a stage of a run, of dev questions while GRPO trains, or by itself."""
+
+    folder: Path
+
+    @property
+    def trajectories(self) -> Path:
+        return self.folder / "trajectories.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.json"
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder / "predictions.json"
+
+    @property
+    def judged(self) -> Path:
+        return self.folder / "judged.json"
+
+    def samples(self, count: int) -> list[EvaluationLayout]:
+        """Where each of ``count`` samples a question lies; a single one lies in ``folder`` itself."""
+        if count == 1:
+            return [self]
+        return [EvaluationLayout(self.folder / f"sample-{number}") for number in range(1, count + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class GrpoLayout:
+    """What GRPO leaves at ``folder``."""
+
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def policy(self) -> Path:
+        return self.folder / "policy"
+
+    @property
+    def outcome(self) -> Path:
+        return self.folder / "outcome.json"
+
+    @property
+    def counts(self) -> Path:
+        """What became of the questions that a cluster played: the content of ``PoolCounts``."""
+        return self.folder / "counts.json"
+
+    @property
+    def trajectories(self) -> Path:
+        return self.folder / "trajectories"
+
+    def rollout(self, step: int, rank: str) -> Path:
+        """Trajectories that the process ``rank`` trained on at ``step``."""
+        return self.trajectories / f"step-{step:06d}-{rank}.jsonl"
+
+    def dev(self, step: int) -> EvaluationLayout:
+        """The dev questions as answered by the policy of ``step``."""
+        return EvaluationLayout(self.folder / "dev" / f"step-{step:06d}")
+
+    def dev_evaluations(self) -> list[EvaluationLayout]:
+        return [EvaluationLayout(folder) for folder in sorted((self.folder / "dev").glob("step-*"))]
+
+
+@dataclass(frozen=True, slots=True)
+class RunLayout:
+    """The run folder ``out``."""
+
+    out: Path
+
+    @property
+    def config(self) -> Path:
+        return self.out / "config.yaml"
+
+    @property
+    def lock(self) -> Path:
+        return self.out / ".lock"
+
+    @property
+    def stages(self) -> Path:
+        return self.out / "stages"
+
+    def stage(self, name: str) -> Path:
+        """There once the stage ``name`` is done, with what it tells of itself."""
+        return self.stages / f"{name}.json"
+
+    @property
+    def retriever(self) -> Path:
+        """The fingerprint of the retriever that the run was started with."""
+        return self.out / "retriever"
+
+    @property
+    def world(self) -> Path:
+        return self.out / "world"
+
+    @property
+    def start(self) -> Path:
+        return self.out / "start"
+
+    @property
+    def demonstrations(self) -> Path:
+        return self.out / "demonstrations.jsonl"
+
+    @property
+    def warmstart(self) -> Path:
+        return self.out / "warmstart"
+
+    @property
+    def warmstart_checkpoints(self) -> Path:
+        return self.out / "warmstart_checkpoints"
+
+    @property
+    def grpo(self) -> GrpoLayout:
+        return GrpoLayout(self.out / "grpo")
+
+    @property
+    def learners(self) -> Path:
+        """What Ray Train keeps of learners in processes of their own."""
+        return self.out / "ray_train"
+
+    @property
+    def metrics(self) -> Path:
+        """Figures of GRPO by step; those of an earlier stage are ``stage_metrics``."""
+        return self.out / "metrics.jsonl"
+
+    def stage_metrics(self, name: str) -> Path:
+        return self.out / f"{name}.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.out / "tensorboard"
+
+    @property
+    def curve(self) -> Path:
+        return self.out / "curve.png"
+
+    @property
+    def token(self) -> Path:
+        """The secret of the run's cluster, beside the folder, which a new run may empty."""
+        return self.out.parent / f".{self.out.name}.token"
+
+    def evaluation(self, stage: str, mode: str) -> EvaluationLayout:
+        return EvaluationLayout(self.out / "evaluation" / f"{stage}-{mode}")
+
+    def evaluations(self) -> list[EvaluationLayout]:
+        """Those of all stages, by name."""
+        return [EvaluationLayout(folder) for folder in sorted((self.out / "evaluation").glob("*"))]
+
+    def is_run(self) -> bool:
+        """Whether stages of a run lie here; an evaluation by itself has none."""
+        return self.config.is_file() and self.stages.is_dir()
+
+    def policy_of(self, stage: str) -> Path | None:
+        """Where ``stage`` puts the policy that it makes; None for a stage that makes none."""
+        return {"policy": self.start, "warmstart": self.warmstart, "grpo": self.grpo.policy}.get(stage)
+
+    def policies(self, until: str = STAGES[-1]) -> Iterator[Path]:
+        """The policies that are there of the stages up to and with ``until``, the latest first."""
+        for stage in reversed(STAGES[: STAGES.index(until) + 1]):
+            path = self.policy_of(stage)
+            if path is not None and path.exists():
+                yield path
+
+    def last_policy(self, until: str = STAGES[-1]) -> Path | None:
+        """The latest policy that the stages up to and with ``until`` have made."""
+        return next(self.policies(until), None)
+
+    def newest_checkpoint(self) -> Path | None:
+        return newest_complete(self.grpo.checkpoints)
+
+
+@dataclass(frozen=True, slots=True)
+class GrpoOutcome:
+    """Which step's policy is published, with which dev EM (None where no evaluation was whole), and the last step."""
+
+    best_step: int
+    best_em: float | None
+    last_step: int
+
+    def write(self, layout: GrpoLayout) -> None:
+        """Say that training has ended and that its best policy lies at ``layout.policy``."""
+        write_record(layout.outcome, asdict(self))
+
+    @classmethod
+    def read(cls, layout: GrpoLayout) -> GrpoOutcome | None:
+        """None where training has not ended. Raises ArtifactError for a damaged file.
+
+        Other keys are let be: learners on a cluster once wrote down where the policy lies.
+        """
+        found = read_record(layout.outcome)
+        if found is None:
+            return None
+        try:
+            best = found["best_em"]
+            return cls(int(found["best_step"]), None if best is None else float(best), int(found["last_step"]))
+        except (KeyError, TypeError, ValueError):
+            raise _damaged(layout.outcome) from None
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Keep ``content`` at ``path`` as JSON, whole or not at all."""
+    atomic_write(path, json.dumps(dict(content), indent=2) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The mapping that ``write_record`` kept; None where there is none. Raises ArtifactError for a damaged file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise _damaged(path) from None
+    if not isinstance(found, dict):
+        raise _damaged(path)
+    return found
+
+
+def _damaged(path: Path) -> ArtifactError:
+    return ArtifactError(f"{path} is damaged", "delete it, and the same command with --resume makes it anew")

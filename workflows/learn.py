@@ -1,0 +1,82 @@
+"""GRPO in this process: the job that settings describe, and the dev questions that choose its best policy."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sleuth.layout import GrpoOutcome
+from sleuth.types import Question
+from workflows.context import StageContext
+from workflows.wiring import load_training_data, make_driver, make_sink, read_questions
+
+if TYPE_CHECKING:
+    from agent.learning.sampling import MakeSampler
+
+
+def learn(run: StageContext, make_sampler: MakeSampler | None) -> GrpoOutcome:
+    """Train with GRPO in this process; ``make_sampler`` has the rollouts played elsewhere."""
+    from agent.learning.grpo import GrpoJob, train_grpo
+    from rewards.scorer import make_scorer
+    from sleuth.checkpoints import checkpoint_step
+
+    settings = run.settings
+    assert settings.grpo is not None
+    dev = read_questions(settings.data.dev or "", settings.grpo.eval_limit)
+    retriever = None if make_sampler else run.open_retriever()
+    newest = run.layout.newest_checkpoint() if run.resume else None
+    sink = make_sink(settings, keep_to=checkpoint_step(newest) if newest else -1)
+    try:
+        job = GrpoJob(
+            settings.grpo,
+            settings.policy,
+            run.policy_after("warmstart"),
+            load_training_data(settings.data.train),
+            make_scorer(settings.rewards),
+            lambda policy, codec: make_driver(policy, codec, settings.environment, retriever),
+            _dev_evaluation(run, dev),
+            run.layout.grpo.folder,
+            settings.seed,
+            sink,
+            make_sampler,
+        )
+        return train_grpo(job, resume=run.resume)
+    finally:
+        sink.close()
+
+
+def _dev_evaluation(run: StageContext, dev: Sequence[Question]) -> Callable[[Any], dict[str, float]]:
+    """Greedy figures on the dev questions: EM and F1 in all and EM by kind, of those that could be scored; how many
+    could not. Every evaluation keeps its trajectories.
+    """
+    from agent.evaluate import evaluate
+    from rewards.scorer import make_scorer
+    from rewards.text_match import exact_match, f1
+    from sleuth.artifacts import atomic_folder
+    from workflows.summary import hop_figures
+
+    settings = run.settings
+    keep = settings.grpo is not None and settings.grpo.save_trajectories and os.environ.get("RANK", "0") == "0"
+
+    def figures(driver: Any) -> dict[str, float]:
+        with contextlib.ExitStack() as stack:
+            folder = run.layout.grpo.dev(driver.policy.version).folder
+            report = evaluate(
+                driver,
+                dev,
+                metrics={"em": exact_match, "f1": f1},
+                score=make_scorer(settings.rewards).score,
+                out=stack.enter_context(atomic_folder(folder, overwrite=True)) if keep else None,
+                batch_size=settings.evaluation.batch_size,
+                resamples=1,
+            )
+        wanted = {"em": report.overall.means["em"], "f1": report.overall.means["f1"], "searches": report.searches}
+        wanted["unscored"] = report.unscored or None
+        wanted |= {f"em_{kind}": by.means["em"] for kind, by in report.by_kind.items()}
+        chains = hop_figures({kind: by.to_dict() for kind, by in report.by_kind.items()})
+        wanted["em_one_to_three_hops"] = chains[0] if chains else None
+        return {name: float(value) for name, value in wanted.items() if value is not None}
+
+    return figures

@@ -1,0 +1,90 @@
+"""What MODEL on a command line stands for.
+
+A run's folder or config stands for the last policy that the run made, a policy inside a run for itself, both in the
+environment and with the retriever that the run was made with. A folder that `sleuth export` wrote stands for itself in
+the environment that it was trained in, any other name for a policy with default settings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sleuth.errors import ConfigError
+from sleuth.layout import RunLayout
+from sleuth.settings import apply_override, validate
+from workflows.config import RunSettings, load_run_settings
+from workflows.exported import exported_settings
+from workflows.retrievers import retriever_values
+
+
+def settings_of(model: str) -> dict[str, Any]:
+    """Settings as plain values for ``RunSettings``; in them ``policy.model`` is the policy to play with."""
+    path = Path(model)
+    if path.suffix in (".yaml", ".yml"):
+        settings = load_run_settings(path)
+        return _with_policy(settings, RunLayout(settings.out).last_policy() or settings.policy.model)
+    run = RunLayout(path)
+    if run.is_run():
+        settings = load_run_settings(run.config)
+        return _with_policy(settings, run.last_policy() or settings.policy.model)
+    exported = exported_settings(path)
+    if exported:
+        return exported
+    around = (RunLayout(folder) for folder in path.resolve().parents[:3] if path.exists())
+    if inside := next((run for run in around if run.is_run()), None):
+        return _with_policy(load_run_settings(inside.config), model)
+    return {"out": "runs/evaluate", "policy": {"model": model}}
+
+
+def evaluation_settings(
+    model: str,
+    overrides: list[str],
+    data: str | None = None,
+    retriever: Any = None,
+    mode: str | None = None,
+    preset: str | None = None,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    samples: int | None = None,
+    temperature: float | None = None,
+) -> RunSettings:
+    """The settings of an evaluation: those of the config or run that ``model`` names, options laid over them.
+
+    ``retriever`` is what a command line names (see ``workflows.retrievers``) or a mapping.
+    """
+    values = settings_of(model)
+    for override in overrides:
+        apply_override(values, override)
+    environment = dict(values.get("environment") or {})
+    if mode and not (mode == "search" and ":" in environment.get("kind", "")):
+        environment["kind"] = mode
+    if preset:
+        environment["preset"] = preset
+    if retriever:
+        values["retriever"] = retriever_values(str(retriever)) if isinstance(retriever, str | Path) else retriever
+    evaluation = dict(values.get("evaluation") or {})
+    if data and not any(override.startswith("evaluation.limit=") for override in overrides):
+        evaluation.pop("limit", None)  # the run's own is about its own file
+    given = {"limit": limit, "batch_size": batch_size, "samples": samples, "temperature": temperature}
+    evaluation |= {name: value for name, value in given.items() if value is not None}
+    values |= {"environment": environment, "evaluation": evaluation}
+    if data:
+        values["data"] = {"dev": data}
+    settings = validate(RunSettings, values, model)
+    if not settings.data.dev:
+        raise ConfigError("no questions are named", "--data FILE")
+    if settings.retriever is None and settings.environment.kind in ("search", "rag"):
+        raise ConfigError(
+            f"mode {settings.environment.kind} needs something to search",
+            "--retriever INDEX (made by: sleuth index), or --mode direct",
+        )
+    return settings
+
+
+def _with_policy(settings: RunSettings, model: Path | str | None) -> dict[str, Any]:
+    if model is None:
+        raise ConfigError(f"{settings.out} has no policy yet, and its config names none", "make it with: sleuth train")
+    values = settings.model_dump(mode="json", exclude_unset=True)
+    values["policy"] = {**values["policy"], "model": str(model), "tiny": None}
+    return values

@@ -1,0 +1,106 @@
+"""Training of an encoder or reranker: the settings of a run, its world, its folder and its curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envs.toy_world.config import WorldSettings
+from retrieval.training.config import RetrieverTraining
+from sleuth.checkpoints import checkpoint_step, newest_complete
+from sleuth.protocols import MetricSink
+from sleuth.runs import RunFolder
+from sleuth.settings import apply_override, read_layers, validate
+from sleuth.sinks import ConsoleSink, JsonlSink, MultiSink
+from workflows.config import fill_out
+from workflows.logs import quiet_libraries
+from workflows.wiring import limit_threads
+
+if TYPE_CHECKING:
+    from retrieval.training.pipeline import Counting, TrainingRun
+
+COLUMNS = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "masked": "masked",
+    "grad_norm": "grad norm",
+    "learning_rate": "lr",
+    "time/step": "s/step",
+    "dev/recall": "recall",
+    "dev/all_gold": "all gold",
+    "dev/ndcg10": "nDCG@10",
+}
+
+
+class RetrieverRun(RetrieverTraining):
+    """A training run, with a made-up world to make first where one is asked for. ``{out}`` is the run folder."""
+
+    world: WorldSettings | None = None
+
+
+def load_retriever_run(path: Path, overrides: list[str], out: Path | None = None) -> RetrieverRun:
+    """The settings of a YAML file with ``key=value`` overrides. Raises ConfigError naming what to mend."""
+    values = read_layers(path)
+    for override in overrides:
+        apply_override(values, override)
+    if out is not None:
+        values["out"] = str(out)
+    return validate(RetrieverRun, fill_out(values), str(path))
+
+
+@contextmanager
+def claimed(settings: RetrieverRun, resume: bool, overwrite: bool, counting: Counting) -> Iterator[TrainingRun]:
+
+    quiet_libraries()
+    limit_threads(settings.threads)
+    folder = RunFolder(settings.out)
+    with folder.claim(settings.model_dump(mode="json"), resume=resume, overwrite=overwrite, may_differ=("out",)):
+        yield training_run(settings, folder, resume, counting)
+
+
+def training_run(settings: RetrieverRun, folder: RunFolder, resume: bool, counting: Counting) -> TrainingRun:
+    from retrieval.progress import build_progress
+    from retrieval.training.pipeline import TrainingRun
+
+    def sink_of(round_folder: Path) -> MetricSink:
+        newest = newest_complete(round_folder / "checkpoints") if resume else None
+        keep_to = checkpoint_step(newest) if newest else -1
+        return MultiSink([ConsoleSink(COLUMNS), JsonlSink(round_folder / "metrics.jsonl", keep_to=keep_to)])
+
+    return TrainingRun(with_packaged_models(settings), folder, resume, sink_of, counting, build_progress)
+
+
+def with_packaged_models(settings: RetrieverRun) -> RetrieverRun:
+    """``smollm2`` and GGUF files as backbones become the folders that they are converted to."""
+    start = settings.encoder
+    if start is None or start.backbone is None or not (start.backbone == "smollm2" or start.backbone.endswith(".gguf")):
+        return settings
+    from agent.policies.loading import resolve_model
+
+    resolved = start.model_copy(update={"backbone": resolve_model(start.backbone)})
+    return settings.model_copy(update={"encoder": resolved})
+
+
+def make_world(run: TrainingRun, settings: RetrieverRun) -> None:
+    if settings.world is None or run.folder.stage_done("world"):
+        return
+    from envs.toy_world.generate import generate_world
+    from envs.toy_world.write import write_world
+
+    made = generate_world(settings.world)
+    write_world(made, settings.out / "world", overwrite=True)
+    run.folder.mark_done("world", {"passages": len(made.passages)})
+
+
+def draw_curves_of(run: TrainingRun) -> None:
+    """The curves of each round beside its metrics."""
+    from sleuth.curves import curves_of, draw_curves
+    from sleuth.sinks import read_metrics
+
+    names = {"dev/recall": "dev recall", "dev/all_gold": "dev all gold", "accuracy": "batch accuracy", "loss": "loss"}
+    for path in sorted(run.out.glob("round-*/metrics.jsonl")):
+        curves = curves_of(read_metrics(path), names)
+        if curves:
+            draw_curves(curves, path.with_name("curves.png"), title=f"{run.out.name}, {path.parent.name}")

@@ -1,0 +1,225 @@
+"""A run from its world to its test figures, stage by stage; a stage that is done is not done again.
+
+world -> policy -> demonstrations -> warmstart -> grpo -> evaluation. Each stage reads what the one
+before left in the run folder, so a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import Any
+
+from agent.cluster.config import MAY_DIFFER
+from sleuth.artifacts import atomic_write
+from sleuth.errors import ConfigError, DataError, RetrieverError
+from sleuth.layout import STAGES, RunLayout
+from sleuth.protocols import MetricSink
+from sleuth.runs import RunFolder
+from sleuth.types import Plan
+from workflows.checks import check_inputs
+from workflows.cluster import train_on_cluster
+from workflows.config import RunSettings, modes_of
+from workflows.context import StageContext
+from workflows.learn import learn
+from workflows.wiring import limit_threads, make_driver, make_policy, read_questions, with_mode
+
+log = logging.getLogger("sleuth.run")
+
+
+def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, overwrite: bool) -> StageContext:
+    """Do every stage that the settings ask for, up to and with ``until``."""
+    run = StageContext(settings, RunFolder(settings.out), resume)
+    done = [name for name in STAGES if run.folder.stage_done(name)] if resume else []
+    check_inputs(settings, until, done)
+    limit_threads(settings.threads)
+    plain = settings.model_dump(mode="json")
+    free = ("sinks", "threads", "grpo.report_to", *MAY_DIFFER, *not_begun(run))
+    with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=free):
+        for name in STAGES[: STAGES.index(until) + 1]:
+            if not run.folder.stage_done(name):
+                info = _WORK[name](run)
+                if info is not None:
+                    run.folder.mark_done(name, info)
+        if until == STAGES[-1]:
+            _close(run.layout)
+    return run
+
+
+def not_begun(run: StageContext) -> list[str]:
+    """Sections of stages of which, and of all later ones, nothing is left: a resume may mend what was wrong in them.
+
+    A stage that was skipped is behind a run that has come further.
+    """
+    left = {
+        "demonstrations": run.folder.stage_done("demonstrate") or run.layout.demonstrations.exists(),
+        "warmstart": run.folder.stage_done("warmstart") or run.layout.warmstart_checkpoints.exists(),
+        "grpo": run.layout.grpo.folder.exists(),
+    }
+    return list(takewhile(lambda section: not left[section], reversed(left)))
+
+
+def _close(layout: RunLayout) -> None:
+    """Every stage is done, so no trajectory will be added: from JSON lines to Parquet."""
+    from sleuth.trajectories import close_trajectories
+
+    evaluations = [*layout.grpo.dev_evaluations(), *layout.evaluations()]
+    for folder in [layout.grpo.trajectories, *(evaluation.folder for evaluation in evaluations)]:
+        close_trajectories(folder)
+
+
+def _world(run: StageContext) -> dict[str, Any] | None:
+    if run.settings.world is None:
+        return None
+    from envs.toy_world.generate import generate_world
+    from envs.toy_world.write import write_world
+
+    world = generate_world(run.settings.world)
+    write_world(world, run.layout.world, overwrite=True)
+    return {}
+
+
+def _policy(run: StageContext) -> dict[str, Any] | None:
+    if run.settings.policy.tiny is None:
+        return None
+    from agent.tiny import build_tiny_policy
+    from envs.toy_world.write import read_vocabulary
+
+    vocabulary = read_vocabulary(run.layout.world)
+    build_tiny_policy(run.layout.start, vocabulary, run.settings.policy.tiny, run.settings.seed)
+    return {}
+
+
+def _start(run: StageContext) -> dict[str, Any] | None:
+    modes = run.settings.evaluation.start_modes
+    return {mode: evaluate_policy(run, "policy", mode) for mode in modes} if modes else None
+
+
+def _demonstrate(run: StageContext) -> dict[str, Any] | None:
+    settings = run.settings.demonstrations
+    if settings is None:
+        return None
+    from agent.demonstrate import play_plans, worth_learning
+    from agent.policies.loading import load_codec
+    from envs.factory import make_environment
+    from envs.plans import neutralised
+    from envs.toy_world.plans import with_lazy_share
+    from sleuth.trajectories import to_line
+    from sleuth.types import ScoredTrajectory
+
+    plans = [plan for source in settings.sources for plan in _read_plans(source)][: settings.limit]
+    plans = with_lazy_share(plans, settings.lazy, run.settings.seed)
+    codec = load_codec(run.policy_after("policy"))
+    plans = [neutralised(plan, codec.reserved) for plan in plans]
+    retriever = run.open_retriever()
+    assert retriever is not None
+    environment = run.settings.environment
+    played = play_plans(plans, codec, make_environment(environment, codec), retriever, environment.top_k)
+    kept = [t for t in played if worth_learning(t, settings.require_titles)]
+    if not kept:
+        ends = ", ".join(f"{stop}: {n}" for stop, n in Counter(t.stop for t in played).most_common())
+        raise DataError(
+            f"none of {len(played)} demonstrations is worth learning ({ends})",
+            "raise environment.turn_tokens or turns, or set demonstrations.require_titles=false",
+        )
+    atomic_write(run.layout.demonstrations, "".join(to_line(ScoredTrajectory(t, None)) for t in kept))
+    log.info("%d demonstrations, %d of them kept", len(played), len(kept))
+    return {"played": len(played), "kept": len(kept)}
+
+
+def _read_plans(source: str) -> list[Plan]:
+    from envs import plans
+
+    return plans.read_plans(source) if plans.holds_plans(source) else plans.plans_from_release(source)
+
+
+def _warmstart(run: StageContext) -> dict[str, Any] | None:
+    settings = run.settings.warmstart
+    if settings is None:
+        return None
+    from agent.warmstart import warm_start
+    from sleuth.trajectories import read_trajectories
+
+    source = settings.trajectories or run.layout.demonstrations
+    trajectories = [scored.trajectory for scored in read_trajectories(source)]
+    warm_start(
+        settings,
+        run.settings.policy,
+        run.policy_after("policy"),
+        trajectories,
+        run.layout.warmstart,
+        seed=run.settings.seed,
+        sink=_stage_sink(run, "warmstart"),
+        work=run.layout.warmstart_checkpoints,
+        resume=run.resume,
+    )
+    return {mode: evaluate_policy(run, "warmstart", mode) for mode in _test_modes(run)}
+
+
+def _grpo(run: StageContext) -> dict[str, Any] | None:
+    settings = run.settings
+    if settings.grpo is None:
+        return None
+    outcome = train_on_cluster(run, settings.cluster) if settings.cluster else learn(run, None)
+    figures = {mode: evaluate_policy(run, "grpo", mode) for mode in _test_modes(run)}
+    return {"best_step": outcome.best_step, "best_em": outcome.best_em, "last_step": outcome.last_step, **figures}
+
+
+def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:
+    """Greedy evaluation of the policy after ``stage`` on the test questions (dev where there are none).
+
+    Raises RetrieverError where questions could not be scored: the stage is not done, and a resume plays them again.
+    """
+    from agent.evaluate import evaluate
+    from rewards.scorer import make_scorer
+    from rewards.text_match import exact_match, f1
+
+    settings = run.settings
+    path = settings.data.test or settings.data.dev
+    if path is None:
+        raise ConfigError("nothing to evaluate on", "set data.test or data.dev")
+    policy, codec = make_policy(settings.policy.model_copy(update={"model": run.policy_after(stage), "tiny": None}))
+    retriever = run.open_retriever() if mode in ("search", "rag") else None
+    driver = make_driver(policy, codec, with_mode(settings.environment, mode), retriever)
+    out = run.layout.evaluation(stage, mode).folder
+    out.mkdir(parents=True, exist_ok=True)
+    report = evaluate(
+        driver,
+        read_questions(path, settings.evaluation.limit),
+        metrics={"em": exact_match, "f1": f1},
+        score=make_scorer(settings.rewards).score,
+        out=out,
+        batch_size=settings.evaluation.batch_size,
+        resamples=settings.evaluation.bootstrap,
+    )
+    if report.unscored:
+        raise RetrieverError(
+            f"{report.unscored} of {report.overall.n} questions of the evaluation {out.name} could not be scored",
+            "the retriever failed: mend it, then the same command with --resume plays these alone",
+        )
+    return {key: value for key, value in report.to_dict().items() if isinstance(value, int | float | list)}
+
+
+def _test_modes(run: StageContext) -> Sequence[Any]:
+    return modes_of(run.settings) if run.settings.data.test or run.settings.data.dev else []
+
+
+def _stage_sink(run: StageContext, name: str) -> MetricSink:
+    """Figures of a stage before GRPO go to a file of their own: their steps are not GRPO's."""
+    from sleuth.sinks import ConsoleSink, JsonlSink, MultiSink
+
+    console = [ConsoleSink({"loss": "loss", "grad_norm": "grad norm", "learning_rate": "lr"})]
+    chosen: list[MetricSink] = [*console] if "console" in run.settings.sinks else []
+    return MultiSink([*chosen, JsonlSink(run.layout.stage_metrics(name), keep_to=None if run.resume else -1)])
+
+
+_WORK: dict[str, Callable[[StageContext], dict[str, Any] | None]] = {
+    "world": _world,
+    "policy": _policy,
+    "start": _start,
+    "demonstrate": _demonstrate,
+    "warmstart": _warmstart,
+    "grpo": _grpo,
+}
