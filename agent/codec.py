@@ -35,7 +35,7 @@ class HFCodec:
 
         bos = tokenizer.bos_token_id
         adds = bos is not None and tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [bos]
-        self.opening: str = tokenizer.bos_token if adds else ""
+        self.bos: str = tokenizer.bos_token if adds else ""
 
     def encode(self, text: str, *, trusted: bool = False) -> list[int]:
         ids: list[int] = self.tokenizer(

@@ -149,12 +149,12 @@ class RolloutDriver:
         """Put each prompt in place, searching first where the environment asks for it."""
         waiting: list[_Episode] = []
         for episode in episodes:
-            opening = episode.environment.reset(episode.question)
-            if isinstance(opening, Search):
-                episode.pending = opening
+            first = episode.environment.reset(episode.question)
+            if isinstance(first, Search):
+                episode.pending = first
                 waiting.append(episode)
             else:
-                self._place_prompt(episode, opening)
+                self._place_prompt(episode, first)
         for episode, hits in self._retrieve(waiting):
             episode.given = tuple(hits)
             emit(PassagesGiven(episode.id, episode.given))

@@ -91,23 +91,23 @@ def fill(codec: TextCodec, template: str, slots: Mapping[str, str | Sequence[Pie
     return [*pieces, trusted(codec, before)] if before else pieces
 
 
-def share(budget: int, wants: Sequence[int]) -> list[int]:
-    """``budget`` shared fairly: nobody gets more than wanted, what the short leave goes to the long.
+def split_budget(budget: int, wants: Sequence[int]) -> list[int]:
+    """``budget`` tokens divided fairly: nobody gets more than they want, and what short texts leave goes to long ones.
 
-    The largest share that all wants can be cut to is found by filling from the smallest up; a remainder
-    of single tokens goes to the first ones, which rank best.
+    Filling from the smallest want up finds the largest cap under which all fit; single tokens that remain go to the
+    first texts, which rank best.
     """
-    shares = [0] * len(wants)
+    given = [0] * len(wants)
     left = max(budget, 0)
     order = sorted(range(len(wants)), key=lambda i: (wants[i], -i))
     for position, i in enumerate(order):
-        shares[i] = min(wants[i], left // (len(order) - position))
-        left -= shares[i]
+        given[i] = min(wants[i], left // (len(order) - position))
+        left -= given[i]
     for i, want in enumerate(wants):
-        extra = min(left, want - shares[i], 1)
-        shares[i] += extra
+        extra = min(left, want - given[i], 1)
+        given[i] += extra
         left -= extra
-    return shares
+    return given
 
 
 def information_block(
@@ -139,7 +139,7 @@ def _block(codec: TextCodec, preset: Preset, hits: Sequence[Hit], limit: int) ->
         left = limit - frame - (count - 1) * len(separator.token_ids)
         wants = [len(text.token_ids) for text in texts[:count]]
         if left >= sum(min(want, PASSAGE_TOKENS) for want in wants):
-            bodies = [shorten(codec, text, n) for text, n in zip(texts, share(left, wants), strict=False)]
+            bodies = [shorten(codec, text, n) for text, n in zip(texts, split_budget(left, wants), strict=False)]
             return [opening, *_interleave(heads, bodies, separator), closing]
     return None
 

@@ -38,10 +38,6 @@ class Preset:
     last_turn: str = ""
     chat: bool = True
 
-    @property
-    def with_title(self) -> bool:
-        return "{title}" in self.passage
-
 
 _ANSWER_FORM = (
     "Put only the answer itself between <answer> and </answer>, as short as it can be: <answer>Oslo</answer>."
@@ -154,7 +150,7 @@ def prompt_text(template: str, preset: Preset, chat: Chat, codec: TextCodec) -> 
     Everything is one user message, as in Search-R1; instruction-tuned and base models read the same words.
     Raises ConfigError when ``chat`` is ``always`` and the tokenizer has no usable template.
     """
-    plain = codec.opening + template
+    plain = codec.bos + template
     if chat == "never" or (chat == "auto" and not preset.chat):
         return plain
     rendered = codec.render_chat([{"role": "user", "content": template}])

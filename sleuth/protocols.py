@@ -29,7 +29,7 @@ class TextCodec(Protocol):
     pad_token_id: int
     reserved: frozenset[str]
     """Strings that the tokenizer would turn into one special or added token."""
-    opening: str
+    bos: str
     """What the tokenizer puts before a text of its own accord (a BOS token); empty where it adds nothing."""
 
     def encode(self, text: str, *, trusted: bool = False) -> list[int]:

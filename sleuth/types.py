@@ -183,10 +183,10 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where in training a trajectory was sampled.
+    """Where in training a trajectory comes from.
 
-    ``step``: the optimizer step before which; ``group``: which group of that rollout, one question's, it belongs to;
-    ``advantage``: what the loss weighted its tokens with, None where nobody worked it out.
+    ``step``: optimizer steps taken when it was sampled. ``group``: number, within that rollout, of the group of
+    trajectories that answer the same question. ``advantage``: the weight of its tokens in the loss; None if unknown.
     """
 
     step: int

@@ -98,7 +98,7 @@ class OpenAIPolicy:
     ) -> Generation:
         tokenizer = self._codec.tokenizer
         prefix = tokenizer.decode(list(request.prefix), skip_special_tokens=False)
-        body["prompt"] = prefix.removeprefix(self._codec.opening)  # the server's tokenizer puts it there again
+        body["prompt"] = prefix.removeprefix(self._codec.bos)  # the server's tokenizer puts it there again
         text, finish = "", None
         for piece in self._client.stream(body) if on_token else [self._client.complete(body)]:
             fresh = str(piece.get("text") or "")

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from retrieval.evaluation.judgements import split_lines
 from sleuth.artifacts import atomic_write
 from sleuth.errors import DataError
-from sleuth.types import Hit
 
 Run = dict[str, dict[str, float]]
 """Score by passage id, by query id."""
-
-
-def to_run(hits: Mapping[str, Sequence[Hit]]) -> Run:
-    return {query: {hit.passage.id: hit.score for hit in found} for query, found in hits.items()}
 
 
 def write_run(path: str | Path, run: Run, tag: str = "sleuth") -> None:

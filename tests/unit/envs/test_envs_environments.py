@@ -138,7 +138,7 @@ def test_the_chat_template_gives_special_tokens_and_the_question_none(byte_codec
 
 def test_a_template_that_changes_the_message_is_refused(byte_codec, question):
     class Odd:
-        reserved, opening = byte_codec.reserved, byte_codec.opening
+        reserved, bos = byte_codec.reserved, byte_codec.bos
         encode, decode = byte_codec.encode, byte_codec.decode
 
         def render_chat(self, messages):
@@ -159,7 +159,7 @@ def test_a_base_models_prompt_begins_as_its_tokenizer_does(plain_codec, byte_cod
     assert prompt.token_ids[0] == tokenizer.bos_token_id
     assert prompt.token_ids.count(tokenizer.bos_token_id) == 1
     assert prompt.token_ids[1:] == environment(plain_codec).reset(question).token_ids
-    assert (plain_codec.opening, byte_codec.opening) == ("", "")
+    assert (plain_codec.bos, byte_codec.bos) == ("", "")
 
 
 def test_search_r1_prompt_ends_in_the_question(plain_codec, question):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envs.observation import fill, information_block, joined, share, shorten, size, untrusted
+from envs.observation import fill, information_block, joined, shorten, size, split_budget, untrusted
 from envs.prompts import MINIMAL, PRESETS, SEARCH_R1, SLEUTH
 from sleuth.errors import ConfigError
 
@@ -15,7 +15,7 @@ LONG = "The capital of Norway is Oslo, which lies at the head of a fjord. " * 80
 
 @given(st.integers(0, 300), st.lists(st.integers(0, 200), max_size=6))
 def test_water_filling(budget, wants):
-    shares = share(budget, wants)
+    shares = split_budget(budget, wants)
     assert sum(shares) == min(budget, sum(wants))
     assert all(0 <= given <= want for given, want in zip(shares, wants, strict=True))
     cut = [given for given, want in zip(shares, wants, strict=True) if given < want]
