@@ -19,7 +19,7 @@ from retrieval.ingest import IngestReport, OnProgress, describe_source, ingest
 from retrieval.jvm import import_on_jvm, java_calls, java_class
 from retrieval.store import PassageStore, StoreWriter
 from sleuth.artifacts import atomic_folder, read_manifest, write_manifest
-from sleuth.errors import ArtifactError, ConfigError, RetrieverError
+from sleuth.errors import ArtifactError, ConfigError, RetrieverError, first_line
 from sleuth.types import Hit, Passage
 
 KIND = "bm25"
@@ -220,7 +220,3 @@ def lucene_searcher(folder: Path, hint: str | None = None) -> Any:
             f"Lucene cannot open {folder}: {first_line(error)}",
             hint or f"make it anew with: {rebuild_command(folder.parent)}",
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

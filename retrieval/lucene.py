@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retrieval.bm25 import K1, B, check_parameters, first_line, lucene_searcher
+from retrieval.bm25 import K1, B, check_parameters, lucene_searcher
 from retrieval.corpus import parse_line
 from retrieval.indexes import check_k, clean_query
 from retrieval.jvm import java_calls
-from sleuth.errors import ArtifactError, RetrieverError
+from sleuth.errors import ArtifactError, RetrieverError, first_line
 from sleuth.types import Hit, Passage
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from agent.codec import HFCodec
 from agent.config import PolicySettings
 from sleuth.artifacts import atomic_folder, file_digest, write_manifest
-from sleuth.errors import ConfigError, PolicyError, SleuthError
+from sleuth.errors import ConfigError, PolicyError, SleuthError, first_line
 
 SMOLLM2 = "smollm2"
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def load_policy_model(settings: PolicySettings, name: str, *, trainable: bool = 
     except SleuthError:
         raise
     except Exception as error:  # readers of broken files raise anything
-        raise PolicyError(f"cannot load a policy from {name}: {_first_line(error)}", _where_to_look(name)) from error
+        raise PolicyError(f"cannot load a policy from {name}: {first_line(error)}", _where_to_look(name)) from error
     return model.to(pick_device(settings.device)), codec
 
 
@@ -63,7 +63,7 @@ def load_codec(name: str, *, trust_remote_code: bool = False) -> HFCodec:
     try:
         return HFCodec(loader.from_pretrained(source, padding_side="left", **extra))
     except Exception as error:  # readers of broken files raise anything
-        raise PolicyError(f"cannot load a tokenizer from {name}: {_first_line(error)}", _where_to_look(name)) from error
+        raise PolicyError(f"cannot load a tokenizer from {name}: {first_line(error)}", _where_to_look(name)) from error
 
 
 def resolve_model(name: str) -> str:
@@ -112,7 +112,7 @@ def convert_gguf(path: Path, cache: Path | None = None) -> Path:
         tokenizer = AutoTokenizer.from_pretrained(**where)
         config = AutoConfig.from_pretrained(**where)
     except Exception as error:  # readers of a broken file raise anything
-        raise PolicyError(f"cannot read {path} as GGUF: {_first_line(error)}", "is the file whole?") from error
+        raise PolicyError(f"cannot read {path} as GGUF: {first_line(error)}", "is the file whole?") from error
     config.__dict__.pop("quantization_config", None)
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(loaded.state_dict())
@@ -180,7 +180,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise PolicyError(f"{path} is damaged: {_first_line(error)}", "is the folder whole?") from None
+        raise PolicyError(f"{path} is damaged: {first_line(error)}", "is the folder whole?") from None
     if not isinstance(values, dict):
         raise PolicyError(f"{path} is damaged: it holds no mapping", "is the folder whole?")
     return values
@@ -194,7 +194,3 @@ def _where_to_look(name: str) -> str:
     if _looks_like_path(name):
         return "give a folder with config.json and weights, an adapter, a .gguf file, or a hub name"
     return "a hub name needs the network; offline, give a local folder or 'smollm2'"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

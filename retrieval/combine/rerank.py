@@ -15,7 +15,7 @@ from retrieval.combine.parts import check_asked, check_depth, digest, reach
 from retrieval.config import RERANK_DEPTH
 from retrieval.passages import passage_text
 from retrieval.size import size_of
-from sleuth.errors import ArtifactError, ConfigError, RetrieverError
+from sleuth.errors import ArtifactError, ConfigError, RetrieverError, first_line
 from sleuth.protocols import Retriever
 from sleuth.types import Hit
 
@@ -124,8 +124,8 @@ def _load(model: str | Path, max_length: int | None, device: str | None) -> Any:
         with quiet_transformers():
             loaded = CrossEncoder(str(model), max_length=max_length, device=device)
     except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise ArtifactError(f"{model} cannot be loaded as a cross-encoder: {first}", "name its folder") from error
+        reason = first_line(error)
+        raise ArtifactError(f"{model} cannot be loaded as a cross-encoder: {reason}", "name its folder") from error
     if not _has_head(loaded):
         raise ArtifactError(
             f"{model} is no cross-encoder: its weights are of {', '.join(loaded.config.architectures)}, without a head",

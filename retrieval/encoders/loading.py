@@ -18,7 +18,7 @@ from retrieval.encoders.encoder import KIND, TASKS, Encoder, router_of, separate
 from retrieval.encoders.quiet import quiet_transformers
 from retrieval.encoders.tokenizer import plain_tokenizer
 from sleuth.artifacts import MANIFEST
-from sleuth.errors import ArtifactError
+from sleuth.errors import ArtifactError, first_line
 from sleuth.settings import validate
 
 _TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
@@ -217,6 +217,5 @@ def _check_path(name: str) -> None:
 
 
 def _cannot_load(name: str, error: Exception) -> ArtifactError:
-    first = next(iter(str(error).splitlines()), type(error).__name__)
     hint = "is the folder whole?" if Path(name).is_dir() else "a hub name needs the network; offline, give a folder"
-    return ArtifactError(f"cannot load an encoder from {name}: {first}", hint)
+    return ArtifactError(f"cannot load an encoder from {name}: {first_line(error)}", hint)

@@ -22,7 +22,7 @@ from retrieval.training.rows import TrainingRow
 from retrieval.training.sampling import golds_by_query, same_as
 from sleuth.artifacts import atomic_folder, write_manifest
 from sleuth.checkpoints import drop_incomplete, mark_complete, newest_complete
-from sleuth.errors import ArtifactError, DataError
+from sleuth.errors import ArtifactError, DataError, first_line
 from sleuth.protocols import MetricSink
 from sleuth.seeding import derive_seed
 from sleuth.types import Passage
@@ -109,8 +109,8 @@ def _open(settings: RerankerSettings) -> CrossEncoder:
     try:
         return CrossEncoder(settings.backbone, num_labels=1, max_length=settings.max_tokens)
     except (OSError, ValueError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ArtifactError(f"cannot load a cross-encoder from {settings.backbone}: {first}") from error
+        reason = first_line(error)
+        raise ArtifactError(f"cannot load a cross-encoder from {settings.backbone}: {reason}") from error
 
 
 def _arguments(settings: RerankerSettings, work: Path, seed: int) -> CrossEncoderTrainingArguments:
