@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from agent.config import GrpoSettings, LoraSettings, WarmstartSettings
+from agent.config import GrpoSettings, WarmstartSettings
 from cli.config import STAGES, RunSettings
+from hub.config import LoraSettings
 from sleuth.errors import PolicyError
 from sleuth.settings import to_yaml
 

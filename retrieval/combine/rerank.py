@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from hub.models import ModelKind, loading
 from retrieval.combine.parts import check_asked, check_depth, digest, reach
 from retrieval.config import RERANK_DEPTH
 from retrieval.passages import passage_text
 from retrieval.size import size_of
-from sleuth.errors import ArtifactError, ConfigError, RetrieverError, first_line
+from sleuth.errors import ArtifactError, ConfigError, RetrieverError
 from sleuth.protocols import Retriever
 from sleuth.types import Hit
 
 BATCH = 32
+CROSS_ENCODER = ModelKind("cross-encoder", ArtifactError)
 
 
 class PairScorer(Protocol):
@@ -120,12 +122,8 @@ def _load(model: str | Path, max_length: int | None, device: str | None) -> Any:
     looks_local = Path(model).is_absolute() or str(model).startswith(".") or Path(model).exists()
     if looks_local and not (Path(model) / "config.json").is_file():
         raise ArtifactError(f"{model} holds no cross-encoder: it has no config.json", "name its folder or hub name")
-    try:
-        with quiet_transformers():
-            loaded = CrossEncoder(str(model), max_length=max_length, device=device)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = first_line(error)
-        raise ArtifactError(f"{model} cannot be loaded as a cross-encoder: {reason}", "name its folder") from error
+    with loading(str(model), CROSS_ENCODER), quiet_transformers():
+        loaded = CrossEncoder(str(model), max_length=max_length, device=device)
     if not _has_head(loaded):
         raise ArtifactError(
             f"{model} is no cross-encoder: its weights are of {', '.join(loaded.config.architectures)}, without a head",

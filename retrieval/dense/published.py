@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hub.cache import cache_folder
 from retrieval.corpus import corpus_files, parse_line
 from retrieval.dense.retriever import DenseRetriever, digest_of
 from retrieval.dense.search import FaissSearch, FlatSearch, VectorSearch, flat_vectors, read_faiss
@@ -88,7 +89,7 @@ class CorpusLines:
 
 def _line_bounds(path: Path, lines: mmap.mmap) -> NDArray[np.int64]:
     """Beginning and end [rows, 2] of every line that is not blank."""
-    folder = Path(os.environ.get("SLEUTH_CACHE") or Path.home() / ".cache" / "sleuth") / "lines"
+    folder = cache_folder() / "lines"
     kept = folder / f"{hashlib.sha256(json.dumps(_identity(path)).encode()).hexdigest()[:24]}.npy"
     if kept.is_file():
         found: NDArray[np.int64] = np.load(kept, mmap_mode="r")

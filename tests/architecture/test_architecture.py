@@ -14,11 +14,12 @@ from cli.train_retriever import load_retriever_run
 ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
     "sleuth": set(),
+    "hub": {"sleuth"},
     "rewards": {"sleuth"},
     "envs": {"sleuth"},
-    "retrieval": {"sleuth"},
-    "agent": {"sleuth"},
-    "cli": {"sleuth", "rewards", "envs", "retrieval", "agent"},
+    "retrieval": {"sleuth", "hub"},
+    "agent": {"sleuth", "hub"},
+    "cli": {"sleuth", "hub", "rewards", "envs", "retrieval", "agent"},
 }
 ONLY_IN = {
     "ray": {"agent/cluster/*.py"},

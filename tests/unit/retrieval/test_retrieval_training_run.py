@@ -187,7 +187,7 @@ def test_the_whole_repllama_preset_on_a_tiny_llama(llama: Path, tmp_path: Path) 
     assert (chosen.temperature, chosen.hard_negatives, chosen.learning_rate) == (0.01, 15, 1e-4)
     assert chosen.lora is not None
     assert (chosen.lora.r, chosen.lora.alpha) == (16, 64)
-    add_adapter(encoder, chosen.lora.r, chosen.lora.alpha, chosen.lora.dropout, chosen.lora.target_modules)
+    add_adapter(encoder, chosen.lora)
     assert trainable(encoder)
     assert all("lora_" in name for name in trainable(encoder))
     frozen = {name: w for name, w in weights(encoder).items() if "lora_" not in name}
