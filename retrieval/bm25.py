@@ -6,8 +6,6 @@ act at search time, so one index serves any values; the manifest keeps the defau
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from retrieval.indexes import IndexInfo, check_k, clean_query
 from retrieval.ingest import IngestReport, OnProgress, describe_source, ingest
 from retrieval.jvm import import_on_jvm, java_calls, java_class
 from retrieval.store import PassageStore, StoreWriter
-from sleuth.artifacts import atomic_folder, read_manifest, write_manifest
+from sleuth.artifacts import atomic_folder, fingerprint_of, read_manifest, write_manifest
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError, first_line
 from sleuth.types import Hit, Passage
 
@@ -126,7 +124,7 @@ class BM25Retriever:
     def _identify(self) -> str:
         identity = {key: self.manifest[key] for key in ("kind", "format", "passages_sha256", "analyzer", "indexed")}
         identity |= {"pyserini": self.manifest["versions"].get("pyserini"), "k1": self.k1, "b": self.b}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+        return fingerprint_of(identity)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits a query, best first, equal scores in order of id; none for an empty query.

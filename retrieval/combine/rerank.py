@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hub.models import ModelKind, loading
-from retrieval.combine.parts import check_asked, check_depth, digest, reach
+from retrieval.combine.parts import check_depth, reach
 from retrieval.config import RERANK_DEPTH
+from retrieval.indexes import check_k
 from retrieval.passages import passage_text
 from retrieval.size import size_of
+from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError
 from sleuth.protocols import Retriever
 from sleuth.types import Hit
@@ -48,7 +50,7 @@ class RerankRetriever:
     def fingerprint(self) -> str:
         """Digest of the inner retriever, the model and the depth."""
         inner, model = self.inner.fingerprint, self.scorer.fingerprint
-        return digest({"kind": "rerank", "inner": inner, "model": model, "depth": self.depth})
+        return fingerprint_of({"kind": "rerank", "inner": inner, "model": model, "depth": self.depth})
 
     @property
     def passages(self) -> int | None:
@@ -57,7 +59,7 @@ class RerankRetriever:
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits a query with the model's scores, equal ones in the inner order."""
-        check_asked(k, self.passages)
+        check_k(k, self.passages)
         found = self.inner.search(queries, reach(self.inner, self.depth))
         pairs = [(query, passage_text(hit.passage)) for query, hits in zip(queries, found, strict=True) for hit in hits]
         scores = self.scorer.score(pairs) if pairs else []
@@ -148,4 +150,4 @@ def _identify(model: Any) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().view(-1).float().numpy().tobytes())
-    return digest({"weights": weights.hexdigest(), "max_length": model.max_length})
+    return fingerprint_of({"weights": weights.hexdigest(), "max_length": model.max_length})
