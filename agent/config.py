@@ -9,20 +9,8 @@ from pydantic import Field, model_validator
 
 from agent.policies.config import OpenAISettings, VllmSettings
 from agent.tiny_config import TinySettings
-from sleuth.settings import Settings
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0.0)]
-
-
-class LoraSettings(Settings):
-    """A low-rank adapter (Hu et al. 2021) through peft."""
-
-    r: Count = 16
-    alpha: Count = 32
-    dropout: Share = 0.0
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+from hub.config import LoraSettings
+from sleuth.settings import Count, Rate, Settings, Share
 
 
 class PolicySettings(Settings):

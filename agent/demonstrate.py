@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from agent.policies.scripted import ScriptedPolicy
 from agent.rollout import RolloutDriver
 from sleuth.errors import DataError
-from sleuth.matching import normalise_title
+from sleuth.evidence import titles_found
 from sleuth.protocols import Environment, Retriever, TextCodec
 from sleuth.types import Plan, Sampling, Trajectory
 
@@ -56,8 +56,5 @@ def worth_learning(trajectory: Trajectory, require_titles: bool) -> bool:
     """
     if trajectory.stop != "answer":
         return False
-    wanted = set(map(normalise_title, trajectory.question.supporting_titles))
-    if not require_titles or not wanted:
-        return True
-    found = wanted & {normalise_title(hit.passage.title) for hit in trajectory.hits}
-    return len(found) >= min(len(wanted), len(trajectory.searches))
+    titles = titles_found(trajectory.question, trajectory.hits)
+    return not require_titles or titles.found >= min(titles.wanted, len(trajectory.searches))

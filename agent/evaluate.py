@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 from sleuth.artifacts import atomic_write
 from sleuth.errors import DataError
+from sleuth.evidence import titles_found
 from sleuth.layout import EvaluationLayout, write_record
-from sleuth.matching import normalise_title
 from sleuth.statistics import bootstrap_interval
 from sleuth.trajectories import TrajectoryWriter, read_trajectories, to_line
 from sleuth.types import Invalid, Question, Sampling, ScoredTrajectory, Trajectory
@@ -223,11 +223,8 @@ def _answer_figures(
 
 
 def _search_figures(played: Sequence[Trajectory]) -> SearchFigures:
-    shares = []
-    for trajectory in played:
-        wanted = {normalise_title(title) for title in trajectory.question.supporting_titles}
-        if wanted:
-            shares.append(len(wanted & {normalise_title(hit.passage.title) for hit in trajectory.hits}) / len(wanted))
+    titles = [titles_found(trajectory.question, trajectory.hits) for trajectory in played]
+    shares = [found / wanted for found, wanted in titles if wanted]
     return SearchFigures(len(shares), _mean(shares), _mean(share == 1.0 for share in shares))
 
 

@@ -2,9 +2,10 @@
 
 The rule, for every search that was carried out, and for every passage that it found:
 
-- *positive*: its title is one that the question names as supporting, or, in a trajectory that was rewarded, it holds
-  an accepted answer (yes and no, which are in too many texts to tell anything, do not count);
-- *left out*: it holds an accepted answer, but the trajectory was not rewarded: nobody knows what it is worth;
+- *positive*: its title is one that the question names as supporting, or, in a trajectory that was rewarded, its text
+  holds an accepted answer (yes and no, which are in too many texts to tell anything, do not count);
+- *left out*: it holds an accepted answer, but in its title alone, or the trajectory was not rewarded: nobody knows
+  what it is worth;
 - *negative*: any other passage. It was found for this query and helped nobody.
 
 The same query asked for the same question by several trajectories becomes one row.
@@ -16,10 +17,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sleuth.matching import has_answer, normalise_title
+from sleuth.evidence import mentions_answer, normalise_title, supporting_titles, tells_answer
 from sleuth.types import Passage, Question, ScoredTrajectory, Search
 
-_CLOSED = ("yes", "no", "noanswer")
 Mark = Literal["positive", "negative", "unknown"]
 
 
@@ -75,13 +75,11 @@ def asked_queries(trajectories: Iterable[ScoredTrajectory], rewarded_from: float
 
 def judge(question: Question, passage: Passage, *, rewarded: bool) -> Mark:
     """What a found passage is worth, by the rule above."""
-    wanted = {normalise_title(title) for title in question.supporting_titles}
-    if normalise_title(passage.title) in wanted:
+    if normalise_title(passage.title) in supporting_titles(question):
         return "positive"
-    answers = [answer for answer in question.answers if answer.lower().strip(" .") not in _CLOSED]
-    if has_answer(f"{passage.title}\n{passage.text}", answers):
-        return "positive" if rewarded else "unknown"
-    return "negative"
+    if rewarded and tells_answer(passage, question.answers):
+        return "positive"
+    return "unknown" if mentions_answer(passage, question.answers) else "negative"
 
 
 def _place(asked: AskedQuery, mark: Mark) -> dict[str, Passage]:

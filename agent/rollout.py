@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from agent.rollout_async import Gathered, run_all
+from agent.rollout_async import run_all
+from sleuth.coalescer import Coalescer
 from sleuth.errors import RetrieverError
 from sleuth.protocols import AsyncPolicy, Environment, OnToken, Policy, Retriever, TextCodec
 from sleuth.seeding import derive_seed
@@ -182,7 +183,7 @@ class RolloutDriver:
         self, policy: AsyncPolicy, live: Sequence[_Episode], sampling: Sampling, emit: Callable[[Event], None]
     ) -> None:
         """Play every episode to its end on its own; searches that coincide still share a call."""
-        searches = Gathered(self._retrieve_each)
+        searches = Coalescer(self._retrieve_each)
         before = [dict(e.timings) for e in live]
         started = time.perf_counter()
         try:
@@ -195,7 +196,7 @@ class RolloutDriver:
         self,
         policy: AsyncPolicy,
         episode: _Episode,
-        searches: Gathered[_Episode, list[Hit] | None],
+        searches: Coalescer[_Episode, list[Hit] | None],
         sampling: Sampling,
         emit: Callable[[Event], None],
     ) -> None:
@@ -205,7 +206,7 @@ class RolloutDriver:
             generation = await policy.generate_one(_request(episode), chosen, _token_listener(emit))
             _share([episode], "generate", time.perf_counter() - started)
             turn = self._take(episode, generation)
-            self._settle(episode, turn, await searches(episode) if episode.pending else None, emit)
+            self._settle(episode, turn, await searches.ask_async(episode) if episode.pending else None, emit)
 
     def _take(self, episode: _Episode, generation: Generation) -> Turn:
         """Append what was sampled and say what it means."""

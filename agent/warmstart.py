@@ -15,8 +15,9 @@ import numpy as np
 
 from agent.codec import HFCodec
 from agent.config import PolicySettings, WarmstartSettings
-from agent.learning.callbacks import CompletionMarker, GradientGuard, LogToSink
+from agent.learning.callbacks import GradientGuard
 from agent.learning.options import load_trained, on_one_device, optimizer_options, peft_config, runtime_options
+from hub.callbacks import CompletionMarker, LogToSink
 from sleuth.artifacts import atomic_folder, write_manifest
 from sleuth.checkpoints import drop_incomplete, newest_complete
 from sleuth.errors import DataError

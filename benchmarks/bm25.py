@@ -23,6 +23,7 @@ from typing import Any
 
 from retrieval.bm25 import BM25Retriever, build_bm25
 from retrieval.jvm import import_on_jvm
+from sleuth.trajectories import read_jsonl
 
 K1, B = 0.9, 0.4
 WARM_UP = 5
@@ -47,7 +48,7 @@ def run(data: Path, folder: Path, repeats: int, k: int, threads: int) -> None:
     seconds = time.perf_counter() - started
     print(f"indexed {built.passages:,} passages in {seconds:.1f} s (start of Java and imports included)")
     ours = BM25Retriever(folder / "ours", threads=threads)
-    queries = {row["_id"]: row["text"] for row in read_jsonl(data / "queries.jsonl")}
+    queries = {row["_id"]: row["text"] for _, row in read_jsonl(data / "queries.jsonl")}
     for split in ("dev", "train"):
         report_recall(ours, queries, read_qrels(data / "qrels" / f"{split}.tsv"), split)
     plain = make_plain(data, folder / "plain", threads)
@@ -66,7 +67,7 @@ def report_recall(ours: BM25Retriever, queries: dict[str, str], golds: dict[str,
 
 def make_plain(data: Path, folder: Path, threads: int) -> tuple[Any, dict[str, dict[str, str]]]:
     """Plain pyserini's searcher over an index that stores raw rows, and the same rows in memory."""
-    rows = list(read_jsonl(data / "corpus.jsonl"))
+    rows = [row for _, row in read_jsonl(data / "corpus.jsonl")]
     raw = [
         {"id": row["_id"], "contents": f"{row['title']} {row['text']}", "title": row["title"], "text": row["text"]}
         for row in rows
@@ -141,11 +142,6 @@ def report_speed(queries: list[str], k: int, repeats: int, modes: dict[str, dict
             ]
             beside = "" if name == "sleuth" else f"   ratio {ratios[0]:.2f} wall, {ratios[1]:.2f} CPU"
             print(f"{mode:>8}  {name:<20} {rate:6.0f} queries/s  {1000 * spent:5.2f} CPU-ms a query{beside}")
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 def read_qrels(path: Path) -> dict[str, set[str]]:

@@ -163,7 +163,7 @@ def broadcast(name: str, repeats: int) -> None:
     from agent.cluster.interface import Needs
     from agent.cluster.ray_cluster import RayCluster
     from agent.cluster.weights import snapshot
-    from agent.config import LoraSettings
+    from hub.config import LoraSettings
 
     with tempfile.TemporaryDirectory() as folder:
         cluster = RayCluster(ClusterSettings(object_store_mb=3000), [], Path(folder) / "token", room=2)

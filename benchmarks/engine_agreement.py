@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from peft import get_peft_model
 
-from agent.config import LoraSettings, PolicySettings
+from agent.config import PolicySettings
 from agent.learning.engine_sampler import weights_of
 from agent.learning.options import peft_config
 from agent.policies.config import VllmSettings
 from agent.policies.loading import load_policy_model
 from agent.policies.probe import make_probe, probe_tokens
 from agent.policies.vllm_policy import VllmPolicy, open_vllm_policy
+from hub.config import LoraSettings
 from sleuth.types import Request, Sampling
 
 LORA = LoraSettings(r=16, alpha=32)

@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from sleuth.trajectories import read_jsonl
 from sleuth.types import Hit, Passage
 
 WARM_UP = 2.0
@@ -76,7 +77,7 @@ def main() -> None:
         serve_idle()
         return
     queries = [
-        row["question"] for name in ("train", "dev") for row in read_jsonl(options.data / "qa" / f"{name}.jsonl")
+        row["question"] for name in ("train", "dev") for _, row in read_jsonl(options.data / "qa" / f"{name}.jsonl")
     ]
     with tempfile.TemporaryDirectory() as folder:
         for kind in options.kinds:
@@ -266,11 +267,6 @@ def raw_dense(index: Path) -> Callable[[Sequence[str], int], Any]:
 
 MAKERS = {"bm25": make_bm25, "dense": make_dense}
 RAW = {"bm25": raw_bm25, "dense": raw_dense}
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 if __name__ == "__main__":

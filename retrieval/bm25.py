@@ -6,8 +6,6 @@ act at search time, so one index serves any values; the manifest keeps the defau
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -18,8 +16,8 @@ from retrieval.indexes import IndexInfo, check_k, clean_query
 from retrieval.ingest import IngestReport, OnProgress, describe_source, ingest
 from retrieval.jvm import import_on_jvm, java_calls, java_class
 from retrieval.store import PassageStore, StoreWriter
-from sleuth.artifacts import atomic_folder, read_manifest, write_manifest
-from sleuth.errors import ArtifactError, ConfigError, RetrieverError
+from sleuth.artifacts import atomic_folder, fingerprint_of, read_manifest, write_manifest
+from sleuth.errors import ArtifactError, ConfigError, RetrieverError, first_line
 from sleuth.types import Hit, Passage
 
 KIND = "bm25"
@@ -126,7 +124,7 @@ class BM25Retriever:
     def _identify(self) -> str:
         identity = {key: self.manifest[key] for key in ("kind", "format", "passages_sha256", "analyzer", "indexed")}
         identity |= {"pyserini": self.manifest["versions"].get("pyserini"), "k1": self.k1, "b": self.b}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+        return fingerprint_of(identity)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits a query, best first, equal scores in order of id; none for an empty query.
@@ -220,7 +218,3 @@ def lucene_searcher(folder: Path, hint: str | None = None) -> Any:
             f"Lucene cannot open {folder}: {first_line(error)}",
             hint or f"make it anew with: {rebuild_command(folder.parent)}",
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

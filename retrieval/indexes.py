@@ -20,11 +20,11 @@ class IndexInfo:
     examples: tuple[BadRow, ...] = ()
 
 
-def check_k(k: int, passages: int, index: str | Path) -> None:
-    """Raise ConfigError when ``k`` hits cannot be had from an index of so many ``passages``."""
+def check_k(k: int, passages: int | None, index: str | Path = "the index") -> None:
+    """Raise ConfigError when ``k`` hits cannot be had from ``index``, which holds so many passages where it tells."""
     if k < 1:
         raise ConfigError(f"k is {k}, it must be 1 or more")
-    if k > passages:
+    if passages is not None and k > passages:
         raise ConfigError(f"k is {k}, but {index} holds only {passages} passages", f"ask for at most {passages}")
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retrieval.bm25 import K1, B, check_parameters, first_line, lucene_searcher
+from retrieval.bm25 import K1, B, check_parameters, lucene_searcher
 from retrieval.corpus import parse_line
 from retrieval.indexes import check_k, clean_query
 from retrieval.jvm import java_calls
-from sleuth.errors import ArtifactError, RetrieverError
+from sleuth.artifacts import fingerprint_of
+from sleuth.errors import ArtifactError, RetrieverError, first_line
 from sleuth.types import Hit, Passage
 
 
@@ -43,7 +42,7 @@ class LuceneRetriever:
     def fingerprint(self) -> str:
         """Digest of the index's files by name and size, and of k1 and b."""
         files = sorted((path.name, path.stat().st_size) for path in self.folder.iterdir() if path.is_file())
-        return hashlib.sha256(json.dumps([files, self.k1, self.b]).encode()).hexdigest()[:32]
+        return fingerprint_of([files, self.k1, self.b])
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits a query, best first; none for an empty query. Raises ConfigError, RetrieverError."""

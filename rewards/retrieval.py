@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sleuth.matching import has_answer, normalise_title
-from sleuth.types import Hit, Question, Trajectory
+from sleuth.evidence import TitlesFound, telling_answers, tells_answer, titles_found
+from sleuth.types import Question, Trajectory
 
 
 @dataclass(frozen=True)
@@ -27,17 +26,14 @@ class Retrieval:
     def score(self, question: Question, trajectory: Trajectory) -> float | None:
         hits = [hit for turn in trajectory.searches for hit in turn.hits]
         if self.match != "answer" and question.supporting_titles:
-            return self._titles(question.supporting_titles, hits)
+            return self._titles(titles_found(question, hits))
         if self.match == "title":
             return None
-        answers = [answer for answer in question.answers if answer.lower().strip(" .") not in ("yes", "no", "noanswer")]
-        if not answers:
+        if not telling_answers(question.answers):
             return None
-        return float(any(has_answer(hit.passage.text, answers) for hit in hits))
+        return float(any(tells_answer(hit.passage, question.answers) for hit in hits))
 
-    def _titles(self, supporting: Iterable[str], hits: Sequence[Hit]) -> float:
-        wanted = {normalise_title(title) for title in supporting}
-        found = wanted & {normalise_title(hit.passage.title) for hit in hits}
+    def _titles(self, titles: TitlesFound) -> float:
         if self.mode == "share":
-            return len(found) / len(wanted)
-        return float(found == wanted if self.mode == "all" else bool(found))
+            return titles.found / titles.wanted
+        return float(titles.found == titles.wanted if self.mode == "all" else titles.found > 0)

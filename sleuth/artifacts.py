@@ -153,6 +153,11 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def fingerprint_of(identity: object) -> str:
+    """A short digest of plain values; the order of a mapping's keys is nothing to it."""
+    return text_digest(json.dumps(identity, sort_keys=True))[:32]
+
+
 def _replace_folder(new: Path, final: Path) -> None:
     """Rename ``new`` to ``final``; an old one steps aside first, since folders cannot be swapped."""
     if not final.exists():

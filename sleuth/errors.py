@@ -63,6 +63,11 @@ class MissingExtraError(SleuthError):
         )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what ``error`` says that is not blank; its type where it says nothing."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """What ``word`` was meant to be; None where nothing is near."""
     return next(iter(difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.6)), None)

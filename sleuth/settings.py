@@ -13,16 +13,21 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sleuth.errors import ConfigError, did_you_mean
 
 _UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
 """What YAML raises: ValueError for what looks like a date and is none, such as 2024-02-30."""
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(gt=0.0)]
+Seconds = Annotated[float, Field(gt=0.0)]
 
 
 class Settings(BaseModel):

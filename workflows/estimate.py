@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from agent.config import GrpoSettings, LoraSettings, WarmstartSettings
+from agent.config import GrpoSettings, WarmstartSettings
+from hub.config import LoraSettings
 from sleuth.errors import PolicyError
 from sleuth.layout import STAGES
 from workflows.config import RunSettings

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envs.toy_world.config import WorldSettings
+from hub.models import SMOLLM2, resolve_model
 from retrieval.training.config import RetrieverTraining
 from sleuth.checkpoints import checkpoint_step, newest_complete
 from sleuth.protocols import MetricSink
@@ -75,11 +76,11 @@ def training_run(settings: RetrieverRun, folder: RunFolder, resume: bool, counti
 def with_packaged_models(settings: RetrieverRun) -> RetrieverRun:
     """``smollm2`` and GGUF files as backbones become the folders that they are converted to."""
     start = settings.encoder
-    if start is None or start.backbone is None or not (start.backbone == "smollm2" or start.backbone.endswith(".gguf")):
+    if start is None or start.backbone is None or not (start.backbone == SMOLLM2 or start.backbone.endswith(".gguf")):
         return settings
-    from agent.policies.loading import resolve_model
+    from retrieval.encoders.loading import ENCODER
 
-    resolved = start.model_copy(update={"backbone": resolve_model(start.backbone)})
+    resolved = start.model_copy(update={"backbone": resolve_model(start.backbone, ENCODER)})
     return settings.model_copy(update={"encoder": resolved})
 
 

@@ -7,10 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sleuth.settings import Settings
-
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0.0)]
+from sleuth.settings import Count, Seconds, Settings
 
 
 class RoleSettings(Settings):

@@ -24,7 +24,7 @@ from typing import Any
 from agent.cluster.config import ClusterSettings
 from agent.cluster.interface import ClusterError, Needs, WorkerLostError
 from agent.cluster.signals import fault_handlers_kept
-from sleuth.errors import MissingExtraError
+from sleuth.errors import MissingExtraError, first_line
 
 log = logging.getLogger("sleuth.cluster")
 QUIET = {
@@ -181,10 +181,10 @@ class RayCluster:
                     ray.shutdown()
                 if attempt == _STARTS or settings.address:
                     raise ClusterError(
-                        f"no Ray at {where}: {_first_line(error)}",
+                        f"no Ray at {where}: {first_line(error)}",
                         "start one with: sleuth cluster CONFIG --head, or leave cluster.address out",
                     ) from error
-                log.warning("Ray did not start (%s): trying again", _first_line(error))
+                log.warning("Ray did not start (%s): trying again", first_line(error))
 
     def _reserve(self, ray: Any, bundles: Sequence[tuple[float, float]]) -> Any:
         from ray.util.placement_group import placement_group
@@ -290,9 +290,9 @@ class RayActor:
 
         lost = exceptions.ObjectLostError | exceptions.OwnerDiedError | exceptions.NodeDiedError
         if isinstance(error, exceptions.ActorUnavailableError | lost):
-            return WorkerLostError(self._name, _first_line(error), for_good=False)
+            return WorkerLostError(self._name, first_line(error), for_good=False)
         if isinstance(error, exceptions.ActorDiedError):
-            return WorkerLostError(self._name, _first_line(error), for_good=True)
+            return WorkerLostError(self._name, first_line(error), for_good=True)
         if isinstance(error, exceptions.OutOfMemoryError):
             return WorkerLostError(self._name, "its node ran out of memory", for_good=False)
         return error
@@ -341,11 +341,6 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def environment_lines(variables: Mapping[str, str]) -> list[str]:

@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from agent.cluster.identity import check_identity
 from agent.cluster.interface import Actor, WorkerLostError
+from sleuth.coalescer import Asked, shared_search
 from sleuth.errors import RetrieverError, SleuthError
 from sleuth.protocols import Retriever
 from sleuth.types import Hit
@@ -29,27 +30,14 @@ class RetrieverPlan:
     code: str
 
 
-@dataclass(slots=True)
-class _Waiting:
-    queries: Sequence[str]
-    k: int
-    done: threading.Event = field(default_factory=threading.Event)
-    hits: list[list[Hit]] = field(default_factory=list)
-    error: BaseException | None = None
-
-
 class RetrieverServer:
-    """Searches for many callers at once: what arrives while one search runs is the next search, in one batch.
-
-    The first caller to find nobody searching does it for all who wait; there is no thread of its own.
-    """
+    """Searches for many callers at once: what arrives while one search runs is the next search, in one batch."""
 
     def __init__(self, plan: RetrieverPlan) -> None:
         check_identity(plan.code)
         self._retriever = plan.open()
+        self._shared = shared_search(self._retriever, self._count)
         self._lock = threading.Lock()
-        self._queue: list[_Waiting] = []
-        self._searching = threading.Lock()
         self._calls = self._searches = self._queries = 0
         self._busy = 0.0
 
@@ -58,16 +46,9 @@ class RetrieverServer:
 
     def search(self, queries: Sequence[str], k: int) -> tuple[str, list[list[Hit]]]:
         """The fingerprint of what was searched, and for each query its hits."""
-        mine = _Waiting(queries, k)
         with self._lock:
-            self._queue.append(mine)
             self._calls += 1
-        with self._searching:
-            if not mine.done.is_set():
-                self._serve()
-        if mine.error is not None:
-            raise mine.error
-        return self._retriever.fingerprint, mine.hits
+        return self._retriever.fingerprint, self._shared.ask(Asked(queries, k))
 
     def status(self) -> dict[str, Any]:
         """Calls taken, searches made of them, queries searched, seconds busy, process, peak memory in MiB."""
@@ -81,28 +62,10 @@ class RetrieverServer:
             "peak_mib": round(peak, 1),
         }
 
-    def _serve(self) -> None:
-        with self._lock:
-            batch, self._queue = self._queue, []
-        for k in sorted({waiting.k for waiting in batch}):
-            group = [waiting for waiting in batch if waiting.k == k]
-            started = time.perf_counter()
-            try:
-                self._search_for(group, k)
-            except BaseException as error:  # noqa: BLE001 - each caller gets it
-                for waiting in group:
-                    waiting.error = error
-            self._busy += time.perf_counter() - started
-            for waiting in group:
-                waiting.done.set()
-
-    def _search_for(self, group: Sequence[_Waiting], k: int) -> None:
-        unique = list(dict.fromkeys(query for waiting in group for query in waiting.queries))
-        found = dict(zip(unique, self._retriever.search(unique, k), strict=True))
-        for waiting in group:
-            waiting.hits = [found[query] for query in waiting.queries]
+    def _count(self, queries: int, seconds: float) -> None:
         self._searches += 1
-        self._queries += len(unique)
+        self._queries += queries
+        self._busy += seconds
 
 
 class RetrieverClient:

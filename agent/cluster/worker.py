@@ -15,8 +15,9 @@ from agent.cluster.identity import check_identity
 from agent.cluster.pool import Played
 from agent.cluster.weights import Weights, load
 from agent.codec import HFCodec
-from agent.config import LoraSettings, PolicySettings
+from agent.config import PolicySettings
 from agent.rollout import RolloutDriver
+from hub.config import LoraSettings
 from sleuth.protocols import Policy
 from sleuth.types import Question, Sampling
 

@@ -63,14 +63,6 @@ class GradientGuard(TrainerCallback):  # type: ignore[misc]
             )
 
 
-class CompletionMarker(TrainerCallback):  # type: ignore[misc]
-    """Marks a checkpoint once it is whole; one without the mark is never resumed from."""
-
-    def on_save(self, args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-
 class DevEvaluation(TrainerCallback):  # type: ignore[misc]
     """Greedy evaluation on dev questions at step 0 and every ``every`` steps; keeps the best, may stop early.
 
@@ -152,19 +144,6 @@ class Monitors(TrainerCallback):  # type: ignore[misc]
         if from_first_process(self._settings.stop_on_collapse and self._bad_lines >= self._settings.patience):
             log.warning("stopping: %d log lines in a row showed a collapse", self._bad_lines)
             control.should_training_stop = True
-
-
-class LogToSink(TrainerCallback):  # type: ignore[misc]
-    """Hands TRL's log lines, numbers only, to Sleuth's sinks."""
-
-    def __init__(self, sink: MetricSink) -> None:
-        self._sink = sink
-
-    def on_log(self, _args: Any, state: Any, _control: Any, logs: Mapping[str, Any] | None = None, **_kw: Any) -> None:
-        if not state.is_world_process_zero or not logs:
-            return
-        numbers = {name: float(v) for name, v in logs.items() if isinstance(v, int | float) and name != "epoch"}
-        self._sink.scalars(state.global_step, numbers)
 
 
 def from_first_process(value: T) -> T:

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from agent.codec import HFCodec
-from agent.config import LoraSettings, PolicySettings
+from agent.config import PolicySettings
 from agent.learning.rollouts import Driver, GroupRollouts, RolloutRecord
 from agent.learning.sampling import MakeSampler, Upcoming, gathered, place_of
 from agent.policies.probe import make_probe, probe_tokens
+from hub.config import LoraSettings
 from sleuth.protocols import Policy
 
 if TYPE_CHECKING:

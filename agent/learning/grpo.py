@@ -15,10 +15,8 @@ from typing import Any
 from agent.codec import HFCodec
 from agent.config import GrpoSettings, PolicySettings
 from agent.learning.callbacks import (
-    CompletionMarker,
     DevEvaluation,
     GradientGuard,
-    LogToSink,
     Monitors,
     StageTimer,
 )
@@ -31,6 +29,7 @@ from agent.learning.sampling import InProcessSampler, MakeSampler, Upcoming
 from agent.policies.backends import choose_backend
 from agent.policies.transformers_policy import TransformersPolicy
 from agent.rollout import RolloutDriver
+from hub.callbacks import CompletionMarker, LogToSink
 from sleuth.artifacts import atomic_write
 from sleuth.checkpoints import drop_incomplete, newest_complete
 from sleuth.errors import ConfigError

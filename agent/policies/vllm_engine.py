@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sleuth.errors import MissingExtraError, PolicyError
+from sleuth.errors import MissingExtraError, PolicyError, first_line
 from sleuth.protocols import OnToken
 from sleuth.types import FinishReason, Request, Sampling
 
@@ -324,7 +324,3 @@ def memory_folder() -> str | None:
     """Where files live in memory; None where there is no such place."""
     shared = Path("/dev/shm")
     return str(shared) if os.access(shared, os.W_OK) else None
-
-
-def first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.config import LoraSettings, PolicySettings
+from agent.config import PolicySettings
 from agent.policies.adapters import is_adapter, known_settings, write_adapter
-from agent.policies.loading import adapter_base, adapter_rank, load_codec, pick_device, resolve_model
+from agent.policies.loading import POLICY, adapter_base, load_codec, pick_device, resolve_model
 from agent.policies.probe import Probe
 from agent.policies.vllm_background import BackgroundEngine
 from agent.policies.vllm_engine import Adapter, Engine, EngineOptions, InProcessEngine, memory_folder
+from hub.adapters import adapter_rank
+from hub.config import LoraSettings
 from sleuth.errors import PolicyError
 from sleuth.protocols import OnToken
 from sleuth.types import Generation, Request, Sampling
@@ -163,7 +165,7 @@ def open_vllm_policy(
         sleep=own.sleep,
         trust_remote_code=settings.trust_remote_code,
         device=pick_device(settings.device),
-        lora_rank=max(lora.r if lora else 0, adapter_rank(source) if base else 0),
+        lora_rank=max(lora.r if lora else 0, adapter_rank(source, POLICY) if base else 0),
     )
     kind: Any = AsyncVllmPolicy if own.asynchronous else VllmPolicy
     engine = BackgroundEngine(options) if own.asynchronous else InProcessEngine(options)

@@ -53,9 +53,9 @@ def chat(
         opened = _open(settings, temperature, seed, data or settings.data.dev, to_stderr=json)
 
     if sys.stdin.isatty() and sys.stdout.isatty() and not json:
-        from agent.policies.loading import cache_folder
         from cli.chat.prompt import make_prompt
         from cli.chat.view import describe
+        from hub.cache import cache_folder
 
         session = opened.session
         people().print(f"{settings.policy.model}: ask a question, or /help", style="dim", markup=False)

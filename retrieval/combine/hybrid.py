@@ -14,9 +14,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from retrieval.combine.parts import check_asked, check_depth, digest, reach
+from retrieval.combine.parts import check_depth, reach
 from retrieval.config import HYBRID_DEPTH
+from retrieval.indexes import check_k
 from retrieval.size import size_of
+from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ConfigError
 from sleuth.protocols import Retriever
 from sleuth.types import Hit, Passage
@@ -64,7 +66,7 @@ class HybridRetriever:
         }
         if self.fusion == "rrf":
             identity["rrf_k"] = self.rrf_k
-        return digest({**identity, "parts": [part.fingerprint for part in self.parts]})
+        return fingerprint_of({**identity, "parts": [part.fingerprint for part in self.parts]})
 
     @property
     def passages(self) -> int | None:
@@ -77,7 +79,7 @@ class HybridRetriever:
 
         Raises ConfigError when ``k`` is impossible, or when two parts hold different passages under one id.
         """
-        check_asked(k, self.passages)
+        check_k(k, self.passages)
         found = [part.search(queries, reach(part, self.depth)) for part in self.parts]
         return [self._fuse(lists, k) for lists in zip(*found, strict=True)]
 

@@ -11,15 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from retrieval.combine.parts import check_asked, check_depth, digest, reach
+from hub.models import ModelKind, loading
+from retrieval.combine.parts import check_depth, reach
 from retrieval.config import RERANK_DEPTH
+from retrieval.indexes import check_k
 from retrieval.passages import passage_text
 from retrieval.size import size_of
+from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError
 from sleuth.protocols import Retriever
 from sleuth.types import Hit
 
 BATCH = 32
+CROSS_ENCODER = ModelKind("cross-encoder", ArtifactError)
 
 
 class PairScorer(Protocol):
@@ -46,7 +50,7 @@ class RerankRetriever:
     def fingerprint(self) -> str:
         """Digest of the inner retriever, the model and the depth."""
         inner, model = self.inner.fingerprint, self.scorer.fingerprint
-        return digest({"kind": "rerank", "inner": inner, "model": model, "depth": self.depth})
+        return fingerprint_of({"kind": "rerank", "inner": inner, "model": model, "depth": self.depth})
 
     @property
     def passages(self) -> int | None:
@@ -55,7 +59,7 @@ class RerankRetriever:
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits a query with the model's scores, equal ones in the inner order."""
-        check_asked(k, self.passages)
+        check_k(k, self.passages)
         found = self.inner.search(queries, reach(self.inner, self.depth))
         pairs = [(query, passage_text(hit.passage)) for query, hits in zip(queries, found, strict=True) for hit in hits]
         scores = self.scorer.score(pairs) if pairs else []
@@ -120,12 +124,8 @@ def _load(model: str | Path, max_length: int | None, device: str | None) -> Any:
     looks_local = Path(model).is_absolute() or str(model).startswith(".") or Path(model).exists()
     if looks_local and not (Path(model) / "config.json").is_file():
         raise ArtifactError(f"{model} holds no cross-encoder: it has no config.json", "name its folder or hub name")
-    try:
-        with quiet_transformers():
-            loaded = CrossEncoder(str(model), max_length=max_length, device=device)
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise ArtifactError(f"{model} cannot be loaded as a cross-encoder: {first}", "name its folder") from error
+    with loading(str(model), CROSS_ENCODER), quiet_transformers():
+        loaded = CrossEncoder(str(model), max_length=max_length, device=device)
     if not _has_head(loaded):
         raise ArtifactError(
             f"{model} is no cross-encoder: its weights are of {', '.join(loaded.config.architectures)}, without a head",
@@ -150,4 +150,4 @@ def _identify(model: Any) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().view(-1).float().numpy().tobytes())
-    return digest({"weights": weights.hexdigest(), "max_length": model.max_length})
+    return fingerprint_of({"weights": weights.hexdigest(), "max_length": model.max_length})

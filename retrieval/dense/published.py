@@ -6,7 +6,6 @@ files are not copied; where the lines begin is worked out once and kept in the u
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import os
@@ -15,12 +14,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hub.cache import cache_folder
 from retrieval.corpus import corpus_files, parse_line
-from retrieval.dense.retriever import DenseRetriever, digest_of
+from retrieval.dense.retriever import DenseRetriever
 from retrieval.dense.search import FaissSearch, FlatSearch, VectorSearch, flat_vectors, read_faiss
 from retrieval.dense.vectors import StoredVectors, Vectors
 from retrieval.encoders.encoder import Encoder
 from retrieval.passages import passage_text
+from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ArtifactError, DataError
 from sleuth.types import Passage
 
@@ -56,7 +57,7 @@ def open_published(
         "tuning": [ef_search, nprobe],
         "encoder": encoder.fingerprint,
     }
-    retriever = DenseRetriever(encoder, vectors, passages, str(faiss_file), digest_of(identity))
+    retriever = DenseRetriever(encoder, vectors, passages, str(faiss_file), fingerprint_of(identity))
     _check_sample(retriever, _stored(index, np.linspace(0, len(passages) - 1, _SAMPLES, dtype=np.int64)))
     return retriever
 
@@ -88,8 +89,8 @@ class CorpusLines:
 
 def _line_bounds(path: Path, lines: mmap.mmap) -> NDArray[np.int64]:
     """Beginning and end [rows, 2] of every line that is not blank."""
-    folder = Path(os.environ.get("SLEUTH_CACHE") or Path.home() / ".cache" / "sleuth") / "lines"
-    kept = folder / f"{hashlib.sha256(json.dumps(_identity(path)).encode()).hexdigest()[:24]}.npy"
+    folder = cache_folder() / "lines"
+    kept = folder / f"{fingerprint_of(_identity(path))[:24]}.npy"
     if kept.is_file():
         found: NDArray[np.int64] = np.load(kept, mmap_mode="r")
         return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ from retrieval.encoders.config import EncoderSettings
 from retrieval.encoders.encoder import Encoder
 from retrieval.indexes import check_k, clean_query
 from retrieval.store import PassageStore
-from sleuth.artifacts import read_manifest
+from sleuth.artifacts import fingerprint_of, read_manifest
 from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
 from sleuth.types import Hit, Passage
 
@@ -145,7 +143,7 @@ def open_dense(
     keys = ("kind", "format", "passages_sha256", "index_type", "dtype", "parameters", "indexed")
     identity: dict[str, Any] = {key: manifest[key] for key in keys}
     identity |= {"encoder": encoder.fingerprint, "ef_search": ef_search, "nprobe": nprobe}
-    return DenseRetriever(encoder, search, PassageStore(index), str(index), digest_of(identity))
+    return DenseRetriever(encoder, search, PassageStore(index), str(index), fingerprint_of(identity))
 
 
 def read_dense_manifest(index: str | Path) -> dict[str, Any]:
@@ -157,10 +155,6 @@ def read_dense_manifest(index: str | Path) -> dict[str, Any]:
             f"make it anew with: {rebuild_command(index)}",
         )
     return manifest
-
-
-def digest_of(identity: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _check_encoder(index: str | Path, manifest: Mapping[str, Any], encoder: Encoder) -> None:

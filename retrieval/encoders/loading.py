@@ -13,6 +13,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from torch import nn
 
+from hub.adapters import adapter_base
+from hub.models import ModelKind, check_path, loading
 from retrieval.encoders.config import EncoderChoice, EncoderSettings
 from retrieval.encoders.encoder import KIND, TASKS, Encoder, router_of, separate_towers
 from retrieval.encoders.quiet import quiet_transformers
@@ -21,6 +23,7 @@ from sleuth.artifacts import MANIFEST
 from sleuth.errors import ArtifactError
 from sleuth.settings import validate
 
+ENCODER = ModelKind("encoder", ArtifactError)
 _TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 """Text alone: with a chat template in reach, sentence-transformers would put every text into it."""
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")
@@ -39,11 +42,8 @@ def new_encoder(settings: EncoderSettings, *, device: str | None = None) -> Enco
             f"pooling of a new encoder on {settings.backbone} is not set", "choose cls, mean, lasttoken"
         )
     _check_path(settings.backbone)
-    try:
-        with quiet_transformers():
-            first = _transformer(settings)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise _cannot_load(settings.backbone, error) from error
+    with loading(settings.backbone, ENCODER), quiet_transformers():
+        first = _transformer(settings)
     _limit_tokens(first, settings)
     modules: list[nn.Module] = [first, Pooling(first.get_embedding_dimension(), settings.pooling)]
     if settings.unit_length:
@@ -73,11 +73,8 @@ def load_encoder(source: str | Path | EncoderChoice, *, device: str | None = Non
             f"{name} is no encoder: it does not say how its states become one vector",
             "give a mapping: {backbone: ..., pooling: mean, query_prompt: ..., passage_prompt: ...}",
         )
-    try:
-        with quiet_transformers():
-            model = SentenceTransformer(name, device=device, model_kwargs=_dtype_of(wanted))
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise _cannot_load(name, error) from error
+    with loading(name, ENCODER), quiet_transformers():
+        model = SentenceTransformer(name, device=device, model_kwargs=_dtype_of(wanted))
     settings = _saved_settings(name) or _settings_of(model, name)
     if changes.get("pooling", settings.pooling) != settings.pooling:
         raise ArtifactError(f"{name} pools by {settings.pooling}", "leave pooling out of its settings")
@@ -104,7 +101,7 @@ def reload_encoder(source: str, settings: Mapping[str, Any]) -> Encoder:
 
 def _transformer(settings: EncoderSettings) -> Transformer:
     """The backbone, an adapter's base with the adapter in it."""
-    adapter = _adapter_base(settings.backbone)
+    adapter = adapter_base(settings.backbone, ENCODER)
     first = Transformer(
         adapter or settings.backbone,
         model_kwargs={"dtype": getattr(torch, settings.dtype)},
@@ -187,17 +184,6 @@ def _ends_in_eos(tokenizer: Any) -> bool:
     return eos is not None and tokenizer("a")["input_ids"][-1:] == [eos]
 
 
-def _adapter_base(name: str) -> str | None:
-    """The base model that an adapter folder names; None where ``name`` is no adapter folder."""
-    path = Path(name) / "adapter_config.json"
-    if not path.is_file():
-        return None
-    base: str | None = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
-        raise ArtifactError(f"{path} names no base model", "set base_model_name_or_path in it")
-    return base
-
-
 def _dtype_of(wanted: EncoderChoice) -> dict[str, Any]:
     return {} if wanted.dtype is None else {"dtype": getattr(torch, wanted.dtype)}
 
@@ -209,14 +195,6 @@ def _is_bare(name: str) -> bool:
 
 
 def _check_path(name: str) -> None:
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        if not Path(name).exists():
-            raise ArtifactError(f"no encoder at {name}", "give a folder, or a name on the hub")
-        if Path(name).is_file():
-            raise ArtifactError(f"{name} is a file, not the folder of an encoder")
-
-
-def _cannot_load(name: str, error: Exception) -> ArtifactError:
-    first = next(iter(str(error).splitlines()), type(error).__name__)
-    hint = "is the folder whole?" if Path(name).is_dir() else "a hub name needs the network; offline, give a folder"
-    return ArtifactError(f"cannot load an encoder from {name}: {first}", hint)
+    if Path(name).is_file():
+        raise ArtifactError(f"{name} is a file, not the folder of an encoder")
+    check_path(name, ENCODER)

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
-from sleuth.settings import Settings
-
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
+from sleuth.settings import Count, Seconds, Settings
 
 
 class ServiceLimits(Settings):

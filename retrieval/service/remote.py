@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from retrieval.combine.parts import check_asked
+from retrieval.indexes import check_k
 from retrieval.service.wire import FINGERPRINT, HEALTH, RETRIEVE, read_answer
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.types import Hit
@@ -55,7 +55,7 @@ class RemoteRetriever:
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """As the served retriever; empty queries are not sent. Raises ConfigError for what it refuses."""
-        check_asked(k, self.passages)
+        check_k(k, self.passages, self.url)
         cleaned = [query.strip().encode("utf-8", "replace").decode("utf-8") for query in queries]
         asked = [query for query in cleaned if query]
         found: list[list[Hit]] = []

@@ -18,7 +18,6 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
@@ -28,10 +27,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import sleuth
-from retrieval.service.batcher import Batcher
 from retrieval.service.config import ServiceLimits
 from retrieval.service.wire import FINGERPRINT, HEALTH, METRICS, RETRIEVE, to_result
 from retrieval.size import size_of
+from sleuth.coalescer import Asked, shared_search
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.protocols import Retriever
 from sleuth.types import Hit
@@ -40,13 +39,6 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _FEW_HITS = 256
 """An answer of so many is written at once: to hand it to a thread would take longer."""
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    queries: list[str]
-    topk: int
-    return_scores: bool
 
 
 class _Refused(Exception):  # noqa: N818 (an answer, caught in this file)
@@ -74,7 +66,7 @@ class _Metrics:
             "sleuth_batch_queries", "Distinct queries a call.", buckets=_SIZES, registry=self.registry
         )
 
-    def on_batch(self, queries: int, seconds: float) -> None:
+    def on_search(self, queries: int, seconds: float) -> None:
         self.batch.observe(queries)
         self.search.observe(seconds)
 
@@ -96,29 +88,27 @@ def make_app(
         "version": sleuth.__version__,
         **limits.model_dump(),
     }
-    batcher: Batcher
+    searches = shared_search(retriever, metrics.on_search, max_batch=limits.max_batch)
+    metrics.pending.set_function(lambda: searches.pending)
 
     @contextlib.asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
-        nonlocal batcher
-        batcher = Batcher(
-            retriever, max_batch=limits.max_batch, max_pending=limits.max_pending, on_batch=metrics.on_batch
-        )
-        metrics.pending.set_function(lambda: batcher.pending)
-        batcher.start()
         on_ready()
         yield
-        await batcher.close()
+        searches.close(RetrieverError("the service is stopping"))
 
     app = FastAPI(title="Sleuth retriever", version=sleuth.__version__, lifespan=life)
 
     async def answer(scope: Scope, receive: Receive) -> bytes:
-        asked = _parse(await _read_body(scope, receive, limits), limits)
+        asked, scores = _parse(await _read_body(scope, receive, limits), limits)
         metrics.queries.inc(len(asked.queries))
-        found = await batcher.search(asked.queries, asked.topk)
+        waiting = searches.pending
+        if waiting and waiting + len(asked.queries) > limits.max_pending:
+            raise RetrieverError(f"{waiting} queries wait already", "ask again later")
+        found = await searches.ask_async(asked) if asked.queries else []
         if sum(map(len, found)) <= _FEW_HITS:
-            return _written(found, asked.return_scores)
-        return await asyncio.to_thread(_written, found, asked.return_scores)
+            return _written(found, scores)
+        return await asyncio.to_thread(_written, found, scores)
 
     async def retrieve(scope: Scope, receive: Receive, send: Send) -> None:
         """Search-R1's contract: queries, topk and return_scores in, ``{"result": [...]}`` out."""
@@ -221,7 +211,8 @@ def _written(found: Sequence[Sequence[Hit]], scores: bool) -> bytes:
     return f'{{"result":[{",".join(results)}]}}'.encode()
 
 
-def _parse(body: bytes, limits: ServiceLimits) -> _Asked:
+def _parse(body: bytes, limits: ServiceLimits) -> tuple[Asked, bool]:
+    """What is asked, and whether with scores."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
@@ -246,7 +237,7 @@ def _parse(body: bytes, limits: ServiceLimits) -> _Asked:
         )
     if scores is not None and not isinstance(scores, bool):
         raise _Refused(422, f"return_scores is {scores!r}, it must be true or false")
-    return _Asked(queries, topk, bool(scores))
+    return Asked(queries, topk), bool(scores)
 
 
 def _explain(error: Exception, limits: ServiceLimits) -> tuple[int, str]:

@@ -12,16 +12,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from hub.config import EncoderLoraSettings
 from retrieval.config import RetrieverSettings
 from retrieval.encoders.config import PRESETS as ENCODER_PRESETS
 from retrieval.encoders.config import EncoderSettings, ScratchSettings
 from sleuth.errors import did_you_mean
-from sleuth.settings import Settings
+from sleuth.settings import Count, Rate, Settings, Share
 
-Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0.0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Layout = Literal["tevatron", "beir", "hotpotqa", "musique", "cloze"]
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -95,15 +93,6 @@ class MiningSettings(FilterSettings):
     """Keep the negatives that rows have already, after the mined ones."""
 
 
-class LoraSettings(Settings):
-    """A low-rank adapter (Hu et al. 2021) on all projections; RepLLaMA's defaults."""
-
-    r: Count = 16
-    alpha: Count = 64
-    dropout: Share = 0.1
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"
-
-
 class TrainingSettings(Settings):
     """InfoNCE and its optimizer.
 
@@ -126,7 +115,7 @@ class TrainingSettings(Settings):
     """A flat dense index made with the same passage tower: its vectors are taken, not worked out again."""
     dimensions: list[Count] = Field(default_factory=list)
     """Matryoshka: sizes to which a vector may be cut later."""
-    lora: LoraSettings | None = None
+    lora: EncoderLoraSettings | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: forward passes under autocast."""
     steps: Count | None = None

@@ -6,7 +6,7 @@ sentence-transformers' own trainer and losses do the work; here are the pairs, t
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,18 @@ import torch
 from datasets import Dataset
 from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, LambdaLoss
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 
+from hub.callbacks import CompletionMarker, LogToSink
+from hub.models import loading
+from retrieval.combine.rerank import CROSS_ENCODER
 from retrieval.passages import passage_text
 from retrieval.training.config import RerankerSettings
 from retrieval.training.rows import TrainingRow
 from retrieval.training.sampling import golds_by_query, same_as
 from sleuth.artifacts import atomic_folder, write_manifest
-from sleuth.checkpoints import drop_incomplete, mark_complete, newest_complete
-from sleuth.errors import ArtifactError, DataError
+from sleuth.checkpoints import drop_incomplete, newest_complete
+from sleuth.errors import DataError
 from sleuth.protocols import MetricSink
 from sleuth.seeding import derive_seed
 from sleuth.types import Passage
@@ -56,7 +59,7 @@ def train_reranker(
         args=_arguments(settings, work, seed),
         train_dataset=dataset,
         loss=loss,
-        callbacks=[_Report(sink), _Marker()],
+        callbacks=[LogToSink(sink), CompletionMarker()],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(found) if found else None)
@@ -106,11 +109,8 @@ def _lists(model: CrossEncoder, groups: Sequence[Group]) -> tuple[Dataset, Any]:
 
 
 def _open(settings: RerankerSettings) -> CrossEncoder:
-    try:
+    with loading(settings.backbone, CROSS_ENCODER):
         return CrossEncoder(settings.backbone, num_labels=1, max_length=settings.max_tokens)
-    except (OSError, ValueError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ArtifactError(f"cannot load a cross-encoder from {settings.backbone}: {first}") from error
 
 
 def _arguments(settings: RerankerSettings, work: Path, seed: int) -> CrossEncoderTrainingArguments:
@@ -132,21 +132,3 @@ def _arguments(settings: RerankerSettings, work: Path, seed: int) -> CrossEncode
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-
-
-class _Report(TrainerCallback):  # type: ignore[misc]
-    """Hands the trainer's numbers to a sink."""
-
-    def __init__(self, sink: MetricSink) -> None:
-        self._sink = sink
-
-    def on_log(self, _args: Any, state: Any, _control: Any, logs: Mapping[str, Any] | None = None, **_kw: Any) -> None:
-        numbers = {n: float(v) for n, v in (logs or {}).items() if isinstance(v, int | float) and n != "epoch"}
-        self._sink.scalars(state.global_step, numbers)
-
-
-class _Marker(TrainerCallback):  # type: ignore[misc]
-    """Marks a checkpoint once it is whole."""
-
-    def on_save(self, args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
-        mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -10,12 +10,10 @@ from retrieval.combine.parts import reach
 from retrieval.training.config import FilterSettings
 from retrieval.training.rows import TrainingRow
 from retrieval.training.sampling import golds_by_query, same_as
-from sleuth.matching import has_answer
+from sleuth.evidence import mentions_answer
 from sleuth.protocols import Retriever
 from sleuth.seeding import derive_seed
 from sleuth.types import Hit, Passage
-
-_NO_EVIDENCE = frozenset({"yes", "no", "true", "false"})
 
 _SENTENCE = 6
 """A query of so many words that stands in a passage as it is was taken from there: no negative."""
@@ -75,7 +73,6 @@ def negatives_of(
     source = row.query if len(row.query.split()) >= _SENTENCE else None
     gold: Callable[[Hit], bool] = lambda h: is_gold(h.passage) or (source is not None and source in h.passage.text)
     ceiling = _ceiling([hit.score for hit in hits if gold(hit)], settings)
-    answers = [answer for answer in row.answers if answer.casefold() not in _NO_EVIDENCE]
     window = [hit for hit in hits if settings.first_rank <= hit.rank <= settings.last_rank]
     fit = []
     for hit in window:
@@ -84,7 +81,7 @@ def negatives_of(
             report.golds += 1
         elif hit.score >= ceiling:
             report.too_close += 1
-        elif settings.drop_answers and has_answer(f"{hit.passage.title} {hit.passage.text}", answers):
+        elif settings.drop_answers and mentions_answer(hit.passage, row.answers):
             report.with_answer += 1
         else:
             fit.append(hit.passage)

@@ -192,8 +192,7 @@ def _start(run: TrainingRun, number: int, rows: Sequence[TrainingRow]) -> Encode
         encoder = separate_towers(encoder)
         freeze_passages(encoder)
     elif settings.training.lora is not None:
-        lora = settings.training.lora
-        add_adapter(encoder, lora.r, lora.alpha, lora.dropout, lora.target_modules)
+        add_adapter(encoder, settings.training.lora)
     return encoder
 
 

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import get_scheduler
 
+from hub.adapters import lora_config
+from hub.config import LoraSettings
 from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder
 from retrieval.training.config import TrainingSettings
@@ -263,11 +265,9 @@ def freeze_passages(encoder: Encoder) -> None:
         weight.requires_grad_(False)
 
 
-def add_adapter(encoder: Encoder, r: int, alpha: int, dropout: float, target_modules: list[str] | str) -> None:
+def add_adapter(encoder: Encoder, settings: LoraSettings) -> None:
     """Put a LoRA adapter on the backbone of ``encoder`` and freeze the rest; one that is there goes on learning."""
-    from peft import LoraConfig
-
-    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, bias="none")
+    config = lora_config(settings)
     roles: tuple[Role, Role] = ("query", "passage")
     for role in roles:
         backbone: Any = next(iter(encoder.tower(role).children())).model

@@ -14,12 +14,13 @@ from workflows.retriever_training import load_retriever_run
 ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
     "sleuth": set(),
+    "hub": {"sleuth"},
     "rewards": {"sleuth"},
     "envs": {"sleuth"},
-    "retrieval": {"sleuth"},
-    "agent": {"sleuth"},
-    "workflows": {"sleuth", "rewards", "envs", "retrieval", "agent"},
-    "cli": {"sleuth", "rewards", "envs", "retrieval", "agent", "workflows"},
+    "retrieval": {"sleuth", "hub"},
+    "agent": {"sleuth", "hub"},
+    "workflows": {"sleuth", "hub", "rewards", "envs", "retrieval", "agent"},
+    "cli": {"sleuth", "hub", "rewards", "envs", "retrieval", "agent", "workflows"},
 }
 ONLY_IN = {
     "ray": {"agent/cluster/*.py"},

@@ -17,11 +17,12 @@ from agent.cluster.pool import Patience
 from agent.cluster.sampler import ClusterSampler
 from agent.cluster.weights import load, snapshot
 from agent.cluster.worker import RolloutWorker, WorkerPlan
-from agent.config import GrpoSettings, LoraSettings, PolicySettings
+from agent.config import GrpoSettings, PolicySettings
 from agent.learning.grpo import make_trainer
 from agent.policies.loading import load_policy_model
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
+from hub.config import LoraSettings
 from sleuth.errors import PolicyError
 
 

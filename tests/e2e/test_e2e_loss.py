@@ -8,13 +8,13 @@ import pytest
 import torch
 from tiny_job import ENVIRONMENT, WORDS, AlwaysParis, job_of, settings_of
 
-from agent.config import LoraSettings
 from agent.learning.grpo import make_trainer
 from agent.learning.length_groups import length_groups
 from agent.rollout import RolloutDriver
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from envs.factory import make_environment
+from hub.config import LoraSettings
 from rewards.config import RewardSettings
 from rewards.scorer import make_scorer
 

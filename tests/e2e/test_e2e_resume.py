@@ -10,12 +10,13 @@ import pytest
 import torch
 from tiny_job import WORDS, job_of, settings_of
 
-from agent.config import LoraSettings, PolicySettings
+from agent.config import PolicySettings
 from agent.learning.grpo import make_trainer, train_grpo
 from agent.learning.options import load_trained, peft_config
 from agent.policies.loading import load_policy_model
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
+from hub.config import LoraSettings
 from sleuth.checkpoints import is_complete
 from sleuth.layout import GrpoOutcome
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from tiny_job import QUESTIONS, WORDS
 
-from agent.config import LoraSettings, PolicySettings, WarmstartSettings
+from agent.config import PolicySettings, WarmstartSettings
 from agent.learning.options import peft_config
 from agent.policies.loading import adapter_base, load_policy_model
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from agent.warmstart import warm_start
+from hub.config import LoraSettings
 from sleuth.sinks import MultiSink
 from sleuth.types import Segment, Trajectory
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from policy_contract import build_undecided_policy
 
-from agent.config import LoraSettings, PolicySettings
+from agent.config import PolicySettings
 from agent.policies.config import VllmSettings
 from agent.policies.loading import load_policy_model
 from agent.tiny_config import TinySettings
+from hub.config import LoraSettings
 
 HEADS_OF_32 = TinySettings(hidden_size=128, layers=2)
 """The narrowest attention heads that vLLM's CPU attention takes."""

@@ -6,12 +6,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from agent.config import LoraSettings, PolicySettings
+from agent.config import PolicySettings
 from agent.learning.engine_sampler import weights_of
 from agent.learning.options import peft_config
 from agent.policies.loading import load_policy_model
 from agent.policies.probe import make_probe, probe_tokens
 from agent.policies.transformers_policy import TransformersPolicy
+from hub.config import LoraSettings
 from sleuth.errors import PolicyError
 from sleuth.types import Request, Sampling
 

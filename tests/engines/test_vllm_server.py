@@ -17,7 +17,8 @@ from policy_contract import CHECKS
 from agent.config import PolicySettings
 from agent.policies.backends import open_policy
 from agent.policies.config import OpenAISettings
-from agent.policies.loading import SMOLLM2, load_policy_model, resolve_model
+from agent.policies.loading import load_policy_model, resolve_model
+from hub.models import SMOLLM2
 from sleuth.errors import PolicyError
 from sleuth.types import Request, Sampling
 

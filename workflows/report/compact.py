@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sleuth.matching import normalise_title
+from sleuth.evidence import normalise_title, supporting_titles
 from sleuth.types import Action, Answer, Hit, Invalid, Question, ScoredTrajectory, Search, Segment, Trajectory
 from workflows.report.collect import RunData, read_run, run_names
 from workflows.report.sample import Sample, choose
@@ -169,7 +169,7 @@ def _content(action: Action) -> str:
 
 def _hits(hits: Iterable[Hit], question: Question, tables: Tables) -> list[list[Any]]:
     """[place in the table of passages, score, whether the question names its title] in order of rank."""
-    wanted = {normalise_title(title) for title in question.supporting_titles}
+    wanted = supporting_titles(question)
     rows = []
     for hit in hits:
         place = tables.passages.setdefault((hit.passage.id, hit.passage.title), len(tables.passages))

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from agent.config import GrpoSettings, LoraSettings, MonitorSettings
+from agent.config import GrpoSettings, MonitorSettings
 from agent.learning.callbacks import DevEvaluation, Monitors, collapse_signs
 from agent.learning.checkpoints import publish_policy
 from agent.learning.mixture import mixture, spare_question
 from agent.learning.rollouts import GroupRollouts, is_flat, to_row
 from agent.warmstart import bucketed_order, make_examples
+from hub.config import LoraSettings
 from sleuth.checkpoints import is_complete, mark_complete, newest_complete
 from sleuth.errors import ArtifactError, DataError
 from sleuth.sinks import MultiSink

@@ -10,7 +10,6 @@ import pytest
 
 from agent.policies.scripted import ScriptedPolicy
 from agent.rollout import RolloutDriver, TurnTaken
-from agent.rollout_async import Gathered, run_all
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment
 from sleuth.errors import PolicyError, RetrieverError
@@ -121,31 +120,3 @@ def test_a_failing_policy_cancels_the_other_episodes_and_is_the_error_that_comes
     with pytest.raises(PolicyError, match="the engine is gone"):
         driver.run(ask("slow", "broken"), Sampling())
     assert driver.policy.cancelled == 1
-
-
-def test_calls_made_during_a_call_go_out_together():
-    calls: list[list[int]] = []
-    started = threading.Event()
-
-    def double(numbers):
-        calls.append(list(numbers))
-        started.set()
-        if len(calls) == 1:
-            assert second_wave.wait(10)
-        return [2 * n for n in numbers]
-
-    second_wave = threading.Event()
-    gathered = Gathered(double)
-    results: dict[int, int] = {}
-
-    async def one(number):
-        while number and not started.is_set():
-            await asyncio.sleep(0.001)
-        if number == 3:
-            asyncio.get_running_loop().call_later(0.05, second_wave.set)
-        results[number] = await gathered(number)
-
-    run_all([one(n) for n in range(4)])
-    gathered.close()
-    assert results == {n: 2 * n for n in range(4)}
-    assert calls == [[0], [1, 2, 3]]

@@ -30,6 +30,7 @@ from sleuth.types import (
 GOLD = Passage("p1", "Inception  (film)", "Inception was directed by Nolan.")
 HOLDS = Passage("p2", "Other", "It was Nolan who said so.")
 WRONG = Passage("p3", "Third", "Nothing of the kind.")
+ENTITLED = Passage("p4", "Nolan", "A surname.")
 BLANK = Passage("p4", "Empty", " ")
 NAMED = Question("q1", "Who directed it?", ("Nolan",), ("inception (film)",))
 OPEN = Question("q2", "Who directed it?", ("Nolan",))
@@ -58,6 +59,8 @@ def asked(
         (OPEN, GOLD, True, "positive"),
         (OPEN, GOLD, False, "unknown"),
         (OPEN, WRONG, False, "negative"),
+        (OPEN, ENTITLED, True, "unknown"),
+        (OPEN, ENTITLED, False, "unknown"),
         (CLOSED, Passage("p", "T", "yes it is"), True, "negative"),
     ],
 )

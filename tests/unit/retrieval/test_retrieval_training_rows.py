@@ -237,6 +237,14 @@ def test_filters_of_mining(options: dict[str, Any], ids: list[str]) -> None:
     assert mined_ids(**options) == ids
 
 
+def test_a_title_that_holds_the_answer_is_doubted_too_and_verdicts_are_no_answers() -> None:
+    found = [Passage("titled", "Ann", "x"), Passage("split", "Jo", "Ann y"), Passage("said", "T", "yes, that is true.")]
+    row = TrainingRow("q", "who?", (passage("gold"),), (), ("Ann", "Jo Ann", "Yes.", "true"))
+    rows, report = mine([row], Listed(found), FilterSettings(drop_answers=True))
+    assert [p.id for p in rows[0].negatives] == ["said"]
+    assert report.with_answer == 2
+
+
 def test_a_gold_is_known_by_its_text_too_and_no_row_keeps_it() -> None:
     twin = Passage("twin", "GOLD", "text of gold")
     rows, report = mine([ROW], Listed([twin, passage("x")]), FilterSettings(), keep_given=False)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from hub.config import LoraSettings
 from retrieval.encoders.config import EncoderSettings, ScratchSettings, preset
 from retrieval.encoders.encoder import Encoder, separate_towers
 from retrieval.encoders.loading import load_encoder, new_encoder
@@ -187,7 +188,7 @@ def test_the_whole_repllama_preset_on_a_tiny_llama(llama: Path, tmp_path: Path) 
     assert (chosen.temperature, chosen.hard_negatives, chosen.learning_rate) == (0.01, 15, 1e-4)
     assert chosen.lora is not None
     assert (chosen.lora.r, chosen.lora.alpha) == (16, 64)
-    add_adapter(encoder, chosen.lora.r, chosen.lora.alpha, chosen.lora.dropout, chosen.lora.target_modules)
+    add_adapter(encoder, chosen.lora)
     assert trainable(encoder)
     assert all("lora_" in name for name in trainable(encoder))
     frozen = {name: w for name, w in weights(encoder).items() if "lora_" not in name}
@@ -209,12 +210,12 @@ def test_the_whole_repllama_preset_on_a_tiny_llama(llama: Path, tmp_path: Path) 
 
 def test_a_saved_adapter_goes_on_learning(llama: Path, tmp_path: Path) -> None:
     first = new_encoder(preset("repllama", str(llama)))
-    add_adapter(first, 4, 8, 0.0, "all-linear")
+    add_adapter(first, LoraSettings(r=4, alpha=8))
     first.save(tmp_path / "first")
     again = load_encoder(tmp_path / "first")
     with pytest.raises(TrainingError, match="no weights to train"):
         run(again, settings(steps=1), tmp_path / "frozen")
-    add_adapter(again, 4, 8, 0.0, "all-linear")
+    add_adapter(again, LoraSettings(r=4, alpha=8))
     assert trainable(again) and all("lora_" in name for name in trainable(again))
     before = {name: weight.clone() for name, weight in trainable(again).items()}
     run(again, settings(steps=3), tmp_path / "on")

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from agent.cluster.interface import ClusterError
-from sleuth.errors import ConfigError, MissingExtraError, SleuthError
+from sleuth.errors import ConfigError, MissingExtraError, SleuthError, first_line
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,16 @@ def test_an_error_is_the_same_in_another_process(error: SleuthError) -> None:
     there = pickle.loads(pickle.dumps(error))
     assert type(there) is type(error)
     assert (str(there), there.message, there.hint) == (str(error), error.message, error.hint)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError("no such file\n  at Reader.open"), "no such file"),
+        (RuntimeError("\n  \n broken \r\n more"), "broken"),
+        (ValueError(" \n"), "ValueError"),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_the_first_line_says_something(error: Exception, line: str) -> None:
+    assert first_line(error) == line

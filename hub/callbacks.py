@@ -1,0 +1,33 @@
+"""What every trainer built on transformers' is told to do: log to Sleuth's sinks, mark whole checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from sleuth.checkpoints import mark_complete
+from sleuth.protocols import MetricSink
+
+
+class LogToSink(TrainerCallback):  # type: ignore[misc]
+    """Hands a trainer's log lines, numbers only, to Sleuth's sinks."""
+
+    def __init__(self, sink: MetricSink) -> None:
+        self._sink = sink
+
+    def on_log(self, _args: Any, state: Any, _control: Any, logs: Mapping[str, Any] | None = None, **_kw: Any) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        numbers = {name: float(v) for name, v in logs.items() if isinstance(v, int | float) and name != "epoch"}
+        self._sink.scalars(state.global_step, numbers)
+
+
+class CompletionMarker(TrainerCallback):  # type: ignore[misc]
+    """Marks a checkpoint once it is whole; one without the mark is never resumed from."""
+
+    def on_save(self, args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")

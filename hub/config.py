@@ -1,0 +1,26 @@
+"""Settings that policies and encoders share. No torch here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sleuth.settings import Count, Settings, Share
+
+
+class LoraSettings(Settings):
+    """A low-rank adapter (Hu et al. 2021) on all projections, through peft.
+
+    Without dropout: the log-probs that a policy is updated by must be those that it sampled with.
+    """
+
+    r: Count = 16
+    alpha: Count = 32
+    dropout: Share = 0.0
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class EncoderLoraSettings(LoraSettings):
+    """As RepLLaMA trains an encoder (Ma et al. 2023): a stronger adapter, with dropout."""
+
+    alpha: Count = 64
+    dropout: Share = 0.1

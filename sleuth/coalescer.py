@@ -1,0 +1,198 @@
+"""Requests of concurrent callers become calls of one batch function.
+
+While a call runs, requests gather; when it ends, those that fit together go next. Nothing waits for a batch to fill:
+a lone request is served at once, and never do two calls run at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from sleuth.errors import ConfigError
+from sleuth.protocols import Retriever
+from sleuth.types import Hit
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class _Job(Generic[T, R]):
+    item: T
+    key: Hashable
+    size: int
+    future: Future[R] = field(default_factory=Future)
+
+
+class Coalescer(Generic[T, R]):
+    """Calls ``call`` with the items of many callers, from threads by `ask` and from event loops by `ask_async`.
+
+    ``call`` gets a list and gives as many outcomes, in order; an exception among them is raised to its caller alone,
+    one that ``call`` raises to all of the batch. Where that is a ``one_fault``, which the item of one caller may
+    cause, the items are called one by one, so that the others do not suffer from it.
+
+    Items of one batch share ``key``, and their sizes add up to ``max_size`` at most, unless one alone is larger.
+    A caller that goes away while it waits (a cancelled `ask_async`) is passed over.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[list[T]], Sequence[R | Exception]],
+        *,
+        key: Callable[[T], Hashable] = lambda _: None,
+        size: Callable[[T], int] = lambda _: 1,
+        max_size: int | None = None,
+        one_fault: tuple[type[Exception], ...] = (),
+    ) -> None:
+        self._call, self._key, self._size = call, key, size
+        self._max_size = float("inf") if max_size is None else max_size
+        self._one_fault = one_fault
+        self._waiting: deque[_Job[T, R]] = deque()
+        self._pending = 0
+        self._closed = self._draining = False
+        self._lock = threading.Lock()
+        self._calling = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="coalescer")  # for callers on an event loop
+
+    @property
+    def pending(self) -> int:
+        """The sizes of all items that wait, in sum."""
+        return self._pending
+
+    def ask(self, item: T) -> R:
+        """The outcome of ``item``. The first caller to find nobody calling does it for all who wait."""
+        job = self._enqueue(item)
+        self._serve(job)
+        return job.future.result()
+
+    async def ask_async(self, item: T) -> R:
+        """As `ask`, without blocking the event loop; tasks that are ready at the same time share a call."""
+        job = self._enqueue(item)
+        asyncio.get_running_loop().call_soon(self._start)
+        return await asyncio.wrap_future(job.future)
+
+    def close(self, error: Exception | None = None) -> None:
+        """Take no more items; whoever still waits gets ``error``, or is cancelled. A running call ends by itself."""
+        with self._lock:
+            self._closed = True
+            waiting, self._pending = list(self._waiting), 0
+            self._waiting.clear()
+        for job in waiting:
+            if error is None:
+                job.future.cancel()
+            elif job.future.set_running_or_notify_cancel():
+                job.future.set_exception(error)
+        self._thread.shutdown(wait=False)
+
+    def _enqueue(self, item: T) -> _Job[T, R]:
+        job: _Job[T, R] = _Job(item, self._key(item), self._size(item))
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("this coalescer is closed")
+            self._waiting.append(job)
+            self._pending += job.size
+        return job
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._draining or not self._waiting:
+                return
+            self._draining = True
+            self._thread.submit(self._drain)
+
+    def _drain(self) -> None:
+        """Call until nobody waits."""
+        while self._draining:
+            with self._calling:
+                self._answer(self._take())
+            with self._lock:
+                self._draining = bool(self._waiting)
+
+    def _serve(self, job: _Job[T, R]) -> None:
+        """Call for whoever waits until ``job`` is answered."""
+        with self._calling:
+            while not job.future.done():
+                self._answer(self._take())
+
+    def _take(self) -> list[_Job[T, R]]:
+        """The oldest job that waits, and all after it that fit into the same call."""
+        batch: list[_Job[T, R]] = []
+        kept: list[_Job[T, R]] = []
+        room = self._max_size
+        with self._lock:
+            while self._waiting and (room > 0 or not batch):
+                job = self._waiting.popleft()
+                if batch and (job.key != batch[0].key or job.size > room):
+                    kept.append(job)
+                    continue
+                self._pending -= job.size
+                if job.future.set_running_or_notify_cancel():
+                    batch.append(job)
+                    room -= job.size
+            self._waiting.extendleft(reversed(kept))
+        return batch
+
+    def _answer(self, batch: list[_Job[T, R]]) -> None:
+        if not batch:  # all who waited have gone
+            return
+        outcomes: Sequence[Any]
+        try:
+            outcomes = self._call([job.item for job in batch])
+            if len(outcomes) != len(batch):
+                raise ValueError(f"{len(batch)} items had {len(outcomes)} outcomes")
+        except BaseException as error:  # noqa: BLE001 - it is the callers' to handle
+            if isinstance(error, self._one_fault) and len(batch) > 1:
+                for job in batch:
+                    self._answer([job])
+                return
+            outcomes = [error] * len(batch)
+        for job, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                job.future.set_exception(outcome)
+            else:
+                job.future.set_result(outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one caller wants of a retriever."""
+
+    queries: Sequence[str]
+    k: int
+
+
+OnSearch = Callable[[int, float], None]
+"""Called after each call of a retriever with its number of queries and its seconds."""
+
+
+def shared_search(
+    retriever: Retriever, on_search: OnSearch, *, max_batch: int | None = None
+) -> Coalescer[Asked, list[list[Hit]]]:
+    """One retriever for many callers: those who want as many hits share a call, in which no query stands twice.
+
+    The retriever gets at most ``max_batch`` queries a call.
+    """
+
+    def search(asked: list[Asked]) -> list[list[list[Hit]]]:
+        unique = list(dict.fromkeys(query for one in asked for query in one.queries))
+        step = max_batch or max(len(unique), 1)
+        found: dict[str, list[Hit]] = {}
+        for start in range(0, len(unique), step):
+            queries = unique[start : start + step]
+            began = time.perf_counter()
+            try:
+                found |= zip(queries, retriever.search(queries, asked[0].k), strict=True)
+            finally:
+                on_search(len(queries), time.perf_counter() - began)
+        return [[found[query] for query in one.queries] for one in asked]
+
+    return Coalescer(
+        search, key=lambda one: one.k, size=lambda one: len(one.queries), max_size=max_batch, one_fault=(ConfigError,)
+    )
