@@ -29,12 +29,14 @@ from retrieval.combine.hybrid import HybridRetriever
 from retrieval.combine.rerank import CrossEncoderScorer, RerankRetriever
 from retrieval.corpus import Row, read_rows
 from retrieval.encoders.encoder import Encoder, Vectors, separate_towers
+from retrieval.encoders.family import Encoded
 from retrieval.encoders.loading import load_encoder
 from retrieval.evaluation.measures import PerQuery, differences, means, per_query
 from retrieval.passages import passage_text
 from retrieval.training.config import FilterSettings, RerankerSettings, SourceSettings, TrainingSettings
 from retrieval.training.cross_encoder import train_reranker
 from retrieval.training.dev import top
+from retrieval.training.frozen import Table
 from retrieval.training.mining import mine
 from retrieval.training.objective import AgainstTable
 from retrieval.training.rows import TrainingRow, load_rows
@@ -204,7 +206,7 @@ def tune(
         student = separate_towers(load_encoder(options.encoder))
         freeze_passages(student)
         learned = [*(row for row in rows if row.id not in fold), *more]
-        objective = AgainstTable(learned, known, vectors, settings, seed=number)
+        objective = AgainstTable(learned, Table(known, Encoded(torch.from_numpy(vectors))), settings, seed=number)
         outcome = train(student, objective, settings, options.cache / f"tune-{number}", seed=number, sink=ConsoleSink())
         print(f"fold {number}: {len(learned)} queries, {outcome.last_step} steps, {outcome.seconds:.0f} s")
         asked = [row.query for row in rows if row.id in fold]

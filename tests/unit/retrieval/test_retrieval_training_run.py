@@ -16,7 +16,8 @@ from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.scratch import make_backbone
 from retrieval.passages import passage_text
 from retrieval.training.config import DevSettings, TrainingSettings
-from retrieval.training.dev import DevSet, judge, load_dev, means
+from retrieval.training.dev import DevSet, judge_all, load_dev, means
+from retrieval.training.frozen import Table
 from retrieval.training.objective import AgainstTable, InBatch, Objective
 from retrieval.training.rows import TrainingRow, passages_of, write_rows
 from retrieval.training.trainer import Outcome, Watch, add_adapter, freeze_passages, train, trainable
@@ -169,7 +170,8 @@ def test_the_query_tower_alone_leaves_passages_and_their_index_as_they_are(bert:
     queries = encoder.encode(["tell of amber"], "query")
     for against in ("all", "batch"):
         chosen = settings(train="query", against=against)
-        objective = AgainstTable(rows(), passages_of(rows()), table, chosen, 0)
+        frozen = Table(passages_of(rows()), encoder.encode_texts(texts, "passage"))
+        objective = AgainstTable(rows(), frozen, chosen, 0)
         train(encoder, objective, chosen, tmp_path / against, seed=0, sink=Figures())
         assert np.array_equal(encoder.encode(texts, "passage"), table)
         assert encoder.tower_fingerprint("passage") == mark
@@ -253,8 +255,10 @@ def test_the_dev_sets_own_passages_are_searched_beside_those_of_training(tmp_pat
 
 
 def test_judging_by_hand() -> None:
-    figures = judge(["x", "a", "y", "b"], {"a", "b"}, 3)
+    a, b, c = (Passage(name, "", name) for name in "abc")
+    asked = [TrainingRow("same", "q", golds) for golds in ((a, b), (a,), (c,))]
     ideal = 1 + 1 / np.log2(3)
-    expected = {"recall": 0.5, "all_gold": 0.0, "ndcg10": (1 / np.log2(3) + 1 / np.log2(5)) / ideal}
-    assert figures == pytest.approx(expected)
-    assert judge(["a"], {"a"}, 5) == {"recall": 1.0, "all_gold": 1.0, "ndcg10": 1.0}
+    found = judge_all(asked, [["x", "a", "y", "b"], ["a"], []], 3)
+    assert found["recall"] == [0.5, 1.0, 0.0]
+    assert found["all_gold"] == [0.0, 1.0, 0.0]
+    assert found["ndcg10"] == pytest.approx([(1 / np.log2(3) + 1 / np.log2(5)) / ideal, 1.0, 0.0])
