@@ -99,7 +99,7 @@ class Encoder:
     def embed(self, features: Mapping[str, Tensor], role: Role) -> Encoded:
         """The texts of ``features``, on the model's device, with gradients where the model is in training."""
         inputs = {name: value.to(self.device) for name, value in features.items()}
-        return self.family.read(self.tower(role)(inputs), self.settings)
+        return self.family.read(self.model(inputs, task=TASKS[_known(role)]), self.settings)
 
     def nothing(self, role: Role) -> Encoded:
         """No text, in the shape of what this encoder gives; no random number is drawn."""
