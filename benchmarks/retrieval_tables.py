@@ -28,13 +28,16 @@ from retrieval.bm25 import BM25Retriever, build_bm25
 from retrieval.combine.hybrid import HybridRetriever
 from retrieval.combine.rerank import CrossEncoderScorer, RerankRetriever
 from retrieval.corpus import Row, read_rows
+from retrieval.dense.search import FlatSearch
+from retrieval.dense.vectors import StoredVectors
 from retrieval.encoders.encoder import Encoder, Vectors, separate_towers
+from retrieval.encoders.family import Encoded
 from retrieval.encoders.loading import load_encoder
 from retrieval.evaluation.measures import PerQuery, differences, means, per_query
 from retrieval.passages import passage_text
 from retrieval.training.config import FilterSettings, RerankerSettings, SourceSettings, TrainingSettings
 from retrieval.training.cross_encoder import train_reranker
-from retrieval.training.dev import top
+from retrieval.training.frozen import Table
 from retrieval.training.mining import mine
 from retrieval.training.objective import AgainstTable
 from retrieval.training.rows import TrainingRow, load_rows
@@ -55,7 +58,8 @@ class InMemory:
     """Exact search over vectors in memory; ``encoders`` gives each query's encoder, by query text."""
 
     def __init__(self, passages: Sequence[Passage], table: Vectors, vectors: Mapping[str, Any], name: str) -> None:
-        self._passages, self._table, self._vectors, self.fingerprint = passages, table, vectors, name
+        self._passages, self._vectors, self.fingerprint = passages, vectors, name
+        self._search = FlatSearch(StoredVectors(table))
 
     def __len__(self) -> int:
         return len(self._passages)
@@ -63,9 +67,8 @@ class InMemory:
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         made = np.stack([self._vectors[query] for query in queries])
         answers = []
-        for vector, places in zip(made, top(made, self._table, k), strict=True):
-            scores = self._table[places] @ vector
-            hits = zip(places.tolist(), scores.tolist(), strict=True)
+        for scores, places in zip(*(found.tolist() for found in self._search.search(made, k)), strict=True):
+            hits = zip(places, scores, strict=True)
             answers.append([Hit(self._passages[p], score, rank) for rank, (p, score) in enumerate(hits, start=1)])
         return answers
 
@@ -204,7 +207,7 @@ def tune(
         student = separate_towers(load_encoder(options.encoder))
         freeze_passages(student)
         learned = [*(row for row in rows if row.id not in fold), *more]
-        objective = AgainstTable(learned, known, vectors, settings, seed=number)
+        objective = AgainstTable(learned, Table(known, Encoded(torch.from_numpy(vectors))), settings, seed=number)
         outcome = train(student, objective, settings, options.cache / f"tune-{number}", seed=number, sink=ConsoleSink())
         print(f"fold {number}: {len(learned)} queries, {outcome.last_step} steps, {outcome.seconds:.0f} s")
         asked = [row.query for row in rows if row.id in fold]

@@ -16,8 +16,8 @@ from sleuth.protocols import Retriever
 
 if TYPE_CHECKING:
     from agent.cluster.interface import Actor, Cluster
-    from retrieval.dense.encode import EncodePieces
     from retrieval.encoders.encoder import Encoder
+    from retrieval.encoders.pieces import EncodePieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class PieceEncoder:
     batch_size: int
 
     def __call__(self) -> Callable[[range], Any]:
-        from retrieval.dense.encode import encode_piece
         from retrieval.encoders.loading import load_encoder
+        from retrieval.encoders.pieces import encode_piece
         from retrieval.store import PassageStore
         from workflows.logs import quiet_libraries
         from workflows.wiring import limit_threads
@@ -121,7 +121,7 @@ def encoding_workers(
     ``local`` is the encoder of this process: theirs must have its fingerprint.
     """
     from agent.cluster.ray_cluster import RayCluster
-    from agent.cluster.ray_data import rows_of_pieces
+    from agent.cluster.ray_data import work_on_pieces
 
     worker = settings.worker
     cluster = RayCluster(settings, [], token, room=settings.workers * worker.cpus)
@@ -129,7 +129,7 @@ def encoding_workers(
     def encode(store: Path, pieces: Sequence[range]) -> Iterator[Any]:
         fingerprint = local.tower_fingerprint("passage")
         build = PieceEncoder(store.resolve(), source, fingerprint, threads, batch_size)
-        return rows_of_pieces(pieces, build, actors=settings.workers, cpus=worker.cpus, gpus=worker.gpus)
+        return work_on_pieces(pieces, build, actors=settings.workers, cpus=worker.cpus, gpus=worker.gpus)
 
     try:
         yield encode

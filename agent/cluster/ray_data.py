@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, TypeVar
 
 from agent.cluster.interface import ClusterError
 from sleuth.errors import SleuthError
 
-Work = Callable[[range], NDArray[np.float32]]
-"""A piece to its rows [len(piece), numbers]."""
+Made = TypeVar("Made")
+"""What work makes of a piece: anything that can be pickled."""
+Work = Callable[[range], Made]
 
 
-def rows_of_pieces(
-    pieces: Sequence[range], build: Callable[[], Work], *, actors: int, cpus: float, gpus: float
-) -> Iterator[NDArray[np.float32]]:
-    """The rows of each piece, in the order of the pieces, made by ``actors`` actors of the Ray that is running.
+def work_on_pieces(
+    pieces: Sequence[range], build: Callable[[], Work[Made]], *, actors: int, cpus: float, gpus: float
+) -> Iterator[Made]:
+    """What becomes of each piece, in the order of the pieces, made by ``actors`` actors of the Ray that is running.
 
     ``build`` travels to every actor and makes what works there. A result waits only for the pieces before it, and
     pieces are taken up as results are read, so that memory holds few of them. Raises the SleuthError that ``build``
@@ -44,10 +42,10 @@ def rows_of_pieces(
     try:
         for answers in made.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
             for answer in answers["answer"]:
-                rows, raised = pickle.loads(answer)
+                made_of_piece, raised = pickle.loads(answer)
                 if raised is not None:
                     raise raised
-                yield rows
+                yield made_of_piece
     except ray.exceptions.RayError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[-1] if lines else type(error).__name__
@@ -57,15 +55,15 @@ def rows_of_pieces(
 class _Pieces:
     """Runs in an actor: makes what works there once, and sends what a user can mend back whole."""
 
-    def __init__(self, build: Callable[[], Work]) -> None:
+    def __init__(self, build: Callable[[], Work[Any]]) -> None:
         self._build = build
-        self._work: Work | None = None
+        self._work: Work[Any] | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         pieces = zip(batch["start"].tolist(), batch["stop"].tolist(), strict=True)
         return {"answer": [pickle.dumps(self._answer(range(start, stop))) for start, stop in pieces]}
 
-    def _answer(self, piece: range) -> tuple[NDArray[np.float32] | None, SleuthError | None]:
+    def _answer(self, piece: range) -> tuple[Any, SleuthError | None]:
         try:
             if self._work is None:
                 self._work = self._build()

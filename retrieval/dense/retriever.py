@@ -5,16 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+import torch
 
 from retrieval.dense.approximate import FILES
-from retrieval.dense.build import FORMAT, KIND, describe_encoder, rebuild_command
+from retrieval.dense.build import FORMAT, KIND, rebuild_command
 from retrieval.dense.search import FaissSearch, FlatSearch, Found, VectorSearch, read_faiss
 from retrieval.dense.vectors import Vectors, open_vectors
+from retrieval.encoders.build import describe_encoder
 from retrieval.encoders.config import EncoderSettings
 from retrieval.encoders.encoder import Encoder
+from retrieval.encoders.family import Encoded
+from retrieval.encoders.pieces import Passages
 from retrieval.indexes import check_k, clean_query
 from retrieval.store import PassageStore
 from sleuth.artifacts import fingerprint_of, read_manifest
@@ -36,14 +40,6 @@ _DECISIVE = (
     "similarity",
     "dimensions",
 )
-
-
-class Passages(Protocol):
-    """Passages by their row in the index."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, ordinal: int) -> Passage: ...
 
 
 class DenseRetriever:
@@ -144,6 +140,19 @@ def open_dense(
     identity: dict[str, Any] = {key: manifest[key] for key in keys}
     identity |= {"encoder": encoder.fingerprint, "ef_search": ef_search, "nprobe": nprobe}
     return DenseRetriever(encoder, search, PassageStore(index), str(index), fingerprint_of(identity))
+
+
+def stored_vectors(index: str | Path, encoder: Encoder) -> tuple[list[Passage], Encoded]:
+    """The passages of a flat index and their vectors, as ``encoder`` makes them.
+
+    Raises ArtifactError when another passage tower made the index, ConfigError when it keeps no vectors.
+    """
+    kind = read_dense_manifest(index)["index_type"]
+    if kind != "flat":
+        raise ConfigError(f"{index} is of type {kind}, which keeps no vectors", "name a flat index")
+    found = open_dense(index, encoder)
+    vectors = open_vectors(index).read(slice(None))
+    return [found.passages[row] for row in range(len(found))], Encoded(torch.from_numpy(vectors))
 
 
 def read_dense_manifest(index: str | Path) -> dict[str, Any]:

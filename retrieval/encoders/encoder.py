@@ -1,4 +1,4 @@
-"""Text to vectors: sentence-transformers' modules, with the settings that belong to the weights.
+"""Text to tensors: sentence-transformers' modules, with the settings that belong to the weights.
 
 One ``SentenceTransformer``; two towers are its ``Router``. What is saved loads in plain sentence-transformers
 (``encode_query``, ``encode_document``) and gives the same vectors there.
@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.losses.gradcache import RandContext
 from sentence_transformers.sentence_transformer.modules import Router, Transformer
 from torch import Tensor, nn
 
 from retrieval.encoders.config import EncoderSettings, Role
+from retrieval.encoders.family import DENSE, Encoded, Family, join
 from retrieval.encoders.quiet import quiet_transformers
 from sleuth.artifacts import atomic_folder, write_manifest
 from sleuth.errors import ConfigError, DataError, did_you_mean
@@ -40,11 +42,18 @@ _BLOCK = 4096
 
 
 class Encoder:
-    """Two towers, or one that serves as both. Inner products of its vectors are its similarity."""
+    """Two towers, or one that serves as both; ``family`` says what they give and how that is compared."""
 
-    def __init__(self, model: SentenceTransformer, settings: EncoderSettings, source: str | None = None) -> None:
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        settings: EncoderSettings,
+        source: str | None = None,
+        family: Family = DENSE,
+    ) -> None:
         self.model = model
         self.settings = settings
+        self.family = family
         self.source = source
         """Folder or hub name it was loaded from; None for one that lies nowhere yet."""
         for name, weight in model.named_parameters():
@@ -87,33 +96,47 @@ class Encoder:
             return {name: value for name, value in made.items() if isinstance(value, Tensor)}
         return _pad(first.tokenizer, self._tokens(texts, role))
 
-    def embed(self, features: Mapping[str, Tensor], role: Role) -> Tensor:
-        """Vectors [texts, dimension], float32, with gradients where the model is in training."""
+    def embed(self, features: Mapping[str, Tensor], role: Role) -> Encoded:
+        """The texts of ``features``, on the model's device, with gradients where the model is in training."""
         inputs = {name: value.to(self.device) for name, value in features.items()}
-        vectors = self.tower(role)(inputs)["sentence_embedding"].float()[:, : self.settings.dimensions]
-        return nn.functional.normalize(vectors, dim=-1) if self.settings.unit_length else vectors
+        return self.family.read(self.model(inputs, task=TASKS[_known(role)]), self.settings)
 
-    def encode(
+    def nothing(self, role: Role) -> Encoded:
+        """No text, in the shape of what this encoder gives; no random number is drawn."""
+        with RandContext(torch.empty(0, device=self.device)):
+            return self.embed(self.features(["-"], role), role)[:0]
+
+    def encode_texts(
         self, texts: Sequence[str], role: Role, batch_size: int = 32, progress: OnEncoded | None = None
-    ) -> Vectors:
-        """Vectors [texts, dimension] in the order of ``texts``; batches are of like length, so that little is padding.
+    ) -> Encoded:
+        """All ``texts`` in their order, on the CPU; batches are of like length, so that little is padding.
 
-        Raises DataError when a vector is not finite.
+        Raises DataError when a number is not finite.
         """
-        vectors: Vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
+        order: list[NDArray[np.int64]] = []
+        parts: list[Encoded] = []
         training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
-                done = 0
                 for rows, features in self._batches(texts, role, batch_size):
-                    vectors[rows] = self.embed(features, role).cpu().numpy()
-                    done += len(rows)
+                    parts.append(self.embed(features, role).to("cpu"))
+                    order.append(rows)
                     if progress:
-                        progress(done)
+                        progress(sum(map(len, order)))
+            with torch.no_grad():  # outside of inference mode: a frozen table takes part in losses
+                made = join(parts or [self.nothing(role).to("cpu")])
         finally:
             self.model.train(training)
-        _refuse_not_finite(vectors, texts)
+        found = made[np.argsort(np.concatenate(order))] if order else made
+        _refuse_not_finite(found, texts)
+        return found
+
+    def encode(
+        self, texts: Sequence[str], role: Role, batch_size: int = 32, progress: OnEncoded | None = None
+    ) -> Vectors:
+        """As `encode_texts`, of a dense encoder: vectors [texts, dimension]."""
+        vectors: Vectors = self.encode_texts(texts, role, batch_size, progress).values.numpy()
         return vectors
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -132,6 +155,8 @@ class Encoder:
         how: list[object] = [settings.prompt(role), settings.max_tokens(role), settings.pooling, settings.unit_length]
         if settings.dimensions is not None:
             how.append(settings.dimensions)
+        if self.family is not DENSE:
+            how.append(self.family.kind)
         return [*how, _without_state(words)]
 
     def _batches(
@@ -176,11 +201,11 @@ def separate_towers(encoder: Encoder) -> Encoder:
     passage = list(encoder.model.children())
     query = copy.deepcopy(passage)
     settings = encoder.settings.model_copy(update={"towers": "separate"})
-    return Encoder(routed(query, passage, encoder.model), settings)
+    return Encoder(routed(query, passage, encoder.model), settings, family=encoder.family)
 
 
 def routed(query: list[nn.Module], passage: list[nn.Module], like: SentenceTransformer) -> SentenceTransformer:
-    model = SentenceTransformer(
+    model = type(like)(
         modules=[Router.for_query_document(query, passage, default_route="document")],
         prompts=dict(like.prompts),
         similarity_fn_name=like.similarity_fn_name,
@@ -224,11 +249,11 @@ def _known(role: Role) -> Role:
     return role
 
 
-def _refuse_not_finite(vectors: Vectors, texts: Sequence[str]) -> None:
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if bad.size:
+def _refuse_not_finite(encoded: Encoded, texts: Sequence[str]) -> None:
+    bad = (~encoded.values.isfinite()).flatten(1).any(1).nonzero()
+    if len(bad):
         raise DataError(
-            f"the encoder gave a vector that is not finite (NaN) for {bad.size} of {len(texts)} texts, "
+            f"the encoder gave a vector that is not finite (NaN) for {len(bad)} of {len(texts)} texts, "
             f"the first: {texts[int(bad[0])][:60]!r}",
             "its weights are broken: train it anew or load another checkpoint",
         )

@@ -44,7 +44,7 @@ def new_encoder(settings: EncoderSettings, *, device: str | None = None) -> Enco
     _check_path(settings.backbone)
     with loading(settings.backbone, ENCODER), quiet_transformers():
         first = _transformer(settings)
-    _limit_tokens(first, settings)
+    limit_tokens(first, settings)
     modules: list[nn.Module] = [first, Pooling(first.get_embedding_dimension(), settings.pooling)]
     if settings.unit_length:
         modules.append(Normalize())
@@ -162,7 +162,7 @@ def _saved_settings(name: str) -> EncoderSettings | None:
     return None if settings is None else validate(EncoderSettings, settings, str(path))
 
 
-def _limit_tokens(first: Any, settings: EncoderSettings) -> None:
+def limit_tokens(first: Any, settings: EncoderSettings) -> None:
     """Bring tokenizer and lengths into the module itself, where plain sentence-transformers finds them."""
     longest = int(getattr(first.config, "max_position_embeddings", 0) or 10**6)
     wanted = max(settings.query_max_tokens, settings.passage_max_tokens)

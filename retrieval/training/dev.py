@@ -6,12 +6,12 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
-import numpy as np
-from numpy.typing import NDArray
-
-from retrieval.encoders.encoder import Encoder, Vectors
-from retrieval.passages import passage_text
+from retrieval.encoders.encoder import Encoder
+from retrieval.encoders.family import Encoded
+from retrieval.encoders.pieces import encode_pieces, nearest, pieces_of
+from retrieval.evaluation.measures import per_query
 from retrieval.training.config import DevSettings, SourceSettings
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages
 from sleuth.errors import DataError
@@ -29,22 +29,21 @@ class DevSet:
         self,
         encoder: Encoder,
         k: int,
-        table: Vectors | None = None,
+        table: Encoded | None = None,
         batch_size: int = 64,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> dict[str, list[float]]:
         """``recall`` and ``all_gold`` among the first ``k``, and ``ndcg10``, of every query.
 
-        ``table``: vectors of the passages, where they are known already. ``on_progress`` gets passages encoded and in
-        all.
+        ``table``: the passages encoded, where they are already. ``on_progress`` gets passages encoded and in all.
         """
-        if table is None:
-            texts = [passage_text(p) for p in self.passages]
-            count: Callable[[int], None] = lambda done: on_progress(done, len(texts))
-            table = encoder.encode(texts, "passage", batch_size, count)
-        queries = encoder.encode([row.query for row in self.rows], "query", batch_size=batch_size)
-        found = top(queries, table, min(max(k, 10), len(self.passages))).tolist()
-        return judge_all(self.rows, [[self.passages[place].id for place in places] for places in found], k)
+        queries = encoder.encode_texts([row.query for row in self.rows], "query", batch_size)
+        pieces = pieces_of(len(self.passages))
+        count: Callable[[int], None] = lambda done: on_progress(done, len(self.passages))
+        made = encode_pieces(self.passages, encoder, pieces, batch_size, count)
+        known = made if table is None else (table[piece.start : piece.stop] for piece in pieces)
+        _, places = nearest(encoder, queries, known, max(k, 10))
+        return judge_all(self.rows, [[self.passages[place].id for place in row] for row in places.tolist()], k)
 
 
 def load_dev(settings: DevSettings, seed: int, more: Sequence[Passage] = ()) -> DevSet:
@@ -79,27 +78,14 @@ def _some(passages: Sequence[Passage], golds: set[str], limit: int | None, seed:
     return [p for p in passages if p.id in golds or p.id in drawn]
 
 
-def top(queries: Vectors, table: Vectors, k: int) -> NDArray[np.int64]:
-    """[queries, k] positions of the highest inner products, best first, equal ones in order of position."""
-    scores = queries @ table.T
-    order: NDArray[np.int64] = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return order
-
-
-def judge(hits: Sequence[str], golds: set[str], k: int) -> Mapping[str, float]:
-    """One query's figures; ndcg10 with a gain of 1 a gold."""
-    found = golds & set(hits[:k])
-    gains = sum(1 / np.log2(place + 2) for place, hit in enumerate(hits[:10]) if hit in golds)
-    ideal = sum(1 / np.log2(place + 2) for place in range(min(len(golds), 10)))
-    return {"recall": len(found) / len(golds), "all_gold": float(found == golds), "ndcg10": float(gains / ideal)}
-
-
 def judge_all(rows: Sequence[TrainingRow], found: Sequence[Sequence[str]], k: int) -> dict[str, list[float]]:
-    """The figures of `judge` for every row; ``found`` holds the ids of each row's hits, best first."""
-    golds = [{p.id for p in row.positives} for row in rows]
-    each = [judge(hits, gold, k) for hits, gold in zip(found, golds, strict=True)]
-    return {name: [one[name] for one in each] for name in each[0]}
+    """The figures of every row; ``found`` holds the ids of each row's hits, best first."""
+    qrels = {str(place): {p.id: 1 for p in row.positives} for place, row in enumerate(rows)}
+    run = {str(place): {hit: -float(rank) for rank, hit in enumerate(hits)} for place, hits in enumerate(found)}
+    measures = {"recall": f"R@{k}", "all_gold": f"AllGold@{k}", "ndcg10": "nDCG@10"}
+    values = per_query(qrels, run, list(measures.values()))
+    return {name: list(values[measure].values()) for name, measure in measures.items()}
 
 
 def means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {name: float(np.mean(numbers)) for name, numbers in values.items()}
+    return {name: fmean(numbers) for name, numbers in values.items()}

@@ -3,48 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
-import numpy as np
-
-from retrieval.dense.retriever import open_dense, read_dense_manifest
-from retrieval.dense.vectors import open_vectors
-from retrieval.encoders.encoder import Encoder, Vectors
+from retrieval.encoders.encoder import Encoder
+from retrieval.encoders.family import Encoded, join
 from retrieval.passages import passage_text
-from retrieval.store import PassageStore
 from retrieval.training.sampling import content_key
-from sleuth.errors import ConfigError
 from sleuth.types import Passage
 
 OnCount = Callable[[int, int], None]
 """Called as (passages encoded, passages to encode)."""
 
 
-def freeze(
-    encoder: Encoder, needed: Sequence[Passage], index: Path | None, on_progress: OnCount
-) -> tuple[list[Passage], Vectors]:
-    """Distinct passages and their vectors [passages, d]: all of ``index``, if any, then what else is ``needed``.
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Passages and, row by row, what an encoder made of them."""
 
-    Raises ArtifactError when the index was made by another passage tower.
-    """
-    known = _of_index(index, encoder) if index else {}
-    missing = list({content_key(p): p for p in needed if content_key(p) not in known}.values())
-    new = encoder.encode(
-        [passage_text(p) for p in missing], "passage", progress=lambda done: on_progress(done, len(missing))
-    )
-    if index is None:
-        return missing, new
-    old = open_vectors(index).read(np.array([row for row, _ in known.values()]))
-    return [*(passage for _, passage in known.values()), *missing], np.concatenate([old, new])
+    passages: Sequence[Passage]
+    encoded: Encoded
+
+    def places(self) -> dict[str, int]:
+        """The first row of each content."""
+        return {content_key(p): row for row, p in reversed(list(enumerate(self.passages)))}
+
+    def select(self, passages: Sequence[Passage]) -> Encoded:
+        """What was made of ``passages``, all of which are in the table."""
+        places = self.places()
+        return self.encoded[[places[content_key(p)] for p in passages]]
 
 
-def _of_index(index: Path, encoder: Encoder) -> dict[str, tuple[int, Passage]]:
-    """Row and passage by content; of equal passages the first."""
-    kind = read_dense_manifest(index)["index_type"]
-    if kind != "flat":
-        raise ConfigError(f"{index} is of type {kind}, which keeps no vectors", "name a flat index")
-    open_dense(index, encoder)  # raises where it does not fit
-    found: dict[str, tuple[int, Passage]] = {}
-    for row, passage in enumerate(PassageStore(index)):
-        found.setdefault(content_key(passage), (row, passage))
-    return found
+def freeze(encoder: Encoder, needed: Sequence[Passage], known: Table | None, on_progress: OnCount) -> Table:
+    """Distinct passages: all that are ``known`` already, then what else is ``needed``."""
+    rows = sorted(known.places().values()) if known else []
+    passages = [known.passages[row] for row in rows] if known else []
+    have = {content_key(p) for p in passages}
+    missing = list({content_key(p): p for p in needed if content_key(p) not in have}.values())
+    count: Callable[[int], None] = lambda done: on_progress(done, len(missing))
+    new = encoder.encode_texts([passage_text(p) for p in missing], "passage", progress=count)
+    return Table([*passages, *missing], join([known.encoded[rows], new]) if known else new)

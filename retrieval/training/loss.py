@@ -1,6 +1,6 @@
 """InfoNCE over a batch (van den Oord et al. 2018; Karpukhin et al. 2020, equation 2).
 
-For query i with positive passage p(i) among all M passages of the batch, of every rank::
+For query i with positive passage p(i) among all M passages of the batch, of every rank, and scores s of any family::
 
     L = 1/N  sum_i  -log( exp(s_i,p(i) / T) / sum_j exp(s_i,j / T) )        j over passages not masked for i
 
@@ -58,44 +58,18 @@ def mask_golds(positive: Sequence[int], columns: Sequence[str], golds: Sequence[
     return Targets(torch.tensor(positive, dtype=torch.long), masked)
 
 
-def info_nce(
-    queries: Tensor,
-    passages: Tensor,
-    targets: Targets,
-    *,
-    temperature: float,
-    margin: float | None = None,
-    dimensions: Sequence[int] = (),
-    cosine: bool = True,
-) -> ContrastiveLoss:
-    """The loss of ``queries`` [N, d] against ``passages`` [M, d], both as the encoder gives them.
+def info_nce(scores: Tensor, targets: Targets, *, temperature: float, margin: float | None = None) -> ContrastiveLoss:
+    """The loss of ``scores`` [N, M] of queries and passages.
 
-    ``margin``: passages that score above positive + margin, in units of similarity, are masked (None: none is).
-    ``dimensions`` (Matryoshka, Kusupati et al. 2022): the mean of the losses on the first so many dimensions each,
-    normalised again where the similarity is ``cosine``.
+    ``margin``: passages that score above positive + margin, in units of the scores, are masked (None: none is).
     """
-    sizes = list(dimensions) or [queries.shape[1]]
-    parts = [_one(_cut(queries, n, cosine), _cut(passages, n, cosine), targets, temperature, margin) for n in sizes]
-    widest = parts[sizes.index(max(sizes))]
-    return ContrastiveLoss(torch.stack([part.loss for part in parts]).mean(), widest.accuracy, widest.masked)
-
-
-def _one(q: Tensor, p: Tensor, targets: Targets, temperature: float, margin: float | None) -> ContrastiveLoss:
-    scores = q @ p.T
     masked = targets.masked.to(scores.device)
     positive = targets.positive.to(scores.device)
     if margin is not None:
         own = scores.detach().gather(1, positive[:, None])
         masked = (masked | (scores.detach() > own + margin)).scatter(1, positive[:, None], False)
     logits = (scores / temperature).masked_fill(masked, float("-inf"))
-    count = max(len(q), 1)  # a rank may have no query of a small batch
+    count = max(len(scores), 1)  # a rank may have no query of a small batch
     loss = functional.cross_entropy(logits, positive, reduction="sum") / count
-    right = (logits.detach().argmax(dim=1) == positive).sum() if len(q) else 0
+    right = (logits.detach().argmax(dim=1) == positive).sum() if len(scores) else 0
     return ContrastiveLoss(loss, float(right) / count, float(masked.sum()) / max(masked.numel(), 1))
-
-
-def _cut(vectors: Tensor, dimensions: int, cosine: bool) -> Tensor:
-    if dimensions == vectors.shape[1]:
-        return vectors
-    short = vectors[:, :dimensions]
-    return functional.normalize(short, dim=1) if cosine else short

@@ -1,23 +1,26 @@
-"""What a step minimises: InfoNCE within a batch, or against a table of frozen passages."""
+"""What a step minimises: InfoNCE within a batch, or against a table of frozen passages, and a family's own terms."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from sentence_transformers.util import get_world_size
 from torch import Tensor
 
 from retrieval.encoders.config import Role
-from retrieval.encoders.encoder import Encoder, Vectors
+from retrieval.encoders.encoder import Encoder
+from retrieval.encoders.family import Encoded
 from retrieval.passages import passage_text
 from retrieval.training.config import TrainingSettings
+from retrieval.training.frozen import Table
 from retrieval.training.gradient_cache import Embed, cached_backward
 from retrieval.training.loss import ContrastiveLoss, Targets, info_nce
 from retrieval.training.ranks import gather, share
 from retrieval.training.rows import TrainingRow
 from retrieval.training.sampling import Batch, BatchSampler, content_key, one_key
-from sleuth.types import Passage
 
 
 class Objective(Protocol):
@@ -30,12 +33,31 @@ class Objective(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The batch of a step as the encoder sees it, the whole of it on every rank; ``scores`` are [N, M]."""
+
+    step: int
+    batch: Batch
+    queries: Encoded
+    passages: Encoded
+    scores: Tensor
+
+
+Terms = Callable[[Scored], Mapping[str, Tensor]]
+"""What is added to InfoNCE, each term a scalar with its weight: a regulariser of what was encoded (FLOPS), or a
+distance of the scores from a teacher's (distillation)."""
+
+
 class InBatch:
     """Both towers learn. Each rank encodes its share of the batch, and its queries meet the passages of all."""
 
-    def __init__(self, rows: Sequence[TrainingRow], settings: TrainingSettings, seed: int) -> None:
+    def __init__(
+        self, rows: Sequence[TrainingRow], settings: TrainingSettings, seed: int, terms: Terms | None = None
+    ) -> None:
         self._settings = settings
         self._sampler = BatchSampler(rows, settings.batch_size, settings.hard_negatives, seed)
+        self._terms = terms
 
     def steps(self, epochs: float) -> int:
         return self._sampler.steps(epochs)
@@ -44,77 +66,103 @@ class InBatch:
         return self._sampler.batch(step)
 
     def backward(self, encoder: Encoder, step: int) -> dict[str, float]:
-        settings, batch = self._settings, self.batch(step)
-        mine = share(len(batch.queries))
-        texts = [passage_text(p) for p in batch.passages]
-        here = share(len(texts))
-        groups = [
-            _chunks(encoder, batch.queries[mine], "query", settings),
-            _chunks(encoder, texts[here], "passage", settings),
-        ]
-        found: list[ContrastiveLoss] = []
-
-        def loss_of(parts: Sequence[Tensor]) -> Tensor:
-            queries, passages = parts
-            everything = gather(passages, len(texts))
-            targets = batch.targets.rows(mine.start, mine.stop)
-            found.append(_loss(queries, everything, targets, settings, encoder))
-            return found[0].loss * (len(queries) / len(batch.queries))
-
-        cached_backward(groups, loss_of, cached=settings.micro_batch is not None)
-        return _figures(found[0])
+        return _backward(encoder, self._settings, step, self.batch(step), None, self._terms)
 
 
 class AgainstTable:
     """The query tower learns against passages that stay as they are, encoded once.
 
-    ``table`` [passages, d] holds the vectors of ``passages``, which must hold every gold of the rows. A softmax
-    over all of them needs no sampling of negatives.
+    ``table`` must hold every gold of the rows. A softmax over all of it needs no sampling of negatives.
     """
 
     def __init__(
         self,
         rows: Sequence[TrainingRow],
-        passages: Sequence[Passage],
-        table: Vectors,
+        table: Table,
         settings: TrainingSettings,
         seed: int,
+        terms: Terms | None = None,
     ) -> None:
         self._settings = settings
         self._sampler = BatchSampler(rows, settings.batch_size, settings.hard_negatives, seed)
-        self._table = torch.from_numpy(table)
-        self._places = {content_key(p): place for place, p in reversed(list(enumerate(passages)))}
-        self._key = one_key([*passages, *(gold for row in rows for gold in row.positives)])
-        self._columns = [self._key(p) for p in passages]
+        self._table = table
+        self._places = table.places()
+        self._key = one_key([*table.passages, *(gold for row in rows for gold in row.positives)])
+        self._columns = [self._key(p) for p in table.passages]
+        self._terms = terms
 
     def steps(self, epochs: float) -> int:
         return self._sampler.steps(epochs)
 
     def backward(self, encoder: Encoder, step: int) -> dict[str, float]:
-        settings = self._settings
-        if settings.against == "all":
+        table = self._table.encoded
+        if self._settings.against == "all":
             queries, targets = self._sampler.queries_against(step, self._places, self._columns, self._key)
-            table = self._table
+            batch = Batch(queries, self._table.passages, targets)
         else:
             batch = self._sampler.batch(step)
-            queries, targets = batch.queries, batch.targets
-            table = self._table[[self._places[content_key(p)] for p in batch.passages]]
-        mine = share(len(queries))
-        table = table.to(encoder.device)
-        found: list[ContrastiveLoss] = []
+            table = table[[self._places[content_key(p)] for p in batch.passages]]
+        return _backward(encoder, self._settings, step, batch, table.to(encoder.device), self._terms)
 
-        def loss_of(parts: Sequence[Tensor]) -> Tensor:
-            found.append(_loss(parts[0], table, targets.rows(mine.start, mine.stop), settings, encoder))
-            return found[0].loss * (len(parts[0]) / len(queries))
 
-        groups = [_chunks(encoder, queries[mine], "query", settings)]
-        cached_backward(groups, loss_of, cached=settings.micro_batch is not None)
-        return _figures(found[0])
+def contrast(
+    encoder: Encoder, queries: Encoded, passages: Encoded, targets: Targets, settings: TrainingSettings
+) -> tuple[ContrastiveLoss, Tensor]:
+    """InfoNCE of ``queries`` and ``passages``, and their scores [N, M].
+
+    With ``settings.dimensions`` (Matryoshka, Kusupati et al. 2022) the mean of the losses on the first so many
+    dimensions each; figures and scores are those of the widest.
+    """
+    sizes = settings.dimensions or [queries.values.shape[-1]]
+    unit = encoder.settings.unit_length
+    scores = [encoder.family.scores(queries.cut(n, unit), passages.cut(n, unit)) for n in sizes]
+    parts = [info_nce(s, targets, temperature=settings.temperature, margin=settings.mask_margin) for s in scores]
+    widest = sizes.index(max(sizes))
+    loss = torch.stack([part.loss for part in parts]).mean()
+    return ContrastiveLoss(loss, parts[widest].accuracy, parts[widest].masked), scores[widest]
+
+
+def _backward(
+    encoder: Encoder,
+    settings: TrainingSettings,
+    step: int,
+    batch: Batch,
+    table: Encoded | None,
+    terms: Terms | None,
+) -> dict[str, float]:
+    """Add this rank's part of the gradients of a step; ``table`` holds the batch's passages where they are frozen.
+
+    Ranks add their gradients up, so each weighs its mean by its share of the queries, and terms, which all of them
+    work out for the whole batch, by their number. ``loss`` in the figures is the mean over this rank's queries.
+    """
+    count, mine = len(batch.queries), share(len(batch.queries))
+    groups = [_chunks(encoder, batch.queries[mine], "query", settings)]
+    if table is None:
+        texts = [passage_text(p) for p in batch.passages]
+        groups.append(_chunks(encoder, texts[share(len(texts))], "passage", settings))
+    figures: dict[str, float] = {}
+
+    def loss_of(parts: Sequence[Encoded]) -> Tensor:
+        queries = parts[0]
+        passages = gather(parts[1], len(batch.passages)) if table is None else table
+        found, scores = contrast(encoder, queries, passages, batch.targets.rows(mine.start, mine.stop), settings)
+        figures.update(loss=float(found.loss.detach()), accuracy=found.accuracy, masked=found.masked)
+        loss = found.loss * (len(queries) / count)
+        if terms is None:
+            return loss
+        whole = Scored(step, batch, gather(queries, count), passages, gather(Encoded(scores), count).values)
+        for name, term in terms(whole).items():
+            figures[name] = float(term.detach())
+            loss = loss + term / get_world_size()
+        return loss
+
+    cached_backward(groups, loss_of, cached=settings.micro_batch is not None, device=encoder.device)
+    return figures
 
 
 def _chunks(encoder: Encoder, texts: Sequence[str], role: Role, settings: TrainingSettings) -> list[Embed]:
     if not texts:
-        return [lambda: torch.zeros(0, encoder.dimension, device=encoder.device)]
+        return [lambda: encoder.nothing(role)]
     size = settings.micro_batch or len(texts)
     return [_embed(encoder, texts[start : start + size], role, settings) for start in range(0, len(texts), size)]
 
@@ -122,27 +170,8 @@ def _chunks(encoder: Encoder, texts: Sequence[str], role: Role, settings: Traini
 def _embed(encoder: Encoder, texts: Sequence[str], role: Role, settings: TrainingSettings) -> Embed:
     features = encoder.features(texts, role)
 
-    def embed() -> Tensor:
+    def embed() -> Encoded:
         with torch.autocast(encoder.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            return encoder.embed(features, role).float()
+            return encoder.embed(features, role)
 
     return embed
-
-
-def _loss(
-    queries: Tensor, passages: Tensor, targets: Targets, settings: TrainingSettings, encoder: Encoder
-) -> ContrastiveLoss:
-    return info_nce(
-        queries,
-        passages,
-        targets,
-        temperature=settings.temperature,
-        margin=settings.mask_margin,
-        dimensions=settings.dimensions,
-        cosine=encoder.settings.unit_length,
-    )
-
-
-def _figures(found: ContrastiveLoss) -> dict[str, float]:
-    """``loss`` is the mean over this rank's queries."""
-    return {"loss": float(found.loss.detach()), "accuracy": found.accuracy, "masked": found.masked}

@@ -14,30 +14,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from retrieval.combine.parts import reach
 from retrieval.config import RetrieverSettings
+from retrieval.dense.retriever import stored_vectors
 from retrieval.encoders.config import EncoderChoice, preset
 from retrieval.encoders.encoder import Encoder, separate_towers
+from retrieval.encoders.family import DENSE
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.scratch import make_backbone
 from retrieval.open import Progress, open_retriever
 from retrieval.passages import passage_text
 from retrieval.training.config import DevSettings, EncoderStart, RetrieverTraining
-from retrieval.training.dev import DevSet, judge_all, load_dev, means
-from retrieval.training.frozen import freeze
+from retrieval.training.dev import judge_all, load_dev, means
+from retrieval.training.frozen import Table, freeze
 from retrieval.training.mining import mine
 from retrieval.training.objective import AgainstTable, InBatch, Objective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
-from retrieval.training.sampling import content_key
 from retrieval.training.trainer import Watch, add_adapter, freeze_passages, train
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
 from sleuth.statistics import paired_difference
 from sleuth.trajectories import open_for_append, read_jsonl
-from sleuth.types import Passage
 
 log = logging.getLogger("sleuth.train_retriever")
 
@@ -120,8 +118,13 @@ def _retriever_of_round(run: TrainingRun, number: int) -> RetrieverSettings:
     assert run.settings.mining is not None
     corpus = run.settings.round_corpus or run.settings.mining.retriever.corpus
     folder = run.round_folder(number)
-    values = {"kind": "dense", "index": folder / "index", "encoder": str(folder / "encoder"), "corpus": corpus}
-    return validate(RetrieverSettings, values, "the retriever of a round")
+    return _trained(folder / "encoder", folder / "index", corpus)
+
+
+def _trained(encoder: Path, index: Path, corpus: str | Path | None) -> RetrieverSettings:
+    """The retriever of an encoder that was trained here, of its family's kind."""
+    values = {"kind": DENSE.kind, "index": index, "encoder": str(encoder), "corpus": corpus}
+    return validate(RetrieverSettings, values, "the retriever of a trained encoder")
 
 
 def _rows_of_round(run: TrainingRun, number: int) -> list[TrainingRow]:
@@ -220,15 +223,15 @@ def _prepare(
     """
     training, dev = run.settings.training, run.settings.evaluation
     devset = load_dev(dev, run.settings.seed, passages_of(rows)) if dev else None
-    frozen = training.train == "query"
     objective: Objective
     table = None
-    if frozen:
+    if training.train == "query":
         needed = [*passages_of(rows), *(devset.passages if devset else [])]
+        known = Table(*stored_vectors(training.index, encoder)) if training.index else None
         with run.counting("encoding frozen passages") as on_progress:
-            passages, table = freeze(encoder, needed, training.index, on_progress)
-        objective = AgainstTable(rows, passages, table, training, run.settings.seed)
-        table = _table_of(devset, passages, table) if devset else None
+            frozen = freeze(encoder, needed, known, on_progress)
+        objective = AgainstTable(rows, frozen, training, run.settings.seed)
+        table = frozen.select(devset.passages) if devset else None
     else:
         objective = InBatch(rows, training, run.settings.seed)
     if dev is None or devset is None:
@@ -254,24 +257,17 @@ def _gain(record: Path, dev: DevSettings | None, best_step: int) -> dict[str, An
     return {"start": start, "gain": gain.difference, "gain_low": gain.low, "gain_high": gain.high}
 
 
-def _table_of(devset: DevSet, passages: Sequence[Passage], table: Any) -> Any:
-    places = {content_key(p): place for place, p in enumerate(passages)}
-    return table[np.array([places[content_key(p)] for p in devset.passages])]
-
-
 def _corpus_texts(corpus: str) -> list[str]:
     return [passage_text(p) for p in read_passages(corpus)]
 
 
 def _index(run: TrainingRun) -> Mapping[str, Any]:
-    """Encode the corpus into a dense index, and measure it on judged queries."""
+    """Encode the corpus into an index, and measure it on judged queries."""
     chosen = run.settings.index
     if chosen is None:
         return {}
-    asked = {"kind": "dense", "index": chosen.path, "encoder": str(run.out / "encoder"), "corpus": chosen.corpus}
-    retriever = open_retriever(
-        validate(RetrieverSettings, asked, "index"), cached=False, resilient=False, progress=run.progress
-    )
+    asked = _trained(run.out / "encoder", chosen.path, chosen.corpus)
+    retriever = open_retriever(asked, cached=False, resilient=False, progress=run.progress)
     if chosen.evaluate is None:
         return {}
     dev = chosen.evaluate

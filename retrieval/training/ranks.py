@@ -1,19 +1,14 @@
-"""One process or several: who encodes what, and how vectors and gradients meet. One needs no torch.distributed."""
+"""One process or several: who encodes what, and how texts and gradients meet. One needs no torch.distributed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 import torch
+from sentence_transformers.util import all_gather_padded, all_gather_with_grad, get_rank, get_world_size
 from torch import Tensor, distributed, nn
 
-
-def rank() -> int:
-    return distributed.get_rank() if _several() else 0
-
-
-def ranks() -> int:
-    return distributed.get_world_size() if _several() else 1
+from retrieval.encoders.family import Encoded
 
 
 def wait_for_all() -> None:
@@ -23,20 +18,23 @@ def wait_for_all() -> None:
 
 def share(count: int) -> slice:
     """The part of ``count`` things that is this rank's; the parts are equal but for the last ones."""
-    size = -(-count // ranks())
-    return slice(min(rank() * size, count), min((rank() + 1) * size, count))
+    size, rank = -(-count // get_world_size()), get_rank()
+    return slice(min(rank * size, count), min((rank + 1) * size, count))
 
 
-def gather(vectors: Tensor, count: int) -> Tensor:
-    """All ranks' vectors [count, d] in order, each rank having made its ``share``; gradients find their way back."""
+def gather(encoded: Encoded, count: int) -> Encoded:
+    """All ranks' texts in order, each rank having made its ``share`` of ``count``; gradients find their way back."""
     if not _several():
-        return vectors
-    from sentence_transformers.util import all_gather_with_grad
+        return encoded
+    missing = -(-count // get_world_size()) - len(encoded)
+    values = _with_rows(encoded.values, missing)
+    if encoded.mask is None:
+        return Encoded(all_gather_with_grad(values))[:count]
+    return Encoded(*all_gather_padded(values, _with_rows(encoded.mask, missing), with_grad=True))[:count]
 
-    size = -(-count // ranks())
-    padded = nn.functional.pad(vectors, (0, 0, 0, size - len(vectors)))
-    everything: Tensor = all_gather_with_grad(padded)
-    return everything[:count]
+
+def _with_rows(values: Tensor, more: int) -> Tensor:
+    return nn.functional.pad(values, (0, 0) * (values.ndim - 1) + (0, more))
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -53,7 +51,7 @@ def of_all_ranks(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     """Every rank's ``state``, in order."""
     if not _several():
         return [state]
-    states: list[dict[str, Tensor]] = [{}] * ranks()
+    states: list[dict[str, Tensor]] = [{}] * get_world_size()
     distributed.all_gather_object(states, state)
     return states
 
@@ -63,8 +61,8 @@ def mean_over_ranks(value: float) -> float:
         return value
     tensor = torch.tensor(value)
     distributed.all_reduce(tensor)
-    return float(tensor) / ranks()
+    return float(tensor) / int(get_world_size())
 
 
 def _several() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    return bool(get_world_size() > 1)

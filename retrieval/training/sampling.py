@@ -23,8 +23,8 @@ KeyOf = Callable[[Passage], str]
 class Batch:
     """N queries and the M passages of their softmax, with what each is to the other."""
 
-    queries: list[str]
-    passages: list[Passage]
+    queries: Sequence[str]
+    passages: Sequence[Passage]
     targets: Targets
 
 

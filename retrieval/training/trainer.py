@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sentence_transformers.util import get_rank
 from torch import Tensor, nn
 from transformers import get_scheduler
 
@@ -25,7 +26,7 @@ from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder
 from retrieval.training.config import TrainingSettings
 from retrieval.training.objective import Objective
-from retrieval.training.ranks import mean_over_ranks, of_all_ranks, rank, sum_gradients, wait_for_all
+from retrieval.training.ranks import mean_over_ranks, of_all_ranks, sum_gradients, wait_for_all
 from sleuth.checkpoints import checkpoint_step, drop_incomplete, mark_complete, newest_complete
 from sleuth.errors import TrainingError
 from sleuth.protocols import MetricSink
@@ -123,7 +124,7 @@ class _Run:
         self.progress = Progress()
 
     def begin(self, resume: bool) -> None:
-        if rank() == 0:
+        if get_rank() == 0:
             drop_incomplete(self.out)
             if not resume and self.out.exists():
                 shutil.rmtree(self.out)
@@ -179,7 +180,7 @@ class _Run:
         if step % self.settings.log_steps and not last:
             return
         values = {name: mean_over_ranks(value) for name, value in figures.items()} | dict(more)
-        if rank() == 0:
+        if get_rank() == 0:
             self.sink.scalars(step, values)
 
     def _after_step(self) -> None:
@@ -198,13 +199,13 @@ class _Run:
         if progress.best is None or figures[self.watch.metric] > progress.best:
             progress.best, progress.best_step = figures[self.watch.metric], progress.step
         progress.history.append({"step": progress.step, **figures})
-        if rank() == 0:
+        if get_rank() == 0:
             named = {f"dev/{name}": value for name, value in figures.items()}
             self.sink.scalars(progress.step, named | {"time/evaluate": time.monotonic() - started})
 
     def _save(self) -> None:
         random = of_all_ranks(_random_state())
-        if rank() != 0:
+        if get_rank() != 0:
             return
         folder = self.out / f"checkpoint-{self.progress.step}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -228,10 +229,10 @@ class _Run:
         kept = torch.load(checkpoint / _OPTIMIZER, weights_only=True)
         self.optimizer.load_state_dict(kept["optimizer"])
         self.schedule.load_state_dict(kept["schedule"])
-        if rank() < len(kept["random"]):
-            _set_random_state(kept["random"][rank()])
+        if get_rank() < len(kept["random"]):
+            _set_random_state(kept["random"][get_rank()])
         else:  # more ranks than before: this one has no state to go on with
-            torch.manual_seed(self.seed + rank())
+            torch.manual_seed(self.seed + get_rank())
         self.progress = Progress(**json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
 
     def _load_weights(self, checkpoint: Path) -> None:

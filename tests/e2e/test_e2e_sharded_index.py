@@ -23,7 +23,7 @@ from sleuth.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 PASSAGES = 2500
-"""Three pieces of `retrieval.dense.encode.SHARD` passages at the most."""
+"""Three pieces of `retrieval.encoders.pieces.SHARD` passages at the most."""
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def rows(pieces: Sequence[range], build: Any, actors: int = 2) -> list[Any]:
-    from agent.cluster.ray_data import rows_of_pieces
+    from agent.cluster.ray_data import work_on_pieces
 
-    return list(rows_of_pieces(pieces, build, actors=actors, cpus=1.0, gpus=0.0))
+    return list(work_on_pieces(pieces, build, actors=actors, cpus=1.0, gpus=0.0))
 
 
 def test_pieces_come_in_order_though_a_worker_was_killed(running: None, tmp_path: Path) -> None:

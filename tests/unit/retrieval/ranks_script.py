@@ -24,18 +24,24 @@ def work(job: str, backbone: str, out: str, rank: int, count: int) -> None:
 
 
 def gradients(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
-    """Those of one step of seven queries."""
-    from test_retrieval_training_run import plain, rows, settings
+    """Those of one step of seven queries, of one that has a query for the first rank only, and of every family."""
+    from families import FAMILIES, flops, rows
+    from test_retrieval_training_run import settings
 
     from retrieval.training.objective import InBatch
     from retrieval.training.ranks import sum_gradients
     from retrieval.training.trainer import trainable
 
-    encoder, chosen = plain(backbone), settings(batch_size=7)
-    encoder.model.train()
-    InBatch(rows(), chosen, 0).backward(encoder, 0)
-    sum_gradients(trainable(encoder).values())
-    return {name: weight.grad for name, weight in trainable(encoder).items() if weight.grad is not None}
+    found = {}
+    for family, count in [*((family, 7) for family in FAMILIES), ("late", 1)]:
+        encoder, chosen = FAMILIES[family](backbone), settings(batch_size=max(count, 2), micro_batch=2)
+        encoder.model.train()
+        InBatch(rows()[:count], chosen, 0, flops).backward(encoder, 0)
+        sum_gradients(trainable(encoder).values())
+        for name, weight in trainable(encoder).items():
+            if weight.grad is not None:
+                found[f"{family} {count} {name}"] = weight.grad
+    return found
 
 
 def whole_and_resumed(backbone: Path, out: Path) -> list[dict[str, torch.Tensor]]:

@@ -16,14 +16,14 @@ import torch
 
 from retrieval.config import RetrieverSettings
 from retrieval.dense.approximate import IndexParameters, build_approximate
-from retrieval.dense.build import build_dense
-from retrieval.dense.encode import encode_corpus
+from retrieval.dense.build import DenseWriter, build_dense
 from retrieval.dense.retriever import DenseRetriever, open_dense
 from retrieval.dense.search import FaissSearch, FlatSearch, read_faiss
 from retrieval.dense.vectors import StoredVectors, create_vectors, open_vectors
 from retrieval.encoders.config import EncoderChoice, preset
 from retrieval.encoders.encoder import Encoder, separate_towers
 from retrieval.encoders.loading import load_encoder, new_encoder
+from retrieval.encoders.pieces import encode_store
 from retrieval.open import open_retriever
 from retrieval.store import PassageStore
 from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
@@ -115,9 +115,15 @@ def test_approximate_search_finds_most_of_it(tmp_path: Path, kind: Any, least: f
         FaissSearch(read_faiss(tmp_path / "f"), **other)
 
 
+def encoded(store: PassageStore, encoder: Encoder, folder: Path) -> Any:
+    writer = DenseWriter(folder, len(store), encoder.dimension)
+    encode_store(store, encoder, writer, folder)
+    return writer.vectors.read(slice(0, len(store)))
+
+
 def test_shards_do_not_change_the_vectors(dense: Path, encoder: Encoder, tmp_path: Path) -> None:
     store = PassageStore(dense)
-    whole = encode_corpus(store, encoder, tmp_path / "one").read(slice(0, len(store)))
+    whole = encoded(store, encoder, tmp_path)
     texts = [f"{p.title} {p.text}" for p in store]
     np.testing.assert_allclose(whole, encoder.encode(texts, "passage"), atol=2e-6)
     np.testing.assert_allclose(open_vectors(dense).read(slice(0, len(store))), whole, atol=2e-6)
@@ -178,9 +184,9 @@ def test_a_build_killed_while_it_tidies_up_ends_as_one_never_broken(
 
 def test_a_state_without_its_vectors_is_not_believed(dense: Path, encoder: Encoder, tmp_path: Path) -> None:
     store = PassageStore(dense)
-    whole = encode_corpus(store, encoder, tmp_path).read(slice(0, len(store))).copy()
+    whole = encoded(store, encoder, tmp_path).copy()
     (tmp_path / "vectors.npy").unlink()
-    np.testing.assert_array_equal(encode_corpus(store, encoder, tmp_path).read(slice(0, len(store))), whole)
+    np.testing.assert_array_equal(encoded(store, encoder, tmp_path), whole)
 
 
 def test_a_build_of_other_things_does_not_take_up_the_broken_one(

@@ -83,7 +83,8 @@ def test_a_decoder_takes_inputs_padded_on_the_left_as_well(tmp_path: Path) -> No
         for name, value in right.items()
     }
     assert not torch.equal(left["attention_mask"], right["attention_mask"])
-    torch.testing.assert_close(encoder.embed(left, "passage"), encoder.embed(right, "passage"), atol=1e-5, rtol=0)
+    vectors = [encoder.embed(features, "passage").values for features in (left, right)]
+    torch.testing.assert_close(*vectors, atol=1e-5, rtol=0)
 
 
 def test_prompt_cut_and_eos(family: Path) -> None:
@@ -118,7 +119,7 @@ def test_eos_joins_a_tokenizer_after_what_it_adds_and_after_cutting(adds: str) -
 
 def test_vectors_have_gradients_and_unit_length(encoder_folder: Path) -> None:
     encoder = load_encoder(encoder_folder)
-    vectors = encoder.embed(encoder.features(TEXTS, "query"), "query")
+    vectors = encoder.embed(encoder.features(TEXTS, "query"), "query").values
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(TEXTS)))
     vectors.sum().backward()
     missing = [n for n, p in encoder.model.named_parameters() if p.requires_grad and p.grad is None]

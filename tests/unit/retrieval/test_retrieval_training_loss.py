@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from retrieval.encoders.family import DENSE, Encoded
+from retrieval.training.config import TrainingSettings
 from retrieval.training.gradient_cache import cached_backward
-from retrieval.training.loss import Targets, info_nce, mask_golds
+from retrieval.training.loss import ContrastiveLoss, Targets, info_nce, mask_golds
+from retrieval.training.objective import contrast
 
 COLUMNS = ["a", "b", "c", "n1", "n2", "n3"]
 
@@ -35,7 +40,7 @@ def vectors(rows: int, seed: int, unit: bool = True) -> Tensor:
 def test_loss_equals_the_formula(temperature: float) -> None:
     q, p = vectors(3, 0), vectors(6, 1)
     targets = mask_golds([0, 1, 2], COLUMNS, [frozenset("a"), frozenset("b"), frozenset("c")])
-    found = info_nce(q, p, targets, temperature=temperature)
+    found = info_nce(q @ p.T, targets, temperature=temperature)
     assert float(found.loss) == pytest.approx(reference(q, p, [0, 1, 2], set(), temperature), rel=1e-12)
     assert found.masked == 0.0
 
@@ -46,7 +51,7 @@ def test_masked_passages_are_no_negatives() -> None:
     targets = mask_golds([0, 1, 2], COLUMNS, golds)
     expected = {(0, 5), (2, 0)}
     assert {tuple(cell) for cell in targets.masked.nonzero().tolist()} == expected
-    found = info_nce(q, p, targets, temperature=0.1)
+    found = info_nce(q @ p.T, targets, temperature=0.1)
     assert float(found.loss) == pytest.approx(reference(q, p, [0, 1, 2], expected, 0.1), rel=1e-12)
 
 
@@ -59,23 +64,29 @@ def test_margin_masks_what_outscores_the_positive() -> None:
     q = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     p = torch.tensor([[0.5, 0.0], [0.56, 0.0], [0.64, 0.0], [0.1, 0.0]], dtype=torch.float64)
     targets = Targets(torch.tensor([0]), torch.zeros(1, 4, dtype=torch.bool))
-    plain = info_nce(q, p, targets, temperature=1.0)
-    above = info_nce(q, p, targets, temperature=1.0, margin=0.1)
-    near = info_nce(q, p, targets, temperature=1.0, margin=-0.05)
+    plain = info_nce(q @ p.T, targets, temperature=1.0)
+    above = info_nce(q @ p.T, targets, temperature=1.0, margin=0.1)
+    near = info_nce(q @ p.T, targets, temperature=1.0, margin=-0.05)
     assert float(plain.loss) == pytest.approx(reference(q, p, [0], set(), 1.0))
     assert float(above.loss) == pytest.approx(reference(q, p, [0], {(0, 2)}, 1.0))
     assert float(near.loss) == pytest.approx(reference(q, p, [0], {(0, 1), (0, 2)}, 1.0))
     assert near.masked == 0.5
 
 
+def loss_of_sizes(q: Tensor, p: Tensor, targets: Targets, sizes: list[int], unit_length: bool) -> ContrastiveLoss:
+    encoder: Any = SimpleNamespace(family=DENSE, settings=SimpleNamespace(unit_length=unit_length))
+    chosen = TrainingSettings(dimensions=sizes, temperature=0.05)
+    return contrast(encoder, Encoded(q), Encoded(p), targets, chosen)[0]
+
+
 def test_matryoshka_is_the_mean_over_prefixes() -> None:
     q, p = vectors(3, 0), vectors(6, 1)
     targets = mask_golds([0, 1, 2], COLUMNS, [frozenset()] * 3)
     unit = lambda x: nn.functional.normalize(x, dim=1)
-    both = info_nce(q, p, targets, temperature=0.05, dimensions=[8, 4])
+    both = loss_of_sizes(q, p, targets, [8, 4], unit_length=True)
     short = reference(unit(q[:, :4]), unit(p[:, :4]), [0, 1, 2], set(), 0.05)
     assert float(both.loss) == pytest.approx((reference(q, p, [0, 1, 2], set(), 0.05) + short) / 2, rel=1e-12)
-    dot = info_nce(q, p, targets, temperature=0.05, dimensions=[4], cosine=False)
+    dot = loss_of_sizes(q, p, targets, [4], unit_length=False)
     assert float(dot.loss) == pytest.approx(reference(q[:, :4], p[:, :4], [0, 1, 2], set(), 0.05), rel=1e-12)
 
 
@@ -96,11 +107,12 @@ def gradients(
     q, p = vectors(12, 2, unit=False), vectors(30, 3, unit=False)
     targets = mask_golds(list(range(12)), [str(n) for n in range(30)], [frozenset({str(i)}) for i in range(12)])
     groups = [
-        [lambda part=part: model(part) for part in group.split(size)] for group, size in ((q, sizes[0]), (p, sizes[1]))
+        [lambda part=part: Encoded(model(part)) for part in group.split(size)]
+        for group, size in ((q, sizes[0]), (p, sizes[1]))
     ]
     torch.manual_seed(seed)
     loss = cached_backward(
-        groups, lambda parts: info_nce(parts[0], parts[1], targets, temperature=temperature).loss, cached=cached
+        groups, lambda p: info_nce(DENSE.scores(p[0], p[1]), targets, temperature=temperature).loss, cached=cached
     )
     return loss, [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from families import masked_lm
 from ranks_script import gradients, work
 from test_retrieval_training_run import backbone
 
@@ -29,11 +30,12 @@ def on_two_ranks(job: str, model: Path, out: Path) -> list[Any]:
 
 
 def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
-    """Passages are gathered with their gradients: these add up to those of one process with the whole batch.
+    """Texts are gathered with their gradients: these add up to those of one process with the whole batch.
 
-    The batch of 7 queries does not divide, and this process is one of the ranks.
+    Dense, late interaction and sparse, with a regulariser of the whole batch. The batch of 7 queries does not divide,
+    that of one leaves a rank without any, and this process is one of the ranks.
     """
-    still = backbone(tmp_path / "backbone", "bert", dropout=0.0)
+    still = masked_lm(tmp_path / "backbone")
     expected = gradients(still, tmp_path)
     for saved in on_two_ranks("gradients", still, tmp_path):
         assert saved.keys() == expected.keys()

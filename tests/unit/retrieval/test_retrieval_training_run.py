@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from retrieval.encoders.encoder import Encoder, separate_towers
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.scratch import make_backbone
 from retrieval.passages import passage_text
-from retrieval.training.config import DevSettings, TrainingSettings
-from retrieval.training.dev import DevSet, judge, load_dev, means
+from retrieval.training.config import DevSettings, SourceSettings, TrainingSettings
+from retrieval.training.dev import DevSet, judge_all, load_dev, means
+from retrieval.training.frozen import Table
 from retrieval.training.objective import AgainstTable, InBatch, Objective
-from retrieval.training.rows import TrainingRow, passages_of, write_rows
+from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
 from retrieval.training.trainer import Outcome, Watch, add_adapter, freeze_passages, train, trainable
 from sleuth.errors import TrainingError
 from sleuth.types import Passage
@@ -170,7 +173,8 @@ def test_the_query_tower_alone_leaves_passages_and_their_index_as_they_are(bert:
     queries = encoder.encode(["tell of amber"], "query")
     for against in ("all", "batch"):
         chosen = settings(train="query", against=against)
-        objective = AgainstTable(rows(), passages_of(rows()), table, chosen, 0)
+        frozen = Table(passages_of(rows()), encoder.encode_texts(texts, "passage"))
+        objective = AgainstTable(rows(), frozen, chosen, 0)
         train(encoder, objective, chosen, tmp_path / against, seed=0, sink=Figures())
         assert np.array_equal(encoder.encode(texts, "passage"), table)
         assert encoder.tower_fingerprint("passage") == mark
@@ -254,8 +258,40 @@ def test_the_dev_sets_own_passages_are_searched_beside_those_of_training(tmp_pat
 
 
 def test_judging_by_hand() -> None:
-    figures = judge(["x", "a", "y", "b"], {"a", "b"}, 3)
+    a, b, c = (Passage(name, "", name) for name in "abc")
+    asked = [TrainingRow("same", "q", golds) for golds in ((a, b), (a,), (c,))]
     ideal = 1 + 1 / np.log2(3)
-    expected = {"recall": 0.5, "all_gold": 0.0, "ndcg10": (1 / np.log2(3) + 1 / np.log2(5)) / ideal}
-    assert figures == pytest.approx(expected)
-    assert judge(["a"], {"a"}, 5) == {"recall": 1.0, "all_gold": 1.0, "ndcg10": 1.0}
+    found = judge_all(asked, [["x", "a", "y", "b"], ["a"], []], 3)
+    assert found["recall"] == [0.5, 1.0, 0.0]
+    assert found["all_gold"] == [0.0, 1.0, 0.0]
+    assert found["ndcg10"] == pytest.approx([(1 / np.log2(3) + 1 / np.log2(5)) / ideal, 1.0, 0.0])
+
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "retriever_training"
+"""A run of the first version of this loop: its backbone, its checkpoint of step 4, the encoder that it kept, and the
+weights with which it ended after 8 steps."""
+
+
+def test_a_run_and_an_encoder_of_the_first_version_go_on(tmp_path: Path) -> None:
+    """Dropout, Matryoshka, a margin and a schedule: every state of the checkpoint decides where the run ends."""
+    chosen = TrainingSettings.model_validate_json((GOLDEN / "settings.json").read_text(encoding="utf-8"))
+    learned = load_rows([SourceSettings(path=str(GOLDEN / "rows.jsonl"))])
+    devset = DevSet(learned, passages_of(learned))
+    told = Watch(lambda current, _step: means(devset.per_query(current, 1)), "ndcg10", 4)
+    shape = {"similarity": "cosine", "query_max_tokens": 8, "passage_max_tokens": 12}
+    encoder = new_encoder(EncoderSettings.model_validate({"backbone": str(GOLDEN / "backbone"), **shape}))
+    shutil.copytree(GOLDEN / "checkpoints", tmp_path / "c")
+    torch.manual_seed(99)
+    objective = InBatch(learned, chosen, 0)
+    outcome = train(encoder, objective, chosen, tmp_path / "c", seed=0, sink=Figures(), watch=told, resume=True)
+    assert (outcome.last_step, outcome.best_step, outcome.best) == (8, 4, pytest.approx(0.9077324383928644))
+    ended = torch.load(tmp_path / "c" / "checkpoint-8" / "weights.pt", weights_only=True)
+    expected = torch.load(GOLDEN / "expected.pt", weights_only=True)
+    assert ended.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(ended[name], weight, rtol=1e-4, atol=1e-6)  # the same bits on the machine it ran on
+    kept = load_encoder(GOLDEN / "encoder")
+    assert kept.fingerprint == json.loads((GOLDEN / "encoder" / "manifest.json").read_text())["fingerprint"]
+    np.testing.assert_allclose(
+        kept.encode(["tell of amber"], "query"), encoder.encode(["tell of amber"], "query"), atol=1e-6
+    )

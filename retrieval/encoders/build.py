@@ -1,0 +1,116 @@
+"""From a corpus to the index of a family of encoders: passages stored, encoded piece by piece, and kept its own way.
+
+The work lies in ``.NAME.part`` beside the index until it is whole; a run that was killed goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from retrieval.corpus import BadRow
+from retrieval.encoders.encoder import Encoder
+from retrieval.encoders.pieces import SHARD, STATE, EncodePieces, IndexWriter, OnProgress, encode_store
+from retrieval.indexes import IndexInfo
+from retrieval.ingest import IngestReport, describe_source, ingest
+from retrieval.store import IDS, OFFSETS, PASSAGES, PassageStore, StoreWriter
+from sleuth.artifacts import MANIFEST, atomic_write, resumable_folder, write_manifest
+
+_STORED = "stored.json"
+
+OpenWriter = Callable[[Path, int], IndexWriter]
+"""The folder of an index in the making and its number of passages, to what writes it."""
+
+
+def build_index(
+    corpus_path: str | Path,
+    out: str | Path,
+    encoder: Encoder,
+    open_writer: OpenWriter,
+    *,
+    format_version: int,
+    batch_size: int = 32,
+    shard: int = SHARD,
+    elsewhere: EncodePieces | None = None,
+    layout: str | None = None,
+    skip_bad_rows: bool = False,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+) -> IndexInfo:
+    """Encode every passage of ``corpus_path`` into an index in the folder ``out``, of the kind of the encoder's family.
+
+    It appears whole or not at all, and what a killed run had done is not done again. Raises DataError naming the
+    bad rows unless ``skip_bad_rows``, ArtifactError when ``out`` exists.
+    """
+    with resumable_folder(out, overwrite=overwrite) as folder:
+        stored, examples = _store(folder, corpus_path, layout, skip_bad_rows)
+        store = PassageStore(folder)
+        writer = open_writer(folder, len(store))
+        encode_store(
+            store,
+            encoder,
+            writer,
+            folder,
+            batch_size=batch_size,
+            shard=shard,
+            elsewhere=elsewhere,
+            on_progress=on_progress,
+        )
+        fields, own = writer.finish()
+        files = [*own, PASSAGES, OFFSETS, IDS]
+        fields = {
+            "format": format_version,
+            "passages": len(store),
+            **fields,
+            "encoder": describe_encoder(encoder),
+            "indexed": "title + ' ' + text",
+            **stored,
+            "files": {name: (folder / name).stat().st_size for name in files},
+        }
+        write_manifest(folder, encoder.family.kind, fields)
+        _drop_working_files(folder, keep=[*files, MANIFEST])
+    return IndexInfo(Path(out), len(store), stored["skipped"], tuple(examples))
+
+
+def describe_encoder(encoder: Encoder) -> dict[str, Any]:
+    """What tells later whether an encoder fits an index: the digest of its passage tower, and how it reads."""
+    return {
+        "source": None if encoder.source is None else _absolute(encoder.source),
+        "passage_fingerprint": encoder.tower_fingerprint("passage"),
+        "settings": encoder.settings.model_dump(mode="json"),
+    }
+
+
+def _store(
+    folder: Path, corpus: str | Path, layout: str | None, skip_bad_rows: bool
+) -> tuple[dict[str, Any], Iterable[BadRow]]:
+    """Write the passages, unless an earlier run over the same files did; what the manifest says of them."""
+    asked = {"corpus": describe_source(corpus), "layout": layout, "skip_bad_rows": skip_bad_rows}
+    path = folder / _STORED
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    if known.get("asked") == asked:
+        return known["stored"], ()
+    (folder / STATE).unlink(missing_ok=True)  # what was encoded were other passages
+    report = IngestReport()
+    with StoreWriter(folder) as store:
+        for _ in ingest(corpus, store, report, layout=layout, skip_bad_rows=skip_bad_rows):
+            pass
+    stored = {"passages_sha256": store.digest, "skipped": dict(report.skipped), "corpus": asked["corpus"]}
+    atomic_write(path, json.dumps({"asked": asked, "stored": stored}))
+    return stored, report.examples
+
+
+def _drop_working_files(folder: Path, keep: Sequence[str]) -> None:
+    """The state goes first: a run killed in between must not take vectors that are gone for encoded ones."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name != STATE):
+        if path.name not in keep:
+            path.unlink()
+
+
+def _absolute(source: str) -> str:
+    return str(Path(source).resolve()) if Path(source).exists() else source
