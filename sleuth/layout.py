@@ -199,6 +199,73 @@ class RunLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundLayout:
+    """One round of mining and training an encoder or reranker, at ``folder``."""
+
+    folder: Path
+
+    @property
+    def rows(self) -> Path:
+        """Training rows with the negatives that were mined."""
+        return self.folder / "rows.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def dev(self) -> Path:
+        """Every dev query's figures, a row an evaluation."""
+        return self.folder / "dev_queries.jsonl"
+
+    @property
+    def curves(self) -> Path:
+        return self.folder / "curves.png"
+
+    @property
+    def encoder(self) -> Path:
+        return self.folder / "encoder"
+
+    @property
+    def index(self) -> Path:
+        return self.folder / "index"
+
+
+@dataclass(frozen=True, slots=True)
+class RetrieverRunLayout:
+    """The run folder ``out`` of an encoder or reranker; ``encoder`` and ``reranker`` are those of the last round."""
+
+    out: Path
+
+    @property
+    def world(self) -> Path:
+        return self.out / "world"
+
+    @property
+    def backbone(self) -> Path:
+        """An untrained backbone that the run made itself."""
+        return self.out / "backbone"
+
+    @property
+    def encoder(self) -> Path:
+        return self.out / "encoder"
+
+    @property
+    def reranker(self) -> Path:
+        return self.out / "reranker"
+
+    def round(self, number: int) -> RoundLayout:
+        return RoundLayout(self.out / f"round-{number}")
+
+    def rounds(self) -> list[RoundLayout]:
+        return [RoundLayout(folder) for folder in sorted(self.out.glob("round-*"))]
+
+
+@dataclass(frozen=True, slots=True)
 class GrpoOutcome:
     """Which step's policy is published, with which dev EM (None where no evaluation was whole), and the last step."""
 

@@ -11,6 +11,7 @@ from envs.toy_world.config import WorldSettings
 from hub.models import SMOLLM2, resolve_model
 from retrieval.training.config import RetrieverTraining
 from sleuth.checkpoints import checkpoint_step, newest_complete
+from sleuth.layout import RoundLayout
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
 from sleuth.settings import apply_override, read_layers, validate
@@ -65,10 +66,10 @@ def training_run(settings: RetrieverRun, folder: RunFolder, resume: bool, counti
     from retrieval.progress import build_progress
     from retrieval.training.pipeline import TrainingRun
 
-    def sink_of(round_folder: Path) -> MetricSink:
-        newest = newest_complete(round_folder / "checkpoints") if resume else None
+    def sink_of(layout: RoundLayout) -> MetricSink:
+        newest = newest_complete(layout.checkpoints) if resume else None
         keep_to = checkpoint_step(newest) if newest else -1
-        return MultiSink([ConsoleSink(COLUMNS), JsonlSink(round_folder / "metrics.jsonl", keep_to=keep_to)])
+        return MultiSink([ConsoleSink(COLUMNS), JsonlSink(layout.metrics, keep_to=keep_to)])
 
     return TrainingRun(with_packaged_models(settings), folder, resume, sink_of, counting, build_progress)
 
@@ -91,7 +92,7 @@ def make_world(run: TrainingRun, settings: RetrieverRun) -> None:
     from envs.toy_world.write import write_world
 
     made = generate_world(settings.world)
-    write_world(made, settings.out / "world", overwrite=True)
+    write_world(made, run.layout.world, overwrite=True)
     run.folder.mark_done("world", {"passages": len(made.passages)})
 
 
@@ -101,7 +102,7 @@ def draw_curves_of(run: TrainingRun) -> None:
     from sleuth.sinks import read_metrics
 
     names = {"dev/recall": "dev recall", "dev/all_gold": "dev all gold", "accuracy": "batch accuracy", "loss": "loss"}
-    for path in sorted(run.out.glob("round-*/metrics.jsonl")):
-        curves = curves_of(read_metrics(path), names)
+    for layout in run.layout.rounds():
+        curves = curves_of(read_metrics(layout.metrics), names) if layout.metrics.exists() else []
         if curves:
-            draw_curves(curves, path.with_name("curves.png"), title=f"{run.out.name}, {path.parent.name}")
+            draw_curves(curves, layout.curves, title=f"{run.layout.out.name}, {layout.folder.name}")

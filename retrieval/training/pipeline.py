@@ -31,6 +31,7 @@ from retrieval.training.mining import mine
 from retrieval.training.objective import AgainstTable, InBatch, Objective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
 from retrieval.training.trainer import Watch, add_adapter, freeze_passages, train
+from sleuth.layout import RetrieverRunLayout, RoundLayout
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
@@ -38,8 +39,6 @@ from sleuth.statistics import paired_difference
 from sleuth.trajectories import open_for_append, read_jsonl
 
 log = logging.getLogger("sleuth.train_retriever")
-
-DEV = "dev_queries.jsonl"
 
 Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Shows a count under a title; yields a callback for (done, total)."""
@@ -52,16 +51,13 @@ class TrainingRun:
     settings: RetrieverTraining
     folder: RunFolder
     resume: bool
-    sink_of: Callable[[Path], MetricSink]
+    sink_of: Callable[[RoundLayout], MetricSink]
     counting: Counting
     progress: Progress
 
     @property
-    def out(self) -> Path:
-        return self.folder.path
-
-    def round_folder(self, number: int) -> Path:
-        return self.out / f"round-{number}"
+    def layout(self) -> RetrieverRunLayout:
+        return RetrieverRunLayout(self.folder.path)
 
 
 def run_training(run: TrainingRun) -> dict[str, Any]:
@@ -88,7 +84,7 @@ def _mine(run: TrainingRun, number: int) -> Mapping[str, Any]:
         return {}
     rows = load_rows(run.settings.data)
     retriever = _first_retriever(run) if number == 1 else _retriever_of_round(run, number - 1)
-    return _mine_with(run, rows, retriever, run.round_folder(number) / "rows.jsonl")
+    return _mine_with(run, rows, retriever, run.layout.round(number).rows)
 
 
 def _mine_with(run: TrainingRun, rows: Sequence[TrainingRow], settings: RetrieverSettings, out: Path) -> dict[str, Any]:
@@ -117,8 +113,8 @@ def _first_retriever(run: TrainingRun) -> RetrieverSettings:
 def _retriever_of_round(run: TrainingRun, number: int) -> RetrieverSettings:
     assert run.settings.mining is not None
     corpus = run.settings.round_corpus or run.settings.mining.retriever.corpus
-    folder = run.round_folder(number)
-    return _trained(folder / "encoder", folder / "index", corpus)
+    trained = run.layout.round(number)
+    return _trained(trained.encoder, trained.index, corpus)
 
 
 def _trained(encoder: Path, index: Path, corpus: str | Path | None) -> RetrieverSettings:
@@ -128,7 +124,7 @@ def _trained(encoder: Path, index: Path, corpus: str | Path | None) -> Retriever
 
 
 def _rows_of_round(run: TrainingRun, number: int) -> list[TrainingRow]:
-    mined = run.round_folder(number) / "rows.jsonl"
+    mined = run.layout.round(number).rows
     if not mined.exists():
         return load_rows(run.settings.data)
     source = run.settings.data[0].model_copy(
@@ -138,9 +134,9 @@ def _rows_of_round(run: TrainingRun, number: int) -> list[TrainingRow]:
 
 
 def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
-    folder = run.round_folder(number)
+    layout = run.layout.round(number)
     rows = _rows_of_round(run, number)
-    sink = run.sink_of(folder)
+    sink = run.sink_of(layout)
     if run.settings.kind == "reranker":
         from retrieval.training.cross_encoder import train_reranker
 
@@ -148,8 +144,8 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
         train_reranker(
             rows,
             run.settings.reranker,
-            run.out / "reranker",
-            folder / "checkpoints",
+            run.layout.reranker,
+            layout.checkpoints,
             seed=run.settings.seed,
             sink=sink,
             resume=run.resume,
@@ -157,12 +153,12 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
         sink.close()
         return {"queries": len(rows)}
     encoder = _start(run, number, rows)
-    objective, watch = _prepare(run, encoder, rows, folder / DEV)
+    objective, watch = _prepare(run, encoder, rows, layout.dev)
     outcome = train(
         encoder,
         objective,
         run.settings.training,
-        folder / "checkpoints",
+        layout.checkpoints,
         seed=run.settings.seed,
         sink=sink,
         watch=watch,
@@ -170,16 +166,16 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
     )
     sink.close()
     last = number == run.settings.rounds
-    encoder.save(run.out / "encoder" if last else folder / "encoder", overwrite=True)
+    encoder.save(run.layout.encoder if last else layout.encoder, overwrite=True)
     if last:
-        log.info("the encoder is in %s", run.out / "encoder")
+        log.info("the encoder is in %s", run.layout.encoder)
     return {
         "queries": len(rows),
         "steps": outcome.last_step,
         "best_step": outcome.best_step,
         "best": outcome.best,
         "seconds": round(outcome.seconds, 1),
-        **_gain(folder / DEV, run.settings.evaluation, outcome.best_step),
+        **_gain(layout.dev, run.settings.evaluation, outcome.best_step),
     }
 
 
@@ -188,9 +184,9 @@ def _start(run: TrainingRun, number: int, rows: Sequence[TrainingRow]) -> Encode
     settings = run.settings
     assert settings.encoder is not None
     if number > 1:
-        encoder = load_encoder(run.round_folder(number - 1) / "encoder")
+        encoder = load_encoder(run.layout.round(number - 1).encoder)
     else:
-        encoder = open_start(settings.encoder, run.out / "backbone", rows, settings.seed)
+        encoder = open_start(settings.encoder, run.layout.backbone, rows, settings.seed)
     if settings.training.train == "query":
         encoder = separate_towers(encoder)
         freeze_passages(encoder)
@@ -266,7 +262,7 @@ def _index(run: TrainingRun) -> Mapping[str, Any]:
     chosen = run.settings.index
     if chosen is None:
         return {}
-    asked = _trained(run.out / "encoder", chosen.path, chosen.corpus)
+    asked = _trained(run.layout.encoder, chosen.path, chosen.corpus)
     retriever = open_retriever(asked, cached=False, resilient=False, progress=run.progress)
     if chosen.evaluate is None:
         return {}
