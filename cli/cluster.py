@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from agent.cluster.controller import RemoteController
     from agent.cluster.interface import Cluster
     from agent.cluster.roles import Roles, RunPlan
-    from agent.cluster.sampler import ClusterSampler
     from agent.codec import HFCodec
     from agent.learning.grpo import GrpoOutcome
-    from agent.learning.sampling import MakeSampler
+    from agent.learning.sources import MakeSource
     from agent.rollout import RolloutDriver
     from cli.pipeline import Run
 
@@ -90,7 +89,7 @@ def token_of(out: Path) -> Path:
 
 
 def train_on_cluster(
-    run: Run, learn: Callable[[Run, MakeSampler | None], GrpoOutcome], settings: ClusterSettings
+    run: Run, learn: Callable[[Run, MakeSource | None], GrpoOutcome], settings: ClusterSettings
 ) -> GrpoOutcome:
     """The GRPO stage of ``run`` with its roles on a cluster. Nothing of the cluster outlives this call."""
     from agent.cluster.roles import open_roles
@@ -98,7 +97,7 @@ def train_on_cluster(
     plan = run_plan(run)
     with open_roles(settings, plan, token_of(run.out)) as roles:
         if settings.learners == 0:
-            return learn(run, roles.make_sampler())
+            return learn(run, roles.make_source())
         return learn_apart(run, roles)
 
 
@@ -124,7 +123,7 @@ class LearnerWork:
     plan: RunPlan
 
     def __call__(self, put: Callable[[Any], Any], restarted: bool) -> None:
-        from agent.cluster.roles import sampler
+        from agent.cluster.roles import source_maker
         from cli.logs import quiet_libraries
         from cli.pipeline import Run, learn
         from cli.wiring import limit_threads
@@ -134,12 +133,9 @@ class LearnerWork:
         cluster = self.settings.cluster
         assert cluster is not None
         limit_threads(cluster.threads or self.plan.threads)
-
-        def make_sampler(_model: Any, codec: HFCodec, _steps: Callable[[], int]) -> ClusterSampler:
-            return sampler(self.control, put, cluster, self.plan, codec)
-
+        make_source = source_maker(lambda _codec: self.control, put, cluster, self.plan)
         run = Run(self.settings, RunFolder(self.settings.out), self.resume or restarted)
-        outcome = learn(run, make_sampler)
+        outcome = learn(run, make_source)
         if os.environ.get("RANK", "0") == "0":
             atomic_write(run.out / OUTCOME, json.dumps({**asdict(outcome), "policy": str(outcome.policy)}) + "\n")
 

@@ -37,7 +37,7 @@ from sleuth.types import Plan, Question
 
 if TYPE_CHECKING:
     from agent.learning.grpo import GrpoOutcome
-    from agent.learning.sampling import MakeSampler
+    from agent.learning.sources import MakeSource
 
 log = logging.getLogger("sleuth.run")
 
@@ -229,8 +229,8 @@ def _grpo(run: Run) -> dict[str, Any] | None:
     return {"best_step": outcome.best_step, "best_em": outcome.best_em, "last_step": outcome.last_step, **figures}
 
 
-def learn(run: Run, make_sampler: MakeSampler | None) -> GrpoOutcome:
-    """Train with GRPO in this process; ``make_sampler`` has the rollouts played elsewhere."""
+def learn(run: Run, make_source: MakeSource | None) -> GrpoOutcome:
+    """Train with GRPO in this process; ``make_source`` has the rollouts played elsewhere."""
     from agent.learning.grpo import GrpoJob, train_grpo
     from rewards.scorer import make_scorer
     from sleuth.checkpoints import checkpoint_step, newest_complete
@@ -238,7 +238,7 @@ def learn(run: Run, make_sampler: MakeSampler | None) -> GrpoOutcome:
     settings = run.settings
     assert settings.grpo is not None
     dev = read_questions(settings.data.dev or "", settings.grpo.eval_limit)
-    retriever = None if make_sampler else run.open_retriever()
+    retriever = None if make_source else run.open_retriever()
     newest = newest_complete(run.out / "grpo" / "checkpoints") if run.resume else None
     sink = make_sink(settings, keep_to=checkpoint_step(newest) if newest else -1)
     try:
@@ -253,7 +253,7 @@ def learn(run: Run, make_sampler: MakeSampler | None) -> GrpoOutcome:
             run.out / "grpo",
             settings.seed,
             sink,
-            make_sampler,
+            make_source,
         )
         return train_grpo(job, resume=run.resume)
     finally:

@@ -102,6 +102,14 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """Token ids, and a trainer's log-prob of each but the first, in nats, at temperature 1."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """Tokens that the environment inserts (or the prompt), with the text that they came from."""
 
@@ -186,7 +194,7 @@ class Origin:
     """Where in training a trajectory was sampled.
 
     ``step``: the optimizer step before which; ``group``: which group of that rollout, one question's, it belongs to;
-    ``advantage``: what the loss weighted its tokens with, None where nobody worked it out.
+    ``advantage``: what the loss weighted its tokens with (their mean, where they differ); None where it is not known.
     """
 
     step: int
