@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from agent.learning.credit.config import CreditSettings
-from agent.learning.credit.group import GroupSettings
+from agent.learning.credit.group import GroupSettings, Scale
 from agent.policies.config import OpenAISettings, VllmSettings
 from agent.tiny_config import TinySettings
 from sleuth.settings import Settings
@@ -167,10 +167,11 @@ class GrpoSettings(OptimizerSettings):
         """Before there were schemes, ``scale_rewards`` stood where ``credit.scale`` is now; saved runs have it."""
         if not isinstance(values, dict) or "scale_rewards" not in values:
             return values
+        scale = values["scale_rewards"]
         rest = {name: value for name, value in values.items() if name != "scale_rewards"}
-        if "credit" in rest and values["scale_rewards"] != "group":
-            raise ValueError("scale_rewards is credit.scale now: leave it out")
-        return {"credit": {"kind": "group", "scale": values["scale_rewards"]}} | rest
+        if scale not in get_args(Scale) or ("credit" in rest and scale != "group"):
+            raise ValueError(f"scale_rewards is credit.scale now, one of {', '.join(get_args(Scale))}")
+        return {"credit": {"kind": "group", "scale": scale}} | rest
 
     @model_validator(mode="after")
     def _fits(self) -> GrpoSettings:
