@@ -163,9 +163,9 @@ def test_a_checkpoint_counts_only_when_it_is_whole(tmp_path):
 
 
 def test_monitors_name_what_collapses():
-    fine = {"entropy": 0.5, "kl": 0.01, "rollout/answered": 1.0, "check/logprob_gap": 1e-6, "reward_std": 0.3}
+    fine = {"entropy": 0.5, "kl": 0.01, "rollout/answered": 1.0, "check/logprob_gap": 1e-6, "groups/flat": 0.3}
     assert collapse_signs(fine, MonitorSettings()) == []
-    signs = collapse_signs(fine | {"entropy": 0.0, "kl": 9.0, "reward_std": 0.0}, MonitorSettings())
+    signs = collapse_signs(fine | {"entropy": 0.0, "kl": 9.0, "groups/flat": 1.0}, MonitorSettings())
     assert len(signs) == 3 and "entropy" in signs[0]
 
 
