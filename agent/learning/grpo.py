@@ -28,7 +28,7 @@ from agent.learning.checkpoints import publish_policy
 from agent.learning.mixture import mixture, spare_question
 from agent.learning.options import load_trained, on_one_device, optimizer_options, peft_config, runtime_options
 from agent.learning.rollouts import Driver, GroupRollouts, RolloutRecord, Scorer
-from agent.learning.sources import MakeSource, PolicySource, Upcoming, local_source
+from agent.learning.sources import MakeSource, Upcoming, local_source
 from agent.rollout import RolloutDriver
 from sleuth.artifacts import atomic_write
 from sleuth.checkpoints import drop_incomplete, newest_complete
@@ -98,13 +98,13 @@ def train_grpo(job: GrpoJob, *, resume: bool = False) -> GrpoOutcome:
     """
     if resume and (ended := _outcome_before(job.out)):
         return ended
-    trainer, source = open_training(job)
+    trainer = make_trainer(job)
     drop_incomplete(job.checkpoints)
     found = newest_complete(job.checkpoints) if resume else None
     try:
         trainer.train(resume_from_checkpoint=str(found) if found else None)
     finally:
-        source.close()
+        trainer.source.close()
 
     state = trainer.state
     if state.best_model_checkpoint is None:
@@ -131,12 +131,7 @@ def _outcome_before(out: Path) -> GrpoOutcome | None:
 
 
 def make_trainer(job: GrpoJob) -> Any:
-    """TRL's trainer with everything of Sleuth around it, ready for ``train``."""
-    return open_training(job)[0]
-
-
-def open_training(job: GrpoJob) -> tuple[Any, PolicySource]:
-    """The trainer, and the source of its rollouts, which whoever opened it closes."""
+    """TRL's trainer with everything of Sleuth around it, ready for ``train``; the caller closes its ``source``."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -159,16 +154,17 @@ def open_training(job: GrpoJob) -> tuple[Any, PolicySource]:
     )
     updates = settings.minibatches * settings.iterations
     order = mixture(sizes, data.weights, -(-settings.steps // updates) * settings.questions, job.seed)
+    total_tokens = job.make_driver(None, codec).environment().total_tokens
+    args = grpo_config(settings, job.policy, job.checkpoints, job.seed, total_tokens)
     make_source = job.make_source or local_source(job.policy, job.model_name, settings.lora, job.make_driver)
     source = make_source(model, codec, rollouts, _upcoming(order, settings))
-    total_tokens = job.make_driver(None, codec).environment().total_tokens
     trainer = MeasuredGRPOTrainer(
         source=source,
         credit=credit,
         importance_cap=_importance_cap(settings, source.stale),
         keep=_keep_trajectories(job.out / "trajectories") if settings.save_trajectories else None,
         model=model,
-        args=grpo_config(settings, job.policy, job.checkpoints, job.seed, total_tokens),
+        args=args,
         train_dataset=Dataset.from_list([{"prompt": str(position)} for position in order]),
         processing_class=codec.tokenizer,
         peft_config=None if hasattr(model, "peft_config") else peft_config(settings.lora),
@@ -189,7 +185,7 @@ def open_training(job: GrpoJob) -> tuple[Any, PolicySource]:
         CompletionMarker(),
     ):
         trainer.add_callback(callback)
-    return trainer, source
+    return trainer
 
 
 def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed: int, total_tokens: int) -> Any:

@@ -69,7 +69,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         **of_trl: Any,
     ) -> None:
         self.importance_cap = importance_cap
-        self._source = source
+        self.source = source
         self._credit = credit
         self._keep = keep
         self._weighing: dict[str, torch.Tensor] | None = None
@@ -81,7 +81,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _roll_out(self, prompts: list[str], _trainer: Any) -> dict[str, list[Any]]:
         """TRL's ``rollout_func``: as many rows as prompts, in order."""
-        record = self._source.rollout(prompts, self)
+        record = self.source.rollout(prompts, self)
         advantages, flat = self._advantages_of(record.scored)
         scored = [_recorded(s, row) for s, row in zip(record.scored, advantages, strict=True)]
         self._record = replace(record, scored=scored, metrics={**record.metrics, "groups/flat": flat})

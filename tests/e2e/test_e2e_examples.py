@@ -14,7 +14,7 @@ from tiny_job import WORDS, drive, job_of, settings_of
 from agent.cluster.identity import code_identity
 from agent.cluster.worker import RolloutWorker, WorkerPlan
 from agent.config import PolicySettings
-from agent.learning.grpo import open_training
+from agent.learning.grpo import make_trainer
 from agent.policies.backends import open_policy
 from agent.policies.weights import LiveWeights, send
 from agent.tiny import build_tiny_policy
@@ -57,9 +57,9 @@ def test_the_policy_samples_every_rollout_with_the_weights_of_its_step(folder: P
     job = replace(job_of(folder, tmp_path / "run", settings_of(steps=3, save_steps=3, eval_steps=1)))
     versions = []
     job = replace(job, policy=settings(folder), evaluate=lambda d: versions.append(d.policy.version) or {"em": 0.0})
-    trainer, source = open_training(job)
+    trainer = make_trainer(job)
     trainer.train()
-    source.close()
+    trainer.source.close()
     assert versions == [0, 1, 2, 3]
     lines = [line for line in trainer.state.log_history if "reward" in line]
     assert all(line["check/logprob_gap"] < 1e-4 for line in lines) and any(line["grad_norm"] > 0 for line in lines)
@@ -81,7 +81,7 @@ def test_the_policy_plays_on_a_worker(folder: Path) -> None:
 def test_a_policy_without_load_is_refused_when_it_is_opened(folder: Path, tmp_path: Path) -> None:
     fixed = PolicySettings(model=str(folder), backend=f"{__name__}:fixed")
     with pytest.raises(ConfigError, match=r"cannot give new weights.*load\(weights\)"):
-        open_training(replace(job_of(folder, tmp_path / "run", settings_of()), policy=fixed))
+        make_trainer(replace(job_of(folder, tmp_path / "run", settings_of()), policy=fixed))
 
 
 def fixed(_settings, codec):
@@ -93,7 +93,7 @@ def fixed(_settings, codec):
 def test_the_credit_scheme_reaches_the_loss_token_by_token(folder: Path, tmp_path: Path) -> None:
     credit = {"kind": "fading_credit:FadingCredit", "options": {"fade": 0.5}}
     job = job_of(folder, tmp_path / "run", settings_of(credit=credit, loss="dapo"))
-    trainer, _ = open_training(job)
+    trainer = make_trainer(job)
     inputs = trainer._generate_and_score_completions([{"prompt": str(i // 3)} for i in range(6)])
     mask = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
     advantages = inputs["advantages"]
