@@ -250,3 +250,14 @@ def test_the_best_of_a_run_that_an_earlier_version_began_is_not_forgotten(tmp_pa
     control = TrainerControl()
     dev.on_step_end(args, state, control)
     assert (state.best_metric, state.best_global_step, control.should_training_stop) == (0.75, 10, True)
+
+
+def test_a_group_may_lie_across_processes(monkeypatch):
+    from agent.learning import trainer
+
+    rows = [ScoredTrajectory(trajectory(Segment("policy", (3,), (-1.0,))), reward) for reward in (0.0, 0.0, 1.0, 1.0)]
+    monkeypatch.setattr(trainer, "gather_object", lambda mine: [*rows[:3], *mine])
+    second = SimpleNamespace(
+        accelerator=SimpleNamespace(num_processes=2, process_index=3), num_generations=4, _credit=GroupCredit("none")
+    )
+    assert trainer.MeasuredGRPOTrainer._advantages_of(second, rows[3:]) == ([[0.5]], 0.0)
