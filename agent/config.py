@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from agent.learning.credit.config import CreditSettings
+from agent.learning.credit.group import GroupSettings, Scale
 from agent.policies.config import OpenAISettings, VllmSettings
 from agent.tiny_config import TinySettings
 from hub.config import LoraSettings
@@ -98,7 +100,7 @@ class MonitorSettings(Settings):
     """Share of trajectories with a search; watched once a policy has searched as often as that."""
     max_unscored: Share = 0.5
     max_flat: Share = 0.99
-    """Share of groups whose rewards are all equal."""
+    """Share of flat groups, in which no token has an advantage."""
     max_logprob_gap: float | None = None
     """Between sampler and trainer, in nats; None: 1e-4 in float32, and what rounding makes of it in 16 bits."""
     patience: Count = 5
@@ -110,8 +112,9 @@ class GrpoSettings(OptimizerSettings):
 
     One rollout is ``questions`` x ``group_size`` trajectories. They are split into ``minibatches``
     optimizer updates and gone over ``iterations`` times; each update accumulates gradients over
-    micro-batches of ``micro_batch`` rows. ``oversample`` above 1 replaces groups whose rewards are all
-    equal by further questions, up to that many times the questions of a rollout.
+    micro-batches of ``micro_batch`` rows. ``credit`` turns rewards into advantages (``agent/learning/credit/``).
+    ``oversample`` above 1 replaces flat groups, in which no token has an advantage, by further questions, up to that
+    many times the questions of a rollout: dynamic sampling (DAPO, Yu et al. 2025).
 
     ``importance_cap`` truncates token-level importance weights of the policy that learns over the one that
     sampled; ``auto`` is 2 where rollouts are sampled by older weights (an asynchronous cluster), else off.
@@ -131,7 +134,7 @@ class GrpoSettings(OptimizerSettings):
     importance_cap: Annotated[float, Field(ge=1.0)] | Literal["auto", "off"] = "auto"
     epsilon: Rate = 0.2
     epsilon_high: Rate | None = None
-    scale_rewards: Literal["group", "batch", "none"] = "group"
+    credit: CreditSettings = GroupSettings()
     mask_truncated: bool = False
     oversample: Annotated[float, Field(ge=1.0)] = 1.0
     sync_reference: Annotated[int, Field(ge=0)] = 0
@@ -145,6 +148,18 @@ class GrpoSettings(OptimizerSettings):
     save_trajectories: bool = True
     monitors: MonitorSettings = MonitorSettings()
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scale_of_old(cls, values: Any) -> Any:
+        """Before there were schemes, ``scale_rewards`` stood where ``credit.scale`` is now; saved runs have it."""
+        if not isinstance(values, dict) or "scale_rewards" not in values:
+            return values
+        scale = values["scale_rewards"]
+        rest = {name: value for name, value in values.items() if name != "scale_rewards"}
+        if scale not in get_args(Scale) or ("credit" in rest and scale != "group"):
+            raise ValueError(f"scale_rewards is credit.scale now, one of {', '.join(get_args(Scale))}")
+        return {"credit": {"kind": "group", "scale": scale}} | rest
 
     @model_validator(mode="after")
     def _fits(self) -> GrpoSettings:

@@ -64,7 +64,7 @@ def measure(name: str, config: Path, warm_folder: Path, folder: Path, steps: int
         from workflows.cluster import run_plan
 
         with open_roles(settings.cluster, run_plan(run), RunLayout(folder).token) as roles:
-            learn(run, roles.make_sampler())
+            learn(run, roles.make_source())
             for actor in (*roles.workers, *roles.retrievers):
                 status = actor.call("status").result(120)
                 memory[actor.name] = status["peak_mib"]
@@ -125,10 +125,10 @@ class Holder:
     def take(self, weights: Any) -> tuple[float, int]:
         import resource
 
-        from agent.cluster.weights import load
+        from agent.policies.weights import put_into
 
         started = time.perf_counter()
-        load(self._model, weights)
+        put_into(self._model, weights)
         return time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
@@ -162,7 +162,7 @@ def broadcast(name: str, repeats: int) -> None:
     from agent.cluster.config import ClusterSettings
     from agent.cluster.interface import Needs
     from agent.cluster.ray_cluster import RayCluster
-    from agent.cluster.weights import snapshot
+    from agent.policies.weights import LiveWeights, send
     from hub.config import LoraSettings
 
     with tempfile.TemporaryDirectory() as folder:
@@ -173,7 +173,7 @@ def broadcast(name: str, repeats: int) -> None:
                 actors = [cluster.spawn(f"{what} {i}", MakeHolder(name, lora), Needs("holder")) for i in range(2)]
                 for version in range(repeats + 1):
                     started = time.perf_counter()
-                    weights = snapshot(model, version)
+                    weights = send(LiveWeights(version, model))
                     reference = cluster.put(weights)
                     stored = time.perf_counter() - started
                     taken = [call.result(600) for call in [actor.call("take", reference) for actor in actors]]

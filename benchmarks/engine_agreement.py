@@ -18,12 +18,12 @@ import torch
 from peft import get_peft_model
 
 from agent.config import PolicySettings
-from agent.learning.engine_sampler import weights_of
 from agent.learning.options import peft_config
 from agent.policies.config import VllmSettings
 from agent.policies.loading import load_policy_model
-from agent.policies.probe import make_probe, probe_tokens
+from agent.policies.probe import probe_tokens
 from agent.policies.vllm_policy import VllmPolicy, open_vllm_policy
+from agent.policies.weights import LiveWeights
 from hub.config import LoraSettings
 from sleuth.types import Request, Sampling
 
@@ -101,16 +101,16 @@ def main() -> None:
 
     show("as it comes", None, 0)
     step(list(model.parameters()), options.rate, 1)
-    policy.update(1, weights_of(model), make_probe(model, probe_tokens(codec)))
+    policy.load(LiveWeights(1, model, probe_tokens(codec)))
     show("every weight moved", old, 1)
     old.load_state_dict(model.state_dict())
     model = get_peft_model(model, peft_config(LORA))
     for version in (2, 3):
         step([p for n, p in model.named_parameters() if "lora_" in n], 10 * options.rate, version)
-        policy.update(version, weights_of(model), make_probe(model, probe_tokens(codec)))
+        policy.load(LiveWeights(version, model, probe_tokens(codec)))
         show(f"adapter, version {version}", old, version)
     model = model.unload()
-    policy.update(4, weights_of(model), make_probe(model, probe_tokens(codec)))
+    policy.load(LiveWeights(4, model, probe_tokens(codec)))
     show("whole weights again", None, 4)
     policy.close()
 

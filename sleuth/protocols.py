@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from sleuth.types import (
     Action,
     Generation,
     Hit,
     Observation,
+    Probe,
     Question,
     Request,
     Sampling,
+    ScoredTrajectory,
     Search,
     Stop,
     Trajectory,
@@ -48,7 +50,7 @@ class TextCodec(Protocol):
 @runtime_checkable
 class Policy(Protocol):
     trainable: bool
-    """False when token ids or log-probs are not known: good for evaluation and chat only."""
+    """Whether token ids and log-probs are exact. Where not: good for evaluation and chat only."""
 
     @property
     def version(self) -> int: ...
@@ -65,6 +67,51 @@ class Policy(Protocol):
 
     def release(self, episodes: Iterable[str]) -> None:
         """Forget what is kept for these episodes; unknown ones are ignored."""
+        ...
+
+
+class Weights(Protocol):
+    """A policy's weights, on loan for the length of a call: they may be a trainer's own memory. Write nothing to them,
+    and copy what is to stay.
+    """
+
+    @property
+    def version(self) -> int:
+        """The number of optimizer steps that made them."""
+        ...
+
+    @property
+    def adapter(self) -> Mapping[str, Any] | None:
+        """Settings of the low-rank adapter, in peft's names, whose tensors alone these are; None: all weights."""
+        ...
+
+    @property
+    def module(self) -> Any | None:
+        """The torch module itself where it is in this process. It may be sampled with until the next ``load``."""
+        ...
+
+    def tensors(self) -> Mapping[str, Any]:
+        """Torch tensors by the names of the module's ``state_dict``."""
+        ...
+
+    def probe(self) -> Probe | None:
+        """The trainer's own log-probs of a text, by which a policy can tell that it holds these weights."""
+        ...
+
+
+@runtime_checkable
+class TrainablePolicy(Policy, Protocol):
+    """A policy that takes new weights: alone, beside the trainer or on a worker of a cluster.
+
+    One that has ``rest()`` is told when it will not sample for a while (the trainer may want its GPU), and one that
+    has ``close()`` when training is over.
+    """
+
+    def load(self, weights: Weights) -> None:
+        """Sample with ``weights``, and report their version, from now on. Called between generations only.
+
+        Raises PolicyError when it cannot; then nothing may be sampled before a ``load`` that succeeds.
+        """
         ...
 
 
@@ -130,6 +177,21 @@ class Reward(Protocol):
 
     def score(self, question: Question, trajectory: Trajectory) -> float | None:
         """The value; None when this trajectory cannot be judged by it."""
+        ...
+
+
+Advantage = float | Sequence[float]
+"""Of a trajectory: one number for all tokens that the policy sampled, or a number for each, observations skipped."""
+
+
+class Credit(Protocol):
+    """Credit assignment: which trajectories, or which of their tokens, become more likely and how much. Pure."""
+
+    def advantages(self, groups: Sequence[Sequence[ScoredTrajectory]]) -> Sequence[Sequence[Advantage]]:
+        """An advantage a trajectory. ``groups`` are a rollout's, one a question, without what could not be scored.
+
+        Where a group has nothing to learn from, it is exactly 0 throughout: such a group is called flat.
+        """
         ...
 
 

@@ -102,6 +102,14 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """Token ids, and a trainer's log-prob of each but the first, in nats, at temperature 1."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """Tokens that the environment inserts (or the prompt), with the text that they came from."""
 

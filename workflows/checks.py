@@ -102,12 +102,11 @@ def _check_warmstart(settings: RunSettings, until: str) -> None:
 
 
 def _check_grpo(settings: RunSettings) -> None:
+    from agent.policies.backends import check_trainable
+
     assert settings.grpo is not None
-    if settings.policy.backend not in ("transformers", "vllm", "auto"):
-        raise ConfigError(
-            f"training cannot give new weights to policy.backend '{settings.policy.backend}'",
-            "train with backend transformers, vllm or auto",
-        )
+    check_trainable(settings.policy)
+    settings.grpo.credit.open()
     if not settings.data.train or not settings.data.dev:
         raise ConfigError("grpo needs data.train and data.dev", "name question files there")
     for kind in (settings.environment.kind, *settings.evaluation.start_modes, *modes_of(settings)):

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from agent.cluster.controller import RemoteController
     from agent.cluster.interface import Cluster
     from agent.cluster.roles import Roles, RunPlan
-    from agent.cluster.sampler import ClusterSampler
     from agent.codec import HFCodec
     from agent.rollout import RolloutDriver
 
@@ -84,7 +83,7 @@ def train_on_cluster(run: StageContext, settings: ClusterSettings) -> GrpoOutcom
     plan = run_plan(run)
     with open_roles(settings, plan, run.layout.token) as roles:
         if settings.learners == 0:
-            return learn(run, roles.make_sampler())
+            return learn(run, roles.make_source())
         return learn_apart(run, roles)
 
 
@@ -113,17 +112,14 @@ class LearnerWork:
     plan: RunPlan
 
     def __call__(self, put: Callable[[Any], Any], restarted: bool) -> None:
-        from agent.cluster.roles import sampler
+        from agent.cluster.roles import source_maker
 
         quiet_libraries()
         cluster = self.settings.cluster
         assert cluster is not None
         limit_threads(cluster.threads or self.plan.threads)
-
-        def make_sampler(_model: Any, codec: HFCodec, _steps: Callable[[], int]) -> ClusterSampler:
-            return sampler(self.control, put, cluster, self.plan, codec)
-
-        learn(StageContext(self.settings, RunFolder(self.settings.out), self.resume or restarted), make_sampler)
+        make_source = source_maker(lambda _codec: self.control, put, cluster, self.plan)
+        learn(StageContext(self.settings, RunFolder(self.settings.out), self.resume or restarted), make_source)
 
 
 def run_plan(run: StageContext) -> RunPlan:

@@ -13,11 +13,11 @@ from workflows.context import StageContext
 from workflows.wiring import load_training_data, make_driver, make_sink, read_questions
 
 if TYPE_CHECKING:
-    from agent.learning.sampling import MakeSampler
+    from agent.learning.sources import MakeSource
 
 
-def learn(run: StageContext, make_sampler: MakeSampler | None) -> GrpoOutcome:
-    """Train with GRPO in this process; ``make_sampler`` has the rollouts played elsewhere."""
+def learn(run: StageContext, make_source: MakeSource | None) -> GrpoOutcome:
+    """Train with GRPO in this process; ``make_source`` has the rollouts played elsewhere."""
     from agent.learning.grpo import GrpoJob, train_grpo
     from rewards.scorer import make_scorer
     from sleuth.checkpoints import checkpoint_step
@@ -25,7 +25,7 @@ def learn(run: StageContext, make_sampler: MakeSampler | None) -> GrpoOutcome:
     settings = run.settings
     assert settings.grpo is not None
     dev = read_questions(settings.data.dev or "", settings.grpo.eval_limit)
-    retriever = None if make_sampler else run.open_retriever()
+    retriever = None if make_source else run.open_retriever()
     newest = run.layout.newest_checkpoint() if run.resume else None
     sink = make_sink(settings, keep_to=checkpoint_step(newest) if newest else -1)
     try:
@@ -40,7 +40,7 @@ def learn(run: StageContext, make_sampler: MakeSampler | None) -> GrpoOutcome:
             run.layout.grpo.folder,
             settings.seed,
             sink,
-            make_sampler,
+            make_source,
         )
         return train_grpo(job, resume=run.resume)
     finally:

@@ -18,11 +18,12 @@ from agent.cluster.identity import code_identity
 from agent.cluster.interface import Actor, Cluster, ClusterError, Needs, WorkerLostError, answer_of
 from agent.cluster.pool import Patience
 from agent.cluster.retrieval import CALLERS, RetrieverClient, RetrieverPlan, RetrieverServer
-from agent.cluster.sampler import ClusterSampler
+from agent.cluster.source import ClusterSource
 from agent.cluster.worker import RolloutWorker, WorkerPlan
 from agent.codec import HFCodec
 from agent.config import GrpoSettings, PolicySettings
-from agent.learning.sampling import MakeSampler
+from agent.learning.rollouts import GroupRollouts
+from agent.learning.sources import MakeSource, Upcoming
 from agent.policies.probe import probe_tokens
 from agent.rollout import RolloutDriver
 from sleuth.protocols import Retriever
@@ -73,26 +74,29 @@ class Roles:
         actor.call("counts").result(self.settings.start_timeout_s)
         return RemoteController(actor)
 
-    def make_sampler(self) -> MakeSampler:
+    def make_source(self) -> MakeSource:
         """For a learner in this process."""
-
-        def make(_model: Any, codec: HFCodec, _version: Callable[[], int]) -> ClusterSampler:
-            return sampler(self.controller(codec), self.cluster.put, self.settings, self.plan, codec)
-
-        return make
+        return source_maker(self.controller, self.cluster.put, self.settings, self.plan)
 
 
-def sampler(
-    control: Control, put: Callable[[Any], Any], settings: ClusterSettings, plan: RunPlan, codec: HFCodec
-) -> ClusterSampler:
-    return ClusterSampler(
-        control,
-        plan.with_retriever(None)(None, codec),
-        put,
-        ahead=settings.max_staleness if settings.schedule == "async" else 0,
-        updates=plan.grpo.minibatches * plan.grpo.iterations,
-        probe=probe_tokens(codec) if plan.policy.backend == "vllm" else (),
-    )
+def source_maker(
+    control: Callable[[HFCodec], Control], put: Callable[[Any], Any], settings: ClusterSettings, plan: RunPlan
+) -> MakeSource:
+    """Makes a learner's source of rollouts, which asks ``control`` and stores weights by ``put``."""
+
+    def make(_model: Any, codec: HFCodec, rollouts: GroupRollouts, upcoming: Upcoming) -> ClusterSource:
+        return ClusterSource(
+            control(codec),
+            plan.with_retriever(None)(None, codec),
+            put,
+            rollouts,
+            upcoming,
+            ahead=settings.max_staleness if settings.schedule == "async" else 0,
+            updates=plan.grpo.minibatches * plan.grpo.iterations,
+            probe=probe_tokens(codec),
+        )
+
+    return make
 
 
 @contextmanager

@@ -9,16 +9,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from agent.cluster.identity import check_identity
 from agent.cluster.pool import Played
-from agent.cluster.weights import Weights, load
 from agent.codec import HFCodec
 from agent.config import PolicySettings
+from agent.policies.backends import open_trainable
 from agent.rollout import RolloutDriver
 from hub.config import LoraSettings
-from sleuth.protocols import Policy
+from sleuth.protocols import Weights
 from sleuth.types import Question, Sampling
 
 MakeDriver = Callable[[Any, HFCodec], RolloutDriver]
@@ -37,15 +37,6 @@ class WorkerPlan:
     code: str
 
 
-class WeightedPolicy(Protocol):
-    """A policy whose weights can be replaced between generations."""
-
-    @property
-    def policy(self) -> Policy: ...
-
-    def load(self, weights: Weights) -> None: ...
-
-
 class RolloutWorker:
     """Plays shards of questions, each with the version of the weights that comes with it.
 
@@ -58,8 +49,8 @@ class RolloutWorker:
             import torch
 
             torch.set_num_threads(plan.threads)
-        self._held, codec = _weighted_policy(plan)
-        self._driver = plan.make_driver(self._held.policy, codec)
+        self._policy, codec = open_trainable(plan.policy, plan.model, plan.lora)
+        self._driver = plan.make_driver(self._policy, codec)
         self._version = -1
         self._playing = threading.Lock()
 
@@ -67,7 +58,7 @@ class RolloutWorker:
         with self._playing:
             started = time.perf_counter()
             if weights.version != self._version:
-                self._held.load(weights)
+                self._policy.load(weights)
                 self._version = weights.version
             loaded = time.perf_counter()
             trajectories = self._driver.run(questions, sampling, seeds)
@@ -83,54 +74,6 @@ class RolloutWorker:
             "playing": self._playing.locked(),
             "peak_mib": round(peak, 1),
         }
-
-
-class _TransformersWeights:
-    """A transformers model in this process, under the same adapter as the trainer's."""
-
-    def __init__(self, plan: WorkerPlan) -> None:
-        from agent.policies.loading import load_policy_model
-        from agent.policies.transformers_policy import TransformersPolicy
-
-        model, self.codec = load_policy_model(plan.policy, plan.model)
-        if plan.lora and not hasattr(model, "peft_config"):
-            from peft import get_peft_model
-
-            from agent.learning.options import peft_config
-
-            model = get_peft_model(model, peft_config(plan.lora))
-        self._version = 0
-        self.policy = TransformersPolicy(
-            model,
-            self.codec,
-            version=lambda: self._version,
-            max_rows=plan.policy.max_rows,
-            keep_cache=plan.policy.keep_cache,
-        )
-
-    def load(self, weights: Weights) -> None:
-        load(self.policy.model, weights)
-        self._version = weights.version
-
-
-class _VllmWeights:
-    """A vLLM engine of this worker's own; new weights count once their log-probs of a probe are the trainer's."""
-
-    def __init__(self, plan: WorkerPlan) -> None:
-        from agent.policies.vllm_policy import open_vllm_policy
-
-        self.policy, self.codec = open_vllm_policy(plan.policy, plan.model, plan.lora)
-
-    def load(self, weights: Weights) -> None:
-        from agent.policies.probe import Probe
-
-        self.policy.update(weights.version, dict(weights.tensors()), Probe(*weights.probe) if weights.probe else None)
-
-
-def _weighted_policy(plan: WorkerPlan) -> tuple[WeightedPolicy, HFCodec]:
-    held: _TransformersWeights | _VllmWeights
-    held = _VllmWeights(plan) if plan.policy.backend == "vllm" else _TransformersWeights(plan)
-    return held, held.codec
 
 
 def _where() -> str:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors.torch import save_model
 from transformers import TrainerCallback
 
 from agent.config import MonitorSettings
+from agent.learning.checkpoints import REFERENCE
 from agent.learning.trainer import finite_gradients
-from sleuth.checkpoints import mark_complete
 from sleuth.errors import TrainingError
 from sleuth.protocols import MetricSink
 
@@ -28,18 +29,17 @@ _ROLLOUT = ("generate", "retrieve", "score")
 class StageTimer(TrainerCallback):  # type: ignore[misc]
     """Adds ``time/reference`` and ``time/update`` to a log line, so that the stages of a step add up."""
 
-    def __init__(self) -> None:
-        self.trainer: Any = None
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
         self._started = 0.0
-        self.seconds: dict[str, float] = {}
 
     def on_step_begin(self, *_args: Any, **_kwargs: Any) -> None:
         self._started = time.perf_counter()
 
     def on_step_end(self, *_args: Any, **_kwargs: Any) -> None:
         whole = time.perf_counter() - self._started
-        metrics = self.trainer._metrics["train"]
-        reference = self.trainer.take_reference_seconds()
+        metrics = self._trainer._metrics["train"]
+        reference = self._trainer.take_reference_seconds()
         for stage in _ROLLOUT:
             if not metrics[f"time/{stage}"]:  # a further update on the same rollout
                 metrics[f"time/{stage}"].append(0.0)
@@ -63,6 +63,19 @@ class GradientGuard(TrainerCallback):  # type: ignore[misc]
             )
 
 
+class ReferenceKeeper(TrainerCallback):  # type: ignore[misc]
+    """Adds to a checkpoint the reference model, where it follows the policy; transformers saves the policy alone."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def on_save(self, args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
+        if args.sync_ref_model and state.is_world_process_zero:
+            reference = self._trainer.accelerator.unwrap_model(self._trainer.ref_model)
+            # Tied tensors once: the model ties them again.
+            save_model(reference, str(Path(args.output_dir) / f"checkpoint-{state.global_step}" / REFERENCE))
+
+
 class DevEvaluation(TrainerCallback):  # type: ignore[misc]
     """Greedy evaluation on dev questions at step 0 and every ``every`` steps; keeps the best, may stop early.
 
@@ -73,21 +86,20 @@ class DevEvaluation(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, evaluate: Callable[[], Mapping[str, float]], sink: MetricSink, *, every: int, patience: int
+        self, trainer: Any, evaluate: Callable[[], Mapping[str, float]], sink: MetricSink, *, every: int, patience: int
     ) -> None:
+        self._trainer = trainer
         self._evaluate = evaluate
         self._sink = sink
         self._every = every
         self._patience = patience
-        self.trainer: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
         """Evaluate the starting policy and keep it as a checkpoint: nothing that follows may be better."""
         if state.global_step == 0:
             self._run(args, state, control)
-            self.trainer._save_checkpoint(self.trainer.model, trial=None)
-            if state.is_world_process_zero:
-                mark_complete(Path(args.output_dir) / "checkpoint-0")
+            self._trainer._save_checkpoint(self._trainer.model, trial=None)
+            self._trainer.callback_handler.on_save(args, state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
         if state.global_step % self._every == 0 or state.global_step == state.max_steps:
@@ -175,6 +187,4 @@ def collapse_signs(logs: Mapping[str, Any], limits: MonitorSettings, *, searches
             continue
         if value > limit if upper else value < limit:
             found.append(f"{name} is {value:.4g}, {'above' if upper else 'below'} {limit:g}")
-    if logs.get("reward_std") == 0.0:
-        found.append("all rewards of the rollout are equal: nothing to learn from")
     return found

@@ -1,6 +1,6 @@
 """GRPO on TRL: put policy, environment, retriever, rewards and evaluation around TRL's trainer.
 
-TRL owns the optimizer steps, the checkpoints and their resume. It is fed through ``rollout_func``.
+TRL owns the optimizer steps, the checkpoints and their resume. A step's own story is in ``trainer.py``.
 """
 
 from __future__ import annotations
@@ -18,28 +18,26 @@ from agent.learning.callbacks import (
     DevEvaluation,
     GradientGuard,
     Monitors,
+    ReferenceKeeper,
     StageTimer,
 )
 from agent.learning.checkpoints import publish_policy
-from agent.learning.engine_sampler import vllm_sampler
 from agent.learning.mixture import mixture, spare_question
 from agent.learning.options import load_trained, on_one_device, optimizer_options, peft_config, runtime_options
 from agent.learning.rollouts import Driver, GroupRollouts, RolloutRecord, Scorer
-from agent.learning.sampling import InProcessSampler, MakeSampler, Upcoming
-from agent.policies.backends import choose_backend
-from agent.policies.transformers_policy import TransformersPolicy
+from agent.learning.sources import MakeSource, Upcoming, local_source
 from agent.rollout import RolloutDriver
 from hub.callbacks import CompletionMarker, LogToSink
 from sleuth.artifacts import atomic_write
 from sleuth.checkpoints import drop_incomplete, newest_complete
 from sleuth.errors import ConfigError
 from sleuth.layout import GrpoLayout, GrpoOutcome
-from sleuth.protocols import MetricSink, Policy
+from sleuth.protocols import MetricSink
 from sleuth.trajectories import to_line
 from sleuth.types import Question
 
 log = logging.getLogger("sleuth.train")
-MakeDriver = Callable[[Policy, HFCodec], RolloutDriver]
+MakeDriver = Callable[[Any, HFCodec], RolloutDriver]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +56,8 @@ class TrainingData:
 class GrpoJob:
     """What is trained, on which questions, with which rewards, and where it goes.
 
-    ``evaluate`` plays dev questions greedily and returns figures, ``em`` among them. ``make_sampler`` has rollouts
-    played elsewhere than by the model that is trained.
+    ``evaluate`` plays dev questions greedily and returns figures, ``em`` among them. ``make_source`` has rollouts
+    played elsewhere than in this process.
     """
 
     settings: GrpoSettings
@@ -72,7 +70,7 @@ class GrpoJob:
     out: Path
     seed: int
     sink: MetricSink
-    make_sampler: MakeSampler | None = None
+    make_source: MakeSource | None = None
 
     @property
     def layout(self) -> GrpoLayout:
@@ -94,7 +92,7 @@ def train_grpo(job: GrpoJob, *, resume: bool = False) -> GrpoOutcome:
     try:
         trainer.train(resume_from_checkpoint=str(found) if found else None)
     finally:
-        trainer.close_sampler()
+        trainer.source.close()
 
     state = trainer.state
     if state.best_model_checkpoint is None:
@@ -112,7 +110,7 @@ def train_grpo(job: GrpoJob, *, resume: bool = False) -> GrpoOutcome:
 
 
 def make_trainer(job: GrpoJob) -> Any:
-    """TRL's trainer with everything of Sleuth around it, ready for ``train``."""
+    """TRL's trainer with everything of Sleuth around it, ready for ``train``; the caller closes its ``source``."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -120,63 +118,52 @@ def make_trainer(job: GrpoJob) -> Any:
     from agent.learning.trainer import MeasuredGRPOTrainer
 
     settings, data = job.settings, job.data
+    sizes = [len(source) for source in data.sources]
     model, codec = load_trained(job.policy, job.model_name, settings.lora)
-    state: dict[str, Any] = {}
-    make_sampler = job.make_sampler or _own_sampler(job)
-    sampler = make_sampler(model, codec, lambda: int(state["trainer"].state.global_step) if state else 0)
-    driver = sampler.driver
+    credit = settings.credit.open()
     rollouts = GroupRollouts(
-        driver,
         data.questions,
         job.scorer,
+        credit,
         group_size=settings.group_size,
         temperature=settings.temperature,
         seed=job.seed,
         oversample=settings.oversample,
-        spare=spare_question([len(s) for s in data.sources], data.weights),
-        on_rollout=_keep_trajectories(job.layout) if settings.save_trajectories else None,
+        spare=spare_question(sizes, data.weights),
     )
-
     updates = settings.minibatches * settings.iterations
-    count = -(-settings.steps // updates) * settings.questions
-    order = mixture([len(s) for s in data.sources], data.weights, count, job.seed)
-
-    def rollout_func(prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
-        upcoming = _upcoming(order, settings, int(trainer.state.global_step) // updates, len(prompts), trainer)
-        with sampler.refreshed(trainer):
-            record = sampler.play(rollouts, prompts, upcoming, trainer)
-        trainer.sampled_at_step = record.version
-        return rollouts.hand_over(record)
-
-    def evaluate_dev() -> Mapping[str, float]:
-        with sampler.refreshed(state["trainer"]):
-            return job.evaluate(driver)
-
-    timer = StageTimer()
-    dev = DevEvaluation(evaluate_dev, job.sink, every=settings.eval_steps, patience=settings.early_stop)
-    args = grpo_config(settings, job.policy, job.layout.checkpoints, job.seed, driver.environment().total_tokens)
+    order = mixture(sizes, data.weights, -(-settings.steps // updates) * settings.questions, job.seed)
+    total_tokens = job.make_driver(None, codec).environment().total_tokens
+    args = grpo_config(settings, job.policy, job.layout.checkpoints, job.seed, total_tokens)
+    make_source = job.make_source or local_source(job.policy, job.model_name, settings.lora, job.make_driver)
+    source = make_source(model, codec, rollouts, _upcoming(order, settings))
     trainer = MeasuredGRPOTrainer(
+        source=source,
+        credit=credit,
+        importance_cap=_importance_cap(settings, source.stale),
+        keep=_keep_trajectories(job.layout) if settings.save_trajectories else None,
         model=model,
-        reward_funcs=rollouts.reward,
         args=args,
         train_dataset=Dataset.from_list([{"prompt": str(position)} for position in order]),
         processing_class=codec.tokenizer,
-        rollout_func=rollout_func,
         peft_config=None if hasattr(model, "peft_config") else peft_config(settings.lora),
-        callbacks=[
-            timer,
-            GradientGuard("grpo"),
-            dev,
-            Monitors(settings.monitors, job.policy.dtype),
-            LogToSink(job.sink),
-            CompletionMarker(),
-        ],
     )
-    trainer.on_advantages = rollouts.weigh
-    trainer.close_sampler = getattr(sampler, "close", lambda: None)
-    trainer.importance_cap = _importance_cap(settings, sampler.stale)
+
+    def evaluate_dev() -> Mapping[str, float]:
+        with source.current(trainer) as driver:
+            return job.evaluate(driver)
+
     trainer.remove_callback(PrinterCallback)
-    state["trainer"] = timer.trainer = dev.trainer = trainer
+    for callback in (
+        StageTimer(trainer),
+        GradientGuard("grpo"),
+        DevEvaluation(trainer, evaluate_dev, job.sink, every=settings.eval_steps, patience=settings.early_stop),
+        Monitors(settings.monitors, job.policy.dtype),
+        LogToSink(job.sink),
+        ReferenceKeeper(trainer),
+        CompletionMarker(),
+    ):
+        trainer.add_callback(callback)
     return trainer
 
 
@@ -213,7 +200,6 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
         importance_sampling_level=settings.importance,
         epsilon=settings.epsilon,
         epsilon_high=settings.epsilon_high,
-        scale_rewards=settings.scale_rewards,
         mask_truncated_completions=settings.mask_truncated,
         sync_ref_model=settings.sync_reference > 0,
         ref_model_sync_steps=settings.sync_reference or 512,
@@ -233,33 +219,19 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
     return on_one_device(args)
 
 
-def _own_sampler(job: GrpoJob) -> MakeSampler:
-    """Rollouts by an engine beside the trainer, or by the model that is trained."""
-    settings, make_driver = job.policy, job.make_driver
-    if choose_backend(settings, job.model_name) == "vllm":
-        return vllm_sampler(settings, job.model_name, job.settings.lora, make_driver)
-
-    def make(model: Any, codec: HFCodec, version: Callable[[], int]) -> InProcessSampler:
-        policy = TransformersPolicy(
-            model, codec, version=version, max_rows=settings.max_rows, keep_cache=settings.keep_cache
-        )
-        return InProcessSampler(policy, make_driver(policy, codec))
-
-    return make
-
-
 def _importance_cap(settings: GrpoSettings, stale: bool) -> float | None:
     if settings.importance_cap == "auto":
         return 2.0 if stale else None
     return None if settings.importance_cap == "off" else settings.importance_cap
 
 
-def _upcoming(order: Sequence[int], settings: GrpoSettings, rollout: int, rows: int, trainer: Any) -> Upcoming:
-    """What TRL will hand to this process: its share of each rollout's questions, every one ``group_size`` times."""
-    first = int(trainer.accelerator.process_index) * rows
+def _upcoming(order: Sequence[int], settings: GrpoSettings) -> Upcoming:
+    """What TRL will hand to a process: its share of each rollout's questions, every one ``group_size`` times."""
+    updates = settings.minibatches * settings.iterations
 
-    def prompts(ahead: int) -> list[str] | None:
-        start = (rollout + ahead) * settings.questions
+    def prompts(trainer: Any, rows: int, ahead: int) -> list[str] | None:
+        start = (int(trainer.state.global_step) // updates + ahead) * settings.questions
+        first = int(trainer.accelerator.process_index) * rows
         asked = order[start : start + settings.questions]
         repeated = [str(position) for position in asked for _ in range(settings.group_size)]
         return repeated[first : first + rows] or None

@@ -1,19 +1,19 @@
-"""TRL's ``rollout_func``: play a generation batch, score it, hand back tokens, mask and rewards.
+"""Play the questions of a rollout in groups and score them.
 
 TRL hands over this process's slice of the prompts, each already repeated ``group_size`` times, and
-wants exactly as many rows back, in order. Rewards are worked out here, once, from typed trajectories;
-the reward function given to TRL only passes them on.
+wants exactly as many rows back, in order. Rewards are worked out here, once, from typed trajectories.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from agent.learning.credit.assign import assign, is_flat
 from agent.learning.mixture import spare_question
-from sleuth.protocols import Environment
+from sleuth.protocols import Credit, Environment
 from sleuth.seeding import derive_seed
 from sleuth.types import Invalid, Origin, Question, Sampling, ScoredTrajectory, Segment, Trajectory
 
@@ -42,108 +42,62 @@ class RolloutRow:
     completion_ids: list[int]
     logprobs: list[float]
     mask: list[int]
-    reward: float | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RolloutRecord:
-    """What a rollout was, for logging and for the trajectory file; ``version`` is the oldest that sampled in it."""
+    """What a rollout was; ``version`` is the oldest that sampled in it, ``metrics`` go to the log line."""
 
-    step: int = -1
-    version: int = -1
-    scored: list[ScoredTrajectory] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
+    step: int
+    version: int
+    scored: Sequence[ScoredTrajectory]
+    metrics: Mapping[str, float]
 
 
 class GroupRollouts:
-    """Callable as ``rollout_func(prompts, trainer)``; a prompt is a question's position as text.
+    """How a rollout is played; a prompt is a question's position as text.
 
     Every trajectory's seed is keyed by run seed, optimizer step, question position and place in the
     rollout, so that a resumed run samples what the uninterrupted one would have. ``oversample`` above 1
-    replaces groups of equal rewards by further questions, up to that many times the batch in all; ``spare``
-    draws their positions from seeds.
-    ``on_rollout`` gets the record once the trainer has told the advantages (``weigh``).
+    replaces flat groups by further questions, up to that many times the batch in all (dynamic sampling, DAPO);
+    ``spare`` draws their positions from seeds.
     """
 
     def __init__(
         self,
-        driver: Driver,
         questions: Sequence[Question],
         scorer: Scorer,
+        credit: Credit,
         *,
         group_size: int,
         temperature: float,
         seed: int,
         oversample: float = 1.0,
         spare: Callable[[int], int] | None = None,
-        on_rollout: Callable[[RolloutRecord], None] | None = None,
     ) -> None:
-        self.driver = driver
-        self.record = RolloutRecord()
         self._questions = questions
         self._scorer = scorer
+        self._credit = credit
         self._group_size = group_size
         self._sampling = Sampling(temperature)
         self._seed = seed
         self._oversample = oversample
         self._spare = spare or spare_question([len(questions)], [1.0])
-        self._on_rollout = on_rollout
 
-    def __call__(self, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
-        offset = trainer.accelerator.process_index * len(prompts)
-        return self.hand_over(self.play(prompts, int(trainer.state.global_step), offset))
-
-    def play(self, prompts: Sequence[str], step: int, offset: int, driver: Driver | None = None) -> RolloutRecord:
+    def play(self, prompts: Sequence[str], step: int, offset: int, driver: Driver) -> RolloutRecord:
         """Play and score ``prompts``, rows ``offset`` and on of the rollout before optimizer step ``step``.
 
         Changes nothing here, so that rollouts may be played ahead, each with a ``driver`` of its own.
         """
-        chosen = driver or self.driver
         places = [(int(prompt), f"row {offset + row}") for row, prompt in enumerate(prompts)]
-        scored, seconds = self._play(places, step, chosen)
+        scored, seconds = self._play(places, step, driver)
         replaced = 0
         if self._oversample > 1.0:
-            scored, replaced, more = self._replace_flat_groups(scored, step, offset, chosen)
+            scored, replaced, more = self._replace_flat_groups(scored, step, offset, driver)
             seconds += more
         placed = [replace(s, origin=Origin(step, (offset + row) // self._group_size)) for row, s in enumerate(scored)]
-        record = RolloutRecord(step, _oldest_version(scored, step), placed, summarise(scored, self._group_size))
-        record.metrics |= {"time/score": seconds, "groups/replaced": float(replaced)}
-        return record
-
-    def hand_over(self, record: RolloutRecord) -> dict[str, list[Any]]:
-        """The rows of ``record`` for TRL, which is told its figures and advantages from now on."""
-        self.record = record
-        rows = [to_row(s, self.driver.codec.eos_token_id) for s in record.scored]
-        return {
-            "prompt_ids": [row.prompt_ids for row in rows],
-            "completion_ids": [row.completion_ids for row in rows],
-            "logprobs": [row.logprobs for row in rows],
-            "env_mask": [row.mask for row in rows],
-            "trajectory_reward": [row.reward for row in rows],
-        }
-
-    def weigh(self, advantages: Sequence[float]) -> None:
-        """Take down the advantages that the trainer gave the rows of the last rollout; the rollout is whole then."""
-        rows = zip(self.record.scored, advantages, strict=True)
-        self.record.scored = [
-            replace(s, origin=s.origin and replace(s.origin, advantage=float(value))) for s, value in rows
-        ]
-        if self._on_rollout:
-            self._on_rollout(self.record)
-
-    def reward(
-        self,
-        completions: list[str],
-        trajectory_reward: list[float | None],
-        log_metric: Callable[[str, float], None] | None = None,
-        **_columns: Any,
-    ) -> list[float | None]:
-        """The reward function for TRL: the rewards of the rollout, with its figures logged beside them."""
-        if len(trajectory_reward) != len(completions):
-            raise ValueError(f"{len(completions)} completions but {len(trajectory_reward)} rewards")
-        for name, value in self.record.metrics.items() if log_metric else ():
-            log_metric(name, value)  # type: ignore[misc]
-        return trajectory_reward
+        metrics = summarise(scored) | {"time/score": seconds, "groups/replaced": float(replaced)}
+        return RolloutRecord(step, _oldest_version(scored, step), placed, metrics)
 
     def _play(
         self, places: Sequence[tuple[int, str]], step: int, driver: Driver
@@ -160,8 +114,8 @@ class GroupRollouts:
         self, scored: list[ScoredTrajectory], step: int, offset: int, driver: Driver
     ) -> tuple[list[ScoredTrajectory], int, float]:
         size = self._group_size
-        groups = [scored[start : start + size] for start in range(0, len(scored), size)]
-        flat = [index for index, group in enumerate(groups) if is_flat(group)]
+        groups = cut(scored, size)
+        flat = [index for index, group in enumerate(groups) if self._is_flat(group)]
         budget = int(len(groups) * self._oversample) - len(groups)
         drawn, replaced, seconds = 0, 0, 0.0
         while flat and drawn < budget:
@@ -174,21 +128,23 @@ class GroupRollouts:
                 for member in range(size)
             ]
             played, more = self._play(places, step, driver)
-            fresh = [played[start : start + size] for start in range(0, len(played), size)]
             drawn, seconds = drawn + take, seconds + more
-            for group in (group for group in fresh if not is_flat(group)):
+            for group in (group for group in cut(played, size) if not self._is_flat(group)):
                 groups[flat.pop(0)] = group
                 replaced += 1
         return [s for group in groups for s in group], replaced, seconds
+
+    def _is_flat(self, group: Sequence[ScoredTrajectory]) -> bool:
+        return is_flat(assign(self._credit, [group])[0])
 
 
 def _oldest_version(scored: Sequence[ScoredTrajectory], step: int) -> int:
     return min((turn.generation.policy_version for s in scored for turn in s.trajectory.turns), default=step)
 
 
-def is_flat(group: Sequence[ScoredTrajectory]) -> bool:
-    """Whether a group's rewards are all equal: it carries no advantage. Unscored rows do not count."""
-    return len({s.reward for s in group if s.reward is not None}) < 2
+def cut(scored: Sequence[ScoredTrajectory], size: int) -> list[Sequence[ScoredTrajectory]]:
+    """A rollout's groups of ``size``, which lie one after the other."""
+    return [scored[start : start + size] for start in range(0, len(scored), size)]
 
 
 def to_row(scored: ScoredTrajectory, eos: int) -> RolloutRow:
@@ -212,14 +168,13 @@ def to_row(scored: ScoredTrajectory, eos: int) -> RolloutRow:
     if scored.reward is None:
         mask = [0] * len(mask)
     assert len(ids) == len(logprobs) == len(mask)
-    return RolloutRow(list(prompt.token_ids), ids, logprobs, mask, scored.reward)
+    return RolloutRow(list(prompt.token_ids), ids, logprobs, mask)
 
 
-def summarise(scored: Sequence[ScoredTrajectory], group_size: int) -> dict[str, float]:
+def summarise(scored: Sequence[ScoredTrajectory]) -> dict[str, float]:
     """Figures of a rollout for a log line; seconds are wall time."""
     trajectories = [s.trajectory for s in scored]
     turns = [turn for t in trajectories for turn in t.turns]
-    groups = [scored[start : start + group_size] for start in range(0, len(scored), group_size)]
     count = len(trajectories)
     metrics = {
         "rollout/answered": sum(t.answer is not None for t in trajectories) / count,
@@ -228,7 +183,6 @@ def summarise(scored: Sequence[ScoredTrajectory], group_size: int) -> dict[str, 
         "rollout/invalid_turns": sum(isinstance(turn.action, Invalid) for turn in turns) / max(len(turns), 1),
         "rollout/unscored": sum(s.reward is None for s in scored) / count,
         "rollout/policy_tokens": sum(sum(t.policy_mask) for t in trajectories) / count,
-        "groups/flat": sum(is_flat(group) for group in groups) / len(groups),
         "time/generate": sum(t.timings["generate"] for t in trajectories),
         "time/retrieve": sum(t.timings["retrieve"] for t in trajectories),
     }

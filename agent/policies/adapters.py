@@ -13,11 +13,6 @@ if TYPE_CHECKING:
     import torch
 
 
-def is_adapter(state: Mapping[str, object]) -> bool:
-    """Whether ``state`` holds an adapter's tensors rather than a whole model's."""
-    return any(".lora_" in name for name in state)
-
-
 def write_adapter(folder: Path, state: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> None:
     """Write the adapter named ``default`` whose tensors are ``state``; ``known`` are settings that tensors do not show.
 
@@ -41,10 +36,3 @@ def write_adapter(folder: Path, state: Mapping[str, torch.Tensor], known: Mappin
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.clone() for name, value in plain.items()}, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def known_settings(source: str | None, alpha: int | None) -> dict[str, Any]:
-    """What ``write_adapter`` must be told: ``alpha``, or the settings of the adapter folder ``source``."""
-    config = json.loads((Path(source) / "adapter_config.json").read_text(encoding="utf-8")) if source else {}
-    kept = {name: config[name] for name in ("lora_alpha", "use_rslora", "base_model_name_or_path") if name in config}
-    return kept | ({"lora_alpha": alpha} if alpha is not None and not source else {})

@@ -1,29 +1,76 @@
-"""Which backend a policy runs on, and how each is opened for evaluation and chat."""
+"""Which backend a policy runs on, and how each is opened: for evaluation and chat, on workers, beside the trainer."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from agent.codec import HFCodec
 from agent.config import PolicySettings
 from agent.policies.loading import adapter_base, load_codec, resolve_model
+from hub.config import LoraSettings
 from sleuth.errors import ConfigError, PolicyError, did_you_mean
-from sleuth.protocols import Policy
+from sleuth.plugins import load_object
+from sleuth.protocols import Policy, TrainablePolicy
 
 log = logging.getLogger("sleuth.policy")
+Opened = tuple[Policy, HFCodec]
 
 
-def open_policy(settings: PolicySettings) -> tuple[Policy, HFCodec]:
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """``open`` makes a policy with weights of its own, those at a name, that has room for an adapter if one is trained.
+
+    ``trains``: its policies are ``TrainablePolicy``. ``around`` makes one that samples with the model that is trained,
+    in the trainer's process; None where the backend needs weights of its own there too.
+    """
+
+    open: Callable[[PolicySettings, str, LoraSettings | None], Opened]
+    trains: bool
+    around: Callable[[PolicySettings, Any, HFCodec], TrainablePolicy] | None = None
+
+
+def open_policy(settings: PolicySettings) -> Opened:
     """The policy that ``settings`` name with its codec. Raises PolicyError or ConfigError with the way to mend it."""
     if settings.model and settings.model.startswith(("http://", "https://")):
         settings = _server(settings)
     if settings.model is None and settings.backend != "openai":
         raise ConfigError("a tiny policy has no weights before its run made them", "name its folder as policy.model")
-    backend = choose_backend(settings, settings.model or "")
-    if ":" in backend:
-        return _outside(settings)
-    return _OPENERS[backend](settings)
+    name = settings.model or ""
+    return _backend(choose_backend(settings, name)).open(settings, name, None)
+
+
+def open_trainable(settings: PolicySettings, name: str, lora: LoraSettings | None) -> tuple[TrainablePolicy, HFCodec]:
+    """A policy at ``name`` with weights of its own that takes those of a trainer, whose adapter is like ``lora``."""
+    policy, codec = _backend(choose_backend(settings, name)).open(settings, name, lora)
+    if not isinstance(policy, TrainablePolicy):
+        raise _untrainable(settings.backend)
+    return policy, codec
+
+
+def policy_around(settings: PolicySettings, name: str, model: Any, codec: HFCodec) -> TrainablePolicy | None:
+    """A policy that samples with ``model``, which is trained in this process; None where the backend cannot."""
+    around = _backend(choose_backend(settings, name)).around
+    return around(settings, model, codec) if around else None
+
+
+def check_trainable(settings: PolicySettings) -> None:
+    """Raise ConfigError where the backend is known, without opening it, not to take new weights."""
+    if settings.backend == "auto":  # each that it may choose does
+        return
+    if ":" not in settings.backend:
+        fits = _backend(settings.backend).trains
+    else:
+        try:
+            made = load_object(settings.backend)
+        except ConfigError as error:
+            raise ConfigError(f"policy.backend: {error.message}", error.hint) from None
+        fits = not inspect.isclass(made) or hasattr(made, "load")
+    if not fits:
+        raise _untrainable(settings.backend)
 
 
 def choose_backend(settings: PolicySettings, model: str) -> str:
@@ -36,27 +83,50 @@ def choose_backend(settings: PolicySettings, model: str) -> str:
         reason = why_unusable(resolve_model(base) if base else source)
         log.warning("policy.backend auto takes %s", f"transformers: {reason}" if reason else "vllm")
         return "transformers" if reason else "vllm"
-    if ":" not in settings.backend and settings.backend not in _OPENERS:
-        choices = ["auto", *_OPENERS]
+    if ":" not in settings.backend and settings.backend not in BACKENDS:
+        choices = ["auto", *BACKENDS]
         raise ConfigError(f"no policy backend '{settings.backend}'", did_you_mean(settings.backend, choices))
     return settings.backend
 
 
-def _transformers(settings: PolicySettings) -> tuple[Policy, HFCodec]:
+def _backend(name: str) -> Backend:
+    return Backend(_outside, trains=True) if ":" in name else BACKENDS[name]
+
+
+def _untrainable(backend: str) -> ConfigError:
+    known = ", ".join(name for name, one in BACKENDS.items() if one.trains)
+    return ConfigError(
+        f"training cannot give new weights to policy.backend '{backend}'",
+        f"train with backend {known} or auto, or with one of your own that has load(weights)",
+    )
+
+
+def _transformers(settings: PolicySettings, name: str, lora: LoraSettings | None) -> Opened:
     from agent.policies.loading import load_policy_model
+
+    model, codec = load_policy_model(settings, name)
+    if lora and not hasattr(model, "peft_config"):
+        from peft import get_peft_model
+
+        from agent.learning.options import peft_config
+
+        model = get_peft_model(model, peft_config(lora))
+    return _around(settings, model, codec), codec
+
+
+def _around(settings: PolicySettings, model: Any, codec: HFCodec) -> TrainablePolicy:
     from agent.policies.transformers_policy import TransformersPolicy
 
-    model, codec = load_policy_model(settings, settings.model or "")
-    return TransformersPolicy(model, codec, max_rows=settings.max_rows, keep_cache=settings.keep_cache), codec
+    return TransformersPolicy(model, codec, max_rows=settings.max_rows, keep_cache=settings.keep_cache)
 
 
-def _vllm(settings: PolicySettings) -> tuple[Policy, HFCodec]:
+def _vllm(settings: PolicySettings, name: str, lora: LoraSettings | None) -> Opened:
     from agent.policies.vllm_policy import open_vllm_policy
 
-    return open_vllm_policy(settings, settings.model or "")
+    return open_vllm_policy(settings, name, lora)
 
 
-def _openai(settings: PolicySettings) -> tuple[Policy, HFCodec]:
+def _openai(settings: PolicySettings, _name: str, _lora: LoraSettings | None) -> Opened:
     from agent.policies.openai_policy import OpenAIPolicy
 
     tokenizer = settings.openai.tokenizer or settings.model
@@ -76,17 +146,14 @@ def _server(settings: PolicySettings) -> PolicySettings:
     return settings.model_copy(update={"backend": "openai", "model": None, "openai": there})
 
 
-def _outside(settings: PolicySettings) -> tuple[Policy, HFCodec]:
-    from sleuth.plugins import load_object
-
-    assert settings.model is not None
-    codec = load_codec(settings.model, trust_remote_code=settings.trust_remote_code)
-    policy: Policy = load_object(settings.backend)(settings, codec)
+def _outside(settings: PolicySettings, name: str, _lora: LoraSettings | None) -> Opened:
+    codec = load_codec(name, trust_remote_code=settings.trust_remote_code)
+    policy: Policy = load_object(settings.backend)(settings.model_copy(update={"model": name, "tiny": None}), codec)
     return policy, codec
 
 
-_OPENERS: dict[str, Callable[[PolicySettings], tuple[Policy, HFCodec]]] = {
-    "transformers": _transformers,
-    "vllm": _vllm,
-    "openai": _openai,
+BACKENDS: dict[str, Backend] = {
+    "transformers": Backend(_transformers, trains=True, around=_around),
+    "vllm": Backend(_vllm, trains=True),
+    "openai": Backend(_openai, trains=False),
 }

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sleuth.protocols import TextCodec
+from sleuth.types import Probe
 
 _TEXT = (
     "Question: which river runs through the city where the author of the book was born? "
     "First find the author, then the place of birth, then the river. 1 2 3, and 4 5 6."
 )
 _LONGEST = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """Token ids, and the log-prob of each but the first, in nats, at temperature 1."""
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
 
 
 def probe_tokens(codec: TextCodec) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,8 @@ import torch
 
 from agent.policies.kv_cache import RowCache, keeps_rows
 from agent.policies.sampler import pick, uniforms
-from sleuth.protocols import OnToken, TextCodec
+from agent.policies.weights import put_into
+from sleuth.protocols import OnToken, TextCodec, Weights
 from sleuth.types import FinishReason, Generation, Request, Sampling
 
 _TAIL = 16
@@ -29,10 +30,9 @@ class _Row:
 
 
 class TransformersPolicy:
-    """Generates with a causal language model in this process.
+    """Generates with a causal language model in this process: one of its own, or the one that is trained.
 
-    ``version`` is asked for at every call, so that a trainer can tell which weights sampled a token;
-    when it changes, kept caches are dropped. ``max_rows`` bounds the batch, not the result.
+    ``max_rows`` bounds the batch, not the result.
     """
 
     trainable = True
@@ -42,23 +42,30 @@ class TransformersPolicy:
         model: Any,
         codec: TextCodec,
         *,
-        version: Callable[[], int] = lambda: 0,
         max_rows: int = 64,
         keep_cache: bool = True,
     ) -> None:
         self.model = model
         self._codec = codec
-        self._version = version
+        self._version = 0
         self._max_rows = max_rows
         self._keep_cache = keep_cache and keeps_rows(model.config)
         self._ends = _end_tokens(model, codec)
         self._sessions: list[RowCache] = []
-        self._sessions_version = version()
         self._closers: dict[tuple[str, ...], frozenset[int]] = {}
 
     @property
     def version(self) -> int:
-        return self._version()
+        return self._version
+
+    def load(self, weights: Weights) -> None:
+        """A model in this process is sampled with as it is; weights from elsewhere are written into the own model."""
+        if weights.module is None:
+            put_into(self.model, weights)
+        else:
+            self.model = weights.module
+        self._version = weights.version
+        self._sessions = []
 
     def release(self, episodes: Iterable[str]) -> None:
         gone = set(episodes)
@@ -67,8 +74,6 @@ class TransformersPolicy:
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, on_token: OnToken | None = None
     ) -> list[Generation]:
-        if self._sessions_version != self.version:
-            self._sessions, self._sessions_version = [], self.version
         done: dict[str, Generation] = {}
         with torch.no_grad(), _evaluating(self.model):
             for session, batch in self._assign(requests):

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.config import PolicySettings
-from agent.policies.adapters import is_adapter, known_settings, write_adapter
+from agent.policies.adapters import write_adapter
 from agent.policies.loading import POLICY, adapter_base, load_codec, pick_device, resolve_model
-from agent.policies.probe import Probe
 from agent.policies.vllm_background import BackgroundEngine
 from agent.policies.vllm_engine import Adapter, Engine, EngineOptions, InProcessEngine, memory_folder
 from hub.adapters import adapter_rank
 from hub.config import LoraSettings
 from sleuth.errors import PolicyError
-from sleuth.protocols import OnToken
-from sleuth.types import Generation, Request, Sampling
+from sleuth.protocols import OnToken, Weights
+from sleuth.types import Generation, Probe, Request, Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -34,19 +33,18 @@ _GAPS = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 class VllmPolicy:
     """Samples with a vLLM engine; ``version`` counts the weights that it has been given and that were found right.
 
-    ``update`` gives it weights between generations: all of them in place, or an adapter's in exchange for the
+    ``load`` gives it weights between generations: all of them in place, or an adapter's in exchange for the
     last. They are checked on a probe before their version is published; after a failed check nothing can be
-    sampled until one succeeds. ``lora`` are settings that an adapter's tensors do not show.
+    sampled until one succeeds. ``sleeps`` has it give a GPU's memory back while it rests.
     """
 
     trainable = True
 
-    def __init__(
-        self, engine: Engine, *, max_gap: float, adapter: str | None = None, lora: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, *, max_gap: float, adapter: str | None = None, sleeps: bool = False) -> None:
         self.engine = engine
         self._max_gap = max_gap
-        self._lora = lora or {}
+        self._sleeps = sleeps
+        self._asleep = False
         self._numbers = itertools.count(1)
         self._adapter = Adapter(next(self._numbers), adapter) if adapter else None
         self._version = 0
@@ -61,7 +59,7 @@ class VllmPolicy:
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, on_token: OnToken | None = None
     ) -> list[Generation]:
-        self._check_sound()
+        self._get_ready()
         version = self._version
         done = self.engine.sample(requests, sampling, self._adapter, on_token)
         return [Generation(s.token_ids, s.logprobs, s.finish_reason, version) for s in done]
@@ -69,43 +67,45 @@ class VllmPolicy:
     def release(self, episodes: Iterable[str]) -> None:
         """Nothing is kept by episode: the prefix cache finds a prefix by its tokens."""
 
-    def update(self, version: int, state: Mapping[str, torch.Tensor], probe: Probe | None = None) -> None:
-        """Sample with ``state`` from now on, a model's state dict or an adapter's tensors, and call it ``version``.
+    def load(self, weights: Weights) -> None:
+        """A whole model ends the adapter that was there.
 
-        A whole model ends the adapter that was there. Raises PolicyError when the engine's log-probs of
-        ``probe`` are not the trainer's, or, before anything has changed, when vLLM cannot take such an adapter.
+        Raises PolicyError when the engine's log-probs of the probe are not the trainer's, or, before anything has
+        changed, when vLLM cannot take such an adapter.
         """
-        adapter = self._written(state) if is_adapter(state) else None
+        self._wake()
+        adapter = self._written(weights.tensors(), weights.adapter) if weights.adapter is not None else None
         self._sound = False
         if adapter is None:
-            self.engine.load(with_head(state))
+            self.engine.load(with_head(weights.tensors()))
         self._swap(adapter)
+        probe = weights.probe()
         if probe is not None:
-            self._check(version, probe)
-        self._version = version
+            self._check(weights.version, probe)
+        self._version = weights.version
         self._sound = True
 
     def gap(self, probe: Probe) -> float:
         """The largest difference, in nats, between the engine's log-probs and the probe's."""
+        self._wake()
         own = self.engine.prompt_logprobs(probe.token_ids, self._adapter)
         return max(abs(a - b) for a, b in zip(own, probe.logprobs, strict=True))
 
-    def sleep(self) -> None:
-        """Give the GPU's memory back until ``wake``; a CPU engine has nothing to give back."""
-        self.engine.sleep()
-
-    def wake(self) -> None:
-        self.engine.wake()
+    def rest(self) -> None:
+        """Give the GPU's memory back until it is needed again, where it was made for that."""
+        if self._sleeps and not self._asleep:
+            self.engine.sleep()
+            self._asleep = True
 
     def close(self) -> None:
         """End the engine and give back its memory."""
         self._closing()
 
-    def _written(self, state: Mapping[str, torch.Tensor]) -> Adapter:
+    def _written(self, state: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> Adapter:
         """A new number for every version: the engine and its prefix cache tell adapters apart by it."""
         number = next(self._numbers)
         folder = Path(self._adapters.name) / str(number)
-        write_adapter(folder, state, self._lora)
+        write_adapter(folder, state, known)
         return Adapter(number, str(folder))
 
     def _swap(self, adapter: Adapter | None) -> None:
@@ -123,7 +123,13 @@ class VllmPolicy:
                 "the version is not used; policy.vllm.max_gap sets the bound",
             )
 
-    def _check_sound(self) -> None:
+    def _wake(self) -> None:
+        if self._asleep:
+            self.engine.wake()
+            self._asleep = False
+
+    def _get_ready(self) -> None:
+        self._wake()
         if not self._sound:
             raise PolicyError("vllm holds weights that failed their check", "push a version that passes first")
 
@@ -134,7 +140,7 @@ class AsyncVllmPolicy(VllmPolicy):
     engine: BackgroundEngine
 
     async def generate_one(self, request: Request, sampling: Sampling, on_token: OnToken | None = None) -> Generation:
-        self._check_sound()
+        self._get_ready()
         version = self._version
         done = await self.engine.sample_one(request, sampling, self._adapter, on_token)
         return Generation(done.token_ids, done.logprobs, done.finish_reason, version)
@@ -170,8 +176,7 @@ def open_vllm_policy(
     kind: Any = AsyncVllmPolicy if own.asynchronous else VllmPolicy
     engine = BackgroundEngine(options) if own.asynchronous else InProcessEngine(options)
     adapter = source if base else None
-    known = known_settings(adapter, lora.alpha if lora else None)
-    return kind(engine, max_gap=own.max_gap or _GAPS[settings.dtype], adapter=adapter, lora=known), codec
+    return kind(engine, max_gap=own.max_gap or _GAPS[settings.dtype], adapter=adapter, sleeps=own.sleep), codec
 
 
 def _close(engine: Engine, adapters: tempfile.TemporaryDirectory[str]) -> None:

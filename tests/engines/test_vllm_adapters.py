@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
 from agent.config import PolicySettings
-from agent.learning.engine_sampler import weights_of
 from agent.learning.options import peft_config
 from agent.policies.loading import load_policy_model
 from agent.policies.probe import make_probe, probe_tokens
 from agent.policies.transformers_policy import TransformersPolicy
+from agent.policies.weights import LiveWeights, send
 from hub.config import LoraSettings
 from sleuth.errors import PolicyError
 from sleuth.types import Request, Sampling
@@ -23,7 +25,7 @@ LORA = LoraSettings(r=4, alpha=16)
 @pytest.fixture(autouse=True)
 def whole_weights_afterwards(async_policy, tiny):
     yield
-    async_policy.update(async_policy.version + 1, tiny[0].state_dict())
+    async_policy.load(LiveWeights(async_policy.version + 1, tiny[0]))
 
 
 @pytest.fixture
@@ -59,9 +61,10 @@ def test_two_versions_of_an_adapter_one_after_the_other(async_policy, trained, t
     for version in (10, 11):
         disturb(trained, version)
         probe = make_probe(trained, tokens)
-        state = weights_of(trained)
+        weights = LiveWeights(version, trained, tokens)
+        state = weights.tensors()
         assert all(".default." in name for name in state) and len(state) == 2 * 7 * plain.config.num_hidden_layers
-        async_policy.update(version, state, probe)
+        async_policy.load(weights)
         assert async_policy.gap(probe) < 1e-4
         assert async_policy.gap(make_probe(plain, tokens)) > 1e-2
         done = async_policy.generate(requests, SAMPLED)
@@ -75,20 +78,21 @@ def test_two_versions_of_an_adapter_one_after_the_other(async_policy, trained, t
 
 def test_an_adapter_that_differs_from_the_trainers_is_not_published(async_policy, trained, tiny):
     _, codec = tiny
-    probe = make_probe(trained, probe_tokens(codec))
-    halved = {name: value * 0.5 for name, value in weights_of(trained).items()}
+    tokens = probe_tokens(codec)
+    sent = send(LiveWeights(20, trained, tokens))
+    halved = replace(sent, arrays={name: array * 0.5 for name, array in sent.arrays.items()})
     with pytest.raises(PolicyError, match="nats off the trainer"):
-        async_policy.update(20, halved, probe)
-    async_policy.update(21, weights_of(trained), probe)
+        async_policy.load(halved)
+    async_policy.load(LiveWeights(21, trained, tokens))
     assert async_policy.version == 21
 
 
 def test_whole_weights_end_an_adapter(async_policy, trained, tiny):
     plain, codec = tiny
-    async_policy.update(25, weights_of(trained))
+    async_policy.load(LiveWeights(25, trained))
     probe = make_probe(plain, probe_tokens(codec))
     assert async_policy.gap(probe) > 1e-2
-    async_policy.update(26, plain.state_dict(), probe)
+    async_policy.load(LiveWeights(26, plain, probe_tokens(codec)))
     assert async_policy.gap(probe) < 1e-4
 
 
@@ -96,6 +100,6 @@ def test_an_adapter_with_whole_layers_is_refused(async_policy, tiny_folder):
     model, _ = load_policy_model(PolicySettings(model=str(tiny_folder), device="cpu"), str(tiny_folder))
     config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
     with pytest.raises(PolicyError, match="low-rank adapters only"):
-        async_policy.update(30, weights_of(get_peft_model(model, config)))
+        async_policy.load(LiveWeights(30, get_peft_model(model, config)))
     before = async_policy.version
     assert async_policy.generate([Request("q#0", [5, 6], 4)], SAMPLED)[0].policy_version == before != 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from policy_contract import CHECKS, SAMPLED, STOP
 
 from agent.policies.probe import make_probe, probe_tokens
 from agent.policies.transformers_policy import TransformersPolicy
+from agent.policies.weights import LiveWeights, send
 from sleuth.errors import PolicyError
 from sleuth.types import Request, Sampling
 
@@ -82,10 +84,11 @@ def test_an_update_changes_logprobs_head_and_cached_prefixes(kind, request, tiny
     policy.generate(requests(codec), SAMPLED)  # leaves prefixes of the old weights in the cache
     probe = make_probe(changed, probe_tokens(codec))
     assert policy.gap(probe) > 0.03
-    policy.update(policy.version + 1, changed.state_dict(), probe)
+    policy.load(LiveWeights(policy.version + 1, changed, probe_tokens(codec)))
     done = assert_agrees(policy, changed, codec)
     assert {g.policy_version for g in done} == {policy.version}
-    policy.update(policy.version + 1, changed.before)
+    changed.load_state_dict(changed.before)
+    policy.load(send(LiveWeights(policy.version + 1, changed)))
 
 
 @pytest.mark.parametrize("kind", ["vllm_policy", "async_policy"])
@@ -93,16 +96,22 @@ def test_weights_that_are_not_the_trainers_are_not_published(kind, request, tiny
     policy = request.getfixturevalue(kind)
     model, codec = tiny
     version = policy.version
-    probe = make_probe(model, probe_tokens(codec))
+    sound = send(LiveWeights(version + 1, model, probe_tokens(codec)))
+    assert sound.tied.pop("lm_head.weight")
     # What a tied head that stays behind would look like.
-    broken = {**model.state_dict(), "lm_head.weight": model.state_dict()["lm_head.weight"] * 1.1}
+    head = sound.arrays["model.embed_tokens.weight"] * 1.1
+    broken = replace(
+        sound,
+        arrays={**sound.arrays, "lm_head.weight": head},
+        types={**sound.types, "lm_head.weight": "float32"},
+    )
     with pytest.raises(PolicyError, match="nats off the trainer"):
-        policy.update(version + 1, broken, probe)
+        policy.load(broken)
     assert policy.version == version
     with pytest.raises(PolicyError, match="failed their check"):
         policy.generate(requests(codec), SAMPLED)
-    without_head = {name: value for name, value in model.state_dict().items() if name != "lm_head.weight"}
-    policy.update(version + 1, without_head, probe)
+    assert "lm_head.weight" not in sound.tensors()
+    policy.load(sound)
     assert policy.version == version + 1
     assert_agrees(policy, model, codec)
 

@@ -13,8 +13,9 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from agent.config import GrpoSettings, MonitorSettings
 from agent.learning.callbacks import DevEvaluation, Monitors, collapse_signs
 from agent.learning.checkpoints import publish_policy
+from agent.learning.credit.group import GroupCredit
 from agent.learning.mixture import mixture, spare_question
-from agent.learning.rollouts import GroupRollouts, is_flat, to_row
+from agent.learning.rollouts import GroupRollouts, to_row
 from agent.warmstart import bucketed_order, make_examples
 from hub.config import LoraSettings
 from sleuth.checkpoints import is_complete, mark_complete, newest_complete
@@ -47,7 +48,7 @@ def test_the_mask_is_one_exactly_where_the_policy_sampled(parts):
 
 def test_an_unscored_row_is_never_learned_from():
     row = to_row(ScoredTrajectory(trajectory(Segment("policy", (3, 4), (-1.0, -1.0))), None), EOS)
-    assert row.reward is None and not any(row.mask)
+    assert len(row.mask) == 3 and not any(row.mask)
 
 
 def test_an_episode_without_a_turn_still_makes_a_row():
@@ -72,7 +73,8 @@ class _Driver:
         ]
 
 
-def rollouts(driver, oversample):
+def played(driver, oversample):
+    """The rollout of four rows before step 3."""
     questions = [Question("flat", "?", ("x",)), *(Question(f"mixed{i}", "?", ("x",)) for i in range(5))]
 
     class Alternate:
@@ -82,43 +84,28 @@ def rollouts(driver, oversample):
             self.count += 1
             return ScoredTrajectory(played, 0.0 if played.question.id == "flat" else float(self.count % 2))
 
-    return GroupRollouts(driver, questions, Alternate(), group_size=2, temperature=1.0, seed=0, oversample=oversample)
+    rollouts = GroupRollouts(
+        questions, Alternate(), GroupCredit(), group_size=2, temperature=1.0, seed=0, oversample=oversample
+    )
+    return rollouts.play(["0", "0", "1", "1"], 3, 0, driver)
 
 
-TRAINER = SimpleNamespace(state=SimpleNamespace(global_step=3), accelerator=SimpleNamespace(process_index=0))
-
-
-def test_rollouts_hand_back_as_many_rows_as_prompts_with_seeds_of_their_own():
+def test_a_rollout_has_as_many_rows_as_prompts_with_seeds_of_their_own():
     driver = _Driver()
-    rows = rollouts(driver, 1.0)(["0", "0", "1", "1"], TRAINER)
-    assert len(rows["prompt_ids"]) == len(rows["trajectory_reward"]) == 4
+    assert len(played(driver, 1.0).scored) == 4
     assert [q for q, _ in driver.asked] == ["flat", "flat", "mixed0", "mixed0"]
     assert len({seed for _, seed in driver.asked}) == 4
 
 
 def test_flat_groups_are_replaced_within_the_stated_factor():
     driver = _Driver()
-    played = rollouts(driver, 3.0)
-    rows = played(["0", "0", "1", "1"], TRAINER)
-    assert played.record.metrics["groups/replaced"] == 1.0
-    assert rows["trajectory_reward"][0] != rows["trajectory_reward"][1]
+    record = played(driver, 3.0)
+    assert record.metrics["groups/replaced"] == 1.0
+    assert record.scored[0].reward != record.scored[1].reward
     assert len(driver.asked) <= 3 * 4
     again = _Driver()
-    rollouts(again, 3.0)(["0", "0", "1", "1"], TRAINER)
+    played(again, 3.0)
     assert again.asked == driver.asked
-
-
-def test_rewards_are_passed_on_and_a_missing_row_is_an_error():
-    reward = rollouts(_Driver(), 1.0).reward
-    assert reward(["a", "b"], [1.0, None]) == [1.0, None]
-    with pytest.raises(ValueError, match="rewards"):
-        reward(["a", "b"], [1.0])
-
-
-def test_is_flat_ignores_unscored_rows():
-    played = trajectory()
-    group = [ScoredTrajectory(played, r) for r in (1.0, None, 1.0)]
-    assert is_flat(group) and not is_flat([*group, ScoredTrajectory(played, 0.0)])
 
 
 def test_spare_questions_follow_the_weights_too():
@@ -177,9 +164,9 @@ def test_a_checkpoint_counts_only_when_it_is_whole(tmp_path):
 
 
 def test_monitors_name_what_collapses():
-    fine = {"entropy": 0.5, "kl": 0.01, "rollout/answered": 1.0, "check/logprob_gap": 1e-6, "reward_std": 0.3}
+    fine = {"entropy": 0.5, "kl": 0.01, "rollout/answered": 1.0, "check/logprob_gap": 1e-6, "groups/flat": 0.3}
     assert collapse_signs(fine, MonitorSettings()) == []
-    signs = collapse_signs(fine | {"entropy": 0.0, "kl": 9.0, "reward_std": 0.0}, MonitorSettings())
+    signs = collapse_signs(fine | {"entropy": 0.0, "kl": 9.0, "groups/flat": 1.0}, MonitorSettings())
     assert len(signs) == 3 and "entropy" in signs[0]
 
 
@@ -235,9 +222,9 @@ def dev_evaluations(tmp_path, figures, patience=0):
     args = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
     state, control = TrainerState(max_steps=1000), TrainerControl()
     coming = iter(figures)
-    dev = DevEvaluation(lambda: {"em": next(coming)}, MultiSink([]), every=10, patience=patience)
-    dev.trainer = SimpleNamespace(model=None, _save_checkpoint=lambda *_args, **_kwargs: None)
-    (tmp_path / "checkpoint-0").mkdir()
+    saved = SimpleNamespace(on_save=lambda *_args: None)
+    trainer = SimpleNamespace(model=None, _save_checkpoint=lambda *_args, **_kwargs: None, callback_handler=saved)
+    dev = DevEvaluation(trainer, lambda: {"em": next(coming)}, MultiSink([]), every=10, patience=patience)
     dev.on_train_begin(args, state, control)
     for step in range(10, 10 * len(figures), 10):
         state.global_step = step
@@ -260,7 +247,18 @@ def test_patience_counts_from_the_first_of_equals(tmp_path, figures, stops):
 def test_the_best_of_a_run_that_an_earlier_version_began_is_not_forgotten(tmp_path):
     args = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
     state = TrainerState(max_steps=1000, global_step=30, best_metric=0.75, best_global_step=10)
-    dev = DevEvaluation(lambda: {"em": 0.5}, MultiSink([]), every=10, patience=2)
+    dev = DevEvaluation(None, lambda: {"em": 0.5}, MultiSink([]), every=10, patience=2)
     control = TrainerControl()
     dev.on_step_end(args, state, control)
     assert (state.best_metric, state.best_global_step, control.should_training_stop) == (0.75, 10, True)
+
+
+def test_a_group_may_lie_across_processes(monkeypatch):
+    from agent.learning import trainer
+
+    rows = [ScoredTrajectory(trajectory(Segment("policy", (3,), (-1.0,))), reward) for reward in (0.0, 0.0, 1.0, 1.0)]
+    monkeypatch.setattr(trainer, "gather_object", lambda mine: [*rows[:3], *mine])
+    second = SimpleNamespace(
+        accelerator=SimpleNamespace(num_processes=2, process_index=3), num_generations=4, _credit=GroupCredit("none")
+    )
+    assert trainer.MeasuredGRPOTrainer._advantages_of(second, rows[3:]) == ([[0.5]], 0.0)

@@ -7,6 +7,7 @@ import torch
 
 from agent.policies.sampler import pick, uniforms
 from agent.policies.transformers_policy import TransformersPolicy
+from agent.policies.weights import LiveWeights
 from sleuth.types import Request, Sampling
 
 STOP = ("</search>", "</answer>")
@@ -96,15 +97,14 @@ def test_each_row_stops_on_its_own_and_carries_the_whole_last_token(tiny, monkey
 
 def test_new_weights_drop_what_was_cached(tiny):
     model, codec = tiny
-    version = [0]
-    policy = TransformersPolicy(model, codec, version=lambda: version[0])
+    policy = TransformersPolicy(model, codec)
     first = policy.generate(requests(codec), SAMPLED)
     embedding = model.get_input_embeddings().weight
     before = embedding.detach().clone()
     try:
         with torch.no_grad():
             embedding.mul_(1.5)
-        version[0] = 1
+        policy.load(LiveWeights(1, model))
         batch = [
             Request(r.episode, [*r.prefix, *g.token_ids, 5], 20, r.seed)
             for r, g in zip(requests(codec), first, strict=True)

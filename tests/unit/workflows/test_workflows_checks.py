@@ -164,6 +164,20 @@ def test_a_run_that_has_come_further_keeps_what_is_behind_it(
     resumed(changed)
 
 
+def test_a_run_of_before_there_were_credit_schemes_is_resumed(tmp_path: Path, model: Path) -> None:
+    given = settings(tmp_path, model)
+    old = given.model_dump(mode="json")
+    old["grpo"] = {name: value for name, value in old["grpo"].items() if name != "credit"} | {"scale_rewards": "group"}
+    with RunFolder(given.out).claim(old):
+        (given.out / "grpo").mkdir()
+    run_stages(given, until="world", resume=True, overwrite=False)
+    with RunFolder(given.out).claim(old, resume=True, may_differ=["grpo"]):
+        pass
+    other = settings(tmp_path, model, grpo={"credit": {"scale": "none"}})
+    with pytest.raises(ArtifactError, match=r"started with grpo\.credit\.scale = 'group', not 'none'"):
+        run_stages(other, until="world", resume=True, overwrite=False)
+
+
 def test_a_world_does_not_make_the_files_that_lie_elsewhere(tmp_path: Path, model: Path) -> None:
     made = {"train": [{"path": str(tmp_path / "run" / "world" / "train.jsonl")}], "dev": str(tmp_path / "q.jsonl")}
     check_inputs(settings(tmp_path, model, world={}, data=made), "grpo")

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.cluster.controller import Control
-from agent.cluster.weights import snapshot
 from agent.learning.rollouts import GroupRollouts, RolloutRecord
-from agent.learning.sampling import Upcoming, gathered, place_of
+from agent.learning.sources import Upcoming, first_row, gathered
+from agent.policies.weights import LiveWeights, send
 from agent.rollout import RolloutDriver
 from sleuth.errors import TrainingError
 from sleuth.types import Question, Sampling, Trajectory
@@ -30,13 +30,9 @@ class RemoteDriver:
 
     def __init__(self, control: Control, template: RolloutDriver, version: int) -> None:
         self._control = control
-        self._template = template
         self.codec = template.codec
         self.environment = template.environment
         self.policy = Version(version)
-
-    def at(self, version: int) -> RemoteDriver:
-        return RemoteDriver(self._control, self._template, version)
 
     def run(
         self, questions: Sequence[Question], sampling: Sampling, seeds: Sequence[int] | None = None
@@ -44,7 +40,7 @@ class RemoteDriver:
         return self._control.run(self.policy.version, questions, sampling, list(seeds or range(len(questions))))
 
 
-class ClusterSampler:
+class ClusterSource:
     """Publishes the trainer's weights once a version and plays on the cluster.
 
     With ``ahead`` 0 a rollout is played when the trainer asks for it. Otherwise the next ``ahead`` rollouts are under
@@ -57,15 +53,20 @@ class ClusterSampler:
         control: Control,
         template: RolloutDriver,
         put: Callable[[Any], Any],
+        rollouts: GroupRollouts,
+        upcoming: Upcoming,
         *,
         ahead: int,
         updates: int,
         probe: Sequence[int] = (),
     ) -> None:
-        self.driver = RemoteDriver(control, template, -1)
         self.stale = ahead > 0
+        self._driver = RemoteDriver(control, template, -1)
         self._control = control
+        self._template = template
         self._put = put
+        self._rollouts = rollouts
+        self._upcoming = upcoming
         self._ahead = ahead
         self._updates = updates
         self._probe = probe
@@ -76,59 +77,61 @@ class ClusterSampler:
         self._since = time.perf_counter()
 
     @contextmanager
-    def refreshed(self, trainer: Any) -> Iterator[None]:
+    def current(self, trainer: Any) -> Iterator[RemoteDriver]:
         version = int(trainer.state.global_step)
-        if self.driver.policy.version < 0:
+        if self._driver.policy.version < 0:
             if trainer.accelerator.is_main_process:
                 self._control.forget()
             trainer.accelerator.wait_for_everyone()
-        if version != self.driver.policy.version:
+        if version != self._driver.policy.version:
             started = time.perf_counter()
             with gathered(trainer) as model:
                 if trainer.accelerator.is_main_process:
-                    self._control.publish(version, [self._put(snapshot(model, version, self._probe))])
+                    self._control.publish(version, [self._put(send(LiveWeights(version, model, self._probe)))])
             self._broadcast_s = time.perf_counter() - started
-            self.driver.policy = Version(version)
-        yield
+            self._driver = RemoteDriver(self._control, self._template, version)
+        yield self._driver
 
-    def play(self, rollouts: GroupRollouts, prompts: list[str], upcoming: Upcoming, trainer: Any) -> RolloutRecord:
-        started = time.perf_counter()
-        step, offset = int(trainer.state.global_step), place_of(prompts, trainer)
-        if not self._ahead:
-            record = rollouts.play(prompts, step, offset)
-        else:
-            self._begin(rollouts, {step: prompts} | self._coming(upcoming, step), offset)
-            planned, future = self._under_way.pop(step)
-            if planned != prompts:
-                raise TrainingError("the trainer asks for other questions than were played ahead")
-            record = future.result()
-        return self._with_figures(record, step, time.perf_counter() - started)
+    def rollout(self, prompts: list[str], trainer: Any) -> RolloutRecord:
+        with self.current(trainer) as driver:
+            started = time.perf_counter()
+            step, offset = int(trainer.state.global_step), first_row(len(prompts), trainer)
+            if not self._ahead:
+                record = self._rollouts.play(prompts, step, offset, driver)
+            else:
+                self._begin({step: prompts} | self._coming(trainer, len(prompts)), offset, driver)
+                planned, future = self._under_way.pop(step)
+                if planned != prompts:
+                    raise TrainingError("the trainer asks for other questions than were played ahead")
+                record = future.result()
+            return self._with_figures(record, step, time.perf_counter() - started)
 
     def close(self) -> None:
         """Play no more ahead; what is under way ends with the cluster."""
         self._player.shutdown(wait=False, cancel_futures=True)
 
-    def _coming(self, upcoming: Upcoming, step: int) -> dict[int, list[str]]:
-        found = {step + n * self._updates: upcoming(n) for n in range(1, self._ahead + 1)}
+    def _coming(self, trainer: Any, rows: int) -> dict[int, list[str]]:
+        step = int(trainer.state.global_step)
+        found = {step + n * self._updates: self._upcoming(trainer, rows, n) for n in range(1, self._ahead + 1)}
         return {at: prompts for at, prompts in found.items() if prompts is not None}
 
-    def _begin(self, rollouts: GroupRollouts, wanted: dict[int, list[str]], offset: int) -> None:
-        driver = self.driver.at(self.driver.policy.version)
+    def _begin(self, wanted: dict[int, list[str]], offset: int, driver: RemoteDriver) -> None:
         for at, prompts in wanted.items():
             if at not in self._under_way:
-                future = self._player.submit(rollouts.play, prompts, at, offset, driver)
+                future = self._player.submit(self._rollouts.play, prompts, at, offset, driver)
                 self._under_way[at] = (prompts, future)
 
     def _with_figures(self, record: RolloutRecord, step: int, waited: float) -> RolloutRecord:
         """Add what the cluster did; the stages of a rollout that was played ahead shrink to what was waited for."""
+        metrics = dict(record.metrics)
         stages = [f"time/{stage}" for stage in ("generate", "retrieve", "score")]
-        played = sum(record.metrics[stage] for stage in stages)
+        played = sum(metrics[stage] for stage in stages)
         if self._ahead and played:
-            record.metrics |= {stage: record.metrics[stage] * waited / played for stage in stages}
+            metrics |= {stage: metrics[stage] * waited / played for stage in stages}
         counts, now = self._control.counts(), time.perf_counter()
         wall = now - self._since
         busy = counts["busy_s"] - self._before.get("busy_s", 0.0)
-        record.metrics |= {
+        metrics |= {
             "cluster/staleness": float(step - record.version),
             "cluster/waited": waited,
             "cluster/broadcast": self._broadcast_s,
@@ -137,4 +140,4 @@ class ClusterSampler:
             "cluster/resent": counts["resent"] - self._before.get("resent", 0.0),
         }
         self._before, self._since = counts, now
-        return record
+        return replace(record, metrics=metrics)

@@ -1,0 +1,61 @@
+"""Group-relative advantages: a reward less the mean of its group (Shao et al. 2024, eq. 4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Literal
+
+from sleuth.settings import Settings
+from sleuth.types import ScoredTrajectory
+
+Scale = Literal["group", "batch", "none"]
+_EPSILON = 1e-4
+"""Added to a standard deviation before it divides, as TRL does."""
+_EQUAL = 1e-6
+"""Rewards closer than this, in proportion, are equal: sums of the same parts differ by how they were rounded."""
+
+
+class GroupSettings(Settings):
+    """Rewards less their group's mean. ``scale`` divides them by the standard deviation of the ``group``, of the whole
+    rollout (``batch``), or by nothing (``none``: Dr. GRPO, Liu et al. 2025).
+    """
+
+    kind: Literal["group"] = "group"
+    scale: Scale = "group"
+
+    def open(self) -> GroupCredit:
+        return GroupCredit(self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCredit:
+    """One number a trajectory; exactly 0 throughout a group whose rewards are equal."""
+
+    scale: Scale = "group"
+
+    def advantages(self, groups: Sequence[Sequence[ScoredTrajectory]]) -> list[list[float]]:
+        rewards = [[s.reward for s in group if s.reward is not None] for group in groups]
+        whole = deviation([reward for group in rewards for reward in group])
+        return [self._of(group, whole) for group in rewards]
+
+    def _of(self, rewards: Sequence[float], whole: float) -> list[float]:
+        if self.scale == "none":
+            return centred(rewards)
+        spread = whole if self.scale == "batch" else deviation(rewards)
+        return [value / (spread + _EPSILON) for value in centred(rewards)]
+
+
+def centred(values: Sequence[float]) -> list[float]:
+    """``values`` less their mean; exactly 0 where all are equal but for rounding."""
+    if math.isclose(min(values), max(values), rel_tol=_EQUAL, abs_tol=1e-9):
+        return [0.0] * len(values)
+    mean = fmean(values)
+    return [value - mean for value in values]
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The sample standard deviation (n - 1); 0 of a single value."""
+    return stdev(values) if len(values) > 1 else 0.0
