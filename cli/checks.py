@@ -8,8 +8,7 @@ from pathlib import Path
 
 from cli.config import DEMONSTRATIONS, STAGES, RunSettings, modes_of
 from cli.wiring import read_questions, read_source
-from retrieval.config import RetrieverSettings
-from sleuth.errors import ArtifactError, ConfigError, DataError, MissingExtraError
+from sleuth.errors import ConfigError, DataError, MissingExtraError
 
 
 def check_inputs(settings: RunSettings, until: str, done: Collection[str] = ()) -> None:
@@ -20,7 +19,7 @@ def check_inputs(settings: RunSettings, until: str, done: Collection[str] = ()) 
     _check_policy(settings, until)
     _check_questions(settings)
     if settings.retriever is not None:
-        _check_retriever(settings.retriever, settings.out)
+        settings.retriever.check_files(settings.out)
     if "demonstrate" in reached:
         _check_demonstrations(settings, until)
     if "warmstart" in reached:
@@ -55,19 +54,6 @@ def _check_questions(settings: RunSettings) -> None:
     for path in (settings.data.dev, settings.data.test):
         if path is not None and is_there(path):
             read_questions(path)
-
-
-def _check_retriever(retriever: RetrieverSettings, out: Path) -> None:
-    """What lies under ``out`` may be made by the run itself."""
-    for part in [*retriever.parts, *([retriever.inner] if retriever.inner else [])]:
-        _check_retriever(part, out)
-    index, corpus = retriever.index, retriever.corpus
-    if index is None or index.exists():
-        return
-    if corpus is None and out not in index.parents:
-        raise ArtifactError(f"no index at {index}", f"make it with: sleuth index CORPUS --out {index}")
-    if corpus is not None and not corpus.exists() and out not in corpus.parents:
-        raise DataError(f"no corpus at {corpus}", "retriever.corpus is a file of passages")
 
 
 def _check_demonstrations(settings: RunSettings, until: str) -> None:

@@ -13,7 +13,7 @@ from agent.cluster.config import ClusterSettings
 from cli.config import RunSettings
 from cli.wiring import make_driver, make_retriever
 from envs.config import EnvironmentSettings
-from retrieval.config import RetrieverSettings
+from retrieval.config import IndexedSettings, RetrieverSettings
 from sleuth.artifacts import atomic_write
 from sleuth.errors import ConfigError
 from sleuth.protocols import Retriever
@@ -191,7 +191,7 @@ class NodeReport:
         from agent.cluster.identity import code_identity
         from sleuth.artifacts import MANIFEST, file_digest
 
-        index = self.retriever.index if self.retriever else None
+        index = self.retriever.index if isinstance(self.retriever, IndexedSettings) else None
         manifest = index / MANIFEST if index else None
         seen = file_digest(manifest)[:12] if manifest and manifest.is_file() else "none"
         return {"code": code_identity(), "index": seen}

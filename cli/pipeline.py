@@ -33,6 +33,7 @@ from sleuth.artifacts import atomic_write
 from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
 from sleuth.protocols import MetricSink, Retriever
 from sleuth.runs import RunFolder
+from sleuth.settings import validate
 from sleuth.types import Plan, Question
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
     limit_threads(settings.threads)
     plain = settings.model_dump(mode="json")
     free = ("sinks", "threads", "grpo.report_to", *MAY_DIFFER, *not_begun(run))
-    with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=free):
+    with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=free, reread=_reread):
         for name in STAGES[: STAGES.index(until) + 1]:
             if not run.folder.stage_done(name):
                 info = _WORK[name](run)
@@ -104,6 +105,10 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
         if until == STAGES[-1]:
             _close(run.out)
     return run
+
+
+def _reread(saved: dict[str, Any]) -> dict[str, Any]:
+    return validate(RunSettings, saved, "config.yaml of the run").model_dump(mode="json")
 
 
 def not_begun(run: Run) -> list[str]:

@@ -72,7 +72,7 @@ def play(settings: RunSettings, folder: Path, opened: Opened, *, resume: bool, o
     retriever = opened.retriever(settings)
     identity = _identity(settings, retriever)
     run, chosen = RunFolder(folder), settings.evaluation
-    with run.claim(identity, resume=resume, overwrite=overwrite, may_differ=MAY_DIFFER):
+    with run.claim(identity, resume=resume, overwrite=overwrite, may_differ=MAY_DIFFER, reread=_reread):
         limit_threads(settings.threads)
         report = None
         for number, part in enumerate(sample_folders(folder, chosen.samples)):
@@ -180,6 +180,16 @@ def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, A
         "temperature": settings.evaluation.temperature,
         "weights": _weights_stamp(settings.policy.model),
     }
+
+
+def _reread(saved: dict[str, Any]) -> dict[str, Any]:
+    from retrieval.config import RetrieverSettings
+    from sleuth.settings import validate
+
+    if saved.get("retriever") is None:
+        return saved
+    chosen = validate(RetrieverSettings, saved["retriever"], "config.yaml of the evaluation")
+    return {**saved, "retriever": chosen.model_dump(mode="json")}
 
 
 def _weights_stamp(model: str | None) -> list[str]:

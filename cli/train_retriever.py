@@ -101,8 +101,13 @@ def _claimed(settings: RetrieverRun, resume: bool, overwrite: bool) -> Iterator[
     quiet_libraries()
     limit_threads(settings.threads)
     folder = RunFolder(settings.out)
-    with folder.claim(settings.model_dump(mode="json"), resume=resume, overwrite=overwrite, may_differ=("out",)):
+    plain = settings.model_dump(mode="json")
+    with folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=("out",), reread=_reread):
         yield _run(settings, folder, resume)
+
+
+def _reread(saved: dict[str, Any]) -> dict[str, Any]:
+    return validate(RetrieverRun, saved, "config.yaml of the run").model_dump(mode="json")
 
 
 def _run(settings: RetrieverRun, folder: Any, resume: bool) -> TrainingRun:

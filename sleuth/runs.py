@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,11 +43,13 @@ class RunFolder:
         resume: bool = False,
         overwrite: bool = False,
         may_differ: Collection[str] = (),
+        reread: Callable[[dict[str, Any]], Mapping[str, Any]] = dict,
     ) -> Iterator[RunFolder]:
         """Hold the folder for this process while the block runs, with ``config`` saved as config.yaml.
 
         A folder that holds a run is refused, unless ``resume`` (its config must be the same, but for the dotted keys
         of ``may_differ``) or ``overwrite`` (its content is deleted). Resuming where there is no run starts one.
+        ``reread`` says the config of an earlier version in today's words.
         Raises ArtifactError in one clear line.
         """
         self._check_is_ours()
@@ -63,7 +65,7 @@ class RunFolder:
                     "--resume continues it, --overwrite replaces it, --out takes another folder",
                 )
             elif self._holds_run():
-                self._check_same(plain, may_differ)
+                self._check_same(plain, may_differ, reread)
             write_manifest(self.path, "run", {})  # first: with it the folder is known as a run, however early it dies
             atomic_write(self.path / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
             yield self
@@ -111,10 +113,15 @@ class RunFolder:
         elif any(not entry.name.startswith(".") for entry in self.path.iterdir()):
             raise ArtifactError(f"{self.path} is not empty and holds no run of Sleuth", "choose another --out")
 
-    def _check_same(self, config: Mapping[str, Any], may_differ: Collection[str]) -> None:
+    def _check_same(
+        self,
+        config: Mapping[str, Any],
+        may_differ: Collection[str],
+        reread: Callable[[dict[str, Any]], Mapping[str, Any]],
+    ) -> None:
         if not (self.path / CONFIG).exists():
             return  # it died before anything was made
-        before, now = flatten(self.read_config()), flatten(config)
+        before, now = flatten(reread(self.read_config())), flatten(config)
         for key in sorted(before.keys() | now.keys()):
             free = any(key == name or key.startswith(f"{name}.") for name in may_differ)
             if not free and not _newer_than(key, before) and before.get(key) != now.get(key):

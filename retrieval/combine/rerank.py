@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from retrieval.combine.config import RERANK_DEPTH
 from retrieval.combine.parts import check_asked, check_depth, digest, reach
-from retrieval.config import RERANK_DEPTH
 from retrieval.passages import passage_text
 from retrieval.size import size_of
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from retrieval.config import RetrieverSettings
+from retrieval.config import AnyRetriever, IndexedSettings
 from retrieval.encoders.config import PRESETS as ENCODER_PRESETS
 from retrieval.encoders.config import EncoderSettings, ScratchSettings
 from sleuth.errors import did_you_mean
@@ -89,7 +89,7 @@ class FilterSettings(Settings):
 class MiningSettings(FilterSettings):
     """Hard negatives by a search for each training query."""
 
-    retriever: RetrieverSettings
+    retriever: AnyRetriever
     batch_size: Count = 128
     keep_given: bool = True
     """Keep the negatives that rows have already, after the mined ones."""
@@ -256,6 +256,12 @@ class RetrieverTraining(Settings):
     evaluation: DevSettings | None = None
     index: IndexSettings | None = None
 
+    @property
+    def mining_corpus(self) -> str | Path | None:
+        """Passages that rounds after the first mine from."""
+        retriever = self.mining.retriever if self.mining else None
+        return self.round_corpus or (retriever.corpus if isinstance(retriever, IndexedSettings) else None)
+
     @model_validator(mode="after")
     def _has_its_section(self) -> RetrieverTraining:
         if getattr(self, self.kind) is None:
@@ -264,6 +270,6 @@ class RetrieverTraining(Settings):
             raise ValueError(f"{'index' if self.index else 'evaluation'} does nothing for a reranker; leave it out")
         if self.rounds > 1 and (self.kind != "encoder" or self.mining is None):
             raise ValueError("rounds above 1 need an encoder and a mining section")
-        if self.rounds > 1 and self.round_corpus is None and (not self.mining or self.mining.retriever.corpus is None):
+        if self.rounds > 1 and self.mining_corpus is None:
             raise ValueError("rounds above 1 need round_corpus, or mining.retriever.corpus")
         return self

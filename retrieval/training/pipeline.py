@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from retrieval.combine.parts import reach
-from retrieval.config import RetrieverSettings
+from retrieval.config import Progress, RetrieverSettings
 from retrieval.encoders.config import EncoderChoice, preset
 from retrieval.encoders.encoder import Encoder, separate_towers
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.scratch import make_backbone
-from retrieval.open import Progress, open_retriever
+from retrieval.open import open_retriever
 from retrieval.passages import passage_text
 from retrieval.training.config import DevSettings, EncoderStart, RetrieverTraining
 from retrieval.training.dev import DevSet, judge_all, load_dev, means
@@ -97,7 +97,7 @@ def _mine_with(run: TrainingRun, rows: Sequence[TrainingRow], settings: Retrieve
     chosen = run.settings.mining
     assert chosen is not None
     retriever = open_retriever(settings, cached=False, progress=run.progress)
-    with run.counting(f"mining negatives from {settings.index}") as on_progress:
+    with run.counting(f"mining negatives from {settings.name}") as on_progress:
         mined, report = mine(
             rows,
             retriever,
@@ -118,9 +118,9 @@ def _first_retriever(run: TrainingRun) -> RetrieverSettings:
 
 def _retriever_of_round(run: TrainingRun, number: int) -> RetrieverSettings:
     assert run.settings.mining is not None
-    corpus = run.settings.round_corpus or run.settings.mining.retriever.corpus
     folder = run.round_folder(number)
-    values = {"kind": "dense", "index": folder / "index", "encoder": str(folder / "encoder"), "corpus": corpus}
+    values = {"kind": "dense", "index": folder / "index", "encoder": str(folder / "encoder")}
+    values["corpus"] = run.settings.mining_corpus
     return validate(RetrieverSettings, values, "the retriever of a round")
 
 
