@@ -107,15 +107,16 @@ class RetrieverSettings(KindSettings):
         values = {"index": value} if isinstance(value, str | Path) else value
         if not isinstance(values, Mapping) or values.get("kind") is not None:
             return values
-        if not values.get("index"):
+        if not values.get("index") and all(map(cls._known, values)):
             raise ValueError("index is missing: the folder to search")
         return {**values, "kind": cls._kind_of(values)}
 
     @classmethod
     def _kind_of(cls, values: Mapping[str, Any]) -> str:
         """What the index says it is; of one that is not made yet, the first kind that knows all these settings."""
-        if Path(values["index"]).exists():
-            return index_kind(values["index"])
+        index = values.get("index")
+        if index and Path(index).exists():
+            return index_kind(index)
         indexed = index_kinds()
         return next((kind for kind, own in indexed.items() if cls.foreign(own, values) is None), next(iter(indexed)))
 
@@ -140,7 +141,9 @@ class IndexedSettings(RetrieverSettings):
         """The passages that the index is still to be made from; None where it is made. Raises ArtifactError."""
         if self.corpus is not None and not self.index.exists():
             return self.corpus
-        index_kind(self.index)
+        found = index_kind(self.index)
+        if found != self.kind:
+            raise ArtifactError(f"{self.index} is an index of kind {found}, not {self.kind}", "leave kind out")
         return None
 
     def check_files(self, out: Path) -> None:

@@ -72,6 +72,9 @@ class KindSettings(Settings):
             raise ValueError(f"{foreign} does nothing for a {cls.NOUN} of kind {values['kind']}; leave it out")
         # configs of before held the settings of every kind, at their defaults
         kept = {name: values[name] for name in values if name in own.model_fields or not cls._known(name)}
+        absent = [name for name, field in own.model_fields.items() if field.is_required() and not kept.get(name)]
+        if absent and kept.keys() <= own.model_fields.keys():  # else one of them is mistyped, which says more
+            raise ValueError(f"{absent[0]} is missing")
         return own.model_validate(kept)
 
     @classmethod

@@ -201,7 +201,9 @@ def _index(items: list[Any], part: str, key: str) -> int:
 
 
 def _explain(model: type[BaseModel], error: ValidationError, values: Mapping[str, Any], where: str) -> tuple[str, str]:
-    first = error.errors(include_url=False)[0]
+    found = error.errors(include_url=False)
+    # a name that is unknown says more than one that is missing, which may be the same, mistyped
+    first = next((fault for fault in found if fault["type"] == "extra_forbidden"), found[0])
     location = [str(part) for part in first["loc"]]
     key = ".".join(_written(first["loc"], values, missing=first["type"] == "missing"))
     if first["type"] == "extra_forbidden":

@@ -43,8 +43,11 @@ def test_settings_survive_yaml(tmp_path: Path) -> None:
         ({"index": "i", "timeout_s": 0}, "timeout_s: Input should be greater than 0"),
         ({"index": "i", "retries": -1}, "retries"),
         ({"index": "i", "kind": "bm52"}, "unknown kind of retriever; did you mean 'bm25'"),
-        ({"kind": "bm25"}, "'retriever.index' is missing"),
+        ({"kind": "bm25"}, "index is missing"),
         ({}, "index is missing"),
+        ({"parts": ["a", "b"]}, "index is missing"),
+        ({"idex": "i"}, "unknown setting 'retriever.idex' (did you mean 'index'?)"),
+        ({"kind": "dense", "index": "i", "encoder": {"backbone": "e", "poling": "cls"}}, "did you mean 'pooling'"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(value: Any, message: str) -> None:
