@@ -34,7 +34,6 @@ WeightDtype = Literal["float32", "bfloat16", "float16"]
 Tokens = Annotated[int, Field(ge=3)]
 Dimensions = Annotated[int, Field(ge=1)]
 
-_DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _PLACEHOLDER = re.compile(r"\{\w*\}")
 
 
@@ -49,14 +48,10 @@ Prompt = Annotated[str, AfterValidator(_no_placeholder)]
 
 
 class EncoderKind(KindSettings):
-    """An encoder as a config names it. Validating gives the settings of its family.
-
-    ``my_package.module:Class``, alone or as ``kind`` with ``options``, is an encoder of one's own.
-    """
+    """An encoder as a config names it. Validating gives the settings of its family."""
 
     NOUN: ClassVar[str] = "encoder"
     KINDS: ClassVar[Mapping[str, str]] = {"dense": "retrieval.encoders.config:EncoderChoice"}
-    OUTSIDE: ClassVar[str] = "retrieval.encoders.config:OutsideEncoder"
 
     def load(self) -> Encoder:
         """Raises ArtifactError where there is none. Every family has its own."""
@@ -64,8 +59,6 @@ class EncoderKind(KindSettings):
 
     @classmethod
     def spelled_out(cls, value: Any) -> Any:
-        if isinstance(value, str) and _DOTTED.fullmatch(value):
-            return {"kind": value}
         values = {"backbone": value} if isinstance(value, str) else value
         if not isinstance(values, Mapping) or values.get("kind") is not None:
             return values
@@ -83,14 +76,6 @@ def family_of(folder: str) -> str:
         return str(content["settings"]["kind"])
     except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it is said when it is loaded
         return "dense"
-
-
-class OutsideEncoder(EncoderKind):
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the class that ``kind`` names."""
-
-    def load(self) -> Encoder:
-        raise NotImplementedError
 
 
 class EncoderChoice(EncoderKind):
