@@ -69,7 +69,12 @@ class KindSettings(Settings):
             raise ValueError(f"unknown kind of {cls.NOUN}; {did_you_mean(str(values.get('kind')), cls.KINDS)}")
         foreign = cls.foreign(own, values)
         if foreign:
-            raise ValueError(f"{foreign} does nothing for a {cls.NOUN} of kind {values['kind']}; leave it out")
+            theirs = ", ".join(kind for kind, path in cls.KINDS.items() if foreign in cls._load(path).model_fields)
+            raise ValueError(
+                f"{foreign} does nothing for a {cls.NOUN} of kind {values['kind']}"
+                + (f", only for {theirs}" if theirs else "")
+                + "; leave it out"
+            )
         # configs of before held the settings of every kind, at their defaults
         kept = {name: values[name] for name in values if name in own.model_fields or not cls._known(name)}
         absent = [name for name, field in own.model_fields.items() if field.is_required() and not kept.get(name)]

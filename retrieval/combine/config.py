@@ -8,12 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from retrieval.combine.parts import HYBRID_DEPTH, RERANK_DEPTH
 from retrieval.config import AnyRetriever, Count, NotNegative, Progress, RetrieverSettings
 from sleuth.protocols import Retriever
-
-HYBRID_DEPTH = 100
-RERANK_DEPTH = 50
-"""Hits that are fused or ranked again where ``depth`` does not say."""
 
 
 def _as_part(part: RetrieverSettings) -> RetrieverSettings:

@@ -14,8 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from retrieval.combine.config import HYBRID_DEPTH
-from retrieval.combine.parts import check_asked, check_depth, digest, reach
+from retrieval.combine.parts import HYBRID_DEPTH, check_asked, check_depth, digest, reach
 from retrieval.size import size_of
 from sleuth.errors import ConfigError
 from sleuth.protocols import Retriever

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from retrieval.combine.config import RERANK_DEPTH
-from retrieval.combine.parts import check_asked, check_depth, digest, reach
+from retrieval.combine.parts import RERANK_DEPTH, check_asked, check_depth, digest, reach
 from retrieval.passages import passage_text
 from retrieval.size import size_of
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError

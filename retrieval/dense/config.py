@@ -28,9 +28,9 @@ class DenseSettings(IndexedSettings):
     def open(self, progress: Progress, /) -> Retriever:
         from retrieval.dense.build import build_dense
         from retrieval.dense.retriever import open_dense, read_dense_manifest
-        from retrieval.encoders.loading import reload_encoder
+        from retrieval.encoders.loading import open_encoder, reload_encoder
 
-        encoder = self.encoder.load() if self.encoder is not None else None
+        encoder = open_encoder(self.encoder) if self.encoder is not None else None
         corpus = self.to_be_made_from()
         if corpus is not None:
             if encoder is None:
@@ -81,6 +81,7 @@ class FaissSettings(RetrieverSettings):
 
     def open(self, _progress: Progress, /) -> Retriever:
         from retrieval.dense.published import open_published
+        from retrieval.encoders.loading import open_encoder
 
         tuning = {"ef_search": self.ef_search, "nprobe": self.nprobe}
-        return open_published(self.faiss_file, self.corpus, self.encoder.load(), **tuning)
+        return open_published(self.faiss_file, self.corpus, open_encoder(self.encoder), **tuning)

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
@@ -22,9 +22,6 @@ from sleuth.artifacts import MANIFEST
 from sleuth.errors import ConfigError, did_you_mean
 from sleuth.kinds import KindSettings
 from sleuth.settings import Settings
-
-if TYPE_CHECKING:
-    from retrieval.encoders.encoder import Encoder
 
 Role = Literal["query", "passage"]
 Pooling = Literal["cls", "mean", "lasttoken", "max", "mean_sqrt_len_tokens", "weightedmean", "other"]
@@ -52,10 +49,8 @@ class EncoderKind(KindSettings):
 
     NOUN: ClassVar[str] = "encoder"
     KINDS: ClassVar[Mapping[str, str]] = {"dense": "retrieval.encoders.config:EncoderChoice"}
-
-    def load(self) -> Encoder:
-        """Raises ArtifactError where there is none. Every family has its own."""
-        raise NotImplementedError
+    LOADER: ClassVar[str]
+    """Dotted path of what loads an encoder of this family from its settings: `retrieval.encoders.loading` calls it."""
 
     @classmethod
     def spelled_out(cls, value: Any) -> Any:
@@ -81,6 +76,8 @@ def family_of(folder: str) -> str:
 class EncoderChoice(EncoderKind):
     """One vector a text, and what of its settings shall differ. None: as its folder says, or as a new one has it."""
 
+    LOADER: ClassVar[str] = "retrieval.encoders.loading:load_encoder"
+
     kind: Literal["dense"] = "dense"
     backbone: str
     pooling: Pooling | None = None
@@ -99,11 +96,6 @@ class EncoderChoice(EncoderKind):
     def chosen(self) -> dict[str, Any]:
         """What is not None, ``backbone`` too."""
         return self.model_dump(exclude_none=True)
-
-    def load(self) -> Encoder:
-        from retrieval.encoders.loading import load_encoder
-
-        return load_encoder(self)
 
 
 class EncoderSettings(Settings):

@@ -11,7 +11,7 @@ from torch import Tensor
 from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder, Vectors
 from retrieval.passages import passage_text
-from retrieval.training.config import TrainingSettings
+from retrieval.training.config import FrozenSettings, TrainingSettings
 from retrieval.training.gradient_cache import Embed, cached_backward
 from retrieval.training.loss import ContrastiveLoss, Targets, info_nce
 from retrieval.training.ranks import gather, share
@@ -27,6 +27,10 @@ class Objective(Protocol):
 
     def backward(self, encoder: Encoder, step: int) -> dict[str, float]:
         """Add the gradients of step ``step`` to the encoder's parameters; figures of the loss."""
+        ...
+
+    def table_of(self, passages: Sequence[Passage]) -> Vectors | None:
+        """The vectors of ``passages``, where they stay as they are while training goes on."""
         ...
 
 
@@ -64,6 +68,9 @@ class InBatch:
         cached_backward(groups, loss_of, cached=settings.micro_batch is not None)
         return _figures(found[0])
 
+    def table_of(self, _passages: Sequence[Passage]) -> None:
+        return None
+
 
 class AgainstTable:
     """The query tower learns against passages that stay as they are, encoded once.
@@ -77,7 +84,7 @@ class AgainstTable:
         rows: Sequence[TrainingRow],
         passages: Sequence[Passage],
         table: Vectors,
-        settings: TrainingSettings,
+        settings: FrozenSettings,
         seed: int,
     ) -> None:
         self._settings = settings
@@ -110,6 +117,11 @@ class AgainstTable:
         groups = [_chunks(encoder, queries[mine], "query", settings)]
         cached_backward(groups, loss_of, cached=settings.micro_batch is not None)
         return _figures(found[0])
+
+    def table_of(self, passages: Sequence[Passage]) -> Vectors:
+        """``passages`` must be among those of the table."""
+        vectors: Vectors = self._table[[self._places[content_key(p)] for p in passages]].numpy()
+        return vectors
 
 
 def _chunks(encoder: Encoder, texts: Sequence[str], role: Role, settings: TrainingSettings) -> list[Embed]:

@@ -9,42 +9,34 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from retrieval.combine.parts import reach
 from retrieval.config import Progress, RetrieverSettings
 from retrieval.encoders.config import EncoderChoice, preset
-from retrieval.encoders.encoder import Encoder, separate_towers
+from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.scratch import make_backbone
 from retrieval.open import open_retriever
 from retrieval.passages import passage_text
 from retrieval.training.config import DevSettings, EncoderStart, RetrieverTraining
-from retrieval.training.dev import DevSet, judge_all, load_dev, means
-from retrieval.training.frozen import freeze
+from retrieval.training.dev import judge_all, load_dev, means
 from retrieval.training.mining import mine
-from retrieval.training.objective import AgainstTable, InBatch, Objective
+from retrieval.training.objective import Objective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
-from retrieval.training.sampling import content_key
-from retrieval.training.trainer import Watch, add_adapter, freeze_passages, train
+from retrieval.training.start import Counting, Material, start
+from retrieval.training.trainer import Watch, train
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
 from sleuth.statistics import paired_difference
 from sleuth.trajectories import open_for_append, read_jsonl
-from sleuth.types import Passage
 
 log = logging.getLogger("sleuth.train_retriever")
 
 DEV = "dev_queries.jsonl"
-
-Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""Shows a count under a title; yields a callback for (done, total)."""
 
 
 @dataclass(slots=True)
@@ -153,8 +145,7 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
         )
         sink.close()
         return {"queries": len(rows)}
-    encoder = _start(run, number, rows)
-    objective, watch = _prepare(run, encoder, rows, folder / DEV)
+    encoder, objective, watch = _prepare(run, _encoder_of_round(run, number, rows), rows, folder / DEV)
     outcome = train(
         encoder,
         objective,
@@ -180,21 +171,12 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
     }
 
 
-def _start(run: TrainingRun, number: int, rows: Sequence[TrainingRow]) -> Encoder:
-    """The encoder that a round starts from, ready to be trained."""
-    settings = run.settings
-    assert settings.encoder is not None
+def _encoder_of_round(run: TrainingRun, number: int, rows: Sequence[TrainingRow]) -> Encoder:
+    """The encoder that a round starts from."""
     if number > 1:
-        encoder = load_encoder(run.round_folder(number - 1) / "encoder")
-    else:
-        encoder = open_start(settings.encoder, run.out / "backbone", rows, settings.seed)
-    if settings.training.train == "query":
-        encoder = separate_towers(encoder)
-        freeze_passages(encoder)
-    elif settings.training.lora is not None:
-        lora = settings.training.lora
-        add_adapter(encoder, lora.r, lora.alpha, lora.dropout, lora.target_modules)
-    return encoder
+        return load_encoder(run.round_folder(number - 1) / "encoder")
+    assert run.settings.encoder is not None
+    return open_start(run.settings.encoder, run.out / "backbone", rows, run.settings.seed)
 
 
 def open_start(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow], seed: int) -> Encoder:
@@ -214,26 +196,15 @@ def open_start(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow],
 
 def _prepare(
     run: TrainingRun, encoder: Encoder, rows: Sequence[TrainingRow], record: Path
-) -> tuple[Objective, Watch | None]:
-    """What is minimised and how it is watched; passages that stay as they are, are encoded once for both.
-
-    Every query's figures go to ``record``, a row an evaluation.
-    """
-    training, dev = run.settings.training, run.settings.evaluation
-    devset = load_dev(dev, run.settings.seed, passages_of(rows)) if dev else None
-    frozen = training.train == "query"
-    objective: Objective
-    table = None
-    if frozen:
-        needed = [*passages_of(rows), *(devset.passages if devset else [])]
-        with run.counting("encoding frozen passages") as on_progress:
-            passages, table = freeze(encoder, needed, training.index, on_progress)
-        objective = AgainstTable(rows, passages, table, training, run.settings.seed)
-        table = _table_of(devset, passages, table) if devset else None
-    else:
-        objective = InBatch(rows, training, run.settings.seed)
+) -> tuple[Encoder, Objective, Watch | None]:
+    """What is trained, what is minimised and how it is watched; every query's figures go to ``record``."""
+    dev, seed = run.settings.evaluation, run.settings.seed
+    devset = load_dev(dev, seed, passages_of(rows)) if dev else None
+    watched = devset.passages if devset else []
+    encoder, objective = start(run.settings.training, Material(encoder, rows, watched, seed, run.counting))
     if dev is None or devset is None:
-        return objective, None
+        return encoder, objective, None
+    table = objective.table_of(watched)
 
     def evaluate(current: Encoder, step: int) -> dict[str, float]:
         with run.counting(f"dev passages, step {step}") as on_progress:
@@ -242,7 +213,7 @@ def _prepare(
             file.write(json.dumps({"step": step, **values}) + "\n")
         return means(values)
 
-    return objective, Watch(evaluate, dev.metric, dev.every, dev.patience)
+    return encoder, objective, Watch(evaluate, dev.metric, dev.every, dev.patience)
 
 
 def _gain(record: Path, dev: DevSettings | None, best_step: int) -> dict[str, Any]:
@@ -253,11 +224,6 @@ def _gain(record: Path, dev: DevSettings | None, best_step: int) -> dict[str, An
     gain = paired_difference(by_step[0][dev.metric], by_step[best_step][dev.metric])
     start = means({dev.metric: by_step[0][dev.metric]})[dev.metric]
     return {"start": start, "gain": gain.difference, "gain_low": gain.low, "gain_high": gain.high}
-
-
-def _table_of(devset: DevSet, passages: Sequence[Passage], table: Any) -> Any:
-    places = {content_key(p): place for place, p in enumerate(passages)}
-    return table[np.array([places[content_key(p)] for p in devset.passages])]
 
 
 def _corpus_texts(corpus: str) -> list[str]:

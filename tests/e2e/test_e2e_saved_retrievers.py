@@ -16,6 +16,7 @@ from cli.pipeline import Run, run_stages
 from cli.train_retriever import RetrieverRun
 from retrieval.config import RetrieverSettings
 from retrieval.open import open_retriever
+from retrieval.training.config import TrainingSettings
 from sleuth.errors import ArtifactError, ConfigError
 from sleuth.settings import validate
 
@@ -86,6 +87,29 @@ def test_a_saved_config_reads_as_what_it_was(path: Path) -> None:
     assert retriever.kind == (old["kind"] or "bm25")
     assert_kept(retriever, old)
     assert validate(model, settings.model_dump(mode="json"), "again") == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "training", "own"),
+    [
+        ("in_batch", {"preset": "repllama", "batch_size": 4}, {"lora"}),
+        (
+            "frozen",
+            {"train": "query", "against": "all", "index": "runs/dense", "temperature": 0.02},
+            {"against", "index"},
+        ),
+    ],
+)
+def test_a_saved_training_is_the_same_as_one_that_is_written_today(
+    name: str, training: dict[str, Any], own: set[str]
+) -> None:
+    saved = validate(RetrieverRun, yaml.safe_load((GOLDEN / "configs" / f"training_{name}.yaml").read_text()), name)
+    values = {"out": f"runs/{name}", "encoder": {"backbone": "runs/encoder"}, "data": [{"path": "rows.jsonl"}]}
+    mining = {"retriever": {"index": "runs/bm25", "corpus": "c.jsonl", "k1": 1.2}}
+    written = validate(RetrieverRun, values | {"mining": mining, "training": training}, "run.yaml")
+    assert saved == written
+    assert type(saved.training).model_fields.keys() - TrainingSettings.model_fields.keys() == own
+    assert saved.model_dump(mode="json") == written.model_dump(mode="json")
 
 
 def assert_kept(retriever: RetrieverSettings, old: dict[str, Any]) -> None:
