@@ -35,7 +35,7 @@ from retrieval.encoders.family import Encoded
 from retrieval.encoders.loading import load_encoder
 from retrieval.evaluation.measures import PerQuery, differences, means, per_query
 from retrieval.passages import passage_text
-from retrieval.training.config import FilterSettings, RerankerSettings, SourceSettings, TrainingSettings
+from retrieval.training.config import FilterSettings, FrozenSettings, RerankerSettings, SourceSettings
 from retrieval.training.cross_encoder import train_reranker
 from retrieval.training.frozen import Table
 from retrieval.training.mining import mine
@@ -191,10 +191,9 @@ def tune(
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     """Each query's vector by the query tower that has not seen it."""
-    settings = TrainingSettings(
+    settings = FrozenSettings(
         batch_size=25,
         hard_negatives=10,
-        train="query",
         against=options.against,
         temperature=options.temperature,
         learning_rate=options.learning_rate,

@@ -1,6 +1,6 @@
-"""Settings of a retriever. Imports nothing heavy.
+"""Settings of a retriever: what all kinds share, and where each kind's own stand. Imports nothing heavy.
 
-In a config a retriever is the path of an index, or a mapping::
+In a config a retriever is the path of an index, the address of a service, or a mapping::
 
     retriever: runs/hotpotqa/index
     retriever: {kind: bm25, index: runs/hotpotqa/index, corpus: data/corpus.jsonl, k1: 1.2, b: 0.75}
@@ -15,92 +15,44 @@ In a config a retriever is the path of an index, or a mapping::
 
 from __future__ import annotations
 
-import sys
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny
 
-from retrieval.encoders.config import EncoderChoice
-from sleuth.errors import did_you_mean
-from sleuth.settings import Settings
-
-KINDS = ("bm25", "dense", "faiss", "lucene", "hybrid", "rerank", "remote")
-COMPOSED = {
-    "hybrid": frozenset({"parts", "fusion", "weights", "rrf_k", "depth"}),
-    "rerank": frozenset({"model", "inner", "depth"}),
-    "remote": frozenset({"url"}),
-    "faiss": frozenset({"faiss_file", "corpus", "encoder", "ef_search", "nprobe"}),
-}
-"""Kinds that have no index of their own, and the settings that belong to each."""
-SHARED: frozenset[str] = frozenset({"corpus", "encoder", "ef_search", "nprobe"})
-"""Settings of composed kinds that kinds with an index take too."""
-INDEXED = {
-    "bm25": frozenset({"k1", "b", "threads"}),
-    "lucene": frozenset({"k1", "b", "threads"}),
-    "dense": frozenset({"encoder", "index_type", "dtype", "ef_search", "nprobe"}),
-}
-"""Kinds with an index of their own, and what belongs to each besides index and corpus."""
-HYBRID_DEPTH = 100
-RERANK_DEPTH = 50
-"""Hits that are fused or ranked again where ``depth`` does not say."""
-MADE_AS = {"index_type": "flat", "dtype": "float32"}
-"""How a dense index is made where nothing is said. Runs of before say so for retrievers of every kind."""
-PATIENCE = frozenset({"cache", "timeout_s", "retries", "backoff_s", "breaker_failures", "breaker_cooldown_s"})
-"""Settings of any retriever, given once for the whole of it."""
+from sleuth.artifacts import MANIFEST, read_manifest
+from sleuth.errors import ArtifactError, DataError, did_you_mean
+from sleuth.kinds import KindSettings
+from sleuth.protocols import Retriever
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+Progress = Callable[[str], AbstractContextManager[Callable[[int], None] | None]]
+"""Shows progress under a title while an index is made; see `retrieval.progress`."""
 
 
-class RetrieverSettings(Settings):
-    """What to search, and how patient to be with it."""
+class RetrieverSettings(KindSettings):
+    """What to search, and how patient to be with it. Validating gives the settings of the kind that is named."""
 
-    kind: str | None = None
-    """bm25, or ``package.module:Class`` of one's own; None: what the index says it is."""
-    index: Path | None = None
-    """Folder of the index."""
-    corpus: Path | None = None
-    """Passages that the index is made from when it does not exist; an index of other passages is refused."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of a class given as ``kind``."""
-
-    k1: NotNegative | None = None
-    """BM25 term saturation; None: as the index was built."""
-    b: Annotated[float, Field(ge=0, le=1)] | None = None
-    """BM25 length normalisation; None: as the index was built."""
-    threads: Annotated[int, Field(ge=1)] = 2
-    """1 searches query by query; more lets a batch run in parallel."""
-
-    encoder: EncoderChoice | None = None
-    """dense, faiss: folder or hub name of the encoder; None: the one that the index was made with."""
-    index_type: Literal["flat", "hnsw", "ivfpq"] | None = None
-    """dense: what the index is, or how one that does not exist yet is made; None: as it is, flat for a new one."""
-    dtype: Literal["float32", "float16", "int8"] | None = None
-    """dense: how it keeps its vectors; None: as it does, float32 for a new one."""
-    ef_search: Annotated[int, Field(ge=1)] | None = None
-    """HNSW: candidates looked at by a search; None: as the index was built."""
-    nprobe: Annotated[int, Field(ge=1)] | None = None
-    """IVF: cells looked at by a search; None: as the index was built."""
-    faiss_file: Path | None = None
-    """faiss: an index that others made; its vector i belongs to row i of ``corpus``."""
-
-    parts: list[RetrieverSettings] = Field(default_factory=list)
-    """hybrid: the retrievers whose hits are fused."""
-    fusion: Literal["rrf", "sum", "dpr"] = "rrf"
-    """hybrid: by reciprocal rank, by normalised weighted sum, or as DPR does: BM25 + 1.1 * dense."""
-    weights: list[NotNegative] | None = None
-    """hybrid: one a part; None: equal ones, and 1 and 1.1 for dpr."""
-    rrf_k: NotNegative = 60.0
-    """hybrid: the constant of reciprocal-rank fusion."""
-    inner: RetrieverSettings | None = None
-    """rerank: the retriever whose hits are ranked again."""
-    model: str | None = None
-    """rerank: folder or hub name of the cross-encoder."""
-    depth: Annotated[int, Field(ge=1)] | None = None
-    """Hits asked of each part (hybrid, 100) or ranked again (rerank, 50); no more than those are returned."""
-    url: str | None = None
-    """remote: the address of a retriever service, `sleuth serve-retriever` or Search-R1's own."""
+    NOUN: ClassVar[str] = "retriever"
+    KINDS: ClassVar[Mapping[str, str]] = {
+        "bm25": "retrieval.bm25_config:BM25Settings",
+        "dense": "retrieval.dense.config:DenseSettings",
+        "faiss": "retrieval.dense.config:FaissSettings",
+        "lucene": "retrieval.lucene_config:LuceneSettings",
+        "hybrid": "retrieval.combine.config:HybridSettings",
+        "rerank": "retrieval.combine.config:RerankSettings",
+        "remote": "retrieval.service.config:RemoteSettings",
+    }
+    OUTSIDE: ClassVar[str] = "retrieval.outside_config:OutsideSettings"
+    FORMER: ClassVar[Mapping[str, object]] = {"index_type": "flat", "dtype": "float32"}
+    KEPT_IN_A_PART: ClassVar[frozenset[str]] = frozenset()
+    """Settings that all kinds share which mean something even to a part of another retriever."""
 
     cache: Annotated[int, Field(ge=0)] = 10_000
     """Queries whose hits are kept in memory."""
@@ -110,92 +62,117 @@ class RetrieverSettings(Settings):
     """Further attempts after a failed one."""
     backoff_s: NotNegative = 0.2
     """Pause before the first retry; it doubles each time, with jitter."""
-    breaker_failures: Annotated[int, Field(ge=1)] = 5
+    breaker_failures: Count = 5
     """Failed attempts in a row after which searches fail at once."""
     breaker_cooldown_s: NotNegative = 10.0
     """Seconds after which one search is let through to see whether the retriever is back."""
 
+    def open(self, progress: Progress, /) -> Retriever:
+        """The bare retriever. Raises ArtifactError or ConfigError. Every kind has its own."""
+        raise NotImplementedError
+
+    @property
+    def inside(self) -> Sequence[RetrieverSettings]:
+        """The retrievers that this one is made of."""
+        return ()
+
+    @property
+    def name(self) -> str:
+        """What people know it by."""
+        return self.kind
+
     @property
     def patience_s(self) -> float:
         """Seconds that one search may take."""
-        return self.timeout_s or (900.0 if self._reranks() else 30.0)
+        return self.timeout_s or self.usual_patience_s
 
-    def _reranks(self) -> bool:
-        parts = [*self.parts, *([self.inner] if self.inner else [])]
-        return self.kind == "rerank" or any(part._reranks() for part in parts)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _path_is_index(cls, value: Any) -> Any:
-        if isinstance(value, str) and value.startswith(("http://", "https://")):
-            return {"kind": "remote", "url": value}
-        return {"index": value} if isinstance(value, str | Path) else value
-
-    @field_validator("kind")
-    @classmethod
-    def _known_kind(cls, kind: str | None) -> str | None:
-        if kind is not None and ":" not in kind and kind not in KINDS:
-            raise ValueError(f"unknown kind of retriever; {did_you_mean(kind, KINDS)}")
-        return kind
-
-    @model_validator(mode="after")
-    def _has_a_source(self) -> RetrieverSettings:
-        needed = {"hybrid": "parts", "rerank": "inner", "remote": "url", "faiss": "faiss_file"}.get(
-            self.kind or "", "index"
-        )
-        if not getattr(self, needed) and (self.kind is None or ":" not in self.kind):
-            raise ValueError(f"{needed} is missing: {_WHAT[needed]}")
-        if self.kind == "rerank" and self.model is None:
-            raise ValueError("model is missing: folder or hub name of the cross-encoder")
-        if self.kind == "faiss" and (self.corpus is None or self.encoder is None):
-            raise ValueError("a faiss file needs a corpus, whose rows its vectors are, and the encoder that made them")
-        return self
-
-    @model_validator(mode="after")
-    def _no_setting_is_in_vain(self) -> RetrieverSettings:
-        foreign = self.in_vain(self.kind)
-        if foreign:
-            raise ValueError(f"{foreign} does nothing for a retriever of kind {self.kind or 'index'}; leave it out")
-        for part in [*self.parts, *([self.inner] if self.inner else [])]:
-            kept = {"timeout_s"} if part.kind == "remote" else set()  # of one request over the wire
-            lost = sorted(name for name in PATIENCE - kept if not _is_default(part, name))
-            if lost:
-                raise ValueError(f"{lost[0]} of a part does nothing; set it for the whole retriever")
-        return self
-
-    def in_vain(self, kind: str | None) -> str | None:
-        """The first setting that means nothing to a retriever of ``kind``, None being an index of any kind."""
-        given = {name for name in type(self).model_fields if not _is_default(self, name)}
-        given -= {name for name, usual in MADE_AS.items() if getattr(self, name) == usual}
-        own = COMPOSED.get(kind or "")
-        if own is not None:
-            foreign = given - own - PATIENCE - {"kind"}
-        else:
-            others = {**COMPOSED, **INDEXED} if kind in INDEXED else COMPOSED
-            allowed = INDEXED.get(kind or "", SHARED) | {"corpus"}
-            foreign = given & frozenset().union(*others.values()) - allowed
-        return min(foreign, default=None)
+    @property
+    def usual_patience_s(self) -> float:
+        return max((part.usual_patience_s for part in self.inside), default=30.0)
 
     @property
     def most_hits(self) -> int | None:
-        """How many hits of a query a composed retriever orders; None where nothing but its passages limits them."""
-        if self.kind == "rerank" and self.inner is not None:
-            return min(self.depth or RERANK_DEPTH, self.inner.most_hits or sys.maxsize)
-        if self.kind == "hybrid":
-            deepest = max((part.most_hits or sys.maxsize for part in self.parts), default=sys.maxsize)
-            return min(self.depth or HYBRID_DEPTH, deepest)
+        """How many hits of a query it orders; None where nothing but its passages limits them."""
         return None
 
+    def check_files(self, out: Path) -> None:
+        """Raise ArtifactError or DataError for what is missing. What lies under ``out`` may yet be made."""
+        for part in self.inside:
+            part.check_files(out)
 
-def _is_default(settings: Settings, name: str) -> bool:
-    default = type(settings).model_fields[name].get_default(call_default_factory=True)
-    return bool(getattr(settings, name) == default)
+    @classmethod
+    def spelled_out(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.startswith(("http://", "https://")):
+            return {"kind": "remote", "url": value}
+        values = {"index": value} if isinstance(value, str | Path) else value
+        if not isinstance(values, Mapping) or values.get("kind") is not None:
+            return values
+        if not values.get("index") and all(map(cls._known, values)):
+            raise ValueError("index is missing: the folder to search")
+        return {**values, "kind": cls._kind_of(values)}
+
+    @classmethod
+    def _kind_of(cls, values: Mapping[str, Any]) -> str:
+        """What the index says it is; of one that is not made yet, the first kind that knows all these settings."""
+        index = values.get("index")
+        if index and Path(index).exists():
+            return index_kind(index)
+        indexed = index_kinds()
+        return next((kind for kind, own in indexed.items() if cls.foreign(own, values) is None), next(iter(indexed)))
 
 
-_WHAT = {
-    "index": "the folder to search",
-    "parts": "two or more retrievers",
-    "inner": "the retriever whose hits are ranked again",
-    "url": "where the service listens",
-    "faiss_file": "the index that others made",
-}
+AnyRetriever = SerializeAsAny[RetrieverSettings]
+"""A retriever of any kind as a field of other settings."""
+
+
+class IndexedSettings(RetrieverSettings):
+    """A kind whose index is a folder with a manifest that names the kind."""
+
+    index: Path
+    """Folder of the index."""
+    corpus: Path | None = None
+    """Passages that the index is made from when it does not exist; an index of other passages is refused."""
+
+    @property
+    def name(self) -> str:
+        return str(self.index)
+
+    def to_be_made_from(self) -> Path | None:
+        """The passages that the index is still to be made from; None where it is made. Raises ArtifactError."""
+        if self.corpus is not None and not self.index.exists():
+            return self.corpus
+        found = index_kind(self.index)
+        if found != self.kind:
+            raise ArtifactError(f"{self.index} is an index of kind {found}, not {self.kind}", "leave kind out")
+        return None
+
+    def check_files(self, out: Path) -> None:
+        if self.index.exists():
+            return
+        if self.corpus is None and out not in self.index.parents:
+            raise ArtifactError(f"no index at {self.index}", f"make it with: sleuth index CORPUS --out {self.index}")
+        if self.corpus is not None and not self.corpus.exists() and out not in self.corpus.parents:
+            raise DataError(f"no corpus at {self.corpus}", "retriever.corpus is a file of passages")
+
+
+def index_kinds() -> dict[str, type[RetrieverSettings]]:
+    """The kinds that have an index of their own."""
+    classes = {kind: RetrieverSettings.class_for({"kind": kind}) for kind in RetrieverSettings.KINDS}
+    return {kind: own for kind, own in classes.items() if issubclass(own, IndexedSettings)}
+
+
+def index_kind(index: str | Path) -> str:
+    """The kind that the manifest of ``index`` names. Raises ArtifactError where it names none."""
+    path = Path(index)
+    rebuild = f"sleuth index CORPUS --out {index}"
+    if path.is_file():
+        raise ArtifactError(f"{index} is a file, not an index", f"if it is a corpus: sleuth index {index} --out FOLDER")
+    if not (path / MANIFEST).is_file():
+        read_manifest(path, "index", rebuild)  # raises, and says what is missing
+    try:
+        kind = str(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["kind"])
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{path / MANIFEST} is damaged", f"make it anew with: {rebuild}") from None
+    if kind not in index_kinds():
+        raise ArtifactError(f"{index} is of kind '{kind}', which is no index", did_you_mean(kind, index_kinds()))
+    return kind

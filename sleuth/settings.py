@@ -206,11 +206,13 @@ def _index(items: list[Any], part: str, key: str) -> int:
 
 
 def _explain(model: type[BaseModel], error: ValidationError, values: Mapping[str, Any], where: str) -> tuple[str, str]:
-    first = error.errors(include_url=False)[0]
+    found = error.errors(include_url=False)
+    # a name that is unknown says more than one that is missing, which may be the same, mistyped
+    first = next((fault for fault in found if fault["type"] == "extra_forbidden"), found[0])
     location = [str(part) for part in first["loc"]]
     key = ".".join(_written(first["loc"], values, missing=first["type"] == "missing"))
     if first["type"] == "extra_forbidden":
-        siblings = _field_names(model, location[:-1])
+        siblings = _field_names(model, first["loc"][:-1], values)
         return f"{where}: unknown setting '{key}'", did_you_mean(location[-1], siblings)
     if first["type"] == "missing":
         return f"{where}: setting '{key}' is missing", "add it, or --set it"
@@ -224,27 +226,41 @@ def _written(location: Sequence[str | int], values: Any, missing: bool) -> list[
     """The parts of pydantic's ``location`` that stand in ``values``; the others name members of a union."""
     written = []
     for position, part in enumerate(location):
-        inside = isinstance(values, Mapping) and part in values
-        if inside or (isinstance(values, list) and isinstance(part, int) and part < len(values)):
-            values = values[part]
+        below = _inside(values, part)
+        if below is not values:
+            values = below
             written.append(str(part))
         elif missing and position == len(location) - 1:
             written.append(str(part))
     return written
 
 
-def _field_names(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """Names of the fields at ``path`` below ``model``, looking through unions, lists and mappings."""
-    candidates: list[type[BaseModel]] = [model]
-    for part in path:
+def _field_names(model: type[BaseModel], location: Sequence[str | int], values: Any) -> list[str]:
+    """Names of the fields at ``location`` below ``model``, looking through unions, lists, mappings and kinds."""
+    candidates = [_own_class(model, values)]
+    for part in location:
+        values = _inside(values, part)
         deeper: list[type[BaseModel]] = []
         for candidate in candidates:
             if part in candidate.model_fields:
-                deeper += _models_in(candidate.model_fields[part].annotation)
-            elif part.isdigit() or part in (candidate.__name__, _kind_of(candidate)):
+                deeper += _models_in(candidate.model_fields[str(part)].annotation)
+            elif isinstance(part, int) or part in (candidate.__name__, _kind_of(candidate)):
                 deeper.append(candidate)
-        candidates = deeper or candidates
+        candidates = [_own_class(found, values) for found in deeper] or candidates
     return sorted({name for candidate in candidates for name in candidate.model_fields})
+
+
+def _inside(values: Any, part: str | int) -> Any:
+    """What lies at ``part`` of ``values``; ``values`` themselves where ``part`` names a member of a union."""
+    if isinstance(values, Mapping) and part in values:
+        return values[part]
+    return values[part] if isinstance(values, list) and isinstance(part, int) and part < len(values) else values
+
+
+def _own_class(model: type[BaseModel], values: Any) -> type[BaseModel]:
+    """The class of the kind that ``values`` are of, where ``model`` comes in kinds (`sleuth.kinds`)."""
+    own: type[BaseModel] = getattr(model, "class_for", lambda _: model)(values)
+    return own
 
 
 def _kind_of(model: type[BaseModel]) -> Any:

@@ -6,8 +6,7 @@ import importlib.util
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from retrieval.config import RetrieverSettings
-from sleuth.errors import ArtifactError, ConfigError, DataError, MissingExtraError
+from sleuth.errors import ConfigError, DataError, MissingExtraError
 from sleuth.layout import STAGES, RunLayout
 from workflows.config import RunSettings, modes_of
 from workflows.wiring import read_questions, read_source
@@ -21,7 +20,7 @@ def check_inputs(settings: RunSettings, until: str, done: Collection[str] = ()) 
     _check_policy(settings, until)
     _check_questions(settings)
     if settings.retriever is not None:
-        _check_retriever(settings.retriever, settings.out)
+        settings.retriever.check_files(settings.out)
     if "demonstrate" in reached:
         _check_demonstrations(settings, until)
     if "warmstart" in reached:
@@ -56,19 +55,6 @@ def _check_questions(settings: RunSettings) -> None:
     for path in (settings.data.dev, settings.data.test):
         if path is not None and is_there(path):
             read_questions(path)
-
-
-def _check_retriever(retriever: RetrieverSettings, out: Path) -> None:
-    """What lies under ``out`` may be made by the run itself."""
-    for part in [*retriever.parts, *([retriever.inner] if retriever.inner else [])]:
-        _check_retriever(part, out)
-    index, corpus = retriever.index, retriever.corpus
-    if index is None or index.exists():
-        return
-    if corpus is None and out not in index.parents:
-        raise ArtifactError(f"no index at {index}", f"make it with: sleuth index CORPUS --out {index}")
-    if corpus is not None and not corpus.exists() and out not in corpus.parents:
-        raise DataError(f"no corpus at {corpus}", "retriever.corpus is a file of passages")
 
 
 def _check_demonstrations(settings: RunSettings, until: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.cluster.config import ClusterSettings
 from envs.config import EnvironmentSettings
-from retrieval.config import RetrieverSettings
+from retrieval.config import IndexedSettings, RetrieverSettings
 from sleuth.errors import ArtifactError, ConfigError
 from sleuth.layout import GrpoOutcome, RunLayout, write_record
 from sleuth.protocols import Retriever
@@ -169,7 +169,7 @@ class NodeReport:
         from agent.cluster.identity import code_identity
         from sleuth.artifacts import MANIFEST, file_digest
 
-        index = self.retriever.index if self.retriever else None
+        index = self.retriever.index if isinstance(self.retriever, IndexedSettings) else None
         manifest = index / MANIFEST if index else None
         seen = file_digest(manifest)[:12] if manifest and manifest.is_file() else "none"
         return {"code": code_identity(), "index": seen}

@@ -18,7 +18,7 @@ from agent.config import (
 )
 from envs.config import EnvironmentSettings
 from envs.toy_world.config import WorldSettings
-from retrieval.config import RetrieverSettings
+from retrieval.config import AnyRetriever
 from rewards.config import RewardSettings
 from sleuth.settings import Settings, apply_override, read_layers, validate
 
@@ -49,7 +49,7 @@ class RunSettings(Settings):
     world: WorldSettings | None = None
     policy: PolicySettings
     environment: EnvironmentSettings = EnvironmentSettings()
-    retriever: RetrieverSettings | None = None
+    retriever: AnyRetriever | None = None
     rewards: list[RewardSettings] = Field(default_factory=lambda: [RewardSettings(kind="exact_match")])
     data: DataSettings = DataSettings()
     demonstrations: DemonstrationSettings | None = None

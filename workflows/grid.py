@@ -197,7 +197,9 @@ def _retriever(text: str) -> Any:
 
 
 def _index_name(settings: RunSettings) -> str:
+    from retrieval.config import IndexedSettings
+
     retriever = settings.retriever
     if retriever is None:
         return "-"
-    return Path(retriever.index).name if retriever.index else str(retriever.kind)
+    return retriever.index.name if isinstance(retriever, IndexedSettings) else retriever.kind

@@ -88,7 +88,7 @@ def play(
     retriever = opened.retriever(settings)
     identity = _identity(settings, retriever)
     kept, chosen = EvaluationLayout(folder), settings.evaluation
-    with RunFolder(folder).claim(identity, resume=resume, overwrite=overwrite, may_differ=MAY_DIFFER):
+    with RunFolder(folder).claim(identity, resume=resume, overwrite=overwrite, may_differ=MAY_DIFFER, reread=_reread):
         limit_threads(settings.threads)
         report = None
         for number, part in enumerate(kept.samples(chosen.samples)):
@@ -186,6 +186,16 @@ def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, A
         "temperature": settings.evaluation.temperature,
         "weights": _weights_stamp(settings.policy.model),
     }
+
+
+def _reread(saved: dict[str, Any]) -> dict[str, Any]:
+    from retrieval.config import RetrieverSettings
+    from sleuth.settings import validate
+
+    if saved.get("retriever") is None:
+        return saved
+    chosen = validate(RetrieverSettings, saved["retriever"], "config.yaml of the evaluation")
+    return {**saved, "retriever": chosen.model_dump(mode="json")}
 
 
 def _weights_stamp(model: str | None) -> list[str]:

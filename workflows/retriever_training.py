@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from envs.toy_world.config import WorldSettings
 from hub.models import SMOLLM2, resolve_model
@@ -21,7 +21,8 @@ from workflows.logs import quiet_libraries
 from workflows.wiring import limit_threads
 
 if TYPE_CHECKING:
-    from retrieval.training.pipeline import Counting, TrainingRun
+    from retrieval.training.pipeline import TrainingRun
+    from retrieval.training.start import Counting
 
 COLUMNS = {
     "loss": "loss",
@@ -58,8 +59,13 @@ def claimed(settings: RetrieverRun, resume: bool, overwrite: bool, counting: Cou
     quiet_libraries()
     limit_threads(settings.threads)
     folder = RunFolder(settings.out)
-    with folder.claim(settings.model_dump(mode="json"), resume=resume, overwrite=overwrite, may_differ=("out",)):
+    plain = settings.model_dump(mode="json")
+    with folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=("out",), reread=_reread):
         yield training_run(settings, folder, resume, counting)
+
+
+def _reread(saved: dict[str, Any]) -> dict[str, Any]:
+    return validate(RetrieverRun, saved, "config.yaml of the run").model_dump(mode="json")
 
 
 def training_run(settings: RetrieverRun, folder: RunFolder, resume: bool, counting: Counting) -> TrainingRun:

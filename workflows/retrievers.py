@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retrieval.config import RetrieverSettings
+from retrieval.config import AnyRetriever, RetrieverSettings
 from sleuth.errors import ConfigError
 from sleuth.settings import Settings, apply_override, read_layers, validate
 
@@ -25,7 +25,7 @@ def retriever_settings(given: str | Path, overrides: Sequence[str] = ()) -> Retr
 
 
 class _Named(Settings):
-    retriever: RetrieverSettings
+    retriever: AnyRetriever
 
 
 def retriever_values(given: str) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.cluster.config import ClusterSettings
-from retrieval.config import RetrieverSettings
+from retrieval.config import IndexedSettings, RetrieverSettings
 from retrieval.encoders.config import EncoderChoice
 from sleuth.errors import ConfigError
 from sleuth.protocols import Retriever
@@ -101,7 +101,7 @@ def spawn_shards(
     from agent.cluster.interface import Needs
     from agent.cluster.sharding import shard_sizes
 
-    if settings.index is None:
+    if not isinstance(settings, IndexedSettings):
         raise ConfigError("cluster.index_shards needs retriever.index", "name the folder of a dense index")
     sizes = shard_sizes(len(open_flat(settings)), shards)
     actors, start = [], 0

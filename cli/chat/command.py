@@ -172,7 +172,4 @@ def parse_retriever(text: str) -> Any:
 
 
 def _name_of(settings: RunSettings) -> str | None:
-    if settings.retriever is None:
-        return None
-    chosen = settings.retriever
-    return str(chosen.index or chosen.url or chosen.kind)
+    return None if settings.retriever is None else settings.retriever.name

@@ -14,8 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from retrieval.combine.parts import check_depth, reach
-from retrieval.config import HYBRID_DEPTH
+from retrieval.combine.parts import HYBRID_DEPTH, check_depth, reach
 from retrieval.indexes import check_k
 from retrieval.size import size_of
 from sleuth.artifacts import fingerprint_of

@@ -6,6 +6,10 @@ from retrieval.size import size_of
 from sleuth.errors import ConfigError
 from sleuth.protocols import Retriever
 
+HYBRID_DEPTH = 100
+RERANK_DEPTH = 50
+"""Hits that are fused or ranked again where ``depth`` does not say."""
+
 
 def reach(retriever: Retriever, depth: int) -> int:
     """``depth``, or all passages of a smaller index."""

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hub.models import ModelKind, loading
-from retrieval.combine.parts import check_depth, reach
-from retrieval.config import RERANK_DEPTH
+from retrieval.combine.parts import RERANK_DEPTH, check_depth, reach
 from retrieval.indexes import check_k
 from retrieval.passages import passage_text
 from retrieval.size import size_of

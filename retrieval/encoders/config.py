@@ -10,13 +10,17 @@ what its folder says::
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
+from sleuth.artifacts import MANIFEST
 from sleuth.errors import ConfigError, did_you_mean
+from sleuth.kinds import KindSettings
 from sleuth.settings import Settings
 
 Role = Literal["query", "passage"]
@@ -40,9 +44,41 @@ def _no_placeholder(prompt: str) -> str:
 Prompt = Annotated[str, AfterValidator(_no_placeholder)]
 
 
-class EncoderChoice(Settings):
-    """An encoder and what of its settings shall be another. None: as its folder says, or as a new one has it."""
+class EncoderKind(KindSettings):
+    """An encoder as a config names it. Validating gives the settings of its family."""
 
+    NOUN: ClassVar[str] = "encoder"
+    KINDS: ClassVar[Mapping[str, str]] = {"dense": "retrieval.encoders.config:EncoderChoice"}
+    LOADER: ClassVar[str]
+    """Dotted path of what loads an encoder of this family from its settings: `retrieval.encoders.loading` calls it."""
+
+    @classmethod
+    def spelled_out(cls, value: Any) -> Any:
+        values = {"backbone": value} if isinstance(value, str) else value
+        if not isinstance(values, Mapping) or values.get("kind") is not None:
+            return values
+        return {**values, "kind": family_of(str(values.get("backbone")))}
+
+
+AnyEncoder = SerializeAsAny[EncoderKind]
+"""An encoder of any family as a field of other settings."""
+
+
+def family_of(folder: str) -> str:
+    """The family that an encoder's folder names; those written before there were several are dense."""
+    try:
+        content = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
+        return str(content["settings"]["kind"])
+    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it is said when it is loaded
+        return "dense"
+
+
+class EncoderChoice(EncoderKind):
+    """One vector a text, and what of its settings shall differ. None: as its folder says, or as a new one has it."""
+
+    LOADER: ClassVar[str] = "retrieval.encoders.loading:load_encoder"
+
+    kind: Literal["dense"] = "dense"
     backbone: str
     pooling: Pooling | None = None
     query_prompt: Prompt | None = None
@@ -56,11 +92,6 @@ class EncoderChoice(Settings):
     towers: Towers | None = None
     dtype: WeightDtype | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _name_is_backbone(cls, value: Any) -> Any:
-        return {"backbone": value} if isinstance(value, str) else value
-
     @property
     def chosen(self) -> dict[str, Any]:
         """What is not None, ``backbone`` too."""
@@ -70,6 +101,7 @@ class EncoderChoice(Settings):
 class EncoderSettings(Settings):
     """How text becomes a vector. Saved with the weights and read back by everything."""
 
+    kind: Literal["dense"] = "dense"
     backbone: str
     """Folder or hub name that the weights started from: a transformers or sentence-transformers model."""
     pooling: Pooling = "mean"

@@ -15,12 +15,13 @@ from torch import nn
 
 from hub.adapters import adapter_base
 from hub.models import ModelKind, check_path, loading
-from retrieval.encoders.config import EncoderChoice, EncoderSettings
+from retrieval.encoders.config import EncoderChoice, EncoderKind, EncoderSettings
 from retrieval.encoders.encoder import KIND, TASKS, Encoder, router_of, separate_towers
 from retrieval.encoders.quiet import quiet_transformers
 from retrieval.encoders.tokenizer import plain_tokenizer
 from sleuth.artifacts import MANIFEST
 from sleuth.errors import ArtifactError
+from sleuth.plugins import load_object
 from sleuth.settings import validate
 
 ENCODER = ModelKind("encoder", ArtifactError)
@@ -55,6 +56,12 @@ def new_encoder(settings: EncoderSettings, *, device: str | None = None) -> Enco
     made = separate_towers(encoder) if settings.towers == "separate" else encoder
     made.source = settings.backbone
     return made
+
+
+def open_encoder(chosen: EncoderKind, *, device: str | None = None) -> Encoder:
+    """The encoder that ``chosen`` names, loaded as its family loads it. Raises ArtifactError when there is none."""
+    encoder: Encoder = load_object(chosen.LOADER)(chosen, device=device)
+    return encoder
 
 
 def load_encoder(source: str | Path | EncoderChoice, *, device: str | None = None) -> Encoder:

@@ -1,7 +1,11 @@
-"""Settings of the retriever service. Imports nothing heavy."""
+"""Settings of the retriever service and of its client. Imports nothing heavy."""
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
+from retrieval.config import Progress, RetrieverSettings
+from sleuth.protocols import Retriever
 from sleuth.settings import Count, Seconds, Settings
 
 
@@ -30,3 +34,20 @@ class ServiceLimits(Settings):
     """Seconds that a client may take to send its request (408)."""
     grace_s: Seconds = 10.0
     """Seconds that running requests have left when the service is told to stop."""
+
+
+class RemoteSettings(RetrieverSettings):
+    KEPT_IN_A_PART: ClassVar[frozenset[str]] = frozenset({"timeout_s"})  # of one request over the wire
+
+    kind: Literal["remote"] = "remote"
+    url: str
+    """The address of a retriever service, `sleuth serve-retriever` or Search-R1's own."""
+
+    @property
+    def name(self) -> str:
+        return self.url
+
+    def open(self, _progress: Progress, /) -> Retriever:
+        from retrieval.service.remote import RemoteRetriever
+
+        return RemoteRetriever(self.url, timeout_s=self.patience_s)

@@ -7,16 +7,18 @@ Presets are published recipes; every key beside one replaces its value::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from hub.config import EncoderLoraSettings
-from retrieval.config import RetrieverSettings
+from retrieval.config import AnyRetriever, IndexedSettings
 from retrieval.encoders.config import PRESETS as ENCODER_PRESETS
 from retrieval.encoders.config import EncoderSettings, ScratchSettings
 from sleuth.errors import did_you_mean
+from sleuth.kinds import KindSettings
 from sleuth.settings import Count, Rate, Settings, Share
 
 NotNegative = Annotated[int, Field(ge=0)]
@@ -87,18 +89,27 @@ class FilterSettings(Settings):
 class MiningSettings(FilterSettings):
     """Hard negatives by a search for each training query."""
 
-    retriever: RetrieverSettings
+    retriever: AnyRetriever
     batch_size: Count = 128
     keep_given: bool = True
     """Keep the negatives that rows have already, after the mined ones."""
 
 
-class TrainingSettings(Settings):
-    """InfoNCE and its optimizer.
+class TrainingSettings(KindSettings):
+    """What training minimises, InfoNCE in one of its kinds, and its optimizer.
 
     A step takes ``batch_size`` queries over all ranks, each with one positive and up to ``hard_negatives``.
     ``micro_batch`` texts are in memory at once by gradient caching; None: the whole batch in one pass.
+    ``train: both`` and ``train: query`` are other words for the kinds.
     """
+
+    NOUN: ClassVar[str] = "training objective"
+    KINDS: ClassVar[Mapping[str, str]] = {
+        "in_batch": "retrieval.training.config:InBatchSettings",
+        "frozen_passages": "retrieval.training.config:FrozenSettings",
+    }
+    STARTER: ClassVar[str]
+    """Dotted path of what readies an encoder and makes the objective of this kind: `retrieval.training.start`."""
 
     preset: str | None = None
     batch_size: Annotated[int, Field(ge=2)] = 64
@@ -107,15 +118,8 @@ class TrainingSettings(Settings):
     temperature: Rate = 0.05
     mask_margin: float | None = None
     """Passages scoring above positive + this are masked; below 0 it masks those that come near it. None: none."""
-    train: Literal["both", "query"] = "both"
-    """query: the query tower alone; passage vectors, and an index of them, stay as they are."""
-    against: Literal["batch", "all"] = "batch"
-    """Passages of the softmax; all: every passage of rows, dev set and ``index`` (frozen passages only)."""
-    index: Path | None = None
-    """A flat dense index made with the same passage tower: its vectors are taken, not worked out again."""
     dimensions: list[Count] = Field(default_factory=list)
     """Matryoshka: sizes to which a vector may be cut later."""
-    lora: EncoderLoraSettings | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: forward passes under autocast."""
     steps: Count | None = None
@@ -130,25 +134,46 @@ class TrainingSettings(Settings):
     save_steps: Count = 100
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
 
-    @model_validator(mode="before")
     @classmethod
-    def _fill_from_preset(cls, value: Any) -> Any:
-        name = value.get("preset") if isinstance(value, dict) else None
-        if name is None:
+    def spelled_out(cls, value: Any) -> Any:
+        """With the values of its preset, and with the kind that ``train`` stands for."""
+        if not isinstance(value, Mapping):
             return value
-        if name not in PRESETS:
+        name = value.get("preset")
+        if name is not None and name not in PRESETS:
             raise ValueError(f"no training preset; {did_you_mean(str(name), PRESETS)}")
-        return {**PRESETS[name], **value}
+        values = {**PRESETS.get(str(name), {}), **value}
+        train = values.pop("train", "both")
+        if train not in _TOWERS:
+            raise ValueError(f"train is {train!r}; {did_you_mean(str(train), _TOWERS)}")
+        return {"kind": _TOWERS[train], **values}
 
-    @model_validator(mode="after")
-    def _frozen_passages(self) -> TrainingSettings:
-        if self.against == "all" and self.train != "query":
-            raise ValueError("against: all needs frozen passages, train: query")
-        if self.index is not None and self.train != "query":
-            raise ValueError("index holds vectors of frozen passages, train: query")
-        if self.train == "query" and self.lora is not None:
-            raise ValueError("train: query takes no lora: the frozen tower shares the adapter's backbone")
-        return self
+
+_TOWERS = {"both": "in_batch", "query": "frozen_passages"}
+
+
+class InBatchSettings(TrainingSettings):
+    """Both towers learn, and the passages of a batch are negatives of each other's queries."""
+
+    STARTER: ClassVar[str] = "retrieval.training.start:in_batch"
+
+    kind: Literal["in_batch"] = "in_batch"
+    lora: EncoderLoraSettings | None = None
+
+
+class FrozenSettings(TrainingSettings):
+    """The query tower learns alone; passage vectors, and an index of them, stay as they are.
+
+    It takes no adapter: the frozen tower would share the adapter's backbone.
+    """
+
+    STARTER: ClassVar[str] = "retrieval.training.start:frozen_passages"
+
+    kind: Literal["frozen_passages"] = "frozen_passages"
+    against: Literal["batch", "all"] = "batch"
+    """Passages of the softmax; all: every passage of rows, dev set and ``index``."""
+    index: Path | None = None
+    """A flat dense index made with the same passage tower: its vectors are taken, not worked out again."""
 
 
 class EncoderStart(Settings):
@@ -241,9 +266,15 @@ class RetrieverTraining(Settings):
     rounds: Count = 1
     round_corpus: str | None = None
     """Passages that later rounds mine from; None: those that the mining retriever was made from."""
-    training: TrainingSettings = TrainingSettings()
+    training: SerializeAsAny[TrainingSettings] = InBatchSettings()
     evaluation: DevSettings | None = None
     index: IndexSettings | None = None
+
+    @property
+    def mining_corpus(self) -> str | Path | None:
+        """Passages that rounds after the first mine from."""
+        retriever = self.mining.retriever if self.mining else None
+        return self.round_corpus or (retriever.corpus if isinstance(retriever, IndexedSettings) else None)
 
     @model_validator(mode="after")
     def _has_its_section(self) -> RetrieverTraining:
@@ -253,6 +284,6 @@ class RetrieverTraining(Settings):
             raise ValueError(f"{'index' if self.index else 'evaluation'} does nothing for a reranker; leave it out")
         if self.rounds > 1 and (self.kind != "encoder" or self.mining is None):
             raise ValueError("rounds above 1 need an encoder and a mining section")
-        if self.rounds > 1 and self.round_corpus is None and (not self.mining or self.mining.retriever.corpus is None):
+        if self.rounds > 1 and self.mining_corpus is None:
             raise ValueError("rounds above 1 need round_corpus, or mining.retriever.corpus")
         return self

@@ -14,13 +14,14 @@ from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.family import Encoded
 from retrieval.passages import passage_text
-from retrieval.training.config import TrainingSettings
+from retrieval.training.config import FrozenSettings, TrainingSettings
 from retrieval.training.frozen import Table
 from retrieval.training.gradient_cache import Embed, cached_backward
 from retrieval.training.loss import ContrastiveLoss, Targets, info_nce
 from retrieval.training.ranks import gather, share
 from retrieval.training.rows import TrainingRow
 from retrieval.training.sampling import Batch, BatchSampler, content_key, one_key
+from sleuth.types import Passage
 
 
 class Objective(Protocol):
@@ -30,6 +31,10 @@ class Objective(Protocol):
 
     def backward(self, encoder: Encoder, step: int) -> dict[str, float]:
         """Add the gradients of step ``step`` to the encoder's parameters; figures of the loss."""
+        ...
+
+    def table_of(self, passages: Sequence[Passage]) -> Encoded | None:
+        """What ``passages`` are encoded to, where they stay as they are while training goes on."""
         ...
 
 
@@ -68,6 +73,9 @@ class InBatch:
     def backward(self, encoder: Encoder, step: int) -> dict[str, float]:
         return _backward(encoder, self._settings, step, self.batch(step), None, self._terms)
 
+    def table_of(self, _passages: Sequence[Passage]) -> None:
+        return None
+
 
 class AgainstTable:
     """The query tower learns against passages that stay as they are, encoded once.
@@ -79,7 +87,7 @@ class AgainstTable:
         self,
         rows: Sequence[TrainingRow],
         table: Table,
-        settings: TrainingSettings,
+        settings: FrozenSettings,
         seed: int,
         terms: Terms | None = None,
     ) -> None:
@@ -103,6 +111,10 @@ class AgainstTable:
             batch = self._sampler.batch(step)
             table = table[[self._places[content_key(p)] for p in batch.passages]]
         return _backward(encoder, self._settings, step, batch, table.to(encoder.device), self._terms)
+
+    def table_of(self, passages: Sequence[Passage]) -> Encoded:
+        """``passages`` must be among those of the table."""
+        return self._table.select(passages)
 
 
 def contrast(

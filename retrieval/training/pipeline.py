@@ -9,28 +9,25 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from retrieval.combine.parts import reach
-from retrieval.config import RetrieverSettings
-from retrieval.dense.retriever import stored_vectors
-from retrieval.encoders.config import EncoderChoice, preset
-from retrieval.encoders.encoder import Encoder, separate_towers
-from retrieval.encoders.family import DENSE
+from retrieval.config import Progress, RetrieverSettings
+from retrieval.encoders.config import EncoderChoice, family_of, preset
+from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.scratch import make_backbone
-from retrieval.open import Progress, open_retriever
+from retrieval.open import open_retriever
 from retrieval.passages import passage_text
 from retrieval.training.config import DevSettings, EncoderStart, RetrieverTraining
 from retrieval.training.dev import judge_all, load_dev, means
-from retrieval.training.frozen import Table, freeze
 from retrieval.training.mining import mine
-from retrieval.training.objective import AgainstTable, InBatch, Objective
+from retrieval.training.objective import Objective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
-from retrieval.training.trainer import Watch, add_adapter, freeze_passages, train
+from retrieval.training.start import Counting, Material, start
+from retrieval.training.trainer import Watch, train
 from sleuth.layout import RetrieverRunLayout, RoundLayout
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
@@ -39,9 +36,6 @@ from sleuth.statistics import paired_difference
 from sleuth.trajectories import open_for_append, read_jsonl
 
 log = logging.getLogger("sleuth.train_retriever")
-
-Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""Shows a count under a title; yields a callback for (done, total)."""
 
 
 @dataclass(slots=True)
@@ -91,7 +85,7 @@ def _mine_with(run: TrainingRun, rows: Sequence[TrainingRow], settings: Retrieve
     chosen = run.settings.mining
     assert chosen is not None
     retriever = open_retriever(settings, cached=False, progress=run.progress)
-    with run.counting(f"mining negatives from {settings.index}") as on_progress:
+    with run.counting(f"mining negatives from {settings.name}") as on_progress:
         mined, report = mine(
             rows,
             retriever,
@@ -112,14 +106,13 @@ def _first_retriever(run: TrainingRun) -> RetrieverSettings:
 
 def _retriever_of_round(run: TrainingRun, number: int) -> RetrieverSettings:
     assert run.settings.mining is not None
-    corpus = run.settings.round_corpus or run.settings.mining.retriever.corpus
     trained = run.layout.round(number)
-    return _trained(trained.encoder, trained.index, corpus)
+    return _trained(trained.encoder, trained.index, run.settings.mining_corpus)
 
 
 def _trained(encoder: Path, index: Path, corpus: str | Path | None) -> RetrieverSettings:
-    """The retriever of an encoder that was trained here, of its family's kind."""
-    values = {"kind": DENSE.kind, "index": index, "encoder": str(encoder), "corpus": corpus}
+    """The retriever of an encoder that was trained here; its kind is that of the encoder's family."""
+    values = {"kind": family_of(str(encoder)), "index": index, "encoder": str(encoder), "corpus": corpus}
     return validate(RetrieverSettings, values, "the retriever of a trained encoder")
 
 
@@ -152,8 +145,7 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
         )
         sink.close()
         return {"queries": len(rows)}
-    encoder = _start(run, number, rows)
-    objective, watch = _prepare(run, encoder, rows, layout.dev)
+    encoder, objective, watch = _prepare(run, _encoder_of_round(run, number, rows), rows, layout.dev)
     outcome = train(
         encoder,
         objective,
@@ -179,20 +171,12 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
     }
 
 
-def _start(run: TrainingRun, number: int, rows: Sequence[TrainingRow]) -> Encoder:
-    """The encoder that a round starts from, ready to be trained."""
-    settings = run.settings
-    assert settings.encoder is not None
+def _encoder_of_round(run: TrainingRun, number: int, rows: Sequence[TrainingRow]) -> Encoder:
+    """The encoder that a round starts from."""
     if number > 1:
-        encoder = load_encoder(run.layout.round(number - 1).encoder)
-    else:
-        encoder = open_start(settings.encoder, run.layout.backbone, rows, settings.seed)
-    if settings.training.train == "query":
-        encoder = separate_towers(encoder)
-        freeze_passages(encoder)
-    elif settings.training.lora is not None:
-        add_adapter(encoder, settings.training.lora)
-    return encoder
+        return load_encoder(run.layout.round(number - 1).encoder)
+    assert run.settings.encoder is not None
+    return open_start(run.settings.encoder, run.layout.backbone, rows, run.settings.seed)
 
 
 def open_start(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow], seed: int) -> Encoder:
@@ -212,26 +196,15 @@ def open_start(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow],
 
 def _prepare(
     run: TrainingRun, encoder: Encoder, rows: Sequence[TrainingRow], record: Path
-) -> tuple[Objective, Watch | None]:
-    """What is minimised and how it is watched; passages that stay as they are, are encoded once for both.
-
-    Every query's figures go to ``record``, a row an evaluation.
-    """
-    training, dev = run.settings.training, run.settings.evaluation
-    devset = load_dev(dev, run.settings.seed, passages_of(rows)) if dev else None
-    objective: Objective
-    table = None
-    if training.train == "query":
-        needed = [*passages_of(rows), *(devset.passages if devset else [])]
-        known = Table(*stored_vectors(training.index, encoder)) if training.index else None
-        with run.counting("encoding frozen passages") as on_progress:
-            frozen = freeze(encoder, needed, known, on_progress)
-        objective = AgainstTable(rows, frozen, training, run.settings.seed)
-        table = frozen.select(devset.passages) if devset else None
-    else:
-        objective = InBatch(rows, training, run.settings.seed)
+) -> tuple[Encoder, Objective, Watch | None]:
+    """What is trained, what is minimised and how it is watched; every query's figures go to ``record``."""
+    dev, seed = run.settings.evaluation, run.settings.seed
+    devset = load_dev(dev, seed, passages_of(rows)) if dev else None
+    watched = devset.passages if devset else []
+    encoder, objective = start(run.settings.training, Material(encoder, rows, watched, seed, run.counting))
     if dev is None or devset is None:
-        return objective, None
+        return encoder, objective, None
+    table = objective.table_of(watched)
 
     def evaluate(current: Encoder, step: int) -> dict[str, float]:
         with run.counting(f"dev passages, step {step}") as on_progress:
@@ -240,7 +213,7 @@ def _prepare(
             file.write(json.dumps({"step": step, **values}) + "\n")
         return means(values)
 
-    return objective, Watch(evaluate, dev.metric, dev.every, dev.patience)
+    return encoder, objective, Watch(evaluate, dev.metric, dev.every, dev.patience)
 
 
 def _gain(record: Path, dev: DevSettings | None, best_step: int) -> dict[str, Any]:

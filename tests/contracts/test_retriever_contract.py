@@ -77,7 +77,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Path], Retriever]] = {
     "rerank": lambda index: RerankRetriever(BM25Retriever(index), Overlap()),
     "rerank of hybrid": lambda index: RerankRetriever(HybridRetriever(parts(index)), Overlap(), depth=3),
     "by dotted path": lambda index: open_retriever(
-        RetrieverSettings(kind="retrieval.bm25:BM25Retriever", options={"index": index})
+        RetrieverSettings.of(kind="retrieval.bm25:BM25Retriever", options={"index": index})
     ),
 }
 

@@ -239,7 +239,7 @@ def test_what_may_stand_for_a_retriever(tmp_path: Path) -> None:
 def test_an_evaluation_takes_what_may_stand_for_a_retriever() -> None:
     from workflows.model_settings import evaluation_settings
 
-    for given, kind in (("http://h:1", "remote"), ("runs/i", None), ("{kind: hybrid, parts: [a, b]}", "hybrid")):
+    for given, kind in (("http://h:1", "remote"), ("runs/i", "bm25"), ("{kind: hybrid, parts: [a, b]}", "hybrid")):
         settings = evaluation_settings("some/model", [], data="d.jsonl", retriever=given).retriever
         assert settings is not None
         assert settings == retriever_settings(given)
@@ -256,7 +256,7 @@ def test_an_evaluation_takes_what_may_stand_for_a_retriever() -> None:
         ("{kind: rerank, inner: a}", "model is missing"),
         ("{kind: rerank, model: m}", "inner is missing"),
         ("{kind: remote}", "url is missing"),
-        ("{index: a, rrf_k: 10}", "rrf_k does nothing for a retriever of kind index"),
+        ("{index: a, rrf_k: 10}", "rrf_k does nothing for a retriever of kind bm25"),
         ("{kind: hybrid, parts: [a, {idex: b}]}", "unknown setting 'retriever.parts.1.idex'"),
         ("{kind: hybird, parts: [a, b]}", "did you mean 'hybrid'"),
         ("{kind: hybrid", "cannot read"),

@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 
-from retrieval.config import KINDS, RetrieverSettings
-from retrieval.open import OPENERS
+from retrieval.config import AnyRetriever, RetrieverSettings
 from sleuth.errors import ConfigError
 from sleuth.settings import Settings, to_yaml, validate
 
 
 class Whole(Settings):
-    retriever: RetrieverSettings | None = None
+    retriever: AnyRetriever | None = None
 
 
 def parse(value: Any) -> RetrieverSettings:
@@ -24,7 +23,7 @@ def parse(value: Any) -> RetrieverSettings:
 def test_a_retriever_is_a_path_or_a_mapping() -> None:
     assert parse("runs/index") == parse(Path("runs/index")) == parse({"index": "runs/index"})
     assert parse({"kind": "bm25", "index": "i", "k1": 1.2, "b": 0.75}).k1 == 1.2
-    assert parse({"kind": "outside.module:Class", "options": {"url": "x"}}).index is None
+    assert parse({"kind": "outside.module:Class", "options": {"url": "x"}}).open.__qualname__.startswith("Outside")
 
 
 def test_settings_survive_yaml(tmp_path: Path) -> None:
@@ -46,6 +45,9 @@ def test_settings_survive_yaml(tmp_path: Path) -> None:
         ({"index": "i", "kind": "bm52"}, "unknown kind of retriever; did you mean 'bm25'"),
         ({"kind": "bm25"}, "index is missing"),
         ({}, "index is missing"),
+        ({"parts": ["a", "b"]}, "index is missing"),
+        ({"idex": "i"}, "unknown setting 'retriever.idex' (did you mean 'index'?)"),
+        ({"kind": "dense", "index": "i", "encoder": {"backbone": "e", "poling": "cls"}}, "did you mean 'pooling'"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(value: Any, message: str) -> None:
@@ -55,8 +57,12 @@ def test_a_wrong_setting_is_one_clear_line(value: Any, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_every_kind_has_an_opener() -> None:
-    assert set(OPENERS) == set(KINDS)
+def test_every_kind_has_a_class_of_its_own_that_opens_it() -> None:
+    classes = [RetrieverSettings.class_for({"kind": kind}) for kind in RetrieverSettings.KINDS]
+    assert len(set(classes)) == len(RetrieverSettings.KINDS)
+    for kind, own in zip(RetrieverSettings.KINDS, classes, strict=True):
+        assert own.model_fields["kind"].default == kind
+        assert "open" in vars(own)
 
 
 def test_a_reranker_is_given_the_time_that_its_model_takes() -> None:

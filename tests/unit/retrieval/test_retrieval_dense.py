@@ -358,7 +358,7 @@ def test_what_cannot_be_made_says_so(
     [
         ({"kind": "bm25", "index": "i", "encoder": "e"}, "encoder does nothing for a retriever of kind bm25"),
         ({"kind": "dense", "index": "i", "k1": 1.0}, "k1 does nothing for a retriever of kind dense"),
-        ({"kind": "faiss", "faiss_file": "f", "corpus": "c"}, "needs a corpus"),
+        ({"kind": "faiss", "faiss_file": "f", "corpus": "c"}, "encoder is missing"),
         ({"kind": "faiss", "corpus": "c", "encoder": "e"}, "faiss_file is missing"),
         ({"kind": "dense", "index": "i", "index_type": "pq"}, "'flat', 'hnsw' or 'ivfpq'"),
     ],

@@ -11,9 +11,9 @@ import pytest
 
 from retrieval.bm25 import BM25Retriever
 from retrieval.cache import CachedRetriever
-from retrieval.config import RetrieverSettings
+from retrieval.config import RetrieverSettings, index_kind
 from retrieval.ingest import OnProgress
-from retrieval.open import index_kind, open_retriever
+from retrieval.open import open_retriever
 from retrieval.resilient import ResilientRetriever
 from sleuth.artifacts import write_manifest
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError
@@ -42,7 +42,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_kind_of_a_bare_path_is_read_from_its_manifest(index: Path) -> None:
-    for given in (index, str(index), RetrieverSettings(index=index)):
+    for given in (index, str(index), RetrieverSettings.of(index=index)):
         retriever = open_retriever(given, cached=False, resilient=False)
         assert isinstance(retriever, BM25Retriever)
     assert index_kind(index) == "bm25"
@@ -51,12 +51,12 @@ def test_the_kind_of_a_bare_path_is_read_from_its_manifest(index: Path) -> None:
 def test_it_is_wrapped_as_asked(index: Path) -> None:
     assert isinstance(open_retriever(index), CachedRetriever)
     assert isinstance(open_retriever(index, cached=False), ResilientRetriever)
-    assert isinstance(open_retriever(RetrieverSettings(index=index, cache=0)), ResilientRetriever)
+    assert isinstance(open_retriever(RetrieverSettings.of(index=index, cache=0)), ResilientRetriever)
     assert len({open_retriever(index, cached=c, resilient=r).fingerprint for c in (0, 1) for r in (0, 1)}) == 1
 
 
 def test_settings_reach_the_retriever(index: Path) -> None:
-    retriever = open_retriever(RetrieverSettings(index=index, k1=2.0, b=0.1), cached=False, resilient=False)
+    retriever = open_retriever(RetrieverSettings.of(index=index, k1=2.0, b=0.1), cached=False, resilient=False)
     assert isinstance(retriever, BM25Retriever)
     assert (retriever.k1, retriever.b) == (2.0, 0.1)
 
@@ -70,7 +70,7 @@ def test_a_missing_index_is_made_from_its_corpus_once(tmp_path: Path, corpus: Pa
         titles.append(title)
         yield counts.append
 
-    settings = RetrieverSettings(index=tmp_path / "i", corpus=corpus, k1=1.2)
+    settings = RetrieverSettings.of(index=tmp_path / "i", corpus=corpus, k1=1.2)
     first = open_retriever(settings, progress=progress)
     assert open_retriever(settings, progress=progress).fingerprint == first.fingerprint
     assert titles == [f"indexing {corpus}"]
@@ -80,7 +80,7 @@ def test_a_missing_index_is_made_from_its_corpus_once(tmp_path: Path, corpus: Pa
 def test_an_index_of_other_passages_is_refused(tmp_path: Path, corpus: Path) -> None:
     own = tmp_path / "corpus.jsonl"
     own.write_text(corpus.read_text())
-    settings = RetrieverSettings(index=tmp_path / "i", corpus=own)
+    settings = RetrieverSettings.of(index=tmp_path / "i", corpus=own)
     open_retriever(settings)
     own.write_text(corpus.read_text().replace("Arden", "Ardem"))
     os.utime(own, (1, 1))
@@ -89,14 +89,14 @@ def test_an_index_of_other_passages_is_refused(tmp_path: Path, corpus: Path) -> 
 
 
 def test_a_class_by_dotted_path() -> None:
-    settings = RetrieverSettings(kind="outside:Outside", options={"answer": "y"})
+    settings = RetrieverSettings.of(kind="outside:Outside", options={"answer": "y"})
     retriever = open_retriever(settings)
     assert retriever.fingerprint == "y"
     assert retriever.search(["a", "b"], 3) == [[], []]
 
 
 def test_a_retriever_that_cannot_be_reached_is_one_clear_line() -> None:
-    settings = RetrieverSettings(kind="outside:Outside", options={"answer": "down"}, retries=1, backoff_s=0)
+    settings = RetrieverSettings.of(kind="outside:Outside", options={"answer": "down"}, retries=1, backoff_s=0)
     with pytest.raises(RetrieverError, match=r"failed \(2 attempts\): ConnectionError: connection refused"):
         open_retriever(settings).search(["a"], 1)
 
@@ -114,7 +114,7 @@ def test_a_retriever_that_cannot_be_reached_is_one_clear_line() -> None:
 )
 def test_a_class_that_does_not_fit_is_one_clear_line(kind: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        open_retriever(RetrieverSettings(kind=kind, options=options))
+        open_retriever(RetrieverSettings.of(kind=kind, options=options))
 
 
 def test_what_is_no_index_says_so(tmp_path: Path, corpus: Path) -> None:

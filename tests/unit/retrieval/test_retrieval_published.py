@@ -164,4 +164,4 @@ def test_a_lucene_index_made_elsewhere_opens_as_it_is(tmp_path: Path) -> None:
 def test_a_folder_without_lucene_or_raw_rows_is_one_clear_line(tmp_path: Path, index: Path) -> None:
     for folder, message in ((tmp_path, "is no Lucene index"), (index / "lucene", "holds no raw documents")):
         with pytest.raises(ArtifactError, match=message):
-            open_retriever(RetrieverSettings(kind="lucene", index=folder))
+            open_retriever(RetrieverSettings.of(kind="lucene", index=folder))

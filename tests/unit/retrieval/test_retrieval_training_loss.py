@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from retrieval.encoders.family import DENSE, Encoded
-from retrieval.training.config import TrainingSettings
+from retrieval.training.config import InBatchSettings
 from retrieval.training.gradient_cache import cached_backward
 from retrieval.training.loss import ContrastiveLoss, Targets, info_nce, mask_golds
 from retrieval.training.objective import contrast
@@ -75,7 +75,7 @@ def test_margin_masks_what_outscores_the_positive() -> None:
 
 def loss_of_sizes(q: Tensor, p: Tensor, targets: Targets, sizes: list[int], unit_length: bool) -> ContrastiveLoss:
     encoder: Any = SimpleNamespace(family=DENSE, settings=SimpleNamespace(unit_length=unit_length))
-    chosen = TrainingSettings(dimensions=sizes, temperature=0.05)
+    chosen = InBatchSettings(dimensions=sizes, temperature=0.05)
     return contrast(encoder, Encoded(q), Encoded(p), targets, chosen)[0]
 
 

@@ -1,0 +1,38 @@
+"""BM25 over an index of Sleuth's own: its settings, and how they are opened."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from retrieval.config import Count, IndexedSettings, NotNegative, Progress
+from sleuth.errors import ArtifactError
+from sleuth.protocols import Retriever
+
+
+class BM25Settings(IndexedSettings):
+    kind: Literal["bm25"] = "bm25"
+    k1: NotNegative | None = None
+    """Term saturation; None: as the index was built."""
+    b: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Length normalisation; None: as the index was built."""
+    threads: Count = 2
+    """1 searches query by query; more lets a batch run in parallel."""
+
+    def open(self, progress: Progress, /) -> Retriever:
+        from retrieval.bm25 import K1, B, BM25Retriever, build_bm25, rebuild_command
+        from retrieval.ingest import same_source
+
+        corpus = self.to_be_made_from()
+        if corpus is not None:
+            k1, b = K1 if self.k1 is None else self.k1, B if self.b is None else self.b
+            with progress(f"indexing {corpus}") as on_progress:
+                build_bm25(corpus, self.index, k1=k1, b=b, threads=self.threads, on_progress=on_progress)
+        retriever = BM25Retriever(self.index, k1=self.k1, b=self.b, threads=self.threads)
+        if self.corpus is not None and not same_source(retriever.manifest["corpus"], self.corpus):
+            raise ArtifactError(
+                f"{self.index} was made from other passages than {self.corpus}",
+                f"make it anew with: {rebuild_command(self.index, self.corpus)}",
+            )
+        return retriever

@@ -1,0 +1,53 @@
+"""An encoder made ready, and its objective: what each kind in `TrainingSettings.KINDS` begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from retrieval.dense.retriever import stored_vectors
+from retrieval.encoders.encoder import Encoder, separate_towers
+from retrieval.training.config import FrozenSettings, InBatchSettings, TrainingSettings
+from retrieval.training.frozen import Table, freeze
+from retrieval.training.objective import AgainstTable, InBatch, Objective
+from retrieval.training.rows import TrainingRow, passages_of
+from retrieval.training.trainer import add_adapter, freeze_passages
+from sleuth.plugins import load_object
+from sleuth.types import Passage
+
+Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Shows a count under a title; yields a callback for (done, total)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What training begins with. ``watched``: passages of the dev set, which are searched as training goes on."""
+
+    encoder: Encoder
+    rows: Sequence[TrainingRow]
+    watched: Sequence[Passage]
+    seed: int
+    counting: Counting
+
+
+def start(settings: TrainingSettings, material: Material) -> tuple[Encoder, Objective]:
+    """The encoder that is trained, and what each of its steps minimises."""
+    made: tuple[Encoder, Objective] = load_object(settings.STARTER)(settings, material)
+    return made
+
+
+def in_batch(settings: InBatchSettings, material: Material) -> tuple[Encoder, Objective]:
+    if settings.lora is not None:
+        add_adapter(material.encoder, settings.lora)
+    return material.encoder, InBatch(material.rows, settings, material.seed)
+
+
+def frozen_passages(settings: FrozenSettings, material: Material) -> tuple[Encoder, Objective]:
+    encoder = separate_towers(material.encoder)
+    freeze_passages(encoder)
+    needed = [*passages_of(material.rows), *material.watched]
+    known = Table(*stored_vectors(settings.index, encoder)) if settings.index else None
+    with material.counting("encoding frozen passages") as on_progress:
+        table = freeze(encoder, needed, known, on_progress)
+    return encoder, AgainstTable(material.rows, table, settings, material.seed)
