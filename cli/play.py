@@ -73,7 +73,7 @@ def play(settings: RunSettings, folder: Path, opened: Opened, *, resume: bool, o
     identity = _identity(settings, retriever)
     run, chosen = RunFolder(folder), settings.evaluation
     with run.claim(identity, resume=resume, overwrite=overwrite, may_differ=MAY_DIFFER):
-        limit_threads(settings.threads)
+        limit_threads(settings.threads, settings.policy, min(chosen.batch_size, settings.policy.max_rows))
         report = None
         for number, part in enumerate(sample_folders(folder, chosen.samples)):
             report = _play_once(settings, questions, retriever, part, number * len(questions), opened)
