@@ -50,6 +50,7 @@ def test_a_command_on_a_page_exists_with_its_options(page: str, command: str) ->
     assert used <= known | {"--help", "--debug", "-h"}, f"{page}: sleuth {command}"
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("page", [p for p in PAGES if any(kind == "sh" for kind, _ in blocks(p))], ids=lambda p: p.name)
 def test_a_block_to_be_run_runs(page: Path, tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
