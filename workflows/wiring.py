@@ -108,9 +108,11 @@ def read_questions(path: str, limit: int | None = None) -> list[Question]:
     return load_questions(path, limit=limit)
 
 
-def limit_threads(threads: int | None) -> None:
-    """Fix torch's thread count, where one is set: results are bit-identical at equal counts only."""
-    if threads is not None:
-        import torch
+def limit_threads(threads: int | None, policy: PolicySettings | None = None, rows: int = 4096) -> None:
+    """Set torch's thread count: ``threads``, else what ``policy`` has work for when it samples ``rows`` rows at once.
 
-        torch.set_num_threads(threads)
+    Without a policy, or with one whose size is not known yet, there is work for all cores.
+    """
+    from hub.threads import use_threads
+
+    use_threads(threads, policy.model if policy else None, rows)

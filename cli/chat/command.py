@@ -116,7 +116,7 @@ def _open(settings: RunSettings, temperature: float, seed: int, source: str | No
     from cli.chat.view import View
     from workflows.wiring import limit_threads, make_policy, make_retriever
 
-    limit_threads(settings.threads)
+    limit_threads(settings.threads, settings.policy, rows=1)
     searches = settings.environment.kind not in ("direct", "cot")
     retriever = make_retriever(settings.retriever) if searches else None
     with people().status("loading the policy") if people().is_terminal else nullcontext():

@@ -1,9 +1,9 @@
-"""Who may import whom, what stays light, and how long a file may be."""
+"""Who may import whom, what stays light, and how long a file may be. Each test lists all offenders at once."""
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,25 +12,27 @@ from workflows.config import load_run_settings
 from workflows.retriever_training import load_retriever_run
 
 ROOT = Path(__file__).parents[2]
+SIBLINGS = {"rewards", "envs", "retrieval", "agent"}
 MAY_IMPORT = {
     "sleuth": set(),
     "hub": {"sleuth"},
-    "rewards": {"sleuth"},
-    "envs": {"sleuth"},
-    "retrieval": {"sleuth", "hub"},
-    "agent": {"sleuth", "hub"},
-    "workflows": {"sleuth", "hub", "rewards", "envs", "retrieval", "agent"},
-    "cli": {"sleuth", "hub", "rewards", "envs", "retrieval", "agent", "workflows"},
+    **{sibling: {"sleuth", "hub"} for sibling in SIBLINGS},
+    "workflows": {"sleuth", "hub"} | SIBLINGS,
+    "cli": {"sleuth", "hub", "workflows"} | SIBLINGS,
 }
+ABOVE_THE_SHARED_NOUNS = ("hub/", "retrieval/", "agent/", "workflows/", "cli/")
 ONLY_IN = {
-    "ray": {"agent/cluster/*.py"},
-    "vllm": {"agent/policies/vllm_engine.py", "agent/policies/vllm_background.py"},
-    "pyserini": {"retrieval/bm25.py", "retrieval/jvm.py"},
-    "jnius": {"retrieval/bm25.py", "retrieval/jvm.py"},
-    "fastapi": {"retrieval/service/server.py", "agent/serve.py"},
+    "torch": ABOVE_THE_SHARED_NOUNS,
+    "transformers": ABOVE_THE_SHARED_NOUNS,
+    "typer": ("cli/",),
+    "ray": ("agent/cluster/",),
+    "vllm": ("agent/policies/vllm_",),
+    "pyserini": ("retrieval/bm25.py", "retrieval/jvm.py"),
+    "jnius": ("retrieval/bm25.py", "retrieval/jvm.py"),
+    "fastapi": ("retrieval/service/server.py",),
 }
-HEAVY = ("torch", "transformers", "trl", "pyserini", "matplotlib", "datasets")
-SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+"""Library -> how the paths begin that may import it."""
+HEAVY = {"torch", "transformers", "trl", "pyserini", "matplotlib", "datasets"}
 LINES = 400
 
 
@@ -38,14 +40,28 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
-    """Every module that the code imports, also inside functions and under TYPE_CHECKING, and by importlib."""
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+SOURCES = {name_of(path): path.read_text("utf-8") for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py")}
+TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
+MODULES = {module_of(ROOT / name): name for name in SOURCES}
+LIGHT = [name for name in SOURCES if name.endswith("config.py") or name.startswith(("sleuth/", "cli/", "workflows/"))]
+
+
+def imported(tree: ast.AST, modules: Iterable[str] = ()) -> Iterator[str]:
+    """Every module that the code imports, also inside functions, under TYPE_CHECKING, and by importlib.
+
+    ``from a import b`` is an import of ``a.b`` where that is one of ``modules``.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            yield node.module or ""
+            below = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in modules else node.module or "" for name in below)
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module" and node.args:
             argument = node.args[0]
             if isinstance(argument, ast.Constant):
@@ -63,56 +79,77 @@ def at_import_time(body: list[ast.stmt]) -> Iterator[str]:
             yield from at_import_time(node.body + node.orelse)
 
 
+def packages(modules: Iterable[str]) -> set[str]:
+    return {module.partition(".")[0] for module in modules}
+
+
+def circles(imports: Mapping[str, set[str]]) -> list[list[str]]:
+    """The groups of modules each of which reaches all others of its group, by imports of imports."""
+
+    def reached_from(start: str) -> set[str]:
+        seen, left = set(), [start]
+        while left:
+            new = imports.get(left.pop(), set()) - seen
+            seen |= new
+            left += new
+        return seen
+
+    reached = {module: reached_from(module) for module in imports}
+    groups = {frozenset(n for n in reached[m] if m in reached.get(n, ())) for m in imports if m in reached[m]}
+    return sorted(sorted(group) for group in groups)
+
+
 def test_all_packages_are_looked_at() -> None:
-    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert folders == set(MAY_IMPORT)
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} <= set(MAY_IMPORT)
     assert len(SOURCES) > 30
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_packages_import_only_what_they_may(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    found = {module.partition(".")[0] for module in imported(ast.parse(path.read_text(encoding="utf-8")))}
-    assert (found & set(MAY_IMPORT)) - {package} <= MAY_IMPORT[package]
+def test_packages_import_only_what_they_may() -> None:
+    found = {name: packages(imported(tree)) & set(MAY_IMPORT) for name, tree in TREES.items()}
+    own = {name: name.partition("/")[0] for name in TREES}
+    wrong = {name: found[name] - {own[name]} - MAY_IMPORT[own[name]] for name in TREES}
+    assert not {name: what for name, what in wrong.items() if what}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_special_packages_are_imported_in_their_place_only(path: Path) -> None:
-    relative = path.relative_to(ROOT)
-    for module in imported(ast.parse(path.read_text(encoding="utf-8"))):
-        places = ONLY_IN.get(module.partition(".")[0])
-        assert places is None or any(relative.match(place) for place in places), f"imports {module}"
+def test_special_packages_are_imported_in_their_place_only() -> None:
+    wrong = [
+        f"{name} imports {library}"
+        for name, tree in TREES.items()
+        for library in packages(imported(tree)) & set(ONLY_IN)
+        if not name.startswith(ONLY_IN[library])
+    ]
+    assert not wrong
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_files_are_short(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= LINES
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    imports = {
+        module: {other for other in imported(TREES[name], MODULES) if other in MODULES and other != module}
+        for module, name in MODULES.items()
+    }
+    assert not circles(imports)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [p for p in SOURCES if p.name.endswith("config.py") or name_of(p).startswith(("sleuth/", "cli/"))],
-    ids=name_of,
-)
-def test_settings_shared_nouns_and_commands_are_light_to_import(path: Path) -> None:
-    found = {module.partition(".")[0] for module in at_import_time(ast.parse(path.read_text(encoding="utf-8")).body)}
-    assert not found & set(HEAVY)
+def test_files_are_short() -> None:
+    lengths = {name: len(text.splitlines()) for name, text in SOURCES.items()}
+    assert not {name: lines for name, lines in lengths.items() if lines > LINES}
+
+
+def test_settings_shared_nouns_and_commands_are_light_to_import() -> None:
+    found = {name: packages(at_import_time(TREES[name].body)) & HEAVY for name in LIGHT}
+    assert not {name: what for name, what in found.items() if what}
 
 
 def test_settings_shared_nouns_and_the_program_load_without_torch() -> None:
     """The walk above cannot see what an import imports; this can."""
-    modules = [
-        ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for path in SOURCES
-        if path.name.endswith("config.py") or name_of(path).startswith("sleuth/") or name_of(path) == "cli/main.py"
-    ]
+    wanted = ("sleuth/", "cli/main.py")
+    modules = [m for m, name in MODULES.items() if name.endswith("config.py") or name.startswith(wanted)]
     assert {"agent.config", "envs.config", "retrieval.config", "rewards.config", "workflows.config"} <= set(modules)
     code = f"""
 import importlib, sys
 for name in {modules!r}:
     importlib.import_module(name)
 importlib.import_module("cli.main").make_app()
-loaded = [name for name in {HEAVY!r} if name in sys.modules]
+loaded = [name for name in {sorted(HEAVY)!r} if name in sys.modules]
 sys.exit(f"loaded: {{loaded}}" if loaded else 0)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -135,12 +172,13 @@ def test_there_are_configs() -> None:
     ("code", "modules"),
     [
         ("import a.b\nfrom c.d import e", {"a.b", "c.d"}),
+        ("from known import part, name", {"known.part", "known"}),
         ("def f():\n    import torch", {"torch"}),
         ("import importlib\nimportlib.import_module('ray')", {"importlib", "ray"}),
     ],
 )
 def test_the_walk_sees_what_it_must(code: str, modules: set[str]) -> None:
-    assert set(imported(ast.parse(code))) == modules
+    assert set(imported(ast.parse(code), {"known.part"})) == modules
 
 
 def test_the_walk_of_import_time_leaves_functions_and_type_checking_out() -> None:
@@ -149,3 +187,9 @@ def test_the_walk_of_import_time_leaves_functions_and_type_checking_out() -> Non
     )
     code += "except ImportError:\n    pass\nclass C:\n    import g\n"
     assert set(at_import_time(ast.parse(code).body)) == {"a", "e", "g"}
+
+
+def test_circles_are_found_whole_and_apart() -> None:
+    line = {"a": {"b"}, "b": {"c"}, "c": set()}
+    assert circles(line) == []
+    assert circles(line | {"c": {"a"}, "x": {"y", "a"}, "y": {"x"}}) == [["a", "b", "c"], ["x", "y"]]

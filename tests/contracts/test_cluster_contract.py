@@ -24,7 +24,7 @@ from sleuth.types import Hit, Observation, Passage, Question, Sampling, Segment,
 PATIENT = Patience(deadline_s=60.0, retries=3, start_s=60.0)
 
 
-@pytest.fixture(scope="module", params=["local", "ray"])
+@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.e2e)])
 def cluster(request, tmp_path_factory):
     if request.param == "local":
         made = LocalCluster()

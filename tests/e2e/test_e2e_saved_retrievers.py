@@ -17,6 +17,7 @@ from retrieval.training.config import TrainingSettings
 from sleuth.errors import ArtifactError, ConfigError
 from sleuth.settings import validate
 from workflows.config import RunSettings
+from workflows.context import StageContext
 from workflows.retriever_training import RetrieverRun
 from workflows.stages import run_stages
 

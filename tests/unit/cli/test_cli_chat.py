@@ -88,6 +88,7 @@ def sleuth(*arguments: str) -> list[str]:
 # In a pipe
 
 
+@pytest.mark.e2e
 def test_a_pipe_is_read_line_by_line(place: Path) -> None:
     lines = "what is the capital ?\n\n/load q.jsonl\n/topk 3\n/save kept.jsonl all\n"
     done = subprocess.run(
@@ -183,6 +184,7 @@ def test_a_retriever_may_be_a_yaml_file_as_elsewhere(tmp_path: Path) -> None:
 # At a terminal
 
 
+@pytest.mark.e2e
 def test_at_a_terminal_an_answer_is_stopped_and_the_session_goes_on(place: Path) -> None:
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40, 100))

@@ -217,7 +217,7 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     handler = type("Handler", (FakeJudge,), {"asked": [], "keys": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield handler, f"http://127.0.0.1:{server.server_port}/v1"
     server.shutdown()
 

@@ -91,6 +91,7 @@ def test_what_could_steer_a_terminal_is_spelt_out(program: typer.Typer, tmp_path
     assert "a town \\x1b[31mred" in out
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_queries_that_are_not_utf8_are_searched_all_the_same(made: Path, more: list[str]) -> None:
     words = ["search", str(made), b"t2 \xff", "-", "-k", "1", *more]

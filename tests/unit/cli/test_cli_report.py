@@ -267,7 +267,7 @@ def test_no_run_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
 def server(tmp_path: Path):
     run = make_run(tmp_path / "run", done=False)
     with make_server([run], 2000, "127.0.0.1", 0) as served:
-        threading.Thread(target=served.serve_forever, daemon=True).start()
+        threading.Thread(target=served.serve_forever, args=(0.01,), daemon=True).start()
         yield served, run
         served.shutdown()
 

@@ -193,7 +193,7 @@ def test_two_thousand_trajectories_open_in_two_seconds(page: Page, tmp_path: Pat
 def test_a_served_page_grows_with_its_run(page: Page, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", done=False)
     with make_server([run], 2000, "127.0.0.1", 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         page.open(f"http://127.0.0.1:{server.server_port}/#tab=trajectories", "document.getElementById('count')")
         page.press("j")
         before = page.ask("document.getElementById('count').textContent")

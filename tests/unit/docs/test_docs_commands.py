@@ -50,6 +50,16 @@ def test_a_command_on_a_page_exists_with_its_options(page: str, command: str) ->
     assert used <= known | {"--help", "--debug", "-h"}, f"{page}: sleuth {command}"
 
 
+def test_the_pages_link_to_what_is_there() -> None:
+    links = [
+        (page, link) for page in PAGES for link in re.findall(r"\]\(([^)#]+)", FENCE.sub("", page.read_text("utf-8")))
+    ]
+    inside = [(page, link) for page, link in links if "://" not in link]
+    assert len(inside) > 20
+    assert not [f"{page.name}: {link}" for page, link in inside if not (page.parent / link).exists()]
+
+
+@pytest.mark.e2e
 @pytest.mark.parametrize("page", [p for p in PAGES if any(kind == "sh" for kind, _ in blocks(p))], ids=lambda p: p.name)
 def test_a_block_to_be_run_runs(page: Path, tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")

@@ -12,7 +12,10 @@ import yaml
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from cli import main as program
+from rewards.scorer import make_scorer
 from sleuth.trajectories import read_trajectories
+from sleuth.types import Answer, Generation, Question, Segment, Trajectory, Turn
+from workflows.config import load_run_settings
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 BACKEND = """
@@ -58,6 +61,19 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         program.main(["evaluate", "tiny", "--data", "q.jsonl", "--preset", "sleuth", "--out", "ev", *sets])
     assert not end.value.code
     return list(read_trajectories("ev/trajectories.jsonl"))
+
+
+def test_the_config_of_the_reward_gives_it_its_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    scorer = make_scorer(load_run_settings(EXAMPLES / "brevity.yaml").rewards)
+    parts = {part.name: (part.weight, part.reward) for part in scorer.parts}
+    weight, reward = parts["Brevity"]
+    assert parts.keys() == {"exact_match", "Brevity"} and weight == 0.1
+    question = Question("q", "who?", ("me",))
+    for answer, value in ((None, None), ("the man in black", 0.0), ("a man", 1.0)):
+        turns = () if answer is None else (Turn(Generation((1,), (0.0,), "stop"), answer, Answer(answer)),)
+        segments = (Segment("prompt", (9,)), *(Segment("policy", (1,), (0.0,)) for _ in turns))
+        assert reward.score(question, Trajectory(question, segments, turns, "answer" if turns else "turns")) == value
 
 
 def test_the_examples_work_together(played: Any) -> None:

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from families import masked_lm
 from ranks_script import gradients, work
 from test_retrieval_training_run import backbone
 
+pytestmark = pytest.mark.e2e
 SCRIPT = Path(__file__).with_name("ranks_script.py")
 
 
