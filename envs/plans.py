@@ -16,7 +16,7 @@ from typing import Any
 from envs.grammar import neutralise
 from envs.questions import layout_of, musique_support, questions_from_rows, supporting_facts
 from sleuth.errors import DataError
-from sleuth.rows import Row, name_of, read_rows
+from sleuth.rows import RawRow, name_of, read_rows
 from sleuth.types import Plan, PlanStep, Question
 
 _CLUE_WORDS = 24
@@ -75,10 +75,10 @@ def plans_from_release(source: str | Path, limit: int | None = None) -> list[Pla
     return plans
 
 
-def _read_plan(row: Row) -> Plan:
+def _read_plan(row: RawRow) -> Plan:
     fields = row.fields
     try:
-        asked = Row(row.where, row.number, fields["question"])
+        asked = RawRow(row.where, row.number, fields["question"])
         steps = tuple(PlanStep(**step) for step in fields["steps"])
         think, answer = fields["think"], fields["answer"]
         layout_of(asked)
@@ -96,7 +96,7 @@ def _plan(question: Question, steps: Iterable[PlanStep], think: str) -> Plan:
 # --- one search a supporting title ---
 
 
-def _from_titles(row: Row, question: Question) -> Plan | None:
+def _from_titles(row: RawRow, question: Question) -> Plan | None:
     if not question.supporting_titles:
         return None
     context, support = _context(row), supporting_facts(row, row.fields)
@@ -140,7 +140,7 @@ def _in_order(question: Question, texts: Mapping[str, str]) -> list[str]:
     return sorted(titles, key=key)
 
 
-def _context(row: Row) -> dict[str, list[str]]:
+def _context(row: RawRow) -> dict[str, list[str]]:
     context = row.fields.get("context") or []
     try:
         if isinstance(context, Mapping):
@@ -176,7 +176,7 @@ def _typed(title: str) -> str:
 # --- one search a sub-question ---
 
 
-def _from_sub_questions(row: Row, question: Question) -> Plan | None:
+def _from_sub_questions(row: RawRow, question: Question) -> Plan | None:
     decomposition = row.fields.get("question_decomposition") or []
     if not decomposition or not musique_support(row):
         return None
@@ -191,7 +191,7 @@ def _from_sub_questions(row: Row, question: Question) -> Plan | None:
     return _plan(question, steps, f"{known} So the answer is {question.answers[0]}.")
 
 
-def _sub_question(row: Row, part: Any, answers: Sequence[str]) -> tuple[str, str]:
+def _sub_question(row: RawRow, part: Any, answers: Sequence[str]) -> tuple[str, str]:
     """A sub-question with earlier answers in place of #1, #2, ..., and its own answer."""
     try:
         asked = _REFERENCE.sub(lambda m: _referred(m, answers), part["question"])

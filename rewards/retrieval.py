@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sleuth.evidence import TitlesFound, telling_answers, tells_answer, titles_found
+from sleuth.evidence import TitlesFound, contains_answer, informative_answers, titles_found
 from sleuth.types import Question, Trajectory
 
 
@@ -29,9 +29,9 @@ class Retrieval:
             return self._titles(titles_found(question, hits))
         if self.match == "title":
             return None
-        if not telling_answers(question.answers):
+        if not informative_answers(question.answers):
             return None
-        return float(any(tells_answer(hit.passage, question.answers) for hit in hits))
+        return float(any(contains_answer(hit.passage, question.answers) for hit in hits))
 
     def _titles(self, titles: TitlesFound) -> float:
         if self.mode == "share":

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sleuth.errors import DataError, did_you_mean
-from sleuth.rows import Row, read_rows
+from sleuth.rows import RawRow, read_rows
 from sleuth.types import Question
 
 Qrels = dict[str, dict[str, int]]
@@ -98,7 +98,7 @@ def _from_table(path: Path) -> Iterator[Question]:
         yield Question(identifier.strip(), text.strip(), ())
 
 
-def _from_row(row: Row) -> Question:
+def _from_row(row: RawRow) -> Question:
     identifier = row.fields.get("_id", row.fields.get("id"))
     if isinstance(identifier, int) and not isinstance(identifier, bool):
         identifier = str(identifier)

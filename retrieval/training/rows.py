@@ -26,7 +26,7 @@ from retrieval.training.cloze import cloze_pairs
 from retrieval.training.config import SourceSettings
 from sleuth.artifacts import atomic_write, text_digest
 from sleuth.errors import ConfigError, DataError
-from sleuth.rows import Row, read_rows
+from sleuth.rows import RawRow, read_rows
 from sleuth.types import Passage
 
 
@@ -77,7 +77,7 @@ def _load(source: SourceSettings) -> list[TrainingRow]:
     return _with_ids_of(rows, source.corpus) if source.corpus else rows
 
 
-def _detect(row: Row) -> str:
+def _detect(row: RawRow) -> str:
     marks = {"positive_passages": "tevatron", "context": "hotpotqa", "paragraphs": "musique"}
     for key, layout in marks.items():
         if key in row.fields:
@@ -89,7 +89,7 @@ def _detect(row: Row) -> str:
     )
 
 
-def _tevatron(row: Row) -> TrainingRow:
+def _tevatron(row: RawRow) -> TrainingRow:
     positives = _tevatron_passages(row, "positive_passages")
     if not positives:
         raise row.error("'positive_passages' is empty")
@@ -104,7 +104,7 @@ def _tevatron(row: Row) -> TrainingRow:
     )
 
 
-def _tevatron_passages(row: Row, name: str) -> tuple[Passage, ...]:
+def _tevatron_passages(row: RawRow, name: str) -> tuple[Passage, ...]:
     passages = []
     for number, value in enumerate(_list(row, row.fields.get(name), name)):
         if not isinstance(value, Mapping) or not isinstance(value.get("text"), str) or not value["text"].strip():
@@ -116,7 +116,7 @@ def _tevatron_passages(row: Row, name: str) -> tuple[Passage, ...]:
     return tuple(passages)
 
 
-def _hotpotqa(row: Row) -> TrainingRow:
+def _hotpotqa(row: RawRow) -> TrainingRow:
     wanted = {str(fact[0]) for fact in _list(row, row.fields.get("supporting_facts"), "supporting_facts") if fact}
     positives: list[Passage] = []
     negatives: list[Passage] = []
@@ -131,7 +131,7 @@ def _hotpotqa(row: Row) -> TrainingRow:
     return _released(row, "_id", positives, negatives, [str(row.fields.get("answer") or "")])
 
 
-def _musique(row: Row) -> TrainingRow | None:
+def _musique(row: RawRow) -> TrainingRow | None:
     if row.fields.get("answerable") is False:
         return None  # its paragraphs do not hold the answer
     positives: list[Passage] = []
@@ -148,7 +148,7 @@ def _musique(row: Row) -> TrainingRow | None:
 
 
 def _released(
-    row: Row, id_key: str, positives: Sequence[Passage], negatives: Sequence[Passage], answers: Sequence[str]
+    row: RawRow, id_key: str, positives: Sequence[Passage], negatives: Sequence[Passage], answers: Sequence[str]
 ) -> TrainingRow:
     if not positives:
         raise row.error("none of its paragraphs supports the answer", "is this the release without judgements (test)?")
@@ -199,7 +199,7 @@ def read_passages(corpus: str | Path) -> Iterator[Passage]:
         yield row.passage
 
 
-def _list(row: Row, value: object, name: str) -> Sequence[Any]:
+def _list(row: RawRow, value: object, name: str) -> Sequence[Any]:
     if not isinstance(value, list | tuple):
         raise row.error(f"'{name}' is {'missing' if value is None else 'not a list'}")
     return value
@@ -221,7 +221,7 @@ def _tevatron_row(row: TrainingRow) -> dict[str, Any]:
     return values | ({"answers": list(row.answers)} if row.answers else {})
 
 
-_READERS: dict[str, Callable[[Row], TrainingRow | None]] = {
+_READERS: dict[str, Callable[[RawRow], TrainingRow | None]] = {
     "tevatron": _tevatron,
     "hotpotqa": _hotpotqa,
     "musique": _musique,

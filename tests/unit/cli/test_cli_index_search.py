@@ -113,7 +113,7 @@ def test_overwrite_replaces_indexes_only(
         Path(name).parent.mkdir()
         Path(name).write_text(json.dumps(ROWS[0]))
     for more in ([], ["--kind", "dense", "--encoder", "absent/never/read"]):
-        with pytest.raises(ArtifactError, match=r"lies in it|is no bm25 or dense of Sleuth"):
+        with pytest.raises(ArtifactError, match=r"is inside it|is not a Sleuth bm25 or dense"):
             run(program, "index", "data", "--out", out, "--overwrite", *more)
     assert Path("data/corpus.jsonl").exists() and Path("notes/mine.txt").exists()
     for _ in range(2):

@@ -370,7 +370,7 @@ def test_settings_that_do_not_belong_together(values: dict[str, Any], message: s
 
 def test_two_builds_of_one_index_do_not_meet(corpus: Path, encoder: Encoder, tmp_path: Path) -> None:
     def second(count: int) -> None:
-        with pytest.raises(ArtifactError, match="another process is making"):
+        with pytest.raises(ArtifactError, match="another process is writing"):
             build_dense(corpus, tmp_path / "i", encoder)
 
     build_dense(corpus, tmp_path / "i", encoder, on_progress=second)
