@@ -1,8 +1,8 @@
-"""Questions from the field's own files.
+"""Questions from public data sets as released.
 
-FlashRAG, HotpotQA, 2WikiMultihopQA, MuSiQue, NQ-open, TriviaQA, PopQA and Bamboogle, as they were released.
+Reads FlashRAG, HotpotQA, 2WikiMultihopQA, MuSiQue, NQ-open, TriviaQA, PopQA and Bamboogle.
 
-The layout is seen from the first row; the other rows must be of the same one.
+The layout is detected from the first row; all other rows must have the same one.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ SupportingFacts = tuple[tuple[str, int], ...]
 
 
 def load_questions(source: str | Path, *, limit: int | None = None, allow_unanswered: bool = False) -> list[Question]:
-    """The questions of a file or hub dataset, the first ``limit`` or all.
+    """The questions of a file or hub dataset: the first ``limit``, or all.
 
-    Test releases have no answers: they are refused unless ``allow_unanswered``. Raises DataError naming
-    file and line for a row that has no question, no answers or an id seen before.
+    Test releases have no answers and are refused unless ``allow_unanswered``. Raises DataError naming
+    file and line for a row without a question or answers, or with a duplicate id.
     """
     return questions_from_rows(read_rows(source, limit), name_of(source), allow_unanswered=allow_unanswered)
 
 
 def questions_from_rows(rows: Sequence[RawRow], name: str, *, allow_unanswered: bool = False) -> list[Question]:
-    """Rows as questions; those of a layout without ids are called ``name-1``, ``name-2``, ..."""
+    """Rows as questions; in a layout without ids they are called ``name-1``, ``name-2``, ..."""
     convert = LAYOUTS[layout_of(rows[0])]
     questions: list[Question] = []
     seen: dict[str, str] = {}
     for row in rows:
         question = convert(row, name)
         if not question.answers and not allow_unanswered:
-            raise row.error("no answers", "a test release without answers can be answered, not scored")
+            raise row.error("no answers", "questions without answers, as in a test release, cannot be scored")
         if question.id in seen:
-            raise row.error(f"the id '{question.id}' was used before, at {seen[question.id]}", "ids must differ")
+            raise row.error(f"duplicate id '{question.id}', first used at {seen[question.id]}", "ids must be unique")
         seen[question.id] = row.where
         questions.append(question)
     return questions
 
 
 def load_supporting_facts(source: str | Path, limit: int | None = None) -> dict[str, SupportingFacts]:
-    """Supporting sentences by question id, of a HotpotQA or 2WikiMultihopQA release; empty for other layouts."""
+    """Supporting sentences by question id in a HotpotQA or 2WikiMultihopQA release; empty for other layouts."""
     rows = read_rows(source, limit)
     if layout_of(rows[0]) != "hotpotqa":
         return {}
@@ -55,7 +55,7 @@ def load_supporting_facts(source: str | Path, limit: int | None = None) -> dict[
 
 
 def layout_of(row: RawRow) -> str:
-    """Which layout a row is of. Raises DataError when it is none of those known."""
+    """The layout of a row. Raises DataError if it is not a known one."""
     fields = row.fields.keys()
     if "golden_answers" in fields:
         return "flashrag"
@@ -72,11 +72,11 @@ def layout_of(row: RawRow) -> str:
     if "question" in fields:
         return "nq"
     shown = ", ".join(sorted(fields)[:6]) or "nothing"
-    raise row.error(f"not a known layout of questions (its fields: {shown})", f"known: {', '.join(LAYOUTS)}")
+    raise row.error(f"not a known question layout (its fields: {shown})", f"known: {', '.join(LAYOUTS)}")
 
 
 def musique_support(row: RawRow) -> list[Mapping[str, Any]]:
-    """The supporting paragraphs in the order in which the decomposition needs them."""
+    """The supporting paragraphs in the order of the question's decomposition."""
     paragraphs = row.fields.get("paragraphs") or []
     try:
         by_index = {paragraph["idx"]: paragraph for paragraph in paragraphs}
@@ -96,7 +96,7 @@ def supporting_facts(row: RawRow, fields: Mapping[str, Any]) -> SupportingFacts:
             facts = list(zip(facts["title"], facts["sent_id"], strict=True))
         return tuple((str(title), int(sentence)) for title, sentence in facts)
     except (KeyError, TypeError, ValueError):
-        raise row.error("broken 'supporting_facts'", "a list of [title, sentence number]") from None
+        raise row.error("broken 'supporting_facts'", "it must be a list of [title, sentence number]") from None
 
 
 def _flashrag(row: RawRow, name: str) -> Question:
@@ -141,9 +141,9 @@ def _nq(row: RawRow, name: str) -> Question:
 
 
 def _triviaqa(row: RawRow, name: str) -> Question:
-    """The release's capitals, or the hub's lower case; all aliases of the answer are accepted.
+    """Capitalised keys as released, or lower-case ones as on the hub; all aliases of the answer are accepted.
 
-    Test questions have no answer in the release, and ``<unk>`` for one on the hub.
+    Test questions have no answer in the release, and the answer ``<unk>`` on the hub.
     """
     del name
     given = row.fields.get("Answer", row.fields.get("answer")) or {}
@@ -154,11 +154,11 @@ def _triviaqa(row: RawRow, name: str) -> Question:
 
 
 def _popqa(row: RawRow, name: str) -> Question:
-    """``possible_answers`` is JSON inside a column; the subject's page is the one to find."""
+    """``possible_answers`` is JSON inside a column; the subject's page is the supporting title."""
     try:
         answers = json.loads(row.text("possible_answers"))
     except ValueError:
-        raise row.error("'possible_answers' is not a JSON list of texts") from None
+        raise row.error("'possible_answers' is not a JSON list of strings") from None
     answers = _texts(RawRow(row.where, row.number, {"possible_answers": answers}), "possible_answers")
     title = row.fields.get("s_wiki_title")
     titles = _titles(row, [title] if title else [])
@@ -185,21 +185,21 @@ def _id(row: RawRow, name: str) -> str:
     if value is None:
         return f"{name}-{row.number}"
     if not isinstance(value, str | int) or not str(value).strip():
-        raise row.error("'id' is neither a text nor a number")
+        raise row.error("'id' is neither a string nor a number")
     return str(value)
 
 
 def _texts(row: RawRow, key: str) -> tuple[str, ...]:
-    """A field that holds a text or a list of texts; blank ones do not count."""
+    """A field with a string or a list of strings; blank ones are dropped."""
     value = row.fields.get(key)
     values = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
-        raise row.error(f"'{key}' is neither a text nor a list of texts")
+        raise row.error(f"'{key}' is neither a string nor a list of strings")
     return tuple(dict.fromkeys(text.strip() for text in values if text.strip()))
 
 
 def _titles(row: RawRow, titles: Iterable[Any]) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(titles))
     if not all(isinstance(title, str) for title in found):
-        raise row.error("a supporting title is not a text")
+        raise row.error("a supporting title is not a string")
     return found

@@ -1,4 +1,4 @@
-"""Reward for finding what the question needs, whatever is made of it."""
+"""Reward for retrieving what the question needs, regardless of the answer given."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Retrieval:
     """What the agent's own searches found.
 
     ``match`` title: supporting titles among the hits; answer: an accepted answer in the text of a hit
-    (yes and no are in too many texts to count); auto: titles where the question names them, else the
-    answer. ``mode`` for titles: share of them found, any of them, or all of them. None when the question
-    has nothing to look for.
+    (yes and no occur in too many texts to count); auto: titles if the question lists them, else the
+    answer. ``mode`` for titles: the fraction found, any of them, or all of them. None if the question
+    has neither.
     """
 
     name: str = "retrieval"

@@ -251,7 +251,7 @@ def test_an_evaluations_own_predictions_score_the_same(model: str, capfd: pytest
         ("{", "not valid JSON"),
         ("[]", "not a prediction file"),
         ({"1": "Paris"}, "answer"),
-        ({"answer": {"1": 3}}, "not a text"),
+        ({"answer": {"1": 3}}, "not a string"),
         ({"answer": {"dev-1": "Paris"}}, "predicted ids are like 'dev-1'"),
         ({"answer": {}, "sp": [1]}, "sp"),
     ],
