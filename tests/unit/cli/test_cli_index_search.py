@@ -125,7 +125,7 @@ def test_overwrite_replaces_indexes_only(
 )
 def test_options_of_a_dense_index_are_refused_for_bm25(program: typer.Typer, made: Path, option: str) -> None:
     name = option.partition("=")[0]
-    with pytest.raises(ConfigError, match=f"{name} means nothing to an index of kind bm25"):
+    with pytest.raises(ConfigError, match=f"{name} does not apply to an index of kind bm25"):
         run(program, "index", str(made.parent), "--out", str(made.parent / "j"), option)
 
 
@@ -152,8 +152,8 @@ def test_a_dense_index_from_the_command_line(program: typer.Typer, made: Path) -
     assert rows[1]["hits"] == []
     for wrong, message in (
         (dense, "needs an encoder"),
-        ([*dense, "--encoder", encoder, "--k1", "1"], "--k1 means nothing to an index of kind dense"),
-        (["index", corpus, "--out", out, "--encoder", encoder], "--encoder means nothing to an index of kind bm25"),
+        ([*dense, "--encoder", encoder, "--k1", "1"], "--k1 does not apply to an index of kind dense"),
+        (["index", corpus, "--out", out, "--encoder", encoder], "--encoder does not apply to an index of kind bm25"),
         ([*dense, "--encoder", encoder, "--dtype", "int4", "--overwrite"], "cannot be stored as 'int4'"),
     ):
         with pytest.raises(ConfigError, match=message):
