@@ -75,7 +75,7 @@ def test_mistakes_are_errors_of_ours(program: typer.Typer, made: Path) -> None:
         run(program, "index", corpus, "--out", str(made), "--skip-bad-rows")
     with pytest.raises(ConfigError, match="did you mean 'bm25'"):
         run(program, "index", corpus, "--out", str(made.parent / "j"), "--kind", "bm26")
-    with pytest.raises(ConfigError, match=r"k is 5, but .* holds only 4 passages"):
+    with pytest.raises(ConfigError, match=r"k is 5, but .* has only 4 passages"):
         run(program, "search", str(made), "town", "-k", "5")
     with pytest.raises(ConfigError, match="no query"):
         run(program, "search", str(made), "-", stdin="\n")
