@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sleuth.evidence import mentions_answer, normalise_title, supporting_titles, tells_answer
+from sleuth.evidence import contains_answer, mentions_answer, normalise_title, supporting_titles
 from sleuth.types import Passage, Question, ScoredTrajectory, Search
 
 Mark = Literal["positive", "negative", "unknown"]
@@ -77,7 +77,7 @@ def judge(question: Question, passage: Passage, *, rewarded: bool) -> Mark:
     """What a found passage is worth, by the rule above."""
     if normalise_title(passage.title) in supporting_titles(question):
         return "positive"
-    if rewarded and tells_answer(passage, question.answers):
+    if rewarded and contains_answer(passage, question.answers):
         return "positive"
     return "unknown" if mentions_answer(passage, question.answers) else "negative"
 

@@ -1,4 +1,4 @@
-"""``sleuth cluster``: the commands that make several machines one cluster for a run, printed or run."""
+"""``sleuth cluster``: prints or runs the commands that join several machines into one cluster."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ PORT = 6379
 
 def cluster(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
-    head: Annotated[bool, typer.Option("--head", help="Be the head: start Ray here and stay.")] = False,
-    join: Annotated[str | None, typer.Option(help="Be a node of the head at this host:port, and stay.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Say what every node has: code, CPUs, GPUs, index.")] = False,
-    ip: Annotated[str | None, typer.Option(help="This machine's address, as the others reach it.")] = None,
+    head: Annotated[bool, typer.Option("--head", help="Start Ray's head here, in the foreground.")] = False,
+    join: Annotated[str | None, typer.Option(help="Join the head at this host:port, in the foreground.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Show each node's code, CPUs, GPUs and index.")] = False,
+    ip: Annotated[str | None, typer.Option(help="This machine's address, as reachable from the others.")] = None,
     port: Annotated[int, typer.Option(help="The head's port.")] = PORT,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: key.sub=value.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder, instead of the config's.")] = None,
 ) -> None:
-    """Print what to run on the head, on every other machine, and then to train; or run one of these here.
+    """Print the commands for the head, for every other machine, and for training; or run one of them here.
 
-    The run folder, which holds checkpoints and index, must be the same storage for all machines. Beside it lies the
-    secret by which they know each other.
+    The run folder, which holds checkpoints and index, must be on storage that all machines share. Next to it is the
+    secret by which the machines authenticate each other.
     """
     from agent.cluster.config import ClusterSettings
     from agent.cluster.ray_cluster import require_ray, write_token
@@ -39,13 +39,13 @@ def cluster(
     settings = load_run_settings(config, set_ or [], out)
     token = (settings.cluster or ClusterSettings()).token or RunLayout(settings.out).token
     if head and join:
-        raise ConfigError("--head and --join cannot both be given", "start one machine with --head, the others --join")
+        raise ConfigError("--head and --join cannot both be given", "start one machine with --head, others with --join")
     if head:
         write_token(token)
         run_ray(head_arguments(ip or own_address(), port), token)
     elif join:
         if not token.exists():
-            raise ConfigError(f"no secret at {token}", "is the run folder on shared storage, and is the head up?")
+            raise ConfigError(f"no secret at {token}", "is the run folder on shared storage, and is the head running?")
         run_ray(node_arguments(join, ip), token)
     elif check:
         from workflows.cluster import check_nodes
@@ -60,14 +60,14 @@ def cluster(
 def instructions(
     config: Path, ip: str, port: int, token: Path, out: Path | None, overrides: Sequence[str] = ()
 ) -> list[str]:
-    """A page for the terminal; every line that is no comment can be pasted into a shell."""
+    """Instructions for the terminal; every line that is not a comment can be pasted into a shell."""
     from agent.cluster.ray_cluster import HEARTBEATS, cluster_environment, environment_lines
 
     options = [*(["--out", str(out)] if out else []), *(word for value in overrides for word in ("--set", value))]
     run, secret = shlex.join([str(config), *options]), shlex.quote(str(token))
     variables = environment_lines({**cluster_environment(token.resolve()), **HEARTBEATS})
     return [
-        "# On every machine: the same code, and the folder of the run on storage that all of them see.",
+        "# On every machine: the same code, and the run folder on storage that all of them share.",
         "# On the head (or: " + f"sleuth cluster {run} --head --ip {ip} --port {port}):",
         *variables,
         f"mkdir -p {shlex.quote(str(token.parent))}",
@@ -76,7 +76,7 @@ def instructions(
         f"# On every other machine (or: sleuth cluster {run} --join {ip}:{port}):",
         *variables,
         shlex.join(["ray", *node_arguments(f"{ip}:{port}", None)]),
-        "# On the head, once the nodes are there:",
+        "# On the head, once the nodes have joined:",
         f"sleuth cluster {run} --check --set cluster.address={ip}:{port}",
         f"sleuth train {run} --set cluster.address={ip}:{port}",
     ]
@@ -100,7 +100,7 @@ def node_arguments(address: str, ip: str | None) -> list[str]:
 
 
 def run_ray(arguments: list[str], token: Path) -> None:
-    """Become ``ray``: it stays in the foreground, and Ctrl-C ends it and all that it started."""
+    """Replace this process by ``ray`` in the foreground; Ctrl-C ends it and everything that it started."""
     import sys
 
     from agent.cluster.ray_cluster import HEARTBEATS, cluster_environment
@@ -111,7 +111,7 @@ def run_ray(arguments: list[str], token: Path) -> None:
 
 
 def own_address() -> str:
-    """The address by which this machine would reach others; no packet is sent."""
+    """The address from which this machine would reach others; no packet is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("10.255.255.255", 1))

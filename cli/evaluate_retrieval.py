@@ -1,4 +1,4 @@
-"""``sleuth evaluate-retrieval``: how good a retriever, or a run that somebody made, finds what is judged relevant."""
+"""``sleuth evaluate-retrieval``: evaluates a retriever, or a TREC run file, against relevance judgements."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.console import counting, people, print_json
+from cli.console import counting, error_console, print_json
 from sleuth.errors import ConfigError
 from workflows.retrievers import HELP
 
@@ -22,26 +22,26 @@ def evaluate_retrieval(
     queries: Annotated[Path | None, typer.Option(help="Queries: BEIR or FlashRAG jsonl, or id<tab>text.")] = None,
     qrels: Annotated[Path | None, typer.Option(help="Judgements: BEIR's tsv or TREC's.")] = None,
     beir: Annotated[Path | None, typer.Option(help="A BEIR folder: its queries.jsonl and qrels/SPLIT.tsv.")] = None,
-    split: Annotated[str, typer.Option(help="Which judgements of the BEIR folder.")] = "test",
-    k: Annotated[int | None, typer.Option("-k", "--k", min=1, help=f"Hits a query; {DEPTH} by default.")] = None,
+    split: Annotated[str, typer.Option(help="Which split's judgements of the BEIR folder to use.")] = "test",
+    k: Annotated[int | None, typer.Option("-k", "--k", min=1, help=f"Hits per query; {DEPTH} by default.")] = None,
     run: Annotated[Path | None, typer.Option(help="Evaluate this TREC run instead of an index.")] = None,
-    run_out: Annotated[Path | None, typer.Option(help="Write the run here, in TREC's layout.")] = None,
+    run_out: Annotated[Path | None, typer.Option(help="Write the run to this file, in TREC's layout.")] = None,
     against: Annotated[Path | None, typer.Option(help="A TREC run to compare with, query by query.")] = None,
-    passages: Annotated[Path | None, typer.Option(help="Corpus that run files came from, for Answer@k.")] = None,
+    passages: Annotated[Path | None, typer.Option(help="The corpus of the run files, for Answer@k.")] = None,
     measures: Annotated[str | None, typer.Option(help="For example 'nDCG@10 R@20 Success@5'.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A retriever setting: retriever.k1=1.2")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
 ) -> None:
     """Rank passages for judged queries and report trec_eval's measures with intervals.
 
-    Where the answers of queries are known (FlashRAG's golden_answers), also DPR's top-k accuracy, Answer@k.
+    If the queries have answers (FlashRAG's golden_answers), also reports DPR's top-k accuracy, Answer@k.
     """
     if (index is None) == (run is None):
         raise ConfigError("give either an index or --run FILE")
     if run and (k or run_out or overrides):
-        raise ConfigError("-k, --run-out and --set are for an index; a run file is taken as it is")
+        raise ConfigError("-k, --run-out and --set apply to an index only; a run file is used as it is")
     from retrieval.evaluation.runs import read_run, write_run
     from workflows.retrieval_evaluation import Found, choose_measures, compare, read_task, search_index
 
@@ -65,19 +65,19 @@ def evaluate_retrieval(
     _print(report, task, str(run or index), against)
     if json:
         print_json(report.to_dict())
-    if run_out:  # last: figures that took an hour do not get lost over a file that cannot be written
+    if run_out:  # last: an unwritable file must not lose figures that took an hour
         write_run(run_out, first.run)
 
 
 def _warn(text: str) -> None:
-    people().print(f"[yellow]warning:[/] {text}", soft_wrap=True)
+    error_console().print(f"[yellow]warning:[/] {text}", soft_wrap=True)
 
 
 def _print(report: RetrievalReport, task: Task, what: str, against: Path | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = people()
+    console = error_console()
     console.print(Text(f"{what}: {report.queries} judged queries", style="bold"), soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("measure")
@@ -95,8 +95,8 @@ def _print(report: RetrievalReport, task: Task, what: str, against: Path | None)
         table.add_row(*map(Text, cells))
     console.print(table)
     if report.answered:
-        console.print(f"Answer@k over the {report.answered} queries whose answers are known", soft_wrap=True)
+        console.print(f"Answer@k over the {report.answered} queries with known answers", soft_wrap=True)
     if any(task.qrels.values()) and not any(report.means.values()):
         console.print(
-            "[yellow]warning:[/] no judged passage was found at all: do the ids of passages agree?", soft_wrap=True
+            "[yellow]warning:[/] no judged passage was found at all: do the passage ids match?", soft_wrap=True
         )

@@ -1,4 +1,4 @@
-"""``sleuth export``: a finished run's policy as a folder that other programs load as it is."""
+"""``sleuth export``: writes a finished run's policy as a folder that other programs can load directly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.console import people
+from cli.console import error_console
 
 KIND = "policy"
 
@@ -37,4 +37,4 @@ def export(
         (folder / SETTINGS).write_text(json.dumps(protocol, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(model_card(run, settings, protocol), encoding="utf-8")
         write_manifest(folder, KIND, {"exported_from": str(run), "policy": str(policy.relative_to(run))})
-    people().print(f"{out}  from {policy}", markup=False, soft_wrap=True)
+    error_console().print(f"{out}  from {policy}", markup=False, soft_wrap=True)

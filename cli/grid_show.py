@@ -1,4 +1,4 @@
-"""A grid of evaluations for people: one table, one bar chart."""
+"""Shows a grid of evaluations as one table and one bar chart."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-Row = Mapping[str, Any]
+CellFigures = Mapping[str, Any]
 
 
-def print_table(rows: Sequence[Row], comparisons: Sequence[Row], console: Console) -> None:
-    """One line a cell; the last column compares its EM with the first cell of the same data set."""
+def print_table(rows: Sequence[CellFigures], comparisons: Sequence[CellFigures], console: Console) -> None:
+    """One line per cell; the last column compares its EM with the first cell of the same data set."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     extra = [name for name in rows[0] if name.startswith(("pass@", "majority@")) and not name.endswith("_interval")]
     judged = any("judge" in row for row in rows)
@@ -45,13 +45,13 @@ def print_table(rows: Sequence[Row], comparisons: Sequence[Row], console: Consol
     wide.print(table)
     unscored = sum(row["unscored"] for row in rows)
     if unscored:
-        console.print(f"[yellow]warning:[/] {unscored} questions could not be scored; --resume plays them again.")
+        console.print(f"[yellow]warning:[/] {unscored} questions could not be scored; --resume retries them.")
     kinds = sorted({kind for row in rows for kind in row["by_kind"]})
     if kinds:
         wide.print(_by_kind(rows, kinds))
 
 
-def chart(rows: Sequence[Row], path: Path) -> None:
+def chart(rows: Sequence[CellFigures], path: Path) -> None:
     """Bars of EM with 95 % intervals: a group for each data set and policy, a bar for each mode and retriever."""
     from sleuth.bars import Bar, draw_bars
 
@@ -68,7 +68,7 @@ def chart(rows: Sequence[Row], path: Path) -> None:
         draw_bars(bars, path, y_label="exact match")
 
 
-def _by_kind(rows: Sequence[Row], kinds: Sequence[str]) -> Table:
+def _by_kind(rows: Sequence[CellFigures], kinds: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", title="EM by kind of question", title_justify="left")
     table.add_column("cell", overflow="fold")
     for kind in kinds:
@@ -79,7 +79,7 @@ def _by_kind(rows: Sequence[Row], kinds: Sequence[str]) -> Table:
     return table
 
 
-def _against(row: Row, rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
+def _against(row: CellFigures, rows: Sequence[CellFigures], comparisons: Sequence[CellFigures]) -> str:
     first = next(other for other in rows if other["data"] == row["data"])
     if first is row:
         return "-"
@@ -89,14 +89,14 @@ def _against(row: Row, rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
     return f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}] p={found['p_value']:.3f}"
 
 
-def _titles(row: Row) -> str:
+def _titles(row: CellFigures) -> str:
     titles = row["supporting_titles"]
     if titles["recall"] is None or row["mode"] in ("direct", "cot"):
         return "-"
     return f"{titles['recall']:.3f} ({titles['questions']})"
 
 
-def _interval(row: Row, name: str) -> str:
+def _interval(row: CellFigures, name: str) -> str:
     if row[name] is None:
         return "-"
     low, high = row[f"{name}_interval"]
@@ -104,7 +104,7 @@ def _interval(row: Row, name: str) -> str:
 
 
 def _of_kind(figures: Mapping[str, Any] | None) -> str:
-    """EM over the questions of a kind that could be scored, and how many these were."""
+    """EM over the questions of a kind that could be scored, and their number."""
     if figures is None or figures["em"] is None:
         return "-"
     return f"{figures['em']:.3f} ({figures['scored']})"

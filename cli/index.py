@@ -1,4 +1,4 @@
-"""``sleuth index``: make an index of passages that retrievers can search."""
+"""``sleuth index``: builds an index of passages for retrievers to search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Encoder = Annotated[
 
 def index(
     corpus: Annotated[Path, typer.Argument(help="Passages: a .jsonl or .jsonl.gz file, or a folder of them.")],
-    out: Annotated[Path, typer.Option(help="Folder that the index becomes.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new index.")],
     kind: Annotated[str, typer.Option(help="Kind of index: bm25 or dense.")] = "bm25",
     k1: Annotated[float | None, typer.Option(help="bm25: term saturation, the index's default. [0.9]")] = None,
     b: Annotated[float | None, typer.Option(help="bm25: length normalisation, the index's default. [0.4]")] = None,
@@ -30,24 +30,22 @@ def index(
     encoder: Encoder = None,
     index_type: Annotated[str | None, typer.Option(help="dense: flat (exact), hnsw or ivfpq. [flat]")] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="dense: how vectors are kept: float32, float16 or int8. [float32]")
+        str | None, typer.Option(help="dense: storage type of the vectors: float32, float16 or int8. [float32]")
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="dense: passages that are encoded together. [32]")
-    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="dense: batch size of the encoder. [32]")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="dense: processes that encode, on Ray when more than 1. [1]")
+        int | None, typer.Option(min=1, help="dense: encoding processes; more than 1 run on Ray. [1]")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="dense: a running Ray for the workers, such as auto.")] = None,
+    address: Annotated[str | None, typer.Option(help="dense: a running Ray cluster for the workers, or auto.")] = None,
     layout: Annotated[
-        str | None, typer.Option(help="beir, search_r1 or pyserini; found from the first row when not given.")
+        str | None, typer.Option(help="beir, search_r1 or pyserini; detected from the first row by default.")
     ] = None,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave bad rows out and count them.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,
 ) -> None:
-    """Make an index of CORPUS (BEIR, Search-R1 or pyserini rows) in the folder --out.
+    """Build an index of CORPUS (BEIR, Search-R1 or pyserini rows) in the folder --out.
 
-    A dense index that was interrupted is taken up again by the same command.
+    The same command resumes an interrupted build of a dense index.
     """
     from sleuth.artifacts import check_destination
     from sleuth.errors import ConfigError, did_you_mean
@@ -61,7 +59,7 @@ def index(
     if foreign:
         other = "dense" if kind == "bm25" else "bm25"
         raise ConfigError(
-            f"{foreign[0]} means nothing to an index of kind {kind}", f"add --kind {other}, or leave it out"
+            f"{foreign[0]} does not apply to an index of kind {kind}", f"add --kind {other}, or leave it out"
         )
     if kind == "dense" and encoder is None:
         raise ConfigError("an index of kind dense needs an encoder", "add --encoder with a folder or hub name")
@@ -76,7 +74,7 @@ def index(
 
 
 class Rows(TypedDict):
-    """How the rows of a corpus are read and written, whatever the kind."""
+    """Options for reading a corpus and writing an index, for every kind."""
 
     layout: str | None
     skip_bad_rows: bool

@@ -1,4 +1,4 @@
-"""``sleuth inspect``: look at what a config resolves to, at a trajectory with its mask, and at this machine."""
+"""``sleuth inspect``: shows a resolved config, a trajectory with its mask, or the state of this machine."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cli.console import results
+from cli.console import output_console
 
-app = typer.Typer(help="Look at a config, a trajectory, or this machine.", no_args_is_help=True)
+app = typer.Typer(help="Show a config, a trajectory, or this machine.", no_args_is_help=True)
 
 
 @app.command()
@@ -30,10 +30,10 @@ def trajectory(
     index: Annotated[int, typer.Option("--index", "-i", min=0, help="Which row, from 0.")] = 0,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show the mask token by token.")] = False,
     model: Annotated[
-        str | None, typer.Option(help="As --tokens, with the texts that this model's tokenizer gives.")
+        str | None, typer.Option(help="Like --tokens, with token texts from this model's tokenizer.")
     ] = None,
 ) -> None:
-    """Show one trajectory by turns, or token by token with the loss mask."""
+    """Show one trajectory turn by turn, or token by token with the loss mask."""
     from itertools import islice
 
     from cli.show import show_tokens, show_turns
@@ -44,7 +44,7 @@ def trajectory(
     if row is None:
         count = sum(1 for _ in read_trajectories(file))
         raise DataError(f"{file} has {count} trajectories, none at --index {index}", "the first is 0")
-    console = results()
+    console = output_console()
     show_turns(row, console)
     if tokens or model:
         show_tokens(row.trajectory, console, _token_texts(model) if model else None)
@@ -52,17 +52,17 @@ def trajectory(
 
 @app.command()
 def doctor() -> None:
-    """Check what Sleuth needs on this machine. Exit status 1 when something that is required is missing."""
+    """Check this machine for what Sleuth needs. Exit status 1 if something required is missing."""
     from cli.doctor import checks, print_checks
 
     found = list(checks())
-    print_checks(found, results())
+    print_checks(found, output_console())
     if any(check.state == "missing" for check in found):
         raise typer.Exit(1)
 
 
 def _token_texts(model: str) -> dict[int, str]:
-    """Text of every token id, special ones by their name."""
+    """Text of every token id; special tokens by name."""
     from agent.policies.loading import load_codec
 
     tokenizer = load_codec(model).tokenizer

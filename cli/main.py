@@ -1,7 +1,8 @@
-"""The program ``sleuth``: its commands, and how errors leave it.
+"""The program ``sleuth``: its commands and its error handling.
 
-Commands import what they need when they run, so that ``sleuth --help`` is quick. What a user can mend ends as one
-line on standard error and exit status 2; an interrupt ends with 130; anything else is a bug and shows its traceback.
+Commands import what they need when they run, so that ``sleuth --help`` is fast. An error that a user can fix ends as
+one line on standard error and exit status 2; an interrupt exits with 130; anything else is a bug and shows its
+traceback.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 import sleuth
-from cli.console import people, print_error
+from cli.console import error_console, print_error
 from hub.threads import wait_briefly
 from sleuth.errors import SleuthError
 
@@ -38,11 +39,11 @@ COMMANDS = {
     "cluster": "cli.cluster_command:cluster",
     "inspect": "cli.inspect:app",
 }
-"""Name of a command -> ``module:function``, or ``module:app`` for a group. The modules are light to import."""
+"""Name of a command -> ``module:function``, or ``module:app`` for a group. The modules are cheap to import."""
 
 
 class _Program(TyperGroup):
-    """The group of commands; it turns errors into lines and exit statuses."""
+    """The group of commands; turns errors into messages and exit statuses."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -53,23 +54,23 @@ class _Program(TyperGroup):
             print_error(error)
             raise typer.Exit(2) from None
         except BrokenPipeError:
-            raise  # typer ends quietly when the reader of a pipe is gone
+            raise  # typer exits quietly when the reader of a pipe is gone
         except OSError as error:
             if ctx.params["debug"]:
                 raise
             print_error(error)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            people().print("interrupted")
+            error_console().print("interrupted")
             _forget_interrupt()
             raise typer.Exit(130) from None
 
 
 def _forget_interrupt() -> None:
-    """Let the exit status stand.
+    """Keep CPython from replacing our exit status.
 
-    CPython remembers an interrupt that left an ``exec`` of source text (how dataclasses and named tuples make their
-    classes), caught or not, and then ends by the signal instead of the status. The next ``exec`` clears it.
+    CPython remembers an interrupt raised out of an ``exec`` of source text (which is how dataclasses and named tuples
+    create classes), even if caught, and then exits by the signal instead of the status. The next ``exec`` clears it.
     """
     exec("")
 
@@ -96,7 +97,7 @@ def make_app() -> typer.Typer:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the program. ``--debug`` may stand anywhere before a ``--``."""
+    """Run the program. ``--debug`` is accepted anywhere before a ``--``."""
     wait_briefly()
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if "--" in given else len(given)
@@ -112,9 +113,9 @@ def _print_version(wanted: bool) -> None:
 
 
 def _root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Train language models to search: think, search, read, answer, and get better at it."""

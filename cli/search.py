@@ -1,4 +1,4 @@
-"""``sleuth search``: what an index holds on a query."""
+"""``sleuth search``: searches an index for queries."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 def search(
     index: Annotated[str, typer.Argument(help=HELP)],
-    queries: Annotated[list[str], typer.Argument(help="Queries; - reads them from standard input, one a line.")],
+    queries: Annotated[list[str], typer.Argument(help="Queries; - reads them from standard input, one per line.")],
     k: Annotated[
-        int | None, typer.Option("-k", "--k", help="Hits a query; 5 by default, or all of a smaller index.")
+        int | None, typer.Option("-k", "--k", help="Hits per query; 5 by default, or all passages of a smaller index.")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A retriever setting: retriever.k1=1.2")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a query on standard output.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query on standard output.")] = False,
 ) -> None:
     """Search INDEX for each of the QUERIES and print the best passages."""
     from retrieval.open import open_retriever
@@ -51,7 +51,7 @@ def _queries(given: Sequence[str]) -> list[str]:
     for query in given:
         asked += [line.strip() for line in sys.stdin if line.strip()] if query == "-" else [query]
     if not asked:
-        raise ConfigError("no query was given", "write one a line on standard input")
+        raise ConfigError("no query was given", "write one per line on standard input")
     return asked
 
 

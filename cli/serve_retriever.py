@@ -6,24 +6,24 @@ from typing import Annotated
 
 import typer
 
-from cli.console import people
+from cli.console import error_console
 from workflows.retrievers import HELP
 
 
 def serve_retriever(
     index: Annotated[str, typer.Argument(help=HELP)],
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
-    max_batch: Annotated[int, typer.Option(min=1, help="Queries searched in one call at most.")] = 256,
-    max_hits: Annotated[int, typer.Option(min=1, help="Queries times topk of a request at most.")] = 100_000,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
+    max_batch: Annotated[int, typer.Option(min=1, help="Maximum number of queries searched in one call.")] = 256,
+    max_hits: Annotated[int, typer.Option(min=1, help="Maximum hits per request: queries times topk.")] = 100_000,
     timeout: Annotated[
-        float | None, typer.Option(min=0.001, help="Seconds that a request may take; 60, with a reranker 900.")
+        float | None, typer.Option(min=0.001, help="Request timeout in seconds; by default 60, or 900 with a reranker.")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A retriever setting: retriever.k1=1.2")
     ] = None,
 ) -> None:
-    """Serve INDEX: POST /retrieve in Search-R1's contract, GET /health and GET /metrics. Ctrl-C stops it."""
+    """Serve INDEX: POST /retrieve as in Search-R1, GET /health and GET /metrics. Ctrl-C stops it."""
     from retrieval.open import open_retriever
     from retrieval.progress import build_progress
     from retrieval.service.config import ServiceLimits
@@ -37,7 +37,7 @@ def serve_retriever(
 
     settings = retriever_settings(index, overrides or [])
     retriever = open_retriever(settings, progress=build_progress)
-    console = people()
+    console = error_console()
 
     def announce(url: str) -> None:
         console.print(f"serving {index} at {url} (Ctrl-C stops it)", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""A trajectory for the eye. What the policy sampled and what was inserted differ in colour and, in a pipe, in words."""
+"""Prints a trajectory. Sampled and inserted tokens differ by colour and, in a pipe, by label."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LETTERS: dict[Source, str] = {"prompt": "prompt", "policy": "POLICY", "environm
 
 
 def show_turns(row: ScoredTrajectory, console: Console) -> None:
-    """Question, turns with hits and observations, end and reward."""
+    """Print the question, the turns with hits and observations, the stop reason and the reward."""
     trajectory = row.trajectory
     question = trajectory.question
     _field(console, "question", f"{question.text}  [{question.id}{', ' + question.kind if question.kind else ''}]")
@@ -39,7 +39,7 @@ def show_turns(row: ScoredTrajectory, console: Console) -> None:
 
 
 def show_tokens(trajectory: Trajectory, console: Console, texts: Mapping[int, str] | None = None) -> None:
-    """One line a token: position, mask (1: the policy sampled it, it is trained on), source, id, log-prob, text."""
+    """Print one line per token: position, mask (1: sampled by the policy, trained on), source, id, log-prob, text."""
     console.print()
     console.print(Text(f"{'position':>8}  mask  {'source':<6}  {'id':>8}  {'log-prob':>9}  text", style="bold"))
     position = 0

@@ -1,10 +1,10 @@
-"""A finished run for people: the dev curve, in the terminal and as a PNG, and the test figures."""
+"""Prints a summary of a finished run: the dev curve, in the terminal and as a PNG, and the test metrics."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from cli.console import people
+from cli.console import error_console
 from sleuth.curves import draw_curves, terminal_curves
 from sleuth.layout import RunLayout, read_record
 from workflows.summary import dev_curves, hop_figures
@@ -12,14 +12,14 @@ from workflows.summary import dev_curves, hop_figures
 
 def print_summary(out: Path) -> None:
     """Show dev EM over steps, save it as ``curve.png``, and print the evaluation of each stage."""
-    console, layout = people(), RunLayout(out)
+    console, layout = error_console(), RunLayout(out)
     curves = dev_curves(out)
     if curves:
         terminal_curves(curves, console, title="dev EM by optimizer step", bounds=(0.0, 1.0))
         draw_curves(
             curves,
             layout.curve,
-            title="Dev questions while GRPO trains",
+            title="Dev questions during GRPO",
             y_label="exact match (greedy)",
             bounds=(0.0, 1.0),
         )

@@ -1,4 +1,4 @@
-"""Evaluation figures for people."""
+"""Prints evaluation metrics as tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def print_report(report: EvaluationReport, title: str, console: Console) -> None:
-    """The report as a table by kind of question, then one line for each of the other figures."""
+    """Print the report as a table by kind of question, then one line for each of the other figures."""
     figures = report.to_dict()
     names = list(report.overall.means)
     console.print(Text(title, style="bold"), soft_wrap=True)
@@ -32,23 +32,23 @@ def print_report(report: EvaluationReport, title: str, console: Console) -> None
     if report.unscored:
         console.print(
             f"[yellow]warning:[/] {report.unscored} of {report.overall.n} questions could not be scored because the "
-            "retriever failed; they are in no mean. The same command with --resume plays them again.",
+            "retriever failed; no mean includes them. The same command with --resume retries them.",
             soft_wrap=True,
         )
 
 
 def _other_lines(report: EvaluationReport) -> list[tuple[str, str]]:
     titles = report.supporting_titles
-    found = f"{_share(titles.recall)} found, all of them for {_share(titles.all_found)}"
+    found = f"{_percent(titles.recall)} found, all of them for {_percent(titles.all_found)}"
     if not report.searches and not titles.recall:
         found = "no search was made"
     stops = ", ".join(f"{reason} {count}" for reason, count in report.stops.items())
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items())
     return [
         ("searches a question", _number(report.searches)),
-        ("answered", _share(report.answered)),
-        ("invalid turns", _share(report.invalid_turns)),
-        ("supporting titles", f"{found} (of the {titles.questions} questions that name them)"),
+        ("answered", _percent(report.answered)),
+        ("invalid turns", _percent(report.invalid_turns)),
+        ("supporting titles", f"{found} (of the {titles.questions} questions that list them)"),
         ("tokens a question", f"{_number(report.tokens)}, {_number(report.policy_tokens)} of them sampled"),
         ("reward", _number(report.reward)),
         ("ended by", stops),
@@ -63,7 +63,7 @@ def _with_interval(row: Mapping[str, Any], name: str) -> str:
     return f"{row[name]:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _share(value: float | None) -> str:
+def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 

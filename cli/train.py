@@ -11,9 +11,9 @@ import typer
 Config = Annotated[Path, typer.Argument(help="YAML file of the run.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: key.sub=value. Repeatable.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder, instead of the config's.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in this folder.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and an estimate, do nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the resolved config and a cost estimate.")]
 
 
 def train(
@@ -24,7 +24,7 @@ def train(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Run every stage that the config names: world, policy, demonstrations, warm start, GRPO, evaluation."""
+    """Run every stage in the config: world, policy, demonstrations, warm start, GRPO, evaluation."""
     _run(config, set_, out, resume, overwrite, dry_run, until="grpo")
 
 
@@ -36,7 +36,7 @@ def warmstart(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Run the stages up to the supervised warm start; `train --resume` goes on from there."""
+    """Run the stages up to the supervised warm start; `train --resume` continues from there."""
     _run(config, set_, out, resume, overwrite, dry_run, until="warmstart")
 
 
@@ -60,7 +60,7 @@ def _run(
     dry_run: bool,
     until: str,
 ) -> None:
-    from cli.console import people
+    from cli.console import error_console
     from workflows.config import load_run_settings
 
     settings = load_run_settings(config, overrides or [], out)
@@ -70,7 +70,7 @@ def _run(
 
         typer.echo(to_yaml(settings))
         for line in estimate_lines(settings, until):
-            people().print(line, highlight=False, soft_wrap=True)
+            error_console().print(line, highlight=False, soft_wrap=True)
         return
     from cli.summary import print_summary
     from workflows.logs import quiet_libraries
@@ -80,14 +80,14 @@ def _run(
     try:
         run = run_stages(settings, until=until, resume=resume, overwrite=overwrite)
     except KeyboardInterrupt:
-        command = again(config, overrides or [], out, until)
-        people().print(f"stopped; go on with: {command}", markup=False, soft_wrap=True)
+        command = resume_command(config, overrides or [], out, until)
+        error_console().print(f"stopped; go on with: {command}", markup=False, soft_wrap=True)
         raise
     print_summary(run.out)
 
 
-def again(config: Path, overrides: list[str], out: Path | None, until: str) -> str:
-    """The command that goes on with a run: one without its ``--out`` would begin another."""
+def resume_command(config: Path, overrides: list[str], out: Path | None, until: str) -> str:
+    """The command that resumes a run, including ``--out``, without which it would start another."""
     words = ["sleuth", {"grpo": "train"}.get(until, until), str(config)]
     words += [word for override in overrides for word in ("--set", override)]
     return shlex.join([*words, *(["--out", str(out)] if out else []), "--resume"])

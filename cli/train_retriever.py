@@ -1,4 +1,4 @@
-"""``sleuth train-retriever`` and ``sleuth mine``: an encoder or reranker from its data to its index."""
+"""``sleuth train-retriever`` and ``sleuth mine``: trains an encoder or reranker, from its data to its index."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.console import counting, people
+from cli.console import counting, error_console
 
 Config = Annotated[Path, typer.Argument(help="YAML file of the run.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: key.sub=value. Repeatable.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder, instead of the config's.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in this folder.")]
 
 
@@ -23,7 +23,7 @@ def train_retriever(
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train an encoder or a reranker: world, mined negatives, training rounds, index, figures."""
+    """Train an encoder or a reranker: world, hard negatives, training rounds, index, evaluation."""
     from workflows.retriever_training import claimed, draw_curves_of, load_retriever_run, make_world
 
     settings = load_retriever_run(config, set_ or [], out)
@@ -41,7 +41,7 @@ def mine(
     out: Annotated[Path, typer.Option("--out", "-o", help="Tevatron jsonl to write.")],
     set_: Set = None,
 ) -> None:
-    """Mine hard negatives for the rows of a training config with its mining retriever; no training."""
+    """Mine hard negatives for a training config's rows with its mining retriever, without training."""
     from retrieval.training.pipeline import mine_to
     from sleuth.errors import ConfigError
     from sleuth.runs import RunFolder
@@ -49,17 +49,17 @@ def mine(
 
     settings = load_retriever_run(config, set_ or [])
     if settings.mining is None:
-        raise ConfigError(f"{config} has no section 'mining'", "name a retriever there")
+        raise ConfigError(f"{config} has no section 'mining'", "add one with a retriever")
     folder = RunFolder(settings.out)
     if settings.world is not None and not folder.stage_done("world"):
         with claimed(settings, resume=True, overwrite=False, counting=counting) as begun:
             make_world(begun, settings)
     report = mine_to(training_run(settings, folder, resume=False, counting=counting), out)
-    people().print(f"{out}: {report['kept']} negatives from {report['hits']} hits", markup=False)
+    error_console().print(f"{out}: {report['kept']} negatives from {report['hits']} hits", markup=False)
 
 
 def _tell(out: Path, figures: dict[str, Any]) -> None:
-    console = people()
+    console = error_console()
     for stage, values in figures.items():
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if isinstance(value, int | float))
         console.print(f"{stage}: {shown}", markup=False, soft_wrap=True)

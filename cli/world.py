@@ -1,4 +1,4 @@
-"""``sleuth world``: make a made-up world of passages, questions and demonstrations."""
+"""``sleuth world``: creates a made-up world of passages, questions and demonstrations."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import typer
 
 def world(
     config: Annotated[
-        Path | None, typer.Argument(help="YAML with the world's settings; without it the defaults.")
+        Path | None, typer.Argument(help="YAML file with the world's settings; defaults if omitted.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("runs/world"),
-    seed: Annotated[int | None, typer.Option(help="Everything is drawn from it.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random in the world.")] = None,
     paraphrase: Annotated[
-        float | None, typer.Option(help="Share of questions in words that no passage contains, 0 to 1.")
+        float | None, typer.Option(help="Fraction of questions in words that no passage contains, 0 to 1.")
     ] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Any setting, as key=value.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
 ) -> None:
-    """Make a made-up world: a passage an entity, questions split by entity, demonstrations."""
+    """Create a made-up world: one passage per entity, questions split by entity, demonstrations."""
     from envs.toy_world.config import WorldSettings
     from envs.toy_world.generate import generate_world
     from envs.toy_world.write import KIND, write_world
@@ -31,7 +31,7 @@ def world(
     values = read_layers(config) if config else {}
     if "policy" in values or "out" in values:  # a run's config
         if values.get("world") is None:
-            raise ConfigError(f"{config} makes no world", "add a section 'world', or give the world's settings alone")
+            raise ConfigError(f"{config} has no world", "add a section 'world', or give the world's settings alone")
         values = dict(values["world"])
     for key, value in (("seed", seed), ("paraphrase", paraphrase)):
         if value is not None:

@@ -15,10 +15,10 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class EnvironmentSettings(Settings):
-    """What an episode looks like and what it may cost. Budgets are in tokens of the policy.
+    """The kind of episode and its budgets, in tokens of the policy's tokenizer.
 
-    ``turns`` counts every policy turn, invalid ones too; ``total_tokens`` covers prompt, turns and
-    observations. ``kind`` may be a dotted path; its class is called with (settings, codec).
+    ``turns`` counts every policy turn, including invalid ones; ``total_tokens`` covers prompt, turns and
+    observations. ``kind`` may be a dotted path to a class, which is called with (settings, codec).
     """
 
     kind: str = "search"
@@ -51,10 +51,10 @@ class EnvironmentSettings(Settings):
             if getattr(self, name) >= self.total_tokens:
                 raise ValueError(
                     f"total_tokens ({self.total_tokens}) must be above {name} ({getattr(self, name)}): "
-                    "it holds the prompt and all turns"
+                    "it covers the prompt and all turns"
                 )
         if self.kind == "search" and self.turns <= self.searches:
             raise ValueError(
-                f"turns ({self.turns}) must be above searches ({self.searches}): the answer needs a turn of its own"
+                f"turns ({self.turns}) must be above searches ({self.searches}): the answer needs its own turn"
             )
         return self

@@ -1,4 +1,4 @@
-"""Answering from memory: directly, or after thinking. The baselines without a search engine."""
+"""Answering from memory, directly or after thinking: the baselines without a search engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sleuth.types import Action, Answer, Hit, Invalid, Observation, Question, Se
 
 
 class DirectEnvironment:
-    """One episode: prompt, then answer. ``kind: cot`` asks for a thought first; ``turns`` are attempts."""
+    """One episode: prompt, then answer. ``kind: cot`` asks for a thought first; ``turns`` is the number of attempts."""
 
     stop_strings: tuple[str, ...] = STOP_STRINGS
 
@@ -40,7 +40,7 @@ class DirectEnvironment:
         return joined(fill(self._codec, template, {"question": question.text}))
 
     def step(self, text: str) -> Action:
-        """The meaning of a turn; a search is invalid here."""
+        """The action in a turn; a search is invalid here."""
         self._turns += 1
         action = parse_turn(text)
         self._action = Invalid("there is no search engine") if isinstance(action, Search) else action

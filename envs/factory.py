@@ -1,4 +1,4 @@
-"""From settings to environments."""
+"""Makes environments from settings."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ ENVIRONMENTS: dict[str, Callable[[EnvironmentSettings, TextCodec], Environment]]
 
 
 def make_environment(settings: EnvironmentSettings, codec: TextCodec) -> Callable[[], Environment]:
-    """A function that makes a fresh environment for each episode.
+    """A function that creates a new environment for each episode.
 
-    A dotted path names a class that is called with (settings, codec). Raises ConfigError when it is not there.
+    A dotted path names a class, which is called with (settings, codec). Raises ConfigError if it cannot be loaded.
     """
     kind: Callable[[EnvironmentSettings, TextCodec], Environment]
     kind = ENVIRONMENTS[settings.kind] if settings.kind in ENVIRONMENTS else load_object(settings.kind)

@@ -1,7 +1,7 @@
-"""The tag protocol: read one turn of the policy, write one, and keep outside text from forging one.
+"""The tag protocol: parse one turn of the policy, and keep outside text from forging one.
 
-A turn is ``<think>...</think>`` and then ``<search>query</search>`` or ``<answer>text</answer>``; what comes
-back stands between ``<information>`` tags. Only text that the policy sampled is ever parsed.
+A turn is ``<think>...</think>`` followed by ``<search>query</search>`` or ``<answer>text</answer>``; search
+results are returned between ``<information>`` tags. Only text that the policy sampled is ever parsed.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def parse_turn(text: str) -> Action:
-    """What ONE new turn means. Tags are exact ASCII; text after the first closing action tag is ignored.
+    """The action in ONE new turn. Tags are exact ASCII; text after the first closing action tag is ignored.
 
-    The content begins at the last matching opening tag, so a tag that a thought merely mentions
-    (``<think>I can <search> or <answer></think><answer>Oslo</answer>``) swallows nothing. An action
-    inside a thought that was never closed is a mention too, and therefore invalid.
+    The content starts at the last matching opening tag, so a tag that is only mentioned in a thought
+    (``<think>I can <search> or <answer></think><answer>Oslo</answer>``) has no effect. An action inside
+    an unclosed thought also counts as a mention, and the turn is invalid.
     """
     closing = _CLOSING.search(text)
     head = text[: closing.start()] if closing else text
@@ -55,12 +55,11 @@ def parse_turn(text: str) -> Action:
 def neutralise(text: str, reserved: frozenset[str] = frozenset()) -> str:
     """``text`` with every protocol tag and every ``reserved`` string broken by a visible mark.
 
-    ``</answer>`` becomes ``<·/answer>``; other text stays as it is. Tags are found whatever their case,
-    inner spaces and slashes, in full-width and other compatibility letters, with accents or invisible
-    characters between, since tokenizers differ in what they normalise. A mark is inserted and nothing is
-    deleted, so no halves can join to a new tag. Control characters (all but newline and tab) and lone
-    surrogates become U+FFFD, carriage returns and other line controls a space. Applying it twice changes
-    nothing more.
+    ``</answer>`` becomes ``<·/answer>``; other text is unchanged. Tags are recognised regardless of case,
+    inner spaces and slashes, in full-width and other compatibility letters, and with accents or invisible
+    characters in between, since tokenizers differ in what they normalise. A mark is inserted and nothing is
+    deleted, so two halves can never join to form a new tag. Control characters (except newline and tab) and
+    lone surrogates become U+FFFD; carriage returns and other line controls become a space. Idempotent.
     """
     clean = _CONTROL.sub("\ufffd", _SPACING.sub(" ", text))
     pattern, mark = _pattern(reserved)
@@ -68,7 +67,7 @@ def neutralise(text: str, reserved: frozenset[str] = frozenset()) -> str:
         folded, origin = clean.lower(), None
     else:
         folded, origin = _fold_with_origin(clean)
-    # A character that folds to several may hold a whole match: it is replaced, the others are marked.
+    # A character that folds to several may contain a whole match: it is replaced, any other is marked.
     marked: set[int] = set()
     replaced: set[int] = set()
     for match in pattern.finditer(folded):
@@ -90,7 +89,7 @@ def _why_unclosed(text: str) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _pattern(reserved: frozenset[str]) -> tuple[re.Pattern[str], str]:
-    """A pattern whose group 1 is a forbidden string, matching at every start, and a mark none of them has."""
+    """A pattern whose group 1 is a forbidden string, found at every start position, and a mark that none contains."""
     folded = {_fold(string) for string in reserved if is_markup(string)}
     strings = sorted((s for s in folded if len(s) >= 2), key=lambda s: (-len(s), s))
     first = "".join(sorted({re.escape(s[0]) for s in strings} | {"<"}))

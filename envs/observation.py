@@ -1,6 +1,6 @@
-"""Texts as tokens within a budget: what we wrote and what came from outside, side by side.
+"""Builds observations within a token budget from our own text and outside text.
 
-Every piece is tokenised by itself, so nothing at a border can join to a special token or a tag.
+Every piece is tokenised separately, so text across a boundary cannot combine into a special token or a tag.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from sleuth.protocols import TextCodec
 from sleuth.types import Hit, Observation
 
 TITLE_TOKENS = 48
-"""No title is shown beyond this, nor beyond a quarter of the block."""
+"""Titles are cut to this many tokens, and to a quarter of the block."""
 PASSAGE_TOKENS = 8
-"""A passage is shown only where at least this much of its text can be."""
+"""A passage is shown only if at least this many tokens of its text fit."""
 CHARACTERS_PER_TOKEN = 24
-"""Text beyond this multiple of its token budget is not even tokenised. Prose has 3 to 5 characters a
-token; a text with more than 24 on average shows fewer tokens than it might, and costs no time."""
+"""Characters per budgeted token beyond which text is not even tokenised. Prose has 3 to 5 characters per
+token; a text that averages more than 24 shows fewer tokens than it could, in exchange for bounded time."""
 
 _SLOT = re.compile(r"(\{\w+\})")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of text with its token ids."""
+    """A span of text with its token ids."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -39,7 +39,7 @@ def trusted(codec: TextCodec, text: str) -> Piece:
 
 
 def untrusted(codec: TextCodec, text: str, limit: int | None = None, before: str = "") -> Piece:
-    """``before + text`` with tags and reserved strings broken, in at most ``limit`` tokens."""
+    """``before + text`` with tags and reserved strings neutralised, in at most ``limit`` tokens."""
     if limit is not None:
         text = text[: limit * CHARACTERS_PER_TOKEN]
     safe = before + neutralise(text, codec.reserved)
@@ -48,7 +48,7 @@ def untrusted(codec: TextCodec, text: str, limit: int | None = None, before: str
 
 
 def shorten(codec: TextCodec, piece: Piece, limit: int) -> Piece:
-    """The first ``limit`` tokens of an untrusted ``piece``, or up to three less: no character is cut in half."""
+    """The first ``limit`` tokens of an untrusted ``piece``, or up to three fewer to keep characters whole."""
     if len(piece.token_ids) <= limit:
         return piece
     token_ids = piece.token_ids[:limit]
@@ -56,7 +56,7 @@ def shorten(codec: TextCodec, piece: Piece, limit: int) -> Piece:
         if not codec.decode(piece.token_ids[:length]).endswith("\ufffd"):
             token_ids = piece.token_ids[:length]
             break
-    # A decoder may leave out a token that it has no text for, a mark among them: the text is made safe anew.
+    # Decoding may drop tokens without text, a neutralising mark included, so the text is neutralised again.
     return Piece(neutralise(codec.decode(token_ids), codec.reserved), token_ids)
 
 
@@ -70,9 +70,9 @@ def size(pieces: Sequence[Piece]) -> int:
 
 
 def fill(codec: TextCodec, template: str, slots: Mapping[str, str | Sequence[Piece]]) -> list[Piece]:
-    """``template`` as trusted pieces; a slot takes ready pieces, or outside text, uncut.
+    """``template`` as trusted pieces; a slot takes ready-made pieces, or outside text in full.
 
-    A space before a slot goes along with its text: most tokenizers join it to the word that follows.
+    A space before a slot is tokenised with the slot's text: most tokenizers join it to the word that follows.
     """
     pieces: list[Piece] = []
     before = ""
@@ -92,10 +92,10 @@ def fill(codec: TextCodec, template: str, slots: Mapping[str, str | Sequence[Pie
 
 
 def split_budget(budget: int, wants: Sequence[int]) -> list[int]:
-    """``budget`` tokens divided fairly: nobody gets more than they want, and what short texts leave goes to long ones.
+    """``budget`` tokens divided fairly: none gets more than it wants; longer texts get what short ones leave.
 
-    Filling from the smallest want up finds the largest cap under which all fit; single tokens that remain go to the
-    first texts, which rank best.
+    Filling from the smallest want upwards finds the largest common cap; remaining single tokens go to the first
+    texts, which are the best-ranked.
     """
     given = [0] * len(wants)
     left = max(budget, 0)
@@ -113,20 +113,20 @@ def split_budget(budget: int, wants: Sequence[int]) -> list[int]:
 def information_block(
     codec: TextCodec, preset: Preset, hits: Sequence[Hit], budget: int, room: int
 ) -> list[Piece] | None:
-    """The block of ``hits`` in at most ``budget`` tokens; None when ``room`` is too little for it.
+    """The block of ``hits`` in at most ``budget`` tokens; None if it does not fit into ``room``.
 
-    Raises ConfigError when it is the budget that is too small.
+    Raises ConfigError if ``budget`` itself is too small.
     """
     pieces = _block(codec, preset, hits, min(budget, room))
     if pieces is None and room >= budget:
         raise ConfigError(
-            f"observation_tokens ({budget}) is too small for one passage", "200 to 600 suit most policies"
+            f"observation_tokens ({budget}) is too small for one passage", "200 to 600 suits most policies"
         )
     return pieces
 
 
 def _block(codec: TextCodec, preset: Preset, hits: Sequence[Hit], limit: int) -> list[Piece] | None:
-    """Frame and titles whole, texts sharing the rest; only the best-ranked passages where not all fit."""
+    """Frame and titles in full, texts sharing the rest; only the best-ranked passages if not all fit."""
     opening, closing = trusted(codec, preset.opening), trusted(codec, preset.closing)
     if not hits:
         pieces = [opening, trusted(codec, preset.nothing_found), closing]
@@ -150,7 +150,7 @@ def _text(codec: TextCodec, preset: Preset, hit: Hit, limit: int) -> Piece:
 
 
 def _head(codec: TextCodec, preset: Preset, number: int, hit: Hit, limit: int) -> list[Piece]:
-    """The pieces of a passage's line before its text. A title is one line, whatever it holds."""
+    """The pieces of a passage before its text. A title is always reduced to one line."""
     template = preset.passage.replace("{number}", str(number)).removesuffix("{text}").rstrip(" ")
     head, slot, tail = template.partition("{title}")
     if not slot:

@@ -1,7 +1,7 @@
-"""Demonstration plans: kept as jsonl, and made from questions whose supporting passages are known.
+"""Demonstration plans: read from and written to jsonl, and derived from questions with known supporting passages.
 
-A plan says what a good searcher would think and type; it is played through the real environment and
-retriever, which decide what is found. On disk it is one JSON object a line, the question a FlashRAG row.
+A plan says what a good searcher would think and type; it is replayed with the real environment and
+retriever, which determine what is found. On disk: one JSON object per line, the question as a FlashRAG row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from envs.grammar import neutralise
 from envs.questions import layout_of, musique_support, questions_from_rows, supporting_facts
 from sleuth.errors import DataError
-from sleuth.rows import Row, name_of, read_rows
+from sleuth.rows import RawRow, name_of, read_rows
 from sleuth.types import Plan, PlanStep, Question
 
 _CLUE_WORDS = 24
@@ -47,21 +47,21 @@ def write_plans(path: str | Path, plans: Iterable[Plan]) -> None:
 
 
 def read_plans(path: str | Path) -> list[Plan]:
-    """Plans written by ``write_plans``. Raises DataError naming the line that is not one."""
+    """Plans written by ``write_plans``. Raises DataError naming a line that is not a plan."""
     return [_read_plan(row) for row in read_rows(path)]
 
 
 def holds_plans(path: str | Path) -> bool:
-    """Whether ``write_plans`` made the file, as its first row shows."""
+    """Whether ``write_plans`` made the file, judging by its first row."""
     return Path(path).is_file() and "steps" in read_rows(path, 1)[0].fields
 
 
 def plans_from_release(source: str | Path, limit: int | None = None) -> list[Plan]:
-    """A plan for each question of a HotpotQA, 2WikiMultihopQA, MuSiQue or FlashRAG file that has support.
+    """A plan for each question with supporting passages in a HotpotQA, 2WikiMultihopQA, MuSiQue or FlashRAG file.
 
-    HotpotQA: one search a supporting title, in the order in which the question leads to them. MuSiQue: one
-    search a sub-question, references to earlier answers filled in. Questions without support are left out;
-    raises DataError when none has any.
+    HotpotQA: one search per supporting title, in the order in which the question leads to them. MuSiQue: one
+    search per sub-question, with references to earlier answers filled in. Questions without supporting passages
+    are left out; raises DataError if that is all of them.
     """
     rows = read_rows(source, limit)
     questions = questions_from_rows(rows, name_of(source))
@@ -75,28 +75,28 @@ def plans_from_release(source: str | Path, limit: int | None = None) -> list[Pla
     return plans
 
 
-def _read_plan(row: Row) -> Plan:
+def _read_plan(row: RawRow) -> Plan:
     fields = row.fields
     try:
-        asked = Row(row.where, row.number, fields["question"])
+        asked = RawRow(row.where, row.number, fields["question"])
         steps = tuple(PlanStep(**step) for step in fields["steps"])
         think, answer = fields["think"], fields["answer"]
         layout_of(asked)
     except (KeyError, TypeError, AttributeError) as error:
-        raise row.error(f"not a plan: {error!r}", "plans are made by: sleuth demonstrate, or sleuth world") from None
+        raise row.error(f"not a plan: {error!r}", "make plans with: sleuth demonstrate, or sleuth world") from None
     return Plan(questions_from_rows([asked], "")[0], steps, think, answer)
 
 
 def _plan(question: Question, steps: Iterable[PlanStep], think: str) -> Plan:
-    """The plan with every tag broken that data carried into it: a demonstrator forges no turns either."""
+    """The plan with any tags that came in with the data neutralised, so that no turn can be forged."""
     safe = tuple(PlanStep(neutralise(s.think), neutralise(s.query), s.found) for s in steps)
     return Plan(question, safe, neutralise(think), neutralise(question.answers[0]))
 
 
-# --- one search a supporting title ---
+# --- one search per supporting title ---
 
 
-def _from_titles(row: Row, question: Question) -> Plan | None:
+def _from_titles(row: RawRow, question: Question) -> Plan | None:
     if not question.supporting_titles:
         return None
     context, support = _context(row), supporting_facts(row, row.fields)
@@ -121,10 +121,10 @@ def _need(question: Question, titles: Sequence[str], i: int) -> str:
 
 
 def _in_order(question: Question, texts: Mapping[str, str]) -> list[str]:
-    """Titles in the order in which a searcher meets them.
+    """Titles in the order in which a searcher finds them.
 
-    Those that the question mentions come first, as it mentions them. In a bridge question the others are
-    led to: a passage that mentions another title comes before it, one that holds the answer comes last.
+    Those that the question mentions come first, in the order of mention. In a bridge question the others follow
+    from earlier passages: a passage that mentions another title precedes it, one that contains the answer is last.
     """
     titles = list(question.supporting_titles)
     asked = question.text.casefold()
@@ -140,18 +140,18 @@ def _in_order(question: Question, texts: Mapping[str, str]) -> list[str]:
     return sorted(titles, key=key)
 
 
-def _context(row: Row) -> dict[str, list[str]]:
+def _context(row: RawRow) -> dict[str, list[str]]:
     context = row.fields.get("context") or []
     try:
         if isinstance(context, Mapping):
             context = zip(context["title"], context["sentences"], strict=True)
         return {title: [sentence.strip() for sentence in sentences] for title, sentences in context}
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise row.error("broken 'context'", "a list of [title, [sentence, ...]]") from None
+        raise row.error("broken 'context'", "it must be a list of [title, [sentence, ...]]") from None
 
 
 def _clue(sentences: Sequence[str], wanted: str) -> str:
-    """Of the supporting sentences the one that says ``wanted``, else the first; in few words around it."""
+    """The supporting sentence that contains ``wanted``, else the first one; cut to a few words around it."""
     sentence = next((s for s in sentences if wanted.casefold() in s.casefold()), sentences[0] if sentences else "")
     words = sentence.split()
     if len(words) <= _CLUE_WORDS:
@@ -164,19 +164,19 @@ def _clue(sentences: Sequence[str], wanted: str) -> str:
 
 
 def _bare(title: str) -> str:
-    """The title without the bracket that tells namesakes apart."""
+    """The title without the bracketed part that disambiguates it."""
     return re.sub(r"\s*\([^)]*\)$", "", title) or title
 
 
 def _typed(title: str) -> str:
-    """The title as one would type it into a search box: brackets gone, what they say kept."""
+    """The title as typed into a search box: without the brackets, but with the text inside them."""
     return " ".join(re.sub(r"[()\[\]]", " ", title).split()) or title
 
 
-# --- one search a sub-question ---
+# --- one search per sub-question ---
 
 
-def _from_sub_questions(row: Row, question: Question) -> Plan | None:
+def _from_sub_questions(row: RawRow, question: Question) -> Plan | None:
     decomposition = row.fields.get("question_decomposition") or []
     if not decomposition or not musique_support(row):
         return None
@@ -191,7 +191,7 @@ def _from_sub_questions(row: Row, question: Question) -> Plan | None:
     return _plan(question, steps, f"{known} So the answer is {question.answers[0]}.")
 
 
-def _sub_question(row: Row, part: Any, answers: Sequence[str]) -> tuple[str, str]:
+def _sub_question(row: RawRow, part: Any, answers: Sequence[str]) -> tuple[str, str]:
     """A sub-question with earlier answers in place of #1, #2, ..., and its own answer."""
     try:
         asked = _REFERENCE.sub(lambda m: _referred(m, answers), part["question"])
@@ -202,13 +202,13 @@ def _sub_question(row: Row, part: Any, answers: Sequence[str]) -> tuple[str, str
 
 
 def _referred(match: re.Match[str], answers: Sequence[str]) -> str:
-    """The earlier answer that #N names; a number that none has is text ("the #1 hit")."""
+    """The earlier answer that #N refers to; any other number is literal text ("the #1 hit")."""
     number = int(match[1])
     return answers[number - 1] if 1 <= number <= len(answers) else match[0]
 
 
 def neutralised(plan: Plan, reserved: frozenset[str]) -> Plan:
-    """``plan`` with nothing in its texts that could open a turn or become a special token of this tokenizer."""
+    """``plan`` with all tags and this tokenizer's special-token strings neutralised."""
 
     def clean(text: str) -> str:
         return neutralise(text, reserved)

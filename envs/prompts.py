@@ -1,7 +1,7 @@
-"""What the policy is told: one literal preset a style, and how a template becomes a prompt.
+"""What the policy is told: one literal preset per style, and how a template becomes a prompt.
 
 Slots in templates: ``{question}``, ``{passages}``, ``{number}``, ``{title}``, ``{text}``, ``{reason}``.
-What fills the first two and the passages' slots came from outside and is tokenised as such.
+Outside text fills the first two and the passages' slots, and is tokenised as untrusted.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Chat = Literal["auto", "always", "never"]
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """Wording of one style. A prompt template holds ``{question}`` once, ``rag`` also ``{passages}``.
+    """Wording of one style. A prompt template contains ``{question}`` once, ``rag`` also ``{passages}``.
 
     An information block is ``opening + passage (separator passage)* + closing``. ``chat`` False: plain
-    text even where the tokenizer has a chat template, unless the settings say ``always``.
+    text even if the tokenizer has a chat template, unless the settings say ``always``.
     """
 
     search: str
@@ -119,9 +119,8 @@ SEARCH_R1 = Preset(
     ),
 )
 """Search-R1's protocol. Its information block, and the plain question line at the end of one user
-message, are byte for byte what its training code shows (``generation.py``: ``_passages2string``, the
-joined passages stripped); passages are stripped one by one here. The instruction and the hints say the
-same things in our own words."""
+message, are byte for byte those of its training code (``generation.py``: ``_passages2string``, which strips the
+joined passages; here each passage is stripped). The instruction and the hints say the same in our own words."""
 
 MINIMAL = Preset(
     search="Question: {question}\n",
@@ -138,17 +137,17 @@ MINIMAL = Preset(
     answer_only="answer\n",
     chat=False,
 )
-"""For a policy trained from scratch, which needs no instruction and whose passages name their subject."""
+"""For a policy trained from scratch: it needs no instruction, and the world's passages name their subject."""
 
 PRESETS = {"sleuth": SLEUTH, "search_r1": SEARCH_R1, "minimal": MINIMAL}
 
 
 def prompt_text(template: str, preset: Preset, chat: Chat, codec: TextCodec) -> str:
-    """``template`` as the whole prompt text, slots still in it: inside the chat template where that applies, else
-    after what the tokenizer itself would begin with.
+    """``template`` as the whole prompt text, slots unfilled: inside the chat template if one applies, else
+    after the tokens that the tokenizer itself prepends.
 
     Everything is one user message, as in Search-R1; instruction-tuned and base models read the same words.
-    Raises ConfigError when ``chat`` is ``always`` and the tokenizer has no usable template.
+    Raises ConfigError if ``chat`` is ``always`` and the tokenizer has no usable template.
     """
     plain = codec.bos + template
     if chat == "never" or (chat == "auto" and not preset.chat):
@@ -159,5 +158,5 @@ def prompt_text(template: str, preset: Preset, chat: Chat, codec: TextCodec) -> 
             raise ConfigError("chat is 'always', but the tokenizer has no chat template", "set chat: auto or never")
         return plain
     if any(rendered.count(slot) != template.count(slot) for slot in ("{question}", "{passages}")):
-        raise ConfigError("the tokenizer's chat template does not keep the user's message whole", "set chat: never")
+        raise ConfigError("the tokenizer's chat template alters the user's message", "set chat: never")
     return rendered

@@ -1,8 +1,8 @@
-"""Questions from the field's own files.
+"""Questions from public data sets as released.
 
-FlashRAG, HotpotQA, 2WikiMultihopQA, MuSiQue, NQ-open, TriviaQA, PopQA and Bamboogle, as they were released.
+Reads FlashRAG, HotpotQA, 2WikiMultihopQA, MuSiQue, NQ-open, TriviaQA, PopQA and Bamboogle.
 
-The layout is seen from the first row; the other rows must be of the same one.
+The layout is detected from the first row; all other rows must have the same one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sleuth.rows import Row, name_of, read_rows
+from sleuth.rows import RawRow, name_of, read_rows
 from sleuth.types import Question
 
 SupportingFacts = tuple[tuple[str, int], ...]
@@ -21,32 +21,32 @@ SupportingFacts = tuple[tuple[str, int], ...]
 
 
 def load_questions(source: str | Path, *, limit: int | None = None, allow_unanswered: bool = False) -> list[Question]:
-    """The questions of a file or hub dataset, the first ``limit`` or all.
+    """The questions of a file or hub dataset: the first ``limit``, or all.
 
-    Test releases have no answers: they are refused unless ``allow_unanswered``. Raises DataError naming
-    file and line for a row that has no question, no answers or an id seen before.
+    Test releases have no answers and are refused unless ``allow_unanswered``. Raises DataError naming
+    file and line for a row without a question or answers, or with a duplicate id.
     """
     return questions_from_rows(read_rows(source, limit), name_of(source), allow_unanswered=allow_unanswered)
 
 
-def questions_from_rows(rows: Sequence[Row], name: str, *, allow_unanswered: bool = False) -> list[Question]:
-    """Rows as questions; those of a layout without ids are called ``name-1``, ``name-2``, ..."""
+def questions_from_rows(rows: Sequence[RawRow], name: str, *, allow_unanswered: bool = False) -> list[Question]:
+    """Rows as questions; in a layout without ids they are called ``name-1``, ``name-2``, ..."""
     convert = LAYOUTS[layout_of(rows[0])]
     questions: list[Question] = []
     seen: dict[str, str] = {}
     for row in rows:
         question = convert(row, name)
         if not question.answers and not allow_unanswered:
-            raise row.error("no answers", "a test release without answers can be answered, not scored")
+            raise row.error("no answers", "questions without answers, as in a test release, cannot be scored")
         if question.id in seen:
-            raise row.error(f"the id '{question.id}' was used before, at {seen[question.id]}", "ids must differ")
+            raise row.error(f"duplicate id '{question.id}', first used at {seen[question.id]}", "ids must be unique")
         seen[question.id] = row.where
         questions.append(question)
     return questions
 
 
 def load_supporting_facts(source: str | Path, limit: int | None = None) -> dict[str, SupportingFacts]:
-    """Supporting sentences by question id, of a HotpotQA or 2WikiMultihopQA release; empty for other layouts."""
+    """Supporting sentences by question id in a HotpotQA or 2WikiMultihopQA release; empty for other layouts."""
     rows = read_rows(source, limit)
     if layout_of(rows[0]) != "hotpotqa":
         return {}
@@ -54,8 +54,8 @@ def load_supporting_facts(source: str | Path, limit: int | None = None) -> dict[
     return {question: found for question, found in facts.items() if found}
 
 
-def layout_of(row: Row) -> str:
-    """Which layout a row is of. Raises DataError when it is none of those known."""
+def layout_of(row: RawRow) -> str:
+    """The layout of a row. Raises DataError if it is not a known one."""
     fields = row.fields.keys()
     if "golden_answers" in fields:
         return "flashrag"
@@ -72,11 +72,11 @@ def layout_of(row: Row) -> str:
     if "question" in fields:
         return "nq"
     shown = ", ".join(sorted(fields)[:6]) or "nothing"
-    raise row.error(f"not a known layout of questions (its fields: {shown})", f"known: {', '.join(LAYOUTS)}")
+    raise row.error(f"not a known question layout (its fields: {shown})", f"known: {', '.join(LAYOUTS)}")
 
 
-def musique_support(row: Row) -> list[Mapping[str, Any]]:
-    """The supporting paragraphs in the order in which the decomposition needs them."""
+def musique_support(row: RawRow) -> list[Mapping[str, Any]]:
+    """The supporting paragraphs in the order of the question's decomposition."""
     paragraphs = row.fields.get("paragraphs") or []
     try:
         by_index = {paragraph["idx"]: paragraph for paragraph in paragraphs}
@@ -88,7 +88,7 @@ def musique_support(row: Row) -> list[Mapping[str, Any]]:
         raise row.error(f"broken paragraphs or decomposition: {error!r}") from None
 
 
-def supporting_facts(row: Row, fields: Mapping[str, Any]) -> SupportingFacts:
+def supporting_facts(row: RawRow, fields: Mapping[str, Any]) -> SupportingFacts:
     """Pairs, or the hub's two columns {"title": [...], "sent_id": [...]}, as pairs."""
     facts = fields.get("supporting_facts") or []
     try:
@@ -96,10 +96,10 @@ def supporting_facts(row: Row, fields: Mapping[str, Any]) -> SupportingFacts:
             facts = list(zip(facts["title"], facts["sent_id"], strict=True))
         return tuple((str(title), int(sentence)) for title, sentence in facts)
     except (KeyError, TypeError, ValueError):
-        raise row.error("broken 'supporting_facts'", "a list of [title, sentence number]") from None
+        raise row.error("broken 'supporting_facts'", "it must be a list of [title, sentence number]") from None
 
 
-def _flashrag(row: Row, name: str) -> Question:
+def _flashrag(row: RawRow, name: str) -> Question:
     metadata = row.fields.get("metadata") or {}
     if not isinstance(metadata, Mapping):
         raise row.error("'metadata' is not an object")
@@ -113,13 +113,13 @@ def _flashrag(row: Row, name: str) -> Question:
     )
 
 
-def _hotpotqa(row: Row, name: str) -> Question:
+def _hotpotqa(row: RawRow, name: str) -> Question:
     titles = [title for title, _ in supporting_facts(row, row.fields)]
     kind = str(row.fields.get("type") or "")
     return Question(_id(row, name), row.text("question"), _texts(row, "answer"), _titles(row, titles), kind)
 
 
-def _musique(row: Row, name: str) -> Question:
+def _musique(row: RawRow, name: str) -> Question:
     if row.fields.get("answerable") is False:
         raise row.error("this question is marked unanswerable", "use the release of answerable questions, musique_ans")
     identity = _id(row, name)
@@ -135,41 +135,41 @@ def _musique(row: Row, name: str) -> Question:
     )
 
 
-def _nq(row: Row, name: str) -> Question:
+def _nq(row: RawRow, name: str) -> Question:
     answers = next((_texts(row, key) for key in ("answer", "answers") if row.fields.get(key)), ())
     return Question(_id(row, name), row.text("question"), answers, (), str(row.fields.get("type") or ""))
 
 
-def _triviaqa(row: Row, name: str) -> Question:
-    """The release's capitals, or the hub's lower case; all aliases of the answer are accepted.
+def _triviaqa(row: RawRow, name: str) -> Question:
+    """Capitalised keys as released, or lower-case ones as on the hub; all aliases of the answer are accepted.
 
-    Test questions have no answer in the release, and ``<unk>`` for one on the hub.
+    Test questions have no answer in the release, and the answer ``<unk>`` on the hub.
     """
     del name
     given = row.fields.get("Answer", row.fields.get("answer")) or {}
-    inner = Row(row.where, row.number, {str(key).lower(): value for key, value in given.items()})
+    inner = RawRow(row.where, row.number, {str(key).lower(): value for key, value in given.items()})
     texts = [text for key in ("value", "aliases") for text in _texts(inner, key) if text != "<unk>"]
     identity = row.text("QuestionId", "question_id")
     return Question(identity, row.text("Question", "question"), tuple(dict.fromkeys(texts)))
 
 
-def _popqa(row: Row, name: str) -> Question:
-    """``possible_answers`` is JSON inside a column; the subject's page is the one to find."""
+def _popqa(row: RawRow, name: str) -> Question:
+    """``possible_answers`` is JSON inside a column; the subject's page is the supporting title."""
     try:
         answers = json.loads(row.text("possible_answers"))
     except ValueError:
-        raise row.error("'possible_answers' is not a JSON list of texts") from None
-    answers = _texts(Row(row.where, row.number, {"possible_answers": answers}), "possible_answers")
+        raise row.error("'possible_answers' is not a JSON list of strings") from None
+    answers = _texts(RawRow(row.where, row.number, {"possible_answers": answers}), "possible_answers")
     title = row.fields.get("s_wiki_title")
     titles = _titles(row, [title] if title else [])
     return Question(_id(row, name), row.text("question"), answers, titles, str(row.fields.get("prop") or ""))
 
 
-def _bamboogle(row: Row, name: str) -> Question:
+def _bamboogle(row: RawRow, name: str) -> Question:
     return Question(_id(row, name), row.text("Question"), _texts(row, "Answer"))
 
 
-LAYOUTS: dict[str, Callable[[Row, str], Question]] = {
+LAYOUTS: dict[str, Callable[[RawRow, str], Question]] = {
     "flashrag": _flashrag,
     "hotpotqa": _hotpotqa,
     "musique": _musique,
@@ -180,26 +180,26 @@ LAYOUTS: dict[str, Callable[[Row, str], Question]] = {
 }
 
 
-def _id(row: Row, name: str) -> str:
+def _id(row: RawRow, name: str) -> str:
     value = next((row.fields[key] for key in ("_id", "id") if row.fields.get(key) is not None), None)
     if value is None:
         return f"{name}-{row.number}"
     if not isinstance(value, str | int) or not str(value).strip():
-        raise row.error("'id' is neither a text nor a number")
+        raise row.error("'id' is neither a string nor a number")
     return str(value)
 
 
-def _texts(row: Row, key: str) -> tuple[str, ...]:
-    """A field that holds a text or a list of texts; blank ones do not count."""
+def _texts(row: RawRow, key: str) -> tuple[str, ...]:
+    """A field with a string or a list of strings; blank ones are dropped."""
     value = row.fields.get(key)
     values = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
-        raise row.error(f"'{key}' is neither a text nor a list of texts")
+        raise row.error(f"'{key}' is neither a string nor a list of strings")
     return tuple(dict.fromkeys(text.strip() for text in values if text.strip()))
 
 
-def _titles(row: Row, titles: Iterable[Any]) -> tuple[str, ...]:
+def _titles(row: RawRow, titles: Iterable[Any]) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(titles))
     if not all(isinstance(title, str) for title in found):
-        raise row.error("a supporting title is not a text")
+        raise row.error("a supporting title is not a string")
     return found

@@ -1,4 +1,4 @@
-"""Retrieve once with the question itself, read, answer: the classic baseline."""
+"""The RAG baseline: retrieve once with the question itself, read, answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sleuth.types import Action, Hit, Observation, Question, Search, Stop
 
 
 class RagEnvironment:
-    """One episode: the passages stand in the prompt; afterwards it is the direct environment."""
+    """One episode: the passages are part of the prompt; after that it behaves like the direct environment."""
 
     def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
         self._settings = settings
@@ -32,7 +32,7 @@ class RagEnvironment:
         return self._after.turn_tokens(room)
 
     def reset(self, question: Question) -> Search:
-        """The search to be made first; its hits make the prompt."""
+        """The search to make first; its hits become part of the prompt."""
         self._after.reset(question)
         self._waiting = question
         return Search(question.text)
@@ -47,7 +47,7 @@ class RagEnvironment:
         return self._prompt(question, hits or (), room)
 
     def _prompt(self, question: Question, hits: Sequence[Hit], room: int) -> Observation | Stop:
-        """The question whole, passages in what it leaves of ``room``."""
+        """The question in full, and passages in what remains of ``room``."""
         template = prompt_text(self._preset.rag, self._preset, self._settings.chat, self._codec)
         bare = size(fill(self._codec, template, {"question": question.text, "passages": ()}))
         room -= bare + ANSWER_TOKENS

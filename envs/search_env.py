@@ -12,11 +12,11 @@ from sleuth.protocols import TextCodec
 from sleuth.types import Action, Answer, Hit, Invalid, Observation, Question, Search, Stop
 
 ANSWER_TOKENS = 32
-"""Room that an observation leaves to the policy; without it there is no point in going on."""
+"""Tokens that an observation must leave for the policy; with fewer the episode ends."""
 
 
 class SearchEnvironment:
-    """One episode. Budgets: searches, turns (invalid ones count), tokens an observation, tokens in all."""
+    """One episode. Budgets: searches, turns (invalid ones count), tokens per observation, tokens in total."""
 
     stop_strings: tuple[str, ...] = STOP_STRINGS
 
@@ -36,14 +36,14 @@ class SearchEnvironment:
         return max(0, min(self._settings.turn_tokens, room))
 
     def reset(self, question: Question) -> Observation:
-        """The prompt with the whole question, however long: it is for the driver to refuse it."""
+        """The prompt with the whole question; refusing one that is too long is up to the driver."""
         self._turns = self._searches = 0
         self._action = None
         template = prompt_text(self._preset.search, self._preset, self._settings.chat, self._codec)
         return joined(fill(self._codec, template, {"question": question.text}))
 
     def step(self, text: str) -> Action:
-        """The meaning of a turn. A search that the budget does not allow is invalid: it is not carried out."""
+        """The action in a turn. A search that exceeds the budget is invalid and is not executed."""
         self._turns += 1
         self._action = parse_turn(text)
         if isinstance(self._action, Search):
@@ -83,7 +83,7 @@ NO_SEARCHES = "no searches are left"
 
 
 def hint(codec: TextCodec, text: str, room: int) -> Observation | Stop:
-    """Our own words to the policy, whole or not at all."""
+    """Our own message to the policy, in full or not at all."""
     piece = trusted(codec, text)
     if len(piece.token_ids) + ANSWER_TOKENS > room:
         return Stop("token_budget")

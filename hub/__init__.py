@@ -1,1 +1,1 @@
-"""What policies and encoders share of Hugging Face: where models lie, adapters, caches, callbacks of trainers."""
+"""Hugging Face code shared by policies and encoders: locating models, adapters, the cache, trainer callbacks."""

@@ -1,4 +1,4 @@
-"""LoRA adapters: peft's configuration of one, and what the folder of one says."""
+"""LoRA adapters: their peft configuration, and what an adapter folder says about itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CONFIG = "adapter_config.json"
 
 
 def lora_config(settings: LoraSettings, **task: Any) -> Any:
-    """peft's LoraConfig of these settings; ``task`` is what else it takes, as ``task_type``."""
+    """peft's LoraConfig for these settings; ``task`` is passed on, for example ``task_type``."""
     from peft import LoraConfig
 
     return LoraConfig(
@@ -25,7 +25,7 @@ def lora_config(settings: LoraSettings, **task: Any) -> Any:
 
 
 def adapter_base(source: str, kind: ModelKind) -> str | None:
-    """The base model that an adapter folder names; None where ``source`` is no adapter folder."""
+    """The base model named in an adapter folder; None if ``source`` is not an adapter folder."""
     path = Path(source) / _CONFIG
     if not path.is_file():
         return None

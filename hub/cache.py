@@ -1,4 +1,4 @@
-"""Where what can be made again is kept."""
+"""The cache folder, for files that can be recreated."""
 
 from __future__ import annotations
 

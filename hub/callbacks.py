@@ -1,4 +1,4 @@
-"""What every trainer built on transformers' is told to do: log to Sleuth's sinks, mark whole checkpoints."""
+"""Callbacks for every trainer built on transformers': log to Sleuth's sinks, mark complete checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sleuth.protocols import MetricSink
 
 
 class LogToSink(TrainerCallback):  # type: ignore[misc]
-    """Hands a trainer's log lines, numbers only, to Sleuth's sinks."""
+    """Passes the numbers in a trainer's logs to Sleuth's sinks."""
 
     def __init__(self, sink: MetricSink) -> None:
         self._sink = sink
@@ -26,7 +26,7 @@ class LogToSink(TrainerCallback):  # type: ignore[misc]
 
 
 class CompletionMarker(TrainerCallback):  # type: ignore[misc]
-    """Marks a checkpoint once it is whole; one without the mark is never resumed from."""
+    """Marks a checkpoint once it is complete; a run never resumes from one without the mark."""
 
     def on_save(self, args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
         if state.is_world_process_zero:

@@ -10,7 +10,7 @@ from sleuth.settings import Count, Settings, Share
 class LoraSettings(Settings):
     """A low-rank adapter (Hu et al. 2021) on all projections, through peft.
 
-    Without dropout: the log-probs that a policy is updated by must be those that it sampled with.
+    Without dropout: the log-probs in the update must be those that the policy sampled with.
     """
 
     r: Count = 16
@@ -20,7 +20,7 @@ class LoraSettings(Settings):
 
 
 class EncoderLoraSettings(LoraSettings):
-    """As RepLLaMA trains an encoder (Ma et al. 2023): a stronger adapter, with dropout."""
+    """RepLLaMA's settings for an encoder (Ma et al. 2023): a higher alpha, and dropout."""
 
     alpha: Count = 64
     dropout: Share = 0.1

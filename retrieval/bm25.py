@@ -1,7 +1,7 @@
 """Lucene's BM25 through pyserini: build an index folder, and search it.
 
-An index is ``lucene/`` (term statistics only), the passage store beside it, and a manifest. k1 and b
-act at search time, so one index serves any values; the manifest keeps the defaults.
+An index is ``lucene/`` (term statistics only), the passage store next to it, and a manifest. k1 and b
+apply at search time, so one index serves any values; the manifest records the defaults.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def build_bm25(
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
 ) -> IndexInfo:
-    """Index title and text of every passage of ``corpus_path`` into the folder ``out``, whole or not at all.
+    """Index title and text of every passage of ``corpus_path`` into the folder ``out``, atomically.
 
-    Raises DataError naming the bad rows unless ``skip_bad_rows``, ArtifactError when ``out`` exists.
+    Raises DataError naming the bad rows unless ``skip_bad_rows``, ArtifactError if ``out`` exists.
     """
     check_parameters(k1, b, threads)
     report = IngestReport()
@@ -65,7 +65,7 @@ def build_bm25(
             finally:
                 writer.close()
         indexed = lucene_searcher(folder / _LUCENE).num_docs
-        if indexed != len(store):  # Lucene only logs what it could not write
+        if indexed != len(store):  # Lucene only logs failed writes
             raise ArtifactError(f"Lucene kept {indexed} of {len(store)} passages", "is the disk full?")
         write_manifest(
             folder,
@@ -86,10 +86,10 @@ def build_bm25(
 
 
 class BM25Retriever:
-    """Searches an index that `build_bm25` made. Threads may share one; their searches take turns.
+    """Searches an index made by `build_bm25`. Thread-safe; concurrent searches are serialised.
 
-    ``k1`` and ``b`` None: as the manifest says. ``threads`` above 1 lets Lucene search a batch in
-    parallel (pyserini 1.6 then takes all processors, whatever the number).
+    ``k1`` and ``b`` default to the manifest's values. ``threads`` above 1 lets Lucene search a batch in
+    parallel (pyserini 1.6 then uses all processors, whatever the number).
     """
 
     def __init__(self, index: str | Path, *, k1: float | None = None, b: float | None = None, threads: int = 2) -> None:
@@ -97,7 +97,7 @@ class BM25Retriever:
         if self.manifest.get("format") != FORMAT:
             raise ArtifactError(
                 f"{index} has format {self.manifest.get('format')}, this version reads {FORMAT}",
-                f"make it anew with: {rebuild_command(index)}",
+                f"rebuild it with: {rebuild_command(index)}",
             )
         self.k1: float = self.manifest["k1"] if k1 is None else k1
         self.b: float = self.manifest["b"] if b is None else b
@@ -107,7 +107,7 @@ class BM25Retriever:
         self._threads = threads
         self._searcher = lucene_searcher(self.index / _LUCENE)
         if not len(self.store) == self._searcher.num_docs == self.manifest["passages"]:
-            raise ArtifactError(f"{index} is not whole", f"make it anew with: {rebuild_command(index)}")
+            raise ArtifactError(f"{index} is incomplete", f"rebuild it with: {rebuild_command(index)}")
         with java_calls():
             self._searcher.set_bm25(self.k1, self.b)
         self._process = os.getpid()
@@ -127,24 +127,24 @@ class BM25Retriever:
         return fingerprint_of(identity)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """At most ``k`` hits a query, best first, equal scores in order of id; none for an empty query.
+        """At most ``k`` hits per query, best first, ties in order of id; none for an empty query.
 
-        Raises ConfigError when ``k`` is below 1 or above the number of passages, RetrieverError when
+        Raises ConfigError if ``k`` is below 1 or above the number of passages, RetrieverError if
         Lucene fails.
         """
         check_k(k, len(self), self.index)
         if os.getpid() != self._process:
-            raise RetrieverError(f"{self.index} was opened before this process was forked", "start workers by spawn")
+            raise RetrieverError(f"{self.index} was opened before this process was forked", "start workers with spawn")
         try:
             with java_calls():
                 answers = self._search_lucene([clean_query(query) for query in queries], k)
             return self._to_hits(answers)
-        except Exception as error:  # what comes through the bridge to Java has no common type
+        except Exception as error:  # errors from the Java bridge have no common type
             raise RetrieverError(f"Lucene could not search {self.index}: {first_line(error)}") from error
 
     def _search_lucene(self, queries: list[str], k: int) -> list[list[tuple[str, float]]]:
         if len(queries) == 1 or self._threads == 1:
-            # the Java object itself: the wrapper's loop over the hits costs as much as reading the passages
+            # the Java object itself: the wrapper's loop over the hits takes as long as reading the passages
             answers = [self._searcher.object.search(query, k) if query else [] for query in queries]
         else:
             asked = {str(position): query for position, query in enumerate(queries) if query}
@@ -161,23 +161,23 @@ class BM25Retriever:
 
     def _known(self, passage: Passage | None, identifier: str) -> Passage:
         if passage is None:
-            raise ArtifactError(f"the index knows a passage {identifier!r} that its store does not hold")
+            raise ArtifactError(f"the index has a passage {identifier!r} that its store lacks")
         return passage
 
 
 def check_parameters(k1: float, b: float, threads: int) -> None:
-    """Raise ConfigError for BM25 parameters that mean nothing."""
+    """Raise ConfigError for invalid BM25 parameters."""
     if not (math.isfinite(k1) and k1 >= 0):
         raise ConfigError(f"k1 is {k1}, it must be 0 or more", f"{K1} is Anserini's default")
     if not 0 <= b <= 1:
-        raise ConfigError(f"b is {b}, it must lie between 0 and 1", f"{B} is Anserini's default")
+        raise ConfigError(f"b is {b}, it must be between 0 and 1", f"{B} is Anserini's default")
     if threads < 1:
         raise ConfigError(f"threads is {threads}, it must be 1 or more")
 
 
 class _LuceneWriter:
-    """Adds passages to a Lucene index. Its own buffer of 2 GB would outgrow the heap: it is closed,
-    which writes it out, and opened again in good time."""
+    """Adds passages to a Lucene index. Its 2 GB buffer would outgrow the heap, so it is closed,
+    which flushes it, and reopened in time."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         self._folder = str(folder)
@@ -207,7 +207,7 @@ class _LuceneWriter:
 
 
 def lucene_searcher(folder: Path, hint: str | None = None) -> Any:
-    """pyserini's searcher over a Lucene folder. Raises ArtifactError with ``hint``, or how to make our index anew."""
+    """pyserini's searcher over a Lucene folder. Raises ArtifactError with ``hint``, or how to rebuild our index."""
     searcher = import_on_jvm("pyserini.search.lucene").LuceneSearcher
     try:
         with java_calls():
@@ -216,5 +216,5 @@ def lucene_searcher(folder: Path, hint: str | None = None) -> Any:
     except Exception as error:  # see BM25Retriever.search
         raise ArtifactError(
             f"Lucene cannot open {folder}: {first_line(error)}",
-            hint or f"make it anew with: {rebuild_command(folder.parent)}",
+            hint or f"rebuild it with: {rebuild_command(folder.parent)}",
         ) from error

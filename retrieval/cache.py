@@ -1,4 +1,4 @@
-"""Remember the hits of queries, within one call and across calls."""
+"""Caches the hits of queries, within a call and across calls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Key = tuple[str, int, str]
 
 @dataclass(frozen=True, slots=True)
 class CacheStatistics:
-    """Queries answered from memory, queries passed on, and entries held."""
+    """Cache hits, cache misses, and entries held."""
 
     hits: int
     misses: int
@@ -25,9 +25,9 @@ class CacheStatistics:
 
 
 class CachedRetriever:
-    """Passes each distinct query on once and keeps the ``size`` least recently forgotten answers.
+    """An LRU cache of ``size`` answers in front of another retriever; each distinct query is passed on once.
 
-    An answer is known by the inner retriever's fingerprint, ``k`` and the query. Failures are not kept.
+    The key is the inner retriever's fingerprint, ``k`` and the query. Failures are not cached.
     """
 
     def __init__(self, inner: Retriever, *, size: int = 10_000) -> None:
@@ -46,7 +46,7 @@ class CachedRetriever:
 
     @property
     def passages(self) -> int | None:
-        """Passages searched; None when the inner retriever does not tell."""
+        """Passages searched; None if the inner retriever does not say."""
         return size_of(self._inner)
 
     @property
@@ -55,7 +55,7 @@ class CachedRetriever:
             return CacheStatistics(self._hits, self._misses, len(self._entries))
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """As the inner retriever; it sees only the queries not known yet, each once."""
+        """Like the inner retriever, which gets only the queries not yet cached, each once."""
         fingerprint = self.fingerprint
         keys = [(fingerprint, k, query) for query in queries]
         answers = self._look_up(keys)

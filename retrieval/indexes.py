@@ -1,4 +1,4 @@
-"""What every kind of index shares: what was built, which k it can serve, what becomes of a query."""
+"""Shared by every kind of index: build results, the check of k, and query cleaning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sleuth.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """What was built: passages in the index, rows left out by reason, and the first few of those."""
+    """The result of a build: passages in the index, skipped rows by reason, and the first few of those."""
 
     path: Path
     passages: int
@@ -21,13 +21,13 @@ class IndexInfo:
 
 
 def check_k(k: int, passages: int | None, index: str | Path = "the index") -> None:
-    """Raise ConfigError when ``k`` hits cannot be had from ``index``, which holds so many passages where it tells."""
+    """Raise ConfigError if ``index`` cannot return ``k`` hits; ``passages`` is its size, if known."""
     if k < 1:
         raise ConfigError(f"k is {k}, it must be 1 or more")
     if passages is not None and k > passages:
-        raise ConfigError(f"k is {k}, but {index} holds only {passages} passages", f"ask for at most {passages}")
+        raise ConfigError(f"k is {k}, but {index} has only {passages} passages", f"ask for at most {passages}")
 
 
 def clean_query(query: str) -> str:
-    """``query`` without white space around it, as text that UTF-8 can hold: half a surrogate pair is replaced."""
+    """``query`` stripped, with lone surrogates replaced so that it can be encoded as UTF-8."""
     return query.strip().encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""From a corpus to the passage store of an index, batch by batch, with a verdict on every bad row.
+"""Reads a corpus into the passage store of an index, batch by batch, and reports every bad row.
 
 Each kind of index is built the same way: ``for batch in ingest(...): index the batch``.
 """
@@ -27,7 +27,7 @@ OnProgress = Callable[[int], None]
 
 @dataclass(slots=True)
 class IngestReport:
-    """What became of the rows: how many bad ones were skipped by reason, and the first few of them."""
+    """The skipped rows: how many by reason, and the first few of them."""
 
     skipped: Counter[str] = field(default_factory=Counter)
     examples: list[BadRow] = field(default_factory=list)
@@ -47,10 +47,10 @@ def ingest(
     skip_bad_rows: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Iterator[list[Passage]]:
-    """Write the passages of ``corpus`` into ``store`` and yield them in batches to be indexed.
+    """Write the passages of ``corpus`` into ``store`` and yield them in batches for indexing.
 
-    Bad rows raise DataError that names file and line, unless ``skip_bad_rows``: then ``report`` counts
-    them. A corpus without a passage is an error either way.
+    Bad rows raise DataError naming file and line, unless ``skip_bad_rows``, when ``report`` counts them.
+    A corpus without passages is always an error.
     """
     for rows in _batched(read_rows(corpus, layout)):
         batch = _accept(rows, store, report)
@@ -60,11 +60,11 @@ def ingest(
         if on_progress:
             on_progress(len(store))
     if not len(store):
-        raise DataError(f"{corpus} holds no passage", "; ".join(str(row) for row in report.examples))
+        raise DataError(f"{corpus} has no passages", "; ".join(str(row) for row in report.examples))
 
 
 def describe_source(corpus: str | Path) -> dict[str, object]:
-    """What tells later whether an index was made from this very corpus: digest, size and time of each file."""
+    """What identifies the corpus that an index was built from: digest, size and time of each file."""
     files = corpus_files(corpus)
     return {
         "path": str(Path(corpus).resolve()),
@@ -76,7 +76,7 @@ def describe_source(corpus: str | Path) -> dict[str, object]:
 
 
 def same_source(recorded: dict[str, object], corpus: str | Path) -> bool:
-    """Whether ``corpus`` still is what was recorded; digests are worked out only where time or size moved."""
+    """Whether ``corpus`` is still the one recorded; digests are computed only if time or size changed."""
     files, known = corpus_files(corpus), recorded.get("files")
     if not isinstance(known, list) or len(known) != len(files):
         return False
@@ -117,4 +117,4 @@ def _refusal(report: IngestReport) -> DataError:
     count = report.skipped.total()
     named = "; ".join(str(row) for row in report.examples)
     more = f" (and {count - len(report.examples)} more near them)" if count > len(report.examples) else ""
-    return DataError(f"{named}{more}", "mend the corpus, or pass --skip-bad-rows to leave such rows out")
+    return DataError(f"{named}{more}", "fix the corpus, or pass --skip-bad-rows to skip such rows")

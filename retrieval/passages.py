@@ -1,4 +1,4 @@
-"""What models read of a passage."""
+"""The text of a passage as models read it."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from sleuth.types import Passage
 
 
 def passage_text(passage: Passage) -> str:
-    """What an encoder or a reranker reads of a passage: title, a space, text."""
+    """The input of an encoder or a reranker: title, a space, text."""
     return f"{passage.title} {passage.text}" if passage.title else passage.text

@@ -1,4 +1,4 @@
-"""Progress for people, on standard error: passages so far, passages a second, time."""
+"""Progress display on standard error: passages so far, passages per second, time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from retrieval.ingest import OnProgress
 
 @contextlib.contextmanager
 def build_progress(title: str) -> Iterator[OnProgress]:
-    """Yield a callback that takes the number of passages so far. Silent where nobody is looking."""
+    """Yield a callback that takes the number of passages so far. Silent without a terminal."""
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Task as RichTask

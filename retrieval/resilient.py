@@ -1,4 +1,4 @@
-"""Patience with a retriever, and its end: timeout, retries with back-off, circuit breaker."""
+"""Failure handling around a retriever: timeout, retries with back-off, circuit breaker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Answer = list[list[Hit]]
 
 
 class Clock(Protocol):
-    """Time as the wrapper sees it; tests bring their own."""
+    """The wrapper's source of time, replaceable in tests."""
 
     def monotonic(self) -> float: ...
 
@@ -27,12 +27,12 @@ class Clock(Protocol):
 
 
 class ResilientRetriever:
-    """Gives every search a timeout, tries again after a failure, and stops asking one that is down.
+    """Gives every search a timeout, retries after failures, and stops calling a retriever that is down.
 
-    ``breaker_failures`` failed attempts in a row open the breaker: searches then fail at once, until
-    ``breaker_cooldown_s`` have passed and a single one is let through. Every failure is a RetrieverError;
-    a ConfigError is the caller's mistake: it passes unchanged, without a retry. A search that hangs
-    keeps its thread but holds up neither later searches nor the end of the process.
+    ``breaker_failures`` failed attempts in a row open the breaker: searches then fail immediately, until
+    ``breaker_cooldown_s`` have passed and a single one is let through. Every failure is a RetrieverError; a
+    ConfigError is the caller's mistake and passes through unchanged, without a retry. A search that hangs
+    keeps its thread but blocks neither later searches nor the exit of the process.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class ResilientRetriever:
 
     @property
     def passages(self) -> int | None:
-        """Passages searched; None when the inner retriever does not tell."""
+        """Passages searched; None if the inner retriever does not say."""
         return size_of(self._inner)
 
     def search(self, queries: Sequence[str], k: int) -> Answer:
-        """As the inner retriever. Raises RetrieverError naming the last failure."""
+        """Like the inner retriever. Raises RetrieverError naming the last failure."""
         for attempt in range(self._retries + 1):
             self._breaker.admit()
             try:
@@ -94,12 +94,12 @@ class ResilientRetriever:
         return answer
 
     def _pause(self, attempt: int) -> float:
-        """Seconds before the next attempt: doubling, of which a random half to the whole."""
+        """Seconds before the next attempt: exponential back-off, times a random factor from 0.5 to 1."""
         return float(self._backoff_s * 2**attempt * (0.5 + 0.5 * self._random.random()))
 
 
 class _Breaker:
-    """Closed: all pass. Open: none. Half-open, after the cool-down: one, whose fate decides."""
+    """Closed: all calls pass. Open: none. Half-open, after the cool-down: one, whose outcome decides."""
 
     def __init__(self, failures: int, cooldown_s: float, clock: Clock) -> None:
         self._limit = failures
@@ -119,7 +119,7 @@ class _Breaker:
             if waited < self._cooldown_s or self._probing:
                 raise RetrieverError(
                     f"the retriever failed {self._failures} times in a row, last with: {self._reason}",
-                    f"it is asked again every {self._cooldown_s:g} s",
+                    f"it is retried every {self._cooldown_s:g} s",
                 )
             self._probing = True
 
@@ -138,7 +138,7 @@ class _Breaker:
                 self._opened_at = self._clock.monotonic()
 
     def abandoned(self) -> None:
-        """The caller gave up (Ctrl-C): nothing was learnt about the retriever."""
+        """The caller gave up (Ctrl-C), which says nothing about the retriever."""
         with self._lock:
             self._probing = False
 
@@ -152,8 +152,8 @@ class _Job:
 
 
 class _Workers:
-    """Daemon threads that are used again: a search must be left behind when it hangs, which no executor
-    allows (it would be joined at exit), and threads that come and go cost the Java machine memory."""
+    """Reusable daemon threads: a hanging search must be abandoned, which executors do not allow (they
+    join their threads at exit), and short-lived threads cost memory in the JVM."""
 
     def __init__(self) -> None:
         self._idle: queue.SimpleQueue[queue.SimpleQueue[_Job]] = queue.SimpleQueue()
@@ -168,7 +168,7 @@ class _Workers:
         inbox.put(job)
         if not job.done.wait(timeout_s):
             raise RetrieverError(
-                f"the retriever did not answer within {timeout_s:g} s", "timeout_s of the retriever sets it"
+                f"the retriever did not answer within {timeout_s:g} s", "set by the retriever's timeout_s"
             )
         if job.error is not None:
             raise job.error

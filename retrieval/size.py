@@ -1,4 +1,4 @@
-"""How many passages a retriever searches, where it tells."""
+"""The number of passages of a retriever, if it reports one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sleuth.protocols import Retriever
 
 
 def size_of(retriever: Retriever) -> int | None:
-    """How many passages ``retriever`` searches; None when it does not tell."""
+    """How many passages ``retriever`` searches; None if it does not say."""
     if isinstance(retriever, Sized):
         return len(retriever)
     passages = getattr(retriever, "passages", None)

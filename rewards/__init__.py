@@ -1,1 +1,1 @@
-"""What a trajectory is worth: outcome, format, retrieval and costs, combined by a scorer."""
+"""Rewards of a trajectory: outcome, format, retrieval and costs, combined by a scorer."""

@@ -11,7 +11,7 @@ from sleuth.settings import Settings
 
 
 class NoOptions(Settings):
-    """This reward has nothing to set."""
+    """For rewards without options."""
 
 
 class FormatOptions(Settings):
@@ -50,10 +50,10 @@ OPTIONS: dict[str, type[Settings]] = {
 
 
 class RewardSettings(Settings):
-    """One part of the reward: ``weight`` times its value. Weight 0 is recorded and not added.
+    """One part of the reward, which adds ``weight`` times its value. With weight 0 it is only recorded.
 
-    ``kind`` may be a dotted path; its class is called with the ``options`` as keywords. ``name`` tells
-    two parts of the same kind apart.
+    ``kind`` may be a dotted path to a class, which is called with ``options`` as keyword arguments.
+    ``name`` distinguishes two parts of the same kind.
     """
 
     kind: str
@@ -71,7 +71,7 @@ class RewardSettings(Settings):
         return self
 
     def checked_options(self) -> dict[str, Any]:
-        """The options with defaults filled in. Raises ValueError naming the first wrong one."""
+        """The options with defaults filled in. Raises ValueError naming the first invalid one."""
         if ":" in self.kind:
             return dict(self.options)
         model = OPTIONS[self.kind]
@@ -88,5 +88,5 @@ class RewardSettings(Settings):
 
     @property
     def label(self) -> str:
-        """What the part is called in logs and saved trajectories."""
+        """The name of the part in logs and saved trajectories."""
         return self.name or self.kind.rpartition(":")[2]

@@ -1,4 +1,4 @@
-"""Costs: rewards of zero or less, to be weighed like the others (weights are never negative)."""
+"""Costs: rewards of zero or less, weighted like the others (weights are never negative)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sleuth.types import Question, Search, Trajectory
 
 @dataclass(frozen=True)
 class SearchCost:
-    """-1 for every search carried out beyond the first ``free``."""
+    """-1 for every search beyond the first ``free``."""
 
     name: str = "search_cost"
     free: int = 0
@@ -22,7 +22,7 @@ class SearchCost:
 
 @dataclass(frozen=True)
 class RepeatedQuery:
-    """-1 for every search whose query, normalised as an answer is, was asked before in the episode."""
+    """-1 for every search whose query, normalised like an answer, repeats an earlier one in the episode."""
 
     name: str = "repeated_query"
 
@@ -34,7 +34,7 @@ class RepeatedQuery:
 
 @dataclass(frozen=True)
 class Overlong:
-    """0 up to ``soft`` tokens sampled in the episode, falling in a line to -1 at ``hard`` and beyond.
+    """0 up to ``soft`` tokens sampled in the episode, falling linearly to -1 at ``hard`` and beyond.
 
     Source: the soft overlong punishment of DAPO (arXiv 2503.14476).
     """

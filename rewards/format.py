@@ -1,4 +1,4 @@
-"""Reward for keeping to the protocol."""
+"""Reward for following the protocol."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _OPENINGS = ("<search>", "<answer>")
 
 @dataclass(frozen=True)
 class Format:
-    """From 0 to 1: the share of well-formed turns, halved unless the episode ends in an answer.
+    """From 0 to 1: the fraction of well-formed turns, halved unless the episode ends in an answer.
 
-    A turn is well-formed when it acted and, with ``think``, when a thought and nothing else stands before
-    the action. Only what the policy itself wrote is looked at.
+    A turn is well-formed if it acted and, with ``think``, if exactly one thought precedes the action.
+    Only the policy's own text is considered.
     """
 
     name: str = "format"
@@ -37,7 +37,7 @@ class Format:
 
 
 def thinks_then_acts(text: str) -> bool:
-    """Whether a turn is one closed thought that says something, then one action and nothing between."""
+    """Whether a turn is one closed, non-empty thought followed directly by one action."""
     before, opening, rest = text.partition("<think>")
     thought, _, rest = rest.partition("</think>")
     if before.strip() or not opening or not thought.strip() or "<think>" in thought:

@@ -1,6 +1,6 @@
-"""The official answer metrics of HotpotQA, over a finished file of predictions.
+"""HotpotQA's official answer metrics for a file of predictions.
 
-Source of the definitions: hotpot_evaluate_v1.py. With several accepted answers (MuSiQue, NQ) the best one
+Source of the definitions: hotpot_evaluate_v1.py. With several accepted answers (MuSiQue, NQ) the best match
 counts, as in those datasets' own scripts.
 """
 
@@ -24,8 +24,8 @@ def score_predictions(
     """Means over ALL ``questions`` of ``em, f1, prec, recall``, with ``n`` and the number ``missing``.
 
     ``predictions`` is ``{"answer": {id: text}, "sp": {id: [[title, sentence], ...]}}``; a missing one
-    counts 0. Where supporting facts are both known and predicted, ``sp_*`` and ``joint_*`` are added.
-    Raises DataError for another layout or when there are no questions.
+    counts as 0. If supporting facts are both known and predicted, ``sp_*`` and ``joint_*`` are added.
+    Raises DataError for another layout or if there are no questions.
     """
     answers, facts = _answers(predictions), _facts(predictions)
     if not questions:
@@ -51,7 +51,7 @@ def _score(
     predicted: set[tuple[str, int]] | None,
     supporting_facts: Facts | None,
 ) -> dict[str, float]:
-    """The metrics of one question that can be told; the others count 0."""
+    """The metrics of one question that can be computed; the others count as 0."""
     scores: dict[str, float] = {}
     if answer is not None:
         em, answered = exact_match(answer, question.answers), best_overlap(answer, question.answers)
@@ -89,7 +89,7 @@ def _answers(predictions: Mapping[str, Any]) -> Mapping[str, str]:
         raise DataError('the predictions have no "answer": {id: text}', f"rename '{near}' to it" if near else "")
     for question, text in answers.items():
         if text is not None and not isinstance(text, str):
-            raise DataError(f"the answer predicted for {question} is not a text")
+            raise DataError(f"the answer predicted for {question} is not a string")
     return {question: text for question, text in answers.items() if text is not None}
 
 

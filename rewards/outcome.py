@@ -10,7 +10,7 @@ from sleuth.types import Question, Trajectory
 
 @dataclass(frozen=True)
 class ExactMatch:
-    """1 when the answer equals an accepted one after normalisation, else 0; None without accepted answers."""
+    """1 if the answer equals an accepted one after normalisation, else 0; None without accepted answers."""
 
     name: str = "exact_match"
 
@@ -20,7 +20,7 @@ class ExactMatch:
 
 @dataclass(frozen=True)
 class F1:
-    """Token F1 of the answer against the best-fitting accepted one; None without accepted answers."""
+    """Token F1 of the answer against the best-matching accepted one; None without accepted answers."""
 
     name: str = "f1"
 

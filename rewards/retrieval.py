@@ -1,11 +1,11 @@
-"""Reward for finding what the question needs, whatever is made of it."""
+"""Reward for retrieving what the question needs, regardless of the answer given."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from sleuth.evidence import TitlesFound, telling_answers, tells_answer, titles_found
+from sleuth.evidence import TitlesFound, contains_answer, informative_answers, titles_found
 from sleuth.types import Question, Trajectory
 
 
@@ -14,9 +14,9 @@ class Retrieval:
     """What the agent's own searches found.
 
     ``match`` title: supporting titles among the hits; answer: an accepted answer in the text of a hit
-    (yes and no are in too many texts to count); auto: titles where the question names them, else the
-    answer. ``mode`` for titles: share of them found, any of them, or all of them. None when the question
-    has nothing to look for.
+    (yes and no occur in too many texts to count); auto: titles if the question lists them, else the
+    answer. ``mode`` for titles: the fraction found, any of them, or all of them. None if the question
+    has neither.
     """
 
     name: str = "retrieval"
@@ -29,9 +29,9 @@ class Retrieval:
             return self._titles(titles_found(question, hits))
         if self.match == "title":
             return None
-        if not telling_answers(question.answers):
+        if not informative_answers(question.answers):
             return None
-        return float(any(tells_answer(hit.passage, question.answers) for hit in hits))
+        return float(any(contains_answer(hit.passage, question.answers) for hit in hits))
 
     def _titles(self, titles: TitlesFound) -> float:
         if self.mode == "share":

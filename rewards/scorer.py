@@ -1,4 +1,4 @@
-"""Combine rewards: a weighted sum that knows the difference between zero and not scorable."""
+"""Combines rewards: a weighted sum that distinguishes zero from "could not be scored"."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Scorer:
     parts: tuple[Part, ...]
 
     def score(self, trajectory: Trajectory) -> ScoredTrajectory:
-        """The weighted sum of what the parts say; a part that says None is left out and recorded as None.
+        """The weighted sum of the parts; a part that returns None is left out and recorded as None.
 
-        The reward is None for a trajectory that infrastructure ended, and when no part has an opinion.
+        The reward is None for a trajectory that infrastructure ended, and if every part returns None.
         """
         if not trajectory.scorable:
             return ScoredTrajectory(trajectory, None, dict.fromkeys((part.name for part in self.parts), None))
@@ -54,7 +54,7 @@ class Scorer:
 
 
 def make_scorer(settings: Sequence[RewardSettings]) -> Scorer:
-    """The scorer of these settings. Raises ConfigError for an empty list or two parts of one name."""
+    """The scorer for these settings. Raises ConfigError for an empty list or two parts with the same name."""
     if not settings:
         raise ConfigError("no reward is set", "for example rewards: [{kind: exact_match}]")
     names = [one.label for one in settings]
@@ -70,5 +70,5 @@ def _make(settings: RewardSettings) -> Reward:
     try:
         reward: Reward = make(**settings.checked_options())
     except TypeError as error:
-        raise ConfigError(f"reward {settings.kind}: {error}", "look at its options") from None
+        raise ConfigError(f"reward {settings.kind}: {error}", "check its options") from None
     return reward

@@ -25,7 +25,7 @@ def normalise_answer(text: str) -> str:
 
 
 def exact_match(prediction: str | None, answers: Sequence[str]) -> float:
-    """1 when the prediction equals any answer after normalisation; None (no answer given) is 0."""
+    """1 if the prediction equals any answer after normalisation; None (no answer given) scores 0."""
     if prediction is None:
         return 0.0
     given = normalise_answer(prediction)
@@ -33,7 +33,7 @@ def exact_match(prediction: str | None, answers: Sequence[str]) -> float:
 
 
 def f1(prediction: str | None, answers: Sequence[str]) -> float:
-    """Token F1 against the best-fitting answer; None is 0."""
+    """Token F1 against the best-matching answer; None scores 0."""
     return best_overlap(prediction, answers).f1
 
 

@@ -1,4 +1,4 @@
-"""What every part of Sleuth shares: the nouns, the seams, errors, settings and run folders.
+"""What every part of Sleuth shares: data types, protocols, errors, settings and run folders.
 
 Nothing in this package imports torch, so that ``--help`` and configuration stay fast.
 """

@@ -1,6 +1,6 @@
-"""Artefacts describe themselves and appear whole or not at all.
+"""Artefacts describe themselves and are written atomically.
 
-A folder is written beside its destination and renamed; a manifest inside says how it was made.
+A folder is written next to its destination, then renamed; a manifest inside records how it was made.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def atomic_folder(destination: str | Path, *, overwrite: bool = False) -> Iterat
 
 @contextlib.contextmanager
 def resumable_folder(destination: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """As `atomic_folder`, for long work: what a killed run left in the temporary folder is there for the next one.
+    """Like `atomic_folder`, but for long jobs: the next run finds what a killed run left in the temporary folder.
 
-    Raises ArtifactError while another process works on the same destination.
+    Raises ArtifactError while another process is writing to the same destination.
     """
     _refuse_blocked(Path(destination), overwrite)
     final = Path(destination).resolve()
@@ -53,7 +53,7 @@ def resumable_folder(destination: str | Path, *, overwrite: bool = False) -> Ite
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ArtifactError(f"another process is making {final}", "wait for it to end") from None
+            raise ArtifactError(f"another process is writing {final}", "wait for it to finish") from None
         yield temporary
         _refuse_existing(final, overwrite)
         _replace_folder(temporary, final)
@@ -63,10 +63,10 @@ def resumable_folder(destination: str | Path, *, overwrite: bool = False) -> Ite
 def check_destination(
     destination: str | Path, overwrite: bool, kinds: Collection[str], inputs: Iterable[str | Path] = ()
 ) -> None:
-    """Refuse, before any work, a folder named by a person that may not become an artefact.
+    """Refuse, before any work is done, a user-supplied folder that an artefact must not be written to.
 
-    ``overwrite`` deletes what is there: only an artefact of one of ``kinds``, or nothing, and never a folder that
-    holds one of ``inputs`` or the current folder. Raises ArtifactError.
+    ``overwrite`` deletes what is there, so it is allowed only for an artefact of one of ``kinds`` or an empty folder,
+    and never for one that contains any of ``inputs`` or the current folder. Raises ArtifactError.
     """
     given = Path(destination)
     _refuse_blocked(given, overwrite)
@@ -75,21 +75,21 @@ def check_destination(
     final, wanted = given.resolve(), " or ".join(sorted(kinds))
     for kept in (Path.cwd(), *map(Path, inputs)):
         if kept.resolve().is_relative_to(final):
-            raise ArtifactError(f"{given} cannot be replaced: {kept} lies in it", "choose another folder")
+            raise ArtifactError(f"{given} cannot be replaced: {kept} is inside it", "choose another folder")
     hint = "--overwrite would delete it: choose another folder, or remove it yourself"
     if not (final / MANIFEST).is_file():
         if any(final.iterdir()):
-            raise ArtifactError(f"{given} is no {wanted} of Sleuth: it has no {MANIFEST}", hint)
+            raise ArtifactError(f"{given} is not a Sleuth {wanted}: it has no {MANIFEST}", hint)
         return
-    with contextlib.suppress(ValueError):  # a damaged one is there to be replaced
+    with contextlib.suppress(ValueError):  # a damaged one may be replaced
         content = json.loads((final / MANIFEST).read_text(encoding="utf-8"))
         kind = content.get("kind") if isinstance(content, dict) else None
         if kind not in kinds:
-            raise ArtifactError(f"{given} is no {wanted} of Sleuth: its {MANIFEST} says kind {kind!r}", hint)
+            raise ArtifactError(f"{given} is not a Sleuth {wanted}: its {MANIFEST} says kind {kind!r}", hint)
 
 
 def atomic_write(path: str | Path, text: str) -> None:
-    """Write ``text`` to ``path`` so that a reader sees the old file or the new one, never half."""
+    """Write ``text`` to ``path`` so that a reader sees either the old file or the new one, never a partial one."""
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
@@ -104,17 +104,17 @@ def atomic_write(path: str | Path, text: str) -> None:
 
 
 def write_manifest(folder: str | Path, kind: str, fields: Mapping[str, Any]) -> None:
-    """Record how an artefact of ``kind`` was made, with the versions that made it."""
+    """Record how an artefact of ``kind`` was made, with the package versions used."""
     if "kind" in fields:
-        raise ValueError("the kind of an artefact is no field of its own")
+        raise ValueError("'kind' is an argument of its own, not one of the fields")
     content = {"kind": kind, **fields, "versions": versions()}
     atomic_write(Path(folder) / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_manifest(folder: str | Path, kind: str, rebuild: str) -> dict[str, Any]:
-    """The manifest of ``folder``; ``rebuild`` is the command that makes such an artefact anew.
+    """The manifest of ``folder``; ``rebuild`` is the command that recreates such an artefact.
 
-    Raises ArtifactError when there is none or it is of another kind.
+    Raises ArtifactError when there is no manifest or it has another kind.
     """
     path = Path(folder) / MANIFEST
     if not Path(folder).exists():
@@ -128,14 +128,14 @@ def read_manifest(folder: str | Path, kind: str, rebuild: str) -> dict[str, Any]
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise ArtifactError(f"{path} is damaged", f"make it anew with: {rebuild}")
+        raise ArtifactError(f"{path} is damaged", f"rebuild it with: {rebuild}")
     if content.get("kind") != kind:
         raise ArtifactError(f"{folder} is of kind '{content.get('kind')}', not '{kind}'", f"make it with: {rebuild}")
     return content
 
 
 def versions() -> dict[str, str]:
-    """Versions of Sleuth and of the packages that decide its results, where installed."""
+    """Versions of Sleuth and of the installed packages that affect its results."""
     found = {}
     for name in ("sleuth-rl", "torch", "transformers", "trl", "peft", "pyserini", "datasets", "vllm", "ray"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -154,12 +154,12 @@ def text_digest(text: str) -> str:
 
 
 def fingerprint_of(identity: object) -> str:
-    """A short digest of plain values; the order of a mapping's keys is nothing to it."""
+    """A short digest of plain values; independent of the order of a mapping's keys."""
     return text_digest(json.dumps(identity, sort_keys=True))[:32]
 
 
 def _replace_folder(new: Path, final: Path) -> None:
-    """Rename ``new`` to ``final``; an old one steps aside first, since folders cannot be swapped."""
+    """Rename ``new`` to ``final``; an existing one is moved aside first, since folders cannot be swapped."""
     if not final.exists():
         new.rename(final)
         return

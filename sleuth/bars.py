@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar: its group on the horizontal axis, its label in the legend, its value with an interval."""
+    """One bar: its group on the horizontal axis, its label in the legend, its value with a confidence interval."""
 
     group: str
     label: str
@@ -19,7 +19,7 @@ class Bar:
 
 
 def draw_bars(bars: Sequence[Bar], path: str | Path, *, title: str = "", y_label: str = "") -> None:
-    """Save the bars as a PNG, those of a group side by side. Raises ValueError when there is none."""
+    """Save the bars as a PNG, side by side within a group. Raises ValueError when there are none."""
     if not bars:
         raise ValueError("there is nothing to draw")
     from matplotlib.figure import Figure

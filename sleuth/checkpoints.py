@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or do not count: a marker is written last, and only marked ones are resumed from."""
+"""Complete checkpoints: a marker is written last, and a run resumes only from a checkpoint that has it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ COMPLETE = "COMPLETE"
 
 
 def mark_complete(checkpoint: Path) -> None:
-    """Record each file's size; the marker vouches for exactly these."""
+    """Write the marker, which records the size of each file."""
     sizes = {p.name: p.stat().st_size for p in sorted(checkpoint.iterdir()) if p.is_file() and p.name != COMPLETE}
     atomic_write(checkpoint / COMPLETE, json.dumps(sizes, indent=2) + "\n")
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether the marker is there and every file that it names has the size it had."""
+    """Whether the marker exists and every file it lists still has the recorded size."""
     try:
         sizes = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -27,7 +27,7 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The whole checkpoint with the highest step in ``folder``; None where there is none."""
+    """The complete checkpoint in ``folder`` with the highest step; None if there is none."""
     whole = [p for p in folder.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit() and is_complete(p)]
     return max(whole, key=checkpoint_step, default=None)
 
@@ -37,7 +37,7 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 
 def drop_incomplete(folder: Path) -> list[str]:
-    """Delete checkpoints that a crash left half written; their names."""
+    """Delete checkpoints that a crash left half written, and return their names."""
     broken = [p for p in folder.glob("checkpoint-*") if not is_complete(p)]
     for path in broken:
         shutil.rmtree(path)

@@ -1,7 +1,7 @@
-"""Requests of concurrent callers become calls of one batch function.
+"""Coalesces the requests of concurrent callers into calls of one batch function.
 
-While a call runs, requests gather; when it ends, those that fit together go next. Nothing waits for a batch to fill:
-a lone request is served at once, and never do two calls run at a time.
+Requests that arrive during a call are queued; when it ends, those that fit together form the next call. Nothing waits
+for a batch to fill up: a lone request is served immediately. Only one call runs at a time.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class _Job(Generic[T, R]):
 
 
 class Coalescer(Generic[T, R]):
-    """Calls ``call`` with the items of many callers, from threads by `ask` and from event loops by `ask_async`.
+    """Batches the items of many callers: threads use `ask`, event loops `ask_async`.
 
-    ``call`` gets a list and gives as many outcomes, in order; an exception among them is raised to its caller alone,
-    one that ``call`` raises to all of the batch. Where that is a ``one_fault``, which the item of one caller may
-    cause, the items are called one by one, so that the others do not suffer from it.
+    ``call`` takes a list of items and returns one outcome for each, in order. An exception among the outcomes is
+    raised to its own caller; one raised by ``call`` itself goes to the whole batch. If it is a ``one_fault`` (an error
+    that a single bad item can cause), the items are retried one by one so that the other callers are not affected.
 
-    Items of one batch share ``key``, and their sizes add up to ``max_size`` at most, unless one alone is larger.
-    A caller that goes away while it waits (a cancelled `ask_async`) is passed over.
+    Items of one batch share a ``key``, and their sizes add up to at most ``max_size``, except that a single larger
+    item is a batch of its own. A caller that has gone away (a cancelled `ask_async`) is skipped.
     """
 
     def __init__(
@@ -63,23 +63,23 @@ class Coalescer(Generic[T, R]):
 
     @property
     def pending(self) -> int:
-        """The sizes of all items that wait, in sum."""
+        """The total size of all waiting items."""
         return self._pending
 
     def ask(self, item: T) -> R:
-        """The outcome of ``item``. The first caller to find nobody calling does it for all who wait."""
+        """The outcome of ``item``. A caller that finds no call running makes it on behalf of all waiting callers."""
         job = self._enqueue(item)
         self._serve(job)
         return job.future.result()
 
     async def ask_async(self, item: T) -> R:
-        """As `ask`, without blocking the event loop; tasks that are ready at the same time share a call."""
+        """Like `ask`, without blocking the event loop; tasks that are ready at the same time share a call."""
         job = self._enqueue(item)
         asyncio.get_running_loop().call_soon(self._start)
         return await asyncio.wrap_future(job.future)
 
     def close(self, error: Exception | None = None) -> None:
-        """Take no more items; whoever still waits gets ``error``, or is cancelled. A running call ends by itself."""
+        """Accept no more items; waiting callers get ``error`` or are cancelled. A running call is left to finish."""
         with self._lock:
             self._closed = True
             waiting, self._pending = list(self._waiting), 0
@@ -108,7 +108,7 @@ class Coalescer(Generic[T, R]):
             self._thread.submit(self._drain)
 
     def _drain(self) -> None:
-        """Call until nobody waits."""
+        """Make calls until nothing is waiting."""
         while self._draining:
             with self._calling:
                 self._answer(self._take())
@@ -116,13 +116,13 @@ class Coalescer(Generic[T, R]):
                 self._draining = bool(self._waiting)
 
     def _serve(self, job: _Job[T, R]) -> None:
-        """Call for whoever waits until ``job`` is answered."""
+        """Make calls for all waiting callers until ``job`` is answered."""
         with self._calling:
             while not job.future.done():
                 self._answer(self._take())
 
     def _take(self) -> list[_Job[T, R]]:
-        """The oldest job that waits, and all after it that fit into the same call."""
+        """The oldest waiting job, and all later ones that fit into the same call."""
         batch: list[_Job[T, R]] = []
         kept: list[_Job[T, R]] = []
         room = self._max_size
@@ -140,14 +140,14 @@ class Coalescer(Generic[T, R]):
         return batch
 
     def _answer(self, batch: list[_Job[T, R]]) -> None:
-        if not batch:  # all who waited have gone
+        if not batch:  # every waiting caller has gone away
             return
         outcomes: Sequence[Any]
         try:
             outcomes = self._call([job.item for job in batch])
             if len(outcomes) != len(batch):
-                raise ValueError(f"{len(batch)} items had {len(outcomes)} outcomes")
-        except BaseException as error:  # noqa: BLE001 - it is the callers' to handle
+                raise ValueError(f"{len(outcomes)} outcomes were returned for {len(batch)} items")
+        except BaseException as error:  # noqa: BLE001 - raised to the callers
             if isinstance(error, self._one_fault) and len(batch) > 1:
                 for job in batch:
                     self._answer([job])
@@ -162,22 +162,22 @@ class Coalescer(Generic[T, R]):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What one caller wants of a retriever."""
+    """One caller's request to a retriever."""
 
     queries: Sequence[str]
     k: int
 
 
 OnSearch = Callable[[int, float], None]
-"""Called after each call of a retriever with its number of queries and its seconds."""
+"""Called after each retriever call with its number of queries and its duration in seconds."""
 
 
 def shared_search(
     retriever: Retriever, on_search: OnSearch, *, max_batch: int | None = None
 ) -> Coalescer[Asked, list[list[Hit]]]:
-    """One retriever for many callers: those who want as many hits share a call, in which no query stands twice.
+    """Share one retriever among many callers: requests with the same ``k`` share a call, without duplicate queries.
 
-    The retriever gets at most ``max_batch`` queries a call.
+    The retriever gets at most ``max_batch`` queries per call.
     """
 
     def search(asked: list[Asked]) -> list[list[list[Hit]]]:

@@ -1,4 +1,4 @@
-"""Learning curves: a PNG for the page, and a chart of characters for the terminal."""
+"""Learning curves: as a PNG, and as a character chart for the terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Curve:
 def curves_of(rows: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> list[Curve]:
     """Curves of the metrics ``names`` (name in a row -> label) from rows of ``metrics.jsonl``.
 
-    Rows without a metric are passed over, and metrics without any row; of several values at a step the last counts.
+    Rows without a metric are skipped, as are metrics that occur in no row; the last of several values at a step counts.
     """
     found: dict[str, dict[float, float]] = {name: {} for name in names}
     for row in rows:
@@ -46,7 +46,7 @@ def draw_curves(
     y_label: str = "",
     bounds: tuple[float, float] | None = None,
 ) -> None:
-    """Save the curves as a PNG, the first one drawn strongest. ``bounds`` fixes the vertical axis.
+    """Save the curves as a PNG, emphasising the first one. ``bounds`` fixes the vertical axis.
 
     Raises ValueError when there is nothing to draw.
     """
@@ -87,9 +87,9 @@ def terminal_curves(
     bounds: tuple[float, float] | None = None,
     height: int = 13,
 ) -> None:
-    """Print the curves as characters, each with a marker of its own, so that they differ without colour too.
+    """Print the curves as characters, each with its own marker so that they are distinguishable without colour.
 
-    Where two meet, the earlier curve is seen. Raises ValueError when there is nothing to draw.
+    Where two overlap, the earlier curve is shown. Raises ValueError when there is nothing to draw.
     """
     curves = _drawn(curves)
     from rich.text import Text

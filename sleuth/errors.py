@@ -1,4 +1,4 @@
-"""Errors a person can mend: what, where, and how. The program prints them as one line, no traceback."""
+"""Errors that a user can fix: what is wrong, where, and how to fix it. Printed as one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class SleuthError(Exception):
-    """Base of all errors that a user can cause. ``hint`` says how to mend it."""
+    """Base of all errors that a user can cause. ``hint`` says how to fix it."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -19,7 +19,7 @@ class SleuthError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Errors travel between processes, whatever a subclass is made from."""
+        """Makes errors picklable whatever arguments a subclass's constructor takes."""
         return _restored, (type(self), vars(self))
 
 
@@ -34,27 +34,27 @@ class ConfigError(SleuthError):
 
 
 class DataError(SleuthError):
-    """A file of questions, passages or predictions is absent or broken."""
+    """A file of questions, passages or predictions is missing or malformed."""
 
 
 class ArtifactError(SleuthError):
-    """An index, encoder, checkpoint or run folder does not fit what is asked of it."""
+    """An index, encoder, checkpoint or run folder does not fit the requested use."""
 
 
 class RetrieverError(SleuthError):
-    """A retriever could not answer. Trajectories that meet it are unscored, never zero."""
+    """A retriever could not answer. The affected trajectories are unscored, which is not a reward of zero."""
 
 
 class PolicyError(SleuthError):
-    """A policy cannot be loaded or cannot do what is asked of it."""
+    """A policy cannot be loaded or does not support what is requested."""
 
 
 class TrainingError(SleuthError):
-    """Training cannot go on (a NaN, a collapsed policy); the last checkpoint stays."""
+    """Training cannot continue (a NaN, a collapsed policy); the last checkpoint is kept."""
 
 
 class MissingExtraError(SleuthError):
-    """A package that only some users need is not installed."""
+    """An optional package is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
@@ -64,19 +64,19 @@ class MissingExtraError(SleuthError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what ``error`` says that is not blank; its type where it says nothing."""
+    """The first non-blank line of the error's message; the name of its type if it has none."""
     return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """What ``word`` was meant to be; None where nothing is near."""
+    """The choice that ``word`` most resembles; None if none is close."""
     return next(iter(difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.6)), None)
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """A clause naming the nearest choice, or all of them when none is near."""
+    """A hint naming the closest choice, or all of them if none is close."""
     known = sorted(choices)
     near = nearest(word, known)
     if near is not None:
         return f"did you mean '{near}'?"
-    return f"choose one of: {', '.join(known)}" if known else "nothing can be set here"
+    return f"choose one of: {', '.join(known)}" if known else "there are no settings here"

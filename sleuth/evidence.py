@@ -1,12 +1,12 @@
-"""What in a passage speaks for the answer of a question: its title, or the answer in its text.
+"""Whether a passage is evidence for a question's answer, by its title or by the answer occurring in its text.
 
-Rewards, evaluation, training rows, mining and reports judge by these rules and no others:
+Rewards, evaluation, training rows, mining and reports all use these rules:
 
-- a title is supporting when the question names it, whatever its spelling (`normalise_title`);
-- a passage *tells* an answer when its text holds it. Its title does not count: a query that guesses the answer finds
-  the passage of that title, whatever it says. It *mentions* an answer when title or text holds it, which is enough to
-  doubt that the passage is a negative;
-- yes, no, true, false and noanswer are in too many texts to tell anything (`telling_answers`).
+- a title is supporting if the question lists it, compared after normalisation (`normalise_title`);
+- a passage *contains* an answer if its text does. Its title does not count, because a query that guesses the answer
+  finds the passage with that title whatever its text says. A passage *mentions* an answer if its title or text
+  contains it, which is enough to doubt that the passage is a negative;
+- yes, no, true, false and noanswer occur in too many texts to be evidence (`informative_answers`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _VERDICTS = frozenset({"yes", "no", "true", "false", "noanswer"})
 
 
 class TitlesFound(NamedTuple):
-    """How many of a question's supporting titles are among hits, and how many it names."""
+    """How many of a question's supporting titles are among the hits, and how many it lists."""
 
     found: int
     wanted: int
@@ -39,7 +39,7 @@ def tokens(text: str) -> list[str]:
 
 
 def has_answer(text: str, answers: Iterable[str]) -> bool:
-    """Whether the tokens of any answer stand in ``text`` side by side, as DPR's top-k accuracy has it.
+    """Whether the tokens of any answer occur contiguously in ``text``, as in DPR's top-k accuracy.
 
     So ``art`` is not in ``party``. An answer without tokens is in no text.
     """
@@ -47,34 +47,34 @@ def has_answer(text: str, answers: Iterable[str]) -> bool:
     return any(needle != "  " and needle in haystack for needle in map(_spaced, answers))
 
 
-def telling_answers(answers: Iterable[str]) -> list[str]:
-    """Those whose presence in a passage says something."""
+def informative_answers(answers: Iterable[str]) -> list[str]:
+    """The answers whose presence in a passage is evidence."""
     return [answer for answer in answers if answer.casefold().strip(" .") not in _VERDICTS]
 
 
-def tells_answer(passage: Passage, answers: Iterable[str]) -> bool:
-    """Whether the text of ``passage`` holds one of ``answers`` that tells something."""
-    return has_answer(passage.text, telling_answers(answers))
+def contains_answer(passage: Passage, answers: Iterable[str]) -> bool:
+    """Whether the text of ``passage`` contains an informative answer."""
+    return has_answer(passage.text, informative_answers(answers))
 
 
 def mentions_answer(passage: Passage, answers: Iterable[str]) -> bool:
-    """Whether title or text of ``passage`` holds one of ``answers`` that tells something."""
-    telling = telling_answers(answers)
-    return has_answer(passage.text, telling) or has_answer(passage.title, telling)
+    """Whether the title or text of ``passage`` contains an informative answer."""
+    informative = informative_answers(answers)
+    return has_answer(passage.text, informative) or has_answer(passage.title, informative)
 
 
 def normalise_title(title: str) -> str:
-    """Titles are equal whatever their case, spacing, underscores and Unicode composition."""
+    """The title without differences of case, spacing, underscores and Unicode composition."""
     return " ".join(unicodedata.normalize("NFC", title).casefold().replace("_", " ").split())
 
 
 def supporting_titles(question: Question) -> set[str]:
-    """The normalised titles that ``question`` names as supporting."""
+    """The normalised titles that ``question`` lists as supporting."""
     return set(map(normalise_title, question.supporting_titles))
 
 
 def titles_found(question: Question, hits: Iterable[Hit]) -> TitlesFound:
-    """Of the titles that ``question`` names as supporting, those among ``hits``."""
+    """How many of the supporting titles of ``question`` are among ``hits``."""
     wanted = supporting_titles(question)
     return TitlesFound(len(wanted & {normalise_title(hit.passage.title) for hit in hits}), len(wanted))
 

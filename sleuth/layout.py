@@ -1,10 +1,10 @@
-"""Where everything of a run lies, and the records that it keeps there.
+"""The paths of everything in a run folder, and the records kept there.
 
     layout = RunLayout(Path("runs/hotpotqa"))
     layout.evaluation("grpo", "search").metrics     # runs/hotpotqa/evaluation/grpo-search/metrics.json
-    layout.last_policy()                            # runs/hotpotqa/grpo/policy, or what an earlier stage made
+    layout.last_policy()                            # runs/hotpotqa/grpo/policy, or an earlier stage's policy
 
-No other module spells a path below a run folder. Nothing here writes but ``write_record`` and the records.
+No other module builds a path inside a run folder. Only ``write_record`` and the records write anything.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sleuth.checkpoints import newest_complete
 from sleuth.errors import ArtifactError
 
 STAGES = ("world", "policy", "start", "demonstrate", "warmstart", "grpo")
-"""What a run does, in order."""
+"""The stages of a run, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationLayout:
-    """One evaluation at ``folder``: of a stage of a run, of dev questions while GRPO trains, or by itself."""
+    """One evaluation at ``folder``: of a stage of a run, of dev questions during GRPO, or standalone."""
 
     folder: Path
 
@@ -46,7 +46,7 @@ class EvaluationLayout:
         return self.folder / "judged.json"
 
     def samples(self, count: int) -> list[EvaluationLayout]:
-        """Where each of ``count`` samples a question lies; a single one lies in ``folder`` itself."""
+        """The layout of each of ``count`` samples per question; a single sample is in ``folder`` itself."""
         if count == 1:
             return [self]
         return [EvaluationLayout(self.folder / f"sample-{number}") for number in range(1, count + 1)]
@@ -54,7 +54,7 @@ class EvaluationLayout:
 
 @dataclass(frozen=True, slots=True)
 class GrpoLayout:
-    """What GRPO leaves at ``folder``."""
+    """The output of GRPO at ``folder``."""
 
     folder: Path
 
@@ -72,7 +72,7 @@ class GrpoLayout:
 
     @property
     def counts(self) -> Path:
-        """What became of the questions that a cluster played: the content of ``PoolCounts``."""
+        """What happened to the questions that a cluster ran: the contents of ``PoolCounts``."""
         return self.folder / "counts.json"
 
     @property
@@ -84,7 +84,7 @@ class GrpoLayout:
         return self.trajectories / f"step-{step:06d}-{rank}.jsonl"
 
     def dev(self, step: int) -> EvaluationLayout:
-        """The dev questions as answered by the policy of ``step``."""
+        """The evaluation on the dev questions of the policy at ``step``."""
         return EvaluationLayout(self.folder / "dev" / f"step-{step:06d}")
 
     def dev_evaluations(self) -> list[EvaluationLayout]:
@@ -110,12 +110,12 @@ class RunLayout:
         return self.out / "stages"
 
     def stage(self, name: str) -> Path:
-        """There once the stage ``name`` is done, with what it tells of itself."""
+        """The record of stage ``name``; it exists once the stage is done."""
         return self.stages / f"{name}.json"
 
     @property
     def retriever(self) -> Path:
-        """The fingerprint of the retriever that the run was started with."""
+        """Records the fingerprint of the retriever that the run was started with."""
         return self.out / "retriever"
 
     @property
@@ -144,12 +144,12 @@ class RunLayout:
 
     @property
     def learners(self) -> Path:
-        """What Ray Train keeps of learners in processes of their own."""
+        """Ray Train's storage for learners that run in separate processes."""
         return self.out / "ray_train"
 
     @property
     def metrics(self) -> Path:
-        """Figures of GRPO by step; those of an earlier stage are ``stage_metrics``."""
+        """GRPO's metrics by step; see ``stage_metrics`` for the earlier stages."""
         return self.out / "metrics.jsonl"
 
     def stage_metrics(self, name: str) -> Path:
@@ -165,33 +165,33 @@ class RunLayout:
 
     @property
     def token(self) -> Path:
-        """The secret of the run's cluster, beside the folder, which a new run may empty."""
+        """The secret of the run's cluster, next to the folder because a new run may empty the folder."""
         return self.out.parent / f".{self.out.name}.token"
 
     def evaluation(self, stage: str, mode: str) -> EvaluationLayout:
         return EvaluationLayout(self.out / "evaluation" / f"{stage}-{mode}")
 
     def evaluations(self) -> list[EvaluationLayout]:
-        """Those of all stages, by name."""
+        """The evaluations of all stages, by name."""
         return [EvaluationLayout(folder) for folder in sorted((self.out / "evaluation").glob("*"))]
 
     def is_run(self) -> bool:
-        """Whether stages of a run lie here; an evaluation by itself has none."""
+        """Whether this folder holds a run's stages; a standalone evaluation has none."""
         return self.config.is_file() and self.stages.is_dir()
 
     def policy_of(self, stage: str) -> Path | None:
-        """Where ``stage`` puts the policy that it makes; None for a stage that makes none."""
+        """The path of the policy that ``stage`` produces; None if it produces none."""
         return {"policy": self.start, "warmstart": self.warmstart, "grpo": self.grpo.policy}.get(stage)
 
     def policies(self, until: str = STAGES[-1]) -> Iterator[Path]:
-        """The policies that are there of the stages up to and with ``until``, the latest first."""
+        """The existing policies of the stages up to and including ``until``, latest first."""
         for stage in reversed(STAGES[: STAGES.index(until) + 1]):
             path = self.policy_of(stage)
             if path is not None and path.exists():
                 yield path
 
     def last_policy(self, until: str = STAGES[-1]) -> Path | None:
-        """The latest policy that the stages up to and with ``until`` have made."""
+        """The latest policy produced by the stages up to and including ``until``."""
         return next(self.policies(until), None)
 
     def newest_checkpoint(self) -> Path | None:
@@ -267,21 +267,21 @@ class RetrieverRunLayout:
 
 @dataclass(frozen=True, slots=True)
 class GrpoOutcome:
-    """Which step's policy is published, with which dev EM (None where no evaluation was whole), and the last step."""
+    """The step and dev EM of the published policy (None if no evaluation was complete), and the last step."""
 
     best_step: int
     best_em: float | None
     last_step: int
 
     def write(self, layout: GrpoLayout) -> None:
-        """Say that training has ended and that its best policy lies at ``layout.policy``."""
+        """Record that training has ended and that its best policy is at ``layout.policy``."""
         write_record(layout.outcome, asdict(self))
 
     @classmethod
     def read(cls, layout: GrpoLayout) -> GrpoOutcome | None:
-        """None where training has not ended. Raises ArtifactError for a damaged file.
+        """None if training has not ended. Raises ArtifactError for a damaged file.
 
-        Other keys are let be: learners on a cluster once wrote down where the policy lies.
+        Unknown keys are ignored: cluster learners used to record the path of the policy as well.
         """
         found = read_record(layout.outcome)
         if found is None:
@@ -294,12 +294,12 @@ class GrpoOutcome:
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
-    """Keep ``content`` at ``path`` as JSON, whole or not at all."""
+    """Write ``content`` to ``path`` as JSON, atomically."""
     atomic_write(path, json.dumps(dict(content), indent=2) + "\n")
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The mapping that ``write_record`` kept; None where there is none. Raises ArtifactError for a damaged file."""
+    """The mapping written by ``write_record``; None if there is none. Raises ArtifactError for a damaged file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -312,4 +312,4 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def _damaged(path: Path) -> ArtifactError:
-    return ArtifactError(f"{path} is damaged", "delete it, and the same command with --resume makes it anew")
+    return ArtifactError(f"{path} is damaged", "delete it and run the same command with --resume to recreate it")

@@ -1,4 +1,4 @@
-"""Load an outside implementation of a seam by dotted path, so that nobody has to fork."""
+"""Loads third-party implementations by dotted path, so that nobody has to fork."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def load_object(path: str) -> Any:
     module_name, sep, name = path.partition(":")
     if not sep or not all(part.isidentifier() for part in (*module_name.split("."), *name.split("."))):
         raise ConfigError(
-            f"'{path}' is not a dotted path", "write it as my_package.module:Class, its folder on PYTHONPATH"
+            f"'{path}' is not a dotted path", "write my_package.module:Class, with its folder on PYTHONPATH"
         )
     try:
         module = importlib.import_module(module_name)

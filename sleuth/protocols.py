@@ -1,4 +1,4 @@
-"""The seams of Sleuth. Anything that satisfies one of these can be named in a config by dotted path."""
+"""Sleuth's extension points. Any class that satisfies one of these can be named in a config by dotted path."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from sleuth.types import (
 )
 
 OnToken = Callable[[str, int, float], None]
-"""Called as (episode, token id, log-prob) for every token at the moment it is sampled."""
+"""Called as (episode, token id, log-prob) for every token as it is sampled."""
 
 
 class TextCodec(Protocol):
-    """Text to tokens and back, with a line between what we wrote and what came from outside."""
+    """Converts text to tokens and back, separating our own (trusted) text from outside text."""
 
     eos_token_id: int
     pad_token_id: int
     reserved: frozenset[str]
-    """Strings that the tokenizer would turn into one special or added token."""
+    """Strings that the tokenizer maps to a single special or added token."""
     bos: str
-    """What the tokenizer puts before a text of its own accord (a BOS token); empty where it adds nothing."""
+    """The tokens that the tokenizer itself puts before a text (BOS); empty if it adds none."""
 
     def encode(self, text: str, *, trusted: bool = False) -> list[int]:
-        """Token ids of ``text``; no special token can come out of it unless it is ``trusted``."""
+        """Token ids of ``text``; it yields no special tokens unless ``trusted``."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of ``token_ids`` for parsing and display, special tokens left out."""
+        """Text of ``token_ids`` for parsing and display, without special tokens."""
         ...
 
     def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str | None:
@@ -50,7 +50,7 @@ class TextCodec(Protocol):
 @runtime_checkable
 class Policy(Protocol):
     trainable: bool
-    """Whether token ids and log-probs are exact. Where not: good for evaluation and chat only."""
+    """False if token ids or log-probs are unknown; such a policy serves for evaluation and chat only."""
 
     @property
     def version(self) -> int: ...
@@ -58,15 +58,15 @@ class Policy(Protocol):
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, on_token: OnToken | None = None
     ) -> list[Generation]:
-        """One generation a request, in order, each ended by a stop string, EOS or its budget.
+        """One generation per request, in order, each ending at a stop string, EOS or its token budget.
 
-        A backend may keep the key-value cache of an episode until ``release``; the result must not
-        depend on it, nor on what else is in the batch.
+        A backend may keep an episode's key-value cache until ``release``; the result must depend neither
+        on that cache nor on the rest of the batch.
         """
         ...
 
     def release(self, episodes: Iterable[str]) -> None:
-        """Forget what is kept for these episodes; unknown ones are ignored."""
+        """Free what is cached for these episodes; unknown ones are ignored."""
         ...
 
 
@@ -117,10 +117,10 @@ class TrainablePolicy(Policy, Protocol):
 
 @runtime_checkable
 class AsyncPolicy(Policy, Protocol):
-    """A policy whose requests advance each on its own: an episode that is done searches while others sample."""
+    """A policy whose requests advance independently: one episode can search while others are still sampling."""
 
     async def generate_one(self, request: Request, sampling: Sampling, on_token: OnToken | None = None) -> Generation:
-        """As ``generate`` for one request, from any event loop; cancelling it ends the request."""
+        """Like ``generate`` for a single request, from any event loop; cancelling it ends the request."""
         ...
 
 
@@ -128,55 +128,55 @@ class AsyncPolicy(Policy, Protocol):
 class Retriever(Protocol):
     @property
     def fingerprint(self) -> str:
-        """Changes whenever the same query could give other hits."""
+        """Changes whenever the same query could return different hits."""
         ...
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """For each query at most ``k`` hits, best first, ranks from 1, ids stable across calls.
+        """At most ``k`` hits for each query, best first, ranks from 1, ids stable across calls.
 
-        Raises ``RetrieverError`` when it could not search; never returns fewer lists than queries.
+        Raises ``RetrieverError`` if it cannot search; never returns fewer lists than queries.
         """
         ...
 
 
 class Environment(Protocol):
-    """One episode as a state machine without I/O. Make a new one for every episode."""
+    """One episode as a state machine without I/O. Create a new one for every episode."""
 
     stop_strings: tuple[str, ...]
 
     def reset(self, question: Question) -> Observation | Search:
-        """The prompt; or a search to be made first, whose hits ``observe`` turns into the prompt."""
+        """The prompt, or a search to make first, whose hits ``observe`` turns into the prompt."""
         ...
 
     def step(self, text: str) -> Action:
-        """What the newly sampled turn means. Only a turn of the policy can act or answer."""
+        """The action in the newly sampled turn. Only the policy's own turns can act or answer."""
         ...
 
     def observe(self, hits: Sequence[Hit] | None, room: int) -> Observation | Stop:
-        """What to insert after the last action, in at most ``room`` tokens; or the end.
+        """What to insert after the last action, in at most ``room`` tokens, or the end of the episode.
 
-        ``hits`` is None when the last action was no search.
+        ``hits`` is None if the last action was not a search.
         """
         ...
 
     def turn_tokens(self, room: int) -> int:
-        """How many tokens the next turn may sample when ``room`` are left in all."""
+        """How many tokens the next turn may sample when ``room`` tokens are left in total."""
         ...
 
     @property
     def total_tokens(self) -> int:
-        """The budget of the whole transcript, prompt included."""
+        """The token budget of the whole transcript, prompt included."""
         ...
 
 
 class Reward(Protocol):
-    """Pure: the same question and trajectory always give the same value."""
+    """Scores a trajectory. Pure: the same question and trajectory always give the same value."""
 
     @property
     def name(self) -> str: ...
 
     def score(self, question: Question, trajectory: Trajectory) -> float | None:
-        """The value; None when this trajectory cannot be judged by it."""
+        """The value; None if this reward does not apply to the trajectory."""
         ...
 
 
@@ -196,7 +196,7 @@ class Credit(Protocol):
 
 
 class MetricSink(Protocol):
-    """Where figures go. A sink never raises into training."""
+    """Where metrics are written. A sink never raises into training."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
 

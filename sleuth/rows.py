@@ -1,7 +1,7 @@
-"""Rows of question files, each with the place it came from, so that errors can name it.
+"""Rows of question files, each with its location, so that errors can name it.
 
-A file is a JSON array, one JSON object a line, an object whose ``Data`` is the list (TriviaQA), or a table with a
-heading (``.csv``, ``.tsv``); ``hf://owner/name[/config]/split`` is a dataset of the hub.
+A file is a JSON array, JSON lines, an object whose ``Data`` is the list (TriviaQA), or a table with a header
+(``.csv``, ``.tsv``); ``hf://owner/name[/config]/split`` is a dataset on the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ HUB = "hf://"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row; ``where`` is its file and line, ``number`` counts rows from 1."""
+class RawRow:
+    """One row as read; ``where`` is its file and line, ``number`` counts rows from 1."""
 
     where: str
     number: int
@@ -33,37 +33,37 @@ class Row:
         return DataError(f"{self.where}: {message}", hint)
 
     def text(self, *names: str) -> str:
-        """The first of these fields that is there, which must be a text that is not blank."""
+        """The first of these fields that is present, which must be a non-blank string."""
         value = next((self.fields[name] for name in names if self.fields.get(name) is not None), None)
         if value is None:
             raise self.error(f"no '{names[0]}'")
         if not isinstance(value, str) or not value.strip():
-            raise self.error(f"'{names[0]}' is {'blank' if isinstance(value, str) else 'not a text'}")
+            raise self.error(f"'{names[0]}' is {'blank' if isinstance(value, str) else 'not a string'}")
         return value.strip()
 
 
-def read_rows(source: str | Path, limit: int | None = None) -> list[Row]:
-    """The first ``limit`` rows of ``source``, or all. Only as much as is asked for is parsed.
+def read_rows(source: str | Path, limit: int | None = None) -> list[RawRow]:
+    """The first ``limit`` rows of ``source``, or all of them. No more than that is parsed.
 
-    Raises DataError naming the file and line: missing, empty, not UTF-8, broken JSON, a row that is no object.
+    Raises DataError naming the file and line: missing, empty, not UTF-8, broken JSON, a row that is not an object.
     """
     where = str(source)
     found = _hub_rows(where) if where.startswith(HUB) else _file_rows(Path(source))
     rows = list(itertools.islice(found, limit))
     if not rows:
-        raise DataError(f"{where} holds no rows", "an empty dataset cannot be used")
+        raise DataError(f"{where} has no rows", "an empty dataset cannot be used")
     return rows
 
 
 def name_of(source: str | Path) -> str:
-    """A short name for the source, for ids where rows have none."""
+    """A short name for the source, used in the ids of rows that have none."""
     text = str(source)
     return text.removeprefix(HUB).replace("/", "-") if text.startswith(HUB) else Path(text).stem
 
 
-def _file_rows(path: Path) -> Iterator[Row]:
+def _file_rows(path: Path) -> Iterator[RawRow]:
     if path.is_dir():
-        raise DataError(f"{path} is a folder, not a file of questions", "name the file in it")
+        raise DataError(f"{path} is a folder, not a file of questions", "give a file inside it")
     try:
         if path.suffix in (".csv", ".tsv"):
             yield from _table_rows(path, path.read_bytes())
@@ -83,7 +83,7 @@ def _file_rows(path: Path) -> Iterator[Row]:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _line_rows(path: Path, lines: Iterable[bytes]) -> Iterator[Row]:
+def _line_rows(path: Path, lines: Iterable[bytes]) -> Iterator[RawRow]:
     count = 0
     for line_number, line in enumerate(lines, start=1):
         where = f"{path}, line {line_number}"
@@ -98,8 +98,8 @@ def _line_rows(path: Path, lines: Iterable[bytes]) -> Iterator[Row]:
         yield _row(where, count, value)
 
 
-def _array_rows(path: Path, content: bytes) -> Iterator[Row]:
-    """Elements of a JSON array one by one: a release of half a gigabyte is never in memory as objects."""
+def _array_rows(path: Path, content: bytes) -> Iterator[RawRow]:
+    """The elements of a JSON array one by one: a half-gigabyte release is never held in memory as objects."""
     text = _decode(content.removeprefix(b"\xef\xbb\xbf"), str(path))
     decoder = json.JSONDecoder()
     position = _skip(text, text.index("[") + 1)
@@ -120,8 +120,8 @@ def _array_rows(path: Path, content: bytes) -> Iterator[Row]:
         position = _skip(text, position + 1)
 
 
-def _listed_rows(path: Path, content: bytes) -> Iterator[Row]:
-    """Rows of one object that holds them as a list under ``Data``; or that object, when it is a row itself."""
+def _listed_rows(path: Path, content: bytes) -> Iterator[RawRow]:
+    """The rows of an object that lists them under ``Data``, or the object itself if it is a row."""
     try:
         whole = json.loads(_decode(content.removeprefix(b"\xef\xbb\xbf"), str(path)))
     except (ValueError, RecursionError) as error:
@@ -133,7 +133,7 @@ def _listed_rows(path: Path, content: bytes) -> Iterator[Row]:
         yield _row(f"{path}, row {number}", number, value)
 
 
-def _table_rows(path: Path, content: bytes) -> Iterator[Row]:
+def _table_rows(path: Path, content: bytes) -> Iterator[RawRow]:
     text = _decode(content.removeprefix(b"\xef\xbb\xbf"), str(path))
     csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a field may hold whole passages
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
@@ -146,8 +146,8 @@ def _table_rows(path: Path, content: bytes) -> Iterator[Row]:
             return
         where = f"{path}, line {rows.line_num}"
         if None in fields or None in fields.values():
-            raise DataError(f"{where}: not as many columns as the heading names")
-        yield Row(where, number, dict(fields))
+            raise DataError(f"{where}: the number of columns differs from the header's")
+        yield RawRow(where, number, dict(fields))
 
 
 def _skip(text: str, position: int) -> int:
@@ -156,10 +156,10 @@ def _skip(text: str, position: int) -> int:
     return position
 
 
-def _row(where: str, number: int, value: object) -> Row:
+def _row(where: str, number: int, value: object) -> RawRow:
     if not isinstance(value, dict):
-        raise DataError(f"{where}: not a JSON object", "every row is one {...}")
-    return Row(where, number, value)
+        raise DataError(f"{where}: not a JSON object", "every row must be a {...}")
+    return RawRow(where, number, value)
 
 
 def _decode(content: bytes, where: str) -> str:
@@ -169,16 +169,16 @@ def _decode(content: bytes, where: str) -> str:
         raise DataError(f"{where}: not UTF-8 (byte {error.start})", "convert the file to UTF-8") from None
 
 
-def _hub_rows(name: str) -> Iterator[Row]:
+def _hub_rows(name: str) -> Iterator[RawRow]:
     parts = name.removeprefix(HUB).split("/")
     if len(parts) not in (3, 4) or not all(parts):
         raise DataError(
-            f"'{name}' names no dataset split", "write hf://owner/name/split or hf://owner/name/config/split"
+            f"'{name}' does not name a dataset split", "write hf://owner/name/split or hf://owner/name/config/split"
         )
     from datasets import load_dataset
 
     try:
         dataset = load_dataset("/".join(parts[:2]), parts[2] if len(parts) == 4 else None, split=parts[-1])
-    except Exception as error:  # noqa: BLE001 - the library raises errors of many kinds, all the user's concern
+    except Exception as error:  # noqa: BLE001 - the library raises many kinds of errors, all of them the user's to fix
         raise DataError(f"cannot load {name}: {error}", "is the name right, and is the hub reachable?") from None
-    return (Row(f"{name}, row {i}", i, dict(row)) for i, row in enumerate(dataset, start=1))
+    return (RawRow(f"{name}, row {i}", i, dict(row)) for i, row in enumerate(dataset, start=1))

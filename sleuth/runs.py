@@ -1,4 +1,4 @@
-"""Run folders: the resolved config, which stages are done, and one process at a time.
+"""Run folders: the resolved config, the finished stages, and a lock for one process at a time.
 
 run = RunFolder("runs/hotpotqa")
 with run.claim(config, resume=True):
@@ -27,7 +27,7 @@ from sleuth.settings import flatten
 
 
 class RunFolder:
-    """One run's folder at ``path``. Nothing is touched before ``claim``."""
+    """The run folder at ``path``. Nothing is touched before ``claim``."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -43,12 +43,11 @@ class RunFolder:
         may_differ: Collection[str] = (),
         reread: Callable[[dict[str, Any]], Mapping[str, Any]] = dict,
     ) -> Iterator[RunFolder]:
-        """Hold the folder for this process while the block runs, with ``config`` saved as config.yaml.
+        """Lock the folder for this process while the block runs, with ``config`` saved as config.yaml.
 
-        A folder that holds a run is refused, unless ``resume`` (its config must be the same, but for the dotted keys
-        of ``may_differ``) or ``overwrite`` (its content is deleted). Resuming where there is no run starts one.
-        ``reread`` says the config of an earlier version in today's words.
-        Raises ArtifactError in one clear line.
+        A folder that already holds a run is refused unless ``resume`` (its config must then be the same except for the
+        dotted keys in ``may_differ``) or ``overwrite`` (its contents are deleted). Resuming where there is no run
+        starts one. ``reread`` turns a config saved by an earlier version into today's form. Raises ArtifactError.
         """
         self._check_is_ours()
         self.path.mkdir(parents=True, exist_ok=True)
@@ -59,12 +58,12 @@ class RunFolder:
                 self._clear()
             elif self._holds_run() and not resume:
                 raise ArtifactError(
-                    f"{self.path} holds a run already",
-                    "--resume continues it, --overwrite replaces it, --out takes another folder",
+                    f"{self.path} already holds a run",
+                    "--resume continues it, --overwrite replaces it, --out chooses another folder",
                 )
             elif self._holds_run():
                 self._check_same(plain, may_differ, reread)
-            write_manifest(self.path, "run", {})  # first: with it the folder is known as a run, however early it dies
+            write_manifest(self.path, "run", {})  # first, so that even a run that dies early is recognised
             atomic_write(self.layout.config, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
             yield self
 
@@ -72,11 +71,11 @@ class RunFolder:
         return self.layout.stage(name).exists()
 
     def stage_info(self, name: str) -> dict[str, Any]:
-        """What ``mark_done`` recorded; empty when the stage is not done."""
+        """What ``mark_done`` recorded; empty if the stage is not done."""
         return read_record(self.layout.stage(name)) or {}
 
     def mark_done(self, name: str, info: Mapping[str, Any] | None = None) -> None:
-        """Record, atomically, that stage ``name`` is complete; call it after its results are on disk."""
+        """Record atomically that stage ``name`` is complete; call this once its results are on disk."""
         write_record(self.layout.stage(name), info or {})
 
     def read_config(self) -> dict[str, Any]:
@@ -84,14 +83,14 @@ class RunFolder:
         try:
             values = yaml.safe_load(self.layout.config.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ArtifactError(f"{self.path} holds no run: it has no {self.layout.config.name}") from None
+            raise ArtifactError(f"{self.path} is not a run folder: it has no {self.layout.config.name}") from None
         return values or {}
 
     def _holds_run(self) -> bool:
         return (self.path / MANIFEST).exists()
 
     def _check_is_ours(self) -> None:
-        """Never write among, or delete, files that no run has made."""
+        """Never write among or delete files that were not made by a run."""
         if not self.path.exists():
             return
         if not self.path.is_dir():
@@ -102,7 +101,7 @@ class RunFolder:
             except ArtifactError as error:
                 raise ArtifactError(error.message, "choose another --out") from None
         elif any(not entry.name.startswith(".") for entry in self.path.iterdir()):
-            raise ArtifactError(f"{self.path} is not empty and holds no run of Sleuth", "choose another --out")
+            raise ArtifactError(f"{self.path} is not empty and is not a Sleuth run", "choose another --out")
 
     def _check_same(
         self,
@@ -111,14 +110,14 @@ class RunFolder:
         reread: Callable[[dict[str, Any]], Mapping[str, Any]],
     ) -> None:
         if not self.layout.config.exists():
-            return  # it died before anything was made
+            return  # the run died before it produced anything
         before, now = flatten(reread(self.read_config())), flatten(config)
         for key in sorted(before.keys() | now.keys()):
             free = any(key == name or key.startswith(f"{name}.") for name in may_differ)
             if not free and not _newer_than(key, before) and before.get(key) != now.get(key):
                 raise ArtifactError(
                     f"{self.path} was started with {key} = {before.get(key)!r}, not {now.get(key)!r}",
-                    "resume with the same settings, or take another --out",
+                    "resume with the same settings, or choose another --out",
                 )
 
     def _clear(self) -> None:
@@ -133,16 +132,16 @@ class RunFolder:
 
 @contextlib.contextmanager
 def _locked(lock: Path) -> Iterator[None]:
-    """Hold the file ``lock``. The kernel drops it when the process dies, however it dies.
+    """Hold a lock on the file ``lock``. The kernel releases it when the process dies, however it dies.
 
-    A record lock: unlike flock it is not inherited, so a worker that outlives a killed parent does not keep it.
+    It is a record lock: unlike flock it is not inherited, so a worker that outlives a killed parent does not keep it.
     """
     with lock.open("a+", encoding="utf-8") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ArtifactError(
-                f"{lock.parent} is in use by {_holder(file)}", "wait for it, or take another --out"
+                f"{lock.parent} is in use by {_holder(file)}", "wait for it to finish, or choose another --out"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -157,8 +156,8 @@ def _holder(file: IO[str]) -> str:
 
 
 def _newer_than(key: str, before: Mapping[str, Any]) -> bool:
-    """Whether ``key`` is a setting that did not exist when the run was started: it has its default then."""
+    """Whether ``key`` is a setting that did not exist when the run was started, so that its default applied."""
     parts = key.split(".")
     if "options" in parts[:-1]:
-        return False  # keys of someone else's choosing, not settings
+        return False  # user-chosen keys, not settings
     return not any(".".join(parts[:count]) in before for count in range(1, len(parts) + 1))

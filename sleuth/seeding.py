@@ -1,4 +1,4 @@
-"""Seeds that do not depend on what ran before: every random choice is keyed by where it stands."""
+"""Seeds that do not depend on what ran before: every random choice is keyed by its place in the program."""
 
 from __future__ import annotations
 

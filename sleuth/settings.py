@@ -1,7 +1,7 @@
 """Strict settings: pydantic models, YAML layers (``extends``), ``--set key=value`` and did-you-mean.
 
-``${NAME}`` in a YAML string is replaced from the environment; ``${NAME:-default}`` has a fallback. That happens
-last, so that a value that a later layer replaces needs no variable.
+``${NAME}`` in a YAML string is replaced from the environment; ``${NAME:-default}`` has a fallback. This happens
+last, so a value that a later layer replaces does not need its variable to be set.
 Paths are relative to the working directory, as on a command line.
 """
 
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sleuth.errors import ConfigError, did_you_mean
 
 _UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
-"""What YAML raises: ValueError for what looks like a date and is none, such as 2024-02-30."""
+"""What the YAML parser raises: ValueError for an invalid date such as 2024-02-30."""
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 Count = Annotated[int, Field(ge=1)]
@@ -31,7 +31,7 @@ Seconds = Annotated[float, Field(gt=0.0)]
 
 
 class Settings(BaseModel):
-    """Base of every settings section: unknown keys are refused, values cannot change later."""
+    """Base of every settings section: unknown keys are refused and instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -54,12 +54,12 @@ def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The YAML mapping of ``path``, laid over the files named by its ``extends`` (relative to it)."""
     here = path.resolve()
     if here in seen:
-        raise ConfigError(f"{path} extends itself", "remove the circle of 'extends'")
+        raise ConfigError(f"{path} extends itself", "break the cycle of 'extends'")
     values = _read_yaml(path)
     parents = values.pop("extends", [])
     parents = [parents] if isinstance(parents, str) else parents
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
-        raise ConfigError(f"{path}: extends is {parents!r}", "write the name of a file, or a list of names")
+        raise ConfigError(f"{path}: extends is {parents!r}", "write a file name or a list of file names")
     merged: dict[str, Any] = {}
     for parent in parents:
         merged = merge(merged, read_layers(path.parent / _expand(parent, f"{path}: extends"), (*seen, here)))
@@ -69,7 +69,7 @@ def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``above`` laid over ``below``: mappings merge key by key, everything else is replaced.
 
-    A mapping that names another ``kind`` replaces the one below it: its keys would not fit.
+    A mapping with a different ``kind`` replaces the one below it, whose keys would not fit.
     """
     result = dict(below)
     for key, value in above.items():
@@ -86,15 +86,15 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
-    """Apply one ``a.b.0.c=value``; the value is YAML, so lists and mappings can be written too.
+    """Apply one ``a.b.0.c=value``; the value is YAML, so lists and mappings work too.
 
-    Only that value changes: a section of another ``kind`` is set whole, ``a={kind: ...}``.
+    Only that value changes: to change a section's ``kind``, set the whole section, ``a={kind: ...}``.
     """
     key, sep, text = override.partition("=")
     if not sep or not key:
         raise ConfigError(f"--set {override!r} is not key=value", "for example --set grpo.steps=40")
     if "" in key.split("."):
-        raise ConfigError(f"--set {key}: a part of the key is empty", "for example --set grpo.steps=40")
+        raise ConfigError(f"--set {key}: the key has an empty part", "for example --set grpo.steps=40")
     try:
         value = _unshared(yaml.load(text, _Loader))
     except _UNREADABLE as error:
@@ -110,7 +110,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def validate(model: type[S], values: Mapping[str, Any], where: str) -> S:
-    """``values``, variables filled in, as settings of type ``model``; the first fault becomes one clear ConfigError."""
+    """Fill in environment variables and validate ``values`` as ``model``; the first fault becomes a ConfigError."""
     filled = {key: _expand(value, f"{where}: {key}") for key, value in values.items()}
     try:
         return model.model_validate(filled)
@@ -136,7 +136,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except _UNREADABLE as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or str(error) or "not readable"
+        problem = getattr(error, "problem", None) or str(error) or "unreadable"
         raise ConfigError(f"{where}: not valid YAML: {problem}", "check indentation and quotes") from None
     if values is None:
         return {}
@@ -146,14 +146,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 without two of its traps: a key may not stand twice, and 1e-5 is a number, not a word."""
+    """YAML 1.1 without two of its traps: duplicate keys are refused, and 1e-5 is a number, not a string."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: list[Any] = []
         for key_node, _ in node.value:
             key = key_node.value
             if key in seen and key != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key '{key}'", key_node.start_mark)
             seen.append(key)
         return super().construct_mapping(node, deep)
 
@@ -164,7 +164,7 @@ _Loader.add_implicit_resolver(
 
 
 def _unshared(value: Any) -> Any:
-    """A copy in which YAML anchors have become separate values: an override of one must not change the other."""
+    """A copy without values shared through YAML anchors: overriding one must not change another."""
     if isinstance(value, dict):
         return {k: _unshared(v) for k, v in value.items()}
     return [_unshared(v) for v in value] if isinstance(value, list) else value
@@ -195,13 +195,13 @@ def _descend(node: Any, part: str, key: str, nearest: str) -> Any:
         node[part] = {}
     child = node[part]
     if not isinstance(child, dict | list):
-        raise ConfigError(f"--set {key}: {nearest} is the value {child!r}, it has no keys")
+        raise ConfigError(f"--set {key}: {nearest} is the value {child!r}, which has no keys")
     return child
 
 
 def _index(items: list[Any], part: str, key: str) -> int:
     if not (part.isascii() and part.isdigit()) or int(part) >= len(items):
-        raise ConfigError(f"--set {key}: '{part}' is no position in a list of {len(items)}")
+        raise ConfigError(f"--set {key}: '{part}' is not an index into a list of {len(items)}")
     return int(part)
 
 
@@ -223,7 +223,7 @@ def _explain(model: type[BaseModel], error: ValidationError, values: Mapping[str
 
 
 def _written(location: Sequence[str | int], values: Any, missing: bool) -> list[str]:
-    """The parts of pydantic's ``location`` that stand in ``values``; the others name members of a union."""
+    """The parts of pydantic's ``location`` that occur in ``values``; the others name members of a union."""
     written = []
     for position, part in enumerate(location):
         below = _inside(values, part)

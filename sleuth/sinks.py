@@ -1,6 +1,6 @@
-"""Where figures go: a jsonl file, the console, TensorBoard. A sink that fails warns once and never stops training.
+"""Metric sinks: a jsonl file, the console, TensorBoard. A sink that fails warns once and never stops training.
 
-W&B and trackio are reached through transformers' own integrations, not from here.
+W&B and trackio are used through transformers' own integrations, not from here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HEADER_EVERY = 20
 
 
 class _Guard:
-    """Runs what may fail; the first failure is a warning, the others are silent."""
+    """Runs an action that may fail; the first failure is logged as a warning, later ones are silent."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -35,17 +35,17 @@ class _Guard:
     def __call__(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except Exception as error:  # noqa: BLE001 - a sink may fail in any way; training must go on
+        except Exception as error:  # noqa: BLE001 - a sink may fail in any way; training must continue
             if not self._warned:
-                _log.warning("metric sink %s failed, figures may be missing there: %s", self._name, error)
+                _log.warning("metric sink %s failed, metrics may be missing there: %s", self._name, error)
             self._warned = True
 
 
 class JsonlSink:
-    """One line ``{"step": n, name: value, ...}`` a call, flushed.
+    """One line ``{"step": n, name: value, ...}`` per call, flushed.
 
-    ``keep_to``: when a run resumes at that step, rows of later steps were made by the life that was
-    lost; they are dropped so that every step stands once.
+    ``keep_to``: the step at which a run resumes. Rows of later steps, written before the interruption, are dropped
+    so that every step occurs once.
     """
 
     def __init__(self, path: str | Path, *, keep_to: int | None = None) -> None:
@@ -58,7 +58,7 @@ class JsonlSink:
         self._guard(lambda: self._append({"step": step, **values}))
 
     def close(self) -> None:
-        """Nothing is held open between calls."""
+        """Nothing to do: no file is held open between calls."""
 
     def _append(self, row: Mapping[str, Any]) -> None:
         with open_for_append(self._path) as file:
@@ -66,9 +66,9 @@ class JsonlSink:
 
 
 class ConsoleSink:
-    """A compact table on standard error: a line a step, aligned, the header repeated now and then.
+    """A compact, aligned table on standard error: one line per step, with the header repeated from time to time.
 
-    ``columns`` are the names to show (name -> label when a mapping). A call with none of them, or a sink without
+    ``columns`` are the names to show (name -> label if a mapping). A call with none of them, or a sink without
     columns, prints ``step n  name value  name value`` instead.
     """
 
@@ -85,7 +85,7 @@ class ConsoleSink:
         self._guard(lambda: self._show(step, values))
 
     def close(self) -> None:
-        """The console stays open for others."""
+        """Nothing to do: the console is shared."""
 
     def _show(self, step: int, values: Mapping[str, float]) -> None:
         if not any(name in values for name in self._columns):
@@ -99,7 +99,7 @@ class ConsoleSink:
         self._print("  ".join([f"{step:>6d}", *cells]))
 
     def _fitting(self) -> dict[str, tuple[str, int]]:
-        """The columns that fit the terminal; a pipe has no width and gets all."""
+        """The columns that fit the terminal; a pipe has no width and gets all of them."""
         room = self._console.width - 6 if self._console.is_terminal else math.inf
         fitting = {}
         for name, (label, width) in self._columns.items():
@@ -114,7 +114,7 @@ class ConsoleSink:
 
 
 class TensorBoardSink:
-    """Scalars as TensorBoard events in ``folder``. Raises MissingExtraError where TensorBoard is not installed."""
+    """Scalars as TensorBoard events in ``folder``. Raises MissingExtraError if TensorBoard is not installed."""
 
     def __init__(self, folder: str | Path) -> None:
         if importlib.util.find_spec("tensorboard") is None:
@@ -137,7 +137,7 @@ class TensorBoardSink:
 
 
 class MultiSink:
-    """Hands the same figures to several sinks; one that fails, even an outside one, does not keep others from them."""
+    """Passes the same metrics to several sinks; a failing sink, even a third-party one, does not affect the others."""
 
     def __init__(self, sinks: Sequence[MetricSink]) -> None:
         self._sinks = [(sink, _Guard(type(sink).__name__)) for sink in sinks]
@@ -152,7 +152,7 @@ class MultiSink:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.jsonl``, a torn last line left out. Raises DataError when there is no such file."""
+    """The rows of a ``metrics.jsonl``, without a truncated last line. Raises DataError if there is no such file."""
     rows = []
     try:
         for _, row in read_jsonl(path):
@@ -169,7 +169,7 @@ def _drop_after(path: Path, step: int) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: it is written as a string, so that it is neither lost nor breaks other readers."""
+    """JSON has no NaN, so it is written as a string: it is not lost and does not break other readers."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

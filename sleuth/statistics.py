@@ -1,4 +1,4 @@
-"""How sure a mean is: bootstrap over questions, seeded, percentile intervals.
+"""Confidence of a mean: seeded bootstrap over questions with percentile intervals.
 
 Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapters 13 and 16.
 """
@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 _CELLS = 4_000_000
-"""Draws held at once: 32 MB of indices."""
+"""Draws held in memory at once: 32 MB of indices."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
-    """Mean of b - a over the same questions, with its interval.
+    """Mean of b - a over the same questions, with its confidence interval.
 
-    ``p_value``: two-sided, the share of resamples on the other side of zero, doubled.
+    ``p_value``: two-sided: twice the fraction of resamples on the other side of zero.
     """
 
     difference: float
@@ -31,7 +31,7 @@ class PairedDifference:
 def bootstrap_interval(
     values: Sequence[float], *, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of ``values``, one value a question. Raises ValueError when there is none."""
+    """Percentile interval of the mean of ``values``, one value per question. Raises ValueError when there are none."""
     means = _resampled_means(np.asarray(values, dtype=np.float64), seed, resamples)
     return _percentiles(means, confidence)
 
@@ -39,7 +39,7 @@ def bootstrap_interval(
 def paired_difference(
     a: Sequence[float], b: Sequence[float], *, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
 ) -> PairedDifference:
-    """How much better b is than a, question by question; ``a[i]`` and ``b[i]`` belong to the same question."""
+    """How much better b is than a, question by question; ``a[i]`` and ``b[i]`` are for the same question."""
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} values cannot be paired")
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)

@@ -1,8 +1,8 @@
-"""Trajectories on disk: JSON lines while a run goes on, one Parquet file when it closes, one reader for both.
+"""Trajectories on disk: JSON lines during a run, one Parquet file when it is closed, one reader for both.
 
-A line is one scored trajectory, the nouns of ``types.py`` field by field, nothing lost: ``{"trajectory": {"question",
-"segments", "turns", "stop", "timings", "given"}, "reward", "parts", "origin"}``. An action is told by its only key:
-``query`` (search), ``text`` (answer) or ``reason`` (invalid). ``trajectory_table.py`` has the Parquet columns.
+A line is one scored trajectory with every field of ``types.py``: ``{"trajectory": {"question", "segments", "turns",
+"stop", "timings", "given"}, "reward", "parts", "origin"}``. An action is identified by its only key: ``query``
+(search), ``text`` (answer) or ``reason`` (invalid). ``trajectory_table.py`` has the Parquet columns.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from sleuth.types import ScoredTrajectory
 
 CLOSED = "trajectories.parquet"
 _LINES = ("trajectories*.jsonl", "step-*.jsonl")
-"""Names of the files that a run appends to, or writes one of a step."""
+"""Matches the files that a run appends to or writes once per step."""
 
 
 def to_dict(scored: ScoredTrajectory) -> dict[str, Any]:
-    """``scored`` as plain JSON values; ``from_dict`` gives back an equal object."""
+    """``scored`` as plain JSON values; ``from_dict`` returns an equal object."""
     values: dict[str, Any] = _adapter().dump_python(scored, mode="python")
     return values
 
 
 def to_line(scored: ScoredTrajectory) -> str:
-    """One row of a trajectory file, its newline included. ASCII, since text from outside may hold lone surrogates."""
+    """One row of a trajectory file, newline included. ASCII, since outside text may contain lone surrogates."""
     return json.dumps(to_dict(scored)) + "\n"
 
 
@@ -47,9 +47,9 @@ def from_dict(values: Mapping[str, Any]) -> ScoredTrajectory:
 
 
 class TrajectoryWriter:
-    """Appends scored trajectories to a jsonl file, each flushed whole, so that a killed run can be resumed.
+    """Appends scored trajectories to a jsonl file, flushing after each so that a killed run can be resumed.
 
-    A last line without its newline was cut off by a crash; it is dropped when the file is opened again.
+    A last line without its newline was truncated by a crash; it is dropped when the file is reopened.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -75,7 +75,7 @@ class TrajectoryWriter:
 def read_trajectories(path: str | Path) -> Iterator[ScoredTrajectory]:
     """The trajectories of a .jsonl file, a .parquet file, or a folder of either, one at a time.
 
-    A folder that was closed is read from its Parquet file, one that still grows from its JSON lines in order of name.
+    A closed folder is read from its Parquet file, one that is still growing from its JSON lines in order of file name.
     Raises DataError naming the file and the row.
     """
     source = Path(path)
@@ -93,7 +93,7 @@ def read_trajectories(path: str | Path) -> Iterator[ScoredTrajectory]:
 
 
 def from_line(line: bytes, where: str) -> ScoredTrajectory:
-    """The trajectory of one row of a .jsonl file. Raises DataError that begins with ``where``."""
+    """The trajectory of one row of a .jsonl file. Raises DataError whose message starts with ``where``."""
     try:
         return from_dict(_parse(line, where))
     except DataError as error:
@@ -101,15 +101,15 @@ def from_line(line: bytes, where: str) -> ScoredTrajectory:
 
 
 def trajectory_files(folder: str | Path) -> list[Path]:
-    """The files that hold a folder's trajectories; none where there are none."""
+    """The files that hold a folder's trajectories; an empty list if there are none."""
     closed = Path(folder) / CLOSED
     return [closed] if closed.exists() else _growing(Path(folder))
 
 
 def close_trajectories(folder: str | Path) -> Path | None:
-    """Turn the JSON lines of a folder that no longer grows into one Parquet file; None where there are none.
+    """Convert the JSON lines of a finished folder into one Parquet file; None if there are none.
 
-    The lines are deleted once the file stands whole. Closing twice, or again after a crash, changes nothing more.
+    The lines are deleted once the Parquet file is complete. Closing is idempotent, also after a crash.
     """
     closed = Path(folder) / CLOSED
     if not closed.exists():
@@ -127,7 +127,7 @@ def _growing(folder: Path) -> list[Path]:
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) for every line that is not blank. Raises DataError naming the file and the line."""
+    """(line number, object) for every non-blank line. Raises DataError naming the file and the line."""
     try:
         with Path(path).open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -138,7 +138,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def open_for_append(path: Path) -> IO[str]:
-    """Open a jsonl file for appending; what follows its last newline is a torn row and is cut off."""
+    """Open a jsonl file for appending; anything after its last newline is a truncated row and is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         with path.open("r+b") as file:
@@ -162,7 +162,7 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
-        hint = "" if line.endswith(b"\n") else "the last line was cut off: delete it, or resume the run that wrote it"
+        hint = "" if line.endswith(b"\n") else "the last line is truncated: delete it, or resume the run that wrote it"
         raise DataError(f"{where}: not valid JSON", hint) from None
     if not isinstance(row, dict):
         raise DataError(f"{where}: not a JSON object")

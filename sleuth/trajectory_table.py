@@ -1,7 +1,7 @@
-"""Trajectories as Parquet: one row each, nested columns, read by ``datasets.load_dataset("parquet", ...)``.
+"""Trajectories as Parquet: one row each, nested columns, readable by ``datasets.load_dataset("parquet", ...)``.
 
-The columns are the nouns of ``types.py``. ``token_ids``, ``policy_mask`` and ``logprobs`` (0 where the policy did not
-sample) stand beside them in one piece, ready to be trained on; reading back does not need them.
+The columns mirror ``types.py``. ``token_ids``, ``policy_mask`` and ``logprobs`` (0 where the policy did not sample) are
+added as flat columns, ready to train on; reading trajectories back does not need them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 ROWS_IN_GROUP = 256
 _MARK = "\ufdd0"
-"""A code point that is no character. It announces, as four hexadecimal digits, what UTF-8 cannot hold."""
+"""A Unicode noncharacter used as an escape: four hexadecimal digits follow, for what UTF-8 cannot encode."""
 _UNSTORABLE = re.compile(f"[\ud800-\udfff{_MARK}]")
 _STORED = re.compile(f"{_MARK}([0-9a-f]{{4}})")
 _ACTIONS = {"search": "query", "answer": "text", "invalid": "reason"}
-"""Kind of an action -> the only field that it has."""
+"""Kind of an action -> its only field."""
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write trajectories, as ``to_dict`` gives them, to ``path``, whole or not at all. Their number."""
+    """Write trajectories, as returned by ``to_dict``, atomically to ``path``. Returns their number."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -46,7 +46,7 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def read_table(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of ``path`` as ``from_dict`` takes them, one group of rows in memory at a time."""
+    """The rows of ``path`` as ``from_dict`` takes them, with one row group in memory at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -55,11 +55,11 @@ def read_table(path: Path) -> Iterator[dict[str, Any]]:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or 'not a Parquet file'}") from None
     except pa.ArrowInvalid:
-        raise DataError(f"{path} is not a Parquet file", "was it cut off? copy it again") from None
+        raise DataError(f"{path} is not a Parquet file", "it may be truncated: copy it again") from None
     with file:
         missing = [name for name in _READ if name not in file.schema_arrow.names]
         if missing:
-            raise DataError(f"{path} holds no trajectories: it has no column '{missing[0]}'")
+            raise DataError(f"{path} is not a trajectory file: it has no column '{missing[0]}'")
         for batch in file.iter_batches(batch_size=ROWS_IN_GROUP, columns=list(_READ)):
             yield from map(_from_row, batch.to_pylist())
 
@@ -116,7 +116,7 @@ def _from_action(action: Mapping[str, str]) -> dict[str, str]:
 
 
 def _padded(segment: Mapping[str, Any]) -> list[float]:
-    """A log-prob for every token: 0 where there is none."""
+    """A log-prob for every token; 0 where there is none."""
     known = list(segment["logprobs"])[: len(segment["token_ids"])]
     return known + [0.0] * (len(segment["token_ids"]) - len(known))
 
@@ -130,7 +130,7 @@ def _mapping(pairs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _map_text(value: Any, change: Callable[[str], str]) -> Any:
-    """``value`` with every text below it changed."""
+    """``value`` with ``change`` applied to every string in it."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""The nouns that flow through Sleuth, all immutable.
+"""The data types that flow through Sleuth, all immutable.
 
-A question becomes a trajectory of policy and environment tokens; a scored trajectory is what
-reinforcement learning and evaluation read. Rewards read the typed actions and hits, never raw text.
+A question becomes a trajectory of policy and environment tokens; reinforcement learning and
+evaluation read scored trajectories. Rewards read the typed actions and hits, never raw text.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """A turn that neither searched nor answered; ``reason`` says why, in words for people."""
+    """A turn that neither searched nor answered; ``reason`` says why in human-readable form."""
 
     reason: str
 
@@ -64,7 +64,7 @@ Action = Search | Answer | Invalid
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample. ``temperature`` 0 is greedy; log-probs are those of the distribution sampled from.
+    """How to sample. ``temperature`` 0 is greedy; log-probs are those of the distribution that was sampled from.
 
     ``top_p`` below 1 renormalises log-probs and must stay 1.0 in training.
     """
@@ -80,7 +80,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation: the whole prefix as token ids, of an episode whose cache may be kept."""
+    """A request for one generation: the whole prefix as token ids, and an episode id under which to cache it."""
 
     episode: str
     prefix: Sequence[int]
@@ -90,9 +90,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What the policy sampled. The last token may end past a stop string: it is carried whole.
+    """What the policy sampled. The last token may extend past a stop string; it is kept whole.
 
-    ``logprobs`` are nats, one for each token; empty for a policy that cannot tell them.
+    ``logprobs`` are in nats, one per token; empty for a policy that does not report them.
     """
 
     token_ids: tuple[int, ...]
@@ -111,7 +111,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Tokens that the environment inserts (or the prompt), with the text that they came from."""
+    """Tokens inserted by the environment (or the prompt), with their source text."""
 
     token_ids: tuple[int, ...]
     text: str
@@ -126,7 +126,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of tokens of one source. Only policy segments carry log-probs."""
+    """Consecutive tokens from one source. Only policy segments carry log-probs."""
 
     source: Source
     token_ids: tuple[int, ...]
@@ -135,7 +135,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One policy turn: what it sampled, what that meant, what came back."""
+    """One policy turn: the generation, its action, and the hits and observation that came back."""
 
     generation: Generation
     text: str
@@ -146,7 +146,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """A whole episode. The first segment is the prompt; ``timings`` are seconds by stage.
+    """A whole episode. The first segment is the prompt; ``timings`` are in seconds, by stage.
 
     ``given``: hits of a search that the environment made before the first turn, shown in the prompt.
     """
@@ -169,18 +169,18 @@ class Trajectory:
 
     @property
     def answer(self) -> str | None:
-        """The text of the final answer, or None when the episode ended without one."""
+        """The text of the final answer, or None if the episode ended without one."""
         last = self.turns[-1].action if self.turns else None
         return last.text if isinstance(last, Answer) else None
 
     @property
     def searches(self) -> list[Turn]:
-        """The turns whose search was carried out."""
+        """The turns whose search was executed."""
         return [turn for turn in self.turns if isinstance(turn.action, Search)]
 
     @property
     def hits(self) -> list[Hit]:
-        """All that was retrieved in this episode, what was given before the first turn included."""
+        """Everything retrieved in this episode, including hits given before the first turn."""
         return [*self.given, *(hit for turn in self.turns for hit in turn.hits)]
 
     @property
@@ -191,10 +191,10 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where in training a trajectory comes from.
+    """Where in training a trajectory was sampled.
 
-    ``step``: optimizer steps taken when it was sampled. ``group``: number, within that rollout, of the group of
-    trajectories that answer the same question. ``advantage``: the weight of its tokens in the loss; None if unknown.
+    ``step``: number of optimizer steps before it was sampled. ``group``: index, within that rollout batch, of the
+    group of trajectories for one question. ``advantage``: the weight of its tokens in the loss; None if unknown.
     """
 
     step: int
@@ -214,7 +214,7 @@ class ScoredTrajectory:
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
-    """One search of a demonstration: the thought before it, the query, the value it should find."""
+    """One search of a demonstration: the thought before it, the query, and the value it should find."""
 
     think: str
     query: str
@@ -223,7 +223,7 @@ class PlanStep:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A demonstration to be played through the real environment and retriever."""
+    """A demonstration to be replayed with the real environment and retriever."""
 
     question: Question
     steps: tuple[PlanStep, ...]

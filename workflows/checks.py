@@ -1,4 +1,4 @@
-"""What a run refuses before any work is done, not after an hour of it."""
+"""Checks that refuse a faulty run before any work is done, rather than after an hour of it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from workflows.wiring import read_questions, read_source
 
 
 def check_inputs(settings: RunSettings, until: str, done: Collection[str] = ()) -> None:
-    """Raise what would end the stages up to and with ``until``, as far as settings and files can tell; those that
-    are ``done`` read nothing any more.
+    """Raise the errors that the stages up to and including ``until`` would hit, as far as settings and files show.
+
+    Stages that are ``done`` are skipped, since they read nothing any more.
     """
     reached = [stage for stage in STAGES[: STAGES.index(until) + 1] if stage not in done]
     _check_policy(settings, until)
@@ -39,7 +40,7 @@ def _check_policy(settings: RunSettings, until: str) -> None:
         choose_backend(settings.policy, "")
     if settings.policy.model is not None:
         resolve_model(settings.policy.model)
-    if settings.cluster is None and until != "demonstrate":  # the machines of a cluster have devices of their own
+    if settings.cluster is None and until != "demonstrate":  # a cluster's machines have their own devices
         check_device(settings.policy.device)
     if settings.policy.tiny and settings.world is None:
         raise ConfigError("policy.tiny takes its vocabulary from a made-up world", "add a world section")
@@ -103,11 +104,11 @@ def _check_grpo(settings: RunSettings) -> None:
 
 
 def _outside(paths: list[str], out: Path) -> Iterator[str]:
-    """Those that the run does not make itself."""
+    """The paths that the run does not create itself."""
     return (path for path in paths if out not in Path(path).parents)
 
 
 def _need(package: str, purpose: str) -> None:
-    """Each package is also the name of the extra that brings it."""
+    """The extra that installs a package has the package's name."""
     if importlib.util.find_spec(package) is None:
         raise MissingExtraError(package, package, purpose)

@@ -1,4 +1,4 @@
-"""A run on a cluster: what the roles are made from, and learners in processes of their own."""
+"""A run on a cluster: how its roles are built, and learners in separate processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DriverMaker:
-    """Makes drivers in whatever process it lands in."""
+    """Makes drivers in whichever process it is sent to."""
 
     environment: EnvironmentSettings
     retriever: Retriever | None
@@ -59,7 +59,7 @@ class IndexOpener:
 
 @dataclass(frozen=True, slots=True)
 class IndexPlan:
-    """How a retriever's actor opens its index on a given cluster: whole, or over actors that hold its shards."""
+    """How a retriever's actor opens its index on a given cluster: whole, or through actors that hold its shards."""
 
     settings: RetrieverSettings
     cluster: ClusterSettings
@@ -72,12 +72,12 @@ class IndexPlan:
 
 
 def retriever_timeout(cluster: ClusterSettings, retriever: RetrieverSettings | None) -> float:
-    """Seconds in which the retriever's actors must have answered."""
+    """Seconds within which the retriever's actors must answer."""
     return cluster.retriever_timeout_s or max(60.0, retriever.patience_s if retriever else 0.0)
 
 
 def train_on_cluster(run: StageContext, settings: ClusterSettings) -> GrpoOutcome:
-    """The GRPO stage of ``run`` with its roles on a cluster. Nothing of the cluster outlives this call."""
+    """Run the GRPO stage of ``run`` with its roles on a cluster, which is shut down when this returns."""
     from agent.cluster.roles import open_roles
 
     plan = run_plan(run)
@@ -88,7 +88,7 @@ def train_on_cluster(run: StageContext, settings: ClusterSettings) -> GrpoOutcom
 
 
 def learn_apart(run: StageContext, roles: Roles) -> GrpoOutcome:
-    """Train in processes of Ray Train; a lost one has all begin again from the newest checkpoint."""
+    """Train in Ray Train's processes; if one is lost, all restart from the newest checkpoint."""
     from agent.cluster.ray_learners import run_learners
 
     control = roles.controller_actor()
@@ -97,14 +97,14 @@ def learn_apart(run: StageContext, roles: Roles) -> GrpoOutcome:
     outcome = GrpoOutcome.read(run.layout.grpo)
     if outcome is None:
         raise ArtifactError(
-            f"the learners ended without {run.layout.grpo.outcome}", "is the run folder on storage that all nodes see?"
+            f"the learners ended without writing {run.layout.grpo.outcome}", "is the run folder on shared storage?"
         )
     return outcome
 
 
 @dataclass(frozen=True, slots=True)
 class LearnerWork:
-    """What each learner does; it travels to its process. ``restarted`` tells that an earlier life was lost."""
+    """What each learner does, sent to its process. ``restarted`` is true if an earlier attempt was lost."""
 
     settings: RunSettings
     resume: bool
@@ -130,7 +130,7 @@ def run_plan(run: StageContext) -> RunPlan:
 
     settings: RunSettings = run.settings
     if settings.grpo is None:
-        raise ConfigError("a cluster trains: the config has no grpo section", "add grpo: {}")
+        raise ConfigError("a cluster run trains with GRPO, but the config has no grpo section", "add grpo: {}")
     retriever = run.open_retriever()
     model = run.policy_after("warmstart")
     return RunPlan(
@@ -146,7 +146,7 @@ def run_plan(run: StageContext) -> RunPlan:
 
 
 def check_nodes(settings: RunSettings) -> list[str]:
-    """A line a node of the cluster at ``cluster.address``. Raises ClusterError where one runs other code."""
+    """One line per node of the cluster at ``cluster.address``. Raises ClusterError if a node runs different code."""
     from agent.cluster.ray_cluster import RayCluster, ask_every_node
 
     chosen = settings.cluster or ClusterSettings()
@@ -161,7 +161,7 @@ def check_nodes(settings: RunSettings) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """What a node says of itself: code, index, as the controller would check them."""
+    """Reports a node's code and index, as the controller would check them."""
 
     retriever: RetrieverSettings | None
 

@@ -24,7 +24,7 @@ from sleuth.settings import Settings, apply_override, read_layers, validate
 
 
 class SourceSettings(Settings):
-    """A file of training questions and its weight in the mixture; ``kinds`` keeps questions of these kinds only."""
+    """A file of training questions and its weight in the mixture; ``kinds`` keeps only questions of these kinds."""
 
     path: str
     weight: Annotated[float, Field(gt=0.0)] = 1.0
@@ -33,7 +33,7 @@ class SourceSettings(Settings):
 
 
 class DataSettings(Settings):
-    """Question files: those trained on, those a checkpoint is chosen by, those reported on."""
+    """Question files: for training, for choosing a checkpoint, and for the reported metrics."""
 
     train: list[SourceSettings] = Field(default_factory=list)
     dev: str | None = None
@@ -41,7 +41,7 @@ class DataSettings(Settings):
 
 
 class RunSettings(Settings):
-    """Everything about a run. ``{out}`` in any text stands for the run folder."""
+    """All settings of a run. ``{out}`` in any string stands for the run folder."""
 
     out: Path
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -74,14 +74,14 @@ def load_run_settings(path: str | Path, overrides: Sequence[str] = (), out: Path
 
 
 def fill_out(values: dict[str, Any]) -> dict[str, Any]:
-    """``values`` with ``{out}`` replaced by their run folder, where they name one."""
+    """``values`` with ``{out}`` replaced by the run folder, if they name one."""
     folder = values.get("out")
     filled: dict[str, Any] = _fill(values, str(folder)) if folder else values
     return filled
 
 
 def _fill(value: Any, folder: str) -> Any:
-    """``value`` with ``{out}`` replaced in every text below it."""
+    """``value`` with ``{out}`` replaced in every string in it."""
     if isinstance(value, dict):
         return {key: _fill(item, folder) for key, item in value.items()}
     if isinstance(value, list):
@@ -90,7 +90,7 @@ def _fill(value: Any, folder: str) -> Any:
 
 
 def modes_of(settings: RunSettings) -> Sequence[Any]:
-    """The modes of evaluations after a stage; an environment from outside is played as what it is, which is search."""
+    """The modes to evaluate in after a stage; a third-party environment is run only as itself, as mode search."""
     kind = settings.environment.kind
     own = "search" if ":" in kind else kind
     return [own] if settings.evaluation.modes is None else settings.evaluation.modes

@@ -1,4 +1,4 @@
-"""What every stage of a run is given."""
+"""The context that every stage of a run gets."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ class StageContext:
         return self.retriever
 
     def _check_same_index(self, fingerprint: str) -> None:
-        """Half a run on one index and half on another is neither."""
+        """Refuse to continue a run with a different index."""
         known = self.layout.retriever
         if not known.exists():
             atomic_write(known, fingerprint + "\n")
         elif known.read_text(encoding="utf-8").strip() != fingerprint:
             raise ArtifactError(
-                f"{self.out} was started with another index or another setting of it",
-                "put that one back, or take another --out",
+                f"{self.out} was started with another index or other retriever settings",
+                "restore the retriever, or choose another --out",
             )
 
     def policy_after(self, stage: str) -> str:
-        """Where the policy lies that the stages up to ``stage`` have made, or the one that the run starts from."""
+        """The path of the policy produced by the stages up to ``stage``, or of the one that the run starts from."""
         made = self.layout.last_policy(stage)
         if made is not None:
             return str(made)
         if self.settings.policy.model is None:
-            raise ConfigError("the run has made no policy yet", "run: sleuth train")
+            raise ConfigError("the run has no policy yet", "run: sleuth train")
         return self.settings.policy.model

@@ -1,4 +1,4 @@
-"""``--dry-run``: the resolved config and what a step will cost, worked out without loading weights."""
+"""``--dry-run``: the resolved config and the estimated cost of a step, computed without loading weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def estimate_lines(settings: RunSettings, until: str) -> list[str]:
-    """Upper bounds for tokens and memory of the stages up to and with ``until``, in words."""
+    """Upper bounds for tokens and memory of the stages up to and including ``until``, as lines of text."""
     reached = STAGES[: STAGES.index(until) + 1]
     parameters = count_parameters(settings)
     width = _BYTES[settings.policy.dtype]
@@ -27,30 +27,28 @@ def estimate_lines(settings: RunSettings, until: str) -> list[str]:
 def _warmstart_line(warmstart: WarmstartSettings, parameters: int, width: int) -> str:
     tokens = warmstart.batch_size * warmstart.max_tokens
     memory = _memory(parameters, width, warmstart.lora, reference=0)
-    return f"warm start: at most {tokens:,} tokens a step; memory before activations: {memory}"
+    return f"warm start: at most {tokens:,} tokens per step; memory before activations: {memory}"
 
 
 def _grpo_lines(grpo: GrpoSettings, total_tokens: int, parameters: int, width: int) -> list[str]:
     rows, updates = grpo.questions * grpo.group_size, grpo.minibatches * grpo.iterations
     reference = width if grpo.beta and not grpo.lora else 0
     return [
-        f"a rollout: {rows} trajectories, at most {rows * total_tokens:,} tokens, {updates} updates",
+        f"a rollout batch: {rows} trajectories, at most {rows * total_tokens:,} tokens, {updates} updates",
         f"GRPO, memory before activations: {_memory(parameters, width, grpo.lora, reference)}",
     ]
 
 
 def _memory(parameters: int, width: int, lora: LoraSettings | None, reference: int) -> str:
     if lora:
-        return (
-            f"about {parameters * width / 2**20:,.0f} MiB (weights; the adapter, its gradients and moments come on top)"
-        )
+        return f"about {parameters * width / 2**20:,.0f} MiB (weights; plus the adapter, its gradients and moments)"
     also = ", reference" if reference else ""
     total = parameters * (4 * _BYTES["float32"] + reference)
     return f"about {total / 2**20:,.0f} MiB (weights, gradients, two Adam moments{also})"
 
 
 def count_parameters(settings: RunSettings) -> int:
-    """Parameters of the policy, from its configuration alone; of a tiny one without its embedding."""
+    """Number of parameters of the policy, from its configuration alone; for a tiny policy without the embedding."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -58,7 +56,7 @@ def count_parameters(settings: RunSettings) -> int:
 
     if settings.policy.tiny is not None:
         tiny = settings.policy.tiny
-        # The vocabulary, and with it the embedding, is not known before the world is made.
+        # The vocabulary, and so the embedding, is unknown until the world is made.
         per_layer = 4 * tiny.hidden_size**2 + 3 * tiny.hidden_size * tiny.intermediate_size
         return tiny.layers * per_layer
     name = settings.policy.model or ""

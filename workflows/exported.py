@@ -1,4 +1,4 @@
-"""What an exported policy says about how it wants to be asked: ``sleuth.json`` beside its weights."""
+"""How an exported policy must be prompted: ``sleuth.json``, next to its weights."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SETTINGS = "sleuth.json"
 
 
 def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str, Any]:
-    """The content of ``sleuth.json``: settings for Sleuth, and the same in plain words for any other program.
+    """The content of ``sleuth.json``: settings for Sleuth, and the same in explicit form for other programs.
 
-    ``prompt`` is the whole prompt, chat template and all, with ``{question}`` (and ``{passages}``) in it; ``stop``
-    the strings that end a turn; ``blocks`` how passages are written and what is said to a turn that is not valid.
+    ``prompt`` is the whole prompt including the chat template, with ``{question}`` (and ``{passages}``) in it;
+    ``stop`` the strings that end a turn; ``blocks`` how passages are formatted and the reply to an invalid turn.
     """
     from envs.factory import make_environment
     from envs.grammar import TAGS
@@ -31,7 +31,7 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
 
     content: dict[str, Any] = {"environment": environment.model_dump(mode="json")}
     if ":" in environment.kind:
-        return content  # an environment of one's own: only its class knows
+        return content  # a third-party environment: only its class knows
     preset = PRESETS[environment.preset]
     blocks = {k: v for k, v in asdict(preset).items() if k not in ("search", "direct", "cot", "rag", "chat")}
     return {
@@ -44,12 +44,12 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
 
 
 def finished_policy(run: Path) -> tuple[RunSettings, Path]:
-    """A run's settings and the folder of the policy that it ended with. Raises ArtifactError unless it is finished."""
+    """A run's settings and the folder of its final policy. Raises ArtifactError unless the run is finished."""
     read_manifest(run, "run", "sleuth train CONFIG")
     settings = load_run_settings(RunLayout(run).config)
     stage = "grpo" if settings.grpo else "warmstart" if settings.warmstart else None
     if stage is None:
-        raise ArtifactError(f"{run} trains nothing", "export a run whose config has a grpo or a warmstart section")
+        raise ArtifactError(f"{run} trains no policy", "export a run whose config has a grpo or warmstart section")
     if not RunLayout(run).stage(stage).exists():
         raise ArtifactError(
             f"{run} is not finished: its stage {stage} is not done", "finish it with: sleuth train CONFIG --resume"
@@ -60,12 +60,12 @@ def finished_policy(run: Path) -> tuple[RunSettings, Path]:
 
 
 def exported_settings(folder: Path) -> dict[str, Any] | None:
-    """Settings of a run that plays an exported policy as it was trained; None where ``folder`` is no export."""
+    """Run settings under which an exported policy acts as trained; None if ``folder`` is not an export."""
     path = folder / SETTINGS
     if not path.is_file():
         return None
     try:
         environment = json.loads(path.read_text(encoding="utf-8"))["environment"]
     except (ValueError, KeyError, TypeError):
-        raise ArtifactError(f"{path} is damaged", "make it anew with: sleuth export RUN --out FOLDER") from None
+        raise ArtifactError(f"{path} is damaged", "recreate it with: sleuth export RUN --out FOLDER") from None
     return {"out": "runs/evaluate", "policy": {"model": str(folder)}, "environment": environment}

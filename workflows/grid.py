@@ -1,7 +1,7 @@
 """Several evaluations as one: policies x retrievers x modes x data sets, compared question by question.
 
-The grid of policies and retrievers is how BrowseComp-Plus (Chen et al. 2025) tells the two apart; the bars of
-direct, RAG and search agent are the comparison of Search-R1 (Jin et al. 2025).
+A grid of policies and retrievers separates the effects of the two, as in BrowseComp-Plus (Chen et al. 2025); the bars
+for direct, RAG and search agent follow Search-R1 (Jin et al. 2025).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NO_SEARCH = ("direct", "cot")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What all cells share, as given on the command line."""
+    """Options that apply to all cells, as given on the command line."""
 
     overrides: list[str]
     preset: str | None = None
@@ -41,7 +41,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One evaluation of the grid; ``retriever`` is a dash where nothing is searched."""
+    """One evaluation of the grid; ``retriever`` is a dash if nothing is searched."""
 
     data: str
     policy: str
@@ -58,16 +58,16 @@ class Cell:
 def cells_of(
     models: Sequence[str], data: Sequence[str], retrievers: Sequence[str], modes: Sequence[str], options: Options
 ) -> list[Cell]:
-    """Every combination; a mode without searches stands once, whatever there is to search.
+    """Every combination; a mode that does not search occurs only once, however many retrievers there are.
 
-    Raises ConfigError for settings that do not fit and for names that would be the same twice.
+    Raises ConfigError for settings that do not fit and for duplicate names.
     """
     cells: dict[tuple[str, ...], Cell] = {}
     for mode in modes:
         if mode not in MODES:
             raise ConfigError(f"no mode '{mode}'", did_you_mean(mode, MODES))
-    policies, sets = named(models, "model"), named(data or [""], "--data")
-    searched = named(retrievers or [""], "--retriever")
+    policies, sets = parse_named(models, "model"), parse_named(data or [""], "--data")
+    searched = parse_named(retrievers or [""], "--retriever")
     for (policy, model), (name, file), mode, (index_name, index) in product(
         policies.items(), sets.items(), modes or [""], searched.items()
     ):
@@ -95,7 +95,7 @@ def _check_folders(cells: Sequence[Cell]) -> None:
     folders = [cell.folder for cell in cells]
     twice = next((folder for folder in folders if folders.count(folder) > 1), None)
     if twice:
-        raise ConfigError(f"two cells would be saved in '{twice}'", "give names that differ by a letter: NAME=VALUE")
+        raise ConfigError(f"two cells would be saved in '{twice}'", "give them different names: NAME=VALUE")
 
 
 def evaluate_grid(
@@ -106,7 +106,7 @@ def evaluate_grid(
     on_cell: Callable[[int, Cell], None],
     progress: Progress,
 ) -> dict[str, Any]:
-    """Evaluate every cell into ``out``, telling ``on_cell`` which begins. The content of the grid's metrics.json."""
+    """Evaluate every cell into ``out``, calling ``on_cell`` before each. Returns the grid's metrics."""
     names = {"cells": [cell.folder for cell in cells]}
     with RunFolder(out).claim(names, resume=resume, overwrite=overwrite):
         opened, done = Opened(), []
@@ -123,7 +123,7 @@ def evaluate_grid(
 
 
 def comparisons(cells: Sequence[Cell], done: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """EM of every two cells of one data set, question by question: difference b - a, interval and p-value."""
+    """Paired EM difference b - a, with interval and p-value, of every two cells of one data set."""
     from sleuth.statistics import paired_difference
 
     by_data: dict[str, list[tuple[Cell, Mapping[tuple[str, str], float]]]] = defaultdict(list)
@@ -140,7 +140,7 @@ def comparisons(cells: Sequence[Cell], done: Sequence[Evaluation]) -> list[dict[
 
 
 def _exact_match(cell: Cell, evaluation: Evaluation) -> dict[tuple[str, str], float]:
-    """EM by question (its id and text: two files may number theirs alike), the mean over its samples."""
+    """EM by question, averaged over samples. The key is id and text, since ids of two files may coincide."""
     from rewards.text_match import exact_match
 
     values: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -157,20 +157,20 @@ def _row(cell: Cell, evaluation: Evaluation) -> dict[str, Any]:
     return {**place, "folder": cell.folder, **evaluation.figures}
 
 
-def named(given: Sequence[str], what: str) -> dict[str, str]:
-    """``NAME=VALUE`` or a value that is called after its path, by as much of it as tells it from the others."""
+def parse_named(given: Sequence[str], what: str) -> dict[str, str]:
+    """Values by name, from ``NAME=VALUE`` or a bare value, named by enough of its path to be unique."""
     named: dict[str, str] = {}
     for text in given:
         match = re.fullmatch(r"([\w.-]+)=(.+)", text, re.DOTALL)
         name, value = match.groups() if match else (_short(text, given), text)
         if name in named:
-            raise ConfigError(f"{what} '{name}' stands twice", "give each a name of its own: NAME=VALUE")
+            raise ConfigError(f"{what} '{name}' is given twice", "give each its own name: NAME=VALUE")
         named[name] = value
     return named
 
 
 def _short(text: str, given: Sequence[str]) -> str:
-    """The last part of a path; more parts of it where another value ends alike."""
+    """The last part of a path, or more parts if another value ends the same way."""
     if text.lstrip().startswith("{"):
         return re.sub(r"\W+", "_", text).strip("_")[:40]
     parts, others = _parts(text), [_parts(other) for other in given]

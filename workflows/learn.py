@@ -1,4 +1,4 @@
-"""GRPO in this process: the job that settings describe, and the dev questions that choose its best policy."""
+"""GRPO in this process: the job described by the settings, and the dev questions that choose its best policy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def learn(run: StageContext, make_source: MakeSource | None) -> GrpoOutcome:
-    """Train with GRPO in this process; ``make_source`` has the rollouts played elsewhere."""
+    """Train with GRPO in this process; ``make_source`` lets the rollouts run elsewhere."""
     from agent.learning.grpo import GrpoJob, train_grpo
     from rewards.scorer import make_scorer
     from sleuth.checkpoints import checkpoint_step
@@ -48,8 +48,9 @@ def learn(run: StageContext, make_source: MakeSource | None) -> GrpoOutcome:
 
 
 def _dev_evaluation(run: StageContext, dev: Sequence[Question]) -> Callable[[Any], dict[str, float]]:
-    """Greedy figures on the dev questions: EM and F1 in all and EM by kind, of those that could be scored; how many
-    could not. Every evaluation keeps its trajectories.
+    """Greedy metrics on the dev questions: overall EM and F1, EM by kind, and the number of unscored questions.
+
+    Every evaluation keeps its trajectories.
     """
     from agent.evaluate import evaluate
     from rewards.scorer import make_scorer

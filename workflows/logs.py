@@ -1,4 +1,4 @@
-"""Sleuth's own messages to standard error; the libraries' chatter stays silent."""
+"""Sends Sleuth's own messages to standard error and silences the libraries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 
 
 def quiet_libraries() -> None:
-    """Show warnings of Sleuth and errors of the libraries. Call it before these are imported."""
+    """Show Sleuth's warnings and only errors of the libraries. Call this before they are imported."""
     from rich.console import Console
     from rich.logging import RichHandler
 

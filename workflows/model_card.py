@@ -1,4 +1,4 @@
-"""The model card of an exported policy: what it is, how it was made, what was measured, how it is used."""
+"""The model card of an exported policy: what it is, how it was made, what was measured, how to use it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Questions: `{data}`.
 
 {curve}
 
-The figures hold for these questions, this retriever and this corpus, and for nothing else.
+The figures apply only to these questions, this retriever and this corpus.
 
 ## Use
 
@@ -47,7 +47,7 @@ sleuth chat FOLDER --retriever INDEX
 sleuth evaluate FOLDER --data QUESTIONS --retriever INDEX
 ```
 
-With transformers, one turn; a search engine and the loop around it are yours:
+With transformers, one turn; you supply the search engine and the loop around it:
 
 ```python
 import json
@@ -70,8 +70,8 @@ turn = model.generate(
 print(tokenizer.decode(turn[0]))
 ```
 
-What stands between `<information>` and `</information>` must be passages with every tag of the protocol in them
-broken, or a passage could end the block and speak for the policy.
+Neutralise every protocol tag in the passages between `<information>` and `</information>`, or a passage could end the
+block and speak for the policy.
 """
 
 
@@ -120,7 +120,7 @@ def _table(run: Path) -> str:
         cells = [_inline(evaluation.folder.name), _count(row), _sure(row, "em"), _sure(row, "f1")]
         cells += [_short(row.get("searches")), _short(row.get("answered"))]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) if len(lines) > 2 else "Nothing was measured in this run."
+    return "\n".join(lines) if len(lines) > 2 else "No evaluation was run."
 
 
 def _count(row: Mapping[str, Any]) -> str:
@@ -147,8 +147,8 @@ def _curve(run: Path) -> str:
         return ""
     first = f"EM on the dev questions was {dev[0][1]:.3f} at step {dev[0][0]}"
     if best.best_em is None:
-        return f"While GRPO trained, {first}; no later evaluation was whole, and these are the last weights."
-    return f"While GRPO trained, {first} and {best.best_em:.3f} at step {best.best_step}, whose weights these are."
+        return f"During GRPO, {first}; no later evaluation was complete, so these are the last weights."
+    return f"During GRPO, {first} and {best.best_em:.3f} at step {best.best_step}; these are the weights of that step."
 
 
 def _inline(text: str) -> str:

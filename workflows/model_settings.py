@@ -1,8 +1,8 @@
-"""What MODEL on a command line stands for.
+"""Resolves MODEL on a command line to settings.
 
-A run's folder or config stands for the last policy that the run made, a policy inside a run for itself, both in the
-environment and with the retriever that the run was made with. A folder that `sleuth export` wrote stands for itself in
-the environment that it was trained in, any other name for a policy with default settings.
+A run's folder or config means the run's latest policy, and a policy inside a run means that policy, both with the
+run's environment and retriever. A folder written by `sleuth export` means its policy in the environment that it was
+trained in. Any other name is a policy with default settings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from workflows.retrievers import retriever_values
 
 
 def settings_of(model: str) -> dict[str, Any]:
-    """Settings as plain values for ``RunSettings``; in them ``policy.model`` is the policy to play with."""
+    """Plain values for ``RunSettings``, in which ``policy.model`` is the policy to run."""
     path = Path(model)
     if path.suffix in (".yaml", ".yml"):
         settings = load_run_settings(path)
@@ -49,9 +49,9 @@ def evaluation_settings(
     samples: int | None = None,
     temperature: float | None = None,
 ) -> RunSettings:
-    """The settings of an evaluation: those of the config or run that ``model`` names, options laid over them.
+    """The settings of an evaluation: those of the config or run named by ``model``, overridden by the options.
 
-    ``retriever`` is what a command line names (see ``workflows.retrievers``) or a mapping.
+    ``retriever`` is a command-line value (see ``workflows.retrievers``) or a mapping.
     """
     values = settings_of(model)
     for override in overrides:
@@ -65,7 +65,7 @@ def evaluation_settings(
         values["retriever"] = retriever_values(str(retriever)) if isinstance(retriever, str | Path) else retriever
     evaluation = dict(values.get("evaluation") or {})
     if data and not any(override.startswith("evaluation.limit=") for override in overrides):
-        evaluation.pop("limit", None)  # the run's own is about its own file
+        evaluation.pop("limit", None)  # the run's limit applies to the run's own file
     given = {"limit": limit, "batch_size": batch_size, "samples": samples, "temperature": temperature}
     evaluation |= {name: value for name, value in given.items() if value is not None}
     values |= {"environment": environment, "evaluation": evaluation}
@@ -73,18 +73,18 @@ def evaluation_settings(
         values["data"] = {"dev": data}
     settings = validate(RunSettings, values, model)
     if not settings.data.dev:
-        raise ConfigError("no questions are named", "--data FILE")
+        raise ConfigError("no question file is given", "add --data FILE")
     if settings.retriever is None and settings.environment.kind in ("search", "rag"):
         raise ConfigError(
             f"mode {settings.environment.kind} needs something to search",
-            "--retriever INDEX (made by: sleuth index), or --mode direct",
+            "add --retriever INDEX (made by: sleuth index), or --mode direct",
         )
     return settings
 
 
 def _with_policy(settings: RunSettings, model: Path | str | None) -> dict[str, Any]:
     if model is None:
-        raise ConfigError(f"{settings.out} has no policy yet, and its config names none", "make it with: sleuth train")
+        raise ConfigError(f"{settings.out} has no policy yet, and its config names none", "make one with: sleuth train")
     values = settings.model_dump(mode="json", exclude_unset=True)
     values["policy"] = {**values["policy"], "model": str(model), "tiny": None}
     return values

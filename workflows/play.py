@@ -1,4 +1,4 @@
-"""One evaluation, from settings to a folder of trajectories and figures."""
+"""One evaluation, from settings to a folder of trajectories and metrics."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from workflows.config import RunSettings
 
 MAY_DIFFER = ("evaluation", "policy.max_rows", "policy.keep_cache", "policy.device")
-"""What changes how fast an evaluation is, not what it says."""
+"""Settings that change an evaluation's speed but not its result."""
 
 OnProgress = Callable[[int, int], None]
 Progress = Callable[[str], AbstractContextManager[OnProgress | None]]
-"""Shows a count under a title; yields a callback for (done, total)."""
+"""Shows progress under a title; yields a callback for (done, total)."""
 
 
 def no_progress(_title: str) -> AbstractContextManager[None]:
@@ -31,7 +31,7 @@ def no_progress(_title: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A finished evaluation; ``figures`` are the content of its ``metrics.json``."""
+    """A finished evaluation; ``figures`` is the content of its ``metrics.json``."""
 
     report: EvaluationReport
     figures: Mapping[str, Any]
@@ -40,7 +40,7 @@ class Evaluation:
 
 @dataclass(slots=True)
 class Opened:
-    """Policies and retrievers that are open already: evaluations that share them open them once."""
+    """Open policies and retrievers, shared by evaluations so that each is opened only once."""
 
     policies: dict[str, tuple[Policy, Any]] = field(default_factory=dict)
     retrievers: dict[str, Retriever | None] = field(default_factory=dict)
@@ -74,7 +74,7 @@ def play(
     overwrite: bool,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Answer every question of ``data.dev``, once or ``evaluation.samples`` times, and keep all of it in ``folder``."""
+    """Answer each question of ``data.dev``, once or ``evaluation.samples`` times; everything is saved in ``folder``."""
     from workflows.logs import quiet_libraries
 
     quiet_libraries()
@@ -107,7 +107,7 @@ def play(
 
 
 def played(evaluation: EvaluationLayout) -> list[ScoredTrajectory]:
-    """The trajectories that an evaluation has kept."""
+    """The trajectories saved by an evaluation."""
     from sleuth.trajectories import read_trajectories
 
     return list(read_trajectories(evaluation.trajectories))
@@ -144,7 +144,7 @@ def _play_once(
 
 
 def _judged(settings: RunSettings, kept: EvaluationLayout) -> dict[str, Any]:
-    """What the judge says of the answers, if there is one; verdicts are kept, so that none is asked for twice."""
+    """The judge's metrics, if there is one; verdicts are saved so that none is requested twice."""
     chosen = settings.evaluation
     if chosen.judge is None:
         return {}
@@ -170,7 +170,7 @@ def _judged(settings: RunSettings, kept: EvaluationLayout) -> dict[str, Any]:
 
 
 def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, Any]:
-    """Everything that decides the figures. An evaluation is resumed with the same of it only."""
+    """Everything that determines the metrics; a resumed evaluation must have the same."""
     from sleuth.artifacts import file_digest
 
     assert settings.data.dev
@@ -199,7 +199,7 @@ def _reread(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def _weights_stamp(model: str | None) -> list[str]:
-    """Name, size and time of a local model's weight files: cheap to read, different when it was trained again."""
+    """Name, size and time of a local model's weight files: cheap to read, and different after further training."""
     folder = Path(model or "")
     if not model or not folder.exists():
         return []

@@ -1,4 +1,4 @@
-"""Score a finished prediction file in HotpotQA's layout; no model takes part."""
+"""Scores a prediction file in HotpotQA's layout, without running a model."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def score_file(predictions: Path, data: str, limit: int | None) -> dict[str, Any]:
     """The official figures of a prediction file over the questions of ``data``, with intervals for EM and F1.
 
-    A question without a prediction counts 0. Raises DataError for a file that is absent, no JSON, of another layout
-    or about other questions.
+    A question without a prediction counts as 0. Raises DataError for a file that is missing, not JSON, in another
+    layout or about other questions.
     """
     from envs.questions import load_questions, load_supporting_facts
     from rewards.official import score_predictions
@@ -31,7 +31,7 @@ def score_file(predictions: Path, data: str, limit: int | None) -> dict[str, Any
     except DataError as error:
         raise DataError(f"{predictions}: {error.message}", error.hint) from None
     answers: Mapping[str, str] = content["answer"]
-    strangers = _strangers(answers, questions, f"{predictions} predicts for none of the questions of {data}")
+    strangers = _strangers(answers, questions, f"{predictions} has predictions for none of the questions in {data}")
     for name, metric in (("em", exact_match), ("f1", f1)):
         values = [metric(answers.get(question.id), question.answers) for question in questions]
         figures[f"{name}_interval"] = list(bootstrap_interval(values))
@@ -46,12 +46,12 @@ def _read(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise DataError(f"{path} is not a prediction file", 'its layout: {"answer": {id: text}, "sp": {}}')
+        raise DataError(f"{path} is not a prediction file", 'the layout is {"answer": {id: text}, "sp": {}}')
     return content
 
 
 def _strangers(answers: Mapping[str, str], questions: Sequence[Question], fault: str) -> int:
-    """How many predictions are for other questions; all of them is a mistake, not a score of 0."""
+    """How many predictions are for other questions; if all are, that is an error, not a score of 0."""
     known = {question.id for question in questions}
     strangers = sum(identity not in known for identity in answers)
     if answers and strangers == len(answers):

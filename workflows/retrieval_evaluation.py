@@ -1,4 +1,4 @@
-"""How good a retriever, or a run that somebody made, finds what is judged relevant."""
+"""Evaluates a retriever, or a TREC run file, against relevance judgements."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sleuth.types import Question
 
 Warn = Callable[[str], None]
-"""Tells people what was left out, and why."""
+"""Tells the user what was left out, and why."""
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Task:
 
 @dataclass(slots=True)
 class Found:
-    """A run; ``known`` when its texts were seen and judged."""
+    """A run; ``known`` if the texts of its hits were available to be judged."""
 
     run: Run
     answers: Qrels = field(default_factory=dict)
@@ -67,7 +67,7 @@ class RetrievalReport:
 
 
 def read_task(queries: Path | None, qrels: Path | None, beir: Path | None, split: str, warn: Warn) -> Task:
-    """Queries and what is relevant to them. Raises ConfigError or DataError where nothing can be judged."""
+    """Queries and their relevance judgements. Raises ConfigError or DataError if nothing can be judged."""
     from retrieval.evaluation.judgements import read_qrels, read_queries
 
     if beir is not None:
@@ -75,13 +75,13 @@ def read_task(queries: Path | None, qrels: Path | None, beir: Path | None, split
     asked = {query.id: query for query in read_queries(queries)} if queries else {}
     if qrels is not None:
         judged = read_qrels(qrels)
-    else:  # answers alone are judgements too: of every passage that is found
+    else:  # answers alone also judge every passage that is found
         judged = {query.id: {} for query in asked.values() if query.answers}
         if not judged:
-            raise ConfigError("nothing says what is relevant", "--qrels FILE, or --queries FILE with golden_answers")
+            raise ConfigError("there are no judgements", "add --qrels FILE, or --queries FILE with golden_answers")
     missing = [query for query in judged if query not in asked]
     if queries and len(missing) == len(judged):
-        raise DataError(f"{queries} holds none of the {len(judged)} judged queries", "are their ids the same?")
+        raise DataError(f"{queries} has none of the {len(judged)} judged queries", "do the ids match?")
     if queries and missing:
         warn(f"{len(missing)} of {len(judged)} judged queries are not in {queries}: they count as 0")
     return Task(asked, judged)
@@ -98,12 +98,12 @@ def search_index(
     warn: Warn,
     counting: Progress,
 ) -> tuple[Found, list[str]]:
-    """What ``index`` finds, and those of the measures that it is deep enough for; others it may ``refuse``."""
+    """The run of ``index``, and the measures that its depth allows; ``refuse`` makes deeper ones an error."""
     from retrieval.evaluation.evaluate import retrieve
     from retrieval.open import open_retriever
 
     if not task.queries:
-        raise ConfigError("no queries are named", "--queries FILE, or --beir FOLDER")
+        raise ConfigError("no queries are given", "add --queries FILE, or --beir FOLDER")
     quiet_libraries()
     settings = retriever_settings(index, overrides)
     retriever = open_retriever(settings, cached=False)
@@ -117,7 +117,7 @@ def search_index(
 def _reached(
     names: Sequence[str], settings: RetrieverSettings, retriever: Retriever, k: int, refuse: bool, warn: Warn
 ) -> list[str]:
-    """Those of ``names`` that read no further than the hits of a query reach."""
+    """Those of ``names`` whose cutoff does not exceed the number of hits per query."""
     from retrieval.evaluation.measures import cutoff_of
     from retrieval.size import size_of
 
@@ -129,14 +129,14 @@ def _reached(
     by_depth = reach < k
     if too_deep and refuse:
         what, hint = ("the retriever's depth", "raise its depth") if by_depth else ("-k", "raise -k")
-        raise ConfigError(f"{too_deep[0]} reads further than the {reach} hits of {what}", hint)
+        raise ConfigError(f"{too_deep[0]} needs more hits per query than {what} allows ({reach})", hint)
     if too_deep and by_depth:
-        warn(f"the retriever's depth is {reach}: {', '.join(too_deep)} cannot be worked out")
+        warn(f"the retriever's depth is {reach}: {', '.join(too_deep)} cannot be computed")
     return [name for name in names if name not in too_deep]
 
 
 def choose_measures(given: str | None, task: Task) -> list[str]:
-    """The measures asked for, or the usual ones. Raises ConfigError for one that is none or lacks judgements."""
+    """The requested measures, or the default ones. Raises ConfigError for an unknown one or one without judgements."""
     from retrieval.evaluation.measures import ANSWER_MEASURES, MEASURES, check_measure, is_answer_measure
 
     judged = any(task.qrels.values())
@@ -145,9 +145,9 @@ def choose_measures(given: str | None, task: Task) -> list[str]:
     for name in names:
         check_measure(name)
     if not judged and not all(map(is_answer_measure, names)):
-        raise ConfigError("there are answers but no judgements: only Answer@k can be worked out", "--qrels FILE")
+        raise ConfigError("there are answers but no judgements: only Answer@k can be computed", "add --qrels FILE")
     if any(map(is_answer_measure, names)) and not task.answers:
-        raise ConfigError("Answer@k needs the answers of queries", "--queries FILE with golden_answers")
+        raise ConfigError("Answer@k needs the queries' answers", "add --queries FILE with golden_answers")
     return names
 
 
@@ -166,7 +166,7 @@ def compare(
 
 
 def _values(task: Task, names: Sequence[str], found: Found, passages: Path | None, warn: Warn) -> PerQuery:
-    """Every measure that can be worked out: Answer@k needs texts, which a run file has not."""
+    """Every measure that can be computed; Answer@k needs texts, which a run file lacks."""
     from retrieval.evaluation.evaluate import judge_run
     from retrieval.evaluation.measures import is_answer_measure, per_query
 
@@ -174,6 +174,6 @@ def _values(task: Task, names: Sequence[str], found: Found, passages: Path | Non
         found.answers, found.known = judge_run(found.run, task.answers, passages), True
     kept = [name for name in names if found.known or not is_answer_measure(name)]
     if len(kept) < len(names):
-        warn("Answer@k of a run file needs its texts: --passages CORPUS")
+        warn("Answer@k for a run file needs the passages: add --passages CORPUS")
     answers = {query: found.answers.get(query, {}) for query in task.answers}
     return per_query(task.qrels, found.run, kept, answers)

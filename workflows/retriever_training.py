@@ -38,13 +38,13 @@ COLUMNS = {
 
 
 class RetrieverRun(RetrieverTraining):
-    """A training run, with a made-up world to make first where one is asked for. ``{out}`` is the run folder."""
+    """A training run, with a made-up world to create first if the config has one. ``{out}`` is the run folder."""
 
     world: WorldSettings | None = None
 
 
 def load_retriever_run(path: Path, overrides: list[str], out: Path | None = None) -> RetrieverRun:
-    """The settings of a YAML file with ``key=value`` overrides. Raises ConfigError naming what to mend."""
+    """The settings of a YAML file with ``key=value`` overrides. Raises ConfigError naming what to fix."""
     values = read_layers(path)
     for override in overrides:
         apply_override(values, override)
@@ -81,7 +81,7 @@ def training_run(settings: RetrieverRun, folder: RunFolder, resume: bool, counti
 
 
 def with_packaged_models(settings: RetrieverRun) -> RetrieverRun:
-    """``smollm2`` and GGUF files as backbones become the folders that they are converted to."""
+    """Replaces ``smollm2`` and GGUF files as backbones by the folders that they are converted to."""
     start = settings.encoder
     if start is None or start.backbone is None or not (start.backbone == SMOLLM2 or start.backbone.endswith(".gguf")):
         return settings
@@ -103,7 +103,7 @@ def make_world(run: TrainingRun, settings: RetrieverRun) -> None:
 
 
 def draw_curves_of(run: TrainingRun) -> None:
-    """The curves of each round beside its metrics."""
+    """Draw the curves of each round next to its metrics."""
     from sleuth.curves import curves_of, draw_curves
     from sleuth.sinks import read_metrics
 

@@ -1,4 +1,4 @@
-"""What a command line may name as a retriever, turned into settings."""
+"""Turns a retriever given on the command line into settings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from retrieval.config import AnyRetriever, RetrieverSettings
 from sleuth.errors import ConfigError
 from sleuth.settings import Settings, apply_override, read_layers, validate
 
-HELP = "Index folder, address of a service, YAML file, or settings such as '{kind: hybrid, parts: [a, b]}'."
+HELP = "Index folder, URL of a service, YAML file, or settings such as '{kind: hybrid, parts: [a, b]}'."
 
 
 def retriever_settings(given: str | Path, overrides: Sequence[str] = ()) -> RetrieverSettings:
-    """Settings of the retriever that ``given`` names; ``overrides`` are those of ``--set``.
+    """Settings of the retriever that ``given`` names; ``overrides`` are the values of ``--set``.
 
-    A YAML file holds the settings themselves or, as a run's config, a section ``retriever``.
+    A YAML file contains the settings themselves or, like a run's config, a section ``retriever``.
     """
     values = {"retriever": retriever_values(str(given))}
     for override in overrides:
@@ -29,7 +29,7 @@ class _Named(Settings):
 
 
 def retriever_values(given: str) -> Any:
-    """What ``given`` names, as plain values that settings can be made of."""
+    """The retriever that ``given`` names, as plain values for settings."""
     if given.lstrip().startswith("{"):
         values: dict[str, Any] = {}
         apply_override(values, f"retriever={given}")
@@ -48,6 +48,6 @@ def _from_file(path: Path) -> Any:
 
         chosen = load_run_settings(path).retriever
         if chosen is None:
-            raise ConfigError(f"{path} names no retriever", "add a section 'retriever'")
+            raise ConfigError(f"{path} has no retriever", "add a section 'retriever'")
         return chosen.model_dump(mode="json", exclude_unset=True)
     return values.get("retriever", values)

@@ -1,4 +1,4 @@
-"""Dense indexes over a cluster: how each actor encodes or holds its part."""
+"""Dense indexes on a cluster: how each actor encodes or holds its part."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PieceEncoder:
-    """Makes, in an actor, what encodes pieces of the passages that lie in ``store``, which every node must see."""
+    """Makes the encoding function of an actor; every node must be able to read the passages in ``store``."""
 
     store: Path
     source: str | EncoderChoice
@@ -47,7 +47,7 @@ class PieceEncoder:
 
 @dataclass(frozen=True, slots=True)
 class ShardBuild:
-    """Rows ``start`` to ``stop`` of a flat index on storage that every node sees."""
+    """Opens rows ``start`` to ``stop`` of a flat index on storage that all nodes share."""
 
     index: Path
     start: int
@@ -83,7 +83,7 @@ class ShardedIndexOpener:
 
 
 def open_flat(settings: RetrieverSettings) -> Any:
-    """The dense retriever of ``settings``, bare. Raises ConfigError where its vectors cannot be cut into shards."""
+    """The dense retriever of ``settings``, unwrapped. Raises ConfigError if its vectors cannot be split into shards."""
     from retrieval.dense.retriever import DenseRetriever
     from retrieval.dense.search import FlatSearch
     from retrieval.open import open_retriever
@@ -97,7 +97,7 @@ def open_flat(settings: RetrieverSettings) -> Any:
 def spawn_shards(
     cluster: Cluster, settings: RetrieverSettings, shards: int, restarts: int, timeout_s: float
 ) -> ShardedIndexOpener:
-    """Actors that hold the index together, and what opens a retriever over them."""
+    """Spawn actors that together hold the index; returns them and what opens a retriever over them."""
     from agent.cluster.interface import Needs
     from agent.cluster.sharding import shard_sizes
 
@@ -116,9 +116,9 @@ def spawn_shards(
 def encoding_workers(
     settings: ClusterSettings, source: str | EncoderChoice, local: Encoder, threads: int, batch_size: int, token: Path
 ) -> Iterator[EncodePieces]:
-    """Passages encoded by ``settings.workers`` actors of Ray Data, which end when the block is left.
+    """Encodes passages on ``settings.workers`` Ray Data actors, which are stopped at the end of the block.
 
-    ``local`` is the encoder of this process: theirs must have its fingerprint.
+    ``local`` is the encoder of this process; the actors' encoders must have the same fingerprint.
     """
     from agent.cluster.ray_cluster import RayCluster
     from agent.cluster.ray_data import work_on_pieces

@@ -1,7 +1,7 @@
-"""A run from its world to its test figures, stage by stage; a stage that is done is not done again.
+"""A run from its world to its test metrics, stage by stage; finished stages are not repeated.
 
-world -> policy -> demonstrations -> warmstart -> grpo -> evaluation. Each stage reads what the one
-before left in the run folder, so a killed run goes on where it was.
+world -> policy -> demonstrations -> warmstart -> grpo -> evaluation. Each stage reads the previous stage's
+output from the run folder, so a killed run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger("sleuth.run")
 
 
 def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, overwrite: bool) -> StageContext:
-    """Do every stage that the settings ask for, up to and with ``until``."""
+    """Run every stage in the settings, up to and including ``until``."""
     run = StageContext(settings, RunFolder(settings.out), resume)
     done = [name for name in STAGES if run.folder.stage_done(name)] if resume else []
     check_inputs(settings, until, done)
@@ -54,9 +54,9 @@ def _reread(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def not_begun(run: StageContext) -> list[str]:
-    """Sections of stages of which, and of all later ones, nothing is left: a resume may mend what was wrong in them.
+    """Config sections of stages that have left no output yet, nor has any later stage; a resumed run may change these.
 
-    A stage that was skipped is behind a run that has come further.
+    A skipped stage counts as begun once a later stage has.
     """
     left = {
         "demonstrations": run.folder.stage_done("demonstrate") or run.layout.demonstrations.exists(),
@@ -67,7 +67,7 @@ def not_begun(run: StageContext) -> list[str]:
 
 
 def _close(layout: RunLayout) -> None:
-    """Every stage is done, so no trajectory will be added: from JSON lines to Parquet."""
+    """Convert trajectories to Parquet: all stages are done, so none will be added."""
     from sleuth.trajectories import close_trajectories
 
     evaluations = [*layout.grpo.dev_evaluations(), *layout.evaluations()]
@@ -126,7 +126,7 @@ def _demonstrate(run: StageContext) -> dict[str, Any] | None:
     if not kept:
         ends = ", ".join(f"{stop}: {n}" for stop, n in Counter(t.stop for t in played).most_common())
         raise DataError(
-            f"none of {len(played)} demonstrations is worth learning ({ends})",
+            f"none of {len(played)} demonstrations is usable ({ends})",
             "raise environment.turn_tokens or turns, or set demonstrations.require_titles=false",
         )
     atomic_write(run.layout.demonstrations, "".join(to_line(ScoredTrajectory(t, None)) for t in kept))
@@ -173,9 +173,9 @@ def _grpo(run: StageContext) -> dict[str, Any] | None:
 
 
 def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:
-    """Greedy evaluation of the policy after ``stage`` on the test questions (dev where there are none).
+    """Greedy evaluation of the policy after ``stage`` on the test questions, or on dev if there are none.
 
-    Raises RetrieverError where questions could not be scored: the stage is not done, and a resume plays them again.
+    Raises RetrieverError if questions could not be scored; the stage is then not done, and a resume retries them.
     """
     from agent.evaluate import evaluate
     from rewards.scorer import make_scorer
@@ -184,7 +184,7 @@ def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:
     settings = run.settings
     path = settings.data.test or settings.data.dev
     if path is None:
-        raise ConfigError("nothing to evaluate on", "set data.test or data.dev")
+        raise ConfigError("there are no questions to evaluate on", "set data.test or data.dev")
     policy, codec = make_policy(settings.policy.model_copy(update={"model": run.policy_after(stage), "tiny": None}))
     retriever = run.open_retriever() if mode in ("search", "rag") else None
     driver = make_driver(policy, codec, with_mode(settings.environment, mode), retriever)
@@ -202,7 +202,7 @@ def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:
     if report.unscored:
         raise RetrieverError(
             f"{report.unscored} of {report.overall.n} questions of the evaluation {out.name} could not be scored",
-            "the retriever failed: mend it, then the same command with --resume plays these alone",
+            "the retriever failed: fix it, then run the same command with --resume to retry only these",
         )
     return {key: value for key, value in report.to_dict().items() if isinstance(value, int | float | list)}
 
@@ -212,7 +212,7 @@ def _test_modes(run: StageContext) -> Sequence[Any]:
 
 
 def _stage_sink(run: StageContext, name: str) -> MetricSink:
-    """Figures of a stage before GRPO go to a file of their own: their steps are not GRPO's."""
+    """Metrics of a stage before GRPO go to their own file, since their steps are not GRPO's."""
     from sleuth.sinks import ConsoleSink, JsonlSink, MultiSink
 
     console = [ConsoleSink({"loss": "loss", "grad_norm": "grad norm", "learning_rate": "lr"})]

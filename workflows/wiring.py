@@ -1,4 +1,4 @@
-"""Where the packages meet: settings become policies, retrievers, drivers and sinks."""
+"""Joins the packages: makes policies, retrievers, drivers and sinks from settings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CONSOLE_COLUMNS = {
 
 
 def make_policy(settings: PolicySettings | str | Path) -> tuple[Policy, HFCodec]:
-    """A policy for evaluation or chat with its codec; a path or name stands for default settings."""
+    """A policy for evaluation or chat with its codec; a path or name means default settings."""
     chosen = settings if isinstance(settings, PolicySettings) else PolicySettings(model=str(settings))
     from agent.policies.backends import open_policy
 
@@ -57,7 +57,7 @@ def make_driver(
 
 
 def make_retriever(settings: RetrieverSettings | None) -> Retriever | None:
-    """The retriever of a run; an index that is missing is built when its corpus is named."""
+    """The retriever of a run; a missing index is built if its corpus is given."""
     if settings is None:
         return None
     from retrieval.open import open_retriever
@@ -67,7 +67,7 @@ def make_retriever(settings: RetrieverSettings | None) -> Retriever | None:
 
 
 def with_mode(settings: EnvironmentSettings, mode: Mode) -> EnvironmentSettings:
-    """The same budgets and preset in another mode; an outside environment keeps its own kind."""
+    """The same budgets and preset in another mode; a third-party environment keeps its own kind."""
     return settings if ":" in settings.kind and mode == "search" else settings.model_copy(update={"kind": mode})
 
 
@@ -87,7 +87,7 @@ def load_training_data(sources: Sequence[SourceSettings]) -> TrainingData:
     from agent.learning.grpo import TrainingData
 
     if not sources:
-        raise ConfigError("no training questions are named", "set data.train to a list of {path: ...}")
+        raise ConfigError("no training questions are given", "set data.train to a list of {path: ...}")
     return TrainingData([read_source(s) for s in sources], [s.weight for s in sources])
 
 
@@ -97,7 +97,7 @@ def read_source(source: SourceSettings) -> list[Question]:
     questions = read_questions(source.path)
     wanted = [question for question in questions if question.kind in source.kinds]
     if not wanted:
-        there = ", ".join(sorted({question.kind for question in questions} - {""})) or "not told"
+        there = ", ".join(sorted({question.kind for question in questions} - {""})) or "unknown"
         raise DataError(f"{source.path} has no question of kind {', '.join(source.kinds)}", f"its kinds are {there}")
     return wanted[: source.limit]
 

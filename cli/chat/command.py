@@ -1,7 +1,7 @@
-"""``sleuth chat``: put questions to a policy and watch it think, search, read and answer.
+"""``sleuth chat``: ask a policy questions and watch it think, search, read and answer.
 
-What a model name stands for is as in ``sleuth evaluate``: a run's folder is the policy that the run trained, in its
-environment and with its retriever. Without a terminal, questions are read one a line.
+Model names mean the same as in ``sleuth evaluate``: a run's folder is the policy that the run trained, with the run's
+environment and retriever. Without a terminal, questions are read one per line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cli.console import people, results
+from cli.console import error_console, output_console
 from sleuth.errors import ConfigError
 from workflows.retrievers import HELP
 
@@ -29,21 +29,21 @@ Mode = Literal["direct", "cot", "rag", "search"]
 def chat(
     model: Annotated[str, typer.Argument(help="Model, run folder or config file.")],
     retriever: Annotated[str | None, typer.Option(help=f"{HELP} With a run: the run's.")] = None,
-    mode: Annotated[Mode | None, typer.Option(help="How the policy answers; by default it searches.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="How the policy answers; search by default.")] = None,
     preset: Annotated[str | None, typer.Option(help="Protocol: sleuth, search_r1 or minimal.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Passages a search.")] = None,
-    turns: Annotated[int | None, typer.Option(help="Turns a question, the answer's included.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Passages per search.")] = None,
+    turns: Annotated[int | None, typer.Option(help="Turns per question, including the answer.")] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the first question.")] = 0,
     data: Annotated[str | None, typer.Option(help="Data set that /load reads. With a run: its data.dev.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")] = None,
     json: Annotated[
-        bool, typer.Option("--json", help="Read one question a line and print one JSON object for each.")
+        bool, typer.Option("--json", help="Read one question per line and print one JSON object for each.")
     ] = False,
 ) -> None:
-    """Talk to a search agent. In a pipe: one question a line, plain text.
+    """Talk to a search agent. In a pipe: one question per line, plain text.
 
-    Exit status in a pipe: 2 when a line could not be carried out, 3 when the retriever failed on a question.
+    Exit status in a pipe: 2 if a line could not be processed, 3 if the retriever failed on a question.
     """
     settings = resolve(model, overrides or [], retriever, mode, preset, top_k, turns)
     from cli.chat.commands import COMMANDS
@@ -58,7 +58,7 @@ def chat(
         from hub.cache import cache_folder
 
         session = opened.session
-        people().print(f"{settings.policy.model}: ask a question, or /help", style="dim", markup=False)
+        error_console().print(f"{settings.policy.model}: ask a question, or /help", style="dim", markup=False)
         toolbar = lambda: describe(session.knobs, session.retriever)
         converse(opened, make_prompt(COMMANDS, cache_folder() / "chat_history", toolbar))
         return
@@ -80,7 +80,7 @@ def resolve(
     top_k: int | None = None,
     turns: int | None = None,
 ) -> RunSettings:
-    """The settings of a session: those of the run or config that ``model`` names, options laid over them."""
+    """The settings of a session: those of the run or config named by ``model``, overridden by the options."""
     from sleuth.settings import apply_override, validate
     from workflows.config import RunSettings
     from workflows.model_settings import settings_of
@@ -119,11 +119,11 @@ def _open(settings: RunSettings, temperature: float, seed: int, source: str | No
     limit_threads(settings.threads, settings.policy, rows=1)
     searches = settings.environment.kind not in ("direct", "cot")
     retriever = make_retriever(settings.retriever) if searches else None
-    with people().status("loading the policy") if people().is_terminal else nullcontext():
+    with error_console().status("loading the policy") if error_console().is_terminal else nullcontext():
         policy, codec = make_policy(settings.policy)
     tools, name = _tools(settings, codec, retriever)
     session = Session(policy, codec, tools, _knobs(settings, temperature, seed), name, source)
-    return Chat(session, View(people() if to_stderr else results(), codec.decode), codec)
+    return Chat(session, View(error_console() if to_stderr else output_console(), codec.decode), codec)
 
 
 def _knobs(settings: RunSettings, temperature: float, seed: int) -> Knobs:
@@ -134,9 +134,9 @@ def _knobs(settings: RunSettings, temperature: float, seed: int) -> Knobs:
 
 
 def _tools(settings: RunSettings, codec: TextCodec, opened: Retriever | None) -> tuple[Tools, str | None]:
-    """What joins the session to the other packages, and the name of the retriever that it begins with.
+    """What connects the session to the other packages, and the name of its first retriever.
 
-    ``opened`` is that retriever, where it is open already.
+    ``opened`` is that retriever, if it is already open.
     """
     from agent.session import Tools
     from envs.config import EnvironmentSettings

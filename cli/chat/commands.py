@@ -20,7 +20,7 @@ Argument = Literal["none", "word", "path", "retriever", "mode"]
 
 @dataclass(slots=True)
 class Chat:
-    """A session, what shows it, and its tokenizer (``HFCodec``'s) for the text of single tokens."""
+    """A session, its view, and its tokenizer (``HFCodec``'s) for the text of single tokens."""
 
     session: Session
     view: View
@@ -33,7 +33,7 @@ class Chat:
         return self._played(lambda: self.session.put(question, self.view.on_event))
 
     def again(self, retriever: str | None) -> Exchange:
-        """Once more, and then what came before and now side by side."""
+        """Ask again, then show the previous and the new answer side by side."""
         pair: list[Exchange | None] = []
 
         def play() -> Exchange:
@@ -55,7 +55,7 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """``run`` gets the rest of the line, stripped. Its result is the exchange that it played, if it played one."""
+    """``run`` gets the rest of the line, stripped, and returns the exchange if a question was asked."""
 
     usage: str
     help: str
@@ -64,7 +64,7 @@ class Command:
 
 
 def run_command(chat: Chat, line: str) -> Exchange | None:
-    """Do what a line that begins with a slash says. Raises SleuthError for wrong use, EOFError for ``/quit``."""
+    """Run a slash command. Raises SleuthError for wrong use, EOFError for ``/quit``."""
     name, _, rest = line.removeprefix("/").partition(" ")
     if name not in COMMANDS:
         raise ConfigError(f"no command /{name}", did_you_mean(name, COMMANDS))
@@ -132,7 +132,7 @@ def _save(chat: Chat, rest: str) -> None:
 def _load(chat: Chat, rest: str) -> Exchange:
     words = _words(rest)
     if len(words) > 2:
-        raise ConfigError("/load takes a file and the place or id of a question", "quote a name with spaces")
+        raise ConfigError("/load takes a file and the number or id of a question", "quote a name with spaces")
     of_the_last_set = len(words) == 1 and words[0].isdecimal()
     question = chat.session.load(None, words[0]) if of_the_last_set else chat.session.load(*words)
     chat.view.question(f"{question.text}  [{question.id}{', ' + question.kind if question.kind else ''}]")
@@ -145,8 +145,8 @@ def _help(chat: Chat, rest: str) -> None:
     for command in COMMANDS.values():
         table.add_row(Text(command.usage, style="cyan"), Text(command.help))
     chat.view.console.print(table)
-    chat.view.line("Anything else is a question. Alt-Enter or \\ at the end of a line: another line.", "dim")
-    chat.view.line("Ctrl-C stops an answer, Ctrl-D leaves. A space before a slash makes it part of a question.", "dim")
+    chat.view.line("Anything else is a question. Alt-Enter, or \\ at the end of a line, adds another line.", "dim")
+    chat.view.line("Ctrl-C stops an answer, Ctrl-D quits. A space before a slash makes it a question.", "dim")
 
 
 def _quit(_chat: Chat, rest: str) -> None:
@@ -163,30 +163,30 @@ def _words(rest: str) -> list[str]:
 
 def _nothing_more(name: str, rest: str) -> None:
     if rest:
-        raise ConfigError(f"/{name} takes nothing after it")
+        raise ConfigError(f"/{name} takes no argument")
 
 
 COMMANDS: Mapping[str, Command] = {
     "retriever": Command(
         "/retriever INDEX", "search this index, URL or {kind: ...} from now on", _retriever, "retriever"
     ),
-    "top-k": Command("/top-k N", "passages a search", _knob("top_k", int, "a whole number")),
+    "top-k": Command("/top-k N", "passages per search", _knob("top_k", int, "a whole number")),
     "temperature": Command("/temperature T", "0 is greedy", _knob("temperature", float, "a number")),
-    "turns": Command("/turns N", "turns a question, the answer's included", _knob("turns", int, "a whole number")),
-    "searches": Command("/searches N", "searches a question", _knob("searches", int, "a whole number")),
+    "turns": Command("/turns N", "turns per question, including the answer", _knob("turns", int, "a whole number")),
+    "searches": Command("/searches N", "searches per question", _knob("searches", int, "a whole number")),
     "mode": Command("/mode MODE", "search, direct, cot or rag", _knob("mode", str, "a mode"), "mode"),
     "seed": Command("/seed N", "seed of the next question", _knob("seed", int, "a whole number")),
     "mask": Command("/mask", "the last transcript: what was sampled (1), what was inserted (0)", _mask, "none"),
     "tokens": Command("/tokens", "the same token by token: mask, id, log-prob", _tokens, "none"),
     "passage": Command("/passage N", "a passage of the last answer in full", _passage),
     "again": Command(
-        "/again [RETRIEVER]", "the last question once more, beside what came of it before", _again, "retriever"
+        "/again [RETRIEVER]", "ask the last question again, next to the previous answer", _again, "retriever"
     ),
     "grade": Command("/grade ANSWER [| ANSWER]", "EM and F1 of the last answer", _grade),
     "save": Command("/save FILE.jsonl [all]", "append the last trajectory, or all of the session", _save, "path"),
     "load": Command(
-        "/load [DATA] [N|ID]", "a question of a data set, graded; without a place: the next one", _load, "path"
+        "/load [DATA] [N|ID]", "ask a question from a data set and grade it; by default the next one", _load, "path"
     ),
     "help": Command("/help", "this list", _help, "none"),
-    "quit": Command("/quit", "leave, as Ctrl-D does", _quit, "none"),
+    "quit": Command("/quit", "quit, like Ctrl-D", _quit, "none"),
 }

@@ -1,4 +1,4 @@
-"""Text on a terminal while it comes: a label on the left, lines wrapped under it, nothing that steers the terminal."""
+"""Streams text to a terminal: a label on the left, wrapped lines, no control sequences from the text."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from rich.console import Console
 from cli.console import plain
 
 GUTTER = 10
-"""Columns of the labels."""
+"""Width of the labels, in columns."""
 _SOFT = 12
-"""A line is broken at the first space within this many columns of the margin, so that few words are cut."""
+"""A line breaks at the first space within this many columns of the margin, so that few words are split."""
 
 
 class Flow:
     """Sections of streamed text: ``begin``, any number of ``write``, ``end``.
 
-    White space at the start and the end of a section is left out, empty lines inside it are one. Every character is
-    written when it comes, except white space, which waits for what follows it.
+    White space at the start and end of a section is dropped, and several empty lines become one. Every character is
+    written as it arrives, except white space, which waits for the next visible character.
     """
 
     def __init__(self, console: Console) -> None:
@@ -38,7 +38,7 @@ class Flow:
         self._column = GUTTER
 
     def write(self, text: str) -> None:
-        """More of the section; control characters are spelt out, markup means nothing."""
+        """Write more of the section; control characters are escaped, and markup is not interpreted."""
         run = ""
         for char in text:
             if char.isspace():
@@ -65,7 +65,7 @@ class Flow:
             self._open = False
 
     def _space(self) -> None:
-        """Write the white space that waited, now that something follows it."""
+        """Write the pending white space, now that something follows it."""
         blank, self._blank = self._blank, ""
         if not self._started:
             return

@@ -1,4 +1,4 @@
-"""The two ways to hold a session: with a person at a terminal, or line by line in a pipe."""
+"""The two kinds of session: interactive at a terminal, or line by line in a pipe."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import TYPE_CHECKING, TextIO
 from agent.session import Exchange
 from cli.chat.commands import Chat, run_command
 from cli.chat.view import as_json
-from cli.console import people, print_error, print_json
+from cli.console import error_console, print_error, print_json
 from sleuth.errors import SleuthError
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
 
 FAULTY = 2
-"""Exit status of a pipe in which a line could not be carried out."""
+"""Exit status of a pipe in which a line could not be processed."""
 UNANSWERED = 3
 """Exit status of a pipe in which the retriever failed on a question."""
 
 
 def converse(chat: Chat, prompt: PromptSession[str]) -> None:
-    """Ask, answer, until Ctrl-D. Ctrl-C at the prompt empties the line; during an answer it stops the answer."""
+    """Ask and answer until Ctrl-D. Ctrl-C at the prompt clears the line; during an answer it stops the answer."""
     going = True
     while going:
-        with contextlib.suppress(KeyboardInterrupt):  # pressed twice: the first has stopped what there was to stop
+        with contextlib.suppress(KeyboardInterrupt):  # pressed twice: the first press has already stopped the answer
             going = _exchange(chat, prompt)
 
 
 def _exchange(chat: Chat, prompt: PromptSession[str]) -> bool:
-    """One line and what comes of it; False when the person leaves."""
+    """Read and process one line; False when the user quits."""
     try:
         line = prompt.prompt()
     except KeyboardInterrupt:
-        chat.view.line("Ctrl-D or /quit leaves", "dim")
+        chat.view.line("press Ctrl-D or type /quit to quit", "dim")
         return True
     except EOFError:
         return False
@@ -52,9 +52,9 @@ def _exchange(chat: Chat, prompt: PromptSession[str]) -> bool:
 
 
 def read_lines(chat: Chat, lines: Iterable[str], json: bool) -> int:
-    """A question or command a line; blank lines do not count. The exit status.
+    """Process one question or command per line, skipping blank lines; returns the exit status.
 
-    With ``json`` each question gives one object on standard output, and what is for people goes to standard error.
+    With ``json`` each question gives one object on standard output, and readable text goes to standard error.
     """
     status = 0
     for line in lines:
@@ -81,7 +81,7 @@ def read_lines(chat: Chat, lines: Iterable[str], json: bool) -> int:
 
 
 def handle(chat: Chat, line: str, echo: bool = False) -> Exchange | None:
-    """Carry out one line: a command, or a question. What was played, if anything was."""
+    """Process one line, a command or a question. Returns the exchange, if there was one."""
     if not line.strip():
         return None
     if line.startswith("/"):
@@ -92,14 +92,14 @@ def handle(chat: Chat, line: str, echo: bool = False) -> Exchange | None:
 
 
 def say_no_terminal(source: TextIO) -> None:
-    """Tell people why there is no prompt."""
+    """Tell the user why there is no prompt."""
     where = "standard input" if not source.isatty() else "standard output"
-    people().print(f"{where} is no terminal: reading one question a line, plain text", style="dim", soft_wrap=True)
+    error_console().print(f"{where} is not a terminal: reading one question per line", style="dim", soft_wrap=True)
 
 
 @contextlib.contextmanager
 def keys_unseen() -> Iterator[None]:
-    """Keys pressed during an answer are kept for the next prompt and not written into the answer."""
+    """Keep keys pressed during an answer for the next prompt instead of echoing them into the answer."""
     try:
         import termios
 

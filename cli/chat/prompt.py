@@ -1,4 +1,4 @@
-"""Reading a line from a person: history, several lines, completion of commands."""
+"""Reads input from the user: history, several lines, completion of commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODES = ("search", "direct", "cot", "rag")
 def make_prompt(
     commands: Mapping[str, Command], history: Path | None, toolbar: Callable[[], str]
 ) -> PromptSession[str]:
-    """A prompt whose Enter sends and whose Alt-Enter, or a backslash before Enter, begins another line."""
+    """A prompt in which Enter sends, and Alt-Enter or a backslash before Enter starts another line."""
     return PromptSession(
         message=HTML("<ansicyan><b>question</b></ansicyan>  "),
         history=_history(history),
@@ -78,7 +78,7 @@ def _keys() -> KeyBindings:
 
 
 def _history(path: Path | None) -> History:
-    """Kept in a file that only its owner reads; in memory where that cannot be."""
+    """Kept in a file that only its owner can read, or in memory if that is impossible."""
     if path is None:
         return InMemoryHistory()
     try:

@@ -1,6 +1,6 @@
-"""A turn while it is being sampled: tokens become text, text becomes spans that know which tag they stand in.
+"""A turn while it is being sampled: tokens become text, and text becomes spans labelled with their enclosing tag.
 
-Nothing is encoded again, and what is shown does not depend on how the turn was cut into tokens or chunks.
+Nothing is re-encoded, and the output does not depend on how the turn was split into tokens or chunks.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from envs.grammar import TAGS
 _TAG = re.compile(rf"<(/?)({'|'.join(TAGS)})>")
 _SPELLED = tuple(f"<{slash}{name}>" for name in TAGS for slash in ("", "/"))
 _BROKEN = "\ufffd"
-"""What decoders write for bytes that are no character, or not yet."""
+"""What decoders emit for invalid or incomplete bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Text, or one whole tag. ``inside`` is the tag that the text stands in, '' for none."""
+    """Text, or one whole tag. ``inside`` is the enclosing tag, '' for none."""
 
     kind: Literal["text", "tag"]
     inside: str
@@ -28,12 +28,12 @@ class Span:
 
 
 class TokenText:
-    """Decodes a turn token by token. The parts, joined, are the text of all its tokens decoded together.
+    """Decodes a turn token by token. The parts concatenate to the text of all tokens decoded together.
 
-    (But for one kind of nonsense: decoders of byte-fallback tokens give up the good bytes before a bad one.)
+    (One exception: decoders of byte-fallback tokens discard the valid bytes before an invalid one.)
 
-    A token is decoded along with those before it, back to the last that gave text: decoders treat the first token
-    differently. A character that is spread over tokens waits for its last one.
+    A token is decoded together with those before it, back to the last that yielded text, since decoders treat the
+    first token differently. A character that spans several tokens is emitted with the last of them.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
@@ -43,12 +43,12 @@ class TokenText:
         self._shown = 0
 
     def feed(self, token: int) -> str:
-        """The text that ``token`` completes, maybe none."""
+        """The text that ``token`` completes, possibly none."""
         self._tokens.append(token)
         return self._advance(hold=True)
 
     def finish(self) -> str:
-        """What still waited for a token that did not come; ready for another turn afterwards."""
+        """The text of any pending tokens; afterwards ready for another turn."""
         rest = self._advance(hold=False)
         self._tokens, self._context, self._shown = [], 0, 0
         return rest
@@ -63,21 +63,21 @@ class TokenText:
 
 
 class TagStream:
-    """Splits a turn into spans as it comes. Inside a thought, tags other than its end are mentions."""
+    """Splits a turn into spans as it arrives. Inside a thought, tags other than its closing tag are mentions."""
 
     def __init__(self) -> None:
         self._waiting = ""
         self._inside = ""
 
     def feed(self, text: str) -> list[Span]:
-        """The spans that are certain by now; what may become a tag waits."""
+        """The spans that are certain so far; a possible start of a tag is held back."""
         self._waiting += text
         ready = self._waiting[: len(self._waiting) - _unfinished(self._waiting)]
         self._waiting = self._waiting[len(ready) :]
         return self._split(ready)
 
     def finish(self) -> list[Span]:
-        """What waited, which is no tag; ready for another turn afterwards."""
+        """The held-back text, which is not a tag; afterwards ready for another turn."""
         spans = [Span("text", self._inside, self._waiting)] if self._waiting else []
         self._waiting = self._inside = ""
         return spans
@@ -100,6 +100,6 @@ class TagStream:
 
 
 def _unfinished(text: str) -> int:
-    """Length of the end of ``text`` that may become a tag."""
+    """Length of the longest suffix of ``text`` that could be the start of a tag."""
     tail = text[text.rfind("<") :] if "<" in text else ""
     return len(tail) if tail and tail not in _SPELLED and any(tag.startswith(tail) for tag in _SPELLED) else 0

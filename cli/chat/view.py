@@ -1,4 +1,4 @@
-"""What a session looks like: turns as they are sampled, passages folded, and the last answer from every side."""
+"""Displays a session: turns as they are sampled, folded passages, and details of the last answer."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ LOOKS: Mapping[str, tuple[str, str]] = {
     "information": ("made up", "red"),
     "": ("", "dim"),
 }
-"""Tag -> label and style. Only the environment may write passages: those of a policy are made up."""
+"""Tag -> label and style. Only the environment may write passages; a policy's own are made up."""
 SOURCES: Mapping[Source, str] = {"prompt": "dim", "policy": "bold green", "environment": "blue"}
 FOLDED = 160
-"""Columns of a folded passage where there is no terminal to fill."""
+"""Width of a folded passage without a terminal, in columns."""
 
 
 class View:
-    """Shows one question after the other on ``console``; events come from the rollout driver."""
+    """Shows one question after another on ``console``; events come from the rollout driver."""
 
     def __init__(self, console: Console, decode: Callable[[Sequence[int]], str]) -> None:
         self.console = console
@@ -51,7 +51,7 @@ class View:
 
     @contextmanager
     def playing(self) -> Iterator[None]:
-        """While a question is played. Whatever ends it, the next line begins at the left."""
+        """Wraps an answer in progress. However it ends, the next line starts at the left."""
         self._text.finish()
         self._tags.finish()
         self._inside = None
@@ -77,14 +77,14 @@ class View:
             self._hits(event.hits)
 
     def stopped(self) -> None:
-        """The person has stopped an answer, or a command."""
+        """The user has stopped an answer or a command."""
         if self.console.is_terminal:
-            self.console.file.write("\x1b[0m")  # the interrupt may have come between a colour and its end
-        self.line(f"stopped{self._stopped}" + (". /again asks once more" if self._stopped else ""), "yellow")
+            self.console.file.write("\x1b[0m")  # the interrupt may have left a colour switched on
+        self.line(f"stopped{self._stopped}" + (". /again asks again" if self._stopped else ""), "yellow")
         self._stopped = ""
 
     def ended(self, exchange: Exchange) -> None:
-        """How the question ended and what it cost."""
+        """Show how the question ended and what it cost."""
         trajectory = exchange.trajectory
         if exchange.failure:
             self.line(f"the retriever failed: {exchange.failure}", "red")
@@ -107,7 +107,7 @@ class View:
             self._flow.write(span.text)
 
     def _turn(self, turn: Turn) -> None:
-        # A policy that does not tell its tokens one by one is shown turn by turn.
+        # A policy that does not stream its tokens is shown turn by turn.
         rest = self._text.finish() if self._streamed else turn.text
         self._spans([*self._tags.feed(rest), *self._tags.finish()])
         self._inside, self._streamed = None, False
@@ -157,7 +157,7 @@ class View:
         self.line(f"rank {hit.rank}, score {hit.score:.4f}, id {hit.passage.id}", "dim")
 
     def mask(self, trajectory: Trajectory, decode: Callable[[Sequence[int]], str]) -> None:
-        """The whole transcript, one block a segment: mask 1 where the policy sampled, 0 where it did not."""
+        """The whole transcript, one block per segment: mask 1 where the policy sampled, 0 where it did not."""
         for segment in trajectory.segments:
             mask = int(segment.source == "policy")
             style = SOURCES[segment.source]
@@ -167,7 +167,7 @@ class View:
         self.line(f"{sampled} of {length} tokens are trained on", "dim")
 
     def tokens_of(self, trajectory: Trajectory, texts: Mapping[int, str]) -> None:
-        """One line a token: position, mask, source, id, log-prob, text."""
+        """One line per token: position, mask, source, id, log-prob, text."""
         from cli.show import show_tokens
 
         show_tokens(trajectory, self.console, texts)
@@ -187,7 +187,7 @@ STOPS = {
     "token_budget": "the transcript is full (environment.total_tokens)",
     "prompt_too_long": "the question leaves no room to answer (environment.total_tokens)",
 }
-"""Stop reasons in words for people."""
+"""Human-readable stop reasons."""
 
 
 def folded(number: int, hit: Hit, width: int) -> Text:
@@ -201,7 +201,7 @@ def folded(number: int, hit: Hit, width: int) -> Text:
 
 
 def costs(exchange: Exchange) -> list[str]:
-    """What a question took, in words."""
+    """The cost of a question, in readable form."""
     trajectory = exchange.trajectory
     searches, turns = len(trajectory.searches), len(trajectory.turns)
     return [
@@ -214,7 +214,7 @@ def costs(exchange: Exchange) -> list[str]:
 
 
 def describe(knobs: Knobs, retriever: str | None) -> str:
-    """The knobs on one line."""
+    """The settings on one line."""
     heat = "greedy" if knobs.temperature == 0 else f"temperature {knobs.temperature:g}"
     budget = f"turns {knobs.turns}" + (f" with {knobs.searches} searches" if knobs.mode == "search" else "")
     searched = (
@@ -249,7 +249,7 @@ def as_json(exchange: Exchange) -> dict[str, Any]:
 
 
 def _summary(exchange: Exchange) -> list[Text]:
-    """A block of lines for each turn, so that turns stand side by side, and one for the end."""
+    """A block of lines per turn, so that turns line up side by side, and one for the end."""
     trajectory = exchange.trajectory
     blocks = [[*map(_short_hit, trajectory.given)]] if trajectory.given else []
     for turn in trajectory.turns:

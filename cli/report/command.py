@@ -1,4 +1,4 @@
-"""``sleuth report``: one HTML page about one run or several; ``--serve`` follows a run that is going on."""
+"""``sleuth report``: one HTML page about one or several runs; ``--serve`` follows a run in progress."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
-from cli.console import people
+from cli.console import error_console
 
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
-    out: Annotated[Path | None, typer.Option(help="The page. By default report.html in the first run.")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="So many trajectories at most, spread over all.")] = 2000,
-    serve: Annotated[bool, typer.Option("--serve", help="Serve the page and follow runs that are going on.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File to write; by default report.html in the first run.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Maximum number of trajectories, spread over all.")] = 2000,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve the page and follow runs in progress.")] = False,
     host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 8900,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 for a free one.")] = 8900,
 ) -> None:
-    """Curves, share of a step by stage, configuration and its differences, and a browser of trajectories."""
+    """Report curves, time per stage of a step, configuration differences, and a trajectory browser."""
     from cli.report.page import LIMIT, make_page, overhead
     from workflows.report.collect import read_run, run_names
 
@@ -36,4 +36,4 @@ def report(
     page = make_page(pack_runs(runs, limit, (LIMIT - overhead()) * 3 // 4), f"Sleuth: {', '.join(names)}")
     destination = out or runs[0] / "report.html"
     atomic_write(destination, page)
-    people().print(f"{destination}  {len(page.encode()) / 1e6:.2f} MB", markup=False, soft_wrap=True)
+    error_console().print(f"{destination}  {len(page.encode()) / 1e6:.2f} MB", markup=False, soft_wrap=True)

@@ -1,8 +1,8 @@
 """The HTML page: template, style and script of ``assets/`` and the packed data, in one file.
 
-Nothing that came from outside stands in the page as markup: names are escaped, all else is base64 of compressed JSON,
-which the script writes into the page as text. A content security policy allows this script and this style only, so
-that even a mistake there could not run what a passage says.
+Nothing from outside is markup in the page: names are escaped, everything else is base64 of compressed JSON, which the
+script inserts as text. A content security policy allows only this script and style, so that even a bug there could
+not execute the content of a passage.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from importlib import resources
 
 SCRIPTS = ("base.js", "charts.js", "overview.js", "turns.js", "browser.js", "main.js")
 LIMIT = 5_000_000
-"""Bytes that a page may have."""
+"""Maximum size of a page, in bytes."""
 
 
 def make_page(packed: bytes | None, title: str) -> str:
-    """The page with its data in it; ``packed`` None: the page asks for ``data`` where it came from, again and again."""
+    """The page with its data embedded; with ``packed`` None, the page polls its server for ``data``."""
     style = _asset("style.css")
     script = '"use strict";\n(() => {\n' + "\n".join(map(_asset, SCRIPTS)) + "\n})();\n"
     connect = "'none'" if packed is not None else "'self'"
@@ -43,7 +43,7 @@ def make_page(packed: bytes | None, title: str) -> str:
 
 
 def overhead() -> int:
-    """Bytes of a page without data."""
+    """Size of a page without data, in bytes."""
     return len(make_page(b"", "").encode("utf-8")) + 1_000
 
 

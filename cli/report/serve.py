@@ -1,7 +1,7 @@
-"""Serve the report of runs that are going on: a page, and ``data`` that is made anew when the runs have changed.
+"""Serves the report of runs in progress: a page, and ``data``, which is regenerated when the runs have changed.
 
-The server of the standard library, bound to this machine unless told otherwise; it reads the run folders and nothing
-else, and answers two addresses.
+Uses the standard library's server, bound to the loopback address by default; it reads only the run folders and serves
+only these two paths.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from cli.console import people
+from cli.console import error_console
 from cli.report.page import make_page
 from sleuth.errors import SleuthError
 from workflows.report.collect import run_names, state_of
 from workflows.report.compact import pack_runs
 
 BUDGET = 4_000_000
-"""Compressed bytes of one answer."""
+"""Maximum compressed size of one response, in bytes."""
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass(slots=True)
 class Feed:
-    """The newest data of the runs; reading them again while they have not changed is saved."""
+    """The newest data of the runs, cached while they have not changed."""
 
     runs: Sequence[Path]
     limit: int
@@ -45,7 +45,7 @@ class Feed:
 
 
 def make_server(runs: Sequence[Path], limit: int, host: str, port: int) -> ThreadingHTTPServer:
-    """A server that has its port but does not serve yet."""
+    """A server that is bound to its port but not serving yet."""
     page = make_page(None, f"Sleuth: {', '.join(run_names(runs))}").encode("utf-8")
     return ThreadingHTTPServer((host, port), _handler(page, Feed(runs, limit).read, host in _LOOPBACK))
 
@@ -53,11 +53,11 @@ def make_server(runs: Sequence[Path], limit: int, host: str, port: int) -> Threa
 def serve_report(runs: Sequence[Path], limit: int, host: str, port: int) -> None:
     """Serve until interrupted."""
     with make_server(runs, limit, host, port) as server:
-        people().print(f"http://{host}:{server.server_port}/  (Ctrl-C stops)", markup=False, soft_wrap=True)
+        error_console().print(f"http://{host}:{server.server_port}/  (Ctrl-C stops)", markup=False, soft_wrap=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            people().print("stopped")
+            error_console().print("stopped")
 
 
 def _handler(page: bytes, read: Callable[[], tuple[str, bytes]], local: bool) -> type[BaseHTTPRequestHandler]:
@@ -66,7 +66,7 @@ def _handler(page: bytes, read: Callable[[], tuple[str, bytes]], local: bool) ->
 
         def do_GET(self) -> None:
             name = (self.headers.get("Host") or "").rpartition(":")[0] or self.headers.get("Host") or ""
-            if local and name not in _LOOPBACK:  # another site's name that leads here must not read the runs
+            if local and name not in _LOOPBACK:  # a foreign name that resolves here must not read the runs
                 self._answer(HTTPStatus.FORBIDDEN, "text/plain", b"unknown host name\n")
             elif self.path in ("/", "/index.html"):
                 self._answer(HTTPStatus.OK, "text/html; charset=utf-8", page)
@@ -98,6 +98,6 @@ def _handler(page: bytes, read: Callable[[], tuple[str, bytes]], local: bool) ->
             self.wfile.write(body)
 
         def log_message(self, *_arguments: object) -> None:
-            """Quiet: what goes wrong is told to whoever asked."""
+            """Silent: errors are reported to the client."""
 
     return Handler

@@ -13,7 +13,7 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
 class KindMix(Settings):
-    """Weights of the kinds of question; they need not sum to 1."""
+    """Weights of the question kinds; they need not sum to 1."""
 
     one_hop: float = Field(3.0, ge=0)
     two_hop: float = Field(2.0, ge=0)
@@ -29,7 +29,7 @@ class KindMix(Settings):
 
 
 class WorldSettings(Settings):
-    """Sizes of the world and of its question sets; one passage an entity."""
+    """Sizes of the world and of its question sets; one passage per entity."""
 
     seed: int = 0
     films: int = Field(3000, ge=1)
@@ -38,18 +38,18 @@ class WorldSettings(Settings):
     cities: int = Field(2000, ge=1)
     countries: int = Field(1000, ge=1)
     syllables: int = Field(3, ge=2, le=8)
-    """Syllables of every name: 140 ** syllables names exist."""
+    """Syllables per name; there are 140 ** syllables possible names."""
     first_year: int = Field(1950, ge=1000, le=9999)
     last_year: int = Field(1999, ge=1000, le=9999)
     train: int = Field(6400, ge=0)
-    """Questions of the training split; ``dev`` and ``test`` likewise."""
+    """Number of questions in the training split; ``dev`` and ``test`` likewise."""
     dev: int = Field(300, ge=0)
     test: int = Field(300, ge=0)
     kinds: KindMix = KindMix()
     paraphrase: float = Field(0.0, ge=0, le=1)
-    """Share of questions that name entities and relations by words which no passage contains."""
+    """Fraction of questions that name entities and relations with words that occur in no passage."""
     dev_share: float = Field(0.15, gt=0, lt=1)
-    """Share of each type's entities in the dev split; ``test_share`` likewise, the rest trains."""
+    """Fraction of each type's entities in the dev split; ``test_share`` likewise, the rest is for training."""
     test_share: float = Field(0.15, gt=0, lt=1)
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Entities and how they relate. A relation never leaves its split: held-out chains meet held-out names only."""
+"""Entities and relations. Relations stay within a split, so a chain of held-out entities has held-out names only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RELATIONS: Mapping[EntityType, Mapping[str, str]] = {
     "city": {"country": "country"},
     "country": {"capital": "city"},
 }
-"""For each type its relations and the type of their value. Every relation has exactly one value."""
+"""For each type, its relations and the type of their values. Every relation has exactly one value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ Cast = Mapping[EntityType, Sequence[str]]
 
 
 def make_entities(settings: WorldSettings, taken: frozenset[str]) -> dict[str, Entity]:
-    """All entities by name, in the order of types and splits."""
+    """All entities by name, ordered by type and split."""
     entities: dict[str, Entity] = {}
     for split, cast in _cast(settings, taken).items():
         rng = random.Random(f"{settings.seed}/facts/{split}")

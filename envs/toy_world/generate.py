@@ -1,4 +1,4 @@
-"""The whole made-up world from its settings: passages, questions and demonstrations."""
+"""Generates the made-up world from its settings: passages, questions and demonstrations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sleuth.types import Passage, Plan
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """``plans`` hold the questions of each split with a perfect demonstration of each."""
+    """``plans`` has the questions of each split, each with a perfect demonstration."""
 
     settings: WorldSettings
     lexicon: Lexicon
@@ -27,9 +27,9 @@ class World:
 
 
 def generate_world(settings: WorldSettings) -> World:
-    """The same settings always give the same world, whatever the machine.
+    """Generate the world: the same settings give the same world on every machine.
 
-    Raises ConfigError when names run out or a split is too small for its questions.
+    Raises ConfigError if names run out or a split is too small for its questions.
     """
     lexicon = Lexicon.draw(settings.seed)
     entities = make_entities(settings, frozenset(word.lower() for word in template_words() | synonym_words()))
@@ -44,7 +44,7 @@ def generate_world(settings: WorldSettings) -> World:
 
 
 def _passages(entities: Mapping[str, Entity], seed: int) -> list[Passage]:
-    """One passage an entity, in a seeded order that tells nothing about type or split."""
+    """One passage per entity, in a seeded order that reveals nothing about type or split."""
     rng = random.Random(f"{seed}/passages")
     texts = [
         (name, passage_text(entity, rng.randrange(len(PASSAGES[entity.type])))) for name, entity in entities.items()

@@ -1,9 +1,9 @@
 """Names and synonyms, all drawn from the seed.
 
-A name is a run of syllables, and every syllable has one synonym syllable: the alias of a name is its
-syllables translated one by one. So whoever has met all syllables can tell which alias belongs to a name
-never met before, and nobody can by comparing letters. Onsets of plain syllables are single letters, those
-of synonyms are clusters, and a closing ``x`` begins no syllable: cutting a name greedily is unambiguous.
+A name is a sequence of syllables, and every syllable has one synonym; the alias of a name is its syllables
+translated one by one. A model that has seen all syllables can therefore match an alias to an unseen name,
+while comparing letters does not help. Plain syllables start with a single letter, synonyms with a consonant
+cluster, and none starts with the closing ``x``, so greedy splitting of a name is unambiguous.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "later": ("newer", "latter", "subsequent"),
     "same": ("identical", "equal", "common"),
 }
-"""Words of questions for which a paraphrase has another; the seed chooses which."""
+"""Question words that a paraphrase replaces, with candidates from which the seed chooses."""
 
 
 def syllables(onsets: Collection[str]) -> list[str]:
@@ -58,7 +58,7 @@ class Lexicon:
         return cls(dict(zip(syllables(PLAIN_ONSETS), translated, strict=True)), words)
 
     def alias(self, name: str) -> str:
-        """The other name of an entity: each syllable's synonym, capitalised as a name is."""
+        """The alias of an entity's name: each syllable's synonym, capitalised like a name."""
         return "".join(self.syllable[part] for part in split_name(name)).capitalize()
 
     def reword(self, text: str) -> str:
@@ -78,9 +78,9 @@ def split_name(name: str) -> list[str]:
 
 
 def draw_names(count: int, length: int, seed: int, taken: Collection[str]) -> list[str]:
-    """``count`` different names of ``length`` syllables, none of them one of the words ``taken``.
+    """``count`` different names of ``length`` syllables, none of them in ``taken``.
 
-    Raises ConfigError when there are not so many.
+    Raises ConfigError if there are not enough.
     """
     alphabet = syllables(PLAIN_ONSETS)
     exist = len(alphabet) ** length

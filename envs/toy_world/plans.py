@@ -1,7 +1,7 @@
-"""Demonstrators who do less well than they could, on purpose.
+"""Deliberately imperfect demonstrations.
 
-A lazy demonstrator stops searching too early and answers what it has found so far. A policy that imitates
-one knows how to search on, and does so too seldom: what reinforcement can mend.
+A lazy demonstrator stops searching too early and answers with what it has found so far. A policy that imitates
+it knows how to continue searching but rarely does, which reinforcement learning can fix.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ CHAIN_KINDS = frozenset({"two_hop", "three_hop"})
 def lazy(plan: Plan, hops: int) -> Plan:
     """``plan`` ended after ``hops`` searches (at least 1), with the value found last as its answer.
 
-    A plan that has no more searches than that is returned as it is. Every thought of the world's
-    plans says what was found and then what is needed; the last one keeps the first of these.
+    A plan with no more searches than that is returned unchanged. Every thought in the world's plans says what
+    was found and then what is needed; the last thought keeps only the former.
     """
     if hops < 1:
-        raise ValueError("a demonstration searches at least once")
+        raise ValueError("a demonstration needs at least one search")
     if hops >= len(plan.steps):
         return plan
     found, _, _ = plan.steps[hops].think.partition(". ")
@@ -30,7 +30,7 @@ def lazy(plan: Plan, hops: int) -> Plan:
 
 
 def with_lazy_share(plans: Iterable[Plan], share: float, seed: int) -> list[Plan]:
-    """``plans``, a ``share`` of the two- and three-hop ones made lazy at a seeded hop."""
+    """``plans``, with a fraction ``share`` of the two- and three-hop ones made lazy at a seeded hop."""
     rng = random.Random(f"{seed}/lazy")
     result = []
     for plan in plans:

@@ -1,7 +1,7 @@
-"""What is asked, and how a demonstrator who knows the world would search for it.
+"""The questions, and how a demonstrator who knows the world would search for the answers.
 
-A question is drawn as a ``Case`` (which entities, which relations); its words are chosen afterwards, so
-that the paraphrase knob changes the words of a world and nothing else.
+A question is drawn as a ``Case`` (entities and relations); its words are chosen afterwards, so that the
+``paraphrase`` setting changes the wording of a world and nothing else.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _TRIES = 40
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A question before it has words: entities asked about and the relations to follow from them.
+    """A question before wording: the entities asked about and the relations to follow from them.
 
-    A chain has one start and one relation a hop; comparison and yes/no have two starts and one relation.
+    A chain has one start and one relation per hop; comparison and yes/no have two starts and one relation.
     """
 
     kind: str
@@ -74,9 +74,9 @@ class Pool:
 
 
 def draw_cases(settings: WorldSettings, entities: Mapping[str, Entity], split: Split, count: int) -> list[Case]:
-    """``count`` different cases of one split in a seeded order, kinds in their shares.
+    """``count`` different cases of one split in a seeded order, with kinds in proportion to their weights.
 
-    Raises ConfigError when the split is too small for so many.
+    Raises ConfigError if the split is too small for that many.
     """
     pool = Pool.of(entity for entity in entities.values() if entity.split == split)
     rng = random.Random(f"{settings.seed}/questions/{split}")
@@ -100,10 +100,10 @@ def draw_cases(settings: WorldSettings, entities: Mapping[str, Entity], split: S
 
 
 def put(case: Case, entities: Mapping[str, Entity], lexicon: Lexicon | None, wording: int, question_id: str) -> Plan:
-    """The case in words, with its demonstration; ``lexicon`` is given for a paraphrase.
+    """Word the case, with its demonstration; ``lexicon`` is given for a paraphrase.
 
-    Searches for an entity that the question names use the question's word for it, later ones the
-    passages' word. ``supporting_titles`` follow the searches.
+    Searches for entities named in the question use the question's words, later ones the passages' words.
+    ``supporting_titles`` are in the order of the searches.
     """
     tell = lexicon.alias if lexicon else str
     reword = lexicon.reword if lexicon else str
@@ -112,7 +112,7 @@ def put(case: Case, entities: Mapping[str, Entity], lexicon: Lexicon | None, wor
 
 
 def _quotas(settings: WorldSettings, count: int) -> dict[str, int]:
-    """``count`` shared out by weight, the remainder to the kinds that come first."""
+    """``count`` divided by weight; the remainder goes to the first kinds."""
     weights: dict[str, float] = {kind: weight for kind, weight in settings.kinds.model_dump().items() if weight}
     total = sum(weights.values())
     quotas = {kind: int(count * weight / total) for kind, weight in weights.items()}
@@ -135,7 +135,7 @@ def _draw_comparison(kind: str, pool: Pool, rng: random.Random) -> Case | None:
 
 
 def _draw_yes_no(kind: str, pool: Pool, rng: random.Random) -> Case | None:
-    """Half of them are to be answered yes, so that neither answer pays without searching."""
+    """For half of them the answer is yes, so that guessing without a search does not pay off."""
     relation, same = rng.choice(SHARED_RELATIONS), rng.random() < 0.5
     for _ in range(_TRIES):
         a = rng.choice(pool.having[relation])

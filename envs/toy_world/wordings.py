@@ -60,7 +60,7 @@ def passage_text(entity: Entity, wording: int) -> str:
 
 
 def template_words() -> frozenset[str]:
-    """Every word of every sentence that can be made, without names and years."""
+    """Every word of every possible sentence, without names and years."""
     sentences = [text for texts in (*PASSAGES.values(), *ASK.values()) for text in texts]
     sentences += [NEED, FOUND, COMPARED, SAME, " ".join((*VERDICTS, *VERDICTS.values()))]
     words = {word for text in sentences for word in _WORD.findall(text) if not word.startswith("{")}
@@ -72,9 +72,9 @@ def synonym_words() -> frozenset[str]:
 
 
 def vocabulary(settings: WorldSettings) -> list[str]:
-    """All word pieces of the world's texts; ``##`` marks one that goes on within a word.
+    """All word pieces of the world's texts; ``##`` marks a continuation within a word.
 
-    A year is a decade and a digit. Synonyms are left out when the settings never use them.
+    A year is a decade and a digit. Synonyms are left out if the settings never use them.
     """
     words = set(template_words())
     onsets: tuple[str, ...] = PLAIN_ONSETS

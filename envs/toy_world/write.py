@@ -1,10 +1,10 @@
-"""A made-up world as a folder of files in the field's own formats.
+"""Writes a made-up world as a folder of files in standard formats.
 
 ``corpus.jsonl`` (BEIR), ``train|dev|test.jsonl`` (FlashRAG questions), ``plans_train|plans_dev.jsonl``
-(demonstrations), ``queries.jsonl`` with ``qrels/*.tsv`` (BEIR), ``vocabulary.txt`` (one word piece a line),
-``manifest.json``. Queries are of two sorts, told apart by their judgements: ``qrels/dev.tsv`` judges whole
-questions, by the passages of the entities that the question names (later ones are named by passages only);
-``qrels/dev_searches.tsv`` judges the single searches that a perfect demonstrator makes.
+(demonstrations), ``queries.jsonl`` with ``qrels/*.tsv`` (BEIR), ``vocabulary.txt`` (one word piece per line),
+``manifest.json``. There are two sets of judged queries: ``qrels/dev.tsv`` judges whole questions by the
+passages of the entities named in the question (later entities are named only in passages);
+``qrels/dev_searches.tsv`` judges the individual searches of a perfect demonstrator.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ KIND = "world"
 
 
 def write_world(world: World, folder: str | Path, *, overwrite: bool = False) -> None:
-    """Write all files of ``world``; the folder appears whole or not at all.
+    """Write all files of ``world`` atomically.
 
-    Raises ArtifactError when it exists and may not be overwritten.
+    Raises ArtifactError if the folder exists and may not be overwritten.
     """
     with atomic_folder(folder, overwrite=overwrite) as out:
         _write_lines(out / "corpus.jsonl", ({"_id": p.id, "title": p.title, "text": p.text} for p in world.passages))
@@ -48,7 +48,7 @@ def read_vocabulary(folder: str | Path) -> list[str]:
 
 
 def named_titles(plan: Plan) -> Sequence[str]:
-    """The supporting titles that the question itself names, if only by an alias."""
+    """The supporting titles that the question itself names, possibly by an alias."""
     titles = plan.question.supporting_titles
     return titles[:1] if plan.question.kind in CHAIN_KINDS else titles
 

@@ -1,10 +1,10 @@
-"""Several retrievers as one: each is asked for its ``depth`` best hits, and the lists are fused.
+"""Fuses several retrievers into one: each is asked for its ``depth`` best hits, and the lists are combined.
 
 =====  =========================================================================================
 rrf    sum of w / (k + rank) over the lists that hold the passage (Cormack, Clarke & Buettcher 2009)
-sum    sum of w * score, each list's scores first stretched to [0, 1]; 0 where a list lacks the passage
-dpr    sum of w * score as they are, BM25 + 1.1 * dense (Karpukhin et al. 2020); a list that lacks the
-       passage stands for its own lowest score, as in pyserini's reproduction (Ma et al. 2021)
+sum    sum of w * score, each list's scores first scaled to [0, 1]; 0 where a list lacks the passage
+dpr    sum of w * raw score, BM25 + 1.1 * dense (Karpukhin et al. 2020); a list that lacks the passage
+       contributes its lowest score, as in pyserini's reproduction (Ma et al. 2021)
 =====  =========================================================================================
 """
 
@@ -27,15 +27,15 @@ RRF_K = 60.0
 DPR_LAMBDA = 1.1
 
 Lists = Sequence[Sequence[Hit]]
-"""The hits of one query, a list a part."""
+"""The hits of one query, one list per part."""
 
 
 class HybridRetriever:
     """Fuses the hits of ``parts``, which search the same passages.
 
-    ``weights``, one a part: by default 1 (rrf), an equal share (sum), or 1 and 1.1 (dpr: BM25 first).
-    At most the ``depth`` best of each part take part, so that no more than those are ever returned;
-    ``rrf_k`` is the constant of rrf.
+    ``weights``, one per part, are by default 1 (rrf), 1/parts (sum), or 1 and 1.1 (dpr: BM25 first).
+    Only the ``depth`` best hits of each part are fused, so no others are ever returned; ``rrf_k`` is
+    the constant of rrf.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class HybridRetriever:
 
     @property
     def passages(self) -> int | None:
-        """Passages searched; None when a part does not tell."""
+        """Passages searched; None if a part does not say."""
         sizes = [size_of(part) for part in self.parts]
         return None if None in sizes else max(size for size in sizes if size is not None)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """At most ``k`` hits a query with fused scores, equal ones in order of id.
+        """At most ``k`` hits per query with fused scores, ties in order of id.
 
-        Raises ConfigError when ``k`` is impossible, or when two parts hold different passages under one id.
+        Raises ConfigError if ``k`` is out of range, or if two parts have different passages with the same id.
         """
         check_k(k, self.passages)
         found = [part.search(queries, reach(part, self.depth)) for part in self.parts]
@@ -99,7 +99,7 @@ def reciprocal_rank(lists: Lists, weights: Sequence[float], k: float) -> dict[st
 
 
 def normalised_sum(lists: Lists, weights: Sequence[float], _k: float = RRF_K) -> dict[str, float]:
-    """Fused score by passage id; a list whose scores are all equal counts 1 for each of its passages."""
+    """Fused score by passage id; if all scores of a list are equal, each of its passages gets 1."""
     scores: dict[str, float] = {}
     for hits, weight in zip(lists, weights, strict=True):
         lowest, highest = _bounds(hits)
@@ -110,7 +110,7 @@ def normalised_sum(lists: Lists, weights: Sequence[float], _k: float = RRF_K) ->
 
 
 def raw_sum(lists: Lists, weights: Sequence[float], _k: float = RRF_K) -> dict[str, float]:
-    """Fused score by passage id; see ``dpr`` above. A list without hits counts 0 for every passage."""
+    """Fused score by passage id; see ``dpr`` above. A list without hits contributes 0 to every passage."""
     everything = {hit.passage.id for hits in lists for hit in hits}
     scores = dict.fromkeys(everything, 0.0)
     for hits, weight in zip(lists, weights, strict=True):
@@ -129,13 +129,13 @@ FUSIONS: dict[Fusion, Callable[[Lists, Sequence[float], float], dict[str, float]
 
 
 def check_parameters(parts: int, fusion: str, weights: Sequence[float] | None, rrf_k: float, depth: int) -> None:
-    """Raise ConfigError for a fusion that means nothing."""
+    """Raise ConfigError for invalid fusion parameters."""
     if parts < 2:
         raise ConfigError(f"a hybrid retriever has {parts} parts, it needs two or more", "parts: [a, b]")
     if fusion == "dpr" and weights is None and parts != 2:
-        raise ConfigError(f"fusion dpr has no weights for {parts} parts", "give weights, one a part")
+        raise ConfigError(f"fusion dpr has no default weights for {parts} parts", "give weights, one per part")
     if weights is not None and len(weights) != parts:
-        raise ConfigError(f"{len(weights)} weights do not fit {parts} parts", "give one a part")
+        raise ConfigError(f"{len(weights)} weights do not match {parts} parts", "give one per part")
     if weights is not None and not (all(math.isfinite(w) and w >= 0 for w in weights) and any(weights)):
         raise ConfigError(f"weights are {list(weights)}, they must be 0 or more and not all 0")
     if not (math.isfinite(rrf_k) and rrf_k >= 0):
@@ -161,7 +161,7 @@ def _passages(lists: Lists) -> dict[str, Passage]:
             known = passages.setdefault(hit.passage.id, hit.passage)
             if known.text != hit.passage.text:
                 raise ConfigError(
-                    f"the parts of a hybrid retriever hold different passages under the id {known.id!r}",
-                    "make their indexes from the same corpus",
+                    f"the parts of a hybrid retriever have different passages with the id {known.id!r}",
+                    "build their indexes from the same corpus",
                 )
     return passages

@@ -1,4 +1,4 @@
-"""What fusing and reranking share: how deep to ask an inner retriever, and one name for the whole."""
+"""What fusing and reranking share: the depth to which an inner retriever is searched."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RERANK_DEPTH = 50
 
 
 def reach(retriever: Retriever, depth: int) -> int:
-    """``depth``, or all passages of a smaller index."""
+    """``depth``, or the number of passages of a smaller index."""
     size = size_of(retriever)
     return depth if size is None else min(depth, size)
 

@@ -1,6 +1,6 @@
-"""A second look: the ``depth`` best hits of a retriever, ranked by a model that reads query and passage together.
+"""Reranks the ``depth`` best hits of a retriever with a model that reads query and passage together.
 
-Each query is scored against its own passages only; the pairs of all queries share batches, sorted by length.
+Each query is scored only against its own hits; the pairs of all queries share batches, sorted by length.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ CROSS_ENCODER = ModelKind("cross-encoder", ArtifactError)
 
 
 class PairScorer(Protocol):
-    """Judges (query, passage) pairs, each by itself."""
+    """Scores (query, passage) pairs independently."""
 
     @property
     def fingerprint(self) -> str: ...
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """One score a pair, in order; higher is better."""
+        """One score per pair, in order; higher is better."""
         ...
 
 
 class RerankRetriever:
-    """The hits of ``inner`` in the order of ``scorer``; never more than ``depth`` of them."""
+    """The hits of ``inner``, at most ``depth`` of them, reordered by ``scorer``."""
 
     def __init__(self, inner: Retriever, scorer: PairScorer, *, depth: int = RERANK_DEPTH) -> None:
         check_depth(depth)
@@ -53,11 +53,11 @@ class RerankRetriever:
 
     @property
     def passages(self) -> int | None:
-        """Passages searched; None when the inner retriever does not tell."""
+        """Passages searched; None if the inner retriever does not say."""
         return size_of(self.inner)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """At most ``k`` hits a query with the model's scores, equal ones in the inner order."""
+        """At most ``k`` hits per query with the model's scores, ties in the inner order."""
         check_k(k, self.passages)
         found = self.inner.search(queries, reach(self.inner, self.depth))
         pairs = [(query, passage_text(hit.passage)) for query, hits in zip(queries, found, strict=True) for hit in hits]
@@ -69,9 +69,9 @@ class RerankRetriever:
 
 
 class CrossEncoderScorer:
-    """A sentence-transformers CrossEncoder with one label, from a folder or by its hub name.
+    """A sentence-transformers CrossEncoder with one label, from a folder or the hub.
 
-    Scores are its logits: an activation such as a sigmoid would turn close ones into ties.
+    Scores are its logits: an activation such as a sigmoid would turn close scores into ties.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class CrossEncoderScorer:
         self._model = _load(model, max_length, device)
         self._batch_size = batch_size
         self._fingerprint = _identify(self._model)
-        self._lock = threading.Lock()  # fast tokenizers refuse two threads at once
+        self._lock = threading.Lock()  # fast tokenizers do not allow two threads at once
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the weights, the configuration and the maximal length."""
+        """Digest of the weights, the configuration and the maximum length."""
         return self._fingerprint
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
@@ -106,7 +106,7 @@ class CrossEncoderScorer:
 
 
 def _clean(text: str) -> str:
-    """``text`` as a tokenizer can read it: half a surrogate pair is replaced."""
+    """``text`` as a tokenizer can read it: lone surrogates are replaced."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -122,7 +122,7 @@ def _load(model: str | Path, max_length: int | None, device: str | None) -> Any:
 
     looks_local = Path(model).is_absolute() or str(model).startswith(".") or Path(model).exists()
     if looks_local and not (Path(model) / "config.json").is_file():
-        raise ArtifactError(f"{model} holds no cross-encoder: it has no config.json", "name its folder or hub name")
+        raise ArtifactError(f"{model} is not a cross-encoder: it has no config.json", "give its folder or hub name")
     with loading(str(model), CROSS_ENCODER), quiet_transformers():
         loaded = CrossEncoder(str(model), max_length=max_length, device=device)
     if not _has_head(loaded):
@@ -131,12 +131,12 @@ def _load(model: str | Path, max_length: int | None, device: str | None) -> Any:
             "train one with: sleuth train-retriever",
         )
     if loaded.num_labels != 1:
-        raise ConfigError(f"{model} has {loaded.num_labels} labels, a reranker has one", "choose another model")
+        raise ConfigError(f"{model} has {loaded.num_labels} labels, a reranker must have one", "choose another model")
     return loaded
 
 
 def _has_head(model: Any) -> bool:
-    """Whether scores come from trained weights: a classification head that is missing would be made up at random."""
+    """Whether the classification head has trained weights; a missing one would be initialised at random."""
     architectures = getattr(model.config, "architectures", None) or ()
     headed = any("ForSequenceClassification" in name for name in architectures)
     return headed or not architectures or any(type(module).__name__ == "LogitScore" for module in model.children())

@@ -1,4 +1,4 @@
-"""HNSW and IVF-PQ indexes made by faiss from vectors on disk, block by block."""
+"""Builds HNSW and IVF-PQ indexes with faiss from vectors on disk, block by block."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _HNSW_CODES = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQua
 
 @dataclass(frozen=True, slots=True)
 class IndexParameters:
-    """How an approximate index is made; None: chosen by the number and size of the vectors."""
+    """Build parameters of an approximate index; None: chosen from the number and size of the vectors."""
 
     links: int = 32
-    """HNSW: neighbours of a vector in each layer (M); the lowest has twice as many."""
+    """HNSW: neighbours of a vector per layer (M); the bottom layer has twice as many."""
     ef_construction: int = 200
-    """HNSW: candidates looked at when a vector is put in."""
+    """HNSW: candidates considered when inserting a vector."""
     ef_search: int = 128
-    """HNSW: candidates looked at by a search, the index's default."""
+    """HNSW: candidates considered by a search; the default of the index."""
     lists: int | None = None
-    """IVF: cells; None: 4 times the root of the number of vectors."""
+    """IVF: number of cells; None: 4 times the square root of the number of vectors."""
     nprobe: int | None = None
-    """IVF: cells looked at by a search, the index's default; None: a sixteenth of them."""
+    """IVF: cells probed by a search; the default of the index. None: a sixteenth of them."""
     code_bytes: int | None = None
-    """PQ: bytes a vector; None: the largest divisor of the dimension up to 64."""
+    """PQ: bytes per vector; None: the largest divisor of the dimension up to 64."""
     seed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -45,9 +45,9 @@ class IndexParameters:
 
 
 def build_approximate(vectors: StoredVectors, kind: IndexType, parameters: IndexParameters, path: Path) -> None:
-    """Write a faiss index over ``vectors`` to ``path``; the store's dtype decides how HNSW keeps them.
+    """Write a faiss index over ``vectors`` to ``path``; HNSW stores them in the dtype of ``vectors``.
 
-    Raises ConfigError when the parameters do not fit the vectors.
+    Raises ConfigError if the parameters do not fit the vectors.
     """
     index = _hnsw(vectors, parameters) if kind == "hnsw" else _ivfpq(vectors, parameters)
     if not index.is_trained:
@@ -71,7 +71,7 @@ def _ivfpq(vectors: StoredVectors, parameters: IndexParameters) -> Any:
     if count < _PQ_MINIMUM:
         raise ConfigError(
             f"ivfpq learns its codes from the vectors: {count} are too few, it needs {_PQ_MINIMUM:,}",
-            "choose the index type flat",
+            "choose index type flat",
         )
     size = parameters.code_bytes or max(n for n in range(1, min(64, dimension) + 1) if dimension % n == 0)
     if dimension % size:
@@ -86,12 +86,12 @@ def _ivfpq(vectors: StoredVectors, parameters: IndexParameters) -> Any:
     index.nprobe = parameters.nprobe or max(1, lists // 16)
     for learning in (index.cp, index.pq.cp):
         learning.seed = parameters.seed + 1234
-        learning.min_points_per_centroid = 1  # else it prints a warning for every one of its codes
+        learning.min_points_per_centroid = 1  # else it prints a warning for every code
     return index
 
 
 def _sample(vectors: StoredVectors, parameters: IndexParameters) -> Vectors:
-    """Enough vectors to learn from: faiss takes up to 256 a centroid itself."""
+    """Enough vectors to learn from; faiss itself uses at most 256 per centroid."""
     lists = parameters.lists or round(4 * math.sqrt(len(vectors)))
     wanted = min(len(vectors), max(64 * lists, 100_000))
     rows = np.random.default_rng(parameters.seed).choice(len(vectors), wanted, replace=False)

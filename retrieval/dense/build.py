@@ -1,4 +1,4 @@
-"""A dense index: vectors on disk and, if asked, an approximate index over them in their place."""
+"""Builds a dense index: vectors on disk or, optionally, an approximate index in their place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMAT = 1
 def rebuild_command(
     index: str | Path, corpus: object = "CORPUS", encoder: object = "ENCODER", how: Mapping[str, Any] | None = None
 ) -> str:
-    """The command that makes ``index`` anew; ``how`` is its manifest, or what of it matters."""
+    """The command that rebuilds ``index``; ``how`` is its manifest, or the relevant part of it."""
     command = f"sleuth index {corpus} --out {index} --kind {KIND} --encoder {encoder}"
     chosen = how or {}
     for option, key, usual in (("--index-type", "index_type", "flat"), ("--dtype", "dtype", "float32")):
@@ -40,7 +40,7 @@ def build_dense(
     parameters: IndexParameters | None = None,
     **options: Any,
 ) -> IndexInfo:
-    """Encode every passage of ``corpus_path`` and make an index of the vectors in the folder ``out``.
+    """Encode every passage of ``corpus_path`` and build an index of the vectors in the folder ``out``.
 
     ``options`` and errors are those of `build_index`; ConfigError also for an unknown type.
     """
@@ -56,7 +56,7 @@ def build_dense(
 
 
 class DenseWriter:
-    """Writes ``count`` vectors into ``folder``, where those of an earlier run may lie."""
+    """Writes ``count`` vectors into ``folder``, which may already have some from an earlier run."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class DenseWriter:
         self.vectors.flush()
 
     def finish(self) -> tuple[dict[str, Any], list[str]]:
-        """An approximate index takes the place of the vectors that it was made from."""
+        """Replace the vectors by an approximate index, if one was requested."""
         fields = {"dimension": self.vectors.dimension, "index_type": self._type, **self.plan}
         if self._type == "flat":
             return {**fields, "parameters": {}}, self._files

@@ -1,7 +1,7 @@
-"""A faiss index that others made, beside the corpus it was made from, opened as it is.
+"""Opens a published faiss index together with its corpus, without conversion.
 
 Search-R1's release: ``e5_Flat.index`` or ``e5_HNSW64.index``, and ``wiki-18.jsonl``, whose line i is vector i. The
-files are not copied; where the lines begin is worked out once and kept in the user's cache.
+files are not copied; the offsets of the lines are computed once and kept in the user's cache.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from sleuth.errors import ArtifactError, DataError
 from sleuth.types import Passage
 
 TOLERANCE = 0.05
-"""How far a stored vector may be from the encoder's, as a share of the distance between two passages (1 - cosine):
-half precision costs far less, another prompt more."""
+"""How far a stored vector may be from the encoder's, as a fraction of the distance between two passages (1 - cosine):
+half precision causes far smaller differences, another prompt larger ones."""
 
 _SAMPLES = 8
 
@@ -42,8 +42,8 @@ def open_published(
 ) -> DenseRetriever:
     """A retriever over ``faiss_file``, whose vector i is of row i of the jsonl file ``corpus``.
 
-    A few stored vectors are compared with what ``encoder`` makes of their passages. Raises ArtifactError when they
-    differ (another encoder, pooling or prompt), when the numbers do not match, or when a file is cut short.
+    A few stored vectors are compared with those that ``encoder`` computes for their passages. Raises ArtifactError if
+    they differ (another encoder, pooling or prompt), if the counts do not match, or if a file is truncated.
     """
     index = read_faiss(faiss_file)
     passages = CorpusLines(corpus)
@@ -63,15 +63,15 @@ def open_published(
 
 
 class CorpusLines:
-    """The rows of one jsonl file by number, read from the mapped file; blank lines are no rows."""
+    """The rows of one jsonl file by number, read from the memory-mapped file; blank lines do not count."""
 
     def __init__(self, path: str | Path) -> None:
         files = corpus_files(path)
         if len(files) != 1 or files[0].suffix == ".gz":
-            raise ArtifactError(f"{path} is not one plain .jsonl file", "unpack or join it: its rows are the vectors'")
+            raise ArtifactError(f"{path} is not a single plain .jsonl file", "unpack or join it: row i is vector i")
         self.path = files[0]
         if not self.path.stat().st_size:
-            raise DataError(f"{self.path} holds no passage", "is it the corpus that the index was made from?")
+            raise DataError(f"{self.path} has no passages", "is it the corpus that the index was built from?")
         with self.path.open("rb") as file:
             self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._bounds = _line_bounds(self.path, self._lines)
@@ -88,7 +88,7 @@ class CorpusLines:
 
 
 def _line_bounds(path: Path, lines: mmap.mmap) -> NDArray[np.int64]:
-    """Beginning and end [rows, 2] of every line that is not blank."""
+    """Start and end [rows, 2] of every non-blank line."""
     folder = cache_folder() / "lines"
     kept = folder / f"{fingerprint_of(_identity(path))[:24]}.npy"
     if kept.is_file():
@@ -100,7 +100,7 @@ def _line_bounds(path: Path, lines: mmap.mmap) -> NDArray[np.int64]:
         part = kept.with_suffix(f".{os.getpid()}.npy")
         np.save(part, bounds)
         part.replace(kept)
-    except OSError:  # a cache that cannot be written costs time only
+    except OSError:  # an unwritable cache only costs time
         pass
     return bounds
 
@@ -128,15 +128,15 @@ def _check_sample(retriever: DenseRetriever, stored: dict[int, Vectors]) -> None
     off = min(float(np.median(1 - (held * vectors).sum(axis=1))) for vectors in made)
     if off > max(TOLERANCE * apart, 1e-3):
         raise ArtifactError(
-            f"the vectors of {retriever.name} are not what {encoder.source} makes of its passages "
-            f"(cosine {1 - off:.3f}): another encoder, pooling or prompt made them",
+            f"the vectors of {retriever.name} are not those of {encoder.source} for its passages "
+            f"(cosine {1 - off:.3f}): they are from another encoder, pooling or prompt",
             f"the passage prompt is {encoder.settings.passage_prompt!r}, pooling {encoder.settings.pooling}; "
-            "name the right ones under encoder",
+            "set the right ones under encoder",
         )
 
 
 def _stored(index: object, rows: NDArray[np.int64]) -> dict[int, Vectors]:
-    """Some vectors as the index holds them; none where its type cannot give them back."""
+    """Some of the stored vectors; none if the index type cannot reconstruct them."""
     try:
         return {int(row): np.asarray(index.reconstruct(int(row))) for row in rows}  # type: ignore[attr-defined]
     except RuntimeError:
@@ -144,7 +144,7 @@ def _stored(index: object, rows: NDArray[np.int64]) -> dict[int, Vectors]:
 
 
 def _contents(passages: CorpusLines, row: int) -> str:
-    """The text of a row as its maker read it: ``contents`` whole, quotes and line break included."""
+    """The text of a row as it was originally encoded: all of ``contents``, with quotes and line break."""
     content = json.loads(passages.raw(row))
     return str(content.get("contents") or passage_text(passages[row]))
 
@@ -154,7 +154,7 @@ def _unit(vector: Vectors) -> Vectors:
 
 
 def _identity(path: Path) -> list[object]:
-    """A file by name, size and time: digests of tens of gigabytes would take minutes."""
+    """Identifies a file by name, size and time: digests of tens of gigabytes would take minutes."""
     try:
         found = path.stat()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Search an index of vectors for the passages nearest to a query."""
+"""Searches an index of vectors for the passages nearest to a query."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
 from sleuth.types import Hit, Passage
 
 BATCH = 64
-"""Queries that are encoded together."""
+"""Batch size for encoding queries."""
 CPU_BATCH = 8
-"""The same on a CPU, where few of like length cost less than many padded to the longest."""
+"""The same on a CPU, where small batches of similar length are cheaper than large padded ones."""
 
 
 _DECISIVE = (
@@ -43,12 +43,12 @@ _DECISIVE = (
 
 
 class DenseRetriever:
-    """Encodes queries, searches vectors, reads passages. Threads may share one; they encode in turns."""
+    """Encodes queries, searches vectors, reads passages. Thread-safe; encoding is serialised."""
 
     def __init__(
         self, encoder: Encoder, vectors: VectorSearch, passages: Passages, name: str, fingerprint: str
     ) -> None:
-        """``name`` is what error messages call the index; ``fingerprint`` is of passages, vectors and encoder."""
+        """``name`` is the index's name in error messages; ``fingerprint`` covers passages, vectors and encoder."""
         if vectors.dimension != encoder.dimension:
             raise ArtifactError(
                 f"the vectors of {name} have {vectors.dimension} dimensions, "
@@ -69,13 +69,13 @@ class DenseRetriever:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the passages, how they were encoded and indexed, and the encoder of queries."""
+        """Digest of the passages, of how they were encoded and indexed, and of the query encoder."""
         return self._fingerprint
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """At most ``k`` hits a query, best first, equal scores in order of the corpus; none for an empty query.
+        """At most ``k`` hits per query, best first, ties in corpus order; none for an empty query.
 
-        Raises ConfigError when ``k`` is below 1 or above the number of passages, RetrieverError when a query
+        Raises ConfigError if ``k`` is below 1 or above the number of passages, RetrieverError if a query
         could not be encoded.
         """
         check_k(k, len(self), self.name)
@@ -89,20 +89,18 @@ class DenseRetriever:
         return answers
 
     def search_vectors(self, vectors: Vectors, k: int) -> Found:
-        """Scores and rows [queries, k] for query vectors. Raises RetrieverError for one of the wrong size or NaN."""
+        """Scores and rows [queries, k] for query vectors. Raises RetrieverError for a wrong dimension or NaN."""
         if vectors.ndim != 2 or vectors.shape[1] != self.vectors.dimension:
             raise RetrieverError(
                 f"query vectors of shape {tuple(vectors.shape)} do not fit {self.name}",
-                f"it holds vectors of {self.vectors.dimension} dimensions",
+                f"its vectors have {self.vectors.dimension} dimensions",
             )
         if not np.isfinite(vectors).all():
             raise RetrieverError(f"a query vector for {self.name} is not finite (NaN)", "check the encoder's weights")
         scores, rows = self.vectors.search(np.ascontiguousarray(vectors, dtype=np.float32), k)
         if np.isnan(scores).any():
             row = int(rows[np.isnan(scores)][0])
-            raise RetrieverError(
-                f"vector {row} of {self.name} is not finite (NaN)", "the index is broken: make it anew"
-            )
+            raise RetrieverError(f"vector {row} of {self.name} is not finite (NaN)", "the index is damaged: rebuild it")
         return scores, rows
 
     def _encode(self, queries: list[str]) -> Vectors:
@@ -121,9 +119,9 @@ class DenseRetriever:
 def open_dense(
     index: str | Path, encoder: Encoder, *, ef_search: int | None = None, nprobe: int | None = None
 ) -> DenseRetriever:
-    """The retriever over an index that `build_dense` made, with the encoder that made it.
+    """The retriever over an index made by `build_dense`, with the encoder that made it.
 
-    Another query tower will do; another passage tower, prompt or pooling is refused. Raises ArtifactError.
+    A different query tower is accepted; a different passage tower, prompt or pooling raises ArtifactError.
     """
     manifest = read_dense_manifest(index)
     _check_encoder(index, manifest, encoder)
@@ -131,7 +129,7 @@ def open_dense(
     if manifest["index_type"] == "flat":
         tuned = "ef_search" if ef_search is not None else "nprobe" if nprobe is not None else None
         if tuned:
-            raise ConfigError(f"{tuned} means nothing to {index}, an index of type flat", f"leave {tuned} out")
+            raise ConfigError(f"{tuned} does not apply to {index}, an index of type flat", f"leave {tuned} out")
         search: VectorSearch = FlatSearch(open_vectors(index))
     else:
         path = Path(index) / FILES[manifest["index_type"]]
@@ -143,25 +141,25 @@ def open_dense(
 
 
 def stored_vectors(index: str | Path, encoder: Encoder) -> tuple[list[Passage], Encoded]:
-    """The passages of a flat index and their vectors, as ``encoder`` makes them.
+    """The passages of a flat index and their vectors, which must be those of ``encoder``.
 
-    Raises ArtifactError when another passage tower made the index, ConfigError when it keeps no vectors.
+    Raises ArtifactError if the index is from another passage tower, ConfigError if it keeps no vectors.
     """
     kind = read_dense_manifest(index)["index_type"]
     if kind != "flat":
-        raise ConfigError(f"{index} is of type {kind}, which keeps no vectors", "name a flat index")
+        raise ConfigError(f"{index} is of type {kind}, which keeps no vectors", "use a flat index")
     found = open_dense(index, encoder)
     vectors = open_vectors(index).read(slice(None))
     return [found.passages[row] for row in range(len(found))], Encoded(torch.from_numpy(vectors))
 
 
 def read_dense_manifest(index: str | Path) -> dict[str, Any]:
-    """The manifest of a dense index. Raises ArtifactError when it is none or of another format."""
+    """The manifest of a dense index. Raises ArtifactError if there is none or it has another format."""
     manifest = read_manifest(index, KIND, rebuild_command(index))
     if manifest.get("format") != FORMAT:
         raise ArtifactError(
             f"{index} has format {manifest.get('format')}, this version reads {FORMAT}",
-            f"make it anew with: {rebuild_command(index)}",
+            f"rebuild it with: {rebuild_command(index)}",
         )
     return manifest
 
@@ -174,13 +172,13 @@ def _check_encoder(index: str | Path, manifest: Mapping[str, Any], encoder: Enco
     raise ArtifactError(
         f"{index} was made with another encoder than {encoder.source or 'this one'}: "
         f"{_difference(made_with['settings'], encoder.settings)}",
-        f"open it with {made_with['source'] or 'the encoder that made it'}, or make it anew with: "
+        f"open it with {made_with['source'] or 'the encoder that made it'}, or rebuild it with: "
         f"{rebuild_command(index, manifest['corpus']['path'], given['source'] or 'ENCODER', manifest)}",
     )
 
 
 def _difference(made_with: Mapping[str, Any], settings: EncoderSettings) -> str:
-    """The first setting that decides the vectors of passages and is not the same; else it is the weights."""
+    """The first differing setting that affects passage vectors; if none differs, it is the weights."""
     for name in _DECISIVE:
         mine, theirs = getattr(settings, name), made_with.get(name)
         if mine != theirs:
@@ -195,6 +193,6 @@ def _check_files(index: str | Path, manifest: Mapping[str, Any]) -> None:
         if found != size:
             corpus, source = manifest["corpus"]["path"], manifest["encoder"]["source"] or "ENCODER"
             raise ArtifactError(
-                f"{path} is not whole: {found:,} of {size:,} bytes",
-                f"make the index anew with: {rebuild_command(index, corpus, source, manifest)}",
+                f"{path} is truncated: {found:,} of {size:,} bytes",
+                f"rebuild the index with: {rebuild_command(index, corpus, source, manifest)}",
             )

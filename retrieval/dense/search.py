@@ -1,9 +1,8 @@
 """Search for the largest inner products: exact over stored vectors, or through a faiss index file.
 
-Exact search goes through faiss for a few queries and through blocks of matrix product and top-k for more, whichever
-is the faster (benchmarks/dense.py); float16 and int8 are decoded block by block. Scores are then worked
-out again in float64 for the hits alone, so that they and the order of equal ones (by row) do not depend on which way
-was taken, nor on what else was asked.
+Exact search uses faiss for a few queries and blockwise matrix products with top-k for more, whichever is faster
+(benchmarks/dense.py); float16 and int8 are decoded block by block. The scores of the hits are then recomputed in
+float64, so that they and the order of ties (by row) depend neither on the method nor on the other queries.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ Found = tuple[Vectors, Rows]
 """Scores [queries, k], best first, and rows [queries, k]; -1 and -inf where an approximate index found fewer."""
 
 FAISS_QUERIES = 5
-"""Up to so many queries faiss's scan beats a matrix product."""
+"""Up to this many queries, faiss's scan beats a matrix product."""
 BLOCK_BYTES = 16_000_000
-"""Of vectors decoded at a time: little enough to stay near the processor, enough to be worth a product."""
+"""Block size for vectors that need decoding: small enough for the CPU caches, large enough for a matrix product."""
 PLAIN_BLOCK_BYTES = 64_000_000
-"""Of float32 vectors at a time, which need no decoding."""
+"""Block size for float32 vectors, which need no decoding."""
 
 _SLACK = 1e-5
 
 
 class VectorSearch(Protocol):
-    """What a dense retriever searches."""
+    """A searchable set of vectors."""
 
     def __len__(self) -> int: ...
 
@@ -47,10 +46,10 @@ class VectorSearch(Protocol):
 
 
 class FlatSearch:
-    """Exact search; memory beyond the mapped file is one block, whatever the size of the corpus."""
+    """Exact search; memory beyond the mapped file is one block, regardless of corpus size."""
 
     def __init__(self, vectors: StoredVectors, owner: object = None) -> None:
-        """``owner`` is kept alive: the memory of ``vectors`` may be its."""
+        """``owner`` is kept alive, since it may own the memory of ``vectors``."""
         self.vectors = vectors
         self._owner = owner
         size = PLAIN_BLOCK_BYTES if vectors.codes.dtype == np.float32 else BLOCK_BYTES
@@ -68,8 +67,8 @@ class FlatSearch:
         return scores.astype(np.float32), rows
 
     def ranked(self, queries: Vectors, k: int) -> tuple[NDArray[np.float64], Rows]:
-        """As `search`, with the scores that decided the order."""
-        asked = min(k + 1, len(self))  # one more shows whether the last place was a draw
+        """Like `search`, with the float64 scores that determined the order."""
+        asked = min(k + 1, len(self))  # one more shows whether the last place is tied
         candidates = self._candidates(queries, asked)
         scores, rows = self._rescored(queries, candidates)
         if asked > k:
@@ -80,7 +79,7 @@ class FlatSearch:
     def _candidates(self, queries: Vectors, k: int) -> Rows:
         if len(queries) <= FAISS_QUERIES and self.vectors.codes.dtype == np.float32:
             rows: Rows = faiss.knn(queries, self.vectors.codes, k, metric=faiss.METRIC_INNER_PRODUCT)[1]
-            if (rows >= 0).all():  # it passes over vectors that are not finite
+            if (rows >= 0).all():  # faiss skips vectors that are not finite
                 return rows
         asked = torch.from_numpy(queries)
         best, rows_ = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
@@ -94,14 +93,14 @@ class FlatSearch:
         return rows_.numpy()
 
     def _rescored(self, queries: Vectors, rows: Rows) -> tuple[NDArray[np.float64], Rows]:
-        """Scores in float64 of ``rows`` [queries, n], both sorted by score and then by row."""
+        """Scores in float64 of ``rows`` [queries, n], both sorted by score, then by row."""
         vectors = self.vectors.read(rows.reshape(-1)).reshape(*rows.shape, -1)
         scores = np.einsum("qd,qnd->qn", queries, vectors, dtype=np.float64)
         order = np.lexsort((rows, -scores), axis=1)
         return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
     def _with_draws(self, query: Vectors, last: float, k: int) -> tuple[NDArray[np.float64], Rows]:
-        """The first ``k`` when several rows share the last place: all of those are looked at, not some."""
+        """The first ``k`` if several rows tie for the last place: all tied rows are considered."""
         near: list[Rows] = []
         for start in range(0, len(self), self._block):
             scores = self.vectors.read(slice(start, start + self._block)) @ query
@@ -111,13 +110,13 @@ class FlatSearch:
 
 
 class FaissSearch:
-    """Search through an index that faiss reads: flat, HNSW, IVF-PQ and what else it knows, mapped from disk."""
+    """Search through any index that faiss can read (flat, HNSW, IVF-PQ, ...), mapped from disk."""
 
     def __init__(self, index: Any, *, ef_search: int | None = None, nprobe: int | None = None) -> None:
         self.index = index
         self._negative = index.metric_type == faiss.METRIC_L2
         if not self._negative and index.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise ArtifactError("the faiss index compares by neither inner product nor L2", "build another")
+            raise ArtifactError("the faiss index uses neither inner product nor L2", "build one that does")
         self._tune(ef_search, nprobe)
 
     def __len__(self) -> int:
@@ -142,7 +141,7 @@ class FaissSearch:
             if value is None:
                 continue
             if not hasattr(inner, attribute):
-                raise ConfigError(f"{name} means nothing to an index of type {type(inner).__name__}", "leave it out")
+                raise ConfigError(f"{name} does not apply to an index of type {type(inner).__name__}", "leave it out")
             if name == "ef_search":
                 inner.hnsw.efSearch = value
             else:
@@ -150,20 +149,20 @@ class FaissSearch:
 
 
 def read_faiss(path: str | Path) -> Any:
-    """The faiss index in a file, mapped where its type can be. Raises ArtifactError in one line."""
+    """The faiss index in a file, memory-mapped if its type allows it. Raises ArtifactError."""
     if not Path(path).is_file():
-        raise ArtifactError(f"no faiss index at {path}", "give the file that faiss.write_index wrote")
+        raise ArtifactError(f"no faiss index at {path}", "give a file written by faiss.write_index")
     try:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         reason = str(error).split("Error: ")[-1].strip().splitlines()[0]
         raise ArtifactError(
-            f"{path} is no whole faiss index: {reason[:160]}", "it was cut short or is another file: fetch it again"
+            f"{path} is not a valid faiss index: {reason[:160]}", "it may be truncated: fetch it again"
         ) from None
 
 
 def flat_vectors(index: Any) -> Vectors | None:
-    """The vectors [n, dimension] of a plain inner-product index, where they lie; None for any other index."""
+    """The vectors [n, dimension] of a plain inner-product index, without copying; None for any other index."""
     if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT or not index.ntotal:
         return None
     codes: Vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)

@@ -25,7 +25,7 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class StoredVectors:
-    """``codes`` [passages, dimension] as they lie on disk; ``scales`` [passages] where they are int8."""
+    """``codes`` [passages, dimension] as stored on disk; ``scales`` [passages] if they are int8."""
 
     codes: NDArray[Any]
     scales: NDArray[np.float32] | None = None
@@ -38,7 +38,7 @@ class StoredVectors:
         return int(self.codes.shape[1])
 
     def write(self, start: int, vectors: Vectors) -> None:
-        """Put ``vectors`` at rows from ``start`` on."""
+        """Write ``vectors`` to the rows from ``start`` on."""
         rows = slice(start, start + len(vectors))
         if self.scales is None:
             self.codes[rows] = vectors
@@ -55,14 +55,14 @@ class StoredVectors:
         return codes.astype(np.float32) * self.scales[rows][:, None]
 
     def flush(self) -> None:
-        """Bring what was written to disk."""
+        """Flush written rows to disk."""
         for array in (self.codes, self.scales):
             if isinstance(array, np.memmap):
                 array.flush()
 
 
 def create_vectors(folder: str | Path, count: int, dimension: int, dtype: Dtype) -> StoredVectors:
-    """Room for ``count`` vectors, or what is there already of that shape; the file is sparse until it is written."""
+    """Create room for ``count`` vectors, or open existing files of that shape; the file is sparse until written."""
     root = Path(folder)
     codes = _open_or_create(root / VECTORS, (count, dimension), np.dtype(dtype))
     scales = _open_or_create(root / SCALES, (count,), np.dtype("float32")) if dtype == "int8" else None
@@ -70,16 +70,16 @@ def create_vectors(folder: str | Path, count: int, dimension: int, dtype: Dtype)
 
 
 def open_vectors(folder: str | Path) -> StoredVectors:
-    """The vectors of ``folder``. Raises ArtifactError when they are absent or cut short."""
+    """The vectors of ``folder``. Raises ArtifactError if they are missing or truncated."""
     root = Path(folder)
     try:
-        # copy-on-write: torch wants writable memory, and plain views are quicker to index than memmaps
+        # copy-on-write: torch requires writable memory, and plain views index faster than memmaps
         codes = np.asarray(np.load(root / VECTORS, mmap_mode="c"))
         scales = np.asarray(np.load(root / SCALES, mmap_mode="c")) if codes.dtype == np.int8 else None
     except (OSError, ValueError, EOFError) as error:
-        raise ArtifactError(f"the vectors of {folder} cannot be read: {error}", "build the index anew") from None
+        raise ArtifactError(f"the vectors of {folder} cannot be read: {error}", "rebuild the index") from None
     if codes.ndim != 2 or codes.dtype.name not in DTYPES or (scales is not None and len(scales) != len(codes)):
-        raise ArtifactError(f"{root / VECTORS} holds no vectors: {codes.dtype} {codes.shape}", "build the index anew")
+        raise ArtifactError(f"{root / VECTORS} holds no vectors: {codes.dtype} {codes.shape}", "rebuild the index")
     return StoredVectors(codes, scales)
 
 

@@ -1,6 +1,6 @@
-"""From a corpus to the index of a family of encoders: passages stored, encoded piece by piece, and kept its own way.
+"""Builds the index of an encoder family from a corpus: store the passages, encode them piece by piece, write them.
 
-The work lies in ``.NAME.part`` beside the index until it is whole; a run that was killed goes on from there.
+The work is in ``.NAME.part`` next to the index until it is complete; a killed build resumes from there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sleuth.artifacts import MANIFEST, atomic_write, resumable_folder, write_man
 _STORED = "stored.json"
 
 OpenWriter = Callable[[Path, int], IndexWriter]
-"""The folder of an index in the making and its number of passages, to what writes it."""
+"""Called with the folder of an unfinished index and its number of passages; returns its writer."""
 
 
 def build_index(
@@ -41,8 +41,8 @@ def build_index(
 ) -> IndexInfo:
     """Encode every passage of ``corpus_path`` into an index in the folder ``out``, of the kind of the encoder's family.
 
-    It appears whole or not at all, and what a killed run had done is not done again. Raises DataError naming the
-    bad rows unless ``skip_bad_rows``, ArtifactError when ``out`` exists.
+    The index is written atomically, and a killed build is resumed. Raises DataError naming the bad rows unless
+    ``skip_bad_rows``, ArtifactError if ``out`` exists.
     """
     with resumable_folder(out, overwrite=overwrite) as folder:
         stored, examples = _store(folder, corpus_path, layout, skip_bad_rows)
@@ -75,7 +75,7 @@ def build_index(
 
 
 def describe_encoder(encoder: Encoder) -> dict[str, Any]:
-    """What tells later whether an encoder fits an index: the digest of its passage tower, and how it reads."""
+    """What is later compared to check that an encoder fits an index: the passage tower's digest and its settings."""
     return {
         "source": None if encoder.source is None else _absolute(encoder.source),
         "passage_fingerprint": encoder.tower_fingerprint("passage"),
@@ -86,7 +86,7 @@ def describe_encoder(encoder: Encoder) -> dict[str, Any]:
 def _store(
     folder: Path, corpus: str | Path, layout: str | None, skip_bad_rows: bool
 ) -> tuple[dict[str, Any], Iterable[BadRow]]:
-    """Write the passages, unless an earlier run over the same files did; what the manifest says of them."""
+    """Store the passages, unless an earlier run over the same files did; returns their manifest entry."""
     asked = {"corpus": describe_source(corpus), "layout": layout, "skip_bad_rows": skip_bad_rows}
     path = folder / _STORED
     try:
@@ -95,7 +95,7 @@ def _store(
         known = {}
     if known.get("asked") == asked:
         return known["stored"], ()
-    (folder / STATE).unlink(missing_ok=True)  # what was encoded were other passages
+    (folder / STATE).unlink(missing_ok=True)  # the encoded pieces were of other passages
     report = IngestReport()
     with StoreWriter(folder) as store:
         for _ in ingest(corpus, store, report, layout=layout, skip_bad_rows=skip_bad_rows):
@@ -106,7 +106,7 @@ def _store(
 
 
 def _drop_working_files(folder: Path, keep: Sequence[str]) -> None:
-    """The state goes first: a run killed in between must not take vectors that are gone for encoded ones."""
+    """Delete the state first: a run killed in between must not treat deleted vectors as encoded."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name != STATE):
         if path.name not in keep:
             path.unlink()

@@ -1,6 +1,6 @@
 """Text to tensors: sentence-transformers' modules, with the settings that belong to the weights.
 
-One ``SentenceTransformer``; two towers are its ``Router``. What is saved loads in plain sentence-transformers
+One ``SentenceTransformer``; two towers are its ``Router``. A saved encoder loads in plain sentence-transformers
 (``encode_query``, ``encode_document``) and gives the same vectors there.
 """
 
@@ -29,20 +29,20 @@ from sleuth.errors import ConfigError, DataError, did_you_mean
 
 KIND = "encoder"
 TASKS: Mapping[Role, str] = {"query": "query", "passage": "document"}
-"""What sentence-transformers calls the two roles."""
+"""sentence-transformers' names for the two roles."""
 
 Vectors = NDArray[np.float32]
 OnEncoded = Callable[[int], None]
 """Called with the number of texts encoded so far."""
 
 _UNUSED = ".pooler."
-"""Weights of BERT that no state of the last layer depends on; random where a checkpoint lacks them."""
+"""BERT weights on which no state of the last layer depends; random if a checkpoint lacks them."""
 _BLOCK = 4096
-"""Texts that are tokenised together."""
+"""Batch size of tokenisation."""
 
 
 class Encoder:
-    """Two towers, or one that serves as both; ``family`` says what they give and how that is compared."""
+    """Two towers, or a single one for both roles; ``family`` defines their outputs and how they are compared."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Encoder:
         self.settings = settings
         self.family = family
         self.source = source
-        """Folder or hub name it was loaded from; None for one that lies nowhere yet."""
+        """Folder or hub name it was loaded from; None if it has not been saved yet."""
         for name, weight in model.named_parameters():
             if _UNUSED in name:
                 weight.requires_grad_(False)
@@ -71,7 +71,7 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of both towers and their settings. It reads every weight: keep it."""
+        """Digest of both towers and their settings. Reads every weight, so store the result."""
         query, passage = (self._tower_identity(role) for role in TASKS)
         weights = _weights_digest(self.tower("passage"))
         shared = self.tower("query") is self.tower("passage")
@@ -79,17 +79,17 @@ class Encoder:
         return _digest([query, other, passage, weights, self.settings.similarity])
 
     def tower_fingerprint(self, role: Role) -> str:
-        """Digest of all that decides the vectors of one role: an index stays valid while its passage tower does."""
+        """Digest of all that determines the vectors of one role; an index is valid while its passage tower's is."""
         return _digest([self._tower_identity(role), _weights_digest(self.tower(role))])
 
     def tower(self, role: Role) -> nn.Module:
-        """The module that turns features of ``role`` into vectors; both roles share it unless towers are separate."""
+        """The module that turns features of ``role`` into vectors; shared unless the towers are separate."""
         task, router = TASKS[_known(role)], router_of(self.model)
         tower: nn.Module = router.sub_modules[task] if router is not None else self.model
         return tower
 
     def features(self, texts: Sequence[str], role: Role) -> dict[str, Tensor]:
-        """Model inputs [texts, tokens], padded on the right: prompt, text cut to size, EOS where the model wants it."""
+        """Model inputs [texts, tokens], padded on the right: prompt, truncated text, EOS if the model uses it."""
         first = self._first_module(role)
         if not _plain(first):
             made = self.model.preprocess(list(texts), prompt=self.settings.prompt(role), task=TASKS[role])
@@ -97,21 +97,21 @@ class Encoder:
         return _pad(first.tokenizer, self._tokens(texts, role))
 
     def embed(self, features: Mapping[str, Tensor], role: Role) -> Encoded:
-        """The texts of ``features``, on the model's device, with gradients where the model is in training."""
+        """The texts of ``features``, on the model's device, with gradients if the model is in training mode."""
         inputs = {name: value.to(self.device) for name, value in features.items()}
         return self.family.read(self.model(inputs, task=TASKS[_known(role)]), self.settings)
 
     def nothing(self, role: Role) -> Encoded:
-        """No text, in the shape of what this encoder gives; no random number is drawn."""
+        """The encoding of zero texts, in this encoder's output shape; draws no random numbers."""
         with RandContext(torch.empty(0, device=self.device)):
             return self.embed(self.features(["-"], role), role)[:0]
 
     def encode_texts(
         self, texts: Sequence[str], role: Role, batch_size: int = 32, progress: OnEncoded | None = None
     ) -> Encoded:
-        """All ``texts`` in their order, on the CPU; batches are of like length, so that little is padding.
+        """The encoded ``texts`` in order, on the CPU; batches have similar lengths to minimise padding.
 
-        Raises DataError when a number is not finite.
+        Raises DataError if a value is not finite.
         """
         order: list[NDArray[np.int64]] = []
         parts: list[Encoded] = []
@@ -124,7 +124,7 @@ class Encoder:
                     order.append(rows)
                     if progress:
                         progress(sum(map(len, order)))
-            with torch.no_grad():  # outside of inference mode: a frozen table takes part in losses
+            with torch.no_grad():  # not inference mode: a frozen table takes part in losses
                 made = join(parts or [self.nothing(role).to("cpu")])
         finally:
             self.model.train(training)
@@ -135,12 +135,12 @@ class Encoder:
     def encode(
         self, texts: Sequence[str], role: Role, batch_size: int = 32, progress: OnEncoded | None = None
     ) -> Vectors:
-        """As `encode_texts`, of a dense encoder: vectors [texts, dimension]."""
+        """Like `encode_texts`, for a dense encoder: vectors [texts, dimension]."""
         vectors: Vectors = self.encode_texts(texts, role, batch_size, progress).values.numpy()
         return vectors
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write weights, tokenizer and settings, whole or not at all; adapters are saved as adapters."""
+        """Write weights, tokenizer and settings atomically; adapters are saved as adapters."""
         with atomic_folder(folder, overwrite=overwrite) as out, quiet_transformers():
             self.model.save(str(out), create_model_card=False)
             settings = self.settings.model_dump(mode="json")
@@ -162,7 +162,7 @@ class Encoder:
     def _batches(
         self, texts: Sequence[str], role: Role, batch_size: int
     ) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
-        """Rows and their features, longest first: a batch that does not fit memory fails at once."""
+        """Rows and their features, longest first, so that a batch that does not fit into memory fails at once."""
         first = self._first_module(role)
         if not _plain(first):
             order = np.argsort([-len(text) for text in texts], kind="stable")
@@ -176,7 +176,7 @@ class Encoder:
             yield rows, _pad(first.tokenizer, {name: [tokens[name][row] for row in rows] for name in tokens})
 
     def _tokens(self, texts: Sequence[str], role: Role) -> dict[str, list[list[int]]]:
-        """Token ids (and types) of each text, not padded."""
+        """Token ids (and types) of each text, without padding."""
         tokenizer = self._first_module(role).tokenizer
         prompt = self.settings.prompt(role)
         limit = min(self.settings.max_tokens(role), tokenizer.model_max_length)
@@ -195,7 +195,7 @@ class Encoder:
 
 
 def separate_towers(encoder: Encoder) -> Encoder:
-    """The same encoder with a query tower of its own, so that it can be trained while passages stay as they are."""
+    """The same encoder with a separate query tower, which can be trained while passage vectors stay fixed."""
     if encoder.settings.towers == "separate":
         return encoder
     passage = list(encoder.model.children())
@@ -220,7 +220,7 @@ def router_of(model: SentenceTransformer) -> Router | None:
 
 
 def _plain(module: nn.Module) -> bool:
-    """Whether text goes through an ordinary tokenizer, which can then be called without the wrapper around it."""
+    """Whether text goes through an ordinary tokenizer, which can then be called without its wrapper."""
     return (
         isinstance(module, Transformer)
         and module.tokenizer is not None
@@ -231,7 +231,7 @@ def _plain(module: nn.Module) -> bool:
 
 
 def _pad(tokenizer: Any, tokens: Mapping[str, list[list[int]]]) -> dict[str, Tensor]:
-    """Right padding whatever the tokenizer prefers: absolute positions then mean the same in every batch."""
+    """Pad on the right whatever the tokenizer's default, so that absolute positions are the same in every batch."""
     width = max(len(ids) for ids in tokens["input_ids"])
     fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
     padded = {
@@ -255,12 +255,12 @@ def _refuse_not_finite(encoded: Encoded, texts: Sequence[str]) -> None:
         raise DataError(
             f"the encoder gave a vector that is not finite (NaN) for {len(bad)} of {len(texts)} texts, "
             f"the first: {texts[int(bad[0])][:60]!r}",
-            "its weights are broken: train it anew or load another checkpoint",
+            "its weights are damaged: retrain it or load another checkpoint",
         )
 
 
 def _without_state(tokenizer: str) -> str:
-    """A fast tokenizer as text, without the truncation and padding that its last call left in it."""
+    """A fast tokenizer as text, without the truncation and padding state of its last call."""
     try:
         content = json.loads(tokenizer)
     except ValueError:

@@ -1,8 +1,8 @@
-"""The seam between families of encoders and all that trains, encodes and searches with them.
+"""The interface between encoder families and the code that trains, encodes and searches with them.
 
-An encoder gives tensors and a mask (`Encoded`); its family says how they are read off a tower's outputs and how those
-of queries and passages are compared. Nothing else in the training loop, in dev figures or in the build of an index
-knows how many vectors a text has.
+An encoder returns tensors and a mask (`Encoded`); its family defines how they are read from a tower's outputs and how
+queries and passages are compared. Nothing else in training, dev evaluation or index building knows how many vectors
+a text has.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from retrieval.encoders.config import EncoderSettings
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Texts as their encoder gives them, float32.
+    """Encoded texts, float32.
 
-    ``values``: one vector a text [texts, d], a weight a word [texts, vocabulary], or several vectors a text
-    [texts, tokens, d]. ``mask``: bool [texts, tokens], which of several vectors count; None where all do.
+    ``values``: one vector per text [texts, d], one weight per word [texts, vocabulary], or several vectors per text
+    [texts, tokens, d]. ``mask``: bool [texts, tokens], which of several vectors count; None if all do.
     """
 
     values: Tensor
@@ -34,14 +34,14 @@ class Encoded:
         return len(self.values)
 
     def __getitem__(self, rows: Any) -> Encoded:
-        """Those texts: a slice, or their numbers."""
+        """The selected texts, by slice or indices."""
         return Encoded(self.values[rows], None if self.mask is None else self.mask[rows])
 
     def to(self, device: torch.device | str) -> Encoded:
         return Encoded(self.values.to(device), None if self.mask is None else self.mask.to(device))
 
     def cut(self, dimensions: int | None, unit_length: bool) -> Encoded:
-        """Vectors cut to their first ``dimensions``, and normalised again where they had ``unit_length``."""
+        """Vectors truncated to their first ``dimensions``, and renormalised if ``unit_length``."""
         if dimensions is None or dimensions == self.values.shape[-1]:
             return self
         short = self.values[..., :dimensions]
@@ -49,32 +49,32 @@ class Encoded:
 
 
 def join(parts: Sequence[Encoded]) -> Encoded:
-    """All texts of ``parts``, at least one part, in order; several vectors are padded to the most that a text has."""
+    """Concatenate one or more ``parts``; multi-vector texts are padded to the longest."""
     masks = [part.mask for part in parts if part.mask is not None]
     values = [part.values for part in parts]
     return Encoded(*cat_padded_token_embeddings(values, masks)) if masks else Encoded(torch.cat(values))
 
 
 class Family(Protocol):
-    """What sets a family of encoders apart."""
+    """What differs between families of encoders."""
 
     @property
     def kind(self) -> str:
-        """Its name, which its indexes and retrievers have too."""
+        """Its name, also used by its indexes and retrievers."""
         ...
 
     def read(self, outputs: Mapping[str, Tensor], settings: EncoderSettings) -> Encoded:
-        """What a tower's ``outputs`` say of the texts, with their gradients."""
+        """The encoded texts from a tower's ``outputs``, with gradients."""
         ...
 
     def scores(self, queries: Encoded, passages: Encoded) -> Tensor:
-        """How well each passage answers each query [N, M], with gradients."""
+        """The score of each passage for each query [N, M], with gradients."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """One vector a text, compared by inner product."""
+    """One vector per text, compared by inner product."""
 
     kind: str = "dense"
 

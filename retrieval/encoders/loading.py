@@ -1,4 +1,4 @@
-"""Encoders from disk or hub: folders written here, sentence-transformers models, adapters; new ones on a backbone."""
+"""Loads encoders from disk or hub: our own, sentence-transformers models, adapters, or new ones on a backbone."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from sleuth.settings import validate
 
 ENCODER = ModelKind("encoder", ArtifactError)
 _TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
-"""Text alone: with a chat template in reach, sentence-transformers would put every text into it."""
+"""Plain text only: if sentence-transformers found a chat template, it would apply it to every text."""
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")
 _INSTRUCTION = "Instruct: "
 _WEIGHTLESS = frozenset({"backbone", "towers"})
-"""Settings that say how weights came about; changing them over loaded ones means nothing."""
+"""Settings that describe how the weights were made; they cannot be changed for loaded weights."""
 
 
 def new_encoder(settings: EncoderSettings, *, device: str | None = None) -> Encoder:
     """An encoder with the weights of ``settings.backbone``, a transformers folder, hub name or PEFT adapter.
 
-    Separate towers start equal. Raises ArtifactError when it cannot be loaded or pooled so.
+    Separate towers start out equal. Raises ArtifactError if it cannot be loaded or pooled that way.
     """
     if settings.pooling == "other":
         raise ArtifactError(
@@ -65,10 +65,10 @@ def open_encoder(chosen: EncoderKind, *, device: str | None = None) -> Encoder:
 
 
 def load_encoder(source: str | Path | EncoderChoice, *, device: str | None = None) -> Encoder:
-    """The encoder in a folder written here, or any sentence-transformers folder or hub name.
+    """The encoder in one of our folders, or in any sentence-transformers folder or hub model.
 
-    Settings may be given instead of a name: they replace what the folder says, and a ``backbone`` that is no
-    sentence-transformers model becomes a new encoder. Raises ArtifactError when there is none.
+    Settings may be given instead of a name: they override the folder's, and a ``backbone`` that is not a
+    sentence-transformers model becomes a new encoder. Raises ArtifactError if there is none.
     """
     wanted = source if isinstance(source, EncoderChoice) else EncoderChoice(backbone=str(source))
     name, changes = wanted.backbone, wanted.chosen
@@ -77,7 +77,7 @@ def load_encoder(source: str | Path | EncoderChoice, *, device: str | None = Non
         return new_encoder(validate(EncoderSettings, changes, name), device=device)
     if _is_bare(name):
         raise ArtifactError(
-            f"{name} is no encoder: it does not say how its states become one vector",
+            f"{name} is not an encoder: it does not say how its states are pooled into one vector",
             "give a mapping: {backbone: ..., pooling: mean, query_prompt: ..., passage_prompt: ...}",
         )
     with loading(name, ENCODER), quiet_transformers():
@@ -95,9 +95,9 @@ def load_encoder(source: str | Path | EncoderChoice, *, device: str | None = Non
 
 
 def reload_encoder(source: str, settings: Mapping[str, Any]) -> Encoder:
-    """The encoder at ``source`` as it was when its ``settings`` were written down.
+    """The encoder at ``source`` with the ``settings`` that were recorded for it.
 
-    Where it cannot be that any more it is loaded as it is now, for the caller to compare. Raises ArtifactError.
+    If those no longer apply, it is loaded as it is now, for the caller to compare. Raises ArtifactError.
     """
     wanted = validate(EncoderChoice, {**settings, "backbone": source}, source)
     try:
@@ -107,7 +107,7 @@ def reload_encoder(source: str, settings: Mapping[str, Any]) -> Encoder:
 
 
 def _transformer(settings: EncoderSettings) -> Transformer:
-    """The backbone, an adapter's base with the adapter in it."""
+    """The backbone; for an adapter, its base model with the adapter added."""
     adapter = adapter_base(settings.backbone, ENCODER)
     first = Transformer(
         adapter or settings.backbone,
@@ -121,7 +121,7 @@ def _transformer(settings: EncoderSettings) -> Transformer:
 
 
 def _settings_of(model: SentenceTransformer, name: str) -> EncoderSettings:
-    """What a sentence-transformers model says of itself."""
+    """The settings of a sentence-transformers model."""
     router = router_of(model)
     tower = list(router.sub_modules[TASKS["passage"]] if router is not None else model.children())
     everything = [*tower, *model.children()]
@@ -149,7 +149,7 @@ def _settings_of(model: SentenceTransformer, name: str) -> EncoderSettings:
 
 
 def _check_prompt(name: str, key: str, own: str, wanted: str | None) -> None:
-    """A prompt that an encoder was trained with cannot be taken from it; only an instruction may be another."""
+    """Refuse to change the prompt that an encoder was trained with, except for its instruction."""
     instructions = own.startswith(_INSTRUCTION) and (wanted or "").startswith(_INSTRUCTION)
     if own and wanted is not None and wanted != own and not instructions:
         raise ArtifactError(
@@ -170,7 +170,7 @@ def _saved_settings(name: str) -> EncoderSettings | None:
 
 
 def limit_tokens(first: Any, settings: EncoderSettings) -> None:
-    """Bring tokenizer and lengths into the module itself, where plain sentence-transformers finds them."""
+    """Set tokenizer and lengths in the module itself, where plain sentence-transformers reads them."""
     longest = int(getattr(first.config, "max_position_embeddings", 0) or 10**6)
     wanted = max(settings.query_max_tokens, settings.passage_max_tokens)
     if wanted > longest:
@@ -196,12 +196,12 @@ def _dtype_of(wanted: EncoderChoice) -> dict[str, Any]:
 
 
 def _is_bare(name: str) -> bool:
-    """A local folder without sentence-transformers' own files; hub names are asked when they are loaded."""
+    """Whether ``name`` is a local folder without sentence-transformers files; hub models are checked when loaded."""
     folder = Path(name)
     return folder.is_dir() and not (folder / "modules.json").is_file()
 
 
 def _check_path(name: str) -> None:
     if Path(name).is_file():
-        raise ArtifactError(f"{name} is a file, not the folder of an encoder")
+        raise ArtifactError(f"{name} is a file, not an encoder folder")
     check_path(name, ENCODER)

@@ -1,4 +1,4 @@
-"""Passages encoded piece by piece, in one process or several, into the index of whichever family encodes them."""
+"""Encodes passages piece by piece, in one process or several, into the index of any encoder family."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sleuth.artifacts import atomic_write
 from sleuth.types import Passage
 
 SHARD = 1024
-"""Passages that are sorted by length, encoded and then safe on disk together."""
+"""Passages per piece, which are sorted by length, encoded and written to disk together."""
 STATE = "encoded.json"
 
 OnProgress = Callable[[int], None]
 """Called with the number of passages encoded so far."""
 
 EncodePieces = Callable[[Path, Sequence[range]], Iterable[Encoded]]
-"""The folder of a store and pieces of its passages, to what each piece became, in their order."""
+"""Called with a store's folder and pieces of its passages; yields each piece's encoding, in order."""
 
 
 class Passages(Protocol):
@@ -37,24 +37,24 @@ class Passages(Protocol):
 
 
 class IndexWriter(Protocol):
-    """How a family keeps on disk what it encoded."""
+    """Writes a family's encoded passages to disk."""
 
     @property
     def plan(self) -> Mapping[str, Any]:
-        """What pieces written before depend on: they count only where it is the same."""
+        """What written pieces depend on; existing pieces are kept only if it is unchanged."""
         ...
 
     @property
     def intact(self) -> bool:
-        """Whether the files of pieces written before were still there when this was opened."""
+        """Whether the files of existing pieces were still present when this was opened."""
         ...
 
     def write(self, start: int, encoded: Encoded) -> None:
-        """Keep the passages from ``start`` on, safe on disk on return; what was there from ``start`` on is replaced."""
+        """Write the passages from ``start`` on, replacing existing ones; they are durable on return."""
         ...
 
     def finish(self) -> tuple[dict[str, Any], list[str]]:
-        """Close the index, all passages written: what its manifest says of it, and the files that it consists of."""
+        """Finish the index once all passages are written; returns its manifest fields and its files."""
         ...
 
 
@@ -69,10 +69,10 @@ def encode_store(
     elsewhere: EncodePieces | None = None,
     on_progress: OnProgress | None = None,
 ) -> None:
-    """Hand every passage of ``store`` to ``writer``, in order; ``folder`` remembers how far that went.
+    """Encode every passage of ``store`` and pass it to ``writer``, in order; ``folder`` records the progress.
 
-    Pieces that an earlier run of the same encoder left there are kept: the result is that of a run never broken.
-    ``elsewhere`` encodes pieces in other processes. Memory is one piece. Raises DataError for what is not finite.
+    Pieces from an earlier run of the same encoder are kept, with the same result as an uninterrupted run. ``elsewhere``
+    encodes pieces in other processes. Memory is one piece. Raises DataError for values that are not finite.
     """
     count, state = len(store), Path(folder) / STATE
     plan = {"encoder": encoder.tower_fingerprint("passage"), "passages": count, "shard": shard, **writer.plan}
@@ -95,7 +95,7 @@ def pieces_of(count: int, size: int = SHARD, start: int = 0) -> list[range]:
 
 
 def encode_piece(passages: Passages, encoder: Encoder, piece: range, batch_size: int, **how: Any) -> Encoded:
-    """The passages of one piece: batches are made within it, so that they do not depend on others."""
+    """Encode the passages of one piece; batches do not cross its boundaries, so they do not depend on other pieces."""
     return encoder.encode_texts([passage_text(passages[ordinal]) for ordinal in piece], "passage", batch_size, **how)
 
 
@@ -111,9 +111,9 @@ def encode_pieces(
 
 
 def nearest(encoder: Encoder, queries: Encoded, pieces: Iterable[Encoded], k: int) -> tuple[Tensor, Tensor]:
-    """The scores and numbers [queries, at most k] of the best passages, best first, equal ones in their order.
+    """Scores and indices [queries, at most k] of the best passages, best first, ties in passage order.
 
-    Exact, and held in memory one piece at a time: for passages that have no index.
+    Exact search with one piece in memory at a time, for passages without an index.
     """
     scores, numbers = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
     asked, start = queries.to(encoder.device), 0
@@ -131,7 +131,7 @@ def _offset(on_progress: OnProgress | None, start: int) -> OnProgress | None:
 
 
 def _done_before(path: Path, plan: Mapping[str, Any]) -> int:
-    """Passages that the same plan has encoded already."""
+    """Number of passages already encoded under the same plan."""
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""transformers without its bars and reports, for as long as a block of code lasts."""
+"""Silences transformers' progress bars and reports within a block."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """While weights are read or written: many files lack BERT's pooler, say, which nothing here uses."""
+    """Use while weights are read or written: many files lack BERT's pooler, for example, which is unused here."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

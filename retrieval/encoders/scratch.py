@@ -1,4 +1,4 @@
-"""A backbone made here: a tokenizer learnt from a corpus and a network with random weights."""
+"""Makes a backbone from scratch: a tokenizer learnt from a corpus and a network with random weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_backbone(
 ) -> None:
     """Write a transformers folder with untrained weights and a tokenizer, learnt from ``texts`` or of given pieces.
 
-    Raises ArtifactError when the folder exists and may not be overwritten.
+    Raises ArtifactError if the folder exists and may not be overwritten.
     """
     chosen = settings or ScratchSettings()
     tokenizer = (

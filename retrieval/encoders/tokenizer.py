@@ -1,4 +1,4 @@
-"""Tokenizers as an encoder saves them: what they add to a text is part of the file, so that every reader adds it."""
+"""Tokenizers as saved with an encoder: what they add to a text is part of the file, so every reader adds it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PAD, _UNKNOWN, _CLS, _SEP, _MASK = _RESERVED = "[PAD]", "[UNK]", "[CLS]", "[SEP
 
 
 def plain_tokenizer(tokenizer: Any, *, append_eos: bool) -> Any:
-    """``tokenizer`` without a chat template, with something to pad with and, if asked, EOS after every text.
+    """``tokenizer`` without a chat template, with a padding token and, if ``append_eos``, EOS after every text.
 
-    EOS goes into the tokenizer's own post-processor: truncation leaves room for it, and whoever loads the file
-    appends it too. Raises ArtifactError for a tokenizer that cannot hold it.
+    EOS goes into the tokenizer's own post-processor: truncation leaves room for it, and anyone who loads the file
+    appends it too. Raises ArtifactError for a tokenizer that does not support this.
     """
     if not append_eos or tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]:
         tokenizer.chat_template = None
@@ -31,7 +31,7 @@ def plain_tokenizer(tokenizer: Any, *, append_eos: bool) -> Any:
         raise ArtifactError("this backbone's tokenizer cannot append EOS", "set append_eos: false")
     backend = Tokenizer.from_str(_ending_in(tokenizer.eos_token, tokenizer.eos_token_id, tokenizer.backend_tokenizer))
     special = {name: getattr(tokenizer, name) for name in _SPECIAL if getattr(tokenizer, name, None) is not None}
-    # a class of the model's family would build its own post-processor again when it is loaded
+    # a model-specific class would rebuild its own post-processor on loading
     made = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_max_length=tokenizer.model_max_length,
@@ -44,8 +44,8 @@ def plain_tokenizer(tokenizer: Any, *, append_eos: bool) -> Any:
 
 
 def _ending_in(token: str, number: int, backend: Tokenizer) -> str:
-    """``backend`` as JSON, its template ending in ``token``. Two templates in a row would not do: the second takes
-    what the first adds for one text and the text itself for the other of a pair."""
+    """``backend`` as JSON, its template ending in ``token``. Two templates in sequence would not work: the second
+    would take the tokens added by the first for one text of a pair, and the text for the other."""
     content = json.loads(backend.to_str())
     steps = content["post_processor"]
     steps = [] if steps is None else steps["processors"] if steps["type"] == "Sequence" else [steps]
@@ -60,7 +60,7 @@ def _ending_in(token: str, number: int, backend: Tokenizer) -> str:
 
 
 def train_wordpiece(texts: Iterable[str], size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece tokenizer learnt from ``texts``, with BERT's special tokens; [SEP] is EOS too.
+    """A lower-casing WordPiece tokenizer learnt from ``texts``, with BERT's special tokens; [SEP] is also EOS.
 
     The same texts give the same tokenizer.
     """
@@ -68,13 +68,13 @@ def train_wordpiece(texts: Iterable[str], size: int, max_length: int) -> PreTrai
 
 
 def given_wordpiece(path: str | Path, max_length: int) -> PreTrainedTokenizerFast:
-    """The same with the word pieces of a file, one a line, ``##`` before those that go on within a word."""
+    """The same with the word pieces of a file, one per line, with ``##`` before continuations."""
     try:
         lines = Path(path).read_text(encoding="utf-8").lower().split()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the word pieces {path}: {error}") from None
     if not lines:
-        raise DataError(f"{path} holds no word pieces")
+        raise DataError(f"{path} has no word pieces")
     pieces = dict.fromkeys([*_RESERVED, *lines])
     return _wordpiece_of({piece: number for number, piece in enumerate(pieces)}, max_length)
 
@@ -103,8 +103,8 @@ def _wordpiece_of(vocabulary: dict[str, int], max_length: int) -> PreTrainedToke
 
 
 def _wordpieces(texts: list[str], size: int) -> dict[str, int]:
-    """The vocabulary. Single characters get their numbers first: the trainer would number them, and so break its
-    ties, in an order that changes from run to run."""
+    """The vocabulary. Single characters get their ids first, because the trainer would number them, and so break
+    ties, in an order that varies between runs."""
     learner = Tokenizer(models.WordPiece(unk_token=_UNKNOWN))
     learner.normalizer = normalizers.BertNormalizer(lowercase=True)
     learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

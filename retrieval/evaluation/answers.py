@@ -1,6 +1,6 @@
-"""DPR's top-k accuracy: judgements of retrieved passages by the answers that they hold.
+"""DPR's top-k accuracy: judges retrieved passages by the answers that they contain.
 
-As published, only the text of a passage counts, and every answer does, yes and no included.
+As published, only the text of a passage counts, and every answer counts, including yes and no.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from sleuth.evidence import has_answer
 
 
 def answer_qrels(answers: Mapping[str, Sequence[str]], texts: Mapping[str, Mapping[str, str]]) -> Qrels:
-    """1 where a retrieved passage holds an answer of its query, else 0.
+    """1 if a retrieved passage contains an answer to its query, else 0.
 
-    ``answers`` by query; ``texts`` by passage, by query. Success@k of these judgements is top-k accuracy.
+    ``answers`` by query; ``texts`` by passage, by query. Success@k with these judgements is top-k accuracy.
     """
     return {
         query: {passage: int(has_answer(text, accepted)) for passage, text in texts.get(query, {}).items()}

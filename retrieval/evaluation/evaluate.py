@@ -1,4 +1,4 @@
-"""From a retriever and queries to a run and its figures."""
+"""Runs queries through a retriever and computes measures."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sleuth.types import Question
 
 BATCH = 64
 OnProgress = Callable[[int, int], None]
-"""Called as (queries done, queries in all)."""
+"""Called as (queries done, queries in total)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """A run, and for queries whose answers are known which of their hits hold one."""
+    """A run and, for queries with known answers, which of their hits contain one."""
 
     run: Run
     answers: Qrels = field(default_factory=dict)
@@ -36,7 +36,7 @@ def retrieve(
     batch_size: int = BATCH,
     on_progress: OnProgress | None = None,
 ) -> Retrieved:
-    """At most ``k`` hits for every query; all passages when there are fewer."""
+    """At most ``k`` hits for every query; all passages if there are fewer."""
     depth = min(k, size_of(retriever) or k)
     run: Run = {}
     answers: Qrels = {}
@@ -62,14 +62,14 @@ def evaluate_retriever(
     names: Sequence[str] = MEASURES,
     batch_size: int = BATCH,
 ) -> dict[str, float]:
-    """Mean of every measure over all judged queries; a judged query that is not among ``queries`` has 0."""
+    """Mean of every measure over all judged queries; a judged query that is not among ``queries`` counts as 0."""
     asked = [query for query in queries if query.id in qrels]
     retrieved = retrieve(retriever, asked, k, batch_size=batch_size)
     return means(per_query(qrels, retrieved.run, names, retrieved.answers))
 
 
 def judge_run(run: Run, answers: Mapping[str, Sequence[str]], corpus: str | Path) -> Qrels:
-    """Which hits of a run file hold an answer, their texts read from ``corpus`` in one pass."""
+    """Which hits of a run file contain an answer; their texts are read from ``corpus`` in one pass."""
     wanted = {passage for query in answers for passage in run.get(query, {})}
     texts = {
         row.passage.id: row.passage.text

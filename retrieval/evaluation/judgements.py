@@ -1,7 +1,7 @@
-"""Queries and what is relevant to them, in the layouts of BEIR and TREC.
+"""Queries and relevance judgements, in the layouts of BEIR and TREC.
 
 ======= ==================================================================
-qrels   BEIR: ``query-id<tab>corpus-id<tab>score`` under a heading; TREC: ``query 0 passage relevance``
+qrels   BEIR: ``query-id<tab>corpus-id<tab>score`` with a header; TREC: ``query 0 passage relevance``
 queries BEIR ``{"_id", "text"}``, FlashRAG ``{"id", "question", "golden_answers"}``, or ``id<tab>text`` lines
 ======= ==================================================================
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sleuth.errors import DataError, did_you_mean
-from sleuth.rows import Row, read_rows
+from sleuth.rows import RawRow, read_rows
 from sleuth.types import Question
 
 Qrels = dict[str, dict[str, int]]
@@ -33,34 +33,34 @@ def read_qrels(path: str | Path) -> Qrels:
             query, passage, given = fields
         else:
             raise DataError(
-                f"{path}, line {number}: {len(fields)} columns are no judgement",
+                f"{path}, line {number}: a judgement cannot have {len(fields)} columns",
                 "BEIR has query, passage, relevance; TREC has query, 0, passage, relevance",
             )
         judged = qrels.setdefault(query, {})
         relevance = max(0, _relevance(given, f"{path}, line {number}"))
         if judged.setdefault(passage, relevance) != relevance:
-            raise DataError(f"{path}, line {number}: {query} {passage} was judged otherwise before")
+            raise DataError(f"{path}, line {number}: {query} {passage} already has a different judgement")
     if not any(relevance for judged in qrels.values() for relevance in judged.values()):
-        raise DataError(f"{path} judges nothing as relevant", "is it a qrels file?")
+        raise DataError(f"{path} judges no passage as relevant", "is it a qrels file?")
     return qrels
 
 
 def read_queries(path: str | Path) -> list[Question]:
-    """Queries with the answers that are known of them. Raises DataError naming the file and the line."""
+    """Queries with any known answers. Raises DataError naming the file and the line."""
     where = Path(path)
     queries = list(_from_table(where) if where.suffix in (".tsv", ".txt") else map(_from_row, read_rows(where)))
     seen: set[str] = set()
     for query in queries:
         if query.id in seen:
-            raise DataError(f"{path}: query '{query.id}' stands more than once")
+            raise DataError(f"{path}: duplicate query '{query.id}'")
         seen.add(query.id)
     if not queries:
-        raise DataError(f"{path} holds no queries")
+        raise DataError(f"{path} has no queries")
     return queries
 
 
 def split_lines(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number, columns) of every line that is not blank; columns are split at tabs where there are any."""
+    """(line number, columns) of every non-blank line, split at tabs if there are any, else at white space."""
     for number, line in _lines(Path(path)):
         fields = [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
         if not all(fields):
@@ -98,7 +98,7 @@ def _from_table(path: Path) -> Iterator[Question]:
         yield Question(identifier.strip(), text.strip(), ())
 
 
-def _from_row(row: Row) -> Question:
+def _from_row(row: RawRow) -> Question:
     identifier = row.fields.get("_id", row.fields.get("id"))
     if isinstance(identifier, int) and not isinstance(identifier, bool):
         identifier = str(identifier)
@@ -106,5 +106,5 @@ def _from_row(row: Row) -> Question:
         raise row.error("no '_id' or 'id'")
     answers = row.fields.get("golden_answers", row.fields.get("answers", []))
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        raise row.error("'golden_answers' is not a list of texts")
+        raise row.error("'golden_answers' is not a list of strings")
     return Question(identifier.strip(), row.text("text", "question", "query"), tuple(answers))

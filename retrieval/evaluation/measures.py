@@ -1,10 +1,10 @@
-"""Measures by name, worked out by trec_eval's own code (ir_measures on pytrec-eval-terrier).
+"""Measures by name, computed by trec_eval's own code (ir_measures with pytrec-eval-terrier).
 
 Names are those of ir_measures: ``nDCG@10``, ``RR@10``, ``R@100``, ``AP``, ``Success@5``, ... and two of ours:
-``AllGold@k``, 1 where every relevant passage is among the first k, and ``Answer@k``, DPR's top-k accuracy.
+``AllGold@k``, 1 if every relevant passage is among the first k, and ``Answer@k``, DPR's top-k accuracy.
 
-As in trec_eval, scores are compared as 32-bit numbers, equal ones rank by passage id in descending order, and the
-order of the run is ignored. Every judged query counts: one that the run lacks has 0 (``trec_eval -c``).
+As in trec_eval, scores are compared as 32-bit floats, ties rank by passage id in descending order, and the order of
+the run is ignored. Every judged query counts: one that is missing from the run gets 0 (``trec_eval -c``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PerQuery = dict[str, dict[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Which of trec_eval's measures stands behind a name, and what becomes of its values."""
+    """The trec_eval measure for a name, and how to post-process its values."""
 
     name: str
     base: Any
@@ -40,7 +40,7 @@ class _Plan:
 
 
 def cutoff_of(name: str) -> int | None:
-    """The k of a measure's name; None where it reads the whole run."""
+    """The k in a measure's name; None if it uses the whole run."""
     found = re.search(r"@(\d+)$", name)
     return int(found.group(1)) if found else None
 
@@ -50,9 +50,9 @@ def is_answer_measure(name: str) -> bool:
 
 
 def per_query(qrels: Qrels, run: Run, names: Sequence[str] = MEASURES, answers: Qrels | None = None) -> PerQuery:
-    """Every measure of every judged query. ``answers`` judges for ``Answer@k`` (see `retrieval.evaluation.answers`).
+    """Every measure for every judged query. ``answers`` are the judgements for ``Answer@k`` (see `answers.py`).
 
-    Raises ConfigError for a name that is no measure.
+    Raises ConfigError for an unknown measure.
     """
     plans = [_plan(name) for name in names]
     if answers is None and any(is_answer_measure(name) for name in names):
@@ -69,7 +69,7 @@ def means(values: PerQuery) -> dict[str, float]:
 
 
 def intervals(values: PerQuery, *, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """95 % bootstrap interval of every mean, over queries."""
+    """95 % bootstrap interval over queries of every mean."""
     return {name: bootstrap_interval(list(found.values()), seed=seed) for name, found in values.items() if found}
 
 
@@ -83,7 +83,7 @@ def differences(a: PerQuery, b: PerQuery, *, seed: int = 0) -> dict[str, PairedD
 
 
 def check_measure(name: str) -> None:
-    """Raise ConfigError for a name that is no measure."""
+    """Raise ConfigError for an unknown measure."""
     _plan(name)
 
 
@@ -91,7 +91,7 @@ def _plan(name: str) -> _Plan:
     import ir_measures
 
     cutoff = cutoff_of(name)
-    if "@" in name and not cutoff:  # trec_eval itself ends the process over such a name
+    if "@" in name and not cutoff:  # trec_eval itself would abort the process on such a name
         raise ConfigError(f"no measure '{name}'", "a cutoff is a whole number from 1, for example nDCG@10")
     own = {_ALL_GOLD: ir_measures.R, _ANSWER: ir_measures.Success}.get(name.partition("@")[0])
     if own is not None:
@@ -139,7 +139,7 @@ def _finish(plan: _Plan, value: float) -> float:
 
 
 def as_plain(values: Mapping[str, PairedDifference], other: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Differences as JSON values, beside the mean of the run compared with."""
+    """Differences as JSON values, with the mean of the run compared with."""
     return {
         name: {
             "other": other[name],

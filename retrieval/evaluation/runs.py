@@ -1,4 +1,4 @@
-"""TREC run files: ``query Q0 passage rank score tag``, one hit a line."""
+"""TREC run files: ``query Q0 passage rank score tag``, one hit per line."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Run = dict[str, dict[str, float]]
 
 
 def write_run(path: str | Path, run: Run, tag: str = "sleuth") -> None:
-    """Write ``run``, whole or not at all, best hits first. Raises DataError for an id with white space."""
+    """Write ``run`` atomically, best hits first. Raises DataError for an id with white space."""
     lines = []
     for query, scores in run.items():
         for rank, (passage, score) in enumerate(sorted(scores.items(), key=lambda item: -item[1]), start=1):
             for name in (query, passage, tag):
                 if not name or name.split() != [name]:
-                    raise DataError(f"'{name}' cannot stand in a TREC run: white space separates its columns")
+                    raise DataError(f"'{name}' cannot be written to a TREC run: white space separates its columns")
             lines.append(f"{query} Q0 {passage} {rank} {score!r} {tag}\n")
     atomic_write(path, "".join(lines))
 
@@ -31,14 +31,14 @@ def read_run(path: str | Path) -> Run:
     for number, fields in split_lines(path):
         where = f"{path}, line {number}"
         if len(fields) != 6:
-            raise DataError(f"{where}: {len(fields)} columns are no hit", "write: query Q0 passage rank score tag")
+            raise DataError(f"{where}: {len(fields)} columns, not 6", "write: query Q0 passage rank score tag")
         query, _, passage, _, given, _ = fields
         scores = run.setdefault(query, {})
         if passage in scores:
-            raise DataError(f"{where}: passage {passage} stands twice for query {query}")
+            raise DataError(f"{where}: duplicate passage {passage} for query {query}")
         scores[passage] = _score(given, where)
     if not run:
-        raise DataError(f"{path} holds no hits")
+        raise DataError(f"{path} has no hits")
     return run
 
 

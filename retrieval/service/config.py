@@ -10,26 +10,26 @@ from sleuth.settings import Count, Seconds, Settings
 
 
 class ServiceLimits(Settings):
-    """What one service takes on; whatever is beyond is refused by number."""
+    """Limits of one service; a request beyond them is refused with the HTTP status given."""
 
     max_batch: Count = 256
-    """Queries of concurrent requests that are searched in one call; 1 is one query at a time."""
+    """Queries of concurrent requests that are searched in one call; 1 searches one query at a time."""
     max_pending: Count = 8_192
-    """Queries that may wait; further requests are told to come back (503)."""
+    """Queries that may wait; further requests are told to retry (503)."""
     max_queries: Count = 1_024
-    """Queries a request (422)."""
+    """Queries per request (422)."""
     max_query_characters: Count = 50_000
-    """Characters a query (422)."""
+    """Characters per query (422)."""
     max_topk: Count = 1_000
-    """Hits a query (422)."""
+    """Hits per query (422)."""
     max_hits: Count = 100_000
-    """Hits a request, its queries times topk (422)."""
+    """Hits per request: queries times topk (422)."""
     default_topk: Count = 3
-    """Hits a query where the request names no number, as in Search-R1."""
+    """Hits per query if the request gives no topk, as in Search-R1."""
     max_body_bytes: Count = 16 * 2**20
     """Size of a request (413)."""
     timeout_s: Seconds = 60.0
-    """Seconds from the whole request to its answer (504)."""
+    """Seconds from the complete request to its response (504)."""
     body_timeout_s: Seconds = 10.0
     """Seconds that a client may take to send its request (408)."""
     grace_s: Seconds = 10.0

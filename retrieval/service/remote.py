@@ -1,6 +1,6 @@
-"""A retriever that runs elsewhere: `sleuth serve-retriever`, or Search-R1's own server.
+"""Client of a remote retriever: `sleuth serve-retriever`, or Search-R1's own server.
 
-Timeouts, retries and the circuit breaker are `retrieval.resilient`'s, wrapped around this as around any retriever.
+Timeouts, retries and the circuit breaker come from `retrieval.resilient`, which wraps this like any retriever.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from sleuth.types import Hit
 
 CONNECTIONS = 64
 MAX_QUERIES = 256
-"""Queries a request, unless the service says that it takes fewer."""
+"""Queries per request, unless the service's limit is lower."""
 
 
 class RemoteRetriever:
     """Searches at ``url`` (an address, or that address with ``/retrieve``) over pooled connections.
 
-    A service that tells its fingerprint must keep it: when another index stands behind the address later,
-    searches fail instead of mixing hits. One that tells none is known by its address. Raises ConfigError for
-    an address that is none, RetrieverError when nothing answers there.
+    A service that reports a fingerprint must keep it: if the address later serves another index, searches
+    fail instead of mixing hits. One that reports none is identified by its address. Raises ConfigError for
+    an invalid address, RetrieverError if nothing answers there.
     """
 
     def __init__(
@@ -34,12 +34,12 @@ class RemoteRetriever:
     ) -> None:
         self.url = _base(url)
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        # proxies of the environment are for the web, not for a service of one's own
+        # proxies in the environment are for the web, not for an internal service
         self._client = httpx.Client(
             timeout=httpx.Timeout(timeout_s),
             limits=limits,
             trust_env=False,
-            verify=self.url.startswith("https:"),  # reading certificates that nobody needs takes a second
+            verify=self.url.startswith("https:"),  # loading unneeded certificates takes a second
         )
         health = self._ask_health()
         self.passages: int | None = _count(health.get("passages"))
@@ -50,11 +50,11 @@ class RemoteRetriever:
 
     @property
     def fingerprint(self) -> str:
-        """The served retriever's own, so that a cache or run made elsewhere stays good; else the address's."""
+        """The served retriever's, so that caches and runs stay valid across addresses; else one of the address."""
         return self._told or hashlib.sha256(f"remote {self.url}".encode()).hexdigest()[:32]
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """As the served retriever; empty queries are not sent. Raises ConfigError for what it refuses."""
+        """Like the served retriever; empty queries are not sent. Raises ConfigError for refused requests."""
         check_k(k, self.passages, self.url)
         cleaned = [query.strip().encode("utf-8", "replace").decode("utf-8") for query in queries]
         asked = [query for query in cleaned if query]
@@ -66,7 +66,7 @@ class RemoteRetriever:
         return [next(answers) if query else [] for query in cleaned]
 
     def close(self) -> None:
-        """Let the pooled connections go."""
+        """Close the pooled connections."""
         self._client.close()
 
     def _retrieve(self, queries: list[str], k: int) -> list[list[Hit]]:
@@ -76,7 +76,7 @@ class RemoteRetriever:
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         if answer.status_code in (400, 413, 422):
-            raise ConfigError(f"the retriever service at {self.url} refuses this: {_detail(answer)}")
+            raise ConfigError(f"the retriever service at {self.url} refused the request: {_detail(answer)}")
         if answer.status_code != 200:
             raise RetrieverError(
                 f"the retriever service at {self.url} answered {answer.status_code}: {_detail(answer)}"
@@ -84,12 +84,12 @@ class RemoteRetriever:
         told = answer.headers.get(FINGERPRINT)
         if self._told is not None and told != self._told:
             raise RetrieverError(
-                f"another index is served at {self.url} now than when it was opened", "serve the first one again"
+                f"{self.url} now serves another index than when it was opened", "serve the first one again"
             )
         return read_answer(_json(answer), len(queries), k)
 
     def _ask_health(self) -> dict[str, Any]:
-        """What the service tells of itself; nothing from one that has no such page."""
+        """The service's /health response; empty if it has none."""
         try:
             answer = self._client.get(self.url + HEALTH)
         except httpx.HTTPError as error:
@@ -108,9 +108,9 @@ def _base(url: str) -> str:
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError) as error:
-        raise ConfigError(f"{url!r} is no address: {error}", "for example http://127.0.0.1:8000") from None
+        raise ConfigError(f"{url!r} is not an address: {error}", "for example http://127.0.0.1:8000") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ConfigError(f"{url!r} is no address of a service", "for example http://127.0.0.1:8000")
+        raise ConfigError(f"{url!r} is not the address of a service", "for example http://127.0.0.1:8000")
     return url.rstrip("/").removesuffix(RETRIEVE)
 
 

@@ -1,11 +1,11 @@
-"""The retriever service: FastAPI over one retriever, in Search-R1's contract.
+"""The retriever service: a FastAPI application around one retriever, with Search-R1's API.
 
     POST /retrieve {queries, topk, return_scores}    concurrent requests are searched together
     GET  /health                                     fingerprint, passages, limits
     GET  /metrics                                    Prometheus text
 
-It stops gracefully on SIGTERM and SIGINT: running requests are answered first. It knows no users: let it listen
-where only those who may ask can reach it.
+It stops gracefully on SIGTERM and SIGINT: running requests are answered first. It has no authentication: expose it
+only to clients that may use it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from sleuth.types import Hit
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _FEW_HITS = 256
-"""An answer of so many is written at once: to hand it to a thread would take longer."""
+"""A response with at most this many hits is serialised inline; handing it to a thread would take longer."""
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -49,13 +49,13 @@ class _Refused(Exception):  # noqa: N818 (an answer, caught in this file)
 
 
 class _Metrics:
-    """Figures of one service, apart from those of any other in the process."""
+    """Metrics of one service, separate from any other in the process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("sleuth_requests", "Answered requests.", ["status"], registry=self.registry)
         self.queries = Counter("sleuth_queries", "Queries asked.", registry=self.registry)
-        self.pending = Gauge("sleuth_pending_queries", "Queries that wait to be searched.", registry=self.registry)
+        self.pending = Gauge("sleuth_pending_queries", "Queries waiting to be searched.", registry=self.registry)
         self.seconds = Histogram(
             "sleuth_request_seconds", "From request to answer.", buckets=_SECONDS, registry=self.registry
         )
@@ -63,7 +63,7 @@ class _Metrics:
             "sleuth_search_seconds", "One call of the retriever.", buckets=_SECONDS, registry=self.registry
         )
         self.batch = Histogram(
-            "sleuth_batch_queries", "Distinct queries a call.", buckets=_SIZES, registry=self.registry
+            "sleuth_batch_queries", "Distinct queries per call.", buckets=_SIZES, registry=self.registry
         )
 
     def on_search(self, queries: int, seconds: float) -> None:
@@ -104,20 +104,20 @@ def make_app(
         metrics.queries.inc(len(asked.queries))
         waiting = searches.pending
         if waiting and waiting + len(asked.queries) > limits.max_pending:
-            raise RetrieverError(f"{waiting} queries wait already", "ask again later")
+            raise RetrieverError(f"{waiting} queries are already waiting", "retry later")
         found = await searches.ask_async(asked) if asked.queries else []
         if sum(map(len, found)) <= _FEW_HITS:
             return _written(found, scores)
         return await asyncio.to_thread(_written, found, scores)
 
     async def retrieve(scope: Scope, receive: Receive, send: Send) -> None:
-        """Search-R1's contract: queries, topk and return_scores in, ``{"result": [...]}`` out."""
+        """Search-R1's API: queries, topk and return_scores in, ``{"result": [...]}`` out."""
         started = time.perf_counter()
         status, content = 200, b""
         try:
             async with asyncio.timeout(limits.timeout_s):
                 content = await answer(scope, receive)
-        except Exception as error:  # noqa: BLE001 (every failure is an answer with its status)
+        except Exception as error:  # noqa: BLE001 (every failure becomes a response with its status)
             status, detail = _explain(error, limits)
             content = json.dumps({"detail": detail}).encode()
         metrics.requests.labels(str(status)).inc()
@@ -148,9 +148,9 @@ def serve(
     limits: ServiceLimits | None = None,
     on_ready: Callable[[str], None] = lambda _url: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; ``on_ready`` gets the address. Port 0 takes a free one.
+    """Serve until SIGTERM or SIGINT; ``on_ready`` gets the address. Port 0 picks a free one.
 
-    Raises ConfigError when nothing can listen there.
+    Raises ConfigError if it cannot listen there.
     """
     limits = limits or ServiceLimits()
     with _listen(host, port) as listener:
@@ -169,7 +169,7 @@ def serve(
 
 
 class _Shortcut:
-    """Answers POST to one path before FastAPI routes it, which costs as much as reading and writing the request."""
+    """Handles POST to one path ahead of FastAPI's routing, which costs as much as parsing and writing the request."""
 
     def __init__(self, app: ASGIApp, path: str, answer: ASGIApp) -> None:
         self._app, self._path, self._answer = app, path, answer
@@ -201,18 +201,18 @@ async def _read_body(scope: Scope, receive: Receive, limits: ServiceLimits) -> b
                 if len(body) > limits.max_body_bytes:
                     raise too_large
     except TimeoutError:
-        raise _Refused(408, f"the request did not come within {limits.body_timeout_s:g} s") from None
+        raise _Refused(408, f"the request did not arrive within {limits.body_timeout_s:g} s") from None
     return bytes(body)
 
 
 def _written(found: Sequence[Sequence[Hit]], scores: bool) -> bytes:
-    """The answer as JSON, query by query: between them, other threads get their turn."""
+    """The response as JSON, one query at a time, so that other threads can run in between."""
     results = (json.dumps(to_result(hits, scores), allow_nan=False, separators=(",", ":")) for hits in found)
     return f'{{"result":[{",".join(results)}]}}'.encode()
 
 
 def _parse(body: bytes, limits: ServiceLimits) -> tuple[Asked, bool]:
-    """What is asked, and whether with scores."""
+    """The request, and whether scores are wanted."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
@@ -221,7 +221,7 @@ def _parse(body: bytes, limits: ServiceLimits) -> tuple[Asked, bool]:
         raise _Refused(422, 'the request is not an object {"queries", "topk", "return_scores"}')
     queries, topk, scores = content.get("queries"), content.get("topk"), content.get("return_scores")
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
-        raise _Refused(422, "queries is not a list of texts")
+        raise _Refused(422, "queries is not a list of strings")
     if len(queries) > limits.max_queries:
         raise _Refused(422, f"{len(queries)} queries are more than {limits.max_queries}")
     longest = max(map(len, queries), default=0)
@@ -241,11 +241,11 @@ def _parse(body: bytes, limits: ServiceLimits) -> tuple[Asked, bool]:
 
 
 def _explain(error: Exception, limits: ServiceLimits) -> tuple[int, str]:
-    """HTTP status and words for a request that failed."""
+    """HTTP status and message for a failed request."""
     if isinstance(error, _Refused):
         return error.status, error.detail
     if isinstance(error, ClientDisconnect):
-        return 499, "the client went away"  # nobody reads this; the number is nginx's, for the metrics
+        return 499, "the client went away"  # never sent; the number is nginx's, for the metrics
     if isinstance(error, TimeoutError):
         return 504, f"not answered within {limits.timeout_s:g} s"
     if isinstance(error, ConfigError):
@@ -267,7 +267,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def _signals_end_it_well() -> Iterator[None]:
-    """uvicorn stops on these signals and then raises them once more: by then there is nothing left to end."""
+    """uvicorn stops on these signals and then raises them again, when there is nothing left to stop."""
     both = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda *_: None) for number in both}
     try:

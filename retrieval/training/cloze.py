@@ -1,7 +1,7 @@
-"""Queries from passages alone: a sentence asks for the passage that it was taken from (inverse cloze task).
+"""Queries from passages alone: a sentence is the query for the passage that it was taken from (inverse cloze task).
 
-Lee, Chang, Toutanova: Latent Retrieval for Weakly Supervised Open Domain Question Answering, ACL 2019. A start where
-judged queries are few: what is learned is to match a sentence with its context, not yet a question with its answer.
+Lee, Chang, Toutanova: Latent Retrieval for Weakly Supervised Open Domain Question Answering, ACL 2019. Useful as a
+first stage if judged queries are few: it teaches matching a sentence to its context, not yet a question to its answer.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Iterable
 from sleuth.types import Passage
 
 KEEP = 0.1
-"""Share of passages that keep their sentence, so that equal words count too; the paper's."""
+"""Fraction of passages that keep their sentence, so that word overlap is learnt too; as in the paper."""
 WORDS = range(6, 41)
-"""Words of a sentence that can be a query."""
+"""Number of words of a sentence that can be a query."""
 _END = re.compile(r"(?<=[.!?])\s+(?=[^\sa-z])")
 
 
 def cloze_pairs(passages: Iterable[Passage], limit: int | None = None, *, seed: int = 0) -> list[tuple[str, Passage]]:
-    """A sentence and its passage, mostly without it, under the passage's own id: at most ``limit``, a seeded sample.
+    """Pairs of a sentence and its passage, usually with the sentence removed, under the passage's own id.
 
-    Passages of one sentence give none.
+    At most ``limit``, a seeded sample. Passages of one sentence are skipped.
     """
     rng = random.Random(seed)
     kept: list[tuple[str, Passage]] = []
@@ -34,7 +34,9 @@ def cloze_pairs(passages: Iterable[Passage], limit: int | None = None, *, seed: 
         seen += 1
         if limit is None or len(kept) < limit:
             kept.append(pair)
-        elif (place := rng.randrange(seen)) < limit:  # Vitter's algorithm R: the corpus need not fit into memory
+        elif (
+            place := rng.randrange(seen)
+        ) < limit:  # reservoir sampling (Vitter's R): the corpus need not fit in memory
             kept[place] = pair
     return kept
 

@@ -1,6 +1,6 @@
-"""A cross-encoder reads query and passage together and gives one score: trained on the same rows as an encoder.
+"""Trains a cross-encoder, which scores query and passage together, on the same rows as an encoder.
 
-sentence-transformers' own trainer and losses do the work; here are the pairs, the run folder and the resume.
+sentence-transformers' trainer and losses do the work; this module makes the pairs and handles folders and resume.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def train_reranker(
     sink: MetricSink,
     resume: bool = False,
 ) -> Path:
-    """Train a cross-encoder on golds and negatives of ``rows`` and write it to ``out``; checkpoints go to ``work``."""
+    """Train a cross-encoder on the rows' positives and negatives; it goes to ``out``, checkpoints to ``work``."""
     golds = golds_by_query(rows)
     made = (_group(row, golds[row.query], settings.hard_negatives, seed) for row in rows)
     groups = [group for group in made if group is not None]
     if not groups:
-        raise DataError("no row has a negative: a reranker has nothing to tell golds from", "mine negatives first")
+        raise DataError("no row has a negative for the reranker to learn from", "mine negatives first")
     torch.manual_seed(seed)
     model = _open(settings)
     dataset, loss = _pairs(model, groups) if settings.loss == "bce" else _lists(model, groups)
@@ -70,7 +70,7 @@ def train_reranker(
 
 
 Group = tuple[str, list[Passage], list[Passage]]
-"""A query, its golds and its negatives."""
+"""A query, its positives and its negatives."""
 
 
 def _group(row: TrainingRow, golds: Sequence[Passage], hard_negatives: int, seed: int) -> Group | None:
@@ -83,7 +83,7 @@ def _group(row: TrainingRow, golds: Sequence[Passage], hard_negatives: int, seed
 
 
 def _pairs(model: CrossEncoder, groups: Sequence[Group]) -> tuple[Dataset, Any]:
-    """Every pair by itself; golds weigh as much as the negatives together."""
+    """Independent pairs; positives together weigh as much as negatives."""
     pairs = [
         {"query": query, "passage": passage_text(p), "label": label}
         for query, golds, negatives in groups
@@ -96,7 +96,7 @@ def _pairs(model: CrossEncoder, groups: Sequence[Group]) -> tuple[Dataset, Any]:
 
 
 def _lists(model: CrossEncoder, groups: Sequence[Group]) -> tuple[Dataset, Any]:
-    """The passages of a query against each other."""
+    """One list of passages per query, ranked against each other."""
     lists = [
         {
             "query": query,

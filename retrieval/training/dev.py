@@ -1,4 +1,4 @@
-"""Dev figures during training: judged queries against passages held in memory."""
+"""Dev evaluation during training: judged queries against passages held in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sleuth.types import Passage
 
 @dataclass(frozen=True, slots=True)
 class DevSet:
-    """Queries with their golds, and the passages that they are searched in."""
+    """Queries with their gold passages, and the passages to search."""
 
     rows: Sequence[TrainingRow]
     passages: Sequence[Passage]
@@ -35,7 +35,7 @@ class DevSet:
     ) -> dict[str, list[float]]:
         """``recall`` and ``all_gold`` among the first ``k``, and ``ndcg10``, of every query.
 
-        ``table``: the passages encoded, where they are already. ``on_progress`` gets passages encoded and in all.
+        ``table``: the passages' encodings, if available. ``on_progress`` gets passages encoded and in total.
         """
         queries = encoder.encode_texts([row.query for row in self.rows], "query", batch_size)
         pieces = pieces_of(len(self.passages))
@@ -49,8 +49,8 @@ class DevSet:
 def load_dev(settings: DevSettings, seed: int, more: Sequence[Passage] = ()) -> DevSet:
     """The judged queries and the passages to search.
 
-    A BEIR folder is searched whole, or a sample of it; a release file without a corpus is searched in the paragraphs
-    of its own questions and ``more``, or those of ``settings.beside``. Raises DataError for a passage that cannot be
+    For a BEIR folder these are its whole corpus, or a sample; for a release file without a corpus, the paragraphs of
+    its own questions and ``more``, or those of ``settings.beside``. Raises DataError for a passage that cannot be
     read.
     """
     source = SourceSettings(path=settings.path, split=settings.split, corpus=settings.corpus)
@@ -60,7 +60,7 @@ def load_dev(settings: DevSettings, seed: int, more: Sequence[Passage] = ()) -> 
     corpus = settings.corpus or (settings.path if Path(settings.path).is_dir() else None)
     everything = read_passages(corpus) if corpus else [*passages_of(rows), *more]
     first: dict[str, Passage] = {}
-    for passage in everything:  # the dev set's own come first: a training passage of the same id may differ
+    for passage in everything:  # the dev set's own come first: a training passage with the same id may differ
         first.setdefault(passage.id, passage)
     distinct = list(first.values())
     golds = {p.id for row in rows for p in row.positives}
@@ -79,7 +79,7 @@ def _some(passages: Sequence[Passage], golds: set[str], limit: int | None, seed:
 
 
 def judge_all(rows: Sequence[TrainingRow], found: Sequence[Sequence[str]], k: int) -> dict[str, list[float]]:
-    """The figures of every row; ``found`` holds the ids of each row's hits, best first."""
+    """The measures of every row; ``found`` has the ids of each row's hits, best first."""
     qrels = {str(place): {p.id: 1 for p in row.positives} for place, row in enumerate(rows)}
     run = {str(place): {hit: -float(rank) for rank, hit in enumerate(hits)} for place, hits in enumerate(found)}
     measures = {"recall": f"R@{k}", "all_gold": f"AllGold@{k}", "ndcg10": "nDCG@10"}

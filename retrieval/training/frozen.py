@@ -1,4 +1,4 @@
-"""Passages that stay as they are while the query tower learns: encoded once, or taken from an index made before."""
+"""Frozen passages while only the query tower learns: encoded once, or taken from an existing index."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ OnCount = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Passages and, row by row, what an encoder made of them."""
+    """Passages and their encodings, row by row."""
 
     passages: Sequence[Passage]
     encoded: Encoded
 
     def places(self) -> dict[str, int]:
-        """The first row of each content."""
+        """The first row of each content key."""
         return {content_key(p): row for row, p in reversed(list(enumerate(self.passages)))}
 
     def select(self, passages: Sequence[Passage]) -> Encoded:
-        """What was made of ``passages``, all of which are in the table."""
+        """The encodings of ``passages``, all of which must be in the table."""
         places = self.places()
         return self.encoded[[places[content_key(p)] for p in passages]]
 
 
 def freeze(encoder: Encoder, needed: Sequence[Passage], known: Table | None, on_progress: OnCount) -> Table:
-    """Distinct passages: all that are ``known`` already, then what else is ``needed``."""
+    """A table of distinct passages: all ``known`` ones, then the other ``needed`` ones."""
     rows = sorted(known.places().values()) if known else []
     passages = [known.passages[row] for row in rows] if known else []
     have = {content_key(p) for p in passages}

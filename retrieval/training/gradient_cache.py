@@ -1,8 +1,8 @@
-"""Gradient caching (Gao et al. 2021): the batch is not bounded by memory.
+"""Gradient caching (Gao et al. 2021): batch size is not limited by memory.
 
-Embed every chunk without a graph, take the loss over all of them and keep the gradients of what was embedded, then
-embed each chunk again, with the random numbers that it had, and hand its share of the gradients back. Loss and
-gradients equal those of one pass; the price is a second forward pass.
+Embed every chunk without a graph, compute the loss over all of them and keep the gradients of the embeddings, then
+embed each chunk again, with the same random numbers, and backpropagate its part of the gradients. Loss and gradients
+equal those of a single pass, at the cost of a second forward pass.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from retrieval.encoders.family import Encoded, join
 
 Embed = Callable[[], Encoded]
-"""Embeds one chunk, with a graph when gradients are enabled."""
+"""Embeds one chunk, with a graph if gradients are enabled."""
 
 
 def cached_backward(
@@ -28,8 +28,8 @@ def cached_backward(
 ) -> Tensor:
     """Add the gradients of ``loss_of`` to the parameters behind ``groups``; returns the loss, detached.
 
-    ``loss_of`` gets its chunks end to end for each group. ``cached`` False keeps all graphs: one pass, all memory.
-    ``device`` is where chunks are embedded, whose random numbers are drawn again.
+    ``loss_of`` gets each group's chunks concatenated. ``cached`` False keeps all graphs: one pass, full memory.
+    ``device`` is where chunks are embedded and whose random state is replayed.
     """
     if not cached:
         loss = loss_of([join([embed() for embed in group]) for group in groups])
@@ -60,7 +60,7 @@ def _send_back(group: Sequence[Embed], states: Sequence[RandContext], gradient: 
     for embed, state in zip(group, states, strict=True):
         with state:
             values = embed().values
-        own = gradient[start : start + len(values), : values.shape[1]]  # without what the chunk was padded with
+        own = gradient[start : start + len(values), : values.shape[1]]  # without the chunk's padding
         start += len(values)
         if values.requires_grad:
             values.backward(own)

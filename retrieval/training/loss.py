@@ -1,11 +1,11 @@
 """InfoNCE over a batch (van den Oord et al. 2018; Karpukhin et al. 2020, equation 2).
 
-For query i with positive passage p(i) among all M passages of the batch, of every rank, and scores s of any family::
+For query i with positive passage p(i) among all M passages of the batch on all ranks, and scores s of any family::
 
     L = 1/N  sum_i  -log( exp(s_i,p(i) / T) / sum_j exp(s_i,j / T) )        j over passages not masked for i
 
-A masked passage is one that may answer the query too: the same passage again, another gold of the same query,
-or one that scores above the positive by more than a margin.
+A masked passage is one that may also answer the query: a copy of the positive, another gold passage of the query, or
+one that scores above the positive by more than a margin.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What the passages of a batch are to its queries.
+    """How the passages of a batch relate to its queries.
 
     ``positive``: [N], the column of each query's positive. ``masked``: bool [N, M], never true at a positive.
     """
@@ -35,7 +35,7 @@ class Targets:
 
 @dataclass(frozen=True, slots=True)
 class ContrastiveLoss:
-    """``loss``: the mean over queries, a scalar with gradients. ``accuracy``: share whose positive scores highest."""
+    """``loss``: mean over queries, a scalar with gradients. ``accuracy``: fraction whose positive scores highest."""
 
     loss: Tensor
     accuracy: float
@@ -43,7 +43,7 @@ class ContrastiveLoss:
 
 
 def mask_golds(positive: Sequence[int], columns: Sequence[str], golds: Sequence[frozenset[str]]) -> Targets:
-    """Targets with every other copy of a gold masked.
+    """Targets in which all gold passages other than the positive itself are masked.
 
     ``columns[j]`` is the content key of passage j, ``golds[i]`` the keys of all passages that answer query i.
     """
@@ -61,7 +61,7 @@ def mask_golds(positive: Sequence[int], columns: Sequence[str], golds: Sequence[
 def info_nce(scores: Tensor, targets: Targets, *, temperature: float, margin: float | None = None) -> ContrastiveLoss:
     """The loss of ``scores`` [N, M] of queries and passages.
 
-    ``margin``: passages that score above positive + margin, in units of the scores, are masked (None: none is).
+    ``margin``: passages that score above positive + margin, in units of the scores, are masked (None: no masking).
     """
     masked = targets.masked.to(scores.device)
     positive = targets.positive.to(scores.device)
@@ -69,7 +69,7 @@ def info_nce(scores: Tensor, targets: Targets, *, temperature: float, margin: fl
         own = scores.detach().gather(1, positive[:, None])
         masked = (masked | (scores.detach() > own + margin)).scatter(1, positive[:, None], False)
     logits = (scores / temperature).masked_fill(masked, float("-inf"))
-    count = max(len(scores), 1)  # a rank may have no query of a small batch
+    count = max(len(scores), 1)  # with a small batch a rank may have no query
     loss = functional.cross_entropy(logits, positive, reduction="sum") / count
     right = (logits.detach().argmax(dim=1) == positive).sum() if len(scores) else 0
     return ContrastiveLoss(loss, float(right) / count, float(masked.sum()) / max(masked.numel(), 1))

@@ -1,4 +1,4 @@
-"""Hard negatives: what a retriever finds for a query and is no gold (Karpukhin et al. 2020; Xiong et al. 2021)."""
+"""Hard negatives: hits of a retriever that are not gold passages (Karpukhin et al. 2020; Xiong et al. 2021)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sleuth.seeding import derive_seed
 from sleuth.types import Hit, Passage
 
 _SENTENCE = 6
-"""A query of so many words that stands in a passage as it is was taken from there: no negative."""
+"""If a query of at least this many words occurs verbatim in a passage, it was taken from it: not a negative."""
 
 OnMined = Callable[[int, int], None]
-"""Called as (queries mined, queries in all)."""
+"""Called as (queries mined, queries in total)."""
 
 
 @dataclass(slots=True)
 class MiningReport:
-    """How many hits there were, what became of them, and rows that got none."""
+    """Counts of hits by outcome, and of rows that got no negative."""
 
     hits: int = 0
     golds: int = 0
@@ -35,7 +35,7 @@ class MiningReport:
 
     def __str__(self) -> str:
         return (
-            f"{self.hits} hits: {self.golds} golds, {self.too_close} within the margin, "
+            f"{self.hits} hits: {self.golds} gold, {self.too_close} within the margin, "
             f"{self.with_answer} with the answer, {self.kept} kept as negatives; {self.rows_without} rows got none"
         )
 
@@ -49,7 +49,7 @@ def mine(
     keep_given: bool = True,
     on_progress: OnMined | None = None,
 ) -> tuple[list[TrainingRow], MiningReport]:
-    """The rows with mined negatives first, then (``keep_given``) those that they had."""
+    """The rows with mined negatives first, followed (if ``keep_given``) by the ones they had."""
     report = MiningReport()
     golds = golds_by_query(rows)
     mined: list[TrainingRow] = []
@@ -68,7 +68,7 @@ def mine(
 def negatives_of(
     row: TrainingRow, hits: Sequence[Hit], settings: FilterSettings, report: MiningReport
 ) -> list[Passage]:
-    """The hits of one query that pass every filter, best first or a seeded sample of them."""
+    """The hits of one query that pass every filter: the best, or a seeded sample."""
     is_gold = same_as(row.positives)
     source = row.query if len(row.query.split()) >= _SENTENCE else None
     gold: Callable[[Hit], bool] = lambda h: is_gold(h.passage) or (source is not None and source in h.passage.text)
@@ -92,7 +92,7 @@ def negatives_of(
 
 
 def _ceiling(gold_scores: Iterable[float], settings: FilterSettings) -> float:
-    """The score that a negative must stay below. A gold that was not found tells nothing of its score."""
+    """The score that a negative must stay below. Gold passages that were not retrieved are ignored."""
     weakest = min(gold_scores, default=None)
     limits = [float("inf")]
     if weakest is not None and settings.margin is not None:

@@ -18,7 +18,7 @@ from retrieval.training.config import FrozenSettings, TrainingSettings
 from retrieval.training.frozen import Table
 from retrieval.training.gradient_cache import Embed, cached_backward
 from retrieval.training.loss import ContrastiveLoss, Targets, info_nce
-from retrieval.training.ranks import gather, share
+from retrieval.training.ranks import gather, rank_slice
 from retrieval.training.rows import TrainingRow
 from retrieval.training.sampling import Batch, BatchSampler, content_key, one_key
 from sleuth.types import Passage
@@ -147,11 +147,11 @@ def _backward(
     Ranks add their gradients up, so each weighs its mean by its share of the queries, and terms, which all of them
     work out for the whole batch, by their number. ``loss`` in the figures is the mean over this rank's queries.
     """
-    count, mine = len(batch.queries), share(len(batch.queries))
+    count, mine = len(batch.queries), rank_slice(len(batch.queries))
     groups = [_chunks(encoder, batch.queries[mine], "query", settings)]
     if table is None:
         texts = [passage_text(p) for p in batch.passages]
-        groups.append(_chunks(encoder, texts[share(len(texts))], "passage", settings))
+        groups.append(_chunks(encoder, texts[rank_slice(len(texts))], "passage", settings))
     figures: dict[str, float] = {}
 
     def loss_of(parts: Sequence[Encoded]) -> Tensor:

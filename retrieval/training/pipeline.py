@@ -1,7 +1,7 @@
-"""A training run from its rows to an index: mine, train, and with several rounds mine again with what was trained.
+"""A training run from rows to an index: mine, train, and with several rounds mine again with the trained encoder.
 
-Every stage leaves its result in the run folder and is not done again when the run is resumed. Mining anew with the
-encoder of the round before is ANCE's idea (Xiong et al. 2021), with whole rounds in place of its asynchronous ones.
+Every stage saves its result in the run folder and is not repeated when the run is resumed. Mining again with the
+previous round's encoder follows ANCE (Xiong et al. 2021), but in whole rounds instead of asynchronously.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ log = logging.getLogger("sleuth.train_retriever")
 
 @dataclass(slots=True)
 class TrainingRun:
-    """A run in progress. ``sink_of`` gives the sink of a round's figures; the two others show progress to people."""
+    """A run in progress. ``sink_of`` returns the sink for a round's metrics; the other two show progress."""
 
     settings: RetrieverTraining
     folder: RunFolder
@@ -55,7 +55,7 @@ class TrainingRun:
 
 
 def run_training(run: TrainingRun) -> dict[str, Any]:
-    """Every stage that is not done; what each has recorded, by stage."""
+    """Run every stage that is not done; returns each stage's record."""
     stages: list[tuple[str, Callable[[], Mapping[str, Any]]]] = []
     for number in range(1, run.settings.rounds + 1):
         stages.append((f"mine-{number}", lambda n=number: _mine(run, n)))  # type: ignore[misc]
@@ -217,7 +217,7 @@ def _prepare(
 
 
 def _gain(record: Path, dev: DevSettings | None, best_step: int) -> dict[str, Any]:
-    """How much better the chosen step is than the untrained start, with its interval over dev queries."""
+    """The improvement of the chosen step over the untrained start, with its interval over dev queries."""
     if dev is None:
         return {}
     by_step = {row["step"]: row for _, row in read_jsonl(record)}
@@ -231,7 +231,7 @@ def _corpus_texts(corpus: str) -> list[str]:
 
 
 def _index(run: TrainingRun) -> Mapping[str, Any]:
-    """Encode the corpus into an index, and measure it on judged queries."""
+    """Encode the corpus into an index, and evaluate it on judged queries."""
     chosen = run.settings.index
     if chosen is None:
         return {}

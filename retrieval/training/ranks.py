@@ -1,4 +1,4 @@
-"""One process or several: who encodes what, and how texts and gradients meet. One needs no torch.distributed."""
+"""Distributes work over ranks and combines encodings and gradients. A single process needs no torch.distributed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
-def share(count: int) -> slice:
-    """The part of ``count`` things that is this rank's; the parts are equal but for the last ones."""
+def rank_slice(count: int) -> slice:
+    """This rank's slice of ``count`` items; slices are equal except for the last ones."""
     size, rank = -(-count // get_world_size()), get_rank()
     return slice(min(rank * size, count), min((rank + 1) * size, count))
 
 
 def gather(encoded: Encoded, count: int) -> Encoded:
-    """All ranks' texts in order, each rank having made its ``share`` of ``count``; gradients find their way back."""
+    """All ranks' texts in order, where each rank encoded its ``rank_slice`` of ``count``; gradients flow back."""
     if not _several():
         return encoded
     missing = -(-count // get_world_size()) - len(encoded)
@@ -38,7 +38,7 @@ def _with_rows(values: Tensor, more: int) -> Tensor:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add up the gradients of all ranks, so that every rank makes the same step."""
+    """Sum the gradients of all ranks, so that every rank takes the same step."""
     if not _several():
         return
     for parameter in parameters:

@@ -1,13 +1,13 @@
-"""What a retriever learns from: a query with passages that answer it and passages that only look so.
+"""Training rows of a retriever: a query with passages that answer it and passages that do not.
 
 ======== =============================================================================================
 layout   one row
 ======== =============================================================================================
 tevatron ``{"query_id", "query", "positive_passages": [{"docid", "title", "text"}], "negative_passages"}``
 beir     a folder with ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/SPLIT.tsv``
-hotpotqa HotpotQA's release: paragraphs of ``context`` named by ``supporting_facts`` answer, others do not
-musique  MuSiQue's release: paragraphs with ``is_supporting`` answer, others do not
-cloze    a corpus without questions: a sentence asks for the passage that it was taken from
+hotpotqa HotpotQA's release: paragraphs of ``context`` in ``supporting_facts`` are positive, others negative
+musique  MuSiQue's release: paragraphs with ``is_supporting`` are positive, others negative
+cloze    a corpus without questions: a sentence is the query for the passage that it was taken from
 ======== =============================================================================================
 """
 
@@ -26,13 +26,13 @@ from retrieval.training.cloze import cloze_pairs
 from retrieval.training.config import SourceSettings
 from sleuth.artifacts import atomic_write, text_digest
 from sleuth.errors import ConfigError, DataError
-from sleuth.rows import Row, read_rows
+from sleuth.rows import RawRow, read_rows
 from sleuth.types import Passage
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One query. ``positives`` are all its golds; ``answers`` are known for some data only."""
+    """One query. ``positives`` are all its gold passages; ``answers`` are known for some data only."""
 
     id: str
     query: str
@@ -42,10 +42,10 @@ class TrainingRow:
 
 
 def load_rows(sources: Sequence[SourceSettings]) -> list[TrainingRow]:
-    """The rows of all sources in order. Raises DataError naming file and line of what is no row."""
+    """The rows of all sources in order. Raises DataError naming file and line of an invalid row."""
     rows = [row for source in sources for row in _load(source)]
     if not rows:
-        raise DataError("there is nothing to train on", "name at least one source with rows in it")
+        raise DataError("there is nothing to train on", "give at least one source that has rows")
     return rows
 
 
@@ -55,7 +55,7 @@ def write_rows(rows: Iterable[TrainingRow], path: str | Path) -> None:
 
 
 def passages_of(rows: Iterable[TrainingRow]) -> list[Passage]:
-    """Every passage of the rows once, in order of first appearance; one with equal title and text counts as equal."""
+    """The distinct passages of the rows, by title and text, in order of first appearance."""
     found: dict[tuple[str, str], Passage] = {}
     for row in rows:
         for passage in (*row.positives, *row.negatives):
@@ -69,7 +69,7 @@ def _load(source: SourceSettings) -> list[TrainingRow]:
         return [TrainingRow(f"cloze-{passage.id}", sentence, (passage,)) for sentence, passage in pairs]
     if Path(source.path).is_dir():
         if source.layout not in (None, "beir"):
-            raise ConfigError(f"{source.path} is a folder, which only the layout beir reads", "name the file in it")
+            raise ConfigError(f"{source.path} is a folder, which only the layout beir reads", "give a file inside it")
         return _beir(source)[: source.limit]
     raw = read_rows(source.path, source.limit)
     read = _READERS[source.layout or _detect(raw[0])]
@@ -77,7 +77,7 @@ def _load(source: SourceSettings) -> list[TrainingRow]:
     return _with_ids_of(rows, source.corpus) if source.corpus else rows
 
 
-def _detect(row: Row) -> str:
+def _detect(row: RawRow) -> str:
     marks = {"positive_passages": "tevatron", "context": "hotpotqa", "paragraphs": "musique"}
     for key, layout in marks.items():
         if key in row.fields:
@@ -89,7 +89,7 @@ def _detect(row: Row) -> str:
     )
 
 
-def _tevatron(row: Row) -> TrainingRow:
+def _tevatron(row: RawRow) -> TrainingRow:
     positives = _tevatron_passages(row, "positive_passages")
     if not positives:
         raise row.error("'positive_passages' is empty")
@@ -104,19 +104,19 @@ def _tevatron(row: Row) -> TrainingRow:
     )
 
 
-def _tevatron_passages(row: Row, name: str) -> tuple[Passage, ...]:
+def _tevatron_passages(row: RawRow, name: str) -> tuple[Passage, ...]:
     passages = []
     for number, value in enumerate(_list(row, row.fields.get(name), name)):
         if not isinstance(value, Mapping) or not isinstance(value.get("text"), str) or not value["text"].strip():
-            raise row.error(f"'{name}[{number}]' is no passage with a text")
+            raise row.error(f"'{name}[{number}]' is not a passage with a text")
         title = value.get("title") or ""
         if not isinstance(title, str):
-            raise row.error(f"the title of '{name}[{number}]' is not a text")
+            raise row.error(f"the title of '{name}[{number}]' is not a string")
         passages.append(_passage(value.get("docid"), title, value["text"]))
     return tuple(passages)
 
 
-def _hotpotqa(row: Row) -> TrainingRow:
+def _hotpotqa(row: RawRow) -> TrainingRow:
     wanted = {str(fact[0]) for fact in _list(row, row.fields.get("supporting_facts"), "supporting_facts") if fact}
     positives: list[Passage] = []
     negatives: list[Passage] = []
@@ -125,15 +125,15 @@ def _hotpotqa(row: Row) -> TrainingRow:
             title, sentences = paragraph
             text = "".join(sentences).strip()
         except (TypeError, ValueError):
-            raise row.error(f"'context[{number}]' is no [title, sentences]") from None
+            raise row.error(f"'context[{number}]' is not [title, sentences]") from None
         if text:
             (positives if title in wanted else negatives).append(_passage(None, title, text))
     return _released(row, "_id", positives, negatives, [str(row.fields.get("answer") or "")])
 
 
-def _musique(row: Row) -> TrainingRow | None:
+def _musique(row: RawRow) -> TrainingRow | None:
     if row.fields.get("answerable") is False:
-        return None  # its paragraphs do not hold the answer
+        return None  # its paragraphs do not contain the answer
     positives: list[Passage] = []
     negatives: list[Passage] = []
     for number, paragraph in enumerate(_list(row, row.fields.get("paragraphs"), "paragraphs")):
@@ -148,10 +148,10 @@ def _musique(row: Row) -> TrainingRow | None:
 
 
 def _released(
-    row: Row, id_key: str, positives: Sequence[Passage], negatives: Sequence[Passage], answers: Sequence[str]
+    row: RawRow, id_key: str, positives: Sequence[Passage], negatives: Sequence[Passage], answers: Sequence[str]
 ) -> TrainingRow:
     if not positives:
-        raise row.error("none of its paragraphs supports the answer", "is this the release without judgements (test)?")
+        raise row.error("no paragraph is marked as supporting", "is this the test release, without judgements?")
     known = tuple(answer for answer in answers if answer)
     identifier = str(row.fields.get(id_key, row.number))
     return TrainingRow(identifier, row.text("question"), tuple(positives), tuple(negatives), known)
@@ -181,7 +181,7 @@ def _corpus(path: str | Path, wanted: set[str]) -> dict[str, Passage]:
 
 
 def _with_ids_of(rows: Sequence[TrainingRow], corpus: str | Path) -> list[TrainingRow]:
-    """The same rows with passages of ``corpus`` in place of those with equal title and text."""
+    """The same rows, with passages replaced by those of ``corpus`` with the same title and text."""
     mine = {(p.title, p.text.strip()) for p in passages_of(rows)}
     known = {key: p for p in read_passages(corpus) if (key := (p.title, p.text.strip())) in mine}
     swap: Callable[[Passage], Passage] = lambda p: known.get((p.title, p.text.strip()), p)
@@ -192,21 +192,21 @@ def _with_ids_of(rows: Sequence[TrainingRow], corpus: str | Path) -> list[Traini
 
 
 def read_passages(corpus: str | Path) -> Iterator[Passage]:
-    """The passages of a corpus in any layout. Raises DataError at the first row that is none."""
+    """The passages of a corpus in any layout. Raises DataError at the first invalid row."""
     for row in read_corpus(corpus):
         if isinstance(row, BadRow):
-            raise DataError(str(row), "mend the corpus")
+            raise DataError(str(row), "fix the corpus")
         yield row.passage
 
 
-def _list(row: Row, value: object, name: str) -> Sequence[Any]:
+def _list(row: RawRow, value: object, name: str) -> Sequence[Any]:
     if not isinstance(value, list | tuple):
         raise row.error(f"'{name}' is {'missing' if value is None else 'not a list'}")
     return value
 
 
 def _passage(identifier: object, title: str, text: str) -> Passage:
-    """A passage without an id is known by its content, so that it is the same wherever it stands."""
+    """A passage without an id is identified by its content, so that it is the same wherever it occurs."""
     known = text_digest(f"{title}\x1f{text}")[:16] if identifier is None else str(identifier)
     return Passage(known, title, text)
 
@@ -221,7 +221,7 @@ def _tevatron_row(row: TrainingRow) -> dict[str, Any]:
     return values | ({"answers": list(row.answers)} if row.answers else {})
 
 
-_READERS: dict[str, Callable[[Row], TrainingRow | None]] = {
+_READERS: dict[str, Callable[[RawRow], TrainingRow | None]] = {
     "tevatron": _tevatron,
     "hotpotqa": _hotpotqa,
     "musique": _musique,

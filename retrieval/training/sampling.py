@@ -1,6 +1,6 @@
-"""Which queries, positives and negatives make the batch of a step: a function of seed and step alone.
+"""Chooses the queries, positives and negatives of a step's batch, as a function of seed and step alone.
 
-So a resumed run sees what an unbroken one would, and every rank knows the whole batch without asking.
+So a resumed run sees the same batches as an uninterrupted one, and every rank knows the whole batch.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from sleuth.seeding import derive_seed
 from sleuth.types import Passage
 
 KeyOf = Callable[[Passage], str]
-"""Names a passage; copies of one have one name."""
+"""A key for a passage; copies of a passage have the same key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """N queries and the M passages of their softmax, with what each is to the other."""
+    """N queries and the M passages of their softmax, with the targets that relate them."""
 
     queries: Sequence[str]
     passages: Sequence[Passage]
@@ -29,9 +29,9 @@ class Batch:
 
 
 class BatchSampler:
-    """Goes through the rows in a new order each epoch; a batch may reach into the next one, so none is left out.
+    """Goes through the rows in a new order each epoch; a batch may span two epochs, so that no row is left out.
 
-    Golds and negatives are drawn anew each time. A batch is never larger than the rows.
+    Positives and negatives are drawn anew each time. A batch is never larger than the number of rows.
     """
 
     def __init__(self, rows: Sequence[TrainingRow], batch_size: int, hard_negatives: int, seed: int) -> None:
@@ -43,7 +43,7 @@ class BatchSampler:
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
 
     def steps(self, epochs: float) -> int:
-        """Steps that go through the rows ``epochs`` times, rounded up."""
+        """The number of steps that cover the rows ``epochs`` times, rounded up."""
         return max(1, -(-round(epochs * len(self._rows)) // self.batch_size))
 
     def rows(self, step: int) -> list[tuple[int, TrainingRow]]:
@@ -73,7 +73,7 @@ class BatchSampler:
     ) -> tuple[list[str], Targets]:
         """The queries of a step against a fixed table of passages.
 
-        ``places`` finds a content's first column; ``columns`` are the passages' keys by ``key``.
+        ``places`` maps a content key to its first column; ``columns`` are the passages' keys under ``key``.
         """
         queries, positive, golds = [], [], []
         for epoch, row in self.rows(step):
@@ -102,7 +102,7 @@ def same_as(golds: Iterable[Passage]) -> Callable[[Passage], bool]:
 
 
 def golds_by_query(rows: Sequence[TrainingRow]) -> dict[str, tuple[Passage, ...]]:
-    """Several rows may ask the same: the golds of one are then golds of all."""
+    """Gold passages by query; rows with the same query share all their gold passages."""
     found: dict[str, list[TrainingRow]] = {}
     for row in rows:
         found.setdefault(row.query, []).append(row)
@@ -110,7 +110,7 @@ def golds_by_query(rows: Sequence[TrainingRow]) -> dict[str, tuple[Passage, ...]
 
 
 def one_key(passages: Iterable[Passage]) -> KeyOf:
-    """A key under which those of ``passages`` that share an id or their content are one."""
+    """A key that is equal for those of ``passages`` that have the same id or the same content."""
     known = list(passages)
     by_id: dict[str, str] = {}
     for passage in known:

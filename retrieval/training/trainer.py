@@ -1,7 +1,7 @@
 """The training loop: batch, InfoNCE by gradient caching, one optimizer step; checkpoints, dev figures, exact resume.
 
-A step is a function of the weights, the optimizer's state, the random state and its number, all of which a
-checkpoint holds: a run killed and resumed ends with the same bits as one that was not.
+A step depends only on the weights, the optimizer state, the random state and the step number, all of which are in
+a checkpoint: a resumed run ends with the same bits as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ log = logging.getLogger("sleuth.train_retriever")
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.pt", "optimizer.pt", "state.json"
 
 Evaluate = Callable[[Encoder, int], Mapping[str, float]]
-"""Figures of an encoder at a step."""
+"""Measures of an encoder at a step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """How training is watched: figures every so many steps, the one that decides, and when to give up."""
+    """Evaluation during training: how often, by which metric, and the patience of early stopping."""
 
     evaluate: Evaluate
     metric: str
@@ -51,7 +51,7 @@ class Watch:
 
 @dataclass(slots=True)
 class Progress:
-    """What a checkpoint knows besides tensors."""
+    """The contents of a checkpoint other than tensors."""
 
     step: int = 0
     best_step: int = 0
@@ -61,7 +61,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Which step was kept, the figure it was chosen by (None: not watched, the last step), and where it went."""
+    """The step that was kept, the metric value it was chosen by (None: no evaluation, the last step), and timing."""
 
     best_step: int
     best: float | None
@@ -80,7 +80,7 @@ def train(
     watch: Watch | None = None,
     resume: bool = False,
 ) -> Outcome:
-    """Train ``encoder`` in place; it ends with the weights of the best step. Checkpoints go to ``out``.
+    """Train ``encoder`` in place, ending with the weights of the best step. Checkpoints go to ``out``.
 
     Raises TrainingError before a step whose gradient is not finite.
     """
@@ -114,8 +114,8 @@ class _Run:
         self.weights = trainable(encoder)
         if not self.weights:
             raise TrainingError(
-                "the encoder has no weights to train: those of an adapter that was loaded are frozen",
-                "a section training.lora goes on with it",
+                "the encoder has no weights to train: a loaded adapter is frozen",
+                "add a section training.lora to continue training it",
             )
         self.optimizer = torch.optim.AdamW(
             _decayed(self.weights, settings.weight_decay), lr=settings.learning_rate, betas=settings.betas
@@ -132,7 +132,7 @@ class _Run:
         found = newest_complete(self.out) if resume else None
         if found is not None:
             self._load(found)
-            log.info("going on from step %d", self.progress.step)
+            log.info("resuming from step %d", self.progress.step)
             return
         torch.manual_seed(self.seed)
         if self.watch:
@@ -150,7 +150,7 @@ class _Run:
         if not torch.isfinite(norm):
             raise TrainingError(
                 f"the gradient is not finite at step {self.progress.step}: stopped before the update",
-                "the last checkpoint is whole; lower training.learning_rate, then start again",
+                "the last checkpoint is intact; lower training.learning_rate, then start again",
             )
         rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
@@ -161,7 +161,7 @@ class _Run:
         self._after_step()
 
     def tired(self) -> bool:
-        """Whether the figure has not risen for ``patience`` evaluations."""
+        """Whether the metric has not improved for ``patience`` evaluations."""
         if not self.watch or not self.watch.patience:
             return False
         waited = (self.progress.step - self.progress.best_step) // self.watch.every
@@ -231,7 +231,7 @@ class _Run:
         self.schedule.load_state_dict(kept["schedule"])
         if get_rank() < len(kept["random"]):
             _set_random_state(kept["random"][get_rank()])
-        else:  # more ranks than before: this one has no state to go on with
+        else:  # more ranks than before: this one has no saved state
             torch.manual_seed(self.seed + get_rank())
         self.progress = Progress(**json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
 
@@ -254,12 +254,12 @@ def _set_random_state(state: Mapping[str, Tensor]) -> None:
 
 
 def trainable(encoder: Encoder) -> dict[str, nn.Parameter]:
-    """The parameters that a step may move, by name; towers that share weights name them once."""
+    """The trainable parameters, by name; weights shared by both towers occur once."""
     return {name: weight for name, weight in encoder.model.named_parameters() if weight.requires_grad}
 
 
 def freeze_passages(encoder: Encoder) -> None:
-    """Let the query tower alone be trained. The towers must be separate."""
+    """Leave only the query tower trainable. The towers must be separate."""
     if encoder.tower("query") is encoder.tower("passage"):
         raise ValueError("the towers share their weights: separate_towers first")
     for weight in encoder.tower("passage").parameters():
@@ -267,7 +267,7 @@ def freeze_passages(encoder: Encoder) -> None:
 
 
 def add_adapter(encoder: Encoder, settings: LoraSettings) -> None:
-    """Put a LoRA adapter on the backbone of ``encoder`` and freeze the rest; one that is there goes on learning."""
+    """Add a LoRA adapter to the backbone of ``encoder`` and freeze the rest; an existing adapter is trained further."""
     config = lora_config(settings)
     roles: tuple[Role, Role] = ("query", "passage")
     for role in roles:
@@ -275,11 +275,11 @@ def add_adapter(encoder: Encoder, settings: LoraSettings) -> None:
         if not getattr(backbone, "_hf_peft_config_loaded", False):
             backbone.add_adapter(config)
         for name, weight in backbone.named_parameters():
-            weight.requires_grad_("lora_" in name)  # an adapter that was loaded is frozen
+            weight.requires_grad_("lora_" in name)  # a loaded adapter is frozen
 
 
 def _decayed(weights: Mapping[str, nn.Parameter], decay: float) -> list[dict[str, Any]]:
-    """Matrices decay, biases and norms do not."""
+    """Parameter groups: matrices get weight decay, biases and norms do not."""
     matrices = [weight for weight in weights.values() if weight.ndim > 1]
     others = [weight for weight in weights.values() if weight.ndim <= 1]
     return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]

@@ -119,7 +119,7 @@ def test_the_best_checkpoint_is_published_and_evaluated(finished: Path):
 def test_a_run_folder_is_not_run_over(finished: Path):
     done = sleuth_train(finished)
     assert done.returncode == 2
-    assert "holds a run already" in done.stderr and "Traceback" not in done.stderr
+    assert "already holds a run" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

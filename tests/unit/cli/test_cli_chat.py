@@ -96,7 +96,7 @@ def test_a_pipe_is_read_line_by_line(place: Path) -> None:
     )
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines() == [
-        "standard input is no terminal: reading one question a line, plain text",
+        "standard input is not a terminal: reading one question per line",
         "error: no command /topk (did you mean 'top-k'?)",
     ]
     told = done.stdout.splitlines()

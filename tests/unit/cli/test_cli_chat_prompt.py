@@ -111,7 +111,7 @@ def test_ctrl_c_at_the_prompt_empties_the_line() -> None:
     stage = Stage()
     stage.type("city\x03what ?\r\x04")
     assert [e.trajectory.question.text for e in stage.session.history] == ["what ?"]
-    assert "Ctrl-D or /quit leaves" in stage.text
+    assert "press Ctrl-D or type /quit to quit" in stage.text
 
 
 def test_ctrl_c_stops_an_answer_and_keeps_the_session() -> None:
@@ -141,7 +141,7 @@ def test_wrong_use_is_one_line_and_keeps_the_session(capfd: pytest.CaptureFixtur
         '/load "a': "close the quote",
         "/load a 9": "1 to 2",
         "/again": "nothing was asked yet",
-        "/help me": "/help takes nothing",
+        "/help me": "/help takes no argument",
     }
     stage.type("".join(f"{line}\r" for line in wrong) + "\x04")
     lines = capfd.readouterr().err.splitlines()

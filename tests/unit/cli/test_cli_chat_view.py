@@ -157,7 +157,7 @@ def test_an_interrupted_answer_ends_its_line_and_the_next_one_begins_anew() -> N
     view.stopped()
     assert written(target).splitlines() == [
         "   think  so",
-        "          stopped after 0 turns and 14 tokens; this answer is not kept. /again asks once more",
+        "          stopped after 0 turns and 14 tokens; this answer is not kept. /again asks again",
     ]
     play(view, ANSWERED)
     assert written(target).splitlines()[2:] == ["   think  Found.", "  answer  Oslo"]

@@ -131,7 +131,7 @@ def test_direct_mode_opens_no_retriever(model: str) -> None:
     ("arguments", "message"),
     [
         ([], "nothing to evaluate"),
-        (["MODEL"], "no questions are named"),
+        (["MODEL"], "no question file is given"),
         (["MODEL", "--data", "q.jsonl"], "mode search needs something to search"),
         (["MODEL", "--data", "q.jsonl", "--mode", "rag"], "mode rag needs something to search"),
         (["MODEL", "--data", "none.jsonl", "--mode", "direct"], "none.jsonl"),
@@ -142,9 +142,9 @@ def test_direct_mode_opens_no_retriever(model: str) -> None:
         (["none.yaml"], "no config file none.yaml"),
         (["MODEL", "--predictions", "p.json", "--data", "q.jsonl"], "not both"),
         (["--predictions", "p.json"], "--data FILE"),
-        (["--predictions", "p.json", "--data", "q.jsonl", "--data", "r.jsonl"], "one file of questions"),
-        (["--predictions", "p.json", "--data", "q.jsonl", "--temperature", "0"], "--temperature means nothing"),
-        (["--predictions", "p.json", "--data", "q.jsonl", "--mode", "rag"], "--mode means nothing"),
+        (["--predictions", "p.json", "--data", "q.jsonl", "--data", "r.jsonl"], "exactly one question file"),
+        (["--predictions", "p.json", "--data", "q.jsonl", "--temperature", "0"], "--temperature does not apply"),
+        (["--predictions", "p.json", "--data", "q.jsonl", "--mode", "rag"], "--mode does not apply"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -251,7 +251,7 @@ def test_an_evaluations_own_predictions_score_the_same(model: str, capfd: pytest
         ("{", "not valid JSON"),
         ("[]", "not a prediction file"),
         ({"1": "Paris"}, "answer"),
-        ({"answer": {"1": 3}}, "not a text"),
+        ({"answer": {"1": 3}}, "not a string"),
         ({"answer": {"dev-1": "Paris"}}, "predicted ids are like 'dev-1'"),
         ({"answer": {}, "sp": [1]}, "sp"),
     ],

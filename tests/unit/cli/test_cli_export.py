@@ -140,7 +140,7 @@ def test_the_card_has_the_measured_figures_and_its_code_runs(
     card = (out / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "| grpo-search | 40 | 0.625 [0.500, 0.750] | 0.700 [0.600, 0.800] | 1.500 | 1.000 |" in card
-    assert "0.250 at step 0 and 0.750 at step 4, whose weights these are" in card
+    assert "0.250 at step 0 and 0.750 at step 4; these are the weights of that step" in card
     assert "- weights trained by reinforcement: all" in card
     assert "`test.jsonl`" in card
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
@@ -163,7 +163,7 @@ def test_what_is_no_run_or_trains_nothing_is_refused(tmp_path: Path, capsys: pyt
     with RunFolder(tmp_path / "run").claim({"out": str(tmp_path / "run"), "policy": {"tiny": {}}}):
         pass
     assert export(str(tmp_path / "run"), "--out", str(tmp_path / "out")) == 2
-    assert "trains nothing" in capsys.readouterr().err
+    assert "trains no policy" in capsys.readouterr().err
 
 
 def test_a_folder_is_written_whole_or_not_at_all(

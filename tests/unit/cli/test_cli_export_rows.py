@@ -117,7 +117,7 @@ def test_a_run_becomes_rows_that_retriever_training_reads(
         close_trajectories(folder)
     out = tmp_path / "rows.jsonl"
     assert export(str(tmp_path / "run"), "--out", str(out)) == 0
-    assert "1 rows of 2 queries; 1 without a positive passage left out" in capsys.readouterr().err
+    assert "1 rows from 2 queries; 1 had no positive passage" in capsys.readouterr().err
     (row,) = load_rows([SourceSettings(path=str(out))])
     assert (row.query, row.positives, row.negatives, row.answers) == ("nolan film", (GOLD,), (WRONG,), ("Nolan",))
     assert export(str(tmp_path / "run"), "--out", str(out), "--every") == 0

@@ -75,7 +75,7 @@ def test_mistakes_are_errors_of_ours(program: typer.Typer, made: Path) -> None:
         run(program, "index", corpus, "--out", str(made), "--skip-bad-rows")
     with pytest.raises(ConfigError, match="did you mean 'bm25'"):
         run(program, "index", corpus, "--out", str(made.parent / "j"), "--kind", "bm26")
-    with pytest.raises(ConfigError, match=r"k is 5, but .* holds only 4 passages"):
+    with pytest.raises(ConfigError, match=r"k is 5, but .* has only 4 passages"):
         run(program, "search", str(made), "town", "-k", "5")
     with pytest.raises(ConfigError, match="no query"):
         run(program, "search", str(made), "-", stdin="\n")
@@ -114,7 +114,7 @@ def test_overwrite_replaces_indexes_only(
         Path(name).parent.mkdir()
         Path(name).write_text(json.dumps(ROWS[0]))
     for more in ([], ["--kind", "dense", "--encoder", "absent/never/read"]):
-        with pytest.raises(ArtifactError, match=r"lies in it|is no bm25 or dense of Sleuth"):
+        with pytest.raises(ArtifactError, match=r"is inside it|is not a Sleuth bm25 or dense"):
             run(program, "index", "data", "--out", out, "--overwrite", *more)
     assert Path("data/corpus.jsonl").exists() and Path("notes/mine.txt").exists()
     for _ in range(2):
@@ -126,7 +126,7 @@ def test_overwrite_replaces_indexes_only(
 )
 def test_options_of_a_dense_index_are_refused_for_bm25(program: typer.Typer, made: Path, option: str) -> None:
     name = option.partition("=")[0]
-    with pytest.raises(ConfigError, match=f"{name} means nothing to an index of kind bm25"):
+    with pytest.raises(ConfigError, match=f"{name} does not apply to an index of kind bm25"):
         run(program, "index", str(made.parent), "--out", str(made.parent / "j"), option)
 
 
@@ -153,8 +153,8 @@ def test_a_dense_index_from_the_command_line(program: typer.Typer, made: Path) -
     assert rows[1]["hits"] == []
     for wrong, message in (
         (dense, "needs an encoder"),
-        ([*dense, "--encoder", encoder, "--k1", "1"], "--k1 means nothing to an index of kind dense"),
-        (["index", corpus, "--out", out, "--encoder", encoder], "--encoder means nothing to an index of kind bm25"),
+        ([*dense, "--encoder", encoder, "--k1", "1"], "--k1 does not apply to an index of kind dense"),
+        (["index", corpus, "--out", out, "--encoder", encoder], "--encoder does not apply to an index of kind bm25"),
         ([*dense, "--encoder", encoder, "--dtype", "int4", "--overwrite"], "cannot be stored as 'int4'"),
     ):
         with pytest.raises(ConfigError, match=message):

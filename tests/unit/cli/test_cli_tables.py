@@ -44,7 +44,7 @@ def test_figures_are_shown_with_their_denominators() -> None:
     assert lines[1].split(maxsplit=2)[:2] == ["questions", "n"]
     assert lines[2].split() == ["all", "2", "1.000", "[1.000,", "1.000]"]
     assert "bridge [a]" in lines[3]
-    assert "25.0 % found, all of them for 0.0 % (of the 2 questions that name them)" in text
+    assert "25.0 % found, all of them for 0.0 % (of the 2 questions that list them)" in text
     assert "12, 2 of them sampled" in text
     assert "answer 2, retriever_failed 1" in text
     assert "warning: 1 of 3 questions could not be scored" in text

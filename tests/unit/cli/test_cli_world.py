@@ -43,7 +43,7 @@ def test_a_runs_config_names_its_world(tmp_path: Path) -> None:
     result = _run(str(config), "--out", str(tmp_path / "w"), *SMALL[:-6])
     assert "6 train, 5 dev, 5 test" in result.stderr
     config.write_text("out: runs/x\npolicy: {model: smollm2}\n")
-    assert "makes no world" in str(_run(str(config), "--out", str(tmp_path / "v")).exception)
+    assert "has no world" in str(_run(str(config), "--out", str(tmp_path / "v")).exception)
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_a_template_that_changes_the_message_is_refused(byte_codec, question):
         def render_chat(self, messages):
             return "nothing of it"
 
-    with pytest.raises(ConfigError, match="does not keep"):
+    with pytest.raises(ConfigError, match="alters the user's message"):
         environment(Odd()).reset(question)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from envs.questions import load_questions, load_supporting_facts, questions_from_rows
 from sleuth.errors import DataError
-from sleuth.rows import Row, name_of, read_rows
+from sleuth.rows import RawRow, name_of, read_rows
 from sleuth.types import Question
 
 FLASHRAG = {
@@ -101,7 +101,7 @@ def test_triviaqa_as_released_and_as_on_the_hub(tmp_path, indent):
     assert question == Question("tc_1", "Who wrote Peer Gynt?", ("Henrik Ibsen", "Ibsen"))
     answer = {"aliases": ["Ibsen", "Henrik Ibsen"], "normalized_aliases": ["ibsen"], "value": "Henrik Ibsen"}
     hub = {"question": "Who wrote Peer Gynt?", "question_id": "tc_1", "answer": answer}
-    assert questions_from_rows([Row("hf://o/n/s, row 1", 1, hub)], "hub") == [question]
+    assert questions_from_rows([RawRow("hf://o/n/s, row 1", 1, hub)], "hub") == [question]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_triviaqa_as_released_and_as_on_the_hub(tmp_path, indent):
     ],
 )
 def test_triviaqa_test_questions_can_be_answered_and_not_scored(row):
-    rows = [Row("test, row 1", 1, row)]
+    rows = [RawRow("test, row 1", 1, row)]
     with pytest.raises(DataError, match="no answers"):
         questions_from_rows(rows, "test")
     assert questions_from_rows(rows, "test", allow_unanswered=True) == [Question("tc_1", "Who?", ())]
@@ -134,7 +134,7 @@ def test_bamboogle(tmp_path):
     path.write_text('Question,Answer\n"Who, of all, wrote it?",Ibsen\n')
     assert load_questions(path) == [Question("bamboogle-1", "Who, of all, wrote it?", ("Ibsen",))]
     path.write_text("Question,Answer\nWho?\n")
-    with pytest.raises(DataError, match="line 2: not as many columns"):
+    with pytest.raises(DataError, match="line 2: the number of columns differs"):
         load_questions(path)
 
 
@@ -147,7 +147,7 @@ def test_rows_of_the_hub():
         "supporting_facts": {"title": ["A", "B"], "sent_id": [0, 1]},
         "context": {"title": ["A", "B"], "sentences": [["A."], ["B.", "C."]]},
     }
-    (question,) = questions_from_rows([Row("hf://o/n/s, row 1", 1, row)], "hub")
+    (question,) = questions_from_rows([RawRow("hf://o/n/s, row 1", 1, row)], "hub")
     assert question == Question("h1", "Are A and B cities?", ("yes",), ("A", "B"), "comparison")
     assert name_of("hf://owner/name/config/split") == "owner-name-config-split"
 
@@ -163,7 +163,7 @@ def test_a_hub_dataset_goes_through_the_datasets_library(monkeypatch):
     assert load_questions("hf://owner/name/nq/test")[0].id == "f1"
     assert load_questions("hf://owner/name/test", limit=1)[0].id == "f1"
     assert calls == [("owner/name", "nq", "test"), ("owner/name", None, "test")]
-    with pytest.raises(DataError, match="names no dataset split"):
+    with pytest.raises(DataError, match="does not name a dataset split"):
         load_questions("hf://nq")
 
 
@@ -186,9 +186,9 @@ def test_byte_order_mark_blank_lines_and_line_separators(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("q.jsonl", "", "q.jsonl holds no rows"),
-        ("q.json", "[]", "q.json holds no rows"),
-        ("q.jsonl", "\n \n", "holds no rows"),
+        ("q.jsonl", "", "q.jsonl has no rows"),
+        ("q.json", "[]", "q.json has no rows"),
+        ("q.jsonl", "\n \n", "has no rows"),
         ("q.jsonl", '{"id": "a"', "q.jsonl, line 1: broken JSON"),
         ("q.jsonl", json.dumps(FLASHRAG) + "\n{]", "q.jsonl, line 2: broken JSON"),
         ("q.json", '[{"_id": "a", \n "context": [', "q.json, row 1 (line 1): broken JSON"),
@@ -197,13 +197,13 @@ def test_byte_order_mark_blank_lines_and_line_separators(tmp_path):
         ("q.jsonl", b'{"id": "\xff"}', "q.jsonl, line 1: not UTF-8"),
         ("q.json", b'[{"id": "\xff"}]', "q.json: not UTF-8"),
         ("q.jsonl", "3", "q.jsonl, line 1: not a JSON object"),
-        ("q.jsonl", '{"text": "x", "_id": "1"}', "not a known layout of questions (its fields: _id, text)"),
+        ("q.jsonl", '{"text": "x", "_id": "1"}', "not a known question layout (its fields: _id, text)"),
         ("q.jsonl", json.dumps({**FLASHRAG, "question": " "}), "line 1: 'question' is blank"),
         ("q.jsonl", json.dumps({"golden_answers": ["x"]}), "line 1: no 'question'"),
         ("q.jsonl", json.dumps({**FLASHRAG, "golden_answers": []}), "line 1: no answers"),
         ("q.jsonl", json.dumps({**FLASHRAG, "golden_answers": [3]}), "'golden_answers' is neither"),
         ("q.jsonl", json.dumps({**FLASHRAG, "metadata": 3}), "'metadata' is not an object"),
-        ("q.jsonl", f"{json.dumps(FLASHRAG)}\n{json.dumps(FLASHRAG)}", "line 2: the id 'f1' was used before, at"),
+        ("q.jsonl", f"{json.dumps(FLASHRAG)}\n{json.dumps(FLASHRAG)}", "line 2: duplicate id 'f1', first used at"),
         ("q.jsonl", json.dumps({k: v for k, v in HOTPOT.items() if k != "answer"}), "line 1: no answers"),
         ("q.jsonl", json.dumps({**HOTPOT, "supporting_facts": [["A"]]}), "broken 'supporting_facts'"),
         ("q.jsonl", json.dumps({**MUSIQUE, "answerable": False}), "marked unanswerable"),
@@ -212,7 +212,7 @@ def test_byte_order_mark_blank_lines_and_line_separators(tmp_path):
         ("q.jsonl", '{"a": ' + "[" * 100_000, "line 1: broken JSON"),
         ("q.json", "[" * 100_000, "row 1 (line 1): broken JSON"),
         ("q.json", '{"Data": ' + "[" * 100_000, "broken JSON"),
-        ("q.csv", "id,question\n1,a,b\n", "line 2: not as many columns"),
+        ("q.csv", "id,question\n1,a,b\n", "line 2: the number of columns differs"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path, name, content, message):

@@ -215,7 +215,7 @@ def test_lazy_plans_stop_early_and_answer_what_they_found(plain: World) -> None:
     assert (short.steps, short.answer, short.question) == (plan.steps[:1], plan.steps[0].found, plan.question)
     assert short.think.endswith(f"is {plan.steps[0].found}.") and "Need" not in short.think
     assert lazy(plan, 3) == plan
-    with pytest.raises(ValueError, match="at least once"):
+    with pytest.raises(ValueError, match="at least one search"):
         lazy(plan, 0)
 
 

@@ -56,7 +56,7 @@ def test_what_is_no_gguf_file_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "kind", "message"),
     [
-        (".", ENCODER, r"cannot load an encoder from \.: it broke \(is the folder whole\?"),
+        (".", ENCODER, r"cannot load an encoder from \.: it broke \(is the folder complete\?"),
         ("owner/model", POLICY, r"cannot load a policy from owner/model: it broke \(a hub name needs the network"),
         ("/a/b/c", POLICY, r"cannot load a policy from /a/b/c: it broke \(give a folder"),
     ],

@@ -107,7 +107,7 @@ def test_queries_of_thousands_of_words_are_searched(retriever: BM25Retriever) ->
 def test_k_is_checked_against_the_corpus(index: Path, retriever: BM25Retriever) -> None:
     size = len(retriever)
     assert retriever.search(["town"], size)
-    with pytest.raises(ConfigError, match=rf"k is {size + 1}, but .* holds only {size} passages"):
+    with pytest.raises(ConfigError, match=rf"k is {size + 1}, but .* has only {size} passages"):
         retriever.search(["town"], size + 1)
     for k in (0, -3):
         with pytest.raises(ConfigError, match=f"k is {k}, it must be 1 or more"):

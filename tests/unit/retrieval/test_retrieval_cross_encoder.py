@@ -90,7 +90,7 @@ def test_named_in_settings(model: Path, index: Path) -> None:
 
 
 def test_what_is_no_reranker_is_one_clear_line(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"holds no cross-encoder: it has no config\.json"):
+    with pytest.raises(ArtifactError, match=r"is not a cross-encoder: it has no config\.json"):
         CrossEncoderScorer(tmp_path)
     with pytest.raises(ConfigError, match="has 3 labels"):
         CrossEncoderScorer(make(tmp_path / "three", labels=3))

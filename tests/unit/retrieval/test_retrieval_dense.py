@@ -111,7 +111,7 @@ def test_approximate_search_finds_most_of_it(tmp_path: Path, kind: Any, least: f
     assert (len(search), search.dimension) == (2000, 16)
     assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found[1], strict=True)]) >= least
     assert (np.diff(found[0], axis=1) <= 0).all()
-    with pytest.raises(ConfigError, match=f"{next(iter(other))} means nothing to an index of type"):
+    with pytest.raises(ConfigError, match=f"{next(iter(other))} does not apply to an index of type"):
         FaissSearch(read_faiss(tmp_path / "f"), **other)
 
 
@@ -225,7 +225,7 @@ def test_empty_and_enormous_queries(dense: Path, encoder: Encoder) -> None:
 
 def test_vectors_that_do_not_fit_are_one_clear_line(dense: Path, encoder: Encoder) -> None:
     retriever = open_dense(dense, encoder)
-    with pytest.raises(RetrieverError, match=r"shape \(1, 3\) do not fit .* \(it holds vectors of 64 dimensions\)"):
+    with pytest.raises(RetrieverError, match=r"shape \(1, 3\) do not fit .* \(its vectors have 64 dimensions\)"):
         retriever.search_vectors(np.zeros((1, 3), np.float32), 1)
     with pytest.raises(RetrieverError, match=r"is not finite \(NaN\)"):
         retriever.search_vectors(np.full((1, 64), np.nan, np.float32), 1)
@@ -287,7 +287,7 @@ def test_a_file_cut_short_is_one_clear_line(copied: Path, encoder: Encoder, name
     with path.open("r+b") as file:
         file.truncate(size - 10)
     with pytest.raises(
-        ArtifactError, match=rf"{name} is not whole: {size - 10:,} of {size:,} bytes \(make the index anew"
+        ArtifactError, match=rf"{name} is truncated: {size - 10:,} of {size:,} bytes \(rebuild the index"
     ):
         open_dense(copied, encoder)
 
@@ -296,7 +296,7 @@ def test_a_cut_faiss_file_is_one_clear_line(tmp_path: Path) -> None:
     build_approximate(StoredVectors(unit(300, 8)), "hnsw", IndexParameters(links=4), tmp_path / "f")
     with (tmp_path / "f").open("r+b") as file:
         file.truncate(2000)
-    with pytest.raises(ArtifactError, match="is no whole faiss index") as caught:
+    with pytest.raises(ArtifactError, match="is not a valid faiss index") as caught:
         read_faiss(tmp_path / "f")
     assert "\n" not in str(caught.value)
     with pytest.raises(ArtifactError, match="no faiss index at"):
@@ -370,7 +370,7 @@ def test_settings_that_do_not_belong_together(values: dict[str, Any], message: s
 
 def test_two_builds_of_one_index_do_not_meet(corpus: Path, encoder: Encoder, tmp_path: Path) -> None:
     def second(count: int) -> None:
-        with pytest.raises(ArtifactError, match="another process is making"):
+        with pytest.raises(ArtifactError, match="another process is writing"):
             build_dense(corpus, tmp_path / "i", encoder)
 
     build_dense(corpus, tmp_path / "i", encoder, on_progress=second)

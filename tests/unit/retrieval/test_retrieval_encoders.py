@@ -239,9 +239,9 @@ def test_a_backbone_that_does_not_fit_is_one_clear_line(backbone: Path, change: 
 
 
 def test_what_is_no_encoder_says_so(backbone: Path, encoder_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"is no encoder: it does not say .* \(give a mapping"):
+    with pytest.raises(ArtifactError, match=r"is not an encoder: it does not say .* \(give a mapping"):
         load_encoder(backbone)
-    with pytest.raises(ArtifactError, match="is a file, not the folder of an encoder"):
+    with pytest.raises(ArtifactError, match="is a file, not an encoder folder"):
         load_encoder(backbone / "config.json")
     (tmp_path / "modules.json").write_text("{")
     with pytest.raises(ArtifactError, match="cannot load an encoder from"):

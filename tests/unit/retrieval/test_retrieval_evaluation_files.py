@@ -43,13 +43,13 @@ def test_qrels_of_beir_and_of_trec(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("q1 a\n", r"file\.tsv, line 1: 2 columns"),
+        ("q1 a\n", r"file\.tsv, line 1: a judgement cannot have 2 columns"),
         ("query-id\tcorpus-id\tscore\nq1\ta\tyes\n", "line 2: relevance is 'yes'"),
-        ("q1\ta\t1\nq1\ta\t2\n", "line 2: q1 a was judged otherwise"),
+        ("q1\ta\t1\nq1\ta\t2\n", "line 2: q1 a already has a different judgement"),
         ("q1\t\t1\n", "line 1: a column is empty"),
-        ("", "judges nothing"),
-        ("query-id\tcorpus-id\tscore\n", "judges nothing"),
-        ("q1\ta\t0\n", "judges nothing"),
+        ("", "judges no passage"),
+        ("query-id\tcorpus-id\tscore\n", "judges no passage"),
+        ("q1\ta\t0\n", "judges no passage"),
     ],
 )
 def test_broken_qrels_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -89,12 +89,12 @@ def test_queries_bring_their_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("q.jsonl", '{"_id": "1", "text": "a"}\n{"_id": "1", "text": "b"}', "query '1' stands more than once"),
+        ("q.jsonl", '{"_id": "1", "text": "a"}\n{"_id": "1", "text": "b"}', "duplicate query '1'"),
         ("q.jsonl", '{"text": "a"}', "line 1: no '_id'"),
         ("q.jsonl", '{"_id": "1"}', "line 1: no 'text'"),
         ("q.jsonl", '{"_id": "1", "text": "a", "golden_answers": "b"}', "'golden_answers' is not a list"),
         ("q.tsv", "only text\n", "line 1: not a query"),
-        ("q.tsv", "", "holds no queries"),
+        ("q.tsv", "", "has no queries"),
     ],
 )
 def test_broken_queries_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -119,7 +119,7 @@ def test_a_run_comes_back_as_it_was_written(tmp_path_factory: pytest.TempPathFac
 def test_the_layout_of_a_run(tmp_path: Path) -> None:
     write_run(tmp_path / "r", {"q": {"a": 0.5, "b": 2.0}}, tag="mine")
     assert (tmp_path / "r").read_text() == "q Q0 b 1 2.0 mine\nq Q0 a 2 0.5 mine\n"
-    with pytest.raises(DataError, match="'a b' cannot stand in a TREC run"):
+    with pytest.raises(DataError, match="'a b' cannot be written to a TREC run"):
         write_run(tmp_path / "r", {"q": {"a b": 1.0}})
 
 
@@ -129,8 +129,8 @@ def test_the_layout_of_a_run(tmp_path: Path) -> None:
         ("q Q0 a 1 0.5\n", "line 1: 5 columns"),
         ("q Q0 a 1 high x\n", "line 1: the score 'high' is not a number"),
         ("q Q0 a 1 nan x\n", "the score 'nan'"),
-        ("q Q0 a 1 2 x\nq Q0 a 2 1 x\n", "line 2: passage a stands twice for query q"),
-        ("", "holds no hits"),
+        ("q Q0 a 1 2 x\nq Q0 a 2 1 x\n", "line 2: duplicate passage a for query q"),
+        ("", "has no hits"),
     ],
 )
 def test_broken_runs_are_named(tmp_path: Path, text: str, message: str) -> None:

@@ -95,14 +95,14 @@ def test_the_fingerprint_tells_what_could_change_hits() -> None:
 def test_parts_of_different_corpora_are_refused() -> None:
     other = Fixed(B)
     other._hits = [Hit(Passage("y", "", "another text"), 1.0, 1)]
-    with pytest.raises(ConfigError, match="different passages under the id 'y'"):
+    with pytest.raises(ConfigError, match="different passages with the id 'y'"):
         HybridRetriever([Fixed(A), other]).search(["q"], 1)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": [1]}, "1 weights do not fit 2 parts"),
+        ({"weights": [1]}, "1 weights do not match 2 parts"),
         ({"weights": [1, -1]}, "must be 0 or more"),
         ({"weights": [0, 0]}, "not all 0"),
         ({"rrf_k": -1}, "rrf_k is -1"),
@@ -117,7 +117,7 @@ def test_settings_that_mean_nothing(options: dict[str, object], message: str) ->
 def test_a_hybrid_needs_parts_and_dpr_its_two() -> None:
     with pytest.raises(ConfigError, match="has 1 parts"):
         HybridRetriever([Fixed(A)])
-    with pytest.raises(ConfigError, match="no weights for 3 parts"):
+    with pytest.raises(ConfigError, match="no default weights for 3 parts"):
         HybridRetriever([Fixed(A)] * 3, fusion="dpr")
 
 

@@ -56,7 +56,7 @@ def test_a_duplicate_far_behind_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lines", [[], ["{"], ['{"_id": "1", "text": ""}']])
 def test_a_corpus_without_a_passage_is_refused_also_under_the_flag(tmp_path: Path, lines: list[str]) -> None:
-    with pytest.raises(DataError, match="holds no passage"):
+    with pytest.raises(DataError, match="has no passages"):
         run(write(tmp_path / "c.jsonl", lines), tmp_path / "store", skip_bad_rows=True)
 
 

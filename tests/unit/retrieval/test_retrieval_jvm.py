@@ -109,7 +109,7 @@ def test_a_missing_package_is_one_clear_line(package: str, monkeypatch: pytest.M
 def test_a_heap_that_is_no_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for heap in ("lots", "", "1", "g", "-1g"):
         monkeypatch.setenv(jvm.HEAP_VARIABLE, heap)
-        with pytest.raises(ConfigError, match="is no heap size"):
+        with pytest.raises(ConfigError, match="is not a heap size"):
             jvm._start.__wrapped__()
 
 

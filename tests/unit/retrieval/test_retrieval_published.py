@@ -92,7 +92,9 @@ def test_a_published_faiss_index_opens_as_it_is(
 
 
 def test_what_made_the_vectors_is_checked(release: Path, encoder_folder: Path) -> None:
-    message = r"are not what .* makes of its passages \(cosine 0\.\d+\): another encoder, pooling or prompt"
+    message = (
+        r"are not those of .* for its passages \(cosine 0\.\d+\): they are from another encoder, pooling or prompt"
+    )
     wrong = {"backbone": str(encoder_folder), "passage_prompt": "different prompt different prompt: "}
     with pytest.raises(ArtifactError, match=message):
         opened(release, encoder_folder, encoder=wrong)
@@ -109,12 +111,12 @@ def test_what_does_not_fit_is_one_clear_line(release: Path, encoder_folder: Path
     with pytest.raises(ArtifactError, match=r"have 7 dimensions, those of the encoder .* 64"):
         opened(release, encoder_folder, faiss_file=tmp_path / "small.index")
     (tmp_path / "cut.index").write_bytes((release / "e5_flat.index").read_bytes()[:-100])
-    with pytest.raises(ArtifactError, match="is no whole faiss index"):
+    with pytest.raises(ArtifactError, match="is not a valid faiss index"):
         opened(release, encoder_folder, faiss_file=tmp_path / "cut.index")
     (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(DataError, match=r"empty\.jsonl holds no passage"):
+    with pytest.raises(DataError, match=r"empty\.jsonl has no passages"):
         opened(release, encoder_folder, corpus=tmp_path / "empty.jsonl")
-    with pytest.raises(ConfigError, match="nprobe means nothing to an index of type IndexFlat"):
+    with pytest.raises(ConfigError, match="nprobe does not apply to an index of type IndexFlat"):
         opened(release, encoder_folder, nprobe=3)
 
 
@@ -162,6 +164,6 @@ def test_a_lucene_index_made_elsewhere_opens_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_lucene_or_raw_rows_is_one_clear_line(tmp_path: Path, index: Path) -> None:
-    for folder, message in ((tmp_path, "is no Lucene index"), (index / "lucene", "holds no raw documents")):
+    for folder, message in ((tmp_path, "is not a Lucene index"), (index / "lucene", "has no raw documents")):
         with pytest.raises(ArtifactError, match=message):
             open_retriever(RetrieverSettings.of(kind="lucene", index=folder))

@@ -129,7 +129,7 @@ def test_answers_that_are_none(served: Callable[[Server], str], answer: Any, mes
 def test_a_refusal_is_the_callers_mistake_and_is_not_tried_again(served: Callable[[Server], str]) -> None:
     server = Server((422, {"detail": "topk is 5000"}))
     retriever = ResilientRetriever(RemoteRetriever(served(server)), backoff_s=0)
-    with pytest.raises(ConfigError, match="refuses this: topk is 5000"):
+    with pytest.raises(ConfigError, match="refused the request: topk is 5000"):
         retriever.search(["q"], 5000)
     assert len(server.asked) == 1
 
@@ -158,7 +158,7 @@ def test_another_index_behind_the_same_address_is_not_searched(index: Path, serv
         retriever = RemoteRetriever(url)
         assert retriever.search(["q"], 1) == [[]]
         server.fingerprint = "second"
-        with pytest.raises(RetrieverError, match="another index is served"):
+        with pytest.raises(RetrieverError, match="now serves another index"):
             retriever.search(["q"], 1)
         assert retriever.fingerprint == "first"
 
@@ -180,7 +180,7 @@ def test_one_that_never_answers_ends_in_time() -> None:
 
 @pytest.mark.parametrize("url", ["", "ftp://x", "http://", "127.0.0.1:8000", "http://[::1"])
 def test_what_is_no_address(url: str) -> None:
-    with pytest.raises(ConfigError, match="no address"):
+    with pytest.raises(ConfigError, match=r"is not (an|the) address"):
         RemoteRetriever(url)
 
 

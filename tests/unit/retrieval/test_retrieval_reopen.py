@@ -77,7 +77,7 @@ def test_settings_that_were_saved_open_the_same_index(
 def test_what_tunes_another_index_is_refused(corpus: Path, index: Path, encoder_folder: Path, tmp_path: Path) -> None:
     opened(index=tmp_path / "i", corpus=corpus, encoder=str(encoder_folder))
     for name in ("ef_search", "nprobe"):
-        with pytest.raises(ConfigError, match=f"{name} means nothing to .*, an index of type flat"):
+        with pytest.raises(ConfigError, match=f"{name} does not apply to .*, an index of type flat"):
             opened(index=tmp_path / "i", **{name: 4})
     for other, change, kind in ((index, {"nprobe": 4}, "bm25"), (tmp_path / "i", {"k1": 1.0}, "dense")):
         with pytest.raises(ConfigError, match=f"{min(change)} does nothing for a retriever of kind {kind}"):

@@ -251,7 +251,7 @@ def test_when_too_many_wait_the_next_is_told_to_come_back(url: str, echo: Echo) 
         wait_for(lambda: "pending_queries 4.0" in metrics(url))
         refused = ask(url, queries=["e", "f", "g"], topk=1)
         assert refused.status_code == 503
-        assert "4 queries wait already" in refused.json()["detail"]
+        assert "4 queries are already waiting" in refused.json()["detail"]
         echo.gate.set()
         assert first.result().status_code == waiting.result().status_code == 200
 

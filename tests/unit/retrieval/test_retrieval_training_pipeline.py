@@ -86,7 +86,7 @@ def test_two_rounds_end_in_an_index_that_finds_what_was_learnt(
     before = (run / "encoder" / "manifest.json").stat().st_mtime_ns
     train_retriever(path, resume=True)
     assert (run / "encoder" / "manifest.json").stat().st_mtime_ns == before
-    with pytest.raises(ArtifactError, match="holds a run already"):
+    with pytest.raises(ArtifactError, match="already holds a run"):
         train_retriever(path)
     assert "recall" in capsys.readouterr().err
 

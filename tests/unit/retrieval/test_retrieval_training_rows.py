@@ -104,7 +104,7 @@ def test_a_beir_folder(tmp_path: Path) -> None:
     [
         ("query-id\tcorpus-id\tscore\nq\ta\n", "line 2"),
         ("q\ta\tmany\n", "line 1"),
-        ("", "judges nothing"),
+        ("", "judges no passage"),
         ("q\tzzz\t1\n", "zzz"),
         ("other\ta\t1\n", "other"),
     ],
@@ -132,7 +132,7 @@ def test_bad_tevatron_rows_are_named(tmp_path: Path, row: dict[str, Any], named:
 @pytest.mark.parametrize(
     ("row", "named"),
     [
-        (HOTPOT | {"supporting_facts": [["nowhere", 0]]}, "line 1.*none of its paragraphs"),
+        (HOTPOT | {"supporting_facts": [["nowhere", 0]]}, "line 1.*no paragraph is marked"),
         (HOTPOT | {"context": [["A"]]}, r"line 1.*context\[0\]"),
         (MUSIQUE | {"paragraphs": [{"title": "A"}]}, r"line 1.*paragraphs\[0\]"),
         ({"text": "only"}, "line 1.*no known layout"),

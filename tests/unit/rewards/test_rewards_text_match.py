@@ -144,7 +144,7 @@ def test_supporting_facts_are_scored_only_where_predicted_and_known():
         ({"answers": {}}, "rename 'answers' to it"),
         ({}, 'no "answer"'),
         ({"answer": ["x"]}, 'no "answer"'),
-        ({"answer": {"1": 3}}, "predicted for 1 is not a text"),
+        ({"answer": {"1": 3}}, "predicted for 1 is not a string"),
         ({"answer": {}, "sp": {"1": [["A"]]}}, '"sp" is not'),
         ({"answer": {}, "sp": [1]}, '"sp" is not'),
     ],

@@ -133,11 +133,11 @@ def test_only_an_artefact_of_its_kind_or_nothing_may_be_replaced(tmp_path: Path)
     final.mkdir()
     check_destination(final, overwrite=True, kinds=["bm25", "dense"])
     (final / "notes.txt").write_text("mine")
-    with pytest.raises(ArtifactError, match=r"is no bm25 or dense of Sleuth: it has no manifest\.json"):
+    with pytest.raises(ArtifactError, match=r"is not a Sleuth bm25 or dense: it has no manifest\.json"):
         check_destination(final, overwrite=True, kinds=["dense", "bm25"])
     for content in ('{"kind": "world"}', '{"manifest_version": 3}', "[]"):
         (final / MANIFEST).write_text(content)
-        with pytest.raises(ArtifactError, match="is no bm25 of Sleuth"):
+        with pytest.raises(ArtifactError, match="is not a Sleuth bm25"):
             check_destination(final, overwrite=True, kinds=["bm25"])
     for content in ('{"kind": "bm25"}', '{"kind":'):
         (final / MANIFEST).write_text(content)
@@ -152,11 +152,11 @@ def test_a_folder_that_holds_an_input_or_the_current_folder_is_not_replaced(
     inside = tmp_path / "index" / "deep"
     inside.mkdir(parents=True)
     write_manifest(tmp_path / "index", "bm25", {})
-    with pytest.raises(ArtifactError, match=r"corpus\.jsonl lies in it"):
+    with pytest.raises(ArtifactError, match=r"corpus\.jsonl is inside it"):
         check_destination(tmp_path / "index", True, ["bm25"], [inside / "corpus.jsonl"])
     monkeypatch.chdir(inside)
     for given in (".", "..", "../deep", tmp_path / "index"):
-        with pytest.raises(ArtifactError, match="lies in it"):
+        with pytest.raises(ArtifactError, match="is inside it"):
             check_destination(given, True, ["bm25"])
 
 

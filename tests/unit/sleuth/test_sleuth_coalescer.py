@@ -117,7 +117,7 @@ def test_a_fault_of_one_item_harms_no_other(ask_all):
 
 
 def test_too_few_outcomes_are_an_error_not_a_caller_who_waits_for_ever():
-    with pytest.raises(ValueError, match="1 items had 0 outcomes"):
+    with pytest.raises(ValueError, match="0 outcomes were returned for 1 items"):
         Coalescer(lambda items: []).ask(1)
 
 

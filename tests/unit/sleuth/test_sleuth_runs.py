@@ -48,7 +48,7 @@ def test_a_second_run_is_refused_with_what_to_do(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     with run.claim(CONFIG):
         (run.path / "result.txt").write_text("precious")
-    with pytest.raises(ArtifactError, match=r"holds a run already.*--resume.*--overwrite"), run.claim(CONFIG):
+    with pytest.raises(ArtifactError, match=r"already holds a run.*--resume.*--overwrite"), run.claim(CONFIG):
         pass
     assert (run.path / "result.txt").read_text() == "precious"
 
@@ -70,7 +70,10 @@ def test_resume_names_the_setting_that_differs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
 def test_a_folder_of_other_files_is_never_touched(tmp_path: Path, options: dict[str, bool]) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(ArtifactError, match="not empty and holds no run"), RunFolder(tmp_path).claim(CONFIG, **options):
+    with (
+        pytest.raises(ArtifactError, match="not empty and is not a Sleuth run"),
+        RunFolder(tmp_path).claim(CONFIG, **options),
+    ):
         pass
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
 

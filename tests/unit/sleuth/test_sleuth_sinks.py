@@ -79,7 +79,7 @@ def test_one_broken_sink_does_not_keep_figures_from_the_others(caplog: pytest.Lo
     assert recorder.seen == [(1, {"a": 1.0}), (2, {"a": 2.0})]
     assert recorder.closed
     assert [record.getMessage() for record in caplog.records] == [
-        "metric sink Broken failed, figures may be missing there: no network"
+        "metric sink Broken failed, metrics may be missing there: no network"
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.demonstrate import worth_learning
-from cli.train import again
+from cli.train import resume_command
 from sleuth.errors import ArtifactError, ConfigError
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
@@ -67,10 +67,10 @@ def test_a_run_goes_on_with_its_own_index_only(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_command_that_goes_on_is_the_one_that_was_given() -> None:
-    command = again(Path("a b.yaml"), ["grpo.steps=3", "data.dev=x y"], Path("runs/b"), "warmstart")
+    command = resume_command(Path("a b.yaml"), ["grpo.steps=3", "data.dev=x y"], Path("runs/b"), "warmstart")
     words = ["sleuth", "warmstart", "a b.yaml", "--set", "grpo.steps=3", "--set", "data.dev=x y"]
     assert shlex.split(command) == [*words, "--out", "runs/b", "--resume"]
-    assert again(Path("a.yaml"), [], None, "grpo") == "sleuth train a.yaml --resume"
+    assert resume_command(Path("a.yaml"), [], None, "grpo") == "sleuth train a.yaml --resume"
 
 
 def test_a_demonstration_met_its_titles_however_a_corpus_writes_them() -> None:
