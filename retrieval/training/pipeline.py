@@ -217,9 +217,9 @@ def open_start(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow],
 def _prepare(
     run: TrainingRun, encoder: Encoder, rows: Sequence[TrainingRow], record: Path
 ) -> tuple[Objective, Watch | None]:
-    """What is minimised and how it is watched; passages that stay as they are, are encoded once for both.
+    """The objective and how it is evaluated; frozen passages are encoded once for both.
 
-    Every query's figures go to ``record``, a row an evaluation.
+    The metrics of every query go to ``record``, one row per evaluation.
     """
     training, dev = run.settings.training, run.settings.evaluation
     devset = load_dev(dev, run.settings.seed, passages_of(rows)) if dev else None

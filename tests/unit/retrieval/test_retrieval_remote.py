@@ -180,7 +180,7 @@ def test_one_that_never_answers_ends_in_time() -> None:
 
 @pytest.mark.parametrize("url", ["", "ftp://x", "http://", "127.0.0.1:8000", "http://[::1"])
 def test_what_is_no_address(url: str) -> None:
-    with pytest.raises(ConfigError, match="is not (an|the) address"):
+    with pytest.raises(ConfigError, match=r"is not (an|the) address"):
         RemoteRetriever(url)
 
 
