@@ -45,11 +45,11 @@ def _other_lines(report: EvaluationReport) -> list[tuple[str, str]]:
     stops = ", ".join(f"{reason} {count}" for reason, count in report.stops.items())
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items())
     return [
-        ("searches a question", _number(report.searches)),
+        ("searches per question", _number(report.searches)),
         ("answered", _percent(report.answered)),
         ("invalid turns", _percent(report.invalid_turns)),
         ("supporting titles", f"{found} (of the {titles.questions} questions that list them)"),
-        ("tokens a question", f"{_number(report.tokens)}, {_number(report.policy_tokens)} of them sampled"),
+        ("tokens per question", f"{_number(report.tokens)}, {_number(report.policy_tokens)} of them sampled"),
         ("reward", _number(report.reward)),
         ("ended by", stops),
         ("seconds", seconds),

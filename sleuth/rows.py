@@ -93,7 +93,7 @@ def _line_rows(path: Path, lines: Iterable[bytes]) -> Iterator[RawRow]:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: broken JSON: {error}", "one JSON object a line, or one JSON array") from None
+            raise DataError(f"{where}: broken JSON: {error}", "use JSON lines, or one JSON array") from None
         count += 1
         yield _row(where, count, value)
 
@@ -125,7 +125,7 @@ def _listed_rows(path: Path, content: bytes) -> Iterator[RawRow]:
     try:
         whole = json.loads(_decode(content.removeprefix(b"\xef\xbb\xbf"), str(path)))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: broken JSON: {error}", "one JSON object a line, or one JSON array") from None
+        raise DataError(f"{path}: broken JSON: {error}", "use JSON lines, or one JSON array") from None
     listed = whole.get("Data", [whole])
     if not isinstance(listed, list):
         raise DataError(f"{path}: 'Data' is not a list of rows")

@@ -97,7 +97,7 @@ def _facts(settings: RunSettings) -> Iterator[tuple[str, str]]:
         yield "warm start", f"supervised on {'demonstrations' if settings.demonstrations else 'given trajectories'}"
     if settings.grpo:
         grpo = settings.grpo
-        size = f"{grpo.questions} questions x {grpo.group_size} rollouts a step, learning rate {grpo.learning_rate:g}"
+        size = f"{grpo.questions} questions x {grpo.group_size} rollouts per step, learning rate {grpo.learning_rate:g}"
         yield "reinforcement", f"GRPO, {grpo.steps} steps, {size}, KL {grpo.beta:g}"
         yield "rewards", ", ".join(f"{r.weight:g} x {r.kind}" for r in settings.rewards)
     for name, stage in (("warm start", settings.warmstart), ("reinforcement", settings.grpo)):

@@ -1,6 +1,6 @@
-"""Encoders and rerankers are trained here.
+"""Training of encoders and rerankers.
 
-Read ``rows.py`` (what is learned from), ``sampling.py`` (which texts make a batch), ``loss.py`` (InfoNCE and its
-mask), ``gradient_cache.py`` (batches larger than memory), ``objective.py`` (a step), then ``trainer.py`` (all of it
-together). What an encoder gives and how it is scored is its family's affair: ``retrieval/encoders/family.py``.
+Read ``rows.py`` (training data), ``sampling.py`` (the texts of a batch), ``loss.py`` (InfoNCE and its mask),
+``gradient_cache.py`` (batches larger than memory), ``objective.py`` (a step), then ``trainer.py``, which combines
+them. The output of an encoder and its scores are defined by its family: ``retrieval/encoders/family.py``.
 """

@@ -1,1 +1,1 @@
-"""What the page of runs is made from: run folders, read and packed."""
+"""The data of the report page: reads and packs run folders."""

@@ -1,4 +1,4 @@
-"""What a run folder has to show: settings, figures, evaluations, and where its trajectories lie."""
+"""Collects what the report shows of a run folder: settings, metrics, evaluations, and its trajectory files."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _STEP = re.compile(r"step-(\d+)")
 class Source:
     """Trajectories of one kind: the rollouts of training, or one evaluation.
 
-    ``step``: of the checkpoint that an evaluation looked at, None where the name says it. ``order`` tells the first
-    checkpoint from the last.
+    ``step``: of the evaluated checkpoint, None if the name says it. ``order`` sorts evaluations from the first
+    checkpoint to the last.
     """
 
     name: str
@@ -52,7 +52,7 @@ class RunData:
 
 
 def read_run(path: Path, name: str) -> RunData:
-    """Everything of a run but its trajectories. Raises ArtifactError where there is no run."""
+    """Everything about a run except its trajectories. Raises ArtifactError if there is no run."""
     config = RunFolder(path).read_config()
     layout = RunLayout(path)
     stages = sorted(file.stem for file in layout.stages.glob("*.json"))
@@ -71,8 +71,8 @@ def read_run(path: Path, name: str) -> RunData:
 
 
 def read_source(source: Source, damaged: list[str]) -> Iterator[ScoredTrajectory]:
-    """Its trajectories. What cannot be read is told to ``damaged``, but for the last line of a file, torn while a run
-    was writing it.
+    """Its trajectories. Unreadable rows are reported in ``damaged``, except for an unfinished last line of a file that
+    a run is still writing.
     """
     for file in trajectory_files(source.folder):
         rows = _readable(file, f"{source.name}, {file.name}", damaged)
@@ -95,14 +95,14 @@ def _readable(file: Path, name: str, damaged: list[str]) -> Iterator[ScoredTraje
                         yield from_line(line, f"line {number}")
                 except SleuthError:
                     bad += [number] if line.endswith(b"\n") else []
-    except FileNotFoundError:  # a run has just closed it
+    except FileNotFoundError:  # the run has just closed it
         return
     if bad:
         damaged.append(f"{len(bad)} damaged rows of {name}, the first in line {bad[0]}")
 
 
 def _with_origin(rows: Iterator[ScoredTrajectory], step: int) -> Iterator[ScoredTrajectory]:
-    """Step and group of rows that do not tell them: the file's name and the change of question do."""
+    """Add step and group to rows without them, from the file's name and the changes of question."""
     group, before = -1, None
     for row in rows:
         question = row.trajectory.question.id
@@ -111,17 +111,17 @@ def _with_origin(rows: Iterator[ScoredTrajectory], step: int) -> Iterator[Scored
 
 
 def run_names(paths: Sequence[Path]) -> list[str]:
-    """A short name for each run: its folder's, with as many parents as tell them apart."""
+    """A short name for each run: its folder's, with enough parent folders to be unique."""
     resolved = [path.resolve() for path in paths]
     for depth in range(1, 10):
         names = ["/".join(path.parts[-depth:]) for path in resolved]
         if len(set(names)) == len(names):
             return names
-    raise ArtifactError("the same run was named twice", "name each run once")
+    raise ArtifactError("the same run was given twice", "give each run once")
 
 
 def state_of(paths: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
-    """Changes whenever something that the report shows has changed on disk."""
+    """A value that changes whenever anything shown in the report has changed on disk."""
     watched = [
         *("config.yaml", "metrics.jsonl", "metrics.json", "stages/*.json", "evaluation/*/*", "grpo/trajectories/*"),
         *("grpo/dev/*/*", "trajectories*", "sample-*/trajectories*"),
@@ -152,13 +152,13 @@ def _sources(path: Path) -> Iterator[Source]:
         found.append(Source(f"dev, step {step}", folder, False, (2, step)))
     yield from (source for source in sorted(found, key=lambda s: s.order) if trajectory_files(source.folder))
     alone = [(path, "evaluation"), *((folder, folder.name) for folder in sorted(path.glob("sample-*")))]
-    for folder, name in alone:  # an evaluation by itself, of one sample a question or several
+    for folder, name in alone:  # a standalone evaluation, of one or several samples per question
         if trajectory_files(folder):
             yield Source(name, folder, False, (3, 0))
 
 
 def _checkpoint(name: str) -> tuple[int, int]:
-    """Place in time of an evaluation folder named ``<stage>-<mode>``."""
+    """Sort key, by time, of an evaluation folder named ``<stage>-<mode>``."""
     return {"policy": (0, 0), "warmstart": (1, 0), "grpo": (4, 0)}.get(name.partition("-")[0], (3, 0))
 
 
@@ -176,7 +176,7 @@ def _evaluations(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _series(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """Of several values at a step the last counts."""
+    """Metrics by name as points; the last of several values at a step counts."""
     found: dict[str, dict[int, float]] = {}
     for row in rows:
         for name, value in row.items():
@@ -186,7 +186,7 @@ def _series(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, floa
 
 
 def _tokenizer(path: Path, config: Mapping[str, Any]) -> Path | None:
-    """A tokenizer.json that gives this run's tokens their text; None where none is at hand."""
+    """A tokenizer.json for the text of this run's tokens; None if there is none locally."""
     model = (config.get("policy") or {}).get("model")
     folders = list(RunLayout(path).policies())
     if model and Path(model).is_dir():

@@ -1,7 +1,7 @@
-"""Runs and sampled trajectories as one small JSON value, the only thing that a page knows.
+"""Packs runs and sampled trajectories into one small JSON value, the only data of a page.
 
-Texts that many trajectories share (questions, prompts, passages) stand once, in tables, and are named by their place.
-Log-probs are kept to a thousandth. What does not fit is left out and said so.
+Texts shared by many trajectories (questions, prompts, passages) are stored once, in tables, and referenced by index.
+Log-probs are rounded to a thousandth. Whatever does not fit is omitted, which the page says.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from workflows.report.collect import RunData, read_run, run_names
 from workflows.report.sample import Sample, choose
 
 POINTS = 400
-"""Of a series that is longer, so many points are drawn."""
+"""Longer series are thinned to this many points."""
 _SOURCES = {"prompt": 0, "policy": 1, "environment": 2}
 
 
@@ -41,15 +41,15 @@ class Tables:
 
 
 def pack_runs(paths: Sequence[Path], limit: int, budget: int) -> bytes:
-    """The page's JSON for these run folders: ``limit`` trajectories at most, ``budget`` compressed bytes at most."""
+    """The page's JSON for these run folders: at most ``limit`` trajectories and ``budget`` compressed bytes."""
     runs = [read_run(path, name) for path, name in zip(paths, run_names(paths), strict=True)]
     return pack(runs, choose(runs, limit), budget)
 
 
 def pack(runs: Sequence[RunData], samples: Sequence[Sample], budget: int) -> bytes:
-    """The page's JSON, compressed with gzip, in at most ``budget`` bytes where that can be done.
+    """The page's JSON, compressed with gzip, in at most ``budget`` bytes if possible.
 
-    First token ids and log-probs are left out of evenly spread trajectories, then whole groups.
+    First token ids and log-probs are omitted from evenly spread trajectories, then whole groups.
     """
     tokens, rows = 1.0, 1.0
     while True:
@@ -104,7 +104,7 @@ def _dump(runs: Sequence[RunData], samples: Sequence[Sample], tokens: float, sha
 
 
 def _every(groups: Sequence[Any], share: float) -> Iterable[Any]:
-    """``share`` of the groups, evenly spread, the first and the last among them."""
+    """The fraction ``share`` of the groups, evenly spread, including the first and the last."""
     count = max(round(len(groups) * share), min(len(groups), 1))
     if count >= len(groups):
         return groups
@@ -112,7 +112,7 @@ def _every(groups: Sequence[Any], share: float) -> Iterable[Any]:
 
 
 def _row(scored: ScoredTrajectory, tables: Tables, tokenizer: Path | None, full: bool) -> dict[str, Any]:
-    """Short names, since they stand in every row: q question, w reward, p parts, a advantage, g group, t turns."""
+    """Short names, since they occur in every row: q question, w reward, p parts, a advantage, g group, t turns."""
     played = scored.trajectory
     row: dict[str, Any] = {
         "q": tables.questions.setdefault(played.question, len(tables.questions)),
@@ -146,7 +146,7 @@ def _row(scored: ScoredTrajectory, tables: Tables, tokenizer: Path | None, full:
 
 
 def _segment(segment: Segment, tables: Tables) -> list[Any]:
-    """[source, token ids, log-probs in thousandths]; for a prompt [0, its place in the table]."""
+    """[source, token ids, log-probs in thousandths]; for a prompt [0, its index in the table]."""
     if segment.source == "prompt":
         return [0, tables.prompts.setdefault(segment.token_ids, len(tables.prompts))]
     logprobs = [max(round(1000 * value), -99_999) if value > -1e9 else -99_999 for value in segment.logprobs]
@@ -168,7 +168,7 @@ def _content(action: Action) -> str:
 
 
 def _hits(hits: Iterable[Hit], question: Question, tables: Tables) -> list[list[Any]]:
-    """[place in the table of passages, score, whether the question names its title] in order of rank."""
+    """[index in the table of passages, score, whether the question lists its title] in order of rank."""
     wanted = supporting_titles(question)
     rows = []
     for hit in hits:
@@ -195,7 +195,7 @@ def _drawn(points: Sequence[tuple[int, float]]) -> list[list[float | None]]:
 
 
 def _figures(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers and intervals of an evaluation's metrics.json; one level of it is what the table shows."""
+    """The numbers and intervals at the top level of an evaluation's metrics.json, as shown in the table."""
     plain = {name: v for name, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     intervals = {name: v for name, v in values.items() if name.endswith("_interval") and isinstance(v, list)}
     return {name: _number(value) for name, value in plain.items()} | {
@@ -204,7 +204,7 @@ def _figures(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _vocabulary(tokenizer: Path, used: Sequence[int]) -> dict[int, str]:
-    """Text of the tokens that the page shows."""
+    """The text of the tokens that the page shows."""
     from tokenizers import Tokenizer
 
     texts = Tokenizer.from_file(str(tokenizer)).decode_batch([[token] for token in used], skip_special_tokens=False)
@@ -222,14 +222,14 @@ def _left_out(sources: Sequence[Mapping[str, Any]], shown: int, with_tokens: int
 
 
 def _number(value: float | None) -> float | None:
-    """Six significant digits; None for what is no number."""
+    """Rounded to six significant digits; None for NaN and infinity."""
     if value is None or value != value or abs(value) == float("inf"):
         return None
     return int(value) if value == int(value) and abs(value) < 1e15 else float(f"{value:.6g}")
 
 
 def _setting(key: str, value: Any, out: str) -> Any:
-    """A setting as one value; the run's own folder is ``{out}`` again, so that it is no difference between runs."""
+    """A setting as one value, with the run's folder written as ``{out}`` so that it does not count as a difference."""
     if value is None or isinstance(value, bool | int | float):
         return _number(value) if isinstance(value, float) else value
     if out and key != "out":
@@ -238,7 +238,7 @@ def _setting(key: str, value: Any, out: str) -> Any:
 
 
 def _relative(value: Any, out: str) -> Any:
-    """``value`` with ``{out}`` where a path begins with the folder ``out``."""
+    """``value`` with the folder ``out`` at the start of a path replaced by ``{out}``."""
     if isinstance(value, list):
         return [_relative(item, out) for item in value]
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""Which trajectories a page shows when a run has more than a page can hold.
+"""Samples the trajectories of a page if a run has more than a page can hold.
 
-Groups of rollouts stay whole, every part of the training is there, and evaluations show the same questions at every
-checkpoint. One pass, in bounded memory.
+Groups of rollouts stay complete, every phase of training is represented, and evaluations show the same questions at
+every checkpoint. One pass, in bounded memory.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Group = list[ScoredTrajectory]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Chosen trajectories of a source, group by group, and how many it has in all."""
+    """Chosen trajectories of a source, group by group, and its total number of them."""
 
     run: int
     source: Source
     groups: Sequence[Group]
     total: int
     damaged: Sequence[str] = ()
-    """What could not be read, in words."""
+    """Descriptions of what could not be read."""
 
     @property
     def shown(self) -> int:
@@ -33,9 +33,9 @@ class Sample:
 
 
 def choose(runs: Sequence[RunData], limit: int) -> list[Sample]:
-    """At most ``limit`` trajectories: each run the same share, half of it rollouts and half evaluations.
+    """At most ``limit`` trajectories, divided equally among runs, half rollouts and half evaluations.
 
-    What one half does not need, the other may use, and what a run does not need, those after it.
+    What one half does not need goes to the other, and what a run does not need goes to later runs.
     """
     samples: list[Sample] = []
     for number, run in enumerate(runs):
@@ -55,9 +55,9 @@ def choose(runs: Sequence[RunData], limit: int) -> list[Sample]:
 
 
 def thin(groups: Iterable[Group], capacity: int) -> tuple[list[Group], int]:
-    """Groups from first to last, evenly spread, of at most ``capacity`` rows in all; and how many rows came by.
+    """Evenly spread groups with at most ``capacity`` rows in total, and the number of rows seen.
 
-    Every n-th group is held, n doubling whenever twice the capacity is reached.
+    Every n-th group is kept, with n doubling whenever twice the capacity is reached.
     """
     stride, held, total = 1, [], 0
     last: tuple[int, Group] | None = None
@@ -94,7 +94,7 @@ def _thinned(run: int, source: Source, capacity: int) -> Sample:
 
 
 def _groups(source: Source, damaged: list[str]) -> Iterator[Group]:
-    """Rollouts of one question at one step together; in an evaluation every question stands alone."""
+    """Groups the rollouts of one question at one step; in an evaluation every question is its own group."""
     for _, group in itertools.groupby(read_source(source, damaged), key=lambda row: _place(row, source.training)):
         yield list(group)
 

@@ -102,7 +102,7 @@ function move(by) {
 function drawDetail(detail) {
   const row = state.data.byKey.get(state.key);
   writeAddress();
-  if (!row) return detail.replaceChildren(quiet("No trajectory passes the filters."));
+  if (!row) return detail.replaceChildren(quiet("No trajectory matches the filters."));
   const question = questionOf(row);
   const views = { turns: () => [factList(row), state.mask ? tokensOf(row) : turnsOf(row)], group: () => groupOf(row), compare: () => compared(row) };
   const content = views[state.view]();
@@ -129,7 +129,7 @@ function column(row, title, names) {
 }
 
 function groupOf(row) {
-  if (!sourceOf(row).training) return [quiet("An evaluation plays each question once: there is no group.")];
+  if (!sourceOf(row).training) return [quiet("An evaluation asks each question once, so there is no group.")];
   const group = state.data.rows.filter((other) => other.s === row.s && other.step === row.step && other.g === row.g);
   const rewards = group.map((other) => other.w).filter((value) => value !== null);
   const mean = rewards.length ? sum(rewards) / rewards.length : null;
@@ -156,8 +156,8 @@ function changeOf(row) {
 
 function compared(row) {
   const all = history_(row);
-  if (all.length < 2) return [quiet("This question was played at one checkpoint only."), column(row, sourceOf(row).name)];
+  if (all.length < 2) return [quiet("This question was asked at one checkpoint only."), column(row, sourceOf(row).name)];
   const names = ["reward", "ended by", "searches", "tokens"];
   const name = (other) => (other.step === undefined ? sourceOf(other).name : `rollout of step ${other.step + 1}`);
-  return [el("p", { class: "quiet" }, `Played at ${all.length} places in the run.`), el("div", { class: "columns two", tabindex: 0 }, column(all[0], "First: " + name(all[0]), names), column(last(all), "Last: " + name(last(all)), names))];
+  return [el("p", { class: "quiet" }, `Asked at ${all.length} points of the run.`), el("div", { class: "columns two", tabindex: 0 }, column(all[0], "First: " + name(all[0]), names), column(last(all), "Last: " + name(last(all)), names))];
 }

@@ -1,7 +1,7 @@
 // Tabs, keys, and following a run that is going on.
 
 const TABS = { overview: ["Overview", overview], configuration: ["Configuration", configuration], trajectories: ["Trajectories", browser] };
-const KEYS = [["1 2 3", "overview, configuration, trajectories"], ["j k", "next, previous trajectory"], ["/", "search the text"], ["m", "loss mask"], ["i", "token ids and log-probs"], ["g", "the group side by side"], ["c", "first and last checkpoint"], ["t", "one trajectory"], ["Esc", "leave a field"], ["?", "these keys"]];
+const KEYS = [["1 2 3", "overview, configuration, trajectories"], ["j k", "next, previous trajectory"], ["/", "search the text"], ["m", "loss mask"], ["i", "token ids and log-probs"], ["g", "the group side by side"], ["c", "first and last checkpoint"], ["t", "one trajectory"], ["Esc", "leave an input field"], ["?", "these keys"]];
 
 function draw() {
   const tabs = Object.entries(TABS).map(([name, [label]]) => el("button", { type: "button", role: "tab", id: "tab-" + name, "aria-selected": String(state.tab === name), "aria-controls": "view", onclick: () => open(name) }, label));
@@ -56,7 +56,7 @@ function help() {
   box.replaceChildren(el("dl", {}, KEYS.map(([keys, what]) => [el("dt", {}, el("kbd", {}, keys)), el("dd", {}, what)])));
 }
 
-// A run that is going on: ask again every few seconds; what is open and chosen stays, and a field keeps its cursor.
+// Follow a run in progress: poll every few seconds; open and selected items stay, and a field keeps its cursor.
 async function follow() {
   try {
     const answer = await fetch("data", { cache: "no-cache" });
@@ -73,7 +73,7 @@ async function follow() {
       }
     }
   } catch (error) {
-    document.getElementById("notes").textContent = `The run cannot be followed now (${error.message}); what is shown may be old.`;
+    document.getElementById("notes").textContent = `Cannot update the run (${error.message}); the page may be out of date.`;
   }
   setTimeout(follow, 3000);
 }

@@ -3,15 +3,15 @@
 const CURVES = [
   ["Dev exact match (greedy)", ["dev/em"], [0, 1]],
   ["Reward", ["reward"]],
-  ["Spread of rewards", ["reward_std"]],
+  ["Reward standard deviation", ["reward_std"]],
   ["KL to the reference (nats)", ["kl"]],
   ["Entropy (nats)", ["entropy"]],
-  ["Policy tokens a trajectory", ["rollout/policy_tokens"]],
-  ["Searches a question", ["rollout/searches"]],
+  ["Policy tokens per trajectory", ["rollout/policy_tokens"]],
+  ["Searches per question", ["rollout/searches"]],
   ["Answered", ["rollout/answered"], [0, 1]],
   ["Invalid turns", ["rollout/invalid_turns"], [0, 1]],
   ["Groups without advantage", ["groups/flat"], [0, 1]],
-  ["Seconds a step", ["time/step", "step_time"]],
+  ["Seconds per step", ["time/step", "step_time"]],
 ];
 
 function overview() {
@@ -22,7 +22,7 @@ function overview() {
     section("Runs", el("div", { class: "tiles" }, runs.map(tile))),
     section("Evaluations", evaluations()),
     section("Curves by optimizer step", charts.length ? el("div", { class: "charts" }, charts) : quiet("No step was logged yet."), anyCurve(charts)),
-    section("Share of a step that each stage takes", shares.length ? el("div", { class: "charts" }, shares) : quiet("No timings were logged yet.")),
+    section("Time per stage of a step", shares.length ? el("div", { class: "charts" }, shares) : quiet("No timings were logged yet.")),
   ];
 }
 
@@ -63,7 +63,7 @@ function tile(run, place) {
   const best = dev.reduce((found, point) => (point[1] > found[1] ? point : found), dev[0] ?? [0, null]);
   const steps = last(run.series["reward"] ?? [[0]])[0];
   const facts = [
-    ["state", run.finished ? "finished" : "going on, or stopped"],
+    ["state", run.finished ? "finished" : "in progress, or stopped"],
     ["optimizer steps", number(steps)],
     ["dev EM, first", dev.length ? number(dev[0][1]) : "–"],
     ["dev EM, best", dev.length ? `${number(best[1])} at step ${best[0]}` : "–"],
@@ -75,7 +75,7 @@ function tile(run, place) {
 
 function evaluations() {
   const rows = state.data.runs.flatMap((run, place) => Object.entries(run.evaluations).map(([name, figures]) => [run, place, name, figures]));
-  if (!rows.length) return quiet("No evaluation has ended yet.");
+  if (!rows.length) return quiet("No evaluation has finished yet.");
   const columns = [["em", "EM [95 %]"], ["f1", "F1 [95 %]"], ["n", "questions"], ["searches", "searches"], ["answered", "answered"], ["invalid_turns", "invalid turns"], ["policy_tokens", "policy tokens"], ["unscored", "unscored"]];
   const cell = (figures, name) => {
     const bounds = figures[name + "_interval"];
@@ -100,6 +100,6 @@ function configuration() {
   const head = ["setting", ...runs.map((run) => run.name)];
   const different = keys.filter(differ);
   const parts = [];
-  if (runs.length > 1) parts.push(section("What differs", different.length ? table(head, different.map(row)) : quiet("The settings are the same.")));
+  if (runs.length > 1) parts.push(section("Differences", different.length ? table(head, different.map(row)) : quiet("The settings are the same.")));
   return [...parts, section("All settings", table(head, keys.map(row)))];
 }

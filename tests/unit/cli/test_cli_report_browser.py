@@ -68,7 +68,7 @@ def test_the_overview_draws_every_curve_and_the_shares(page: Page, address: str)
         "Dev exact match (greedy)",
         "Reward",
         "KL to the reference (nats)",
-        "Seconds a step",
+        "Seconds per step",
         "one",
         "two",
     ]
