@@ -29,7 +29,7 @@ WAITING = {
     "spinning": {"GOMP_SPINCOUNT": "300000"},
 }
 QUICKSTART = ["evaluate", "runs/quickstart/grpo/policy", "--data", "runs/quickstart/world/test.jsonl"]
-QUICKSTART += ["--retriever", "runs/quickstart/index", "--limit", "128", "--samples", "4"]
+QUICKSTART += ["--retriever", "runs/quickstart/index", "--limit", "128", "--samples", "4", "--temperature", "1"]
 
 
 def seconds(command: Sequence[str], threads: int, waiting: str, busy: int) -> tuple[float, float]:
@@ -41,7 +41,9 @@ def seconds(command: Sequence[str], threads: int, waiting: str, busy: int) -> tu
         whole = [sys.executable, "-m", "cli.main", *command, "--out", f"{out}/run", "--set", f"threads={threads}"]
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         try:
-            subprocess.run(whole, check=True, cwd=ROOT, env=environment, capture_output=True)
+            done = subprocess.run(whole, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(done.stderr)
             wall, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
         finally:
             for other in others:

@@ -40,13 +40,15 @@ def use_threads(chosen: int | None, model: str | None = None, tokens: int = 4096
 
     ``tokens`` go through ``model``, a folder or file, in one forward pass; the default stands for training and for
     encoding passages. A model whose size is not known here counts as large. Results are bit-identical at equal
-    counts only.
+    counts only. Where torch's own count suits it is not set, as setting it lets MKL order its sums in another way.
     """
     if chosen is None and "OMP_NUM_THREADS" in os.environ:
         return
     import torch
 
-    torch.set_num_threads(chosen or threads_for(_parameters(model), tokens, usable_cores()))
+    suits = chosen or threads_for(_parameters(model), tokens, usable_cores())
+    if chosen or suits != torch.get_num_threads():
+        torch.set_num_threads(suits)
 
 
 def _parameters(model: str | None) -> float:

@@ -99,6 +99,16 @@ def test_what_is_set_wins_over_what_suits(tmp_path: Path, monkeypatch: pytest.Mo
     assert torch.get_num_threads() == 3
 
 
+def test_the_count_that_torch_has_is_not_set_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(8)
+    calls: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", calls.append)
+    use_threads(None)
+    use_threads(8)
+    monkeypatch.undo()
+    assert calls == [8], "only what was chosen: setting it changes how MKL orders its sums"
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
 def test_cores_are_those_that_this_process_may_use() -> None:
     one = {min(os.sched_getaffinity(0))}
