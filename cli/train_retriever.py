@@ -33,7 +33,7 @@ def train_retriever(
         make_world(run, settings)
         figures = run_training(run)
         draw_curves_of(run)
-    _tell(settings.out, figures)
+    _print_figures(settings.out, figures)
 
 
 def mine(
@@ -58,7 +58,7 @@ def mine(
     error_console().print(f"{out}: {report['kept']} negatives from {report['hits']} hits", markup=False)
 
 
-def _tell(out: Path, figures: dict[str, Any]) -> None:
+def _print_figures(out: Path, figures: dict[str, Any]) -> None:
     console = error_console()
     for stage, values in figures.items():
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if isinstance(value, int | float))
