@@ -27,7 +27,7 @@ import torch
 from retrieval.bm25 import BM25Retriever, build_bm25
 from retrieval.combine.hybrid import HybridRetriever
 from retrieval.combine.rerank import CrossEncoderScorer, RerankRetriever
-from retrieval.corpus import Row, read_rows
+from retrieval.corpus import PassageRow, read_rows
 from retrieval.dense.search import FlatSearch
 from retrieval.dense.vectors import StoredVectors
 from retrieval.encoders.encoder import Encoder, Vectors, separate_towers
@@ -171,7 +171,7 @@ def encode_all(encoder: Encoder, data: Path, cache: Path) -> tuple[dict[str, Vec
     mark = encoder.tower_fingerprint("passage")[:12]
     table, passages = {}, {}
     for name in CORPORA["all"]:
-        passages[name] = [row.passage for row in read_rows(data / name / "corpus.jsonl") if isinstance(row, Row)]
+        passages[name] = [row.passage for row in read_rows(data / name / "corpus.jsonl") if isinstance(row, PassageRow)]
         kept = cache / f"{name}-{mark}.npy"
         if not kept.exists():
             texts = [passage_text(p) for p in passages[name]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -58,11 +58,13 @@ def _queries(given: Sequence[str]) -> list[str]:
 def _print_json(query: str, hits: Sequence[Hit]) -> None:
     from cli.console import print_json
 
-    rows = [
-        {"id": h.passage.id, "title": h.passage.title, "text": h.passage.text, "score": h.score, "rank": h.rank}
-        for h in hits
-    ]
-    print_json({"query": query, "hits": rows})
+    print_json({"query": query, "hits": [_row(hit) for hit in hits]})
+
+
+def _row(hit: Hit) -> dict[str, Any]:
+    passage = hit.passage
+    row = {"id": passage.id, "title": passage.title, "text": passage.text, "score": hit.score, "rank": hit.rank}
+    return row if passage.image is None else {**row, "image": passage.image.name}
 
 
 def _print_text(query: str, hits: Sequence[Hit]) -> None:
@@ -79,4 +81,6 @@ def _print_text(query: str, hits: Sequence[Hit]) -> None:
         title, identifier = plain(hit.passage.title), plain(hit.passage.id)
         console.print(Text(f"{hit.rank:>3}  {hit.score:8.4f}  {title}  [{identifier}]"))
         text = plain(" ".join(hit.passage.text.split()))
+        if hit.passage.image is not None:
+            text = f"{text} ({plain(hit.passage.image.name)})".strip()
         console.print(Text(f"     {text}", style="dim"), overflow="ellipsis", no_wrap=True)

@@ -17,7 +17,7 @@ from retrieval.ingest import IngestReport, OnProgress, describe_source, ingest
 from retrieval.jvm import import_on_jvm, java_calls, java_class
 from retrieval.store import PassageStore, StoreWriter
 from sleuth.artifacts import atomic_folder, fingerprint_of, read_manifest, write_manifest
-from sleuth.errors import ArtifactError, ConfigError, RetrieverError, first_line
+from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError, first_line
 from sleuth.types import Hit, Passage
 
 KIND = "bm25"
@@ -61,6 +61,7 @@ def build_bm25(
             writer = _LuceneWriter(folder / _LUCENE, threads)
             try:
                 for batch in batches:
+                    _check_text(batch)
                     writer.add(batch)
             finally:
                 writer.close()
@@ -83,6 +84,15 @@ def build_bm25(
             },
         )
     return IndexInfo(Path(out), len(store), dict(report.skipped), tuple(report.examples))
+
+
+def _check_text(passages: Sequence[Passage]) -> None:
+    without = next((p for p in passages if not (p.title + p.text).strip()), None)
+    if without is not None:
+        raise DataError(
+            f"passage {without.id} has only a picture, which BM25 cannot search",
+            "give it a text, or use --kind dense with an encoder that reads pictures",
+        )
 
 
 class BM25Retriever:

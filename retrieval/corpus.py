@@ -8,20 +8,24 @@ search_r1 ``{"id": "...", "contents": "\\"Title\\"\\ntext"}``
 pyserini  ``{"id": "...", "contents": "..."}``
 ========= ===================================================================================
 
+In every layout ``"image"`` may name a picture, by a path relative to the corpus file; the text may then be empty.
+
 A row that cannot be read becomes a `BadRow` with its file and line; what happens to it is decided by
 whoever reads (see `retrieval.ingest`). Memory is one row, whatever the size of the corpus.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from retrieval.images import find_image
 from sleuth.errors import ConfigError, DataError, did_you_mean
 from sleuth.types import Passage
 
@@ -32,7 +36,7 @@ _SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PassageRow:
     """A passage and where it stands."""
 
     passage: Passage
@@ -56,7 +60,7 @@ class _Unfit(Exception):  # noqa: N818 (a verdict on a row, caught in this file)
     """This row is no passage."""
 
 
-def read_rows(path: str | Path, layout: str | None = None) -> Iterator[Row | BadRow]:
+def read_rows(path: str | Path, layout: str | None = None) -> Iterator[PassageRow | BadRow]:
     """Every row of the corpus at ``path`` in order; blank lines are no rows.
 
     ``layout`` None: decided by the first row that can be read. Raises DataError when a file is absent
@@ -70,7 +74,7 @@ def read_rows(path: str | Path, layout: str | None = None) -> Iterator[Row | Bad
             try:
                 row = _parse(line)
                 chosen = chosen or LAYOUTS[_detect(row, file, number)]
-                yield Row(chosen(row), file, number)
+                yield PassageRow(_with_image(chosen(row), row, file), file, number)
             except _Unfit as verdict:
                 yield BadRow(str(verdict), file, number)
 
@@ -79,7 +83,7 @@ def parse_line(line: bytes, file: Path, number: int) -> Passage:
     """The passage of one row in whatever layout. Raises DataError that names file and line."""
     try:
         row = _parse(line)
-        return LAYOUTS[_detect(row, file, number)](row)
+        return _with_image(LAYOUTS[_detect(row, file, number)](row), row, file)
     except _Unfit as verdict:
         raise DataError(f"{file}:{number}: {verdict}") from None
 
@@ -99,6 +103,17 @@ def corpus_files(path: str | Path) -> list[Path]:
     if not files:
         raise DataError(f"{found} holds no corpus.jsonl and no other *.jsonl", "name the file itself")
     return files
+
+
+def image_files(path: str | Path) -> Iterator[Path]:
+    """The files of the pictures that rows of the corpus name, whether they exist or not."""
+    for file in corpus_files(path):
+        for _, line in _lines(file):
+            if b'"image"' in line:  # parsing every row of a corpus of texts would cost as much as indexing it
+                with contextlib.suppress(_Unfit):
+                    name = _parse(line).get("image")
+                    if isinstance(name, str):
+                        yield file.parent / name
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
@@ -133,6 +148,8 @@ def _detect(row: dict[str, Any], file: Path, line: int) -> str:
     if isinstance(row.get("contents"), str):
         head, newline, _ = row["contents"].partition("\n")
         return "search_r1" if newline and len(head) > 1 and head[0] == head[-1] == '"' else "pyserini"
+    if "id" in row and row.get("image") is not None:
+        return "pyserini"
     if "id" in row and "text" not in row:
         raise _Unfit("no text")  # a faulty row of one of two layouts: a later row decides
     raise DataError(
@@ -142,19 +159,19 @@ def _detect(row: dict[str, Any], file: Path, line: int) -> str:
 
 
 def _beir(row: dict[str, Any]) -> Passage:
-    return _passage(row.get("_id"), row.get("title"), row.get("text"))
+    return _passage(row.get("_id"), row.get("title"), row.get("text"), row.get("image"))
 
 
 def _search_r1(row: dict[str, Any]) -> Passage:
     contents = row.get("contents")
     if not isinstance(contents, str) or "\n" not in contents:
-        return _passage(row.get("id"), "", contents)
+        return _passage(row.get("id"), "", contents, row.get("image"))
     title, _, text = contents.partition("\n")
-    return _passage(row.get("id"), title.strip().removeprefix('"').removesuffix('"'), text)
+    return _passage(row.get("id"), title.strip().removeprefix('"').removesuffix('"'), text, row.get("image"))
 
 
 def _pyserini(row: dict[str, Any]) -> Passage:
-    return _passage(row.get("id"), row.get("title"), row.get("contents"))
+    return _passage(row.get("id"), row.get("title"), row.get("contents"), row.get("image"))
 
 
 LAYOUTS: dict[str, Callable[[dict[str, Any]], Passage]] = {
@@ -164,16 +181,27 @@ LAYOUTS: dict[str, Callable[[dict[str, Any]], Passage]] = {
 }
 
 
-def _passage(identifier: object, title: object, text: object) -> Passage:
+def _with_image(passage: Passage, row: dict[str, Any], file: Path) -> Passage:
+    if row.get("image") is None:
+        return passage
+    try:
+        return replace(passage, image=find_image(row["image"], file.parent))
+    except ValueError as reason:
+        raise _Unfit(str(reason)) from None
+
+
+def _passage(identifier: object, title: object, text: object, image: object) -> Passage:
     if isinstance(identifier, int) and not isinstance(identifier, bool):
         identifier = str(identifier)
     if not isinstance(identifier, str) or not identifier.strip():
         raise _Unfit("no id")
+    if text is None and image is not None:
+        text = ""
     if text is None:
         raise _Unfit("no text")
     if not isinstance(text, str):
         raise _Unfit("text is not a string")
-    if not text.strip():
+    if not text.strip() and image is None:
         raise _Unfit("empty text")
     if title is not None and not isinstance(title, str):
         raise _Unfit("title is not a string")

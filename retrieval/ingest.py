@@ -6,13 +6,13 @@ Each kind of index is built the same way: ``for batch in ingest(...): index the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retrieval.corpus import BadRow, Row, corpus_files, read_rows
+from retrieval.corpus import BadRow, PassageRow, corpus_files, image_files, read_rows
 from retrieval.store import StoreWriter
-from sleuth.artifacts import file_digest
+from sleuth.artifacts import file_digest, fingerprint_of
 from sleuth.errors import DataError
 from sleuth.types import Passage
 
@@ -64,15 +64,19 @@ def ingest(
 
 
 def describe_source(corpus: str | Path) -> dict[str, object]:
-    """What identifies the corpus that an index was built from: digest, size and time of each file."""
+    """What identifies the corpus that an index was built from: digest, size and time of each file, and its pictures."""
     files = corpus_files(corpus)
-    return {
+    images = list(image_files(corpus))
+    described: dict[str, object] = {
         "path": str(Path(corpus).resolve()),
         "files": [
             {"name": f.name, "bytes": f.stat().st_size, "mtime_ns": f.stat().st_mtime_ns, "sha256": file_digest(f)}
             for f in files
         ],
     }
+    if images:
+        described["images"] = {"times": _times(images), "sha256": _contents(images)}
+    return described
 
 
 def same_source(recorded: dict[str, object], corpus: str | Path) -> bool:
@@ -85,11 +89,25 @@ def same_source(recorded: dict[str, object], corpus: str | Path) -> bool:
             return False
         if file.stat().st_mtime_ns != entry["mtime_ns"] and file_digest(file) != entry["sha256"]:
             return False
-    return True
+    pictured = recorded.get("images")
+    if not isinstance(pictured, dict):
+        return True
+    images = list(image_files(corpus))
+    return bool(_times(images) == pictured["times"] or _contents(images) == pictured["sha256"])
 
 
-def _batched(rows: Iterator[Row | BadRow]) -> Iterator[list[Row | BadRow]]:
-    batch: list[Row | BadRow] = []
+def _times(images: Sequence[Path]) -> str:
+    """Digest of size and time of each picture: cheap, and different if one was written again."""
+    stats = [path.stat() if path.is_file() else None for path in images]
+    return fingerprint_of({"images": [[s.st_size, s.st_mtime_ns] if s else None for s in stats]})
+
+
+def _contents(images: Sequence[Path]) -> str:
+    return fingerprint_of({"images": [file_digest(path) if path.is_file() else None for path in images]})
+
+
+def _batched(rows: Iterator[PassageRow | BadRow]) -> Iterator[list[PassageRow | BadRow]]:
+    batch: list[PassageRow | BadRow] = []
     for row in rows:
         batch.append(row)
         if len(batch) == BATCH:
@@ -99,8 +117,8 @@ def _batched(rows: Iterator[Row | BadRow]) -> Iterator[list[Row | BadRow]]:
         yield batch
 
 
-def _accept(rows: list[Row | BadRow], store: StoreWriter, report: IngestReport) -> list[Passage]:
-    good = [row for row in rows if isinstance(row, Row)]
+def _accept(rows: list[PassageRow | BadRow], store: StoreWriter, report: IngestReport) -> list[Passage]:
+    good = [row for row in rows if isinstance(row, PassageRow)]
     verdicts = iter(store.add([row.passage for row in good]))
     batch = []
     for row in rows:

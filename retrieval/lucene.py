@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class LuceneRetriever:
         if raw is None:
             raise RetrieverError(f"{self.folder} has no raw document {docid}")
         passage = parse_line(raw.encode("utf-8", "replace"), self.folder, 0)
-        return Passage(docid, passage.title, passage.text)
+        return replace(passage, id=docid)
 
     def _check_raw(self) -> None:
         with java_calls():

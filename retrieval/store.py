@@ -1,4 +1,4 @@
-"""The passages of an index on disk: one jsonl file, its line offsets, and a sorted table of id hashes.
+"""The passages of an index on disk: a jsonl file, its line offsets, a sorted table of id hashes, and any pictures.
 
 Passages are read from memory-mapped files by ordinal or by id, from any number of threads. Writing
 takes constant memory but for 16 bytes a passage, which also find duplicate ids while streaming.
@@ -14,17 +14,20 @@ import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.images import read_image
 from sleuth.errors import ArtifactError
-from sleuth.types import Passage
+from sleuth.types import FilePart, Image, Passage
 
 PASSAGES = "passages.jsonl"
 OFFSETS = "passages.offsets"
 """uint64, little-endian: where each line of PASSAGES begins, and its size at the end."""
+IMAGES = "passages.images"
+"""The bytes of all pictures, end to end; each line of PASSAGES says where its own are. Absent if there are none."""
 IDS = "passages.ids.npy"
 """uint64 [2, passages]: hashes of the ids in ascending order, and the ordinal of each."""
 
@@ -47,6 +50,7 @@ class StoreWriter:
         self._count = 0
         self._size = 0
         self._ids = _IdTable()
+        self._images = _ImageFile(self._folder / IMAGES)
         self._digest = hashlib.sha256()
 
     def __enter__(self) -> StoreWriter:
@@ -55,6 +59,7 @@ class StoreWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._lines.close()
         self._offsets.close()
+        self._images.close()
         if kind is None:
             np.save(self._folder / IDS, self._ids.sorted())
 
@@ -81,7 +86,7 @@ class StoreWriter:
         return accepted
 
     def _append(self, passage: Passage, hashed: int) -> None:
-        line = _to_line(passage)
+        line = _to_line(passage, self._images.add(passage.image) if passage.image else None)
         self._ids.add(hashed, self._count)
         self._lines.write(line)
         self._digest.update(line)
@@ -94,7 +99,7 @@ class StoreWriter:
         self._offsets.flush()
         self._lines.flush()
         start, end = struct.unpack("<QQ", os.pread(self._offsets.fileno(), 16, 8 * ordinal))
-        return _from_line(os.pread(self._lines.fileno(), end - start, start)).id
+        return _from_line(os.pread(self._lines.fileno(), end - start, start), self._folder).id
 
 
 class PassageStore:
@@ -122,7 +127,16 @@ class PassageStore:
     def __getitem__(self, ordinal: int) -> Passage:
         if not 0 <= ordinal < len(self):
             raise IndexError(f"passage {ordinal} of {len(self)}")
-        return _from_line(self._lines[int(self._offsets[ordinal]) : int(self._offsets[ordinal + 1])])
+        return _from_line(self._lines[int(self._offsets[ordinal]) : int(self._offsets[ordinal + 1])], self.folder)
+
+    @property
+    def has_images(self) -> bool:
+        return (self.folder / IMAGES).exists()
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files of this store."""
+        return [PASSAGES, OFFSETS, IDS, *([IMAGES] if self.has_images else [])]
 
     def get(self, identifier: str) -> Passage | None:
         """The passage with this id, or None."""
@@ -140,7 +154,7 @@ class PassageStore:
         equal = (self._hashes[near] == hashes).tolist()
         found: list[Passage | None] = []
         for place, identifier in enumerate(identifiers):
-            passage = _from_line(self._lines[starts[place] : ends[place]]) if equal[place] else None
+            passage = _from_line(self._lines[starts[place] : ends[place]], self.folder) if equal[place] else None
             if passage is not None and passage.id != identifier:
                 passage = self._next_of_same_hash(identifier, int(positions[place]) + 1)
             found.append(passage)
@@ -155,6 +169,28 @@ class PassageStore:
                 return passage
             position += 1
         return None
+
+
+class _ImageFile:
+    """Appends pictures to one file, each content once."""
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._path = path
+        self._file: IO[bytes] | None = None
+        self._places: dict[str, tuple[int, int]] = {}
+
+    def add(self, image: Image) -> Image:
+        """``image``, to be read from this file."""
+        if image.sha256 not in self._places:
+            self._file = self._file or self._path.open("wb")
+            start, size = self._file.tell(), self._file.write(read_image(image))
+            self._places[image.sha256] = (start, size)
+        return Image(image.name, image.sha256, FilePart(self._path, *self._places[image.sha256]))
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 class _IdTable:
@@ -211,11 +247,17 @@ def _by_hash(entries: Words) -> Words:
     return np.ascontiguousarray(entries[:, np.argsort(entries[0], kind="stable")])
 
 
-def _to_line(passage: Passage) -> bytes:
-    row = {"id": passage.id, "title": passage.title, "text": passage.text}
+def _to_line(passage: Passage, image: Image | None) -> bytes:
+    row: dict[str, Any] = {"id": passage.id, "title": passage.title, "text": passage.text}
+    if image is not None and isinstance(image.content, FilePart):
+        part = image.content
+        row["image"] = {"name": image.name, "sha256": image.sha256, "start": part.start, "size": part.size}
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n"
 
 
-def _from_line(line: bytes) -> Passage:
+def _from_line(line: bytes, folder: Path) -> Passage:
     row: dict[str, Any] = _decode(line.decode("utf-8"))
-    return Passage(row["id"], row["title"], row["text"])
+    image, known = None, row.get("image")
+    if known is not None:
+        image = Image(known["name"], known["sha256"], FilePart(folder / IMAGES, known["start"], known["size"]))
+    return Passage(row["id"], row["title"], row["text"], image)

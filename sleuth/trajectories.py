@@ -28,7 +28,17 @@ _LINES = ("trajectories*.jsonl", "step-*.jsonl")
 def to_dict(scored: ScoredTrajectory) -> dict[str, Any]:
     """``scored`` as plain JSON values; ``from_dict`` returns an equal object."""
     values: dict[str, Any] = _adapter().dump_python(scored, mode="python")
+    played = values["trajectory"]
+    for hit in [*played["given"], *(hit for turn in played["turns"] for hit in turn["hits"])]:
+        _name_image(hit["passage"])
     return values
+
+
+def _name_image(passage: dict[str, Any]) -> None:
+    """Keep name and digest of a passage's picture, not its bytes; passages of text alone have no such key."""
+    image = passage.pop("image")
+    if image is not None:
+        passage["image"] = {"name": image["name"], "sha256": image["sha256"]}
 
 
 def to_line(scored: ScoredTrajectory) -> str:

@@ -153,7 +153,8 @@ def _schema() -> pa.Schema:
 
     text, number, whole = pa.string(), pa.float64(), pa.int64()
     named = pa.list_(pa.struct({"name": text, "value": number}))
-    passage = pa.struct({"id": text, "title": text, "text": text})
+    image = pa.struct({"name": text, "sha256": text})
+    passage = pa.struct({"id": text, "title": text, "text": text, "image": image})
     hits = pa.list_(pa.struct({"passage": passage, "score": number, "rank": whole}))
     tokens = {"token_ids": pa.list_(whole), "logprobs": pa.list_(number)}
     generation = pa.struct({**tokens, "finish_reason": text, "policy_version": whole})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 FinishReason = Literal["stop", "eos", "length"]
@@ -27,10 +28,34 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class FilePart:
+    """``size`` bytes of ``file``, from ``start`` on."""
+
+    file: Path
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture. Its ``name`` is a path relative to the corpus; pictures with equal name and SHA-256 are equal.
+
+    ``content``: the encoded bytes or where they are; None if only the name is known, as in trajectory files.
+    """
+
+    name: str
+    sha256: str
+    content: bytes | FilePart | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
+    """A unit of retrieval: text, a picture, or both."""
+
     id: str
     title: str
     text: str
+    image: Image | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ from typing import Any, get_args
 from retrieval.dense.approximate import FILES, IndexParameters, IndexType, build_approximate
 from retrieval.dense.vectors import DTYPES, SCALES, VECTORS, Dtype, create_vectors
 from retrieval.encoders.build import build_index
-from retrieval.encoders.encoder import Encoder
-from retrieval.encoders.family import DENSE, Encoded
+from retrieval.encoders.family import DENSE, Encoded, PassageEncoder
 from retrieval.indexes import IndexInfo
 from sleuth.errors import ConfigError, did_you_mean
 
@@ -33,7 +32,7 @@ def rebuild_command(
 def build_dense(
     corpus_path: str | Path,
     out: str | Path,
-    encoder: Encoder,
+    encoder: PassageEncoder,
     *,
     index_type: IndexType = "flat",
     dtype: Dtype = "float32",

@@ -19,7 +19,7 @@ from retrieval.corpus import corpus_files, parse_line
 from retrieval.dense.retriever import DenseRetriever
 from retrieval.dense.search import FaissSearch, FlatSearch, VectorSearch, flat_vectors, read_faiss
 from retrieval.dense.vectors import StoredVectors, Vectors
-from retrieval.encoders.encoder import Encoder
+from retrieval.encoders.family import PassageEncoder
 from retrieval.passages import passage_text
 from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ArtifactError, DataError
@@ -35,7 +35,7 @@ _SAMPLES = 8
 def open_published(
     faiss_file: str | Path,
     corpus: str | Path,
-    encoder: Encoder,
+    encoder: PassageEncoder,
     *,
     ef_search: int | None = None,
     nprobe: int | None = None,
@@ -124,13 +124,15 @@ def _check_sample(retriever: DenseRetriever, stored: dict[int, Vectors]) -> None
     held = np.stack([_unit(stored[row]) for row in rows])
     apart = float(np.median((1 - held @ held.T)[~np.eye(len(rows), dtype=bool)])) if len(rows) > 1 else 0.0
     ways = ([passage_text(passages[row]) for row in rows], [_contents(passages, row) for row in rows])
-    made = [np.stack([_unit(vector) for vector in encoder.encode(texts, "passage")]) for texts in ways]
+    encoded = [encoder.encode_texts(texts, "passage").values.numpy() for texts in ways]
+    made = [np.stack([_unit(vector) for vector in vectors]) for vectors in encoded]
     off = min(float(np.median(1 - (held * vectors).sum(axis=1))) for vectors in made)
     if off > max(TOLERANCE * apart, 1e-3):
+        settings = encoder.settings.model_dump()
         raise ArtifactError(
             f"the vectors of {retriever.name} are not those of {encoder.source} for its passages "
             f"(cosine {1 - off:.3f}): they are from another encoder, pooling or prompt",
-            f"the passage prompt is {encoder.settings.passage_prompt!r}, pooling {encoder.settings.pooling}; "
+            f"the passage prompt is {settings.get('passage_prompt')!r}, pooling {settings.get('pooling')}; "
             "set the right ones under encoder",
         )
 

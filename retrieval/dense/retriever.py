@@ -15,14 +15,14 @@ from retrieval.dense.build import FORMAT, KIND, rebuild_command
 from retrieval.dense.search import FaissSearch, FlatSearch, Found, VectorSearch, read_faiss
 from retrieval.dense.vectors import Vectors, open_vectors
 from retrieval.encoders.build import describe_encoder
-from retrieval.encoders.config import EncoderSettings
-from retrieval.encoders.encoder import Encoder
-from retrieval.encoders.family import Encoded
+from retrieval.encoders.family import Encoded, PassageEncoder
+from retrieval.encoders.modalities import check_queries
 from retrieval.encoders.pieces import Passages
 from retrieval.indexes import check_k, clean_query
 from retrieval.store import PassageStore
 from sleuth.artifacts import fingerprint_of, read_manifest
 from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
+from sleuth.settings import Settings
 from sleuth.types import Hit, Passage
 
 BATCH = 64
@@ -46,9 +46,10 @@ class DenseRetriever:
     """Encodes queries, searches vectors, reads passages. Thread-safe; encoding is serialised."""
 
     def __init__(
-        self, encoder: Encoder, vectors: VectorSearch, passages: Passages, name: str, fingerprint: str
+        self, encoder: PassageEncoder, vectors: VectorSearch, passages: Passages, name: str, fingerprint: str
     ) -> None:
         """``name`` is the index's name in error messages; ``fingerprint`` covers passages, vectors and encoder."""
+        check_queries(encoder.modalities, str(encoder.source))
         if vectors.dimension != encoder.dimension:
             raise ArtifactError(
                 f"the vectors of {name} have {vectors.dimension} dimensions, "
@@ -107,7 +108,7 @@ class DenseRetriever:
         batch = CPU_BATCH if self.encoder.device.type == "cpu" else BATCH
         with self._encoding:
             try:
-                return self.encoder.encode(queries, "query", batch)
+                return self.encoder.encode_texts(queries, "query", batch).values.numpy()
             except DataError as error:
                 raise RetrieverError(error.message, error.hint) from error
 
@@ -117,7 +118,7 @@ class DenseRetriever:
 
 
 def open_dense(
-    index: str | Path, encoder: Encoder, *, ef_search: int | None = None, nprobe: int | None = None
+    index: str | Path, encoder: PassageEncoder, *, ef_search: int | None = None, nprobe: int | None = None
 ) -> DenseRetriever:
     """The retriever over an index made by `build_dense`, with the encoder that made it.
 
@@ -140,7 +141,7 @@ def open_dense(
     return DenseRetriever(encoder, search, PassageStore(index), str(index), fingerprint_of(identity))
 
 
-def stored_vectors(index: str | Path, encoder: Encoder) -> tuple[list[Passage], Encoded]:
+def stored_vectors(index: str | Path, encoder: PassageEncoder) -> tuple[list[Passage], Encoded]:
     """The passages of a flat index and their vectors, which must be those of ``encoder``.
 
     Raises ArtifactError if the index is from another passage tower, ConfigError if it keeps no vectors.
@@ -164,7 +165,7 @@ def read_dense_manifest(index: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_encoder(index: str | Path, manifest: Mapping[str, Any], encoder: Encoder) -> None:
+def _check_encoder(index: str | Path, manifest: Mapping[str, Any], encoder: PassageEncoder) -> None:
     made_with = manifest["encoder"]
     if encoder.tower_fingerprint("passage") == made_with["passage_fingerprint"]:
         return
@@ -177,10 +178,10 @@ def _check_encoder(index: str | Path, manifest: Mapping[str, Any], encoder: Enco
     )
 
 
-def _difference(made_with: Mapping[str, Any], settings: EncoderSettings) -> str:
+def _difference(made_with: Mapping[str, Any], settings: Settings) -> str:
     """The first differing setting that affects passage vectors; if none differs, it is the weights."""
     for name in _DECISIVE:
-        mine, theirs = getattr(settings, name), made_with.get(name)
+        mine, theirs = getattr(settings, name, None), made_with.get(name)
         if mine != theirs:
             return f"its {name} is {mine!r}, the index has {theirs!r}"
     return "its weights or its tokenizer differ"

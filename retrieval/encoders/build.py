@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.corpus import BadRow
-from retrieval.encoders.encoder import Encoder
+from retrieval.encoders.family import PassageEncoder
 from retrieval.encoders.pieces import SHARD, STATE, EncodePieces, IndexWriter, OnProgress, encode_store
 from retrieval.indexes import IndexInfo
 from retrieval.ingest import IngestReport, describe_source, ingest
-from retrieval.store import IDS, OFFSETS, PASSAGES, PassageStore, StoreWriter
+from retrieval.store import PassageStore, StoreWriter
 from sleuth.artifacts import MANIFEST, atomic_write, resumable_folder, write_manifest
 
 _STORED = "stored.json"
@@ -27,7 +27,7 @@ OpenWriter = Callable[[Path, int], IndexWriter]
 def build_index(
     corpus_path: str | Path,
     out: str | Path,
-    encoder: Encoder,
+    encoder: PassageEncoder,
     open_writer: OpenWriter,
     *,
     format_version: int,
@@ -59,7 +59,7 @@ def build_index(
             on_progress=on_progress,
         )
         fields, own = writer.finish()
-        files = [*own, PASSAGES, OFFSETS, IDS]
+        files = [*own, *store.files]
         fields = {
             "format": format_version,
             "passages": len(store),
@@ -74,7 +74,7 @@ def build_index(
     return IndexInfo(Path(out), len(store), stored["skipped"], tuple(examples))
 
 
-def describe_encoder(encoder: Encoder) -> dict[str, Any]:
+def describe_encoder(encoder: PassageEncoder) -> dict[str, Any]:
     """What is later compared to check that an encoder fits an index: the passage tower's digest and its settings."""
     return {
         "source": None if encoder.source is None else _absolute(encoder.source),

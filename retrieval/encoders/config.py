@@ -49,11 +49,14 @@ class EncoderKind(KindSettings):
 
     NOUN: ClassVar[str] = "encoder"
     KINDS: ClassVar[Mapping[str, str]] = {"dense": "retrieval.encoders.config:EncoderChoice"}
+    OUTSIDE: ClassVar[str] = "retrieval.encoders.config:OutsideEncoderSettings"
     LOADER: ClassVar[str]
     """Dotted path of what loads an encoder of this family from its settings: `retrieval.encoders.loading` calls it."""
 
     @classmethod
     def spelled_out(cls, value: Any) -> Any:
+        if isinstance(value, str) and is_dotted(value):
+            return {"kind": value}
         values = {"backbone": value} if isinstance(value, str) else value
         if not isinstance(values, Mapping) or values.get("kind") is not None:
             return values
@@ -62,6 +65,11 @@ class EncoderKind(KindSettings):
 
 AnyEncoder = SerializeAsAny[EncoderKind]
 """An encoder of any family as a field of other settings."""
+
+
+def is_dotted(name: str) -> bool:
+    """Whether ``name`` is of the form ``package.module:Class``."""
+    return re.fullmatch(r"[\w.]+:\w+", name) is not None
 
 
 def family_of(folder: str) -> str:
@@ -96,6 +104,15 @@ class EncoderChoice(EncoderKind):
     def chosen(self) -> dict[str, Any]:
         """What is not None, ``backbone`` too."""
         return self.model_dump(exclude_none=True)
+
+
+class OutsideEncoderSettings(EncoderKind):
+    """``kind`` is ``package.module:Class``; what the class needs is described in `retrieval.encoders.outside`."""
+
+    LOADER: ClassVar[str] = "retrieval.encoders.outside:open_outside"
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the class."""
 
 
 class EncoderSettings(Settings):

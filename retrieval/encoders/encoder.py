@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,19 @@ from sentence_transformers.sentence_transformer.modules import Router, Transform
 from torch import Tensor, nn
 
 from retrieval.encoders.config import EncoderSettings, Role
-from retrieval.encoders.family import DENSE, Encoded, Family, join
+from retrieval.encoders.family import DENSE, Encoded, Family, OnEncoded, join
+from retrieval.encoders.modalities import TEXT, Modalities
 from retrieval.encoders.quiet import quiet_transformers
+from retrieval.passages import passage_text
 from sleuth.artifacts import atomic_folder, write_manifest
 from sleuth.errors import ConfigError, DataError, did_you_mean
+from sleuth.types import Passage
 
 KIND = "encoder"
 TASKS: Mapping[Role, str] = {"query": "query", "passage": "document"}
 """sentence-transformers' names for the two roles."""
 
 Vectors = NDArray[np.float32]
-OnEncoded = Callable[[int], None]
-"""Called with the number of texts encoded so far."""
 
 _UNUSED = ".pooler."
 """BERT weights on which no state of the last layer depends; random if a checkpoint lacks them."""
@@ -54,6 +55,7 @@ class Encoder:
         self.model = model
         self.settings = settings
         self.family = family
+        self.modalities: Modalities = TEXT
         self.source = source
         """Folder or hub name it was loaded from; None if it has not been saved yet."""
         for name, weight in model.named_parameters():
@@ -131,6 +133,12 @@ class Encoder:
         found = made[np.argsort(np.concatenate(order))] if order else made
         _refuse_not_finite(found, texts)
         return found
+
+    def encode_passages(
+        self, passages: Sequence[Passage], batch_size: int = 32, progress: OnEncoded | None = None
+    ) -> Encoded:
+        """The encoded passages in order; of each its title and text are read."""
+        return self.encode_texts([passage_text(p) for p in passages], "passage", batch_size, progress)
 
     def encode(
         self, texts: Sequence[str], role: Role, batch_size: int = 32, progress: OnEncoded | None = None

@@ -7,7 +7,7 @@ a text has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +16,13 @@ from sentence_transformers.util import cat_padded_token_embeddings
 from torch import Tensor
 from torch.nn import functional
 
-from retrieval.encoders.config import EncoderSettings
+from retrieval.encoders.config import EncoderSettings, Role
+from retrieval.encoders.modalities import Modalities
+from sleuth.settings import Settings
+from sleuth.types import Passage
+
+OnEncoded = Callable[[int], None]
+"""Called with the number of texts encoded so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,45 @@ class Family(Protocol):
     def scores(self, queries: Encoded, passages: Encoded) -> Tensor:
         """The score of each passage for each query [N, M], with gradients."""
         ...
+
+
+class PassageEncoder(Protocol):
+    """What building and searching an index need of an encoder: ours, or one of another package."""
+
+    @property
+    def family(self) -> Family: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def source(self) -> str | None:
+        """What it is loaded from; None if it has not been saved yet."""
+        ...
+
+    @property
+    def modalities(self) -> Modalities: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that determines its vectors."""
+        ...
+
+    def tower_fingerprint(self, role: Role, /) -> str: ...
+
+    def encode_texts(
+        self, texts: Sequence[str], role: Role, batch_size: int = 32, progress: OnEncoded | None = None
+    ) -> Encoded: ...
+
+    def encode_passages(
+        self, passages: Sequence[Passage], batch_size: int = 32, progress: OnEncoded | None = None
+    ) -> Encoded: ...
 
 
 @dataclass(frozen=True, slots=True)

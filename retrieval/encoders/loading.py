@@ -15,8 +15,9 @@ from torch import nn
 
 from hub.adapters import adapter_base
 from hub.models import ModelKind, check_path, loading
-from retrieval.encoders.config import EncoderChoice, EncoderKind, EncoderSettings
+from retrieval.encoders.config import EncoderChoice, EncoderKind, EncoderSettings, is_dotted
 from retrieval.encoders.encoder import KIND, TASKS, Encoder, router_of, separate_towers
+from retrieval.encoders.family import PassageEncoder
 from retrieval.encoders.quiet import quiet_transformers
 from retrieval.encoders.tokenizer import plain_tokenizer
 from sleuth.artifacts import MANIFEST
@@ -58,9 +59,15 @@ def new_encoder(settings: EncoderSettings, *, device: str | None = None) -> Enco
     return made
 
 
-def open_encoder(chosen: EncoderKind, *, device: str | None = None) -> Encoder:
-    """The encoder that ``chosen`` names, loaded as its family loads it. Raises ArtifactError when there is none."""
-    encoder: Encoder = load_object(chosen.LOADER)(chosen, device=device)
+def open_encoder(chosen: str | EncoderKind, *, device: str | None = None) -> PassageEncoder:
+    """The encoder in a folder, at a hub name or dotted path, or that settings describe, loaded as its family loads it.
+
+    Raises ArtifactError if there is none.
+    """
+    if isinstance(chosen, str) and not is_dotted(chosen):
+        return load_encoder(chosen, device=device)
+    kind = EncoderKind.of(kind=chosen) if isinstance(chosen, str) else chosen
+    encoder: PassageEncoder = load_object(kind.LOADER)(kind, device=device)
     return encoder
 
 
@@ -94,11 +101,13 @@ def load_encoder(source: str | Path | EncoderChoice, *, device: str | None = Non
     return Encoder(model, settings, name)
 
 
-def reload_encoder(source: str, settings: Mapping[str, Any]) -> Encoder:
+def reload_encoder(source: str, settings: Mapping[str, Any]) -> PassageEncoder:
     """The encoder at ``source`` with the ``settings`` that were recorded for it.
 
     If those no longer apply, it is loaded as it is now, for the caller to compare. Raises ArtifactError.
     """
+    if is_dotted(source):
+        return open_encoder(EncoderKind.of(**settings))
     wanted = validate(EncoderChoice, {**settings, "backbone": source}, source)
     try:
         return load_encoder(wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from retrieval.encoders.encoder import Encoder
-from retrieval.encoders.family import Encoded
-from retrieval.passages import passage_text
+from retrieval.encoders.family import Encoded, PassageEncoder
+from retrieval.encoders.modalities import check_passages
 from retrieval.store import PassageStore
 from sleuth.artifacts import atomic_write
 from sleuth.types import Passage
@@ -60,7 +60,7 @@ class IndexWriter(Protocol):
 
 def encode_store(
     store: PassageStore,
-    encoder: Encoder,
+    encoder: PassageEncoder,
     writer: IndexWriter,
     folder: str | Path,
     *,
@@ -74,6 +74,8 @@ def encode_store(
     Pieces from an earlier run of the same encoder are kept, with the same result as an uninterrupted run. ``elsewhere``
     encodes pieces in other processes. Memory is one piece. Raises DataError for values that are not finite.
     """
+    # a corpus of texts need not be read for it: its first passage is like all others
+    check_passages(store if store.has_images else itertools.islice(store, 1), encoder.modalities, str(encoder.source))
     count, state = len(store), Path(folder) / STATE
     plan = {"encoder": encoder.tower_fingerprint("passage"), "passages": count, "shard": shard, **writer.plan}
     plan["batch_size"] = batch_size
@@ -94,14 +96,14 @@ def pieces_of(count: int, size: int = SHARD, start: int = 0) -> list[range]:
     return [range(first, min(first + size, count)) for first in range(start, count, size)]
 
 
-def encode_piece(passages: Passages, encoder: Encoder, piece: range, batch_size: int, **how: Any) -> Encoded:
+def encode_piece(passages: Passages, encoder: PassageEncoder, piece: range, batch_size: int, **how: Any) -> Encoded:
     """Encode the passages of one piece; batches do not cross its boundaries, so they do not depend on other pieces."""
-    return encoder.encode_texts([passage_text(passages[ordinal]) for ordinal in piece], "passage", batch_size, **how)
+    return encoder.encode_passages([passages[ordinal] for ordinal in piece], batch_size, **how)
 
 
 def encode_pieces(
     passages: Passages,
-    encoder: Encoder,
+    encoder: PassageEncoder,
     pieces: Sequence[range],
     batch_size: int,
     on_progress: OnProgress | None = None,
@@ -110,7 +112,7 @@ def encode_pieces(
         yield encode_piece(passages, encoder, piece, batch_size, progress=_offset(on_progress, piece.start))
 
 
-def nearest(encoder: Encoder, queries: Encoded, pieces: Iterable[Encoded], k: int) -> tuple[Tensor, Tensor]:
+def nearest(encoder: PassageEncoder, queries: Encoded, pieces: Iterable[Encoded], k: int) -> tuple[Tensor, Tensor]:
     """Scores and indices [queries, at most k] of the best passages, best first, ties in passage order.
 
     Exact search with one piece in memory at a time, for passages without an index.

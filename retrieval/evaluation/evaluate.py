@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retrieval.corpus import Row, read_rows
+from retrieval.corpus import PassageRow, read_rows
 from retrieval.evaluation.answers import answer_qrels
 from retrieval.evaluation.judgements import Qrels
 from retrieval.evaluation.measures import MEASURES, means, per_query
@@ -74,7 +74,7 @@ def judge_run(run: Run, answers: Mapping[str, Sequence[str]], corpus: str | Path
     texts = {
         row.passage.id: row.passage.text
         for row in read_rows(corpus)
-        if isinstance(row, Row) and row.passage.id in wanted
+        if isinstance(row, PassageRow) and row.passage.id in wanted
     }
     by_query = {
         query: {passage: texts[passage] for passage in run.get(query, {}) if passage in texts} for query in answers

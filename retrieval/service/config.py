@@ -24,6 +24,8 @@ class ServiceLimits(Settings):
     """Hits per query (422)."""
     max_hits: Count = 100_000
     """Hits per request: queries times topk (422)."""
+    max_images: Count = 64
+    """Hits of a request that asks for pictures, its queries times topk (422)."""
     default_topk: Count = 3
     """Hits per query if the request gives no topk, as in Search-R1."""
     max_body_bytes: Count = 16 * 2**20
@@ -42,6 +44,8 @@ class RemoteSettings(RetrieverSettings):
     kind: Literal["remote"] = "remote"
     url: str
     """The address of a retriever service, `sleuth serve-retriever` or Search-R1's own."""
+    images: bool = False
+    """Fetch the bytes of passages' pictures, not only their names."""
 
     @property
     def name(self) -> str:
@@ -50,4 +54,4 @@ class RemoteSettings(RetrieverSettings):
     def open(self, _progress: Progress, /) -> Retriever:
         from retrieval.service.remote import RemoteRetriever
 
-        return RemoteRetriever(self.url, timeout_s=self.patience_s)
+        return RemoteRetriever(self.url, timeout_s=self.patience_s, images=self.images)

@@ -30,7 +30,13 @@ class RemoteRetriever:
     """
 
     def __init__(
-        self, url: str, *, timeout_s: float = 30.0, connections: int = CONNECTIONS, max_queries: int = MAX_QUERIES
+        self,
+        url: str,
+        *,
+        timeout_s: float = 30.0,
+        connections: int = CONNECTIONS,
+        max_queries: int = MAX_QUERIES,
+        images: bool = False,
     ) -> None:
         self.url = _base(url)
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
@@ -44,7 +50,8 @@ class RemoteRetriever:
         health = self._ask_health()
         self.passages: int | None = _count(health.get("passages"))
         self._max_queries = min(max_queries, _count(health.get("max_queries")) or max_queries)
-        self._max_hits = _count(health.get("max_hits"))
+        self._images = images
+        self._max_hits = _count(health.get("max_images" if images else "max_hits"))
         told = health.get("fingerprint")
         self._told = told if isinstance(told, str) and told else None
 
@@ -70,7 +77,9 @@ class RemoteRetriever:
         self._client.close()
 
     def _retrieve(self, queries: list[str], k: int) -> list[list[Hit]]:
-        body = {"queries": queries, "topk": k, "return_scores": True}
+        body: dict[str, Any] = {"queries": queries, "topk": k, "return_scores": True}
+        if self._images:
+            body["return_images"] = True
         try:
             answer = self._client.post(self.url + RETRIEVE, json=body)
         except httpx.HTTPError as error:

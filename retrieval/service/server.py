@@ -1,6 +1,6 @@
 """The retriever service: a FastAPI application around one retriever, with Search-R1's API.
 
-    POST /retrieve {queries, topk, return_scores}    concurrent requests are searched together
+    POST /retrieve {queries, topk, return_scores, return_images}    concurrent requests are searched together
     GET  /health                                     fingerprint, passages, limits
     GET  /metrics                                    Prometheus text
 
@@ -100,15 +100,15 @@ def make_app(
     app = FastAPI(title="Sleuth retriever", version=sleuth.__version__, lifespan=life)
 
     async def answer(scope: Scope, receive: Receive) -> bytes:
-        asked, scores = _parse(await _read_body(scope, receive, limits), limits)
+        asked, scores, images = _parse(await _read_body(scope, receive, limits), limits)
         metrics.queries.inc(len(asked.queries))
         waiting = searches.pending
         if waiting and waiting + len(asked.queries) > limits.max_pending:
             raise RetrieverError(f"{waiting} queries are already waiting", "retry later")
         found = await searches.ask_async(asked) if asked.queries else []
-        if sum(map(len, found)) <= _FEW_HITS:
-            return _written(found, scores)
-        return await asyncio.to_thread(_written, found, scores)
+        if sum(map(len, found)) <= _FEW_HITS and not images:
+            return _written(found, scores, images)
+        return await asyncio.to_thread(_written, found, scores, images)
 
     async def retrieve(scope: Scope, receive: Receive, send: Send) -> None:
         """Search-R1's API: queries, topk and return_scores in, ``{"result": [...]}`` out."""
@@ -205,14 +205,14 @@ async def _read_body(scope: Scope, receive: Receive, limits: ServiceLimits) -> b
     return bytes(body)
 
 
-def _written(found: Sequence[Sequence[Hit]], scores: bool) -> bytes:
+def _written(found: Sequence[Sequence[Hit]], scores: bool, images: bool) -> bytes:
     """The response as JSON, one query at a time, so that other threads can run in between."""
-    results = (json.dumps(to_result(hits, scores), allow_nan=False, separators=(",", ":")) for hits in found)
+    results = (json.dumps(to_result(hits, scores, images), allow_nan=False, separators=(",", ":")) for hits in found)
     return f'{{"result":[{",".join(results)}]}}'.encode()
 
 
-def _parse(body: bytes, limits: ServiceLimits) -> tuple[Asked, bool]:
-    """The request, and whether scores are wanted."""
+def _parse(body: bytes, limits: ServiceLimits) -> tuple[Asked, bool, bool]:
+    """The request, and whether scores and pictures are wanted."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
@@ -235,9 +235,16 @@ def _parse(body: bytes, limits: ServiceLimits) -> tuple[Asked, bool]:
         raise _Refused(
             422, f"{len(queries)} queries with topk {topk} are {len(queries) * topk} hits, more than {limits.max_hits}"
         )
-    if scores is not None and not isinstance(scores, bool):
-        raise _Refused(422, f"return_scores is {scores!r}, it must be true or false")
-    return Asked(queries, topk), bool(scores)
+    images = content.get("return_images")
+    for name, value in (("return_scores", scores), ("return_images", images)):
+        if value is not None and not isinstance(value, bool):
+            raise _Refused(422, f"{name} is {value!r}, it must be true or false")
+    if images and len(queries) * topk > limits.max_images:
+        raise _Refused(
+            422,
+            f"{len(queries)} queries with topk {topk} may be more than {limits.max_images} images",
+        )
+    return Asked(queries, topk), bool(scores), bool(images)
 
 
 def _explain(error: Exception, limits: ServiceLimits) -> tuple[int, str]:

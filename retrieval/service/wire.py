@@ -2,18 +2,21 @@
 
 With scores the answer is ``{"result": [[{"document": …, "score": …}]]}``, without ``{"result": [[document, …]]}``.
 A document is ``{"id", "contents": "\\"Title\\"\\ntext"}``; ours carries ``title`` and ``text`` beside it, so that
-a title or text of any shape comes through unchanged.
+a title or text of any shape comes through unchanged. A picture comes as ``"image": {"name", "sha256"}``, with its bytes
+as base64 in ``"data"`` if the request says ``return_images``.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from retrieval.images import read_image
 from sleuth.errors import RetrieverError
-from sleuth.types import Hit, Passage
+from sleuth.types import Hit, Image, Passage
 
 RETRIEVE = "/retrieve"
 HEALTH = "/health"
@@ -22,16 +25,21 @@ FINGERPRINT = "x-sleuth-fingerprint"
 """Header of every answer: which retriever gave it."""
 
 
-def to_document(passage: Passage) -> dict[str, str]:
+def to_document(passage: Passage, images: bool = False) -> dict[str, Any]:
     contents = f'"{passage.title}"\n{passage.text}'
-    return {"id": passage.id, "contents": contents, "title": passage.title, "text": passage.text}
+    document = {"id": passage.id, "contents": contents, "title": passage.title, "text": passage.text}
+    if passage.image is None:
+        return document
+    image = {"name": passage.image.name, "sha256": passage.image.sha256}
+    data = {"data": base64.b64encode(read_image(passage.image)).decode("ascii")} if images else {}
+    return {**document, "image": {**image, **data}}
 
 
-def to_result(hits: Sequence[Hit], scores: bool) -> list[dict[str, Any]]:
+def to_result(hits: Sequence[Hit], scores: bool, images: bool = False) -> list[dict[str, Any]]:
     """The answer to one query."""
     if scores:
-        return [{"document": to_document(hit.passage), "score": hit.score} for hit in hits]
-    return [to_document(hit.passage) for hit in hits]
+        return [{"document": to_document(hit.passage, images), "score": hit.score} for hit in hits]
+    return [to_document(hit.passage, images) for hit in hits]
 
 
 def read_answer(body: Any, queries: int, k: int) -> list[list[Hit]]:
@@ -66,7 +74,24 @@ def _read_document(document: Any) -> Passage:
     identifier = document.get("id")
     if identifier is None:
         identifier = hashlib.sha256(f"{title}\n{text}".encode()).hexdigest()[:32]
-    return Passage(str(identifier), title, text)
+    return Passage(str(identifier), title, text, _read_image(document.get("image")))
+
+
+def _read_image(value: Any) -> Image | None:
+    if value is None:
+        return None
+    name, digest = (value.get(key) for key in ("name", "sha256")) if isinstance(value, Mapping) else (None, None)
+    if not (isinstance(name, str) and isinstance(digest, str)):
+        raise RetrieverError("the service's answer has an image without name and sha256")
+    if value.get("data") is None:
+        return Image(name, digest)
+    try:
+        data = base64.b64decode(value["data"], validate=True)
+    except (TypeError, ValueError):
+        raise RetrieverError(f"the service's answer has an image, {name}, that is not base64") from None
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise RetrieverError(f"the service's answer has an image, {name}, whose bytes do not match its sha256")
+    return Image(name, digest, data)
 
 
 def _split(contents: str) -> tuple[str, str]:

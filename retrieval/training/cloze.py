@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from sleuth.types import Passage
 
@@ -48,4 +49,4 @@ def _pair(passage: Passage, rng: random.Random) -> tuple[str, Passage] | None:
         return None
     number = rng.choice(askable)
     rest = passage.text if rng.random() < KEEP else " ".join(sentences[:number] + sentences[number + 1 :])
-    return sentences[number], Passage(passage.id, passage.title, rest)
+    return sentences[number], replace(passage, text=rest)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.family import Encoded, join
-from retrieval.passages import passage_text
 from retrieval.training.sampling import content_key
 from sleuth.types import Passage
 
@@ -39,5 +38,5 @@ def freeze(encoder: Encoder, needed: Sequence[Passage], known: Table | None, on_
     have = {content_key(p) for p in passages}
     missing = list({content_key(p): p for p in needed if content_key(p) not in have}.values())
     count: Callable[[int], None] = lambda done: on_progress(done, len(missing))
-    new = encoder.encode_texts([passage_text(p) for p in missing], "passage", progress=count)
+    new = encoder.encode_passages(missing, progress=count)
     return Table([*passages, *missing], join([known.encoded[rows], new]) if known else new)

@@ -90,8 +90,9 @@ class BatchSampler:
 
 
 def content_key(passage: Passage) -> str:
-    """Equal for passages with equal title and text, whatever their ids."""
-    return f"{passage.title}\x1f{passage.text}"
+    """Equal for passages with equal title, text and picture, whatever their ids."""
+    key = f"{passage.title}\x1f{passage.text}"
+    return key if passage.image is None else f"{key}\x1f{passage.image.sha256}"
 
 
 def same_as(golds: Iterable[Passage]) -> Callable[[Passage], bool]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from retrieval.dense.retriever import stored_vectors
 from retrieval.encoders.encoder import Encoder, separate_towers
+from retrieval.encoders.modalities import check_passages
 from retrieval.training.config import FrozenSettings, InBatchSettings, TrainingSettings
 from retrieval.training.frozen import Table, freeze
 from retrieval.training.objective import AgainstTable, InBatch, Objective
@@ -33,6 +34,8 @@ class Material:
 
 def start(settings: TrainingSettings, material: Material) -> tuple[Encoder, Objective]:
     """The encoder that is trained, and what each of its steps minimises."""
+    read = [*passages_of(material.rows), *material.watched]
+    check_passages(read, material.encoder.modalities, str(material.encoder.source or "the encoder"))
     made: tuple[Encoder, Objective] = load_object(settings.STARTER)(settings, material)
     return made
 

@@ -1,6 +1,7 @@
 """Budgets are kept and shared fairly; frames are never cut; outside text brings no special token."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from envs.observation import fill, information_block, joined, shorten, size, split_budget, untrusted
 from envs.prompts import MINIMAL, PRESETS, SEARCH_R1, SLEUTH
 from sleuth.errors import ConfigError
+from sleuth.types import Hit, Image, Passage
 
 LONG = "The capital of Norway is Oslo, which lies at the head of a fjord. " * 80
 
@@ -174,3 +176,13 @@ def test_tokens_of_a_prompt_are_those_of_its_text(smollm2_codec):
     """Tokenising piece by piece must not make prompts odd: a space goes with the word after it."""
     observation = joined(fill(smollm2_codec, SLEUTH.search, {"question": "Who wrote Peer Gynt?"}))
     assert list(observation.token_ids) == smollm2_codec.encode(observation.text, trusted=True)
+
+
+def test_a_policy_that_reads_text_is_shown_title_and_text_of_a_picture(any_codec):
+    image = Image("page.png", "0" * 64)
+    hits = [Hit(Passage("1", "Title", "", image), 2.0, 1), Hit(Passage("2", "Other", "words", image), 1.0, 2)]
+    bare = [replace(hit, passage=replace(hit.passage, image=None)) for hit in hits]
+    pieces = [information_block(any_codec, PRESETS["sleuth"], given, 300, 300) for given in (hits, bare)]
+    assert pieces[0] == pieces[1]
+    text = "".join(piece.text for piece in pieces[0])
+    assert "Title" in text and "words" in text and "page.png" not in text

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.corpus import BadRow, Row, corpus_files, read_rows
+from retrieval.corpus import BadRow, PassageRow, corpus_files, read_rows
 from sleuth.errors import ConfigError, DataError
 from sleuth.types import Passage
 
@@ -33,7 +33,7 @@ def as_pyserini(p: Passage) -> dict[str, Any]:
 def read(path: Path, layout: str | None = None) -> list[Passage]:
     rows = list(read_rows(path, layout))
     assert not [row for row in rows if isinstance(row, BadRow)]
-    return [row.passage for row in rows if isinstance(row, Row)]
+    return [row.passage for row in rows if isinstance(row, PassageRow)]
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -112,7 +112,7 @@ def test_a_broken_first_row_does_not_decide_the_layout(tmp_path: Path) -> None:
     path.write_text('{"id":\n{"id": "0"}\n' + json.dumps(as_search_r1(SAMPLE[0])) + "\n")
     rows = list(read_rows(path))
     assert [str(row).rpartition(": ")[2] for row in rows[:2]] == ["broken JSON", "no text"]
-    assert rows[2] == Row(SAMPLE[0], path, 3)
+    assert rows[2] == PassageRow(SAMPLE[0], path, 3)
 
 
 def test_folder_prefers_corpus_and_otherwise_reads_all_in_order(tmp_path: Path) -> None:

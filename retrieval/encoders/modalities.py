@@ -1,0 +1,51 @@
+"""What an encoder reads, and whether the passages and queries at hand fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from sleuth.errors import ConfigError
+from sleuth.types import Passage
+
+Modality = Literal["text", "image"]
+
+
+@dataclass(frozen=True, slots=True)
+class Modalities:
+    """What is read of queries and of passages; a passage fits if it has one of its kinds."""
+
+    query: frozenset[Modality]
+    passage: frozenset[Modality]
+
+
+TEXT = Modalities(frozenset({"text"}), frozenset({"text"}))
+
+
+def modalities_of(passage: Passage) -> frozenset[Modality]:
+    """A title counts as text."""
+    text = bool((passage.title + passage.text).strip())
+    kinds: list[Modality] = [*(["text"] if text else []), *(["image"] if passage.image else [])]  # type: ignore[list-item]
+    return frozenset(kinds)
+
+
+def check_passages(passages: Iterable[Passage], reads: Modalities, encoder: str) -> None:
+    """Raise ConfigError naming the first passage of which ``encoder`` reads nothing."""
+    for passage in passages:
+        has = modalities_of(passage)
+        if not has & reads.passage:
+            raise ConfigError(
+                f"{encoder} reads {_words(reads.passage)} of passages, but passage {passage.id} has only {_words(has)}",
+                "choose an encoder that reads it, or leave such passages out",
+            )
+
+
+def check_queries(reads: Modalities, encoder: str) -> None:
+    """Raise ConfigError if ``encoder`` cannot read queries of text, which is all that is asked here."""
+    if "text" not in reads.query:
+        raise ConfigError(f"{encoder} reads {_words(reads.query)} of queries, but queries are text")
+
+
+def _words(kinds: frozenset[Modality]) -> str:
+    return " or ".join(sorted(kinds, reverse=True)) or "nothing"

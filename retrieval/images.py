@@ -1,0 +1,61 @@
+"""Pictures of passages: found beside the corpus, checked, and read from wherever their bytes are."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path, PurePosixPath
+
+from sleuth.errors import DataError
+from sleuth.types import FilePart, Image
+
+
+def find_image(name: object, folder: Path) -> Image:
+    """The picture called ``name`` in a row of the corpus in ``folder``.
+
+    Raises ValueError with one of a few fixed phrases, so that bad rows can be counted.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError("image is not a path")
+    path = (folder / name).resolve()
+    if Path(name).is_absolute() or not path.is_relative_to(folder.resolve()):
+        raise ValueError("image outside the corpus folder")
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise ValueError("no such image") from None
+    except OSError:
+        raise ValueError("image cannot be read") from None
+    if not _is_picture(data):
+        raise ValueError("image is not a picture")
+    place = FilePart(path, 0, len(data))
+    return Image(PurePosixPath(name).as_posix(), hashlib.sha256(data).hexdigest(), place)
+
+
+def read_image(image: Image) -> bytes:
+    """The encoded picture (PNG, JPEG, ...). Raises DataError if its bytes are gone or changed."""
+    if isinstance(image.content, bytes):
+        return image.content
+    if image.content is None:
+        raise DataError(f"of the picture {image.name} only the name is known", "read it from the index or the corpus")
+    part = image.content
+    try:
+        with part.file.open("rb") as file:
+            file.seek(part.start)
+            data = file.read(part.size)
+    except OSError as error:
+        raise DataError(f"cannot read the picture {image.name} in {part.file}: {error.strerror or error}") from None
+    if hashlib.sha256(data).hexdigest() != image.sha256:
+        raise DataError(f"the picture {image.name} in {part.file} has changed", "rebuild the index")
+    return data
+
+
+def _is_picture(data: bytes) -> bool:
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(io.BytesIO(data)) as picture:
+            picture.verify()
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError):  # Pillow's words for a broken file
+        return False
+    return True
