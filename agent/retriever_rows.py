@@ -86,5 +86,6 @@ def _place(asked: AskedQuery, mark: Mark) -> dict[str, Passage]:
     return {"positive": asked.positives, "negative": asked.negatives, "unknown": asked.unknown}[mark]
 
 
-def _passage(passage: Passage) -> Mapping[str, str]:
-    return {"docid": passage.id, "title": passage.title, "text": passage.text}
+def _passage(passage: Passage) -> Mapping[str, Any]:
+    image = {} if passage.image is None else {"image": {"name": passage.image.name, "sha256": passage.image.sha256}}
+    return {"docid": passage.id, "title": passage.title, "text": passage.text, **image}

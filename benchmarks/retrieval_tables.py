@@ -34,14 +34,13 @@ from retrieval.encoders.encoder import Encoder, Vectors, separate_towers
 from retrieval.encoders.family import Encoded
 from retrieval.encoders.loading import load_encoder
 from retrieval.evaluation.measures import PerQuery, differences, means, per_query
-from retrieval.passages import passage_text
+from retrieval.passages import content_key, passage_text
 from retrieval.training.config import FilterSettings, FrozenSettings, RerankerSettings, SourceSettings
 from retrieval.training.cross_encoder import train_reranker
 from retrieval.training.frozen import Table
 from retrieval.training.mining import mine
 from retrieval.training.objective import AgainstTable
 from retrieval.training.rows import TrainingRow, load_rows
-from retrieval.training.sampling import content_key
 from retrieval.training.trainer import freeze_passages, train
 from sleuth.protocols import Retriever
 from sleuth.sinks import ConsoleSink

@@ -159,7 +159,8 @@ def _passages(lists: Lists) -> dict[str, Passage]:
     for hits in lists:
         for hit in hits:
             known = passages.setdefault(hit.passage.id, hit.passage)
-            if known.text != hit.passage.text:
+            pictures = {passage.image for passage in (known, hit.passage) if passage.image is not None}
+            if known.text != hit.passage.text or len(pictures) > 1:
                 raise ConfigError(
                     f"the parts of a hybrid retriever have different passages with the id {known.id!r}",
                     "build their indexes from the same corpus",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.family import Encoded, join
-from retrieval.training.sampling import content_key
+from retrieval.passages import content_key
 from sleuth.types import Passage
 
 OnCount = Callable[[int, int], None]

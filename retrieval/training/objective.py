@@ -13,14 +13,14 @@ from torch import Tensor
 from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.family import Encoded
-from retrieval.passages import passage_text
+from retrieval.passages import content_key, passage_text
 from retrieval.training.config import FrozenSettings, TrainingSettings
 from retrieval.training.frozen import Table
 from retrieval.training.gradient_cache import Embed, cached_backward
 from retrieval.training.loss import ContrastiveLoss, Targets, info_nce
 from retrieval.training.ranks import gather, rank_slice
 from retrieval.training.rows import TrainingRow
-from retrieval.training.sampling import Batch, BatchSampler, content_key, one_key
+from retrieval.training.sampling import Batch, BatchSampler, one_key
 from sleuth.types import Passage
 
 

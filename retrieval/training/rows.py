@@ -9,6 +9,8 @@ hotpotqa HotpotQA's release: paragraphs of ``context`` in ``supporting_facts`` a
 musique  MuSiQue's release: paragraphs with ``is_supporting`` are positive, others negative
 cloze    a corpus without questions: a sentence is the query for the passage that it was taken from
 ======== =============================================================================================
+
+A Tevatron passage may name a picture, ``"image": {"name", "sha256"}``, which tells it apart; its bytes are not there.
 """
 
 from __future__ import annotations
@@ -22,12 +24,13 @@ from typing import Any
 from retrieval.corpus import BadRow
 from retrieval.corpus import read_rows as read_corpus
 from retrieval.evaluation.judgements import read_qrels
+from retrieval.passages import content_key
 from retrieval.training.cloze import cloze_pairs
 from retrieval.training.config import SourceSettings
 from sleuth.artifacts import atomic_write, text_digest
 from sleuth.errors import ConfigError, DataError
 from sleuth.rows import RawRow, read_rows
-from sleuth.types import Passage
+from sleuth.types import Image, Passage
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,11 @@ def write_rows(rows: Iterable[TrainingRow], path: str | Path) -> None:
 
 
 def passages_of(rows: Iterable[TrainingRow]) -> list[Passage]:
-    """The distinct passages of the rows, by title and text, in order of first appearance."""
-    found: dict[tuple[str, str], Passage] = {}
+    """Every distinct passage of the rows, in order of first appearance; equal content counts as the same passage."""
+    found: dict[str, Passage] = {}
     for row in rows:
         for passage in (*row.positives, *row.negatives):
-            found.setdefault((passage.title, passage.text), passage)
+            found.setdefault(content_key(passage), passage)
     return list(found.values())
 
 
@@ -107,13 +110,20 @@ def _tevatron(row: RawRow) -> TrainingRow:
 def _tevatron_passages(row: RawRow, name: str) -> tuple[Passage, ...]:
     passages = []
     for number, value in enumerate(_list(row, row.fields.get(name), name)):
-        if not isinstance(value, Mapping) or not isinstance(value.get("text"), str) or not value["text"].strip():
+        image = _image(value.get("image")) if isinstance(value, Mapping) else None
+        text = value.get("text") if isinstance(value, Mapping) else None
+        if not isinstance(text, str) or not (text.strip() or image):
             raise row.error(f"'{name}[{number}]' is not a passage with a text")
         title = value.get("title") or ""
         if not isinstance(title, str):
             raise row.error(f"the title of '{name}[{number}]' is not a string")
-        passages.append(_passage(value.get("docid"), title, value["text"]))
+        passages.append(_passage(value.get("docid"), title, text, image))
     return tuple(passages)
+
+
+def _image(value: object) -> Image | None:
+    name, digest = (value.get(key) if isinstance(value, Mapping) else None for key in ("name", "sha256"))
+    return Image(name, digest) if isinstance(name, str) and isinstance(digest, str) else None
 
 
 def _hotpotqa(row: RawRow) -> TrainingRow:
@@ -181,10 +191,14 @@ def _corpus(path: str | Path, wanted: set[str]) -> dict[str, Passage]:
 
 
 def _with_ids_of(rows: Sequence[TrainingRow], corpus: str | Path) -> list[TrainingRow]:
-    """The same rows, with passages replaced by those of ``corpus`` with the same title and text."""
-    mine = {(p.title, p.text.strip()) for p in passages_of(rows)}
-    known = {key: p for p in read_passages(corpus) if (key := (p.title, p.text.strip())) in mine}
-    swap: Callable[[Passage], Passage] = lambda p: known.get((p.title, p.text.strip()), p)
+    """The same rows, with passages replaced by those of ``corpus`` with the same title, text and, if known, picture."""
+    key_of: Callable[[Passage], str] = lambda p: content_key(replace(p, text=p.text.strip()))
+    mine = set(map(key_of, passages_of(rows)))
+    known: dict[str, Passage] = {}
+    for passage in read_passages(corpus):
+        ways = [passage, replace(passage, image=None)] if passage.image and passage.text.strip() else [passage]
+        known.update((key, passage) for key in map(key_of, ways) if key in mine)
+    swap: Callable[[Passage], Passage] = lambda p: known.get(key_of(p), p)
     return [
         replace(row, positives=tuple(map(swap, row.positives)), negatives=tuple(map(swap, row.negatives)))
         for row in rows
@@ -205,18 +219,23 @@ def _list(row: RawRow, value: object, name: str) -> Sequence[Any]:
     return value
 
 
-def _passage(identifier: object, title: str, text: str) -> Passage:
+def _passage(identifier: object, title: str, text: str, image: Image | None = None) -> Passage:
     """A passage without an id is identified by its content, so that it is the same wherever it occurs."""
-    known = text_digest(f"{title}\x1f{text}")[:16] if identifier is None else str(identifier)
-    return Passage(known, title, text)
+    passage = Passage("", title, text, image)
+    return replace(passage, id=text_digest(content_key(passage))[:16] if identifier is None else str(identifier))
+
+
+def _tevatron_passage(passage: Passage) -> dict[str, Any]:
+    image = {} if passage.image is None else {"image": {"name": passage.image.name, "sha256": passage.image.sha256}}
+    return {"docid": passage.id, "title": passage.title, "text": passage.text, **image}
 
 
 def _tevatron_row(row: TrainingRow) -> dict[str, Any]:
     values: dict[str, Any] = {
         "query_id": row.id,
         "query": row.query,
-        "positive_passages": [{"docid": p.id, "title": p.title, "text": p.text} for p in row.positives],
-        "negative_passages": [{"docid": p.id, "title": p.title, "text": p.text} for p in row.negatives],
+        "positive_passages": [_tevatron_passage(p) for p in row.positives],
+        "negative_passages": [_tevatron_passage(p) for p in row.negatives],
     }
     return values | ({"answers": list(row.answers)} if row.answers else {})
 

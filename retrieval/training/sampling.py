@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from retrieval.passages import content_key
 from retrieval.training.loss import Targets, mask_golds
 from retrieval.training.rows import TrainingRow
 from sleuth.seeding import derive_seed
@@ -87,12 +88,6 @@ class BatchSampler:
         order = list(range(len(self._rows)))
         random.Random(derive_seed(self._seed, "epoch", epoch)).shuffle(order)
         return order
-
-
-def content_key(passage: Passage) -> str:
-    """Equal for passages with equal title, text and picture, whatever their ids."""
-    key = f"{passage.title}\x1f{passage.text}"
-    return key if passage.image is None else f"{key}\x1f{passage.image.sha256}"
 
 
 def same_as(golds: Iterable[Passage]) -> Callable[[Passage], bool]:

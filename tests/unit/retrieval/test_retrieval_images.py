@@ -21,9 +21,9 @@ from retrieval.encoders.loading import open_encoder
 from retrieval.encoders.modalities import Modalities
 from retrieval.images import read_image
 from retrieval.open import open_retriever
+from retrieval.passages import content_key
 from retrieval.service.remote import RemoteRetriever
 from retrieval.store import IMAGES, PASSAGES, PassageStore, StoreWriter
-from retrieval.training.sampling import content_key
 from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
 from sleuth.trajectories import close_trajectories, read_trajectories, to_line
 from sleuth.types import Generation, Image, Passage, Question, ScoredTrajectory, Search, Segment, Trajectory, Turn
@@ -314,3 +314,39 @@ def test_a_changed_store_is_told(index: Path) -> None:
     (index / IMAGES).unlink()
     with pytest.raises(DataError, match="cannot read"):
         read_image(hit.passage.image)
+
+
+def test_training_rows_keep_which_picture_a_passage_has(tmp_path: Path) -> None:
+    from retrieval.training.config import SourceSettings
+    from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
+
+    one, two = (Passage(digest, "T", "", Image("a.png", digest * 64)) for digest in "01")
+    rows = [TrainingRow("1", "who?", (one,), (two, Passage("3", "T", "x")))]
+    write_rows(rows, tmp_path / "rows.jsonl")
+    read = load_rows([SourceSettings(path=str(tmp_path / "rows.jsonl"))])
+    assert read == rows and len(passages_of(read)) == 3
+    assert '"image"' not in json.dumps(json.loads((tmp_path / "rows.jsonl").read_text())["negative_passages"][1])
+
+
+def test_a_text_encoder_cannot_be_trained_on_pictures_alone() -> None:
+    from retrieval.encoders.modalities import TEXT, check_passages
+
+    with pytest.raises(ConfigError, match="enc reads text of passages, but passage 2 has only image"):
+        check_passages([Passage("1", "", "x"), Passage("2", "", "", Image("a.png", "0" * 64))], TEXT, "enc")
+
+
+def test_parts_of_a_hybrid_must_show_the_same_pictures() -> None:
+    from retrieval.combine.hybrid import HybridRetriever
+    from sleuth.types import Hit
+
+    class Shelf:
+        def __init__(self, image: Image | None) -> None:
+            self.fingerprint, self.image = str(image), image
+
+        def search(self, queries, k):
+            return [[Hit(Passage("1", "T", "x", self.image), 1.0, 1)] for _ in queries]
+
+    pictures = [Image("a.png", digest * 64) for digest in "01"]
+    HybridRetriever([Shelf(None), Shelf(pictures[0])]).search(["q"], 1)
+    with pytest.raises(ConfigError, match="different passages with the id"):
+        HybridRetriever([Shelf(image) for image in pictures]).search(["q"], 1)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from retrieval.passages import content_key
 from retrieval.training.config import FilterSettings, SourceSettings
 from retrieval.training.mining import mine
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
-from retrieval.training.sampling import BatchSampler, content_key, one_key
+from retrieval.training.sampling import BatchSampler, one_key
 from sleuth.errors import ConfigError, DataError
 from sleuth.types import Hit, Passage
 
