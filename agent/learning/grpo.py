@@ -29,7 +29,7 @@ from agent.learning.sources import MakeSource, Upcoming, local_source
 from agent.rollout import RolloutDriver
 from hub.callbacks import CompletionMarker, LogToSink
 from sleuth.artifacts import atomic_write
-from sleuth.checkpoints import drop_incomplete, newest_complete
+from sleuth.checkpoints import checkpoint_at, drop_incomplete, newest_complete
 from sleuth.errors import ConfigError
 from sleuth.layout import GrpoLayout, GrpoOutcome
 from sleuth.protocols import MetricSink
@@ -103,7 +103,7 @@ def train_grpo(job: GrpoJob, *, resume: bool = False) -> GrpoOutcome:
         int(state.global_step),
     )
     if trainer.accelerator.is_main_process:
-        publish_policy(layout.checkpoints / f"checkpoint-{outcome.best_step}", layout.policy)
+        publish_policy(checkpoint_at(layout.checkpoints, outcome.best_step), layout.policy)
         outcome.write(layout)
     trainer.accelerator.wait_for_everyone()
     return outcome
