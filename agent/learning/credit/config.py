@@ -35,6 +35,8 @@ class OutsideSettings(Settings):
             credit: Credit = load_object(self.kind)(**self.options)
         except TypeError as error:
             raise ConfigError(f"grpo.credit {self.kind}: {error}", "look at its options") from None
+        if not callable(getattr(credit, "advantages", None)):
+            raise ConfigError(f"grpo.credit {self.kind} has no method advantages", "see sleuth.protocols.Credit")
         return credit
 
 

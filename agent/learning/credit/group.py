@@ -14,8 +14,10 @@ from sleuth.types import ScoredTrajectory
 Scale = Literal["group", "batch", "none"]
 _EPSILON = 1e-4
 """Added to a standard deviation before it divides, as TRL does."""
-_EQUAL = 1e-6
-"""Rewards closer than this, in proportion, are equal: sums of the same parts differ by how they were rounded."""
+_EQUAL, _NOTHING = 1e-9, 1e-12
+"""Rewards closer than this, in proportion and outright, are equal: sums of the same parts in another order round
+differently, and parts that cancel leave a rest.
+"""
 
 
 class GroupSettings(Settings):
@@ -50,7 +52,7 @@ class GroupCredit:
 
 def centred(values: Sequence[float]) -> list[float]:
     """``values`` less their mean; exactly 0 where all are equal but for rounding."""
-    if math.isclose(min(values), max(values), rel_tol=_EQUAL, abs_tol=1e-9):
+    if math.isclose(min(values), max(values), rel_tol=_EQUAL, abs_tol=_NOTHING):
         return [0.0] * len(values)
     mean = fmean(values)
     return [value - mean for value in values]
