@@ -145,7 +145,7 @@ def _model(name: str, lora: Any) -> Any:
     import torch
 
     from agent.config import PolicySettings
-    from agent.learning.options import peft_config
+    from agent.policies.adapters import peft_config
     from agent.policies.loading import load_policy_model
 
     torch.set_num_threads(1)

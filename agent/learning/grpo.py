@@ -23,9 +23,10 @@ from agent.learning.callbacks import (
 )
 from agent.learning.checkpoints import publish_policy
 from agent.learning.mixture import mixture, spare_question
-from agent.learning.options import load_trained, on_one_device, optimizer_options, peft_config, runtime_options
+from agent.learning.options import load_trained, on_one_device, optimizer_options, runtime_options
 from agent.learning.rollouts import Driver, GroupRollouts, RolloutRecord, Scorer
 from agent.learning.sources import MakeSource, Upcoming, local_source
+from agent.policies.adapters import peft_config
 from agent.rollout import RolloutDriver
 from hub.callbacks import CompletionMarker, LogToSink
 from sleuth.artifacts import atomic_write

@@ -37,7 +37,7 @@ def open_policy(settings: PolicySettings) -> Opened:
     """The policy that ``settings`` name with its codec. Raises PolicyError or ConfigError with the way to mend it."""
     if settings.model and settings.model.startswith(("http://", "https://")):
         settings = _server(settings)
-    if settings.model is None and settings.backend != "openai":
+    if settings.tiny is not None:
         raise ConfigError("a tiny policy has no weights before its run made them", "name its folder as policy.model")
     name = settings.model or ""
     return _backend(choose_backend(settings, name)).open(settings, name, None)
@@ -108,7 +108,7 @@ def _transformers(settings: PolicySettings, name: str, lora: LoraSettings | None
     if lora and not hasattr(model, "peft_config"):
         from peft import get_peft_model
 
-        from agent.learning.options import peft_config
+        from agent.policies.adapters import peft_config
 
         model = get_peft_model(model, peft_config(lora))
     return _around(settings, model, codec), codec
