@@ -9,6 +9,7 @@ from typing import Any
 
 from agent.cluster.config import ClusterSettings
 from agent.cluster.interface import ClusterError
+from sleuth.errors import last_line
 
 
 def run_learners(
@@ -43,7 +44,7 @@ def run_learners(
         trainer.fit()
     except Exception as error:
         raise ClusterError(
-            f"the learners failed: {_last_line(error)}", "the last checkpoint is whole: --resume goes on from it"
+            f"the learners failed: {last_line(error)}", "the last checkpoint is whole: --resume goes on from it"
         ) from error
 
 
@@ -70,8 +71,3 @@ class _Loop:
             with self._starts.open("a", encoding="ascii") as file:
                 file.write(f"{os.getpid()}\n")
         self._work(ray.put, restarted)
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
