@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from retrieval.indexes import IndexInfo
-
 
 KINDS = ("bm25", "dense")
 
@@ -49,6 +48,7 @@ def index(
     """
     from sleuth.artifacts import check_destination
     from sleuth.errors import ConfigError, did_you_mean
+    from workflows.indexing import CorpusOptions, build_bm25_index, build_dense_index
 
     if kind not in KINDS:
         raise ConfigError(f"unknown kind of index '{kind}'", did_you_mean(kind, KINDS))
@@ -64,73 +64,15 @@ def index(
     if kind == "dense" and encoder is None:
         raise ConfigError("an index of kind dense needs an encoder", "add --encoder with a folder or hub name")
     check_destination(out, overwrite, KINDS, [corpus, *([encoder] if encoder else [])])
-    rows: Rows = {"layout": layout, "skip_bad_rows": skip_bad_rows, "overwrite": overwrite}
+    options: CorpusOptions = {"layout": layout, "skip_bad_rows": skip_bad_rows, "overwrite": overwrite}
     if encoder is None:
-        built = _build_bm25(corpus, out, k1, b, threads or 2, rows)
+        built = build_bm25_index(corpus, out, k1, b, threads, options)
     else:
         how = {"index_type": index_type or "flat", "dtype": dtype or "float32", "batch_size": batch_size or 32}
-        built = _build_dense(corpus, out, encoder, threads, how, rows, workers or 1, address)
-    _report(built)
-
-
-class Rows(TypedDict):
-    """Options for reading a corpus and writing an index, for every kind."""
-
-    layout: str | None
-    skip_bad_rows: bool
-    overwrite: bool
-
-
-def _build_bm25(corpus: Path, out: Path, k1: float | None, b: float | None, threads: int, rows: Rows) -> IndexInfo:
-    from retrieval.bm25 import K1, B, build_bm25
-    from retrieval.progress import build_progress
-
-    with build_progress(f"indexing {corpus}") as on_progress:
-        return build_bm25(
-            corpus,
-            out,
-            k1=K1 if k1 is None else k1,
-            b=B if b is None else b,
-            threads=threads,
-            on_progress=on_progress,
-            **rows,
+        built = build_dense_index(
+            corpus, out, encoder, how, options, threads=threads, workers=workers or 1, address=address
         )
-
-
-def _build_dense(
-    corpus: Path,
-    out: Path,
-    encoder: str,
-    threads: int | None,
-    how: dict[str, Any],
-    rows: Rows,
-    workers: int,
-    address: str | None,
-) -> IndexInfo:
-    from retrieval.dense.build import build_dense
-    from retrieval.encoders.config import EncoderChoice
-    from retrieval.encoders.loading import load_encoder
-    from retrieval.progress import build_progress
-    from sleuth.settings import load_settings
-    from workflows.logs import quiet_libraries
-    from workflows.wiring import limit_threads
-
-    quiet_libraries()
-    limit_threads(threads)
-    chosen: str | EncoderChoice = encoder
-    if encoder.endswith((".yaml", ".yml")):
-        chosen = load_settings(EncoderChoice, encoder)
-    loaded = load_encoder(chosen)
-    with build_progress(f"encoding {corpus}") as on_progress:
-        if workers == 1:
-            return build_dense(corpus, out, loaded, on_progress=on_progress, **how, **rows)
-        from agent.cluster.config import ClusterSettings
-        from sleuth.layout import RunLayout
-        from workflows.sharded import encoding_workers
-
-        cluster, token = ClusterSettings(workers=workers, address=address), RunLayout(out).token
-        with encoding_workers(cluster, chosen, loaded, threads or 2, how["batch_size"], token) as elsewhere:
-            return build_dense(corpus, out, loaded, elsewhere=elsewhere, on_progress=on_progress, **how, **rows)
+    _report(built)
 
 
 def _report(built: IndexInfo) -> None:

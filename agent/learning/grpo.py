@@ -150,22 +150,29 @@ def make_trainer(job: GrpoJob) -> Any:
         peft_config=None if hasattr(model, "peft_config") else peft_config(settings.lora),
     )
 
+    trainer.remove_callback(PrinterCallback)
+    for callback in _callbacks(job, trainer):
+        trainer.add_callback(callback)
+    return trainer
+
+
+def _callbacks(job: GrpoJob, trainer: Any) -> list[Any]:
+    """What happens around a step, in this order."""
+
     def evaluate_dev() -> Mapping[str, float]:
-        with source.current(trainer) as driver:
+        with trainer.source.current(trainer) as driver:
             return job.evaluate(driver)
 
-    trainer.remove_callback(PrinterCallback)
-    for callback in (
+    every, patience = job.settings.eval_steps, job.settings.early_stop
+    return [
         StageTimer(trainer),
         GradientGuard("grpo"),
-        DevEvaluation(trainer, evaluate_dev, job.sink, every=settings.eval_steps, patience=settings.early_stop),
-        Monitors(settings.monitors, job.policy.dtype),
+        DevEvaluation(trainer, evaluate_dev, job.sink, every=every, patience=patience),
+        Monitors(job.settings.monitors, job.policy.dtype),
         LogToSink(job.sink),
         ReferenceKeeper(trainer),
         CompletionMarker(),
-    ):
-        trainer.add_callback(callback)
-    return trainer
+    ]
 
 
 def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed: int, total_tokens: int) -> Any:
