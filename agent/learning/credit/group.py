@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from sleuth.settings import Settings
+from agent.learning.credit.config import CreditSettings
 from sleuth.types import ScoredTrajectory
 
 Scale = Literal["group", "batch", "none"]
@@ -20,7 +20,7 @@ differently, and parts that cancel leave a rest.
 """
 
 
-class GroupSettings(Settings):
+class GroupSettings(CreditSettings):
     """Rewards less their group's mean. ``scale`` divides them by the standard deviation of the ``group``, of the whole
     rollout (``batch``), or by nothing (``none``: Dr. GRPO, Liu et al. 2025).
     """

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.config import GrpoSettings
 from agent.learning.credit.assign import assign, is_flat
-from agent.learning.credit.config import KINDS
+from agent.learning.credit.config import CreditSettings
 from agent.learning.credit.group import GroupCredit
 from sleuth.errors import ConfigError, TrainingError
 from sleuth.settings import validate
@@ -151,16 +151,21 @@ def test_settings_name_a_scheme():
     outside = GrpoSettings(credit={"kind": f"{__name__}:BatchBaseline"})
     assert isinstance(outside.credit.open(), BatchBaseline)
     assert GrpoSettings(**outside.model_dump(mode="json")) == outside
-    assert set(KINDS) == {"group"}
+    for kind in CreditSettings.KINDS:
+        assert callable(CreditSettings.of(kind=kind).open().advantages)
 
 
 @pytest.mark.parametrize(
     ("credit", "message"),
     [
-        ({"kind": "grup"}, "grpo.yaml: credit.kind: unknown credit scheme .*did you mean 'group'"),
+        ({"kind": "grup"}, "grpo.yaml: credit: unknown kind of credit scheme; did you mean 'group'"),
         ({"scal": "none"}, "credit.scal.*did you mean 'scale'"),
         ({"kind": "group", "scale": "all"}, "credit.scale"),
-        ({"kind": "my.module:Scheme", "scale": "none"}, "credit.scale"),
+        (
+            {"kind": "my.module:Scheme", "scale": "none"},
+            "scale does nothing for .* of kind my.module:Scheme",
+        ),
+        ("group", "credit: .*valid dictionary"),
     ],
 )
 def test_a_wrong_setting_names_the_right_one(credit, message):
