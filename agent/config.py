@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from agent.learning.credit.config import CreditSettings
 from agent.learning.credit.group import GroupSettings, Scale
@@ -134,7 +134,7 @@ class GrpoSettings(OptimizerSettings):
     importance_cap: Annotated[float, Field(ge=1.0)] | Literal["auto", "off"] = "auto"
     epsilon: Rate = 0.2
     epsilon_high: Rate | None = None
-    credit: CreditSettings = GroupSettings()
+    credit: SerializeAsAny[CreditSettings] = GroupSettings()
     mask_truncated: bool = False
     oversample: Annotated[float, Field(ge=1.0)] = 1.0
     sync_reference: Annotated[int, Field(ge=0)] = 0

@@ -16,7 +16,8 @@ import numpy as np
 from agent.codec import HFCodec
 from agent.config import PolicySettings, WarmstartSettings
 from agent.learning.callbacks import GradientGuard
-from agent.learning.options import load_trained, on_one_device, optimizer_options, peft_config, runtime_options
+from agent.learning.options import load_trained, on_one_device, optimizer_options, runtime_options
+from agent.policies.adapters import peft_config
 from hub.callbacks import CompletionMarker, LogToSink
 from sleuth.artifacts import atomic_folder, write_manifest
 from sleuth.checkpoints import drop_incomplete, newest_complete

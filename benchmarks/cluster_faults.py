@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -24,6 +23,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sleuth.checkpoints import COMPLETE, checkpoint_at
+from sleuth.layout import RunLayout, read_record
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "smoke.yaml"
@@ -77,8 +79,7 @@ def copy_of(warm_folder: Path, out: Path) -> Path:
 
 def train(name: str, folder: Path, inject: Inject | None, note: str = "", steps: int = 3, **cluster: Any) -> Row:
     """The GRPO stage with its roles on Ray, while ``inject`` does its harm in a thread."""
-    from agent.cluster.roles import open_roles, sampler
-    from sleuth.layout import RunLayout
+    from agent.cluster.roles import open_roles, source_maker
     from sleuth.runs import RunFolder
     from workflows.cluster import run_plan
     from workflows.context import StageContext
@@ -87,17 +88,17 @@ def train(name: str, folder: Path, inject: Inject | None, note: str = "", steps:
     settings = settings_of(folder, steps, **cluster)
     run = StageContext(settings, RunFolder(folder), resume=True)
     plan, controls = run_plan(run), []
-    with open_roles(settings.cluster, plan, RunLayout(folder).token) as roles:
+    with open_roles(settings.cluster, plan, run.layout.token) as roles:
 
-        def make(_model: Any, codec: Any, _steps: Any) -> Any:
+        def control(codec: Any) -> Any:
             controls.append(roles.controller(codec))
-            return sampler(controls[0], roles.cluster.put, settings.cluster, plan, codec)
+            return controls[0]
 
         harm = threading.Thread(target=inject, args=[roles], daemon=True) if inject else None
         if harm:
             harm.start()
         started = time.perf_counter()
-        learn(run, make)
+        learn(run, source_maker(control, roles.cluster.put, settings.cluster, plan))
         seconds = time.perf_counter() - started
         if harm:
             harm.join(60)
@@ -113,7 +114,8 @@ def train(name: str, folder: Path, inject: Inject | None, note: str = "", steps:
 def hash_of(folder: Path) -> str:
     from safetensors.torch import load_file
 
-    newest = max((folder / "grpo" / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+    newest = RunLayout(folder).newest_checkpoint()
+    assert newest is not None
     total = hashlib.sha256()
     for key, tensor in sorted(load_file(next(newest.glob("*model.safetensors"))).items()):
         total.update(key.encode() + tensor.numpy().tobytes())
@@ -163,7 +165,7 @@ def worker(out: Path, warm_folder: Path, steps: int) -> Row:
 
 
 def retriever(out: Path, warm_folder: Path, steps: int) -> Row:
-    return train("retriever killed", copy_of(warm_folder, out / "retriever"), kill_retriever, steps=steps)
+    return train("retriever killed", copy_of(warm_folder, out / "search"), kill_retriever, steps=steps)
 
 
 def straggler(out: Path, warm_folder: Path, steps: int) -> Row:
@@ -218,6 +220,11 @@ def interrupt(out: Path, warm_folder: Path, steps: int) -> Row:
     return _ended_and_resumed("Ctrl-C", out / "interrupt", warm_folder, steps, signal.SIGINT)
 
 
+def first_checkpoint(folder: Path) -> Path:
+    """The mark of the first checkpoint after the start."""
+    return checkpoint_at(RunLayout(folder).grpo.checkpoints, 1) / COMPLETE
+
+
 def _ended_and_resumed(name: str, out: Path, warm_folder: Path, steps: int, sign: signal.Signals) -> Row:
     folder = copy_of(warm_folder, out)
     mark = f"SLEUTH_FAULT={folder}"
@@ -225,7 +232,7 @@ def _ended_and_resumed(name: str, out: Path, warm_folder: Path, steps: int, sign
     # What a shell starts in the background ignores an interrupt; this must not.
     heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command(folder, steps), env=environment, stderr=subprocess.DEVNULL, preexec_fn=heed)
-    wait_for(folder / "grpo" / "checkpoints" / "checkpoint-1" / "COMPLETE", process)
+    wait_for(first_checkpoint(folder), process)
     process.send_signal(sign)
     status = process.wait(120)
     left = ended(mark, 60)
@@ -244,11 +251,12 @@ def _learners(folder: Path, warm_folder: Path, steps: int, kill: bool) -> Row:
     process = subprocess.Popen(command(folder, steps, "cluster.learners=2", "grpo.micro_batch=6"))
     started = time.perf_counter()
     if kill:
-        wait_for(folder / "grpo" / "checkpoints" / "checkpoint-1" / "COMPLETE", process)
-        os.kill(int((folder / "ray_train" / "lives").read_text().split()[-1]), signal.SIGKILL)
+        wait_for(first_checkpoint(folder), process)
+        os.kill(int(RunLayout(folder).learner_starts.read_text().split()[-1]), signal.SIGKILL)
     status = process.wait()
-    counts = json.loads((folder / "grpo" / "counts.json").read_text())
-    lives = len((folder / "ray_train" / "lives").read_text().splitlines())
+    counts = read_record(RunLayout(folder).grpo.counts)
+    assert counts is not None
+    lives = len(RunLayout(folder).learner_starts.read_text().splitlines())
     figures = (counts["questions"], counts["trajectories"], counts["unscored"], counts["lost"] + counts["resent"])
     note = f"exit status {status}, {lives} lives"
     return Row("learner killed", *figures, hash_of(folder), time.perf_counter() - started, note)

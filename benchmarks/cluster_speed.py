@@ -3,7 +3,7 @@
     python benchmarks/cluster_speed.py --out runs/speed [--config configs/smoke.yaml] [--steps 10]
     python benchmarks/cluster_speed.py --broadcast smollm2
 
-The first prints a row a variant and draws the reward of all (`curves.png`); every variant starts from the same warm
+The first prints a row a variant and draws the reward of all (`rewards.png`); every variant starts from the same warm
 start with the same seeds. Idle shares are of the time from the first rollout to the last update: a worker is idle when
 it plays nothing, a retriever when it searches nothing, the learner while it waits for trajectories. The second
 measures how long a policy's weights, and an adapter's, take into the object store and out of it in two actors.
@@ -17,6 +17,8 @@ import statistics
 import time
 from pathlib import Path
 from typing import Any
+
+from sleuth.layout import RunLayout
 
 ROOT = Path(__file__).parents[1]
 VARIANTS: dict[str, dict[str, Any] | None] = {
@@ -60,10 +62,9 @@ def measure(name: str, config: Path, warm_folder: Path, folder: Path, steps: int
         learn(run, None)
     else:
         from agent.cluster.roles import open_roles
-        from sleuth.layout import RunLayout
         from workflows.cluster import run_plan
 
-        with open_roles(settings.cluster, run_plan(run), RunLayout(folder).token) as roles:
+        with open_roles(settings.cluster, run_plan(run), run.layout.token) as roles:
             learn(run, roles.make_source())
             for actor in (*roles.workers, *roles.retrievers):
                 status = actor.call("status").result(120)
@@ -76,7 +77,7 @@ def figures(folder: Path, settings: Any) -> dict[str, float]:
     """Means over the steps but the first, which warms up."""
     from sleuth.sinks import read_metrics
 
-    rows = [row for row in read_metrics(folder / "metrics.jsonl") if "reward" in row][1:]
+    rows = [row for row in read_metrics(RunLayout(folder).metrics) if "reward" in row][1:]
     count = settings.grpo.questions * settings.grpo.group_size
     wall = sum(row["time/step"] for row in rows)
     waited = [
@@ -111,9 +112,9 @@ def compare(config: Path, out: Path, steps: int) -> None:
             f"  peak MiB {row['memory'] or ''}",
             flush=True,
         )
-        points = [(r["step"], r["reward"]) for r in read_metrics(folder / "metrics.jsonl") if "reward" in r]
+        points = [(r["step"], r["reward"]) for r in read_metrics(RunLayout(folder).metrics) if "reward" in r]
         curves.append(Curve(name, tuple(points)))
-    draw_curves(curves, out / "curves.png", title="reward by schedule", y_label="reward")
+    draw_curves(curves, out / "rewards.png", title="reward by schedule", y_label="reward")
 
 
 class Holder:
@@ -144,7 +145,7 @@ def _model(name: str, lora: Any) -> Any:
     import torch
 
     from agent.config import PolicySettings
-    from agent.learning.options import peft_config
+    from agent.policies.adapters import peft_config
     from agent.policies.loading import load_policy_model
 
     torch.set_num_threads(1)

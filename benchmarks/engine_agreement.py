@@ -18,7 +18,7 @@ import torch
 from peft import get_peft_model
 
 from agent.config import PolicySettings
-from agent.learning.options import peft_config
+from agent.policies.adapters import peft_config
 from agent.policies.config import VllmSettings
 from agent.policies.loading import load_policy_model
 from agent.policies.probe import probe_tokens

@@ -11,13 +11,13 @@ out before its first update on it.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from sleuth.layout import RunLayout, read_record
 from sleuth.sinks import read_metrics
 from workflows.summary import hop_figures
 
@@ -38,21 +38,22 @@ def train(out: Path, seed: int, overrides: list[str]) -> tuple[float, float]:
 
 
 def summary(run: Path) -> str:
-    rows = read_metrics(run / "metrics.jsonl")
+    rows = read_metrics(RunLayout(run).metrics)
     dev = [row for row in rows if "dev/em" in row]
     first, best = dev[0], max(dev, key=lambda row: (row["dev/em"], row["step"]))  # of equals a run keeps the latest
-    metrics = run / "evaluation" / "grpo-search" / "metrics.json"
-    test = json.loads(metrics.read_text(encoding="utf-8"))["by_kind"]
+    figures = read_record(RunLayout(run).evaluation("grpo", "search").metrics)
+    assert figures is not None
+    test = figures["by_kind"]
     chains = hop_figures(test)
     assert chains is not None
     gaps = sorted(row[GAP] for row in rows if GAP in row)
-    figures = [("chains", "one_to_three_hops", chains[0])]
-    figures += [(kind, kind, test[kind]["em"]) for kind in ("comparison", "yes_no")]
+    columns = [("chains", "one_to_three_hops", chains[0])]
+    columns += [(kind, kind, test[kind]["em"]) for kind in ("comparison", "yes_no")]
     return "  ".join(
         [
             *(
                 f"{name} dev {first[f'dev/em_{key}']:.3f} -> {best[f'dev/em_{key}']:.3f}, test {em:.3f}"
-                for name, key, em in figures
+                for name, key, em in columns
             ),
             f"gap median {gaps[len(gaps) // 2]:.1e}, largest {gaps[-1]:.1e} of {len(gaps)} steps",
         ]

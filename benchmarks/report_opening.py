@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "tests" / "unit" / "cli"))  # the browser of the t
 
 from chromium import BINARY, chromium  # noqa: E402
 
+from sleuth.layout import RunLayout  # noqa: E402
 from sleuth.trajectories import TrajectoryWriter  # noqa: E402
 from workflows.report.collect import read_run, read_source  # noqa: E402
 
@@ -34,7 +35,7 @@ def enlarged(run: Path, folder: Path, wanted: int) -> Path:
     copy = folder / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints", "*.safetensors", "index", "world"))
     rows = [row for source in read_run(run, "run").sources for row in read_source(source, [])]
-    out = copy / "evaluation" / "repeated-search" / "trajectories.jsonl"
+    out = RunLayout(copy).evaluation("repeated", "search").trajectories
     out.parent.mkdir(parents=True)
     with TrajectoryWriter(out) as writer:
         for number, row in enumerate(itertools.islice(itertools.cycle(rows), wanted)):

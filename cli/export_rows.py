@@ -46,13 +46,14 @@ def export_rows(
 def _files(source: Path) -> list[Path]:
     """The trajectory files in ``source``; of a run, only those of training, which are on training questions."""
     from sleuth.errors import DataError
+    from sleuth.layout import RunLayout
     from sleuth.trajectories import trajectory_files
 
     if source.is_file():
         return [source]
     if not source.exists():
         raise DataError(f"there is nothing at {source}", "give a run folder, or a trajectory file")
-    found = trajectory_files(source / "grpo" / "trajectories") or trajectory_files(source)
+    found = trajectory_files(RunLayout(source).grpo.trajectories) or trajectory_files(source)
     if not found:
         raise DataError(f"{source} has no trajectories", "give a trained run, or a trajectory file")
     return found

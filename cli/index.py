@@ -10,7 +10,6 @@ import typer
 if TYPE_CHECKING:
     from retrieval.indexes import IndexInfo
 
-
 KINDS = ("bm25", "dense")
 
 Encoder = Annotated[
@@ -50,7 +49,7 @@ def index(
     """
     from sleuth.artifacts import check_destination
     from sleuth.errors import ConfigError, did_you_mean
-    from workflows.indexing import Rows, index_bm25, index_dense
+    from workflows.indexing import CorpusOptions, build_bm25_index, build_dense_index
 
     if kind not in KINDS:
         raise ConfigError(f"unknown kind of index '{kind}'", did_you_mean(kind, KINDS))
@@ -66,12 +65,14 @@ def index(
     if kind == "dense" and encoder is None:
         raise ConfigError("an index of kind dense needs an encoder", "add --encoder with a folder or hub name")
     check_destination(out, overwrite, KINDS, [corpus, *([encoder] if encoder else [])])
-    rows: Rows = {"layout": layout, "skip_bad_rows": skip_bad_rows, "overwrite": overwrite}
+    options: CorpusOptions = {"layout": layout, "skip_bad_rows": skip_bad_rows, "overwrite": overwrite}
     if encoder is None:
-        built = index_bm25(corpus, out, k1, b, threads, rows)
+        built = build_bm25_index(corpus, out, k1, b, threads, options)
     else:
         how = {"index_type": index_type or "flat", "dtype": dtype or "float32", "batch_size": batch_size or 32}
-        built = index_dense(corpus, out, encoder, threads, how, rows, workers or 1, address)
+        built = build_dense_index(
+            corpus, out, encoder, how, options, threads=threads, workers=workers or 1, address=address
+        )
     _report(built)
 
 

@@ -23,7 +23,7 @@ def print_summary(out: Path) -> None:
             y_label="exact match (greedy)",
             bounds=(0.0, 1.0),
         )
-        console.print(f"curve: {out / 'curve.png'}", highlight=False)
+        console.print(f"curve: {layout.curve}", highlight=False)
     for evaluation in layout.evaluations():
         figures = read_record(evaluation.metrics)
         if figures is None:

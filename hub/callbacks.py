@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from sleuth.checkpoints import mark_complete
+from sleuth.checkpoints import checkpoint_at, mark_complete
 from sleuth.protocols import MetricSink
 
 
@@ -30,4 +29,4 @@ class CompletionMarker(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
         if state.is_world_process_zero:
-            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            mark_complete(checkpoint_at(args.output_dir, state.global_step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,20 @@ class Part:
     weight: float
     reward: Reward
 
+    def value(self, trajectory: Trajectory) -> float | None:
+        """Raises ConfigError for what is not a finite number."""
+        given = self.reward.score(trajectory.question, trajectory)
+        try:
+            value = None if given is None else float(given)
+        except (TypeError, ValueError):
+            value = math.nan
+        if value is not None and not math.isfinite(value):
+            raise ConfigError(
+                f"the reward {self.name} gave {given!r} for question '{trajectory.question.id}'",
+                "a reward is a finite number, or None where it does not apply",
+            )
+        return value
+
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
@@ -48,7 +63,7 @@ class Scorer:
         """
         if not trajectory.scorable:
             return ScoredTrajectory(trajectory, None, dict.fromkeys((part.name for part in self.parts), None))
-        values = {part.name: part.reward.score(trajectory.question, trajectory) for part in self.parts}
+        values = {part.name: part.value(trajectory) for part in self.parts}
         known = [part.weight * value for part in self.parts if (value := values[part.name]) is not None]
         return ScoredTrajectory(trajectory, sum(known) if known else None, values)
 

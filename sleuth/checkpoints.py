@@ -26,6 +26,11 @@ def is_complete(checkpoint: Path) -> bool:
     return all((checkpoint / n).is_file() and (checkpoint / n).stat().st_size == size for n, size in sizes.items())
 
 
+def checkpoint_at(folder: str | Path, step: int) -> Path:
+    """The checkpoint of ``step`` in ``folder``, named as transformers names it."""
+    return Path(folder) / f"checkpoint-{step}"
+
+
 def newest_complete(folder: Path) -> Path | None:
     """The complete checkpoint in ``folder`` with the highest step; None if there is none."""
     whole = [p for p in folder.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit() and is_complete(p)]

@@ -58,7 +58,7 @@ class Coalescer(Generic[T, R]):
         self._pending = 0
         self._closed = self._draining = False
         self._lock = threading.Lock()
-        self._calling = threading.Lock()
+        self._calling = threading.RLock()  # ``call`` may itself ask
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="coalescer")  # for callers on an event loop
 
     @property

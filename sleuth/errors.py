@@ -65,7 +65,16 @@ class MissingExtraError(SleuthError):
 
 def first_line(error: BaseException) -> str:
     """The first non-blank line of the error's message; the name of its type if it has none."""
-    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+    return _lines(error)[0]
+
+
+def last_line(error: BaseException) -> str:
+    """The last non-blank line, which says what happened where the others are a traceback; else the type's name."""
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    return [line for text in str(error).splitlines() if (line := text.strip())] or [type(error).__name__]
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

@@ -49,7 +49,7 @@ def has_answer(text: str, answers: Iterable[str]) -> bool:
 
 def informative_answers(answers: Iterable[str]) -> list[str]:
     """The answers whose presence in a passage is evidence."""
-    return [answer for answer in answers if answer.casefold().strip(" .") not in _VERDICTS]
+    return [answer for answer in answers if not _is_verdict(answer)]
 
 
 def contains_answer(passage: Passage, answers: Iterable[str]) -> bool:
@@ -77,6 +77,11 @@ def titles_found(question: Question, hits: Iterable[Hit]) -> TitlesFound:
     """How many of the supporting titles of ``question`` are among ``hits``."""
     wanted = supporting_titles(question)
     return TitlesFound(len(wanted & {normalise_title(hit.passage.title) for hit in hits}), len(wanted))
+
+
+def _is_verdict(answer: str) -> bool:
+    words = [token for token in tokens(answer) if any(map(str.isalnum, token))]
+    return len(words) == 1 and words[0] in _VERDICTS
 
 
 def _spaced(text: str) -> str:

@@ -51,6 +51,10 @@ class EvaluationLayout:
             return [self]
         return [EvaluationLayout(self.folder / f"sample-{number}") for number in range(1, count + 1)]
 
+    def existing_samples(self) -> list[EvaluationLayout]:
+        """The samples that were kept apart."""
+        return [EvaluationLayout(folder) for folder in sorted(self.folder.glob("sample-*"))]
+
 
 @dataclass(frozen=True, slots=True)
 class GrpoLayout:
@@ -113,6 +117,10 @@ class RunLayout:
         """The record of stage ``name``; it exists once the stage is done."""
         return self.stages / f"{name}.json"
 
+    def done_stages(self) -> list[str]:
+        """The names of the finished stages, sorted."""
+        return sorted(record.stem for record in self.stages.glob("*.json"))
+
     @property
     def retriever(self) -> Path:
         """Records the fingerprint of the retriever that the run was started with."""
@@ -146,6 +154,11 @@ class RunLayout:
     def learners(self) -> Path:
         """Ray Train's storage for learners that run in separate processes."""
         return self.out / "ray_train"
+
+    @property
+    def learner_starts(self) -> Path:
+        """A line, the first learner's process id, for every time that the learners were started."""
+        return self.learners / "lives"
 
     @property
     def metrics(self) -> Path:

@@ -33,11 +33,10 @@ def check_inputs(settings: RunSettings, until: str, done: Collection[str] = ()) 
 
 
 def _check_policy(settings: RunSettings, until: str) -> None:
-    from agent.policies.backends import choose_backend
+    from agent.policies.backends import check_backend
     from agent.policies.loading import check_device, resolve_model
 
-    if settings.policy.backend != "auto":
-        choose_backend(settings.policy, "")
+    check_backend(settings.policy.backend)
     if settings.policy.model is not None:
         resolve_model(settings.policy.model)
     if settings.cluster is None and until != "demonstrate":  # a cluster's machines have their own devices

@@ -92,7 +92,8 @@ def learn_apart(run: StageContext, roles: Roles) -> GrpoOutcome:
     from agent.cluster.ray_learners import run_learners
 
     control = roles.controller_actor()
-    run_learners(LearnerWork(run.settings, run.resume, control, roles.plan), roles.settings, run.layout.learners)
+    work = LearnerWork(run.settings, run.resume, control, roles.plan)
+    run_learners(work, roles.settings, run.layout.learners, run.layout.learner_starts)
     write_record(run.layout.grpo.counts, control.counts())
     outcome = GrpoOutcome.read(run.layout.grpo)
     if outcome is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent.config import GrpoSettings, WarmstartSettings
 from hub.config import LoraSettings
-from sleuth.errors import PolicyError
+from sleuth.errors import PolicyError, first_line
 from sleuth.layout import STAGES
 from workflows.config import RunSettings
 
@@ -68,6 +68,5 @@ def count_parameters(settings: RunSettings) -> int:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
     except (OSError, ValueError) as error:
-        first = next(iter(str(error).splitlines()), "")
-        raise PolicyError(f"cannot read the configuration of policy.model '{name}': {first}") from None
+        raise PolicyError(f"cannot read the configuration of policy.model '{name}': {first_line(error)}") from None
     return sum(p.numel() for p in model.parameters())

@@ -1,24 +1,15 @@
-"""Builds an index of passages, of the kinds that `sleuth index` makes."""
+"""Builds an index of passages: BM25, or dense, which Ray's workers may encode."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from retrieval.encoders.config import EncoderKind
-from sleuth.layout import RunLayout
-from sleuth.settings import read_layers, validate
-from workflows.logs import quiet_libraries
-from workflows.wiring import limit_threads
-
 if TYPE_CHECKING:
     from retrieval.indexes import IndexInfo
 
-THREADS = 2
-"""Of Lucene, and of each process that encodes elsewhere, unless told otherwise."""
 
-
-class Rows(TypedDict):
+class CorpusOptions(TypedDict):
     """Options for reading a corpus and writing an index, for every kind."""
 
     layout: str | None
@@ -26,8 +17,8 @@ class Rows(TypedDict):
     overwrite: bool
 
 
-def index_bm25(
-    corpus: Path, out: Path, k1: float | None, b: float | None, threads: int | None, rows: Rows
+def build_bm25_index(
+    corpus: Path, out: Path, k1: float | None, b: float | None, threads: int | None, options: CorpusOptions
 ) -> IndexInfo:
     from retrieval.bm25 import K1, B, build_bm25
     from retrieval.progress import build_progress
@@ -38,42 +29,47 @@ def index_bm25(
             out,
             k1=K1 if k1 is None else k1,
             b=B if b is None else b,
-            threads=threads or THREADS,
+            threads=threads or 2,
             on_progress=on_progress,
-            **rows,
+            **options,
         )
 
 
-def index_dense(
+def build_dense_index(
     corpus: Path,
     out: Path,
     encoder: str,
-    threads: int | None,
     how: dict[str, Any],
-    rows: Rows,
+    options: CorpusOptions,
+    *,
+    threads: int | None,
     workers: int,
     address: str | None,
 ) -> IndexInfo:
-    """Encode with ``encoder``: a folder, a hub name, a dotted path, or a YAML file with settings.
+    """``encoder`` is a folder, a hub name, a dotted path or a YAML file of settings; ``how`` are further arguments of ``build_dense``.
 
-    More than one of ``workers`` encode on Ray.
+    More than one of ``workers`` encode on the Ray at ``address``, or on one that ends with the build.
     """
     from retrieval.dense.build import build_dense
+    from retrieval.encoders.config import EncoderKind
     from retrieval.encoders.loading import open_encoder
     from retrieval.progress import build_progress
+    from sleuth.settings import read_layers, validate
+    from workflows.logs import quiet_libraries
+    from workflows.wiring import limit_threads
 
     quiet_libraries()
     limit_threads(threads)
-    chosen: str | EncoderKind = encoder
-    if encoder.endswith((".yaml", ".yml")):
-        chosen = validate(EncoderKind, read_layers(Path(encoder)), encoder)
+    is_file = encoder.endswith((".yaml", ".yml"))
+    chosen: str | EncoderKind = validate(EncoderKind, read_layers(Path(encoder)), encoder) if is_file else encoder
     loaded = open_encoder(chosen)
     with build_progress(f"encoding {corpus}") as on_progress:
         if workers == 1:
-            return build_dense(corpus, out, loaded, on_progress=on_progress, **how, **rows)
+            return build_dense(corpus, out, loaded, on_progress=on_progress, **how, **options)
         from agent.cluster.config import ClusterSettings
+        from sleuth.layout import RunLayout
         from workflows.sharded import encoding_workers
 
         cluster, token = ClusterSettings(workers=workers, address=address), RunLayout(out).token
-        with encoding_workers(cluster, chosen, loaded, threads or THREADS, how["batch_size"], token) as elsewhere:
-            return build_dense(corpus, out, loaded, elsewhere=elsewhere, on_progress=on_progress, **how, **rows)
+        with encoding_workers(cluster, chosen, loaded, threads or 2, how["batch_size"], token) as elsewhere:
+            return build_dense(corpus, out, loaded, elsewhere=elsewhere, on_progress=on_progress, **how, **options)

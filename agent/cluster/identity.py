@@ -9,7 +9,7 @@ from pathlib import Path
 from agent.cluster.interface import ClusterError
 from sleuth.artifacts import versions
 
-PACKAGES = ("sleuth", "envs", "rewards", "retrieval", "agent", "cli")
+PACKAGES = ("sleuth", "hub", "envs", "rewards", "retrieval", "agent", "workflows", "cli")
 
 
 def code_identity() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from agent.cluster.interface import ClusterError
-from sleuth.errors import SleuthError
+from sleuth.errors import SleuthError, last_line
 
 Made = TypeVar("Made")
 """What work makes of a piece: anything that can be pickled."""
@@ -47,9 +47,9 @@ def work_on_pieces(
                     raise raised
                 yield made_of_piece
     except ray.exceptions.RayError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[-1] if lines else type(error).__name__
-        raise ClusterError(f"a worker failed: {reason}", "the same command goes on from what is done") from error
+        raise ClusterError(
+            f"a worker failed: {last_line(error)}", "the same command goes on from what is done"
+        ) from error
 
 
 class _Pieces:

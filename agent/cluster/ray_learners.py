@@ -9,13 +9,17 @@ from typing import Any
 
 from agent.cluster.config import ClusterSettings
 from agent.cluster.interface import ClusterError
+from sleuth.errors import last_line
 
 
-def run_learners(work: Callable[[Callable[[Any], Any], bool], None], settings: ClusterSettings, storage: Path) -> None:
+def run_learners(
+    work: Callable[[Callable[[Any], Any], bool], None], settings: ClusterSettings, storage: Path, starts: Path
+) -> None:
     """Run ``work`` in every learner under Ray Train: DDP over gloo on CPUs, over NCCL on GPUs.
 
     ``work`` gets what puts a value into the object store, and whether an earlier life was lost. Ray Train ends and
-    begins all of them again when one dies, at most ``settings.restarts`` times.
+    begins all of them again when one dies, at most ``settings.restarts`` times. ``starts``, a file on storage that all
+    nodes share, gets a line each time.
     """
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -23,10 +27,9 @@ def run_learners(work: Callable[[Callable[[Any], Any], bool], None], settings: C
     on_gpu = settings.learner.gpus > 0
     resources = {"CPU": settings.learner.cpus} | ({"GPU": settings.learner.gpus} if on_gpu else {})
     storage.mkdir(parents=True, exist_ok=True)
-    lives = storage / "lives"
-    lives.unlink(missing_ok=True)
+    starts.unlink(missing_ok=True)
     trainer = TorchTrainer(
-        _Loop(work, lives.resolve(), on_gpu),
+        _Loop(work, starts.resolve(), on_gpu),
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.learners, use_gpu=on_gpu, resources_per_worker=resources
@@ -41,17 +44,17 @@ def run_learners(work: Callable[[Callable[[Any], Any], bool], None], settings: C
         trainer.fit()
     except Exception as error:
         raise ClusterError(
-            f"the learners failed: {_last_line(error)}", "the last checkpoint is whole: --resume goes on from it"
+            f"the learners failed: {last_line(error)}", "the last checkpoint is whole: --resume goes on from it"
         ) from error
 
 
 class _Loop:
-    """The function that Ray Train runs. A file on the run's storage has a line, the first learner's pid, a life."""
+    """The function that Ray Train runs. It adds the first learner's pid to the file ``starts``."""
 
-    def __init__(self, work: Callable[[Callable[[Any], Any], bool], None], lives: Path, on_gpu: bool) -> None:
+    def __init__(self, work: Callable[[Callable[[Any], Any], bool], None], starts: Path, on_gpu: bool) -> None:
         self.__name__ = "learner"
         self._work = work
-        self._lives = lives
+        self._starts = starts
         self._on_gpu = on_gpu
 
     def __call__(self) -> None:
@@ -60,16 +63,11 @@ class _Loop:
 
         if not self._on_gpu:
             os.environ["ACCELERATE_USE_CPU"] = "true"
-        restarted = self._lives.exists() and self._lives.stat().st_size > 0
+        restarted = self._starts.exists() and self._starts.stat().st_size > 0
         import torch.distributed
 
         torch.distributed.barrier()
         if ray.train.get_context().get_world_rank() == 0:
-            with self._lives.open("a", encoding="ascii") as file:
+            with self._starts.open("a", encoding="ascii") as file:
                 file.write(f"{os.getpid()}\n")
         self._work(ray.put, restarted)
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

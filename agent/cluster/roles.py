@@ -53,7 +53,7 @@ class RunPlan:
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """The actors of a run. ``control`` is the controller's actor where learners are processes of their own."""
+    """The actors of a run."""
 
     cluster: Cluster
     settings: ClusterSettings

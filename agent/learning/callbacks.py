@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors.torch import save_model
@@ -15,6 +14,7 @@ from transformers import TrainerCallback
 from agent.config import MonitorSettings
 from agent.learning.checkpoints import REFERENCE
 from agent.learning.trainer import finite_gradients
+from sleuth.checkpoints import checkpoint_at
 from sleuth.errors import TrainingError
 from sleuth.protocols import MetricSink
 
@@ -73,7 +73,7 @@ class ReferenceKeeper(TrainerCallback):  # type: ignore[misc]
         if args.sync_ref_model and state.is_world_process_zero:
             reference = self._trainer.accelerator.unwrap_model(self._trainer.ref_model)
             # Tied tensors once: the model ties them again.
-            save_model(reference, str(Path(args.output_dir) / f"checkpoint-{state.global_step}" / REFERENCE))
+            save_model(reference, str(checkpoint_at(args.output_dir, state.global_step) / REFERENCE))
 
 
 class DevEvaluation(TrainerCallback):  # type: ignore[misc]
@@ -116,7 +116,7 @@ class DevEvaluation(TrainerCallback):  # type: ignore[misc]
         if state.best_metric is None or figures["em"] >= state.best_metric:
             state.best_metric = figures["em"]
             state.best_global_step = state.global_step
-            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            state.best_model_checkpoint = str(checkpoint_at(args.output_dir, state.global_step))
         state.log_history.append({"step": state.global_step, "dev/em": figures["em"]})
         reached = [row["step"] for row in state.log_history if row.get("dev/em") == state.best_metric]
         waited = (state.global_step - min([state.best_global_step, *reached])) // self._every

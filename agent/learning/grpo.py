@@ -23,13 +23,14 @@ from agent.learning.callbacks import (
 )
 from agent.learning.checkpoints import publish_policy
 from agent.learning.mixture import mixture, spare_question
-from agent.learning.options import load_trained, on_one_device, optimizer_options, peft_config, runtime_options
+from agent.learning.options import load_trained, on_one_device, optimizer_options, runtime_options
 from agent.learning.rollouts import Driver, GroupRollouts, RolloutRecord, Scorer
 from agent.learning.sources import MakeSource, Upcoming, local_source
+from agent.policies.adapters import peft_config
 from agent.rollout import RolloutDriver
 from hub.callbacks import CompletionMarker, LogToSink
 from sleuth.artifacts import atomic_write
-from sleuth.checkpoints import drop_incomplete, newest_complete
+from sleuth.checkpoints import checkpoint_at, drop_incomplete, newest_complete
 from sleuth.errors import ConfigError
 from sleuth.layout import GrpoLayout, GrpoOutcome
 from sleuth.protocols import MetricSink
@@ -103,7 +104,7 @@ def train_grpo(job: GrpoJob, *, resume: bool = False) -> GrpoOutcome:
         int(state.global_step),
     )
     if trainer.accelerator.is_main_process:
-        publish_policy(layout.checkpoints / f"checkpoint-{outcome.best_step}", layout.policy)
+        publish_policy(checkpoint_at(layout.checkpoints, outcome.best_step), layout.policy)
         outcome.write(layout)
     trainer.accelerator.wait_for_everyone()
     return outcome
@@ -149,22 +150,29 @@ def make_trainer(job: GrpoJob) -> Any:
         peft_config=None if hasattr(model, "peft_config") else peft_config(settings.lora),
     )
 
+    trainer.remove_callback(PrinterCallback)
+    for callback in _callbacks(job, trainer):
+        trainer.add_callback(callback)
+    return trainer
+
+
+def _callbacks(job: GrpoJob, trainer: Any) -> list[Any]:
+    """What happens around a step, in this order."""
+
     def evaluate_dev() -> Mapping[str, float]:
-        with source.current(trainer) as driver:
+        with trainer.source.current(trainer) as driver:
             return job.evaluate(driver)
 
-    trainer.remove_callback(PrinterCallback)
-    for callback in (
+    every, patience = job.settings.eval_steps, job.settings.early_stop
+    return [
         StageTimer(trainer),
         GradientGuard("grpo"),
-        DevEvaluation(trainer, evaluate_dev, job.sink, every=settings.eval_steps, patience=settings.early_stop),
-        Monitors(settings.monitors, job.policy.dtype),
+        DevEvaluation(trainer, evaluate_dev, job.sink, every=every, patience=patience),
+        Monitors(job.settings.monitors, job.policy.dtype),
         LogToSink(job.sink),
         ReferenceKeeper(trainer),
         CompletionMarker(),
-    ):
-        trainer.add_callback(callback)
-    return trainer
+    ]
 
 
 def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed: int, total_tokens: int) -> Any:

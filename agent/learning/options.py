@@ -1,4 +1,4 @@
-"""What TRL's trainers are told alike: optimizer, schedule, precision, adapter, silence."""
+"""What TRL's trainers are told alike: optimizer, schedule, precision, silence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 from agent.codec import HFCodec
 from agent.config import OptimizerSettings, PolicySettings
 from agent.policies.loading import adapter_base, load_policy_model, pick_device, resolve_model
-from hub.adapters import lora_config
 from hub.config import LoraSettings
 
 
@@ -55,8 +54,3 @@ def on_one_device(args: Any) -> Any:
     if args.n_gpu > 1:
         args._n_gpu = 1
     return args
-
-
-def peft_config(settings: LoraSettings | None) -> Any:
-    """peft's LoraConfig of these settings; None without an adapter."""
-    return None if settings is None else lora_config(settings, task_type="CAUSAL_LM")

@@ -113,9 +113,10 @@ class GroupRollouts:
     def _replace_flat_groups(
         self, scored: list[ScoredTrajectory], step: int, offset: int, driver: Driver
     ) -> tuple[list[ScoredTrajectory], int, float]:
+        """Flat as far as this process can tell: a scheme that looks beyond a group is shown this process's groups."""
         size = self._group_size
         groups = cut(scored, size)
-        flat = [index for index, group in enumerate(groups) if self._is_flat(group)]
+        flat = self._flat_places(groups)
         budget = int(len(groups) * self._oversample) - len(groups)
         drawn, replaced, seconds = 0, 0, 0.0
         while flat and drawn < budget:
@@ -129,13 +130,16 @@ class GroupRollouts:
             ]
             played, more = self._play(places, step, driver)
             drawn, seconds = drawn + take, seconds + more
-            for group in (group for group in cut(played, size) if not self._is_flat(group)):
-                groups[flat.pop(0)] = group
-                replaced += 1
+            for group in cut(played, size):
+                place = flat[0]
+                changed = [*groups[:place], group, *groups[place + 1 :]]
+                if place not in self._flat_places(changed):
+                    groups, flat, replaced = changed, flat[1:], replaced + 1
+            flat = self._flat_places(groups)
         return [s for group in groups for s in group], replaced, seconds
 
-    def _is_flat(self, group: Sequence[ScoredTrajectory]) -> bool:
-        return is_flat(assign(self._credit, [group])[0])
+    def _flat_places(self, groups: Sequence[Sequence[ScoredTrajectory]]) -> list[int]:
+        return [place for place, rows in enumerate(assign(self._credit, groups)) if is_flat(rows)]
 
 
 def _oldest_version(scored: Sequence[ScoredTrajectory], step: int) -> int:

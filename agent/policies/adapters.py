@@ -1,4 +1,4 @@
-"""A low-rank adapter's tensors as a folder in PEFT's layout, which is how an engine takes one."""
+"""A policy's low-rank adapter: peft's settings for a new one, and a trained one as a folder that an engine takes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hub.adapters import lora_config
+from hub.config import LoraSettings
 from sleuth.errors import PolicyError
 
 if TYPE_CHECKING:
     import torch
+
+_TASK = "CAUSAL_LM"
+
+
+def peft_config(settings: LoraSettings | None) -> Any:
+    """peft's LoraConfig of these settings; None without an adapter."""
+    return None if settings is None else lora_config(settings, task_type=_TASK)
 
 
 def write_adapter(folder: Path, state: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> None:
@@ -27,7 +36,7 @@ def write_adapter(folder: Path, state: Mapping[str, torch.Tensor], known: Mappin
     down = {name: value for name, value in plain.items() if ".lora_A." in name}
     config = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": _TASK,
         "bias": "none",
         **known,
         "r": max(value.shape[0] for value in down.values()),

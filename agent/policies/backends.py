@@ -12,7 +12,7 @@ from agent.codec import HFCodec
 from agent.config import PolicySettings
 from agent.policies.loading import adapter_base, load_codec, resolve_model
 from hub.config import LoraSettings
-from sleuth.errors import ConfigError, PolicyError, did_you_mean
+from sleuth.errors import ConfigError, PolicyError, did_you_mean, first_line
 from sleuth.plugins import load_object
 from sleuth.protocols import Policy, TrainablePolicy
 
@@ -37,7 +37,7 @@ def open_policy(settings: PolicySettings) -> Opened:
     """The policy that ``settings`` name with its codec. Raises PolicyError or ConfigError with the way to mend it."""
     if settings.model and settings.model.startswith(("http://", "https://")):
         settings = _server(settings)
-    if settings.model is None and settings.backend != "openai":
+    if settings.tiny is not None:
         raise ConfigError("a tiny policy has no weights before its run made them", "name its folder as policy.model")
     name = settings.model or ""
     return _backend(choose_backend(settings, name)).open(settings, name, None)
@@ -48,6 +48,11 @@ def open_trainable(settings: PolicySettings, name: str, lora: LoraSettings | Non
     policy, codec = _backend(choose_backend(settings, name)).open(settings, name, lora)
     if not isinstance(policy, TrainablePolicy):
         raise _untrainable(settings.backend)
+    if not policy.trainable:
+        raise ConfigError(
+            f"policy.backend '{settings.backend}' says that it cannot be trained (trainable is False)",
+            "to be trained, a policy must know the token ids and log-probs that it samples",
+        )
     return policy, codec
 
 
@@ -83,10 +88,14 @@ def choose_backend(settings: PolicySettings, model: str) -> str:
         reason = why_unusable(resolve_model(base) if base else source)
         log.warning("policy.backend auto takes %s", f"transformers: {reason}" if reason else "vllm")
         return "transformers" if reason else "vllm"
-    if ":" not in settings.backend and settings.backend not in BACKENDS:
-        choices = ["auto", *BACKENDS]
-        raise ConfigError(f"no policy backend '{settings.backend}'", did_you_mean(settings.backend, choices))
+    check_backend(settings.backend)
     return settings.backend
+
+
+def check_backend(name: str) -> None:
+    """Raise ConfigError for a backend that does not exist; what a dotted path leads to is not looked at."""
+    if ":" not in name and name not in (choices := ["auto", *BACKENDS]):
+        raise ConfigError(f"no policy backend '{name}'", did_you_mean(name, choices))
 
 
 def _backend(name: str) -> Backend:
@@ -108,7 +117,7 @@ def _transformers(settings: PolicySettings, name: str, lora: LoraSettings | None
     if lora and not hasattr(model, "peft_config"):
         from peft import get_peft_model
 
-        from agent.learning.options import peft_config
+        from agent.policies.adapters import peft_config
 
         model = get_peft_model(model, peft_config(lora))
     return _around(settings, model, codec), codec
@@ -148,7 +157,12 @@ def _server(settings: PolicySettings) -> PolicySettings:
 
 def _outside(settings: PolicySettings, name: str, _lora: LoraSettings | None) -> Opened:
     codec = load_codec(name, trust_remote_code=settings.trust_remote_code)
-    policy: Policy = load_object(settings.backend)(settings.model_copy(update={"model": name, "tiny": None}), codec)
+    try:
+        policy: Policy = load_object(settings.backend)(settings.model_copy(update={"model": name, "tiny": None}), codec)
+    except TypeError as error:
+        raise ConfigError(
+            f"policy.backend {settings.backend}: {first_line(error)}", "it is called with policy settings and a codec"
+        ) from error
     return policy, codec
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from retrieval.dense.vectors import StoredVectors, Vectors
-from sleuth.errors import ArtifactError, ConfigError, RetrieverError
+from sleuth.errors import ArtifactError, ConfigError, RetrieverError, first_line, last_line
 
 Rows = NDArray[np.int64]
 Found = tuple[Vectors, Rows]
@@ -130,7 +130,7 @@ class FaissSearch:
         try:
             scores, rows = self.index.search(queries, k)
         except RuntimeError as error:
-            raise RetrieverError(f"faiss could not search: {str(error).splitlines()[-1]}") from error
+            raise RetrieverError(f"faiss could not search: {last_line(error)}") from error
         scores = np.where(rows < 0, -np.inf, -scores if self._negative else scores)
         order = np.lexsort((rows, -scores), axis=1)
         return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
@@ -155,7 +155,7 @@ def read_faiss(path: str | Path) -> Any:
     try:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
-        reason = str(error).split("Error: ")[-1].strip().splitlines()[0]
+        reason = first_line(RuntimeError(str(error).split("Error: ")[-1]))
         raise ArtifactError(
             f"{path} is not a valid faiss index: {reason[:160]}", "it may be truncated: fetch it again"
         ) from None

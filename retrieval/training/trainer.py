@@ -27,7 +27,7 @@ from retrieval.encoders.encoder import Encoder
 from retrieval.training.config import TrainingSettings
 from retrieval.training.objective import Objective
 from retrieval.training.ranks import mean_over_ranks, of_all_ranks, sum_gradients, wait_for_all
-from sleuth.checkpoints import checkpoint_step, drop_incomplete, mark_complete, newest_complete
+from sleuth.checkpoints import checkpoint_at, checkpoint_step, drop_incomplete, mark_complete, newest_complete
 from sleuth.errors import TrainingError
 from sleuth.protocols import MetricSink
 
@@ -172,7 +172,7 @@ class _Run:
     def end(self) -> None:
         """Leave the encoder with the best weights."""
         if self.watch and self.progress.best_step != self.progress.step:
-            self._load_weights(self.out / f"checkpoint-{self.progress.best_step}")
+            self._load_weights(checkpoint_at(self.out, self.progress.best_step))
         self.encoder.model.eval()
 
     def _report(self, figures: Mapping[str, float], more: Mapping[str, float]) -> None:
@@ -207,7 +207,7 @@ class _Run:
         random = of_all_ranks(_random_state())
         if get_rank() != 0:
             return
-        folder = self.out / f"checkpoint-{self.progress.step}"
+        folder = checkpoint_at(self.out, self.progress.step)
         folder.mkdir(parents=True, exist_ok=True)
         torch.save({name: weight.detach() for name, weight in self.weights.items()}, folder / _WEIGHTS)
         kept = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "random": random}
@@ -222,7 +222,7 @@ class _Run:
         kept = {*steps[: self.settings.keep_checkpoints], self.progress.best_step if self.watch else -1}
         for step in steps:
             if step not in kept:
-                shutil.rmtree(self.out / f"checkpoint-{step}")
+                shutil.rmtree(checkpoint_at(self.out, step))
 
     def _load(self, checkpoint: Path) -> None:
         self._load_weights(checkpoint)

@@ -3,11 +3,13 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from agent.cluster.identity import PACKAGES
 from workflows.config import load_run_settings
 from workflows.retriever_training import load_retriever_run
 
@@ -79,6 +81,24 @@ def at_import_time(body: list[ast.stmt]) -> Iterator[str]:
             yield from at_import_time(node.body + node.orelse)
 
 
+def defined(tree: ast.Module) -> set[str]:
+    """The names that a module has."""
+    found = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+def joined(tree: ast.AST) -> Iterator[str]:
+    """The strings that ``/`` puts after a path."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
+            yield str(node.right.value)
+
+
 def packages(modules: Iterable[str]) -> set[str]:
     return {module.partition(".")[0] for module in modules}
 
@@ -102,6 +122,42 @@ def circles(imports: Mapping[str, set[str]]) -> list[list[str]]:
 def test_all_packages_are_looked_at() -> None:
     assert {path.parent.name for path in ROOT.glob("*/__init__.py")} <= set(MAY_IMPORT)
     assert len(SOURCES) > 30
+
+
+def test_every_list_of_packages_names_all() -> None:
+    """What is built, what is typed, and what nodes of a cluster must have alike."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
+    built = {name.removesuffix("*") for name in project["setuptools"]["packages"]["find"]["include"]}
+    assert built == set(project["mypy"]["packages"]) == set(PACKAGES) == set(MAY_IMPORT)
+
+
+def test_benchmarks_and_examples_import_names_that_exist() -> None:
+    """They run seldom, and types are not checked there."""
+    files = [path for folder in ("benchmarks", "docs") for path in (ROOT / folder).rglob("*.py")]
+    wrong = [
+        f"{name_of(path)} imports {node.module}.{alias.name}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and packages([node.module]) <= set(MAY_IMPORT)
+        for alias in node.names
+        if f"{node.module}.{alias.name}" not in MODULES
+        and (node.module not in MODULES or alias.name not in defined(TREES[MODULES[node.module]]))
+    ]
+    assert files and not wrong
+
+
+def test_benchmarks_leave_the_program_alone() -> None:
+    trees = {name_of(path): ast.parse(path.read_text("utf-8")) for path in (ROOT / "benchmarks").rglob("*.py")}
+    assert trees and not [name for name, tree in trees.items() if "cli" in packages(imported(tree))]
+
+
+def test_paths_of_a_run_are_joined_by_its_layout_alone() -> None:
+    layout = TREES["sleuth/layout.py"]
+    names = set(joined(layout))
+    assert {"grpo", "evaluation", "metrics.json", "ray_train"} <= names
+    trees = TREES | {name_of(path): ast.parse(path.read_text("utf-8")) for path in (ROOT / "benchmarks").glob("*.py")}
+    found = {name: names & set(joined(tree)) for name, tree in trees.items() if tree is not layout}
+    assert not {name: what for name, what in found.items() if what}
 
 
 def test_packages_import_only_what_they_may() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from tiny_job import ENVIRONMENT, WORDS, AlwaysParis, job_of, settings_of
 
+from agent.config import GrpoSettings
 from agent.learning.grpo import make_trainer
 from agent.learning.length_groups import length_groups
 from agent.rollout import RolloutDriver
@@ -124,6 +127,25 @@ def test_the_reference_is_the_policy_before_it_learned(trainer):
     mask = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
     gap = (inputs["ref_per_token_logps"] - inputs["sampling_per_token_logps"])[mask].abs().max()
     assert gap < 1e-4
+
+
+def test_an_advantage_for_each_token_is_one_for_the_row_in_every_loss(trainer):
+    inputs = trainer._buffer
+    a_row = inputs["advantages"]
+    sampled = inputs["completion_mask"] * inputs["tool_mask"]
+    *_, parameter = (p for p in trainer.model.parameters() if p.requires_grad and p.ndim > 1)
+    old = inputs["sampling_per_token_logps"] + 0.3 * torch.linspace(-1, 1, sampled.shape[1])  # some ratios are clipped
+    losses = get_args(GrpoSettings.model_fields["loss"].annotation)
+    assert len(losses) == 8
+    for loss_type, level in product(losses, get_args(GrpoSettings.model_fields["importance"].annotation)):
+        trainer.loss_type, trainer.importance_sampling_level = loss_type, level
+        found = []
+        for advantages in (a_row, a_row[:, None] * sampled):
+            loss = loss_of(trainer, {**inputs, "old_per_token_logps": old, "advantages": advantages})
+            (gradient,) = torch.autograd.grad(loss, [parameter])
+            found.append((loss.detach(), gradient))
+        torch.testing.assert_close(*found, rtol=1e-5, atol=1e-7)
+        assert found[0][1].abs().max() > 0, loss_type
 
 
 def test_an_unscored_row_moves_nothing(trainer):

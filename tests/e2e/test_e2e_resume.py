@@ -12,7 +12,8 @@ from tiny_job import WORDS, job_of, settings_of
 
 from agent.config import PolicySettings
 from agent.learning.grpo import make_trainer, train_grpo
-from agent.learning.options import load_trained, peft_config
+from agent.learning.options import load_trained
+from agent.policies.adapters import peft_config
 from agent.policies.loading import load_policy_model
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings

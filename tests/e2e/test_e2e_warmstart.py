@@ -9,7 +9,7 @@ import torch
 from tiny_job import QUESTIONS, WORDS
 
 from agent.config import PolicySettings, WarmstartSettings
-from agent.learning.options import peft_config
+from agent.policies.adapters import peft_config
 from agent.policies.loading import adapter_base, load_policy_model
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings

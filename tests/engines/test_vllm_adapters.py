@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from agent.config import PolicySettings
-from agent.learning.options import peft_config
+from agent.policies.adapters import peft_config
 from agent.policies.loading import load_policy_model
 from agent.policies.probe import make_probe, probe_tokens
 from agent.policies.transformers_policy import TransformersPolicy

@@ -55,7 +55,7 @@ def read_run(path: Path, name: str) -> RunData:
     """Everything about a run except its trajectories. Raises ArtifactError if there is no run."""
     config = RunFolder(path).read_config()
     layout = RunLayout(path)
-    stages = sorted(file.stem for file in layout.stages.glob("*.json"))
+    stages = layout.done_stages()
     wanted = LAST_STAGE if config.get("grpo") else "warmstart" if config.get("warmstart") else None
     return RunData(
         name=name,
@@ -122,13 +122,8 @@ def run_names(paths: Sequence[Path]) -> list[str]:
 
 def state_of(paths: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
     """A value that changes whenever anything shown in the report has changed on disk."""
-    watched = [
-        *("config.yaml", "metrics.jsonl", "metrics.json", "stages/*.json", "evaluation/*/*", "grpo/trajectories/*"),
-        *("grpo/dev/*/*", "trajectories*", "sample-*/trajectories*"),
-    ]
-    files = (file for path in paths for pattern in watched for file in sorted(path.glob(pattern)))
     found = []
-    for file in files:
+    for file in (file for path in paths for file in _watched(path)):
         try:
             stat = file.stat()
         except FileNotFoundError:
@@ -136,6 +131,17 @@ def state_of(paths: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
         if not file.name.startswith("."):
             found.append((str(file), stat.st_size, stat.st_mtime_ns))
     return tuple(found)
+
+
+def _watched(path: Path) -> Iterator[Path]:
+    """The files, some of which may not exist, that the report shows of the run at ``path``."""
+    layout, alone = RunLayout(path), EvaluationLayout(path)
+    yield from (layout.config, layout.metrics, alone.metrics)
+    for evaluation in (alone, *alone.existing_samples()):
+        yield from trajectory_files(evaluation.folder)
+    of_stages = (evaluation.folder for evaluation in (*layout.evaluations(), *layout.grpo.dev_evaluations()))
+    for folder in (layout.stages, layout.grpo.trajectories, *of_stages):
+        yield from sorted(folder.glob("*"))
 
 
 def _sources(path: Path) -> Iterator[Source]:
@@ -151,8 +157,9 @@ def _sources(path: Path) -> Iterator[Source]:
         step = _number(folder.name)
         found.append(Source(f"dev, step {step}", folder, False, (2, step)))
     yield from (source for source in sorted(found, key=lambda s: s.order) if trajectory_files(source.folder))
-    alone = [(path, "evaluation"), *((folder, folder.name) for folder in sorted(path.glob("sample-*")))]
-    for folder, name in alone:  # a standalone evaluation, of one or several samples per question
+    samples = [sample.folder for sample in EvaluationLayout(path).existing_samples()]
+    # a standalone evaluation, of one or several samples per question
+    for folder, name in [(path, "evaluation"), *((folder, folder.name) for folder in samples)]:
         if trajectory_files(folder):
             yield Source(name, folder, False, (3, 0))
 

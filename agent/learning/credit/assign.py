@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 from sleuth.errors import TrainingError
 from sleuth.protocols import Advantage, Credit
@@ -21,9 +22,9 @@ def assign(credit: Credit, groups: Sequence[Sequence[ScoredTrajectory]]) -> list
     """
     kept = [[scored for scored in group if scored.reward is not None] for group in groups]
     asked = [group for group in kept if group]
-    found = credit.advantages(asked) if asked else []
+    found = _listed(credit, credit.advantages(asked)) if asked else []
     if [len(group) for group in found] != [len(group) for group in asked]:
-        raise TrainingError(f"{type(credit).__name__} gave advantages for other groups than it got", "one each, please")
+        raise _broken(credit, f"{list(map(len, found))} advantages for groups of {list(map(len, asked))} trajectories")
     given = iter([_row(credit, s, a) for g, f in zip(asked, found, strict=True) for s, a in zip(g, f, strict=True)])
     return [
         [next(given) if scored.reward is not None else [0.0] * _sampled(scored) for scored in group] for group in groups
@@ -39,15 +40,32 @@ def mean_advantage(row: Row) -> float:
     return fmean(row) if row else 0.0
 
 
-def _row(credit: Credit, scored: ScoredTrajectory, advantage: Advantage) -> Row:
+def _listed(credit: Credit, found: Any) -> list[list[Advantage]]:
+    try:
+        return [list(group) for group in found]
+    except TypeError:
+        raise _broken(credit, f"a {type(found).__name__} that does not list advantages by group") from None
+
+
+def _row(credit: Credit, scored: ScoredTrajectory, advantage: Any) -> Row:
     tokens = _sampled(scored)
-    row = [float(a) for a in ([advantage] * tokens if isinstance(advantage, int | float) else advantage)]
-    if len(row) != tokens or not all(map(math.isfinite, row)):
-        raise TrainingError(
-            f"{type(credit).__name__} gave {len(row)} advantages for {tokens} sampled tokens, or one that is no number",
-            "an advantage is one number a trajectory, or one for each token that the policy sampled",
-        )
+    try:
+        plain = advantage.tolist() if hasattr(advantage, "tolist") else advantage  # numpy's or torch's
+        row = [float(plain)] * tokens if isinstance(plain, int | float) else [float(value) for value in plain]
+    except (TypeError, ValueError):
+        raise _broken(credit, f"an advantage that is a {type(advantage).__name__}") from None
+    if len(row) != tokens:
+        raise _broken(credit, f"{len(row)} advantages for a trajectory of {tokens} sampled tokens")
+    if not all(map(math.isfinite, row)):
+        raise _broken(credit, "an advantage that is infinite or not a number")
     return row
+
+
+def _broken(credit: Credit, given: str) -> TrainingError:
+    return TrainingError(
+        f"the credit scheme {type(credit).__name__} gave {given}",
+        "it must give one number for each trajectory, or one for each token that the policy sampled in it",
+    )
 
 
 def _sampled(scored: ScoredTrajectory) -> int:

@@ -2,56 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, Union
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Field
 
-from agent.learning.credit.group import GroupSettings
-from sleuth.errors import ConfigError, did_you_mean
+from sleuth.errors import ConfigError, first_line
+from sleuth.kinds import KindSettings
 from sleuth.plugins import load_object
 from sleuth.protocols import Credit
-from sleuth.settings import Settings
-
-KINDS: dict[str, type[Settings]] = {
-    "group": GroupSettings,
-}
 
 
-class OutsideSettings(Settings):
+class CreditSettings(KindSettings):
+    """How rewards become advantages. Validating gives the settings of the kind that is named: ``group`` if none is."""
+
+    NOUN: ClassVar[str] = "credit scheme"
+    KINDS: ClassVar[Mapping[str, str]] = {
+        "group": "agent.learning.credit.group:GroupSettings",
+    }
+    OUTSIDE: ClassVar[str] = "agent.learning.credit.config:OutsideSettings"
+
+    def open(self) -> Credit:
+        """The scheme itself. Raises ConfigError. Every kind has its own."""
+        raise NotImplementedError
+
+    @classmethod
+    def spelled_out(cls, value: Any) -> Any:
+        return {"kind": "group", **value} if isinstance(value, Mapping) else value
+
+
+class OutsideSettings(CreditSettings):
     """A scheme of one's own: ``kind`` is the dotted path of its class, which is called with ``options`` as keywords."""
 
-    kind: str
     options: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("kind")
-    @classmethod
-    def _is_there(cls, kind: str) -> str:
-        if ":" not in kind:
-            raise ValueError(f"unknown credit scheme ({did_you_mean(kind, KINDS)})")
-        return kind
 
     def open(self) -> Credit:
         try:
             credit: Credit = load_object(self.kind)(**self.options)
         except TypeError as error:
-            raise ConfigError(f"grpo.credit {self.kind}: {error}", "look at its options") from None
+            raise ConfigError(f"grpo.credit {self.kind}: {first_line(error)}", "look at its options") from error
+        if not callable(getattr(credit, "advantages", None)):
+            raise ConfigError(f"grpo.credit {self.kind} has no method advantages", "see sleuth.protocols.Credit")
         return credit
-
-
-def _kind(value: Any) -> str:
-    kind = value.get("kind", "group") if isinstance(value, dict) else getattr(value, "kind", "")
-    return kind if isinstance(kind, str) and kind in KINDS else "outside"
-
-
-if TYPE_CHECKING:
-
-    class CreditSettings(Protocol):
-        """Settings of any scheme."""
-
-        @property
-        def kind(self) -> str: ...
-
-        def open(self) -> Credit: ...
-else:
-    _MEMBERS = [Annotated[one, Tag(kind)] for kind, one in {**KINDS, "outside": OutsideSettings}.items()]
-    CreditSettings = Annotated[Union[tuple(_MEMBERS)], Discriminator(_kind)]  # noqa: UP007 - of a list

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from sleuth.settings import Settings
+from agent.learning.credit.config import CreditSettings
 from sleuth.types import ScoredTrajectory
 
 Scale = Literal["group", "batch", "none"]
 _EPSILON = 1e-4
 """Added to a standard deviation before it divides, as TRL does."""
-_EQUAL = 1e-6
-"""Rewards closer than this, in proportion, are equal: sums of the same parts differ by how they were rounded."""
+_EQUAL, _NOTHING = 1e-9, 1e-12
+"""Rewards closer than this, in proportion and outright, are equal: sums of the same parts in another order round
+differently, and parts that cancel leave a rest.
+"""
 
 
-class GroupSettings(Settings):
+class GroupSettings(CreditSettings):
     """Rewards less their group's mean. ``scale`` divides them by the standard deviation of the ``group``, of the whole
     rollout (``batch``), or by nothing (``none``: Dr. GRPO, Liu et al. 2025).
     """
@@ -50,7 +52,7 @@ class GroupCredit:
 
 def centred(values: Sequence[float]) -> list[float]:
     """``values`` less their mean; exactly 0 where all are equal but for rounding."""
-    if math.isclose(min(values), max(values), rel_tol=_EQUAL, abs_tol=1e-9):
+    if math.isclose(min(values), max(values), rel_tol=_EQUAL, abs_tol=_NOTHING):
         return [0.0] * len(values)
     mean = fmean(values)
     return [value - mean for value in values]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.config import GrpoSettings
 from agent.learning.credit.assign import assign, is_flat
-from agent.learning.credit.config import KINDS
+from agent.learning.credit.config import CreditSettings
 from agent.learning.credit.group import GroupCredit
 from sleuth.errors import ConfigError, TrainingError
 from sleuth.settings import validate
@@ -91,15 +92,55 @@ def test_schemes_of_batches_and_of_tokens_stand_beside_it():
 
 @pytest.mark.parametrize(
     ("answer", "message"),
-    [([[[1.0]]], "for 2 sampled tokens"), ([[float("nan")]], "no number"), ([[1.0, 2.0]], "other")],
+    [
+        ([[[1.0]]], "1 advantages for a trajectory of 2 sampled tokens"),
+        ([[float("nan")]], "an advantage that is infinite or not a number"),
+        ([[[0.0, float("inf")]]], "an advantage that is infinite or not a number"),
+        ([[1.0, 2.0]], r"\[2\] advantages for groups of \[1\] trajectories"),
+        ([], r"\[\] advantages for groups of \[1\]"),
+        (None, "a NoneType that does not list"),
+        ([1.0], "a list that does not list"),
+        ([[None]], "an advantage that is a NoneType"),
+        ([["high"]], "an advantage that is a str"),
+        ([[[[1.0], [2.0]]]], "an advantage that is a list"),
+    ],
 )
 def test_a_scheme_that_breaks_its_contract_is_said(answer, message):
     class Wrong:
         def advantages(self, _groups):
             return answer
 
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(TrainingError, match=f"^the credit scheme Wrong gave {message}") as caught:
         given_to([1.0], credit=Wrong())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", [torch.tensor([[0.5]]), np.float32([[0.5]]), [[np.float32(0.5)]], [[(0.5, 0.5)]]])
+def test_a_scheme_may_count_in_numpy_or_torch(answer):
+    class Counted:
+        def advantages(self, _groups):
+            return answer
+
+    assert given_to([1.0], credit=Counted()) == [[[0.5, 0.5]]]
+
+
+@pytest.mark.parametrize("rewards", [[1000.0, 1000.0005], [1.0, 1.0 + 1e-7], [0.0, 1e-9]])
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_small_differences_are_differences(scale, rewards):
+    (group,) = given_to(rewards, credit=GroupCredit(scale))
+    assert not is_flat(group)
+
+
+@pytest.mark.parametrize("rewards", [[0.1 + 0.2, 0.3], [0.1 + 0.2 - 0.3, 0.0], [0.7 + 0.1, 0.8], [-0.1 - 0.2, -0.3]])
+def test_parts_that_are_added_up_differently_are_equal(rewards):
+    assert given_to(rewards) == [[[0.0, 0.0]] * 2]
+
+
+def test_a_flat_rollout_and_a_lone_scored_row_teach_nothing_at_any_scale():
+    for scale in ("group", "batch", "none"):
+        credit = GroupCredit(scale)
+        assert all(map(is_flat, given_to([0.3, 0.3], [0.3, 0.1 + 0.2], credit=credit)))
+        assert all(map(is_flat, given_to([0.7, None], [None, None], credit=credit)))
 
 
 def test_settings_name_a_scheme():
@@ -110,16 +151,21 @@ def test_settings_name_a_scheme():
     outside = GrpoSettings(credit={"kind": f"{__name__}:BatchBaseline"})
     assert isinstance(outside.credit.open(), BatchBaseline)
     assert GrpoSettings(**outside.model_dump(mode="json")) == outside
-    assert set(KINDS) == {"group"}
+    for kind in CreditSettings.KINDS:
+        assert callable(CreditSettings.of(kind=kind).open().advantages)
 
 
 @pytest.mark.parametrize(
     ("credit", "message"),
     [
-        ({"kind": "grup"}, "grpo.yaml: credit.kind: unknown credit scheme .*did you mean 'group'"),
+        ({"kind": "grup"}, "grpo.yaml: credit: unknown kind of credit scheme; did you mean 'group'"),
         ({"scal": "none"}, "credit.scal.*did you mean 'scale'"),
         ({"kind": "group", "scale": "all"}, "credit.scale"),
-        ({"kind": "my.module:Scheme", "scale": "none"}, "credit.scale"),
+        (
+            {"kind": "my.module:Scheme", "scale": "none"},
+            "scale does nothing for .* of kind my.module:Scheme",
+        ),
+        ("group", "credit: .*valid dictionary"),
     ],
 )
 def test_a_wrong_setting_names_the_right_one(credit, message):
@@ -131,6 +177,7 @@ def test_a_scheme_that_is_not_there_or_takes_no_such_option_is_one_line():
     for credit, message in (
         ({"kind": "no.such:Scheme"}, "cannot import no.such"),
         ({"kind": f"{__name__}:BatchBaseline", "options": {"a": 1}}, "look at its options"),
+        ({"kind": "builtins:dict"}, "has no method advantages"),
     ):
         with pytest.raises(ConfigError, match=message):
             GrpoSettings(credit=credit).credit.open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from statistics import fmean
 from types import SimpleNamespace
 
 import pytest
@@ -73,7 +74,15 @@ class _Driver:
         ]
 
 
-def played(driver, oversample):
+class BatchMean:
+    """Of a group that is flat by itself, a baseline of the whole rollout still says something."""
+
+    def advantages(self, groups):
+        mean = fmean(scored.reward for group in groups for scored in group)
+        return [[scored.reward - mean for scored in group] for group in groups]
+
+
+def played(driver, oversample, credit=None):
     """The rollout of four rows before step 3."""
     questions = [Question("flat", "?", ("x",)), *(Question(f"mixed{i}", "?", ("x",)) for i in range(5))]
 
@@ -85,7 +94,7 @@ def played(driver, oversample):
             return ScoredTrajectory(played, 0.0 if played.question.id == "flat" else float(self.count % 2))
 
     rollouts = GroupRollouts(
-        questions, Alternate(), GroupCredit(), group_size=2, temperature=1.0, seed=0, oversample=oversample
+        questions, Alternate(), credit or GroupCredit(), group_size=2, temperature=1.0, seed=0, oversample=oversample
     )
     return rollouts.play(["0", "0", "1", "1"], 3, 0, driver)
 
@@ -106,6 +115,10 @@ def test_flat_groups_are_replaced_within_the_stated_factor():
     again = _Driver()
     played(again, 3.0)
     assert again.asked == driver.asked
+
+
+def test_a_group_is_flat_by_the_advantages_that_it_has_among_the_others():
+    assert played(_Driver(), 3.0, BatchMean()).metrics["groups/replaced"] == 0.0
 
 
 def test_spare_questions_follow_the_weights_too():

@@ -25,6 +25,9 @@ POLICY, ENCODER = ModelKind("policy", PolicyError), ModelKind("encoder", Artifac
         ({"SLEUTH_CACHE": "/own", "XDG_CACHE_HOME": "/xdg"}, "/own"),
         ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/sleuth"),
         ({"XDG_CACHE_HOME": ""}, "/home/ann/.cache/sleuth"),
+        ({"XDG_CACHE_HOME": "here"}, "/home/ann/.cache/sleuth"),
+        ({"SLEUTH_CACHE": ""}, "/home/ann/.cache/sleuth"),
+        ({}, "/home/ann/.cache/sleuth"),
     ],
 )
 def test_the_cache_is_where_the_user_keeps_caches(

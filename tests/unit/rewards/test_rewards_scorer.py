@@ -99,6 +99,22 @@ def test_an_outside_reward_by_dotted_path(turn, trajectory):
         scorer({"kind": "no_such_package.rewards:Length"})
 
 
+@dataclass(frozen=True)
+class Given:
+    value: object
+    name: str = "given"
+
+    def score(self, question, trajectory):
+        return self.value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), "much", [1.0]])
+def test_a_reward_that_is_no_number_is_named(turn, trajectory, value):
+    made = scorer({"kind": "exact_match"}, {"kind": f"{__name__}:Given", "options": {"value": value}})
+    with pytest.raises(ConfigError, match=r"the reward Given gave .* for question .* \(a reward is a finite number"):
+        made.score(trajectory(turn(Answer("x"))))
+
+
 def test_two_of_a_kind_need_names():
     titles = {"kind": "retrieval", "options": {"match": "title"}}
     with pytest.raises(ConfigError, match="two rewards are called 'retrieval'"):

@@ -121,6 +121,15 @@ def test_too_few_outcomes_are_an_error_not_a_caller_who_waits_for_ever():
         Coalescer(lambda items: []).ask(1)
 
 
+def test_a_call_may_ask_too():
+    def halved(items):
+        return [coalescer.ask(item // 2) + 1 if item else 0 for item in items]
+
+    coalescer = Coalescer(halved)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(coalescer.ask, 8).result(10) == 4
+
+
 def test_tasks_that_are_ready_at_once_share_the_first_call():
     held = Held()
     held.gate.set()

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from agent.cluster.interface import ClusterError
-from sleuth.errors import ConfigError, MissingExtraError, SleuthError, first_line
+from sleuth.errors import ConfigError, MissingExtraError, SleuthError, first_line, last_line
 
 
 @pytest.mark.parametrize(
@@ -25,13 +25,13 @@ def test_an_error_is_the_same_in_another_process(error: SleuthError) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "line"),
+    ("error", "first", "last"),
     [
-        (OSError("no such file\n  at Reader.open"), "no such file"),
-        (RuntimeError("\n  \n broken \r\n more"), "broken"),
-        (ValueError(" \n"), "ValueError"),
-        (KeyError(), "KeyError"),
+        (OSError("no such file\n  at Reader.open"), "no such file", "at Reader.open"),
+        (RuntimeError("\n  \n broken \r\n more\n "), "broken", "more"),
+        (ValueError(" \n"), "ValueError", "ValueError"),
+        (KeyError(), "KeyError", "KeyError"),
     ],
 )
-def test_the_first_line_says_something(error: Exception, line: str) -> None:
-    assert first_line(error) == line
+def test_the_first_and_the_last_line_say_something(error: Exception, first: str, last: str) -> None:
+    assert (first_line(error), last_line(error)) == (first, last)
