@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Union
 from pydantic import Discriminator, Field, Tag, field_validator
 
 from agent.learning.credit.group import GroupSettings
+from agent.learning.credit.leave_one_out import LeaveOneOutSettings
+from agent.learning.credit.reinforce import ReinforceSettings
 from sleuth.errors import ConfigError, did_you_mean
 from sleuth.plugins import load_object
 from sleuth.protocols import Credit
@@ -14,6 +16,8 @@ from sleuth.settings import Settings
 
 KINDS: dict[str, type[Settings]] = {
     "group": GroupSettings,
+    "leave_one_out": LeaveOneOutSettings,
+    "reinforce": ReinforceSettings,
 }
 
 

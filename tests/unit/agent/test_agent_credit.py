@@ -151,7 +151,7 @@ def test_settings_name_a_scheme():
     outside = GrpoSettings(credit={"kind": f"{__name__}:BatchBaseline"})
     assert isinstance(outside.credit.open(), BatchBaseline)
     assert GrpoSettings(**outside.model_dump(mode="json")) == outside
-    assert set(KINDS) == {"group"}
+    assert set(KINDS) == {"group", "leave_one_out", "reinforce"}
 
 
 @pytest.mark.parametrize(
