@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, SerializeAsAny, model_validator
 
+from agent.learning.algorithms import contradiction, spelled_out
 from agent.learning.credit.config import CreditSettings
 from agent.learning.credit.group import GroupSettings, Scale
 from agent.policies.config import OpenAISettings, VllmSettings
@@ -108,7 +109,10 @@ class MonitorSettings(Settings):
 
 
 class GrpoSettings(OptimizerSettings):
-    """Group-relative policy optimisation (Shao et al. 2024) on TRL.
+    """Group-relative policy optimisation (Shao et al. 2024) on TRL, and its relatives.
+
+    ``algorithm`` names a published one, whose loss, credit and KL are taken (``agent/learning/algorithms.py``); any
+    setting beside it wins.
 
     One rollout is ``questions`` x ``group_size`` trajectories. They are split into ``minibatches``
     optimizer updates and gone over ``iterations`` times; each update accumulates gradients over
@@ -120,6 +124,7 @@ class GrpoSettings(OptimizerSettings):
     sampled; ``auto`` is 2 where rollouts are sampled by older weights (an asynchronous cluster), else off.
     """
 
+    algorithm: str | None = None
     steps: Count = 100
     questions: Count = 8
     group_size: Annotated[int, Field(ge=2)] = 8
@@ -153,16 +158,21 @@ class GrpoSettings(OptimizerSettings):
     @classmethod
     def _scale_of_old(cls, values: Any) -> Any:
         """Before there were schemes, ``scale_rewards`` stood where ``credit.scale`` is now; saved runs have it."""
-        if not isinstance(values, dict) or "scale_rewards" not in values:
+        if not isinstance(values, dict):
             return values
+        if "scale_rewards" not in values:
+            return spelled_out(values)
         scale = values["scale_rewards"]
         rest = {name: value for name, value in values.items() if name != "scale_rewards"}
         if scale not in get_args(Scale) or ("credit" in rest and scale != "group"):
             raise ValueError(f"scale_rewards is credit.scale now, one of {', '.join(get_args(Scale))}")
-        return {"credit": {"kind": "group", "scale": scale}} | rest
+        return spelled_out({"credit": {"kind": "group", "scale": scale}} | rest)
 
     @model_validator(mode="after")
     def _fits(self) -> GrpoSettings:
+        wrong = contradiction(self.loss, self.importance)
+        if wrong:
+            raise ValueError(wrong)
         if self.sync_reference and (self.lora or self.beta == 0.0):
             raise ValueError(
                 "sync_reference moves a reference model of its own, which neither an adapter nor beta 0 has:"

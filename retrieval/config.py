@@ -40,6 +40,7 @@ class RetrieverSettings(KindSettings):
     """What to search, and how patient to be with it. Validating gives the settings of the kind that is named."""
 
     NOUN: ClassVar[str] = "retriever"
+    SAVED_TOGETHER: ClassVar[bool] = True
     KINDS: ClassVar[Mapping[str, str]] = {
         "bm25": "retrieval.bm25_config:BM25Settings",
         "dense": "retrieval.dense.config:DenseSettings",

@@ -27,6 +27,8 @@ class KindSettings(Settings):
     """Name of a kind to the dotted path of its settings class."""
     OUTSIDE: ClassVar[str] = ""
     """Settings class of what is named by dotted path, ``kind: my_package.module:Class``; empty: nothing is."""
+    SAVED_TOGETHER: ClassVar[bool] = False
+    """Whether configs of earlier versions hold the settings of every kind: those at a default are dropped then."""
     FORMER: ClassVar[Mapping[str, object]] = {}
     """Defaults of earlier versions, which may stand in saved configs of every kind."""
 
@@ -101,7 +103,11 @@ class KindSettings(Settings):
 
     @classmethod
     def _is_foreign(cls, own: type[KindSettings], name: str, value: Any) -> bool:
-        if name in own.model_fields or value is None or (name in cls.FORMER and value == cls.FORMER[name]):
+        if name in own.model_fields:
+            return False
+        if not cls.SAVED_TOGETHER:
+            return cls._known(name)
+        if value is None or (name in cls.FORMER and value == cls.FORMER[name]):
             return False
         fields = [kind.model_fields[name] for kind in cls._classes() if name in kind.model_fields]
         defaults = [[] if field.is_required() else field.get_default(call_default_factory=True) for field in fields]

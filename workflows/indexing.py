@@ -46,7 +46,7 @@ def build_dense_index(
     workers: int,
     address: str | None,
 ) -> IndexInfo:
-    """``encoder`` is a folder, a hub name, a dotted path or a YAML file of settings; ``how`` are further arguments of ``build_dense``.
+    """``encoder``: a folder, hub name, dotted path or YAML file of settings; ``how``: arguments of ``build_dense``.
 
     More than one of ``workers`` encode on the Ray at ``address``, or on one that ends with the build.
     """

@@ -104,6 +104,7 @@ class TrainingSettings(KindSettings):
     """
 
     NOUN: ClassVar[str] = "training objective"
+    SAVED_TOGETHER: ClassVar[bool] = True
     KINDS: ClassVar[Mapping[str, str]] = {
         "in_batch": "retrieval.training.config:InBatchSettings",
         "frozen_passages": "retrieval.training.config:FrozenSettings",

@@ -19,6 +19,8 @@ class CreditSettings(KindSettings):
     NOUN: ClassVar[str] = "credit scheme"
     KINDS: ClassVar[Mapping[str, str]] = {
         "group": "agent.learning.credit.group:GroupSettings",
+        "leave_one_out": "agent.learning.credit.leave_one_out:LeaveOneOutSettings",
+        "reinforce": "agent.learning.credit.reinforce:ReinforceSettings",
     }
     OUTSIDE: ClassVar[str] = "agent.learning.credit.config:OutsideSettings"
 
