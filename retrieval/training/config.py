@@ -140,13 +140,18 @@ class TrainingSettings(KindSettings):
         if not isinstance(value, Mapping):
             return value
         name = value.get("preset")
-        if name is not None and name not in PRESETS:
+        if name is not None and str(name) not in PRESETS:
             raise ValueError(f"no training preset; {did_you_mean(str(name), PRESETS)}")
         values = {**PRESETS.get(str(name), {}), **value}
-        train = values.pop("train", "both")
-        if train not in _TOWERS:
+        if "train" not in values:
+            return {"kind": "in_batch", **values}
+        train = values.pop("train")
+        if str(train) not in _TOWERS:
             raise ValueError(f"train is {train!r}; {did_you_mean(str(train), _TOWERS)}")
-        return {"kind": _TOWERS[train], **values}
+        kind = _TOWERS[str(train)]
+        if values.get("kind", kind) != kind:
+            raise ValueError(f"train: {train} stands for kind {kind}, not {values['kind']}; leave train out")
+        return {**values, "kind": kind}
 
 
 _TOWERS = {"both": "in_batch", "query": "frozen_passages"}
