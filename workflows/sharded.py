@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.cluster.config import ClusterSettings
 from retrieval.config import IndexedSettings, RetrieverSettings
-from retrieval.encoders.config import EncoderChoice
+from retrieval.encoders.config import EncoderKind
 from sleuth.errors import ConfigError
 from sleuth.protocols import Retriever
 
@@ -25,13 +25,14 @@ class PieceEncoder:
     """Makes the encoding function of an actor; every node must be able to read the passages in ``store``."""
 
     store: Path
-    source: str | EncoderChoice
+    source: str | EncoderKind
     fingerprint: str
-    threads: int
+    threads: int | None
+    """None: as many as the cores that are reserved for the actor."""
     batch_size: int
 
     def __call__(self) -> Callable[[range], Any]:
-        from retrieval.encoders.loading import load_encoder
+        from retrieval.encoders.loading import open_encoder
         from retrieval.encoders.pieces import encode_piece
         from retrieval.store import PassageStore
         from workflows.logs import quiet_libraries
@@ -39,7 +40,7 @@ class PieceEncoder:
 
         quiet_libraries()
         limit_threads(self.threads)
-        encoder, store = load_encoder(self.source), PassageStore(self.store)
+        encoder, store = open_encoder(self.source), PassageStore(self.store)
         if (found := encoder.tower_fingerprint("passage")) != self.fingerprint:
             raise ConfigError(f"a worker has another encoder ({found}, not {self.fingerprint})", "share its folder")
         return lambda piece: encode_piece(store, encoder, piece, self.batch_size)
@@ -114,7 +115,12 @@ def spawn_shards(
 
 @contextmanager
 def encoding_workers(
-    settings: ClusterSettings, source: str | EncoderChoice, local: Encoder, threads: int, batch_size: int, token: Path
+    settings: ClusterSettings,
+    source: str | EncoderKind,
+    local: Encoder,
+    threads: int | None,
+    batch_size: int,
+    token: Path,
 ) -> Iterator[EncodePieces]:
     """Encodes passages on ``settings.workers`` Ray Data actors, which are stopped at the end of the block.
 

@@ -58,9 +58,10 @@ def new_encoder(settings: EncoderSettings, *, device: str | None = None) -> Enco
     return made
 
 
-def open_encoder(chosen: EncoderKind, *, device: str | None = None) -> Encoder:
-    """The encoder that ``chosen`` names, loaded as its family loads it. Raises ArtifactError when there is none."""
-    encoder: Encoder = load_object(chosen.LOADER)(chosen, device=device)
+def open_encoder(source: str | Path | EncoderKind, *, device: str | None = None) -> Encoder:
+    """The encoder at ``source``, loaded by its family. Raises ArtifactError if there is none."""
+    chosen = source if isinstance(source, EncoderKind) else EncoderKind.of(backbone=str(source))
+    encoder: Encoder = load_object(chosen.LOADER)(source, device=device)
     return encoder
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from hub.config import EncoderLoraSettings
 from retrieval.config import AnyRetriever, IndexedSettings
 from retrieval.encoders.config import PRESETS as ENCODER_PRESETS
-from retrieval.encoders.config import EncoderSettings, ScratchSettings
+from retrieval.encoders.config import EncoderKind, ScratchSettings
 from sleuth.errors import did_you_mean
 from sleuth.kinds import KindSettings
 from sleuth.settings import Count, Rate, Settings, Share
@@ -190,7 +190,7 @@ class EncoderStart(Settings):
     scratch_corpus: str | None = None
     """Passages that the tokenizer of a ``scratch`` backbone is made from."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """Any of `EncoderSettings`, over the preset or over what the backbone's folder says."""
+    """Any of the encoder's family, over the preset or over what the backbone's folder says."""
 
     @model_validator(mode="before")
     @classmethod
@@ -205,10 +205,11 @@ class EncoderStart(Settings):
             raise ValueError("scratch needs scratch_corpus, whose words it takes")
         if self.preset is not None and self.preset not in ENCODER_PRESETS:
             raise ValueError(f"no encoder preset; {did_you_mean(self.preset, ENCODER_PRESETS)}")
-        unknown = self.settings.keys() - EncoderSettings.model_fields.keys()
+        fields = EncoderKind.class_for({"backbone": self.backbone, **self.settings}).model_fields
+        unknown = self.settings.keys() - fields.keys()
         if unknown:
             name = min(unknown)
-            raise ValueError(f"settings: no setting '{name}'; {did_you_mean(name, EncoderSettings.model_fields)}")
+            raise ValueError(f"settings: no setting '{name}'; {did_you_mean(name, fields)}")
         return self
 
 
