@@ -1,4 +1,4 @@
-"""Learners as processes of Ray Train: TRL's trainer over DDP, begun again from the newest checkpoint when one dies."""
+"""Learners as processes of Ray Train: TRL's trainer over DDP, restarted from the newest checkpoint if one dies."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from agent.cluster.interface import ClusterError
 def run_learners(work: Callable[[Callable[[Any], Any], bool], None], settings: ClusterSettings, storage: Path) -> None:
     """Run ``work`` in every learner under Ray Train: DDP over gloo on CPUs, over NCCL on GPUs.
 
-    ``work`` gets what puts a value into the object store, and whether an earlier life was lost. Ray Train ends and
-    begins all of them again when one dies, at most ``settings.restarts`` times.
+    ``work`` gets a function that puts a value into the object store, and whether this is a restart. If a learner dies,
+    Ray Train restarts all of them, at most ``settings.restarts`` times.
     """
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -41,12 +41,12 @@ def run_learners(work: Callable[[Callable[[Any], Any], bool], None], settings: C
         trainer.fit()
     except Exception as error:
         raise ClusterError(
-            f"the learners failed: {_last_line(error)}", "the last checkpoint is whole: --resume goes on from it"
+            f"the learners failed: {_last_line(error)}", "the last checkpoint is intact: --resume continues from it"
         ) from error
 
 
 class _Loop:
-    """The function that Ray Train runs. A file on the run's storage has a line, the first learner's pid, a life."""
+    """The function that Ray Train runs. A file in the run's storage gets a line per start: the first learner's pid."""
 
     def __init__(self, work: Callable[[Callable[[Any], Any], bool], None], lives: Path, on_gpu: bool) -> None:
         self.__name__ = "learner"

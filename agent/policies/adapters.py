@@ -1,4 +1,4 @@
-"""A low-rank adapter's tensors as a folder in PEFT's layout, which is how an engine takes one."""
+"""Writes a low-rank adapter as a folder in PEFT's layout, as engines expect it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def write_adapter(folder: Path, state: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> None:
-    """Write the adapter named ``default`` whose tensors are ``state``; ``known`` are settings that tensors do not show.
+    """Write the adapter named ``default`` whose tensors are ``state``; ``known`` are its other settings.
 
-    Raises PolicyError for anything that is not a low-rank pair.
+    Raises PolicyError for a tensor that is not part of a low-rank pair.
     """
     from safetensors.torch import save_file
 

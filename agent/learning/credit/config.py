@@ -1,4 +1,4 @@
-"""Which credit scheme a run takes: the settings of each, by ``kind``. No torch here."""
+"""Settings of the credit schemes, by ``kind``. No torch here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS: dict[str, type[Settings]] = {
 
 
 class OutsideSettings(Settings):
-    """A scheme of one's own: ``kind`` is the dotted path of its class, which is called with ``options`` as keywords."""
+    """A custom scheme: ``kind`` is the dotted path of its class, ``options`` its keyword arguments."""
 
     kind: str
     options: dict[str, Any] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Group-relative advantages: a reward less the mean of its group (Shao et al. 2024, eq. 4)."""
+"""Group-relative advantages: a reward minus the mean of its group (Shao et al. 2024, eq. 4)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sleuth.types import ScoredTrajectory
 
 Scale = Literal["group", "batch", "none"]
 _EPSILON = 1e-4
-"""Added to a standard deviation before it divides, as TRL does."""
+"""Added to a standard deviation before dividing, as in TRL."""
 _EQUAL = 1e-6
-"""Rewards closer than this, in proportion, are equal: sums of the same parts differ by how they were rounded."""
+"""Rewards within this relative distance are equal: sums of the same parts differ by rounding."""
 
 
 class GroupSettings(Settings):
-    """Rewards less their group's mean. ``scale`` divides them by the standard deviation of the ``group``, of the whole
-    rollout (``batch``), or by nothing (``none``: Dr. GRPO, Liu et al. 2025).
+    """Rewards minus their group's mean. ``scale`` divides them by the standard deviation of the ``group``, of the whole
+    rollout (``batch``), or not at all (``none``: Dr. GRPO, Liu et al. 2025).
     """
 
     kind: Literal["group"] = "group"
@@ -32,7 +32,7 @@ class GroupSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class GroupCredit:
-    """One number a trajectory; exactly 0 throughout a group whose rewards are equal."""
+    """One number per trajectory; exactly 0 for a group whose rewards are all equal."""
 
     scale: Scale = "group"
 
@@ -49,7 +49,7 @@ class GroupCredit:
 
 
 def centred(values: Sequence[float]) -> list[float]:
-    """``values`` less their mean; exactly 0 where all are equal but for rounding."""
+    """``values`` minus their mean; exactly 0 if all are equal up to rounding."""
     if math.isclose(min(values), max(values), rel_tol=_EQUAL, abs_tol=1e-9):
         return [0.0] * len(values)
     mean = fmean(values)

@@ -91,7 +91,7 @@ def test_schemes_of_batches_and_of_tokens_stand_beside_it():
 
 @pytest.mark.parametrize(
     ("answer", "message"),
-    [([[[1.0]]], "for 2 sampled tokens"), ([[float("nan")]], "no number"), ([[1.0, 2.0]], "other")],
+    [([[[1.0]]], "for 2 sampled tokens"), ([[float("nan")]], "not finite"), ([[1.0, 2.0]], "different shape")],
 )
 def test_a_scheme_that_breaks_its_contract_is_said(answer, message):
     class Wrong:
