@@ -205,11 +205,9 @@ class EncoderStart(Settings):
             raise ValueError("scratch needs scratch_corpus, whose words it takes")
         if self.preset is not None and self.preset not in ENCODER_PRESETS:
             raise ValueError(f"no encoder preset; {did_you_mean(self.preset, ENCODER_PRESETS)}")
-        fields = EncoderKind.class_for({"backbone": self.backbone, **self.settings}).model_fields
-        unknown = self.settings.keys() - fields.keys()
-        if unknown:
-            name = min(unknown)
-            raise ValueError(f"settings: no setting '{name}'; {did_you_mean(name, fields)}")
+        EncoderKind.of(
+            **{"backbone": self.backbone or "scratch", **ENCODER_PRESETS.get(self.preset or "", {}), **self.settings}
+        )
         return self
 
 

@@ -125,7 +125,7 @@ def test_an_encoder_is_loaded_by_its_own_family(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ConfigError, match="kind: Input should be 'dense', got 'other'"):
         open_encoder(saved.parent)  # by the other family, whose settings the dense one does not read
     assert LOADED[1:] == [saved.parent]
-    with pytest.raises(ConfigError, match="no setting 'haeds'; did you mean 'heads'"):
+    with pytest.raises(ConfigError, match=r"unknown setting 'haeds' \(did you mean 'heads'"):
         load_retriever_run(tmp_path / "config.yaml", [start.replace("heads", "haeds")])
 
 
@@ -195,7 +195,10 @@ def test_a_reranker_learns_to_tell_golds_from_distractors(tmp_path: Path, monkey
         ("training.kind=in_bach", "unknown kind of training objective; did you mean 'in_batch'"),
         ("rounds=2", "round_corpus"),
         ("training.index=x", "index does nothing for .* of kind in_batch, only for frozen_passages"),
-        ("encoder.settings={poling: cls}", "poling"),
+        ("encoder.settings={poling: cls}", r"encoder: unknown setting 'poling' \(did you mean 'pooling'"),
+        ("encoder.settings={pooling: first}", "encoder: pooling: Input should be 'cls'"),
+        ("encoder.settings={query_max_tokens: 1}", "encoder: query_max_tokens: Input should be greater"),
+        ("encoder.settings={kind: dens}", "unknown kind of encoder"),
     ],
 )
 def test_bad_settings_are_one_clear_line(tmp_path: Path, override: str, named: str) -> None:
