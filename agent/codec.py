@@ -1,4 +1,4 @@
-"""A tokenizer behind the ``TextCodec`` seam: our own text may use special tokens, others' text may not."""
+"""A tokenizer as a ``TextCodec``: our own text may use special tokens, outside text may not."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sleuth.reserved import is_markup
 class HFCodec:
     """A transformers tokenizer as a ``TextCodec``.
 
-    Untrusted text is encoded with special tokens switched off, and whatever reserved id should still
-    come out of it is dropped: in token space a dropped id cannot join its neighbours to a new one.
+    Untrusted text is encoded with special tokens switched off, and any reserved id that still results is dropped:
+    dropping a token id, unlike deleting text, cannot create a new special token.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -24,7 +24,7 @@ class HFCodec:
                 "add an eos_token to its tokenizer_config.json",
             )
         if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token  # harmless: no mask is ever worked out from pad ids
+            tokenizer.pad_token = tokenizer.eos_token  # harmless: masks are never derived from pad ids
         self.eos_token_id: int = tokenizer.eos_token_id
         self.pad_token_id: int = tokenizer.pad_token_id
         added: dict[str, int] = tokenizer.get_added_vocab()

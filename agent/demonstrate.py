@@ -22,13 +22,13 @@ def play_plans(
     top_k: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Trajectory]:
-    """One trajectory a plan, in order; its policy tokens are what the plan says.
+    """One trajectory per plan, in order; its policy tokens are the plan's text.
 
-    Raises DataError when two plans share a question id.
+    Raises DataError if two plans have the same question id.
     """
     by_id = {plan.question.id: plan for plan in plans}
     if len(by_id) != len(plans):
-        raise DataError("two plans share a question id", "make the ids of the sources differ")
+        raise DataError("two plans have the same question id", "make the ids in the sources unique")
     policy = ScriptedPolicy(codec, lambda question, turn: plan_turn(by_id[question], turn))
     driver = RolloutDriver(policy, codec, environment, retriever, top_k)
     played: list[Trajectory] = []
@@ -41,7 +41,7 @@ def play_plans(
 
 
 def plan_turn(plan: Plan, turn: int) -> str:
-    """What the demonstrator says in its n-th turn."""
+    """The demonstrator's text in turn ``turn``, from 0."""
     if turn < len(plan.steps):
         step = plan.steps[turn]
         return f"<think> {step.think} </think>\n<search> {step.query} </search>"
@@ -49,10 +49,10 @@ def plan_turn(plan: Plan, turn: int) -> str:
 
 
 def worth_learning(trajectory: Trajectory, require_titles: bool) -> bool:
-    """Whether a demonstration ended in its answer and, if asked, met its supporting titles on the way.
+    """Whether a demonstration ended with its answer and, if required, found its supporting titles on the way.
 
-    A demonstrator that answers what it never read teaches to guess. One that meant to stop early is
-    judged by the titles of the searches that it made: at least one of them was found.
+    A demonstrator that answers what it never read would teach guessing. One that stops early on purpose needs only
+    as many titles as it made searches.
     """
     if trajectory.stop != "answer":
         return False

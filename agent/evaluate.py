@@ -1,9 +1,9 @@
-"""Evaluation: play every question once, greedily, keep the trajectories, and say how good the policy is.
+"""Evaluation: play every question once, greedily, save the trajectories, and report the policy's metrics.
 
-The same rollout driver as in training runs the episodes. Trajectories are appended as they end, so a killed
-evaluation goes on where it stopped. Metrics of answers are handed in as functions; nothing here knows them.
+The rollout driver is the one used in training. Trajectories are appended as they end, so a killed evaluation
+resumes where it stopped. Answer metrics are passed in as functions.
 
-A question whose retriever failed is *unscored*: it is in ``n``, not in ``scored``, and every mean is over ``scored``.
+A question whose retriever failed is *unscored*: it counts in ``n`` but not in ``scored``; means are over ``scored``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Score = Callable[[Trajectory], ScoredTrajectory]
 
 
 class Driver(Protocol):
-    """What evaluation needs of ``RolloutDriver``."""
+    """The part of ``RolloutDriver`` that evaluation uses."""
 
     def run(
         self, questions: Sequence[Question], sampling: Sampling, seeds: Sequence[int] | None = None
@@ -55,7 +55,7 @@ class AnswerFigures:
 class SearchFigures:
     """Supporting titles among the hits, over the ``questions`` that name supporting titles and were scored.
 
-    ``recall``: mean share of a question's titles that were found; ``all_found``: share of questions with all of them.
+    ``recall``: mean fraction of a question's titles that were found; ``all_found``: fraction of questions with all.
     """
 
     questions: int
@@ -65,10 +65,10 @@ class SearchFigures:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """Means are over the scored trajectories; None where there is nothing to average.
+    """Means are over the scored trajectories; None if there are none.
 
-    ``invalid_turns`` is a share of all turns. Tokens are a question's, ``policy_tokens`` those that were sampled.
-    ``seconds`` sums the stages of all episodes, over every life of a resumed evaluation.
+    ``invalid_turns`` is a fraction of all turns. ``tokens`` are per question, ``policy_tokens`` those sampled.
+    ``seconds`` sums each stage over all episodes, including those played before a resume.
     """
 
     overall: AnswerFigures
@@ -88,7 +88,7 @@ class EvaluationReport:
         return self.overall.n - self.overall.scored
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of ``metrics.json``; the answer metrics (em, f1, ...) stand at the top."""
+        """The content of ``metrics.json``; the answer metrics (em, f1, ...) come first."""
         rest = asdict(self)
         del rest["overall"]
         by_kind = {kind: figures.to_dict() for kind, figures in self.by_kind.items()}
@@ -108,11 +108,11 @@ def evaluate(
     resamples: int = 10_000,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationReport:
-    """Answer every question and report. With ``out``, trajectories, predictions.json and metrics.json are kept there.
+    """Answer every question and report. With ``out``, trajectories, predictions.json and metrics.json are saved there.
 
-    Questions whose trajectory stands in ``out`` already are not played again; that they were played with the same
-    settings is for the caller to see to (``RunFolder.claim``). ``on_progress`` gets (done, total). Raises DataError
-    for no questions, repeated ids, or trajectories of other questions in ``out``.
+    Questions that already have a trajectory in ``out`` are not played again; the caller ensures that the settings
+    were the same (``RunFolder.claim``). ``on_progress`` gets (done, total). Raises DataError if there are no
+    questions, for repeated ids, and for trajectories of other questions in ``out``.
     """
     _check_questions(questions)
     kept = EvaluationLayout(Path(out)) if out is not None else None
@@ -146,7 +146,7 @@ def evaluate(
 def summarise(
     rows: Sequence[ScoredTrajectory], metrics: Mapping[str, AnswerMetric], resamples: int = 10_000
 ) -> EvaluationReport:
-    """The report of trajectories that have been played, one a question; ``resamples`` are the bootstrap's."""
+    """The report on played trajectories, one per question; ``resamples`` are the bootstrap's."""
     scored = [row for row in rows if row.trajectory.scorable]
     played = [row.trajectory for row in scored]
     turns = [turn for trajectory in played for turn in trajectory.turns]
@@ -172,7 +172,7 @@ def summarise(
 
 
 def predictions(rows: Iterable[ScoredTrajectory]) -> dict[str, dict[str, Any]]:
-    """Answers in HotpotQA's own layout; a question without an answer is left out, which its script counts as 0."""
+    """Answers in HotpotQA's format; a question without an answer is left out, which its script counts as 0."""
     answers = ((row.trajectory.question.id, row.trajectory.answer) for row in rows)
     return {"answer": {identity: text for identity, text in answers if text is not None}, "sp": {}}
 
@@ -182,14 +182,14 @@ def _check_questions(questions: Sequence[Question]) -> None:
         raise DataError("there are no questions to evaluate", "is the file empty, or --limit 0?")
     repeated = [identity for identity, count in Counter(q.id for q in questions).items() if count > 1]
     if repeated:
-        raise DataError(f"question id '{repeated[0]}' stands more than once", "ids must tell questions apart")
+        raise DataError(f"question id '{repeated[0]}' occurs more than once", "make the ids unique")
 
 
 def _done_before(file: Path, questions: Sequence[Question]) -> dict[str, ScoredTrajectory]:
-    """Trajectories that an earlier life of this evaluation has kept; unscored ones are dropped and played again."""
+    """Trajectories saved by an earlier run of this evaluation; unscored ones are dropped, to be played again."""
     if not file.exists():
         return {}
-    TrajectoryWriter(file).close()  # cuts a torn last line
+    TrajectoryWriter(file).close()  # drops an incomplete last line
     unscored = 0
     asked = {question.id: question for question in questions}
     done: dict[str, ScoredTrajectory] = {}
@@ -198,7 +198,7 @@ def _done_before(file: Path, questions: Sequence[Question]) -> dict[str, ScoredT
         if asked.get(question.id) != question:
             raise DataError(
                 f"{file} holds question '{question.id}', which is not among these questions",
-                "evaluate other questions into another --out",
+                "use another --out for other questions",
             )
         if row.trajectory.scorable:
             done[question.id] = row
@@ -224,8 +224,8 @@ def _answer_figures(
 
 def _search_figures(played: Sequence[Trajectory]) -> SearchFigures:
     titles = [titles_found(trajectory.question, trajectory.hits) for trajectory in played]
-    shares = [found / wanted for found, wanted in titles if wanted]
-    return SearchFigures(len(shares), _mean(shares), _mean(share == 1.0 for share in shares))
+    recalls = [found / wanted for found, wanted in titles if wanted]
+    return SearchFigures(len(recalls), _mean(recalls), _mean(recall == 1.0 for recall in recalls))
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -1,4 +1,4 @@
-"""A trained policy as one plain folder: adapters merged, tokenizer beside the weights."""
+"""Export a trained policy as one plain folder: adapters merged, tokenizer beside the weights."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from agent.config import PolicySettings
 
 
 def save_merged(settings: PolicySettings, source: str, folder: Path) -> HFCodec:
-    """Write weights, in ``settings.dtype``, and tokenizer of the policy at ``source`` to ``folder``; its codec.
+    """Write weights (in ``settings.dtype``) and tokenizer of the policy at ``source`` to ``folder``; returns its codec.
 
-    An adapter is merged into the base model that it names: what is written needs neither of them.
+    An adapter is merged into its base model; the result needs neither.
     """
     from agent.policies.loading import load_policy_model
 

@@ -1,4 +1,4 @@
-"""When a server is asked again, and after which pause: what passes by itself, with growing pauses."""
+"""Retries of requests to a server: temporary failures, with growing pauses."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import random
 import time
 
 PASSING = frozenset({408, 409, 429, 500, 502, 503, 504})
-"""Statuses of a server that is busy, restarting, or wants to be asked more slowly."""
+"""HTTP statuses of a server that is busy, restarting or rate-limiting."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 
 
 def pause(attempt: int) -> None:
-    """Wait before the try after number ``attempt``, counted from 0; not all callers at the same time."""
+    """Wait before the retry after attempt ``attempt``, counted from 0, with jitter."""
     time.sleep(min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0))

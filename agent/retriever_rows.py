@@ -1,14 +1,14 @@
-"""What the agent asked, as training data for the retriever.
+"""The agent's searches as training data for the retriever.
 
-The rule, for every search that was carried out, and for every passage that it found:
+Every passage found by a search is labelled:
 
-- *positive*: its title is one that the question names as supporting, or, in a trajectory that was rewarded, its text
-  holds an accepted answer (yes and no, which are in too many texts to tell anything, do not count);
-- *left out*: it holds an accepted answer, but in its title alone, or the trajectory was not rewarded: nobody knows
-  what it is worth;
-- *negative*: any other passage. It was found for this query and helped nobody.
+- *positive*: its title is among the question's supporting titles or, in a rewarded trajectory, its text contains an
+  accepted answer (yes and no do not count: they occur in too many texts);
+- *left out*: it contains an accepted answer, but only in its title or in a trajectory that was not rewarded, so its
+  relevance is unknown;
+- *negative*: any other passage.
 
-The same query asked for the same question by several trajectories becomes one row.
+The same query for the same question in several trajectories becomes one row.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Mark = Literal["positive", "negative", "unknown"]
 
 @dataclass(slots=True)
 class AskedQuery:
-    """One query of one question: what it found, and what became of the trajectories that asked it.
+    """One query of one question, the passages it found, and the rewards of the trajectories that asked it.
 
-    ``rewards`` are those of all these trajectories. A passage that is positive in one of them is no negative.
+    A passage that is positive in one of these trajectories is not a negative.
     """
 
     question: Question
@@ -38,7 +38,7 @@ class AskedQuery:
     rewards: list[float] = field(default_factory=list)
 
     def to_row(self, identity: str) -> dict[str, Any]:
-        """A row of Tevatron's jsonl; ``question_id``, ``asked`` and ``reward`` (the mean) stand beside its fields."""
+        """A row in Tevatron's jsonl format, plus ``question_id``, ``asked`` (a count) and ``reward`` (the mean)."""
         negatives = [p for i, p in self.negatives.items() if i not in self.positives and i not in self.unknown]
         return {
             "query_id": identity,
@@ -55,7 +55,7 @@ class AskedQuery:
 def asked_queries(trajectories: Iterable[ScoredTrajectory], rewarded_from: float) -> list[AskedQuery]:
     """Every distinct (question, query), in order of first appearance.
 
-    ``rewarded_from``: the lowest reward that counts as rewarded. Trajectories that could not be scored are passed over.
+    ``rewarded_from``: the lowest reward that counts as rewarded. Unscored trajectories are skipped.
     """
     found: dict[tuple[str, str], AskedQuery] = {}
     for scored in trajectories:
@@ -74,7 +74,7 @@ def asked_queries(trajectories: Iterable[ScoredTrajectory], rewarded_from: float
 
 
 def judge(question: Question, passage: Passage, *, rewarded: bool) -> Mark:
-    """What a found passage is worth, by the rule above."""
+    """The label of a found passage, by the rules above."""
     if normalise_title(passage.title) in supporting_titles(question):
         return "positive"
     if rewarded and contains_answer(passage, question.answers):

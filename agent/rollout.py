@@ -1,11 +1,9 @@
 """The rollout driver: from questions to trajectories, one round of all live episodes at a time.
 
-With a policy whose requests advance on their own (``AsyncPolicy``) episodes do so too, without rounds.
-
-A round is: generate to a stop string, parse the new turn only, gather every search into one batched
-and deduplicated retriever call, append the observations. Training, evaluation, demonstrations and
-chat all go through here. What the policy sampled is appended as the tokens it sampled; nothing is
-ever encoded again from text.
+A round is: generate to a stop string, parse the new turn, collect all searches into one batched and deduplicated
+retriever call, append the observations. With an ``AsyncPolicy``, episodes advance independently, without rounds.
+Training, evaluation, demonstrations and chat all use this driver. Sampled tokens are appended as they were sampled,
+never re-encoded from text.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ class PassagesGiven:
 
 @dataclass(frozen=True, slots=True)
 class TokenSampled:
-    """One token at the moment it was sampled."""
+    """A token, at the moment it is sampled."""
 
     episode: str
     token_id: int
@@ -56,7 +54,7 @@ class TokenSampled:
 
 @dataclass(frozen=True, slots=True)
 class TurnTaken:
-    """A turn with what came back for it."""
+    """A turn with the environment's response."""
 
     episode: str
     turn: Turn
@@ -101,8 +99,8 @@ class _Episode:
 class RolloutDriver:
     """Plays questions through an environment with a policy and a retriever.
 
-    ``environment`` makes a fresh state machine for each episode; ``retriever`` may be None where the
-    environment never searches. A retriever that fails ends its episodes unscored, never with zero.
+    ``environment`` makes a new state machine for each episode; ``retriever`` may be None if the environment never
+    searches. If the retriever fails, its episodes end unscored, not with reward zero.
     """
 
     def __init__(
@@ -127,7 +125,7 @@ class RolloutDriver:
         seeds: Sequence[int] | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> list[Trajectory]:
-        """One trajectory a question, in order. The same seeds give the same trajectories."""
+        """One trajectory per question, in order. The same seeds give the same trajectories."""
         emit = on_event or _ignore
         episodes = [
             _Episode(f"{question.id}#{next(self._serial)}", question, seed, self.environment())
@@ -147,7 +145,7 @@ class RolloutDriver:
         return trajectories
 
     def _open(self, episodes: Sequence[_Episode], emit: Callable[[Event], None]) -> None:
-        """Put each prompt in place, searching first where the environment asks for it."""
+        """Append each prompt, searching first if the environment asks for it."""
         waiting: list[_Episode] = []
         for episode in episodes:
             first = episode.environment.reset(episode.question)
@@ -182,7 +180,7 @@ class RolloutDriver:
     def _play_each(
         self, policy: AsyncPolicy, live: Sequence[_Episode], sampling: Sampling, emit: Callable[[Event], None]
     ) -> None:
-        """Play every episode to its end on its own; searches that coincide still share a call."""
+        """Play the episodes independently to their ends; concurrent searches are still batched."""
         searches = Coalescer(self._retrieve_each)
         before = [dict(e.timings) for e in live]
         started = time.perf_counter()
@@ -204,12 +202,12 @@ class RolloutDriver:
         while episode.stop is None:
             started = time.perf_counter()
             generation = await policy.generate_one(_request(episode), chosen, _token_listener(emit))
-            _share([episode], "generate", time.perf_counter() - started)
+            _divide_time([episode], "generate", time.perf_counter() - started)
             turn = self._take(episode, generation)
             self._settle(episode, turn, await searches.ask_async(episode) if episode.pending else None, emit)
 
     def _take(self, episode: _Episode, generation: Generation) -> Turn:
-        """Append what was sampled and say what it means."""
+        """Append the sampled tokens and parse the turn."""
         text = self.codec.decode(generation.token_ids)
         action = episode.environment.step(text)
         episode.append(Segment("policy", generation.token_ids, generation.logprobs))
@@ -217,7 +215,7 @@ class RolloutDriver:
         return Turn(generation, text, action)
 
     def _settle(self, episode: _Episode, turn: Turn, hits: list[Hit] | None, emit: Callable[[Event], None]) -> None:
-        """End the turn with what came back for it."""
+        """End the turn with the environment's response."""
         if isinstance(turn.action, Answer):
             episode.stop = "answer"
         elif episode.stop is None:
@@ -236,11 +234,11 @@ class RolloutDriver:
             replace(sampling, stop=stops),
             on_token=_token_listener(emit),
         )
-        _share(live, "generate", time.perf_counter() - started)
+        _divide_time(live, "generate", time.perf_counter() - started)
         return generations
 
     def _retrieve(self, waiting: Sequence[_Episode]) -> list[tuple[_Episode, list[Hit]]]:
-        """Hits for every waiting episode from one call; on failure they end unscored instead."""
+        """Hits for every waiting episode from one call; if it fails, the episodes end unscored."""
         queries = [e.pending.query for e in waiting if e.pending]
         unique = list(dict.fromkeys(queries))
         if not unique:
@@ -255,16 +253,16 @@ class RolloutDriver:
                 episode.stop = "retriever_failed"
             return []
         finally:
-            _share(waiting, "retrieve", time.perf_counter() - started)
+            _divide_time(waiting, "retrieve", time.perf_counter() - started)
         return [(episode, answers[query]) for episode, query in zip(waiting, queries, strict=True)]
 
     def _retrieve_each(self, waiting: Sequence[_Episode]) -> list[list[Hit] | None]:
-        """As ``_retrieve``, with None for those whose search failed."""
+        """Like ``_retrieve``, with None for failed searches."""
         found = {episode.id: hits for episode, hits in self._retrieve(waiting)}
         return [found.get(episode.id) for episode in waiting]
 
     def _observe(self, episode: _Episode, turn: Turn, hits: list[Hit] | None) -> Turn:
-        """Append what the environment answers, or end the episode; the turn as it then stands."""
+        """Append the environment's observation, or end the episode; returns the completed turn."""
         seen = episode.environment.observe(hits, episode.room)
         kept = tuple(hits or ())
         if isinstance(seen, Stop):
@@ -299,7 +297,7 @@ def _token_listener(emit: Callable[[Event], None]) -> OnToken | None:
 
 
 def _fit(episodes: Sequence[_Episode], before: Sequence[Mapping[str, float]], wall: float) -> None:
-    """Scale what overlapping episodes have added to their timings to the wall time that passed."""
+    """Scale the timings that overlapping episodes have added so that they sum to the wall time."""
     added = sum(e.timings[stage] - old[stage] for e, old in zip(episodes, before, strict=True) for stage in old)
     for episode, old in zip(episodes, before, strict=True):
         for stage in old:
@@ -307,8 +305,8 @@ def _fit(episodes: Sequence[_Episode], before: Sequence[Mapping[str, float]], wa
             episode.timings[stage] = old[stage] + spent * wall / max(added, 1e-9)
 
 
-def _share(episodes: Sequence[_Episode], stage: str, seconds: float) -> None:
-    """Spread a batch's wall time over its episodes, so that their sum is the time that passed."""
+def _divide_time(episodes: Sequence[_Episode], stage: str, seconds: float) -> None:
+    """Divide a batch's wall time equally among its episodes."""
     for episode in episodes:
         episode.timings[stage] += seconds / len(episodes)
 

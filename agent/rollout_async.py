@@ -1,4 +1,4 @@
-"""Episodes that advance each on their own: run coroutines to their end."""
+"""Runs the coroutines of episodes that advance independently."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def run_all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run all to their end on a loop of their own; the first failure, or an interrupt, cancels the others."""
+    """Run all of them in a new event loop; the first failure, or an interrupt, cancels the others."""
 
     async def together() -> None:
         tasks = [asyncio.ensure_future(one) for one in work]

@@ -1,4 +1,4 @@
-"""Several sampled answers a question: their mean, whether any is right, and what the majority says."""
+"""Several sampled answers per question: mean@k, pass@k and majority@k."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sleuth.statistics import bootstrap_interval
 from sleuth.types import ScoredTrajectory, Trajectory
 
 Answers = Sequence[str | None]
-"""The answers to one question, one a sample; None where none was given."""
+"""The answers to one question, one per sample; None if none was given."""
 
 
 def sampled_report(
@@ -20,12 +20,12 @@ def sampled_report(
     normalise: Callable[[str], str],
     resamples: int = 10_000,
 ) -> EvaluationReport:
-    """The report of k samples, each over the same questions.
+    """The report on k samples of the same questions.
 
-    Every metric is its mean over a question's samples (mean@k). Of ``em``, which must be among ``metrics``, there
-    are ``pass@k`` (any sample is right) and ``majority@k`` (the commonest normalised answer is right; of equals
-    the one sampled first; no answer has no vote) as well. Intervals are over questions, since the samples of one
-    are no independent draws. A sample that could not be scored counts nowhere.
+    Every metric is its mean over a question's samples (mean@k). For ``em``, which must be among ``metrics``, there
+    are also ``pass@k`` (any sample is right) and ``majority@k`` (the most common normalised answer is right; ties go
+    to the first sampled; missing answers do not vote). Intervals are over questions, since the samples of a question
+    are not independent. Unscored samples are ignored.
     """
     k = len(samples)
     rows = [row for sample in samples for row in sample]
@@ -45,11 +45,11 @@ def sampled_report(
 
 
 def majority(answers: Answers, normalise: Callable[[str], str]) -> str | None:
-    """The answer most samples agree on, as it was first written; None when there is none at all."""
+    """The most common answer, as it was first written; None if no sample has one."""
     given = [answer for answer in answers if answer is not None]
     if not given:
         return None
-    votes = Counter(normalise(answer) for answer in given)  # most_common keeps the order of first sight among equals
+    votes = Counter(normalise(answer) for answer in given)  # most_common keeps ties in order of first occurrence
     winner = votes.most_common(1)[0][0]
     return next(answer for answer in given if normalise(answer) == winner)
 
@@ -74,7 +74,7 @@ def _with_votes(
 def _figures(
     groups: Sequence[Sequence[Trajectory]], metrics: Mapping[str, _GroupMetric], resamples: int
 ) -> AnswerFigures:
-    kept = [group for group in groups if all(t.scorable for t in group)]  # of fewer samples pass@k would be another
+    kept = [group for group in groups if all(t.scorable for t in group)]  # pass@k needs all k samples
     values = {
         name: [metric([t.answer for t in group], group[0].question.answers) for group in kept]
         for name, metric in metrics.items()

@@ -1,7 +1,7 @@
-"""A session of questions: what was asked, what came of it, and what a person turns in between. No terminal here.
+"""An interactive session: its questions, their results, and the settings a user changes in between. No terminal here.
 
-A question that is interrupted leaves no trajectory, but the session goes on: the driver has released its episode,
-and whatever a policy still says from another thread is not passed on.
+An interrupted question leaves no trajectory, but the session continues: the driver has released its episode, and
+events that still arrive from another thread are dropped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Metric = Callable[[str | None, Sequence[str]], float]
 
 @dataclass(frozen=True, slots=True)
 class Knobs:
-    """What may be turned between two questions. ``seed`` is that of the next question; the one after adds 1."""
+    """Settings that may change between questions. ``seed`` is the next question's; it grows by 1 per question."""
 
     mode: str = "search"
     top_k: int = 3
@@ -38,10 +38,10 @@ class Knobs:
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a session needs of packages that it does not know.
+    """Functions of packages that this one may not import.
 
-    ``environment`` raises ConfigError for knobs that do not fit together; ``retriever`` opens what its argument
-    names; ``questions`` reads a data set.
+    ``environment`` raises ConfigError for inconsistent knobs; ``retriever`` opens the retriever named by its argument;
+    ``questions`` reads a data set.
     """
 
     environment: Callable[[Knobs], Callable[[], Environment]]
@@ -52,9 +52,9 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A question that was played to its end, under which knobs, and with what it was graded.
+    """A question that was played to its end, with its knobs and its grade.
 
-    ``failure`` says why the retriever failed, where it did.
+    ``failure`` says why the retriever failed, if it did.
     """
 
     trajectory: Trajectory
@@ -65,13 +65,13 @@ class Exchange:
 
     @property
     def scored(self) -> ScoredTrajectory:
-        """As it is saved: the reward is exact match, None where nobody has said what is right."""
+        """As it is saved: the reward is exact match, None if the right answer is unknown."""
         return ScoredTrajectory(self.trajectory, self.grades.get("em"), dict(self.grades))
 
 
 @dataclass(slots=True)
 class _Asked:
-    """The last question that was put, answered or not."""
+    """The last question asked, answered or not."""
 
     question: Question
     knobs: Knobs
@@ -79,7 +79,7 @@ class _Asked:
 
 
 class Session:
-    """Puts questions to a policy, one after the other. ``source`` names the data set that ``load`` reads first."""
+    """Asks a policy questions, one at a time. ``source`` is the data set that ``load`` reads by default."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Session:
     # Knobs
 
     def change(self, **values: object) -> Knobs:
-        """Turn some knobs, or none if they do not fit. Fewer turns than searches leave fewer searches."""
+        """Change some knobs, or none if they are inconsistent. Lowering turns below searches also lowers searches."""
         knobs = replace(self.knobs, **values)  # type: ignore[arg-type]
         if not (math.isfinite(knobs.temperature) and knobs.temperature >= 0):
             raise ConfigError(f"temperature is {knobs.temperature}", "0 is greedy, 1 the policy's own distribution")
@@ -120,20 +120,20 @@ class Session:
         return knobs
 
     def use_retriever(self, name: str) -> None:
-        """Search ``name`` from now on; if it cannot be opened, all stays as it was."""
+        """Search ``name`` from now on; if it cannot be opened, nothing changes."""
         self._open(name)
         self.retriever = name
 
     # Questions
 
     def ask(self, text: str, on_event: OnEvent | None = None) -> Exchange:
-        """Play a question that a person typed."""
+        """Play a question typed by the user."""
         if not text.strip():
             raise DataError("the question is empty")
         return self.put(Question(f"asked-{next(self._serial)}", text.strip(), ()), on_event)
 
     def put(self, question: Question, on_event: OnEvent | None = None) -> Exchange:
-        """Play ``question``; graded at once where its answers are known."""
+        """Play ``question``; graded immediately if its answers are known."""
         knobs = self.knobs
         self._ready(knobs, self.retriever)
         self._asked = _Asked(question, knobs)
@@ -141,9 +141,9 @@ class Session:
         return self._play(self._asked, knobs, self.retriever, on_event)
 
     def again(self, retriever: str | None = None, on_event: OnEvent | None = None) -> tuple[Exchange | None, Exchange]:
-        """The last question once more, under today's knobs but its own seed: (what came of it before, now).
+        """Play the last question again, with the current knobs but its own seed: (previous result, new result).
 
-        ``retriever`` is searched this time only. What came before is None for a question that was interrupted.
+        ``retriever`` is used this time only. The previous result is None if the question was interrupted.
         """
         if self._asked is None:
             raise ConfigError("nothing was asked yet", "ask a question first")
@@ -154,7 +154,7 @@ class Session:
         return before, self._play(self._asked, knobs, name, on_event)
 
     def load(self, source: str | None = None, which: str | None = None) -> Question:
-        """A question of a data set: by position from 1, by id, or the next one. ``source`` is remembered."""
+        """A question of a data set: by position from 1, by id, or the next one. ``source`` becomes the default."""
         name = source or self._source
         if name is None:
             raise ConfigError("no data set is named", "/load FILE")
@@ -173,7 +173,7 @@ class Session:
 
     @property
     def last(self) -> Exchange:
-        """The last question that was played to its end. Raises ConfigError when there is none."""
+        """The last question that was played to its end. Raises ConfigError if there is none."""
         if not self.history:
             raise ConfigError("no question was answered yet", "ask one first")
         return self.history[-1]
@@ -187,7 +187,7 @@ class Session:
         return hits[number - 1]
 
     def grade(self, answers: Sequence[str]) -> Exchange:
-        """Compare the last answer with ``answers``, any of which is right; they are kept with its question."""
+        """Compare the last answer with ``answers``, any of which is right; they are stored with its question."""
         accepted = tuple(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
         if not accepted:
             raise ConfigError("no answer is given to grade against", "/grade Oslo | Kristiania")
@@ -200,7 +200,7 @@ class Session:
         return graded
 
     def save(self, path: str | Path, everything: bool = False) -> int:
-        """Append the last trajectory, or all of the session, to a jsonl file; how many that were."""
+        """Append the last trajectory, or all of the session's, to a jsonl file; returns their number."""
         target = Path(path)
         if target.suffix != ".jsonl":
             raise ConfigError(f"{path} is no .jsonl file", "trajectories are saved as JSON lines")
@@ -208,16 +208,16 @@ class Session:
         if not rows:
             raise ConfigError("no question was answered yet", "ask one first")
         if target.exists() and target.stat().st_size:
-            next(iter(read_trajectories(target)), None)  # refuses to append to a file of something else
+            next(iter(read_trajectories(target)), None)  # refuses to append to a file with other content
         with TrajectoryWriter(target) as writer:
             for exchange in rows:
                 writer.write(exchange.scored)
         return len(rows)
 
-    # Inside
+    # Internals
 
     def _ready(self, knobs: Knobs, name: str | None) -> None:
-        """Whether a question can be played at all, before anything of the session changes."""
+        """Check that a question can be played, before the session changes."""
         self._tools.environment(knobs)
         if name is not None and _searches(knobs):
             self._open(name)
@@ -253,7 +253,7 @@ class Session:
 
 
 class _Overheard:
-    """A retriever that remembers why it failed, which the driver keeps to itself."""
+    """A retriever that remembers why it failed; the driver does not report it."""
 
     def __init__(self, inner: Retriever) -> None:
         self._inner = inner
@@ -291,7 +291,7 @@ def _searches(knobs: Knobs) -> bool:
 
 
 def _position(questions: Sequence[Question], which: str, name: str) -> int:
-    """Index of the question with that id, or else at that place, counted from 1."""
+    """Index of the question with that id, or else at that position, counted from 1."""
     for index, question in enumerate(questions):
         if question.id == which:
             return index

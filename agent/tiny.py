@@ -1,11 +1,11 @@
 """A policy of about a million parameters with its own tokenizer, to be trained from scratch in minutes.
 
-What is built in, openly: the network starts with a hand-wired *induction pair*, two attention heads that
-together copy. A head of layer 0 attends to the previous token and writes what it was into a subspace of the
-residual stream; two heads of layer 1 look in that subspace for the current token, so they attend to what
-followed its last occurrence; value and output matrices are transposes of each other, so that what is attended
-to is also predicted. Afterwards all weights train. Networks of this size that start from plain noise did not
-learn to copy names within the same budget; what to search, when to stop and which fact to copy is learned.
+The initialisation contains a hand-wired *induction circuit*, attention heads that together copy. A head of layer 0
+attends to the previous token and writes it into a subspace of the residual stream; two heads of layer 1 match that
+subspace with the current token, so they attend to what followed its last occurrence; value and output matrices are
+transposes of each other, so that the attended token is also predicted. All weights are then trained. Networks of this
+size with random initialisation did not learn to copy names within the same budget; what to search, when to stop and
+which fact to copy is learned.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ KIND = "policy"
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 TAGS = tuple(f"<{slash}{name}>" for name in ("think", "search", "information", "answer") for slash in ("", "/"))
 OWN_WORDS = ("Question", "nothing", "found", "search", "or", "answer", "now")
-"""Words of the plainest prompt style and its hints, whole; anything else is spelt where it is not known."""
+"""Whole words of the minimal prompt style and its hints; other unknown words are spelt in characters."""
 NEWLINE = "¶"
-"""Stands for a line break inside the tokenizer; texts never show it."""
+"""Represents a line break inside the tokenizer; decoded text never contains it."""
 _CERTAIN = 400.0
-"""Score of the previous token in the head that looks for it; any other's is less, at the default size by at least
-0.17 of it. Training does not undo so clear a choice: where it did (at 40), the rounding of two scores that were nearly
-equal moved log-probs of the next token by up to 2.4e-4 between sampler and trainer."""
+"""Attention score of the previous token in the previous-token head; other tokens score lower, at the default size by at
+least 17 %. Training does not undo so large a margin. With 40 it did, and rounding of two nearly equal scores moved
+log-probs of the next token by up to 2.4e-4 between sampler and trainer."""
 
 
 def build_tiny_policy(
@@ -44,8 +44,8 @@ def build_tiny_policy(
 ) -> None:
     """Write a tokenizer over ``vocabulary`` and an untrained model to ``folder``.
 
-    ``vocabulary`` holds words and word pieces (``##`` marks one that goes on within a word). Raises
-    ArtifactError when the folder exists and may not be overwritten.
+    ``vocabulary`` contains words and word pieces (``##`` marks one inside a word). Raises ArtifactError if the folder
+    exists and may not be overwritten.
     """
     tokenizer = make_tokenizer(vocabulary, settings.max_length)
     model = make_model(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, settings, seed)
@@ -56,9 +56,9 @@ def build_tiny_policy(
 
 
 def make_tokenizer(vocabulary: Sequence[str], max_length: int) -> PreTrainedTokenizerFast:
-    """WordPiece over ``vocabulary`` and, for whatever else is written in ASCII, single characters.
+    """WordPiece over ``vocabulary``, with single characters for other ASCII text.
 
-    The protocol's tags are added tokens but no special ones: decoding keeps them.
+    The protocol's tags are added tokens but not special ones, so decoding keeps them.
     """
     characters = [c for c in string.printable if not c.isspace()]
     fallback = [*characters, *(f"##{c}" for c in characters if c.isalnum() or c == "_")]
@@ -79,10 +79,10 @@ def make_tokenizer(vocabulary: Sequence[str], max_length: int) -> PreTrainedToke
 
 
 def make_model(size: int, pad: int, eos: int, settings: TinySettings, seed: int) -> LlamaForCausalLM:
-    """A Llama network with ``size`` tokens, initialised as this file's heading says.
+    """A Llama network with ``size`` tokens, initialised as described at the top of this file.
 
-    Llama with attention biases is Qwen2 but for one bias more; ``AutoTokenizer`` would replace the
-    tokenizer of a folder that says ``qwen2`` by Qwen2's own.
+    Llama with attention biases equals Qwen2 up to one bias; ``AutoTokenizer`` would replace the tokenizer of a
+    ``qwen2`` folder by Qwen2's own.
     """
     config = LlamaConfig(
         vocab_size=size,
@@ -126,7 +126,7 @@ def _initialise(model: LlamaForCausalLM, rng: torch.Generator) -> None:
 
 
 def _wire_induction(model: LlamaForCausalLM, head_size: int, rng: torch.Generator) -> None:
-    """Head 0 of layer 0 says what came before; heads 0 and 2 of layer 1 look for what comes after."""
+    """Head 0 of layer 0 finds the previous token; heads 0 and 2 of layer 1 find what followed the current one."""
     first, second = (layer.self_attn for layer in list(model.model.layers)[:2])
     head = slice(0, head_size)
     half = head_size // 2
@@ -134,7 +134,7 @@ def _wire_induction(model: LlamaForCausalLM, head_size: int, rng: torch.Generato
     angles = theta ** (-torch.arange(half) / half)
     gains = torch.exp(-torch.arange(half) / 3)
     gains = torch.sqrt(_CERTAIN * math.sqrt(head_size) * gains / gains.sum())
-    # Rotated by position, this query meets this key at full length exactly one token back.
+    # After rotation by position, this query aligns with the key exactly one token back.
     first.q_proj.bias[head] = torch.cat([gains * torch.cos(angles), -gains * torch.sin(angles)])
     first.k_proj.bias[head] = torch.cat([gains, torch.zeros(half)])
     for projection in (first.q_proj, first.k_proj):

@@ -1,7 +1,7 @@
 """Warm start: supervised fine-tuning on demonstration trajectories, on TRL's SFTTrainer.
 
-Only tokens that the policy sampled (here: that the demonstrator said) are learned; the prompt and
-everything that the environment inserted are masked by source, not by searching the text.
+Only policy tokens (here the demonstrator's) are learned; the prompt and the environment's tokens are masked by
+source, not by searching the text.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from sleuth.types import Trajectory
 log = logging.getLogger("sleuth.warmstart")
 _IGNORED = -100
 _BUCKET = 4
-"""Batches whose rows are sorted by length together."""
+"""Number of batches whose rows are sorted by length together."""
 
 
 def to_example(trajectory: Trajectory, eos: int) -> dict[str, list[int]]:
-    """``input_ids`` and ``labels`` of equal length; a label is -100 unless the policy said the token.
+    """``input_ids`` and ``labels`` of equal length; a label is -100 unless it is a policy token.
 
-    An EOS closes the row and is learned too: after its answer a policy has nothing more to say.
+    An EOS ends the row and is learned too: the policy must stop after its answer.
     """
     ids, mask = trajectory.token_ids, trajectory.policy_mask
     labels = [token if mine else _IGNORED for token, mine in zip(ids, mask, strict=True)]
@@ -42,9 +42,9 @@ def to_example(trajectory: Trajectory, eos: int) -> dict[str, list[int]]:
 
 
 def make_examples(trajectories: Iterable[Trajectory], eos: int, max_tokens: int) -> list[dict[str, list[int]]]:
-    """Examples of at most ``max_tokens``; longer ones are left out whole and counted in a warning.
+    """Examples of at most ``max_tokens``; longer ones are left out and counted in a warning.
 
-    Raises DataError when none is left.
+    Raises DataError if none is left.
     """
     examples = [to_example(trajectory, eos) for trajectory in trajectories]
     kept = [example for example in examples if len(example["input_ids"]) <= max_tokens]
@@ -63,10 +63,10 @@ def make_examples(trajectories: Iterable[Trajectory], eos: int, max_tokens: int)
 
 
 def bucketed_order(lengths: Sequence[int], batch: int, steps: int, seed: int) -> list[int]:
-    """Positions for ``steps`` batches in a row: rows of like length share a batch, batches come in random order.
+    """Row positions for ``steps`` batches: rows of similar length share a batch, batches come in random order.
 
-    Sorting longer stretches by length would end each of them on its shortest rows, and a policy that
-    last saw short demonstrations has learned to stop searching.
+    Sorting longer stretches by length would put each one's shortest rows last, and a policy trained last on short
+    demonstrations stops searching.
     """
     rng = np.random.default_rng(seed)
     batches: list[list[int]] = []
@@ -95,7 +95,7 @@ def warm_start(
 ) -> Path:
     """Fine-tune the policy at ``model_name`` and save it to ``out``; its own adapter and a new one are merged into it.
 
-    Checkpoints go to ``work``; ``resume`` goes on from the newest whole one.
+    Checkpoints go to ``work``; ``resume`` continues from the newest complete one.
     """
     import torch
     from datasets import Dataset

@@ -24,11 +24,10 @@ def serve_retriever(
     ] = None,
 ) -> None:
     """Serve INDEX: POST /retrieve as in Search-R1, GET /health and GET /metrics. Ctrl-C stops it."""
-    from retrieval.open import open_retriever
     from retrieval.progress import build_progress
     from retrieval.service.config import ServiceLimits
     from sleuth.errors import MissingExtraError
-    from workflows.retrievers import retriever_settings
+    from workflows.retrievers import open_alone, retriever_settings
 
     try:
         from retrieval.service.server import serve
@@ -36,7 +35,7 @@ def serve_retriever(
         raise MissingExtraError(error.name or "fastapi", "serve", "serving a retriever") from None
 
     settings = retriever_settings(index, overrides or [])
-    retriever = open_retriever(settings, progress=build_progress)
+    retriever = open_alone(settings, progress=build_progress)
     console = error_console()
 
     def announce(url: str) -> None:

@@ -190,7 +190,7 @@ class _LuceneWriter:
     which flushes it, and reopened in time."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        self._folder = str(folder)
+        self._folder = str(folder.absolute())
         self._threads = threads
         self._indexer: Any = None
         self._buffered = 0
@@ -222,7 +222,7 @@ def lucene_searcher(folder: Path, hint: str | None = None) -> Any:
     try:
         with java_calls():
             java_class("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(_ALL_CLAUSES)  # long queries too
-            return searcher(str(folder))
+            return searcher(str(folder.absolute()))  # Java keeps the working directory it was started in
     except Exception as error:  # see BM25Retriever.search
         raise ArtifactError(
             f"Lucene cannot open {folder}: {first_line(error)}",

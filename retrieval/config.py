@@ -116,7 +116,7 @@ class RetrieverSettings(KindSettings):
     def _kind_of(cls, values: Mapping[str, Any]) -> str:
         """What the index says it is; of one that is not made yet, the first kind that knows all these settings."""
         index = values.get("index")
-        if index and Path(index).exists():
+        if index and isinstance(index, str | Path) and Path(index).exists():
             return index_kind(index)
         indexed = index_kinds()
         return next((kind for kind, own in indexed.items() if cls.foreign(own, values) is None), next(iter(indexed)))

@@ -79,7 +79,8 @@ class KindSettings(Settings):
             )
         # configs of before held the settings of every kind, at their defaults
         kept = {name: values[name] for name in values if name in own.model_fields or not cls._known(name)}
-        absent = [name for name, field in own.model_fields.items() if field.is_required() and not kept.get(name)]
+        empty: tuple[Any, ...] = (None, "", [], {})
+        absent = [name for name, f in own.model_fields.items() if f.is_required() and kept.get(name) in empty]
         if absent and kept.keys() <= own.model_fields.keys():  # else one of them is mistyped, which says more
             raise ValueError(f"{absent[0]} is missing")
         return own.model_validate(kept)

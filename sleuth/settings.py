@@ -189,11 +189,10 @@ def _expand(value: Any, where: str) -> Any:
 
 
 def _descend(node: Any, part: str, key: str, nearest: str) -> Any:
-    if isinstance(node, list):
-        return node[_index(node, part, key)]
-    if node.get(part) is None:
+    place: Any = _index(node, part, key) if isinstance(node, list) else part
+    if isinstance(node, dict) and node.get(part) is None:
         node[part] = {}
-    child = node[part]
+    child = node[place]
     if not isinstance(child, dict | list):
         raise ConfigError(f"--set {key}: {nearest} is the value {child!r}, which has no keys")
     return child

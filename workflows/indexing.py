@@ -71,5 +71,5 @@ def build_dense_index(
         from workflows.sharded import encoding_workers
 
         cluster, token = ClusterSettings(workers=workers, address=address), RunLayout(out).token
-        with encoding_workers(cluster, chosen, loaded, threads or 2, how["batch_size"], token) as elsewhere:
+        with encoding_workers(cluster, chosen, loaded, threads, how["batch_size"], token) as elsewhere:
             return build_dense(corpus, out, loaded, elsewhere=elsewhere, on_progress=on_progress, **how, **options)

@@ -165,8 +165,8 @@ def _judged(settings: RunSettings, kept: EvaluationLayout) -> dict[str, Any]:
         judge.close()
         write_record(kept.judged, {"judge": chosen.judge.model, "verdicts": verdicts})
     given = [verdict for key in keys if (verdict := verdicts[key]) is not None]
-    share = sum(given) / len(given) if given else None
-    return {"judge": {"model": chosen.judge.model, "right": share, "judged": len(given), "asked": len(asked)}}
+    right = sum(given) / len(given) if given else None
+    return {"judge": {"model": chosen.judge.model, "right": right, "judged": len(given), "asked": len(asked)}}
 
 
 def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, Any]:

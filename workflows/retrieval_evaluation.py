@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sleuth.errors import ConfigError, DataError
 from workflows.logs import quiet_libraries
 from workflows.play import Progress
-from workflows.retrievers import retriever_settings
+from workflows.retrievers import open_alone, retriever_settings
 
 if TYPE_CHECKING:
     from retrieval.config import RetrieverSettings
@@ -100,13 +100,12 @@ def search_index(
 ) -> tuple[Found, list[str]]:
     """The run of ``index``, and the measures that its depth allows; ``refuse`` makes deeper ones an error."""
     from retrieval.evaluation.evaluate import retrieve
-    from retrieval.open import open_retriever
 
     if not task.queries:
         raise ConfigError("no queries are given", "add --queries FILE, or --beir FOLDER")
     quiet_libraries()
     settings = retriever_settings(index, overrides)
-    retriever = open_retriever(settings, cached=False)
+    retriever = open_alone(settings, cached=False)
     kept = _reached(names, settings, retriever, k, refuse, warn)
     asked = [task.queries[query] for query in task.qrels if query in task.queries]
     with counting("queries") as on_progress:

@@ -1,13 +1,16 @@
-"""Turns a retriever given on the command line into settings."""
+"""A retriever given on the command line: its settings, and how it is opened."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hub.threads import use_threads
 from retrieval.config import AnyRetriever, RetrieverSettings
 from sleuth.errors import ConfigError
+from sleuth.protocols import Retriever
 from sleuth.settings import Settings, apply_override, read_layers, validate
 
 HELP = "Index folder, URL of a service, YAML file, or settings such as '{kind: hybrid, parts: [a, b]}'."
@@ -22,6 +25,16 @@ def retriever_settings(given: str | Path, overrides: Sequence[str] = ()) -> Retr
     for override in overrides:
         apply_override(values, override)
     return validate(_Named, values, str(given)).retriever
+
+
+def open_alone(settings: RetrieverSettings, **how: Any) -> Retriever:
+    """The retriever of a command without a policy; its model, if it has one, uses the cores of the machine."""
+    from retrieval.open import open_retriever
+
+    retriever = open_retriever(settings, **how)
+    if "torch" in sys.modules:  # BM25 and services do without it
+        use_threads(None)
+    return retriever
 
 
 class _Named(Settings):

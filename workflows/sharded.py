@@ -27,7 +27,8 @@ class PieceEncoder:
     store: Path
     source: str | EncoderKind
     fingerprint: str
-    threads: int
+    threads: int | None
+    """None: as many as the cores that are reserved for the actor."""
     batch_size: int
 
     def __call__(self) -> Callable[[range], Any]:

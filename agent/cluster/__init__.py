@@ -1,1 +1,1 @@
-"""The same training on several processes and machines: roles as actors, on Ray or in threads."""
+"""Training on several processes and machines: roles as actors, on Ray or in threads."""

@@ -1,4 +1,4 @@
-"""Settings of a cluster: which roles run where, how far rollouts may lag, how patient to be. No torch, no Ray."""
+"""Settings of a cluster: roles, placement, staleness of rollouts, timeouts. No torch, no Ray."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sleuth.settings import Count, Seconds, Settings
 
 
 class RoleSettings(Settings):
-    """What one actor of a role takes from its node, in Ray's logical units."""
+    """Resources of one actor of a role, in Ray's logical units."""
 
     cpus: Annotated[float, Field(ge=0.0)] = 1.0
     gpus: Annotated[float, Field(ge=0.0)] = 0.0
@@ -21,16 +21,16 @@ class ClusterSettings(Settings):
     """Roles as actors: ``workers`` play episodes, ``retrievers`` share indexes, ``learners`` take optimizer steps.
 
     ``index_shards`` above 1 spreads the vectors of a flat dense index over so many actors, whose best hits are merged.
-    ``backend`` ``local`` keeps every role in threads of one process and needs no Ray. ``address`` is that of a
-    running Ray (``auto``, ``host:port``); without one, a Ray of this machine starts and ends with the run.
+    ``backend`` ``local`` runs every role in threads of one process, without Ray. ``address`` is that of a running
+    Ray (``auto``, ``host:port``); without one, a local Ray is started for the run.
     ``learners`` 0 trains in the controller itself; more are processes of Ray Train.
 
-    ``schedule`` ``async`` plays the next rollouts while one is learned from: a rollout is then sampled by a policy
-    at most ``max_staleness`` rollouts older than the one that learns from it, and its tokens are weighted by
-    truncated importance ratios (``grpo.importance_cap``).
+    ``schedule`` ``async`` plays the next rollouts during the update: a rollout is then sampled by a policy at most
+    ``max_staleness`` rollouts older than the one being trained, and its tokens are weighted by truncated importance
+    ratios (``grpo.importance_cap``).
 
-    A shard of questions that a dead worker leaves is played elsewhere, at most ``retries`` times; one that takes
-    longer than ``deadline_s`` is sent once more, and is left unscored when that takes as long again.
+    A dead worker's shard of questions is played elsewhere, at most ``retries`` times; one that takes longer than
+    ``deadline_s`` is sent once more, and ends unscored if that takes as long again.
     ``retriever_timeout_s`` None: 60, and 900 where a reranker reads every pair.
     """
 
@@ -58,11 +58,11 @@ class ClusterSettings(Settings):
     @model_validator(mode="after")
     def _fits(self) -> ClusterSettings:
         if self.backend == "local" and (self.address or self.learners):
-            raise ValueError("backend local has neither an address nor learners of their own: use backend ray")
+            raise ValueError("backend local supports neither address nor learners: use backend ray")
         return self
 
 
 MAY_DIFFER = tuple(
     f"cluster.{name}" for name in ClusterSettings.model_fields if name not in ("schedule", "max_staleness", "learners")
 )
-"""Settings that may change when a run is resumed: they move work, not results."""
+"""Settings that may change when a run is resumed, as they do not affect results."""

@@ -1,4 +1,4 @@
-"""The controller: it knows the versions of the weights, owns the rollouts, and is the trainer's only counterpart."""
+"""The controller: holds the versions of the weights and has rollouts played. The trainer talks only to it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sleuth.types import Question, Sampling, Trajectory
 
 
 class Control(Protocol):
-    """What the trainer asks of the controller, which may be in its process or an actor."""
+    """The controller's interface for the trainer; it may be in the same process or an actor."""
 
     def publish(self, version: int, boxed: list[Any]) -> None:
-        """Weights by reference, in a box so that a reference travels as one. Old versions are forgotten."""
+        """Store a reference to weights, boxed so that Ray does not resolve it. Old versions are dropped."""
         ...
 
     def forget(self) -> None:
-        """Drop all weights: learners began again, and those of their earlier life are gone with it."""
+        """Drop all weights: the learners have restarted, and their earlier weights no longer exist."""
         ...
 
     def run(
@@ -33,7 +33,7 @@ class Control(Protocol):
 
 
 class Controller:
-    """Plays batches on the workers with the version that is asked for; ``keep`` versions are held."""
+    """Plays batches on the workers with the requested version; ``keep`` versions are held."""
 
     def __init__(self, workers: Sequence[Actor], template: RolloutDriver, patience: Patience, keep: int) -> None:
         self.pool = RolloutPool(Crew(workers), template, patience)
@@ -46,7 +46,7 @@ class Controller:
         with self._published:
             self._weights.pop(version, None)
             self._weights[version] = boxed[0]
-            # The oldest by publication: learners that began again at a checkpoint publish lower numbers than before.
+            # The oldest by publication: learners restarted from a checkpoint publish lower numbers than before.
             for old in list(self._weights)[: -self._keep]:
                 del self._weights[old]
             self._published.notify_all()
@@ -64,7 +64,7 @@ class Controller:
         return asdict(self.pool.counts)
 
     def _await(self, version: int) -> Any:
-        """Learners of one step do not publish and ask in lockstep: wait for the one that publishes."""
+        """Learners do not publish and request in lockstep: wait for the one that publishes."""
         with self._published:
             if not self._published.wait_for(lambda: version in self._weights, timeout=60.0):
                 raise ClusterError(f"version {version} of the weights was never published")

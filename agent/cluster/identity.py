@@ -1,4 +1,4 @@
-"""Do all nodes run the same code? A hash of the packages' sources, and the versions that decide results."""
+"""Checks that all nodes run the same code: a hash of the sources and of the versions that affect results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGES = ("sleuth", "hub", "envs", "rewards", "retrieval", "agent", "workflows
 
 
 def code_identity() -> str:
-    """Sixteen hexadecimal digits of every source file of Sleuth and of the versions of what it stands on."""
+    """Sixteen hexadecimal digits: a hash of Sleuth's source files and of its dependencies' versions."""
     total = hashlib.sha256(repr(sorted(versions().items())).encode())
     for package in PACKAGES:
         for root in _roots(package):
@@ -24,13 +24,13 @@ def code_identity() -> str:
 
 
 def check_identity(expected: str) -> None:
-    """Raise ClusterError where this process runs other code than the controller."""
+    """Raise ClusterError if this process runs different code from the controller's."""
     import socket
 
     found = code_identity()
     if found != expected:
         raise ClusterError(
-            f"{socket.gethostname()} runs other code than the controller ({found}, not {expected})",
+            f"{socket.gethostname()} runs different code from the controller's ({found}, not {expected})",
             "install the same commit and the versions of constraints.txt on every node",
         )
 

@@ -1,4 +1,4 @@
-"""What a cluster is to the rest: actors that answer calls, references to shared values, and deaths that show.
+"""The interface of a cluster: actors that answer calls, references to shared values, and errors for dead actors.
 
 Two implementations: threads of this process (``local.py``) and Ray (``ray_cluster.py``).
 """
@@ -15,13 +15,13 @@ from sleuth.errors import SleuthError
 
 
 class ClusterError(SleuthError):
-    """The cluster cannot be had or cannot go on."""
+    """The cluster cannot start or cannot continue."""
 
 
 class WorkerLostError(Exception):
-    """The actor died before it answered; the call may have been carried out or not.
+    """The actor died before it answered; the call may or may not have been executed.
 
-    ``for_good``: no restart is left. Otherwise the actor comes back blank and may be called again.
+    ``for_good``: no restart is left. Otherwise the actor restarts without state and may be called again.
     """
 
     def __init__(self, actor: str, reason: str, for_good: bool) -> None:
@@ -36,7 +36,7 @@ class WorkerLostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What an actor takes: its role decides where it may stand; ``concurrency`` calls run at a time."""
+    """What an actor needs: its role determines its resources; ``concurrency`` calls run at a time."""
 
     role: str
     cpus: float = 0.0
@@ -46,7 +46,7 @@ class Needs:
 
 
 class Actor(Protocol):
-    """An object that lives elsewhere. It is made at the first call, and made anew at the first one after a death."""
+    """A remote object, made at the first call, and again at the first call after a death."""
 
     @property
     def name(self) -> str: ...
@@ -54,22 +54,22 @@ class Actor(Protocol):
     def call(self, method: str, *args: Any) -> Future[Any]:
         """Start ``method``. The future raises what the method raised, or ``WorkerLostError``.
 
-        A reference from ``Cluster.put`` may stand among ``args`` and arrives as its value.
+        A reference from ``Cluster.put`` among ``args`` arrives as its value.
         """
         ...
 
     def kill(self) -> None:
-        """End it at once, as a crash would. It comes back if a restart is left."""
+        """Kill it at once, like a crash. It restarts if a restart is left."""
         ...
 
 
 class Cluster(Protocol):
     def spawn(self, name: str, build: Callable[[], object], needs: Needs) -> Actor:
-        """An actor around what ``build`` makes. ``build`` and the arguments of calls travel pickled."""
+        """An actor around the result of ``build``. ``build`` and the arguments of calls are pickled."""
         ...
 
     def put(self, value: Any) -> Any:
-        """A reference to ``value`` as it is now, stored once for all who are called with it."""
+        """A reference to the current ``value``, stored once for all calls that use it."""
         ...
 
     def close(self) -> None:
@@ -78,9 +78,9 @@ class Cluster(Protocol):
 
 
 def answer_of(call: Future[Any], again: Callable[[], Future[Any]], deadline: float) -> Any:
-    """What an actor answers, asked ``again`` where it died meanwhile and will come back.
+    """An actor's answer, calling ``again`` if it died meanwhile and restarts.
 
-    Raises TimeoutError at ``deadline`` (monotonic seconds), WorkerLostError where it is gone.
+    Raises TimeoutError at ``deadline`` (monotonic seconds), WorkerLostError if it is gone for good.
     """
     while True:
         try:

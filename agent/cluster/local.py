@@ -19,7 +19,7 @@ _Call = tuple[Future[Any], str, tuple[Any, ...]]
 
 
 class LocalActor:
-    """An object behind threads of its own. ``kill`` abandons them: what they still answer is not heard."""
+    """An object with its own threads. ``kill`` abandons them: their answers are ignored."""
 
     def __init__(self, name: str, build: Callable[[], object], needs: Needs) -> None:
         self._name = name
@@ -79,7 +79,7 @@ class LocalActor:
 
 
 class _Life:
-    """One incarnation: the object, once it is made, and its threads, which do not keep the process from ending."""
+    """One incarnation: the object, once it is made, and its daemon threads."""
 
     def __init__(self, name: str, build: Callable[[], object], concurrency: int) -> None:
         self._build = build
@@ -97,7 +97,7 @@ class _Life:
         return answer
 
     def abandon(self) -> None:
-        """Calls that wait are never begun; one that is under way ends unheard."""
+        """Waiting calls are not started; the answer of a running one is ignored."""
         with contextlib.suppress(Empty):
             while call := self._asked.get_nowait():
                 call[0].cancel()
@@ -122,7 +122,7 @@ class _Life:
 
 
 class LocalCluster:
-    """Actors in threads. A value that is put is copied, so that what follows does not change it."""
+    """Actors in threads. ``put`` copies a value, so that later changes do not affect it."""
 
     def __init__(self) -> None:
         self._actors: list[LocalActor] = []

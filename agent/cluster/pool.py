@@ -1,4 +1,4 @@
-"""Rollout workers as one driver: questions are dealt out in shards, and every one comes back exactly once."""
+"""Rollout workers as one driver: questions are distributed in shards, and each is returned exactly once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RECALL_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """A shard's trajectories in order, the seconds they took and those of loading weights before."""
+    """A shard's trajectories in order, the seconds they took, and the seconds of loading weights before."""
 
     trajectories: list[Trajectory]
     seconds: float
@@ -34,9 +34,9 @@ class Played:
 
 @dataclass(slots=True)
 class PoolCounts:
-    """What happened since the pool was made: questions in = ``trajectories`` + ``unscored``.
+    """Counts since the pool was made: questions in = ``trajectories`` + ``unscored``.
 
-    ``lost`` shards were played again, ``resent`` ones were late, ``dropped`` ones came back when another copy had.
+    ``lost`` shards were played again, ``resent`` ones were late, ``dropped`` ones returned after another copy had.
     """
 
     workers: int
@@ -53,7 +53,7 @@ class PoolCounts:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a shard may take, how often it may be lost, how long workers may take to come up; seconds."""
+    """How long a shard may take, how often it may be lost, how long workers may take to start; seconds."""
 
     deadline_s: float
     retries: int
@@ -62,7 +62,7 @@ class Patience:
 
 @dataclass(slots=True, eq=False)
 class _Shard:
-    """Rows ``start`` to ``stop`` of a batch. ``due`` is when the copy that is out now is late."""
+    """Rows ``start`` to ``stop`` of a batch. ``due`` is the deadline of the copy being played."""
 
     start: int
     stop: int
@@ -75,8 +75,8 @@ class _Shard:
 
 
 class Crew:
-    """Which workers are idle, and which are lent to a batch. A lost one is called until it is back, and is handed
-    out no sooner."""
+    """Which workers are idle, and which are lent to a batch. A lost one is called until it is back, and not lent
+    before."""
 
     def __init__(self, workers: Sequence[Actor]) -> None:
         self.all = list(workers)
@@ -89,14 +89,14 @@ class Crew:
             self._recall(worker)
 
     def take(self) -> Actor | None:
-        """An idle worker, or None. Raises when none will ever be idle again."""
+        """An idle worker, or None. Raises if none can ever be idle again."""
         with self._changed:
             if self._error:
                 raise self._error
             if len(self._gone) == len(self.all):
                 raise ClusterError(
                     f"every rollout worker is gone; the last: {self._gone[-1]}",
-                    "the last checkpoint is whole: mend the node, then --resume",
+                    "the last checkpoint is intact: repair the node, then --resume",
                 )
             if not self._idle:
                 return None
@@ -105,7 +105,7 @@ class Crew:
             return worker
 
     def any_there(self) -> bool:
-        """Whether a worker is idle, or plays for one batch or another."""
+        """Whether any worker is idle or playing for some batch."""
         with self._changed:
             return bool(self._idle or self._lent)
 
@@ -129,13 +129,13 @@ class Crew:
             timer.start()
 
     def wait_ready(self, timeout: float) -> None:
-        """Wait for all workers to be there; one that cannot be made raises its own error."""
+        """Wait for all workers to start; one that cannot be made raises its own error."""
         deadline = time.monotonic() + timeout
         with self._changed:
             while not self._error and len(self._idle) + len(self._gone) < len(self.all):
                 if not self._changed.wait(max(deadline - time.monotonic(), 0.0)):
                     raise ClusterError(
-                        f"{len(self._idle)} of {len(self.all)} rollout workers came up within {timeout:g} s",
+                        f"{len(self._idle)} of {len(self.all)} rollout workers started within {timeout:g} s",
                         "are there nodes with enough CPUs and GPUs? see: ray status",
                     )
             if self._error:
@@ -157,10 +157,10 @@ class Crew:
 
 
 class RolloutPool:
-    """Plays batches on a crew. Trajectories come back in the order of the questions, whoever played them.
+    """Plays batches on a crew. Trajectories are returned in the order of the questions.
 
-    ``template`` is a driver of the controller's own, which never plays: its environment and codec tell what an
-    unplayed question looks like.
+    ``template`` is the controller's own driver, which never plays: its environment and codec define the trajectory of
+    an unplayed question.
     """
 
     def __init__(self, crew: Crew, template: RolloutDriver, patience: Patience) -> None:
@@ -173,9 +173,9 @@ class RolloutPool:
     def run(
         self, weights: Any, questions: Sequence[Question], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Trajectory]:
-        """One trajectory a question, sampled by ``weights``: a reference to them, see ``Cluster.put``.
+        """One trajectory per question, sampled with ``weights``, a reference from ``Cluster.put``.
 
-        A question whose shard was lost or late too often ends as ``worker_lost``: it cannot be scored.
+        A question whose shard was lost or late too often ends as ``worker_lost``, unscored.
         """
         started = time.monotonic()
         shards = cut(len(questions), len(self.crew.all))
@@ -199,7 +199,7 @@ class RolloutPool:
 
 @dataclass(slots=True)
 class _Batch:
-    """One batch on its way through the crew."""
+    """One batch being played by the crew."""
 
     crew: Crew
     shards: Sequence[_Shard]
@@ -218,7 +218,7 @@ class _Batch:
                 self._deal(arguments)
                 self._hear()
                 self._chase()
-        finally:  # copies whose shard is done, or all that is out when an error ends the batch
+        finally:  # copies whose shard is done, or all running ones if an error ends the batch
             for future, (_, worker) in self.running.items():
                 future.add_done_callback(partial(self._free, worker))
 
@@ -254,13 +254,13 @@ class _Batch:
                 self._play_again(shard)
 
     def _stall(self) -> None:
-        """Nothing of this batch is out: others have the workers, or none is there, which may not last for ever."""
+        """No shard of this batch is running: wait for other batches or for workers to return, but not for ever."""
         now = time.monotonic()
         self.stalled_since = now if self.crew.any_there() else self.stalled_since or now
         if now - self.stalled_since > self.patience.start_s:
             raise ClusterError(
                 f"no rollout worker came back within {self.patience.start_s:g} s",
-                "the last checkpoint is whole: mend the nodes, then --resume",
+                "the last checkpoint is intact: repair the nodes, then --resume",
             )
         time.sleep(_POLL_S)
 
@@ -271,7 +271,7 @@ class _Batch:
             self.counts.loading_s += played.loading
 
     def _play_again(self, shard: _Shard) -> None:
-        """Its worker died: the shard waits for another, unless a copy is still out or it was lost too often."""
+        """Its worker died: the shard waits for another, unless a copy is still running or it was lost too often."""
         shard.lost += 1
         self.counts.lost += 1
         if shard.lost > self.patience.retries:
@@ -281,7 +281,7 @@ class _Batch:
             self.waiting.append(shard)
 
     def _chase(self) -> None:
-        """A late shard is sent once more; when that is late too, it is left and its workers are ended."""
+        """A late shard is sent once more; if that is late too, it is given up and its workers are killed."""
         now = time.monotonic()
         for shard in self.shards:
             if shard.done or now < shard.due:
@@ -307,7 +307,7 @@ class _Batch:
 
 
 def cut(rows: int, parts: int) -> list[_Shard]:
-    """``rows`` in order, cut into at most ``parts`` shards whose sizes differ by one at most."""
+    """``rows`` in order, split into at most ``parts`` shards whose sizes differ by at most one."""
     edges = [rows * part // parts for part in range(parts + 1)]
     return [_Shard(start, stop) for start, stop in itertools.pairwise(edges) if stop > start]
 
@@ -317,7 +317,7 @@ def _size(shard: _Shard) -> int:
 
 
 def _as_wall_time(trajectories: list[Trajectory], seconds: float) -> list[Trajectory]:
-    """Workers play side by side: scale what each stage took so that all stages add up to the time that passed."""
+    """Workers play in parallel: scale the stages' times so that they sum to the wall time."""
     total = sum(sum(t.timings.values()) for t in trajectories)
     scale = seconds / total if total else 0.0
     return [replace(t, timings={name: s * scale for name, s in t.timings.items()}) for t in trajectories]

@@ -1,7 +1,7 @@
 """A cluster on Ray. ``ray`` is imported here and in ``ray_learners.py`` only.
 
-Every actor is a ``_Host`` that makes its object at the first call and sends errors back whole, so that what a user
-can mend stays one line and a death of the process is told apart from it.
+Every actor is a ``_Host`` that makes its object at the first call and returns errors as they are, so that a user's
+errors stay one line and are distinguished from the death of the process.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ HEARTBEATS = {
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
 }
-"""In the environment of head and nodes: one that is cut off is noticed after seconds, by default after a minute."""
+"""Environment of head and nodes: a lost node is noticed after seconds instead of a minute."""
 NAMESPACE = "sleuth"
 _STARTS = 2
 
 
 def cluster_environment(token: Path) -> dict[str, str]:
-    """What head, nodes and driver must have in common in their environment."""
+    """Environment variables that head, nodes and driver must share."""
     return {**QUIET, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
 
 
 def write_token(path: Path) -> Path:
-    """Make the secret by which a cluster knows its own, unless it is there; only its owner may read it."""
+    """Create the cluster's secret token, unless it exists; only its owner may read it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -61,7 +61,7 @@ def write_token(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _patience(seconds: float) -> Iterator[None]:
-    """Ray gives its own processes 30 s to come up, whatever is set; a busy machine needs more."""
+    """Ray gives its own processes a fixed 30 s to start; a busy machine needs more."""
     from ray._private import services
 
     asked, deadline = services.get_node, time.monotonic() + seconds
@@ -83,7 +83,7 @@ def _patience(seconds: float) -> Iterator[None]:
 
 
 def _read_environment_again() -> None:
-    """Ray reads the token's place once a process; here a run, or a test, may follow another."""
+    """Ray reads the token's path once per process; here several runs or tests may follow each other."""
     with contextlib.suppress(ImportError, AttributeError):
         raylet = importlib.import_module("ray._raylet")
         raylet.Config.initialize("")
@@ -96,10 +96,10 @@ def require_ray() -> None:
 
 
 class RayCluster:
-    """Joins the Ray at ``settings.address``, or starts one of this machine that ends with this object.
+    """Joins the Ray at ``settings.address``, or starts a local one that ends with this object.
 
     ``roles`` are reserved together before anything starts; each is (name of the role, CPUs, GPUs) and actors take
-    the reservations of their role in order; ``room`` CPUs are for learners. Raises ClusterError when they do not fit.
+    the reservations of their role in order; ``room`` CPUs are for learners. Raises ClusterError if they do not fit.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class RayCluster:
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        # Named, so that an actor handed to another is not an object that could be lost before the other restarts.
+        # Named, so that an actor passed to another is found again after the other restarts.
         known_as = f"{name} {uuid.uuid4().hex}"
         host = ray.remote(_Host).options(
             name=known_as,
@@ -150,7 +150,7 @@ class RayCluster:
             return ray.put(value)
         except ray.exceptions.ObjectStoreFullError as error:
             raise ClusterError(
-                "the object store is full: it holds every version of the weights that is in use",
+                "the object store is full: it holds all versions of the weights in use",
                 "raise cluster.object_store_mb (and /dev/shm), train an adapter, or lower cluster.max_staleness",
             ) from error
 
@@ -203,9 +203,9 @@ class RayCluster:
 
 
 def ask_every_node(report: Callable[[], Mapping[str, str]]) -> list[str]:
-    """What ``report`` says on each node of the cluster that was joined, a line each.
+    """The result of ``report`` on each node of the cluster, one line each.
 
-    Raises ClusterError naming the nodes that do not say what the first one says.
+    Raises ClusterError naming the nodes whose results differ from the first one's.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -236,7 +236,7 @@ def _report_on(report: Callable[[], Mapping[str, str]]) -> dict[str, str]:
 
 
 class RayActor:
-    """Picklable, so that an actor can be handed to another, which finds it by name."""
+    """Picklable, so that an actor can be passed to another, which finds it by name."""
 
     def __init__(self, name: str, known_as: str, handle: Any = None) -> None:
         self._name = name
@@ -318,7 +318,7 @@ class _Host:
 
 
 def _portable(error: Exception) -> BaseException:
-    """The error itself where it survives pickling, else its words."""
+    """The error itself if it can be pickled, else its message."""
     import pickle
 
     try:

@@ -1,4 +1,4 @@
-"""Pieces of work streamed through a pool of actors by Ray Data, which begins anew what a dead actor leaves."""
+"""Streams pieces of work through a pool of actors with Ray Data, which repeats the work of dead actors."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from agent.cluster.interface import ClusterError
 from sleuth.errors import SleuthError, last_line
 
 Made = TypeVar("Made")
-"""What work makes of a piece: anything that can be pickled."""
+"""The result of a piece: anything that can be pickled."""
 Work = Callable[[range], Made]
 
 
 def work_on_pieces(
     pieces: Sequence[range], build: Callable[[], Work[Made]], *, actors: int, cpus: float, gpus: float
 ) -> Iterator[Made]:
-    """What becomes of each piece, in the order of the pieces, made by ``actors`` actors of the Ray that is running.
+    """The result of each piece, in order, computed by ``actors`` actors of the running Ray.
 
-    ``build`` travels to every actor and makes what works there. A result waits only for the pieces before it, and
-    pieces are taken up as results are read, so that memory holds few of them. Raises the SleuthError that ``build``
-    or its work raised, ClusterError for any other failure.
+    ``build`` is sent to every actor and returns the function that works there. A result waits only for the pieces
+    before it, and pieces are started as results are read, so that few are in memory. Raises the SleuthError that
+    ``build`` or its function raised, ClusterError for any other failure.
     """
     import ray
 
@@ -53,7 +53,7 @@ def work_on_pieces(
 
 
 class _Pieces:
-    """Runs in an actor: makes what works there once, and sends what a user can mend back whole."""
+    """Runs in an actor: builds the function once, and returns the user's errors as they are."""
 
     def __init__(self, build: Callable[[], Work[Any]]) -> None:
         self._build = build

@@ -1,4 +1,4 @@
-"""Learners as processes of Ray Train: TRL's trainer over DDP, begun again from the newest checkpoint when one dies."""
+"""Learners as processes of Ray Train: TRL's trainer over DDP, restarted from the newest checkpoint if one dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One retriever for all workers of a node: an actor that batches across its callers, and the client they hold."""
+"""One retriever for all workers: an actor that batches its callers' searches, and the workers' client."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from sleuth.protocols import Retriever
 from sleuth.types import Hit
 
 CALLERS = 64
-"""Calls that may wait in a retriever's actor at a time."""
+"""Concurrent calls of a retriever's actor."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetrieverPlan:
-    """How an actor opens its index; ``open`` travels to it, so it must be picklable."""
+    """How an actor opens its index; ``open`` is sent to it, so it must be picklable."""
 
     open: Callable[[], Retriever]
     code: str
 
 
 class RetrieverServer:
-    """Searches for many callers at once: what arrives while one search runs is the next search, in one batch."""
+    """Batches the searches of many callers: requests that arrive during a search form the next batch."""
 
     def __init__(self, plan: RetrieverPlan) -> None:
         check_identity(plan.code)
@@ -45,13 +45,13 @@ class RetrieverServer:
         return self._retriever.fingerprint
 
     def search(self, queries: Sequence[str], k: int) -> tuple[str, list[list[Hit]]]:
-        """The fingerprint of what was searched, and for each query its hits."""
+        """The index's fingerprint, and the hits of each query."""
         with self._lock:
             self._calls += 1
         return self._retriever.fingerprint, self._shared.ask(Asked(queries, k))
 
     def status(self) -> dict[str, Any]:
-        """Calls taken, searches made of them, queries searched, seconds busy, process, peak memory in MiB."""
+        """Number of calls, searches and queries, seconds busy, process id, peak memory in MiB."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return {
             "pid": os.getpid(),
@@ -69,9 +69,9 @@ class RetrieverServer:
 
 
 class RetrieverClient:
-    """A retriever whose index lives in actors. A dead one is asked again until it is back, or another is.
+    """A retriever whose index is in actors. If one is dead, it or another is asked until an answer arrives.
 
-    Every answer names the index it came from; one of another index is refused, never shown to the policy.
+    Every answer carries its index's fingerprint; answers from another index are rejected.
     """
 
     def __init__(self, actors: Sequence[Actor], fingerprint: str, timeout_s: float, first: int = 0) -> None:
@@ -99,7 +99,7 @@ class RetrieverClient:
                 raise RetrieverError(f"{actor.name} did not answer within {self._timeout_s:g} s") from None
             except WorkerLostError as error:
                 self.retried += 1
-                self._next += 1  # another one may be alive; with a single one it comes round again
+                self._next += 1  # the next one may be alive; a single one is asked again
                 if time.monotonic() + pause > deadline:
                     raise RetrieverError(f"no retriever came back within {self._timeout_s:g} s: {error}") from None
                 time.sleep(pause)
@@ -110,7 +110,7 @@ class RetrieverClient:
                 raise RetrieverError(f"{actor.name} failed: {type(error).__name__}: {error}") from error
         if fingerprint != self._fingerprint:
             raise RetrieverError(
-                f"{actor.name} searches another index ({fingerprint}) than the run ({self._fingerprint})",
+                f"{actor.name} searches a different index ({fingerprint}) from the run's ({self._fingerprint})",
                 "every node must read the same index: put it on shared storage",
             )
         return hits

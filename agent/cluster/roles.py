@@ -1,4 +1,4 @@
-"""Start the roles of a run, check that they are of one mind, and end them whatever happens."""
+"""Start the roles of a run, check that they are consistent, and always shut them down."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from sleuth.protocols import Retriever
 
 log = logging.getLogger("sleuth.cluster")
 WithRetriever = Callable[[Retriever | None], Callable[[Any, HFCodec], RolloutDriver]]
-"""A retriever to a maker of drivers; both travel, so both must be picklable."""
+"""(retriever) -> a maker of drivers; both are sent to workers, so both must be picklable."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What the roles of a run are made from. ``open_index`` tells how a retriever's actor opens its index, whose
-    shards it may spawn; it is None where the environment never searches.
+    """What the roles of a run are built from. ``open_index`` returns what a retriever's actor opens its index with, and
+    may spawn shards; None if the environment never searches.
 
-    ``policy.backend`` is settled, not ``auto``: all workers must sample alike.
+    ``policy.backend`` is resolved, not ``auto``: all workers must sample identically.
     """
 
     policy: PolicySettings
@@ -82,7 +82,7 @@ class Roles:
 def source_maker(
     control: Callable[[HFCodec], Control], put: Callable[[Any], Any], settings: ClusterSettings, plan: RunPlan
 ) -> MakeSource:
-    """Makes a learner's source of rollouts, which asks ``control`` and stores weights by ``put``."""
+    """Makes a learner's source of rollouts, which calls ``control`` and stores weights with ``put``."""
 
     def make(_model: Any, codec: HFCodec, rollouts: GroupRollouts, upcoming: Upcoming) -> ClusterSource:
         return ClusterSource(
@@ -101,7 +101,7 @@ def source_maker(
 
 @contextmanager
 def open_roles(settings: ClusterSettings, plan: RunPlan, token: Path) -> Iterator[Roles]:
-    """Retrievers and workers, ended when the block is left. Raises ClusterError where a node differs."""
+    """Retrievers and workers, shut down at the end of the block. Raises ClusterError if a node differs."""
     cluster = open_cluster(settings, _roles(settings), token, room=settings.learners * settings.learner.cpus)
     try:
         code = code_identity()
@@ -174,7 +174,7 @@ def _check_fingerprints(retrievers: Sequence[Actor], expected: str, timeout_s: f
             raise ClusterError(f"{actor.name} died while it opened its index: {error}") from None
         if found != expected:
             raise ClusterError(
-                f"{actor.name} has another index than the controller ({found}, not {expected})",
+                f"{actor.name} has a different index from the controller's ({found}, not {expected})",
                 "every node must read the same index: put it on shared storage",
             )
 
@@ -218,5 +218,5 @@ def _patience(settings: ClusterSettings) -> Patience:
 
 
 def _kept(settings: ClusterSettings) -> int:
-    """Versions that may still be asked for: those of rollouts under way, the newest, and one to spare."""
+    """Number of versions that may still be requested: those of running rollouts, the newest, and a spare."""
     return 2 + (settings.max_staleness if settings.schedule == "async" else 0)

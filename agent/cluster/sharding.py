@@ -1,4 +1,4 @@
-"""Vectors searched over several actors: the best hits of the shards, merged, are the best of all."""
+"""Searches vectors over several actors: the merged best hits of the shards are the best overall."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Found = tuple[Vectors, NDArray[np.int64]]
 class ShardedSearch:
     """Largest inner products over consecutive shards of vectors; actor i holds ``sizes[i]`` rows.
 
-    An actor that died is asked again: what it holds is read from disk when it comes back.
+    An actor that died is called again; on restart it reads its shard from disk.
     """
 
     def __init__(self, actors: Sequence[Actor], sizes: Sequence[int], dimension: int, timeout_s: float) -> None:
@@ -36,7 +36,7 @@ class ShardedSearch:
     def search(self, queries: Vectors, k: int) -> Found:
         """Scores and rows [queries, k], best first, equal scores in order of row.
 
-        Shards give the scores that they ranked by, in 64 bits: in 32, near ones would be equal ones.
+        Shards return the 64-bit scores they ranked by: in 32 bits, close scores would be equal.
         """
         deadline = time.monotonic() + self._timeout_s
         wanted = [min(k, size) for size in self._sizes]
@@ -61,6 +61,6 @@ class ShardedSearch:
 
 
 def shard_sizes(rows: int, shards: int) -> list[int]:
-    """``rows`` in so many consecutive shards, whose sizes differ by one at most and none of which is empty."""
+    """Sizes of ``shards`` consecutive shards of ``rows``, which differ by at most one; none is empty."""
     count = min(rows, shards)
     return [rows * (index + 1) // count - rows * index // count for index in range(count)]

@@ -1,4 +1,4 @@
-"""Handlers of faults, kept as they were: a Java machine in this process lives by its own."""
+"""Preserves fault handlers: a JVM in this process needs its own."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _ROOM = 1024
 
 @contextlib.contextmanager
 def fault_handlers_kept() -> Iterator[None]:
-    """Put back, afterwards, what answered to faults before.
+    """Restore the previous fault handlers afterwards.
 
-    Ray's start installs handlers that end the process at any fault, and its end takes away whatever is there. Java's
-    compiled code reads through null pointers on purpose and recovers in its own handler: without it a BM25 index that
-    was open before takes the process down, sooner or later.
+    Ray's start installs handlers that end the process at any fault, and its shutdown removes all handlers. Java's
+    compiled code dereferences null pointers on purpose and recovers in its own handler: without it, an open BM25
+    index crashes the process sooner or later.
     """
     before = {number: handler_of(number) for number in FAULTS}
     try:
@@ -29,9 +29,9 @@ def fault_handlers_kept() -> Iterator[None]:
 
 
 def handler_of(number: signal.Signals) -> ctypes.Array[ctypes.c_char]:
-    """The C library's own record of what answers to a signal, which Python's signal module does not see.
+    """The C library's own signal handlers, which Python's signal module does not see.
 
-    It begins with the handler's address; of what follows some bytes mean nothing.
+    Each begins with the handler's address; some of the bytes after it are padding.
     """
     held = ctypes.create_string_buffer(_ROOM)
     ctypes.CDLL(None).sigaction(int(number), None, held)

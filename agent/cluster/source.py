@@ -1,4 +1,4 @@
-"""The trainer's side: weights out, trajectories in; at once, or played ahead by weights a bounded number old."""
+"""The trainer's side of a cluster: publishes weights, gets rollouts, either on demand or played ahead."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from sleuth.types import Question, Sampling, Trajectory
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """Stands where a driver has its policy: which weights sample."""
+    """In place of a driver's policy: which weights sample."""
 
     version: int
 
 
 class RemoteDriver:
-    """Like ``RolloutDriver``, but episodes are played by the cluster with ``version`` of the weights."""
+    """Like ``RolloutDriver``, but the cluster plays the episodes, with ``version`` of the weights."""
 
     def __init__(self, control: Control, template: RolloutDriver, version: int) -> None:
         self._control = control
@@ -41,11 +41,11 @@ class RemoteDriver:
 
 
 class ClusterSource:
-    """Publishes the trainer's weights once a version and plays on the cluster.
+    """Publishes each version of the trainer's weights once and plays on the cluster.
 
-    With ``ahead`` 0 a rollout is played when the trainer asks for it. Otherwise the next ``ahead`` rollouts are under
-    way while it learns, each by the newest weights there were when it was begun: at most ``ahead`` rollouts old when
-    it is learned from, whatever the timing, so that an asynchronous run can be repeated.
+    With ``ahead`` 0 a rollout is played when the trainer asks for it. Otherwise the next ``ahead`` rollouts are played
+    during the update, each with the newest weights at its start: they are at most ``ahead`` rollouts old when they are
+    used, independent of timing, so that an asynchronous run is reproducible.
     """
 
     def __init__(
@@ -102,12 +102,12 @@ class ClusterSource:
                 self._begin({step: prompts} | self._coming(trainer, len(prompts)), offset, driver)
                 planned, future = self._under_way.pop(step)
                 if planned != prompts:
-                    raise TrainingError("the trainer asks for other questions than were played ahead")
+                    raise TrainingError("the trainer asks for questions that were not the ones played ahead")
                 record = future.result()
             return self._with_figures(record, step, time.perf_counter() - started)
 
     def close(self) -> None:
-        """Play no more ahead; what is under way ends with the cluster."""
+        """Stop playing ahead; running rollouts end with the cluster."""
         self._player.shutdown(wait=False, cancel_futures=True)
 
     def _coming(self, trainer: Any, rows: int) -> dict[int, list[str]]:
@@ -122,7 +122,7 @@ class ClusterSource:
                 self._under_way[at] = (prompts, future)
 
     def _with_figures(self, record: RolloutRecord, step: int, waited: float) -> RolloutRecord:
-        """Add what the cluster did; the stages of a rollout that was played ahead shrink to what was waited for."""
+        """Add the cluster's counts; the stage times of a rollout played ahead are scaled to the time waited for it."""
         metrics = dict(record.metrics)
         stages = [f"time/{stage}" for stage in ("generate", "retrieve", "score")]
         played = sum(metrics[stage] for stage in stages)

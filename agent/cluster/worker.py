@@ -22,12 +22,12 @@ from sleuth.protocols import Weights
 from sleuth.types import Question, Sampling
 
 MakeDriver = Callable[[Any, HFCodec], RolloutDriver]
-"""Policy and codec to driver; it travels to the workers, so it must be picklable."""
+"""(policy, codec) -> driver; it is sent to the workers, so it must be picklable."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """What a worker is made from. ``code`` is the hash of the controller's code, which the worker's must equal."""
+    """What a worker is built from. ``code`` is the hash of the controller's code, which the worker's must equal."""
 
     policy: PolicySettings
     model: str
@@ -38,9 +38,9 @@ class WorkerPlan:
 
 
 class RolloutWorker:
-    """Plays shards of questions, each with the version of the weights that comes with it.
+    """Plays shards of questions, each with the version of the weights sent with it.
 
-    A worker that was restarted is blank: it takes the weights from its first shard, as every other time.
+    A restarted worker has no state: it gets the weights with its first shard, as always.
     """
 
     def __init__(self, plan: WorkerPlan) -> None:
@@ -65,7 +65,7 @@ class RolloutWorker:
             return Played(trajectories, time.perf_counter() - loaded, loaded - started, _where())
 
     def status(self) -> dict[str, Any]:
-        """Process, host, version of the weights, whether it plays, and peak memory in MiB."""
+        """Process, host, version of the weights, whether it is playing, and peak memory in MiB."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return {
             "pid": os.getpid(),

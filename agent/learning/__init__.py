@@ -1,1 +1,1 @@
-"""Reinforcement on TRL: rollouts in, optimizer steps out. TRL owns the steps; this package feeds it."""
+"""Reinforcement learning on TRL, which takes the optimizer steps; this package supplies rollouts and advantages."""

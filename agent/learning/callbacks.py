@@ -1,4 +1,4 @@
-"""What happens around TRL's steps: timing, logging, evaluation on dev questions, checkpoints, monitors."""
+"""Callbacks around TRL's steps: timing, dev evaluation, checkpoints, monitors."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ log = logging.getLogger("sleuth.train")
 
 
 _ROLLOUT = ("generate", "retrieve", "score")
-"""Stages of playing a rollout, as a log line names them."""
+"""Stages of playing a rollout, as named in the log."""
 
 
 class StageTimer(TrainerCallback):  # type: ignore[misc]
-    """Adds ``time/reference`` and ``time/update`` to a log line, so that the stages of a step add up."""
+    """Adds ``time/reference`` and ``time/update`` to a log line, so that a step's stages sum to its time."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
@@ -50,7 +50,7 @@ class StageTimer(TrainerCallback):  # type: ignore[misc]
 
 
 class GradientGuard(TrainerCallback):  # type: ignore[misc]
-    """Stops before an update whose gradient is not finite: the weights stay as they were."""
+    """Stops before an update whose gradient is not finite, leaving the weights unchanged."""
 
     def __init__(self, section: str) -> None:
         self._section = section
@@ -59,12 +59,12 @@ class GradientGuard(TrainerCallback):  # type: ignore[misc]
         if not finite_gradients(model):
             raise TrainingError(
                 f"a gradient is NaN or infinite at step {state.global_step}: stopped before the update",
-                f"the last checkpoint is whole; lower {self._section}.learning_rate in a new run",
+                f"the last checkpoint is intact; lower {self._section}.learning_rate in a new run",
             )
 
 
 class ReferenceKeeper(TrainerCallback):  # type: ignore[misc]
-    """Adds to a checkpoint the reference model, where it follows the policy; transformers saves the policy alone."""
+    """Adds a reference model that follows the policy to each checkpoint; transformers saves only the policy."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
@@ -79,10 +79,10 @@ class ReferenceKeeper(TrainerCallback):  # type: ignore[misc]
 class DevEvaluation(TrainerCallback):  # type: ignore[misc]
     """Greedy evaluation on dev questions at step 0 and every ``every`` steps; keeps the best, may stop early.
 
-    ``evaluate`` gives figures, with ``em`` among them where a question could be scored. Figures that leave questions
-    ``unscored`` are logged, and decide nothing. Of equals the latest is kept, and patience counts from the first.
-    All live in the trainer's state, so that they survive a resume. Of several processes the first one's figures
-    count for all, so that none stops or saves without the others.
+    ``evaluate`` returns metrics, including ``em`` if any question could be scored. If questions are ``unscored``, the
+    metrics are logged but not used. Among ties the latest is kept, and patience counts from the first. All state is
+    the trainer's, so it survives a resume. With several processes, all use the first one's metrics, so that they stop
+    and save together.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class DevEvaluation(TrainerCallback):  # type: ignore[misc]
         self._patience = patience
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
-        """Evaluate the starting policy and keep it as a checkpoint: nothing that follows may be better."""
+        """Evaluate the starting policy and save it as a checkpoint: it may remain the best."""
         if state.global_step == 0:
             self._run(args, state, control)
             self._trainer._save_checkpoint(self._trainer.model, trial=None)
@@ -111,7 +111,10 @@ class DevEvaluation(TrainerCallback):  # type: ignore[misc]
             self._sink.scalars(state.global_step, {f"dev/{name}": value for name, value in figures.items()})
         control.should_save = True
         if figures.get("unscored"):
-            log.warning("%d dev questions could not be scored: these figures decide nothing", figures["unscored"])
+            log.warning(
+                "%d dev questions could not be scored: these metrics are not used to choose a checkpoint",
+                figures["unscored"],
+            )
             return
         if state.best_metric is None or figures["em"] >= state.best_metric:
             state.best_metric = figures["em"]
@@ -126,11 +129,11 @@ class DevEvaluation(TrainerCallback):  # type: ignore[misc]
 
 
 _GAPS = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
-"""Nats by which sampler and trainer may differ at a token, by the type that both compute in."""
+"""Tolerated log-prob difference between sampler and trainer at a token, in nats, by dtype."""
 
 
 class Monitors(TrainerCallback):  # type: ignore[misc]
-    """Warns when figures say that a run is collapsing; after ``patience`` log lines in a row it may stop it."""
+    """Warns when metrics indicate a collapsing run; may stop it after ``patience`` log lines in a row."""
 
     def __init__(self, settings: MonitorSettings, dtype: str) -> None:
         gap = _GAPS[dtype] if settings.max_logprob_gap is None else settings.max_logprob_gap
@@ -141,25 +144,25 @@ class Monitors(TrainerCallback):  # type: ignore[misc]
     def on_log(self, _args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_kw: Any) -> None:
         if not logs or "loss" not in logs:
             return
-        lines = [*state.log_history, logs]  # the history outlives a resume
+        lines = [*state.log_history, logs]  # the history survives a resume
         self._searched = self._searched or any(
             line.get("rollout/searched", 0.0) >= self._settings.min_searched for line in lines
         )
         faults = collapse_signs(logs, self._settings, searches=self._searched)
         if faults:
             self._bad_lines += 1
-        elif "reward" in logs:  # further updates on a rollout say nothing of it
+        elif "reward" in logs:  # further updates on a rollout log nothing about it
             self._bad_lines = 0
         for fault in faults:
             log.warning("step %d: %s", state.global_step, fault)
-        # Processes measure their own rows: one of them decides for all.
+        # Each process measures its own rows: the first one decides for all.
         if from_first_process(self._settings.stop_on_collapse and self._bad_lines >= self._settings.patience):
-            log.warning("stopping: %d log lines in a row showed a collapse", self._bad_lines)
+            log.warning("stopping: %d log lines in a row indicated a collapse", self._bad_lines)
             control.should_training_stop = True
 
 
 def from_first_process(value: T) -> T:
-    """``value`` as the first of the processes that train together has it; all must ask."""
+    """The first training process's ``value``; all processes must call this."""
     from accelerate.utils import broadcast_object_list
 
     shared = [value]
@@ -168,7 +171,7 @@ def from_first_process(value: T) -> T:
 
 
 def collapse_signs(logs: Mapping[str, Any], limits: MonitorSettings, *, searches: bool = True) -> list[str]:
-    """What is wrong in one log line, in words; empty when nothing is. ``searches``: this policy has done so before."""
+    """What is wrong in a log line, in words; empty if nothing. ``searches``: this policy has searched before."""
     checks: list[tuple[str, float | None, bool]] = [
         ("entropy", limits.min_entropy, False),
         ("kl", limits.max_kl, True),

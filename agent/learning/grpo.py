@@ -1,6 +1,6 @@
-"""GRPO on TRL: put policy, environment, retriever, rewards and evaluation around TRL's trainer.
+"""GRPO on TRL: sets up TRL's trainer with policy, environment, retriever, rewards and evaluation.
 
-TRL owns the optimizer steps, the checkpoints and their resume. A step's own story is in ``trainer.py``.
+TRL takes the optimizer steps, saves checkpoints and resumes from them. A single step is in ``trainer.py``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MakeDriver = Callable[[Any, HFCodec], RolloutDriver]
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Question files with the weight that each has in the mixture."""
+    """Question files and their weights in the mixture."""
 
     sources: Sequence[Sequence[Question]]
     weights: Sequence[float]
@@ -55,10 +55,10 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True)
 class GrpoJob:
-    """What is trained, on which questions, with which rewards, and where it goes.
+    """What is trained, on which questions, with which rewards, and where it is saved.
 
-    ``evaluate`` plays dev questions greedily and returns figures, ``em`` among them. ``make_source`` has rollouts
-    played elsewhere than in this process.
+    ``evaluate`` plays dev questions greedily and returns metrics, including ``em``. ``make_source`` makes a source of
+    rollouts that are played in other processes.
     """
 
     settings: GrpoSettings
@@ -81,8 +81,8 @@ class GrpoJob:
 def train_grpo(job: GrpoJob, *, resume: bool = False) -> GrpoOutcome:
     """Train the policy and publish its best checkpoint at ``job.layout.policy``.
 
-    ``resume`` goes on from the newest whole checkpoint, to the same parameters as a run that was never stopped. Where
-    training had ended, early or not, it has ended.
+    ``resume`` continues from the newest complete checkpoint and ends with the same parameters as an uninterrupted run.
+    Training that had already ended, early or not, is not continued.
     """
     layout = job.layout
     if resume and (ended := GrpoOutcome.read(layout)):
@@ -111,7 +111,7 @@ def train_grpo(job: GrpoJob, *, resume: bool = False) -> GrpoOutcome:
 
 
 def make_trainer(job: GrpoJob) -> Any:
-    """TRL's trainer with everything of Sleuth around it, ready for ``train``; the caller closes its ``source``."""
+    """TRL's trainer set up for ``job``, ready for ``train``; the caller closes its ``source``."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -178,7 +178,7 @@ def _callbacks(job: GrpoJob, trainer: Any) -> list[Any]:
 def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed: int, total_tokens: int) -> Any:
     """TRL's GRPOConfig of these settings.
 
-    ``total_tokens`` is the true completion budget, by which dr_grpo divides.
+    ``total_tokens`` is the actual completion budget, by which dr_grpo divides.
     """
     from trl import GRPOConfig
 
@@ -187,7 +187,7 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
     micro = settings.micro_batch or rows // settings.minibatches // world
     if rows % (micro * world * settings.minibatches):
         raise ConfigError(
-            f"{rows} rows a rollout cannot be shared by {world} processes in micro-batches of {micro}",
+            f"{rows} rows per rollout cannot be split among {world} processes in micro-batches of {micro}",
             "change grpo.questions, grpo.group_size or grpo.micro_batch",
         )
     if settings.oversample > 1 and (rows // world) % settings.group_size:
@@ -234,7 +234,7 @@ def _importance_cap(settings: GrpoSettings, stale: bool) -> float | None:
 
 
 def _upcoming(order: Sequence[int], settings: GrpoSettings) -> Upcoming:
-    """What TRL will hand to a process: its share of each rollout's questions, every one ``group_size`` times."""
+    """The rows TRL passes to a process: its part of each rollout's questions, each ``group_size`` times."""
     updates = settings.minibatches * settings.iterations
 
     def prompts(trainer: Any, rows: int, ahead: int) -> list[str] | None:
@@ -248,7 +248,7 @@ def _upcoming(order: Sequence[int], settings: GrpoSettings) -> Upcoming:
 
 
 def _keep_trajectories(layout: GrpoLayout) -> Callable[[RolloutRecord], None]:
-    """Write each rollout whole under its step's name, so that a resumed run replaces what it repeats."""
+    """Write each rollout to a file named after its step, so that a resumed run replaces the rollouts it repeats."""
     rank = os.environ.get("RANK", "0")
 
     def keep(record: RolloutRecord) -> None:

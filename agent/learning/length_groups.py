@@ -1,4 +1,4 @@
-"""Rows of like length go through the model together, so that little of what it computes is padding."""
+"""Runs rows of similar length through the model together, to compute little padding."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from torch.nn.functional import pad
 
 LEAST_ROWS = 4
-"""Rows of a group: fewer make a matrix product inefficient."""
+"""Minimum rows of a group: with fewer, matrix products are inefficient."""
 LEAST_SAVING = 0.1
-"""The share of a group's positions that cutting it in two must save."""
+"""Minimum fraction of a group's positions that splitting it must save."""
 
 Scored = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 """Log-probs and entropies [rows, kept columns], and an auxiliary loss."""
 
 
 def length_groups(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows, longest first, cut where that saves padding: one group where they are alike."""
+    """Rows, longest first, split where that saves padding; a single group if lengths are similar."""
     return _cut(sorted(range(len(lengths)), key=lambda row: -lengths[row]), lengths)
 
 
@@ -32,7 +32,7 @@ def _cut(rows: list[int], lengths: Sequence[int]) -> list[list[int]]:
 
 
 def positions_saved(place: int, rows: Sequence[int], lengths: Sequence[int]) -> int:
-    """Positions that are not computed when the rows from ``place`` on are padded to their own longest."""
+    """Positions saved by padding the rows from ``place`` on to their own maximum length."""
     return (len(rows) - place) * (lengths[rows[0]] - lengths[rows[place]])
 
 
@@ -44,10 +44,10 @@ def score_trimmed(
     *,
     split: bool,
 ) -> Scored:
-    """What ``score`` gives for rows [rows, columns] whose last ``keep`` columns count, without computing their padding.
+    """The result of ``score`` for rows [rows, columns], of which the last ``keep`` columns count, with less padding.
 
-    Columns that are padding in every row of a group are cut off on both sides; log-probs and entropies are 0 there.
-    ``split`` False keeps all rows in one group, as processes must that enter the model equally often.
+    Columns that are padding in every row of a group are removed on both sides; log-probs and entropies are 0 there.
+    ``split`` False keeps all rows in one group, for processes that must call the model equally often.
     """
     columns = attention_mask.shape[1]
     present = attention_mask.bool()

@@ -11,10 +11,10 @@ from hub.config import LoraSettings
 
 
 def load_trained(policy: PolicySettings, name: str, lora: LoraSettings | None) -> tuple[Any, HFCodec]:
-    """The model at ``name`` ready for an optimizer, under its own adapter or to be put under ``lora``.
+    """The model at ``name``, ready for training, with its own adapter or prepared for ``lora``.
 
-    Where all weights are trained they are float32, whatever ``policy.dtype``: a small update is lost in 16 bits. The
-    dtype is then what autocast computes in. peft keeps an adapter's weights in float32 over frozen 16-bit ones.
+    If all weights are trained they are float32, whatever ``policy.dtype``, since small updates are lost in 16 bits;
+    the dtype is then used by autocast. peft keeps an adapter's weights in float32 over frozen 16-bit ones.
     """
     if not lora and not adapter_base(resolve_model(name)):
         policy = policy.model_copy(update={"dtype": "float32"})
@@ -22,7 +22,7 @@ def load_trained(policy: PolicySettings, name: str, lora: LoraSettings | None) -
 
 
 def optimizer_options(settings: OptimizerSettings) -> dict[str, Any]:
-    """Arguments of a TrainingArguments for optimizer and schedule."""
+    """TrainingArguments for optimizer and schedule."""
     return {
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.schedule,
@@ -35,7 +35,7 @@ def optimizer_options(settings: OptimizerSettings) -> dict[str, Any]:
 
 
 def runtime_options(policy: PolicySettings, logging_steps: int) -> dict[str, Any]:
-    """Arguments for precision, device and logging; figures go to Sleuth's sinks, not to progress bars."""
+    """TrainingArguments for precision, device and logging; metrics go to Sleuth's sinks, not to progress bars."""
     return {
         "bf16": policy.dtype == "bfloat16",
         "fp16": policy.dtype == "float16",
@@ -50,7 +50,7 @@ def runtime_options(policy: PolicySettings, logging_steps: int) -> dict[str, Any
 
 
 def on_one_device(args: Any) -> Any:
-    """``args`` for a trainer that uses one GPU of those that this process sees; more are for more processes."""
+    """``args`` for a trainer that uses one of the visible GPUs; more GPUs need more processes."""
     if args.n_gpu > 1:
         args._n_gpu = 1
     return args

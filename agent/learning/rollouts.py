@@ -1,7 +1,7 @@
 """Play the questions of a rollout in groups and score them.
 
-TRL hands over this process's slice of the prompts, each already repeated ``group_size`` times, and
-wants exactly as many rows back, in order. Rewards are worked out here, once, from typed trajectories.
+TRL passes this process's slice of the prompts, each already repeated ``group_size`` times, and expects exactly as
+many rows back, in order. Rewards are computed here, once, from typed trajectories.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Scorer(Protocol):
 
 
 class Driver(Protocol):
-    """What training needs of ``RolloutDriver``: it may stand for workers elsewhere."""
+    """The part of ``RolloutDriver`` that training uses; workers elsewhere may implement it too."""
 
     codec: Any
     environment: Callable[[], Environment]
@@ -36,7 +36,7 @@ class Driver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RolloutRow:
-    """One trajectory as TRL takes it; ``mask`` is 1 for policy tokens, all 0 where nothing may be learned."""
+    """One trajectory in TRL's form; ``mask`` is 1 for policy tokens, all 0 for an unscored trajectory."""
 
     prompt_ids: list[int]
     completion_ids: list[int]
@@ -46,7 +46,7 @@ class RolloutRow:
 
 @dataclass(frozen=True, slots=True)
 class RolloutRecord:
-    """What a rollout was; ``version`` is the oldest that sampled in it, ``metrics`` go to the log line."""
+    """A played rollout; ``version`` is the oldest weights that sampled in it, ``metrics`` are logged."""
 
     step: int
     version: int
@@ -55,12 +55,12 @@ class RolloutRecord:
 
 
 class GroupRollouts:
-    """How a rollout is played; a prompt is a question's position as text.
+    """Plays a rollout; a prompt is a question's position as text.
 
-    Every trajectory's seed is keyed by run seed, optimizer step, question position and place in the
-    rollout, so that a resumed run samples what the uninterrupted one would have. ``oversample`` above 1
-    replaces flat groups by further questions, up to that many times the batch in all (dynamic sampling, DAPO);
-    ``spare`` draws their positions from seeds.
+    Every trajectory's seed is derived from run seed, optimizer step, question position and position in the
+    rollout, so a resumed run samples the same as an uninterrupted one. ``oversample`` above 1 is dynamic sampling
+    (DAPO): flat groups are replaced by new questions, up to that many times the batch in total; ``spare`` draws
+    their positions from seeds.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class GroupRollouts:
     def play(self, prompts: Sequence[str], step: int, offset: int, driver: Driver) -> RolloutRecord:
         """Play and score ``prompts``, rows ``offset`` and on of the rollout before optimizer step ``step``.
 
-        Changes nothing here, so that rollouts may be played ahead, each with a ``driver`` of its own.
+        Has no side effects, so rollouts may be played ahead, each with its own ``driver``.
         """
         places = [(int(prompt), f"row {offset + row}") for row, prompt in enumerate(prompts)]
         scored, seconds = self._play(places, step, driver)
@@ -102,7 +102,7 @@ class GroupRollouts:
     def _play(
         self, places: Sequence[tuple[int, str]], step: int, driver: Driver
     ) -> tuple[list[ScoredTrajectory], float]:
-        """Scored trajectories for (question position, place in the rollout) pairs, and the seconds of scoring."""
+        """Scored trajectories for pairs (question position, position in the rollout), and the seconds spent scoring."""
         questions = [self._questions[position % len(self._questions)] for position, _ in places]
         seeds = [derive_seed(self._seed, "rollout", step, position, place) for position, place in places]
         trajectories = driver.run(questions, self._sampling, seeds)
@@ -147,16 +147,15 @@ def _oldest_version(scored: Sequence[ScoredTrajectory], step: int) -> int:
 
 
 def cut(scored: Sequence[ScoredTrajectory], size: int) -> list[Sequence[ScoredTrajectory]]:
-    """A rollout's groups of ``size``, which lie one after the other."""
+    """A rollout's consecutive groups of ``size``."""
     return [scored[start : start + size] for start in range(0, len(scored), size)]
 
 
 def to_row(scored: ScoredTrajectory, eos: int) -> RolloutRow:
     """Tokens after the prompt with their log-probs and loss mask.
 
-    A finished trajectory that does not end in EOS gets one that the loss never sees, since TRL takes
-    a row for truncated unless its last token is EOS. An unscored one is masked throughout, so that it
-    takes part in neither the reward nor the KL term.
+    A finished trajectory that does not end in EOS gets a masked one, since TRL treats a row as truncated unless its
+    last token is EOS. An unscored one is fully masked, so that it contributes neither to the loss nor to the KL term.
     """
     prompt, *rest = scored.trajectory.segments or (Segment("prompt", (eos,)),)
     ids: list[int] = []
@@ -176,7 +175,7 @@ def to_row(scored: ScoredTrajectory, eos: int) -> RolloutRow:
 
 
 def summarise(scored: Sequence[ScoredTrajectory]) -> dict[str, float]:
-    """Figures of a rollout for a log line; seconds are wall time."""
+    """Metrics of a rollout for the log; seconds are wall time."""
     trajectories = [s.trajectory for s in scored]
     turns = [turn for t in trajectories for turn in t.turns]
     count = len(trajectories)

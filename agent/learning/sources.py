@@ -16,39 +16,38 @@ from hub.config import LoraSettings
 from sleuth.protocols import TrainablePolicy
 
 Upcoming = Callable[[Any, int, int], list[str] | None]
-"""(trainer, rows, n) to the prompts of this process's rows in the n-th rollout after the one at hand; None past the
-last."""
+"""(trainer, rows, n) -> prompts of this process's rows in the n-th rollout after the current one, None past the end."""
 
 
 class RolloutSource(Protocol):
-    """All that a step of training asks for."""
+    """The interface that a training step uses."""
 
     def rollout(self, prompts: list[str], trainer: Any) -> RolloutRecord:
-        """What came of ``prompts``, this process's rows of the rollout before the trainer's next optimizer step."""
+        """The played ``prompts``, this process's rows of the rollout before the trainer's next optimizer step."""
         ...
 
 
 class PolicySource(RolloutSource, Protocol):
-    """A source as a whole run needs it, around the policy that samples."""
+    """A source as a whole run uses it, with the policy that samples."""
 
     stale: bool
-    """Whether rollouts may be sampled by weights older than the trainer's."""
+    """Whether rollouts may be sampled with weights older than the trainer's."""
 
     def current(self, trainer: Any) -> AbstractContextManager[Driver]:
-        """A driver that samples with the weights that the trainer has now, while this lasts."""
+        """A driver that samples with the trainer's current weights, valid within the context."""
         ...
 
     def close(self) -> None: ...
 
 
 MakeSource = Callable[[Any, HFCodec, GroupRollouts, Upcoming], PolicySource]
-"""(the model that is trained, its codec, how a rollout is played, what will be asked for) to a source."""
+"""(the trained model, its codec, how rollouts are played, upcoming prompts) -> a source."""
 
 
 class LocalSource:
-    """Plays with a policy in this process, which is given the trainer's weights first; their version is the step.
+    """Plays with a policy in this process, after loading the trainer's weights; their version is the step.
 
-    ``lent``: the policy samples with the trainer's own model. Otherwise it has weights of its own, which follow.
+    ``lent``: the policy samples with the trainer's own model. Otherwise it has separate weights, which are updated.
     """
 
     stale = False
@@ -92,7 +91,7 @@ def local_source(
     lora: LoraSettings | None,
     make_driver: Callable[[Any, HFCodec], Driver],
 ) -> MakeSource:
-    """Makes sources whose policy samples with the trained model itself, or opens ``name`` with room for ``lora``."""
+    """Makes sources whose policy uses the trained model itself or, if the backend cannot, loads ``name`` again."""
 
     def make(model: Any, codec: HFCodec, rollouts: GroupRollouts, _upcoming: Upcoming) -> LocalSource:
         chosen = settings.model_copy(update={"backend": choose_backend(settings, name)})
@@ -104,12 +103,12 @@ def local_source(
 
 
 def first_row(rows: int, trainer: Any) -> int:
-    """Where in the whole rollout this process's ``rows`` begin."""
+    """The position in the whole rollout at which this process's ``rows`` begin."""
     return int(trainer.accelerator.process_index) * rows
 
 
 def gathered(trainer: Any) -> AbstractContextManager[Any]:
-    """The trainer's model with its weights whole, gathered once however many turns follow."""
+    """The trainer's model with complete weights, gathered once for all following turns."""
     from trl.models import unwrap_model_for_generation
 
     whole: AbstractContextManager[Any] = unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator)

@@ -1,8 +1,8 @@
-"""One step of GRPO: rollout, reward, advantage, loss. TRL's trainer does the rest, and its loss is used as it is.
+"""One step of GRPO: rollout, reward, advantage, loss. TRL's trainer does the rest, with its own loss.
 
-``_roll_out`` asks the source for scored trajectories and the credit scheme for their advantages, one a token, and hands
-TRL tokens and masks; TRL adds log-probs of the reference, and ``_generate_and_score_completions`` puts the advantages
-where its loss reads them. The rest weighs tokens of older policies, and measures.
+``_roll_out`` gets scored trajectories from the source and per-token advantages from the credit scheme, and passes
+tokens and masks to TRL; TRL adds the reference's log-probs, and ``_generate_and_score_completions`` stores the
+advantages where the loss reads them. The rest applies importance ratios and computes metrics.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safetensors.torch import load_model
 from trl import GRPOTrainer
 
 from agent.learning.checkpoints import REFERENCE
-from agent.learning.credit.assign import Row, assign, is_flat, mean_advantage
+from agent.learning.credit.assign import TokenAdvantages, assign, is_flat, mean_advantage
 from agent.learning.length_groups import score_trimmed
 from agent.learning.rollouts import RolloutRecord, cut, to_row
 from agent.learning.sources import RolloutSource, first_row
@@ -35,29 +35,29 @@ _JOINED: dict[str, Callable[[list[float]], float]] = {
     "importance/min": min,
     "ratio/max": max,
 }
-"""How a figure of one optimizer step comes from those of its micro-batches and processes, where not by their mean."""
+"""Metrics of an optimizer step that are not means over micro-batches and processes, and how they are reduced."""
 
 
 class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
-    """TRL's trainer on a source of rollouts, with advantages of our own. What it overrides, and why:
+    """TRL's trainer on a source of rollouts, with our own advantages. What it overrides, and why:
 
-    - ``_generate_and_score_completions``: advantages are a scheme's, one a token; TRL knows one scheme, one a row.
-    - ``_get_per_token_logps_and_entropies``: rows of like length go through the model together; passes are timed.
-    - ``_compute_loss``: importance weights for tokens of older policies, and figures of what the loss reads.
-    - ``log``: TRL writes means over micro-batches where some figures are largest ones or sums.
-    - ``_load_from_checkpoint``: transformers forgets an adapter beside another, and a reference that moves.
+    - ``_generate_and_score_completions``: advantages are a scheme's, per token; TRL has one scheme, per row.
+    - ``_get_per_token_logps_and_entropies``: rows of similar length are batched together; passes are timed.
+    - ``_compute_loss``: importance ratios for tokens of older policies, and metrics of what the loss reads.
+    - ``log``: TRL writes means over micro-batches, but some metrics are maxima or sums.
+    - ``_load_from_checkpoint``: transformers does not restore a second adapter, or a reference that is updated.
 
     Added to every log line: seconds of the log-prob passes, ratios, and whether sampler and trainer agree.
     ``check/logprob_gap`` is the largest difference, in nats, between the log-prob that the sampler
     reported for a policy token and the one recomputed here before the first update after a rollout.
-    ``check/masked_tokens`` counts the tokens that the loss reads. Both are of all micro-batches and processes.
+    ``check/masked_tokens`` counts the tokens that the loss reads. Both cover all micro-batches and processes.
 
-    ``importance_cap`` cuts the importance weights of sampled tokens off; None weighs every token alike. ``keep`` is
-    given every rollout of this process, advantages included.
+    ``importance_cap`` truncates the importance ratios of sampled tokens; None: no ratios. ``keep`` is called with every
+    rollout of this process, including advantages.
     """
 
     sampled_at_step = -1
-    """The optimizer step before which the rollout at hand was sampled."""
+    """The optimizer step before which the current rollout was sampled."""
 
     def __init__(
         self,
@@ -97,8 +97,8 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             "env_mask": [row.mask for row in rows],
         }
 
-    def _advantages_of(self, scored: Sequence[ScoredTrajectory]) -> tuple[list[Row], float]:
-        """Of this process's trajectories, worked out over those of all; and the share of groups that are flat."""
+    def _advantages_of(self, scored: Sequence[ScoredTrajectory]) -> tuple[list[TokenAdvantages], float]:
+        """Advantages of this process's trajectories, computed over all processes', and the fraction of flat groups."""
         alone = self.accelerator.num_processes == 1
         groups = assign(self._credit, cut(list(scored) if alone else gather_object(list(scored)), self.num_generations))
         first = first_row(len(scored), self)
@@ -106,7 +106,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return rows, sum(map(is_flat, groups)) / len(groups)
 
     def reward(self, log_metric: Callable[[str, float], None], **_columns: Any) -> list[float | None]:
-        """TRL's reward function, for its log lines: the rewards of the rollout at hand, its figures beside them."""
+        """TRL's reward function, for its log: the rewards of the current rollout, and its metrics."""
         for name, value in self._record.metrics.items():
             log_metric(name, value)
         return [scored.reward for scored in self._record.scored]
@@ -116,7 +116,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         columns = output["completion_ids"].shape[1]
         padded = [row + [0.0] * (columns - len(row)) for row in self._advantages]
         output["advantages"] = torch.tensor(padded, device=output["completion_ids"].device)
-        # TRL judges by rewards, with a tolerance of its own: groups/flat says it of the advantages themselves.
+        # TRL compares rewards, with its own tolerance; groups/flat is computed from the advantages.
         self._metrics["train" if self.model.training else "eval"].pop("frac_reward_zero_std", None)
         return output
 
@@ -136,7 +136,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             input_ids,
             attention_mask,
             logits_to_keep,
-            # A load-balancing loss is of all rows at once.
+            # A load-balancing loss needs all rows at once.
             split=self.accelerator.num_processes == 1 and not kwargs.get("compute_aux_loss"),
         )
         if torch.is_grad_enabled():
@@ -148,18 +148,18 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return result
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """As transformers does, and what it leaves out: the adapter beside that of the reference, a moved reference."""
+        """As in transformers, plus what it leaves out: an adapter beside the reference's, an updated reference."""
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         adapters = getattr(self.model, "peft_config", {})
         if len(adapters) > 1:
-            # From a checkpoint with adapters in subfolders it loads those alone.
+            # From a checkpoint with adapters in subfolders, transformers loads only those.
             self.model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
             self.model.set_adapter("default")
         if self.args.sync_ref_model:
             load_model(self.accelerator.unwrap_model(self.ref_model), str(Path(resume_from_checkpoint) / REFERENCE))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's, which writes the mean over micro-batches: largest, smallest and summed figures are joined before."""
+        """As in TRL, which logs means over micro-batches; maxima, minima and sums are reduced first."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         own = {name: join(metrics[name]) for name, join in _JOINED.items() if metrics.get(name)}
         everyones = gather_object([own])
@@ -170,7 +170,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         super().log(logs, start_time)
 
     def take_reference_seconds(self) -> float:
-        """Seconds spent since last asked on log-probs that carry no gradient (reference, old policy)."""
+        """Seconds spent since the last call on log-probs without gradient (reference, old policy)."""
         taken, self._reference_seconds = self._reference_seconds, 0.0
         return taken
 
@@ -184,7 +184,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self.state.global_step}: stopped before the update",
-                "the last checkpoint is whole; lower grpo.learning_rate in a new run",
+                "the last checkpoint is intact; lower grpo.learning_rate in a new run",
             )
         mask = inputs["completion_mask"] * inputs["tool_mask"]
         logps = self._current_logps
@@ -203,9 +203,9 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _weigh_tokens(self, inputs: dict[str, torch.Tensor]) -> None:
         """Multiply the advantages [rows, tokens] by truncated importance ratios.
 
-        TRL reads them after it has asked for the log-probs, which is when this is called. The ratio is that of the
-        policy before this rollout's first update to the one that sampled the token, whatever engine or version that
-        was (truncated importance sampling); clipping and KL are left as they are.
+        Called after TRL has computed log-probs and before it reads the advantages. The ratio is between the policy
+        before this rollout's first update and the one that sampled the token, whatever its engine or version
+        (truncated importance sampling); clipping and KL are unchanged.
         """
         old = inputs.get("old_per_token_logps")
         ratio = ((self._current_logps if old is None else old) - inputs["sampling_per_token_logps"]).exp()
@@ -225,22 +225,22 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 self._metrics[mode][f"importance/{name}"].append(value.item())
 
 
-def _recorded(scored: ScoredTrajectory, advantages: Row) -> ScoredTrajectory:
+def _recorded(scored: ScoredTrajectory, advantages: TokenAdvantages) -> ScoredTrajectory:
     origin = scored.origin
     return replace(scored, origin=origin and replace(origin, advantage=mean_advantage(advantages)))
 
 
-def _over_columns(advantages: Row, mask: Sequence[int]) -> list[float]:
-    """A row's advantages where its completion's ``mask`` is 1, and 0 elsewhere."""
+def _over_columns(advantages: TokenAdvantages, mask: Sequence[int]) -> list[float]:
+    """A trajectory's advantages where its completion's ``mask`` is 1, and 0 elsewhere."""
     given = iter(advantages)
     return [next(given) if sampled else 0.0 for sampled in mask]
 
 
 def _count_positions(_model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Positions from the mask where none are given: TRL pads prompts on the left and passes none.
+    """Computes positions from the mask if none are given: TRL pads prompts on the left and passes none.
 
-    The sampler counts a row's own tokens, so the trainer must too, or rounding (and with absolute
-    positions the meaning) differs by how long the longest prompt of a batch is.
+    The sampler counts a row's own tokens, so the trainer must too; otherwise rounding (and, with absolute positions,
+    the result) would depend on the longest prompt of a batch.
     """
     mask = kwargs.get("attention_mask")
     if kwargs.get("position_ids") is None and mask is not None and kwargs.get("past_key_values") is None:
@@ -249,6 +249,6 @@ def _count_positions(_model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[An
 
 
 def finite_gradients(model: torch.nn.Module) -> bool:
-    """Whether no gradient holds NaN or infinity."""
+    """Whether all gradients are finite."""
     norms = torch._foreach_norm([p.grad for p in model.parameters() if p.grad is not None])
     return all(math.isfinite(norm.item()) for norm in norms)

@@ -23,9 +23,9 @@ def peft_config(settings: LoraSettings | None) -> Any:
 
 
 def write_adapter(folder: Path, state: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> None:
-    """Write the adapter named ``default`` whose tensors are ``state``; ``known`` are settings that tensors do not show.
+    """Write the adapter named ``default`` whose tensors are ``state``; ``known`` are its other settings.
 
-    Raises PolicyError for anything that is not a low-rank pair.
+    Raises PolicyError for a tensor that is not part of a low-rank pair.
     """
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""Which backend a policy runs on, and how each is opened: for evaluation and chat, on workers, beside the trainer."""
+"""The policy backends, and how each is opened: for evaluation and chat, on workers, and beside the trainer."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Opened = tuple[Policy, HFCodec]
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """``open`` makes a policy with weights of its own, those at a name, that has room for an adapter if one is trained.
+    """``open`` makes a policy with its own copy of the weights at a name, prepared for an adapter if one is trained.
 
-    ``trains``: its policies are ``TrainablePolicy``. ``around`` makes one that samples with the model that is trained,
-    in the trainer's process; None where the backend needs weights of its own there too.
+    ``trains``: its policies are ``TrainablePolicy``. ``around`` makes one that samples with the trained model itself,
+    in the trainer's process; None if the backend needs its own copy of the weights there too.
     """
 
     open: Callable[[PolicySettings, str, LoraSettings | None], Opened]
@@ -34,7 +34,7 @@ class Backend:
 
 
 def open_policy(settings: PolicySettings) -> Opened:
-    """The policy that ``settings`` name with its codec. Raises PolicyError or ConfigError with the way to mend it."""
+    """The policy described by ``settings``, and its codec. Raises PolicyError or ConfigError with a hint."""
     if settings.model and settings.model.startswith(("http://", "https://")):
         settings = _server(settings)
     if settings.tiny is not None:
@@ -44,7 +44,7 @@ def open_policy(settings: PolicySettings) -> Opened:
 
 
 def open_trainable(settings: PolicySettings, name: str, lora: LoraSettings | None) -> tuple[TrainablePolicy, HFCodec]:
-    """A policy at ``name`` with weights of its own that takes those of a trainer, whose adapter is like ``lora``."""
+    """A policy with its own copy of the weights at ``name``, updated from a trainer whose adapter is ``lora``."""
     policy, codec = _backend(choose_backend(settings, name)).open(settings, name, lora)
     if not isinstance(policy, TrainablePolicy):
         raise _untrainable(settings.backend)
@@ -57,14 +57,14 @@ def open_trainable(settings: PolicySettings, name: str, lora: LoraSettings | Non
 
 
 def policy_around(settings: PolicySettings, name: str, model: Any, codec: HFCodec) -> TrainablePolicy | None:
-    """A policy that samples with ``model``, which is trained in this process; None where the backend cannot."""
+    """A policy that samples with ``model``, which is trained in this process; None if the backend cannot."""
     around = _backend(choose_backend(settings, name)).around
     return around(settings, model, codec) if around else None
 
 
 def check_trainable(settings: PolicySettings) -> None:
-    """Raise ConfigError where the backend is known, without opening it, not to take new weights."""
-    if settings.backend == "auto":  # each that it may choose does
+    """Raise ConfigError if the backend, judged without opening it, cannot be given new weights."""
+    if settings.backend == "auto":  # all that it may choose can
         return
     if ":" not in settings.backend:
         fits = _backend(settings.backend).trains
@@ -79,7 +79,7 @@ def check_trainable(settings: PolicySettings) -> None:
 
 
 def choose_backend(settings: PolicySettings, model: str) -> str:
-    """``policy.backend``, with ``auto`` decided and said: vLLM where it is installed and can serve ``model``."""
+    """``policy.backend``, with ``auto`` resolved and logged: vLLM if it is installed and can serve ``model``."""
     if settings.backend == "auto":
         from agent.policies.vllm_engine import why_unusable
 
@@ -106,7 +106,7 @@ def _untrainable(backend: str) -> ConfigError:
     known = ", ".join(name for name, one in BACKENDS.items() if one.trains)
     return ConfigError(
         f"training cannot give new weights to policy.backend '{backend}'",
-        f"train with backend {known} or auto, or with one of your own that has load(weights)",
+        f"train with backend {known} or auto, or with a custom one that has load(weights)",
     )
 
 
@@ -150,7 +150,7 @@ def _openai(settings: PolicySettings, _name: str, _lora: LoraSettings | None) ->
 
 
 def _server(settings: PolicySettings) -> PolicySettings:
-    """Settings whose model is a URL, as those of the server there with whatever single model it serves."""
+    """Settings for a server, if ``model`` is its URL; the server must serve a single model."""
     there = settings.openai.model_copy(update={"base_url": str(settings.model).rstrip("/")})
     return settings.model_copy(update={"backend": "openai", "model": None, "openai": there})
 

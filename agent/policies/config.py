@@ -1,4 +1,4 @@
-"""Settings of the policy backends that have their own: vLLM's engine and OpenAI-compatible servers. No torch here."""
+"""Settings specific to policy backends: vLLM's engine and OpenAI-compatible servers. No torch here."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sleuth.settings import Count, Settings
 class VllmSettings(Settings):
     """vLLM's engine.
 
-    ``asynchronous`` gives it a process of its own, in which episodes advance each on its own: finished rows
-    retrieve while others decode. ``cache_gib`` is the room for keys and values on a CPU, ``gpu_share`` the
-    share of a GPU's memory. ``max_tokens`` is the longest transcript, by default the model's own limit.
-    ``sleep`` gives a GPU's memory back while the trainer works. ``max_gap`` bounds how far, in nats, the
+    ``asynchronous`` runs it in its own process, where episodes advance independently: finished rows search while
+    others decode. ``cache_gib`` is the size of the key-value cache on a CPU, ``gpu_share`` the fraction of a GPU's
+    memory to use. ``max_tokens`` is the longest transcript, by default the model's limit.
+    ``sleep`` frees the GPU's memory while the trainer works. ``max_gap`` bounds how far, in nats, the
     engine's log-probs of a probe text may be from the trainer's after an update; by default it follows the dtype.
     """
 
@@ -33,9 +33,9 @@ class VllmSettings(Settings):
 class OpenAISettings(Settings):
     """A server that speaks OpenAI's completions.
 
-    ``key_variable`` names the environment variable that holds the key; none is sent where it is not set.
+    ``key_variable`` names the environment variable with the key; if it is not set, no key is sent.
     ``tokenizer`` is a folder or hub name, by default the policy's ``model``. ``tokens`` says whether the server
-    takes and gives token ids; ``auto`` asks it.
+    accepts and returns token ids; ``auto`` asks it.
     """
 
     base_url: str = "http://127.0.0.1:8000/v1"

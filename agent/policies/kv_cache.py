@@ -1,8 +1,8 @@
-"""Key-value caches that outlive a turn: rows of episodes, all in one batch, holes masked out.
+"""Key-value caches kept between turns: rows of episodes in one batch, with holes masked out.
 
-Between turns each row gets new tokens of its own number. They are appended as columns for all rows,
-aligned to the right, and the columns that a row does not use are holes in its mask. Position ids are
-explicit, so a hole costs memory and time but changes nothing.
+In each turn, rows get different numbers of new tokens. They are appended as columns for all rows, aligned to the
+right; columns that a row does not use are holes in its mask. Position ids are explicit, so a hole costs memory and
+time but does not change results.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 _SLACK = 64
-"""Columns reserved ahead, so that a decoding step writes in place instead of copying the cache."""
+"""Columns allocated in advance, so that a decoding step writes in place instead of copying the cache."""
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """A cache layer over a buffer with room to spare; ``keys`` and ``values`` are views of its used part."""
+    """A cache layer over a larger buffer; ``keys`` and ``values`` are views of its used part."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -43,7 +43,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def replace(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Hold these states [rows, heads, columns, head_dim] instead."""
+        """Replace the states by these [rows, heads, columns, head_dim]."""
         self._hold(keys, values, room=0)
 
     def _hold(self, keys: torch.Tensor, values: torch.Tensor, room: int) -> None:
@@ -60,7 +60,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 class RowCache:
     """The cached tokens of some episodes; row i of every tensor belongs to ``episodes[i]``.
 
-    ``mask`` is [rows, columns], 1 where a column holds a token of that row. ``tokens[i]`` are the
+    ``mask`` is [rows, columns], 1 if the column is a token of that row. ``tokens[i]`` are the
     tokens whose states row i holds, in order.
     """
 
@@ -71,14 +71,14 @@ class RowCache:
         self.mask = torch.zeros((len(episodes), 0), dtype=torch.long, device=device)
 
     def fits(self, row: int, prefix: Sequence[int]) -> bool:
-        """Whether ``prefix`` goes on from what row ``row`` holds by at least one token."""
+        """Whether ``prefix`` extends the tokens of row ``row`` by at least one."""
         held = self.tokens[row]
         return len(prefix) > len(held) and list(prefix[: len(held)]) == held
 
     def feed(self, model: Any, new: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
         """Append ``new[i]`` to row i (it may be empty) and return the last column's logits [rows, vocabulary].
 
-        Logits of a row with nothing new are meaningless.
+        Logits of a row without new tokens are meaningless.
         """
         width = max(len(tokens) for tokens in new)
         ids = torch.tensor([[pad] * (width - len(t)) + list(t) for t in new], device=self.mask.device)
@@ -99,7 +99,7 @@ class RowCache:
         return logits
 
     def select(self, rows: Sequence[int]) -> None:
-        """Keep these rows only, in this order, and squeeze out the columns that became holes for all."""
+        """Keep only these rows, in this order, and remove columns that are holes in all of them."""
         index = torch.tensor(list(rows), device=self.mask.device)
         self.episodes = [self.episodes[row] for row in rows]
         self.tokens = [self.tokens[row] for row in rows]
@@ -115,7 +115,7 @@ class RowCache:
 
 
 def keeps_rows(config: Any) -> bool:
-    """Whether a model's attention is plain everywhere, so that its cache may hold holes."""
+    """Whether all layers have full attention, so that the cache may have holes."""
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     sliding = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None

@@ -1,4 +1,4 @@
-"""Load a policy from wherever it lies: a folder, a hub name, a PEFT adapter or a GGUF file."""
+"""Loads a policy from a folder, a hub name, a PEFT adapter or a GGUF file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _TOKENIZER = ModelKind("tokenizer", PolicyError)
 def load_policy_model(settings: PolicySettings, name: str, *, trainable: bool = False) -> tuple[Any, HFCodec]:
     """The causal language model at ``name`` with its codec, on the configured device and dtype.
 
-    An adapter is loaded over the base model that it names; ``trainable`` leaves its weights open.
-    Raises PolicyError with the way to mend it.
+    An adapter is loaded on its base model; ``trainable`` leaves its weights trainable.
+    Raises PolicyError with a hint.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -50,7 +50,7 @@ def load_codec(name: str, *, trust_remote_code: bool = False) -> HFCodec:
     base = adapter_base(source)
     if base and not (Path(source) / "tokenizer_config.json").exists():
         source = resolve_model(base)
-    # AutoTokenizer rebuilds a model family's own pipeline over a custom tokenizer.json of that family.
+    # AutoTokenizer replaces the pipeline of a custom tokenizer.json by that of the model's family.
     generic = _tokenizer_class(source) in ("PreTrainedTokenizerFast", "TokenizersBackend")
     loader: Any = PreTrainedTokenizerFast if generic else AutoTokenizer
     extra = {} if generic else {"trust_remote_code": trust_remote_code}
@@ -59,7 +59,7 @@ def load_codec(name: str, *, trust_remote_code: bool = False) -> HFCodec:
 
 
 def resolve_model(name: str) -> str:
-    """``name`` as transformers takes it: ``smollm2`` and GGUF files become converted folders."""
+    """``name`` in a form that transformers loads: ``smollm2`` and GGUF files become converted folders."""
     if name.startswith(("http://", "https://")):
         raise PolicyError(
             f"{name} is a server, whose weights are not here", "evaluate it or chat with it; to train, name a model"
@@ -77,7 +77,7 @@ def pick_device(name: str) -> str:
 
 
 def check_device(name: str) -> None:
-    """Raise ConfigError where ``policy.device`` is none that torch has here."""
+    """Raise ConfigError if torch does not have ``policy.device`` here."""
     import torch
 
     if name == "auto":
@@ -85,13 +85,15 @@ def check_device(name: str) -> None:
     try:
         kind, index = torch.device(name).type, torch.device(name).index
     except RuntimeError:
-        raise ConfigError(f"policy.device is '{name}', no device of torch", "write auto, cpu, cuda or cuda:1") from None
+        raise ConfigError(
+            f"policy.device is '{name}', which torch does not know", "write auto, cpu, cuda or cuda:1"
+        ) from None
     if kind == "cuda" and (index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"policy.device is '{name}', but torch finds {torch.cuda.device_count()} GPUs", "write auto")
 
 
 def adapter_base(source: str) -> str | None:
-    """The base model that an adapter folder names; None where ``source`` is no adapter folder."""
+    """The base model of an adapter folder; None if ``source`` is not an adapter folder."""
     return adapters.adapter_base(source, POLICY)
 
 

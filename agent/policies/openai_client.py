@@ -17,8 +17,8 @@ from sleuth.errors import PolicyError, did_you_mean
 class CompletionsClient:
     """Talks to ``settings.base_url`` with pooled connections; safe to use from several threads.
 
-    Every failure is a PolicyError that names the server and how to mend it. Timeouts, broken
-    connections and statuses that pass by themselves are tried again with growing pauses.
+    Every failure is a PolicyError with the server and a hint. Timeouts, broken connections and temporary statuses
+    are retried with growing pauses.
     """
 
     def __init__(self, settings: OpenAISettings) -> None:
@@ -34,7 +34,7 @@ class CompletionsClient:
         )
 
     def models(self) -> list[dict[str, Any]]:
-        """What the server says that it serves, each with its ``id``."""
+        """The models that the server lists, each with its ``id``."""
         listed = self._json("GET", "/models", None).get("data")
         if not isinstance(listed, list) or not all(isinstance(m, dict) and "id" in m for m in listed):
             raise PolicyError(
@@ -47,9 +47,9 @@ class CompletionsClient:
         return _choice(self._json("POST", "/completions", body), self.settings.base_url)
 
     def stream(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The pieces of one completion as the server makes them; closing the iterator ends it there.
+        """The chunks of one completion as they arrive; closing the iterator cancels it.
 
-        Only the opening is tried again: what was streamed cannot be taken back.
+        Only connecting is retried: chunks that have been streamed cannot be withdrawn.
         """
         response = self._send("POST", "/completions", {**body, "stream": True}, stream=True)
         try:
@@ -79,7 +79,7 @@ class CompletionsClient:
                 "is policy.openai.base_url the API's root (…/v1)?",
             ) from error
         if not isinstance(answer, dict):
-            raise PolicyError(f"{self.settings.base_url}{path} answers with something else than an object")
+            raise PolicyError(f"{self.settings.base_url}{path} answers with JSON that is not an object")
         return answer
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None, *, stream: bool = False) -> httpx.Response:
@@ -109,7 +109,7 @@ class CompletionsClient:
                 f"{url} did not answer within {self.settings.timeout_s:g} s, {attempts} times",
                 "raise policy.openai.timeout_s or lower policy.openai.concurrency",
             ) from error
-        raise PolicyError(f"the connection to {url} breaks: {error or type(error).__name__}") from error
+        raise PolicyError(f"the connection to {url} failed: {error or type(error).__name__}") from error
 
     def _refused(self, response: httpx.Response, body: Mapping[str, Any] | None) -> NoReturn:
         url, status = self.settings.base_url, response.status_code
@@ -120,9 +120,7 @@ class CompletionsClient:
         if status in (401, 403):
             variable = self.settings.key_variable
             state = "refused" if os.environ.get(variable) else "not set"
-            raise PolicyError(
-                f"{url} wants another key (status {status})", f"${variable} is {state}: set it to the key"
-            )
+            raise PolicyError(f"{url} rejects the key (status {status})", f"${variable} is {state}: set it to the key")
         if status == 404 and body and "model" in body:
             served = [str(model["id"]) for model in self.models()]
             if body["model"] not in served:
@@ -140,7 +138,7 @@ def _choice(answer: Mapping[str, Any], url: str) -> dict[str, Any]:
 
 
 def _reason(answer: Any) -> str:
-    """What the server says is wrong, on one line."""
+    """The server's error message, on one line."""
     error = answer.get("error", answer) if isinstance(answer, dict) else answer
     message = error.get("message", error) if isinstance(error, dict) else error
     return " ".join(str(message).split())[:300]

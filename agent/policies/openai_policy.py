@@ -1,7 +1,7 @@
 """The policy behind an OpenAI-compatible server: for evaluation and chat, with any engine that serves completions.
 
-A server that takes and gives token ids (vLLM does) is spoken to in tokens, so that its transcript is exact. Any
-other one gets text: what it answers is encoded here, its log-probs are not known, and it is not trainable.
+With a server that accepts and returns token ids (such as vLLM), the transcript is exact. Other servers get text:
+their answers are tokenised here, their log-probs are unknown, and such a policy is not trainable.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class OpenAIPolicy:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._one, request, sampling, on_token)
 
     def release(self, episodes: Iterable[str]) -> None:
-        """Nothing is kept here; the server's prefix cache finds an episode by its tokens."""
+        """Nothing to release; the server's prefix cache matches an episode by its tokens."""
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -84,7 +84,7 @@ class OpenAIPolicy:
             fresh, values = piece.get("token_ids"), (piece.get("logprobs") or {}).get("token_logprobs")
             if fresh is None or values is None or len(fresh) != len(values):
                 raise PolicyError(
-                    f"{self._client.settings.base_url} gives no token ids with log-probs",
+                    f"{self._client.settings.base_url} returns no token ids with log-probs",
                     "set policy.openai.tokens to never; such a policy can be evaluated, not trained",
                 )
             ids, logprobs = [*ids, *fresh], [*logprobs, *values]
@@ -98,7 +98,7 @@ class OpenAIPolicy:
     ) -> Generation:
         tokenizer = self._codec.tokenizer
         prefix = tokenizer.decode(list(request.prefix), skip_special_tokens=False)
-        body["prompt"] = prefix.removeprefix(self._codec.bos)  # the server's tokenizer puts it there again
+        body["prompt"] = prefix.removeprefix(self._codec.bos)  # the server's tokenizer adds it again
         text, finish = "", None
         for piece in self._client.stream(body) if on_token else [self._client.complete(body)]:
             fresh = str(piece.get("text") or "")
@@ -116,7 +116,7 @@ class OpenAIPolicy:
 
 
 def _end_of(piece: Mapping[str, Any], stop: Sequence[str]) -> str | None:
-    """How a completion ended; None while it goes on. A stop string is named in ``stop_reason``."""
+    """How a completion ended; None while it continues. ``stop_reason`` is the stop string."""
     finish = piece.get("finish_reason")
     if finish == "stop":
         return "stop" if piece.get("stop_reason") in stop else "eos"
@@ -131,7 +131,7 @@ def _generation(ids: Sequence[int], logprobs: Sequence[float], end: str | None, 
 
 
 def _cut_stop(text: str, stop: Sequence[str]) -> str | None:
-    """The stop string that the server cut off: the closing tag whose opening tag stands open last."""
+    """The stop string that the server cut off: the closing tag of the last unclosed opening tag."""
     positions = {tag: text.rfind("<" + tag[2:]) for tag in stop if tag.startswith("</") and tag not in text}
     opened = {tag: position for tag, position in positions.items() if position >= 0}
     return max(opened, key=lambda tag: opened[tag], default=None)

@@ -1,4 +1,4 @@
-"""A probe: the trainer's own log-probs of a fixed text, by which an engine shows that it has the same weights."""
+"""A probe: the trainer's log-probs of a fixed text, to verify that an engine has the same weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def probe_tokens(codec: TextCodec) -> list[int]:
 
 
 def make_probe(model: Any, token_ids: Sequence[int]) -> Probe:
-    """What ``model`` says of ``token_ids``, dropout off and in its own dtype."""
+    """The log-probs of ``token_ids`` under ``model``, without dropout, in its own dtype."""
     import torch
 
     training = model.training

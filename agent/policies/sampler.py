@@ -1,4 +1,4 @@
-"""Draw tokens so that a request's outcome depends on its own seed and nothing else in the batch."""
+"""Samples tokens such that a request's result depends on its own seed and not on the rest of the batch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def uniforms(seeds: Sequence[int], count: int) -> np.ndarray[tuple[int, int], np
 def pick(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens [rows] and their log-probs [rows] from logits [rows, vocabulary] and uniform draws [rows].
 
-    Log-probs are of the distribution sampled from: after temperature, and after top-p where it is
-    below 1. A greedy choice reports the log-prob at temperature 1.
+    Log-probs are those of the distribution sampled from: after temperature, and after top-p if it is below 1. A
+    greedy choice reports the log-prob at temperature 1.
     """
     scores = logits.float()
     if sampling.greedy:
@@ -30,7 +30,7 @@ def pick(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> tuple
         if sampling.top_p < 1.0:
             logprobs = _nucleus(logprobs, sampling.top_p)
         cumulative = logprobs.double().exp().cumsum(-1)
-        # Scaling by the last sum keeps rounding from pointing past the end.
+        # Scaling by the last sum keeps rounding from indexing past the end.
         target = draws.to(cumulative)[:, None] * cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
     return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1)

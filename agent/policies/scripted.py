@@ -1,4 +1,4 @@
-"""A policy that says what it is told: for demonstrations and for tests."""
+"""A policy that follows a script, for demonstrations and tests."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from sleuth.types import Generation, Request, Sampling
 class ScriptedPolicy:
     """Answers the n-th request of an episode with ``script(question id, n)``, encoded once.
 
-    Its log-probs are 0: it is certain of what it says. Turns longer than the request's budget are cut
-    there, as a sampled turn would be.
+    Its log-probs are 0 (probability 1). Turns longer than the request's budget are cut, like sampled turns.
     """
 
     trainable = True
@@ -43,7 +42,7 @@ class ScriptedPolicy:
         text = self._script(request.episode.rpartition("#")[0], turn)
         ids = self._codec.encode(text, trusted=True)
         if not ids:
-            raise PolicyError(f"the script has nothing to say in turn {turn} of {request.episode}")
+            raise PolicyError(f"the script has no text for turn {turn} of {request.episode}")
         cut = ids[: request.max_new_tokens]
         finished = len(cut) == len(ids) and any(stop in text for stop in sampling.stop)
         reason = "stop" if finished else "length" if len(cut) == request.max_new_tokens else "eos"

@@ -1,4 +1,4 @@
-"""The policy on transformers: one batch of rows, each stopped on its own, caches kept across turns."""
+"""The policy on transformers: one batch of rows that stop independently, caches kept across turns."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sleuth.protocols import OnToken, TextCodec, Weights
 from sleuth.types import FinishReason, Generation, Request, Sampling
 
 _TAIL = 16
-"""Tokens decoded to look for a stop string; tags are far shorter."""
+"""Number of tokens decoded to look for a stop string; tags are far shorter."""
 
 
 @dataclass(slots=True)
 class _Row:
-    """What one request has sampled so far."""
+    """The tokens of one request so far."""
 
     request: Request
     tokens: list[int] = field(default_factory=list)
@@ -30,7 +30,7 @@ class _Row:
 
 
 class TransformersPolicy:
-    """Generates with a causal language model in this process: one of its own, or the one that is trained.
+    """Generates with a causal language model in this process: its own, or the one being trained.
 
     ``max_rows`` bounds the batch, not the result.
     """
@@ -59,7 +59,7 @@ class TransformersPolicy:
         return self._version
 
     def load(self, weights: Weights) -> None:
-        """A model in this process is sampled with as it is; weights from elsewhere are written into the own model."""
+        """Live weights are used as they are; weights sent from elsewhere are copied into the model."""
         if weights.module is None:
             put_into(self.model, weights)
         else:
@@ -85,7 +85,7 @@ class TransformersPolicy:
         return [done[request.episode] for request in requests]
 
     def _assign(self, requests: Sequence[Request]) -> Iterator[tuple[RowCache, list[Request]]]:
-        """Each request with the cache that holds the start of its prefix, or with a new one."""
+        """Each request with the cache that has the start of its prefix, or with a new one."""
         waiting = {request.episode: request for request in requests}
         kept, self._sessions = self._sessions, []
         for session in kept:
@@ -109,7 +109,7 @@ class TransformersPolicy:
     def _decode(
         self, session: RowCache, requests: Sequence[Request], sampling: Sampling, on_token: OnToken | None
     ) -> list[_Row]:
-        """Sample every row to its stop, its EOS or its budget."""
+        """Sample every row to a stop string, EOS or its budget."""
         rows = [_Row(request) for request in requests]
         budget = max(request.max_new_tokens for request in requests)
         draws = torch.from_numpy(uniforms([request.seed for request in requests], budget))
@@ -143,7 +143,7 @@ class TransformersPolicy:
         return any(s in tail for s in stop)
 
     def _closing(self, stop: tuple[str, ...]) -> frozenset[int]:
-        """Tokens whose text holds the last character of a stop string: only they can complete one."""
+        """Tokens whose text contains the last character of a stop string: only they can complete one."""
         if stop not in self._closers:
             last = {s[-1] for s in stop}
             size = self.model.get_input_embeddings().num_embeddings
@@ -164,7 +164,7 @@ def _layer_count(model: Any) -> int:
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """Dropout off while sampling; training mode is put back."""
+    """No dropout while sampling; training mode is restored."""
     training = model.training
     model.eval()
     try:

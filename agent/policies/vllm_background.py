@@ -1,4 +1,4 @@
-"""vLLM's asynchronous engine in its own process: requests advance by themselves, weights travel through a folder."""
+"""vLLM's asynchronous engine in its own process: requests advance independently, weights pass through a folder."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from agent.policies.vllm_engine import (
     memory_folder,
     must_reset,
     of_prompt,
-    opening,
     parameters,
     prepare,
     probe_parameters,
     refusals,
+    starting,
 )
 from sleuth.protocols import OnToken
 from sleuth.types import Request, Sampling
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class BackgroundEngine:
-    """AsyncLLM in a process of its own, its event loop in a thread: usable from any thread and any loop."""
+    """AsyncLLM in its own process, its event loop in a thread: usable from any thread and any loop."""
 
     def __init__(self, options: EngineOptions) -> None:
         prepare()
@@ -47,7 +47,7 @@ class BackgroundEngine:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
-        with opening(options):
+        with starting(options):
             self._engine = self._call(self._open())
 
     def sample(
@@ -72,7 +72,7 @@ class BackgroundEngine:
         return of_prompt(self._call(last()))
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Through a folder in memory: AsyncLLM takes no tensors across the process boundary."""
+        """Through a folder in memory: AsyncLLM accepts no tensors from another process."""
         from safetensors.torch import save_file
 
         save_file(
@@ -128,7 +128,7 @@ class BackgroundEngine:
         return outputs
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of ``work`` done on the engine's loop; an interrupt cancels it there."""
+        """The result of ``work`` on the engine's loop; an interrupt cancels it."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()

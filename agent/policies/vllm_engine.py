@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What an engine is made from. ``lora_rank`` 0 makes one that takes no adapters."""
+    """What an engine is built from. ``lora_rank`` 0: no adapters."""
 
     model: str
     dtype: str
@@ -48,7 +48,7 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter's folder under a number that no other adapter of the engine has had."""
+    """A LoRA adapter's folder, with a number unique within the engine's life."""
 
     number: int
     folder: str
@@ -56,7 +56,7 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What an engine says of one request."""
+    """An engine's output for one request."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -64,7 +64,7 @@ class Sampled:
 
 
 class Engine(Protocol):
-    """Samples and is given weights. ``load`` and ``forget`` wait until nothing is being sampled."""
+    """Samples, and can load weights. ``load`` and ``forget`` wait until nothing is being sampled."""
 
     def sample(
         self, requests: Sequence[Request], sampling: Sampling, adapter: Adapter | None, on_token: OnToken | None
@@ -86,7 +86,7 @@ class Engine(Protocol):
 
 
 def why_unusable(model: str) -> str | None:
-    """Why vLLM cannot serve ``model`` here, in words; None where nothing speaks against it."""
+    """Why vLLM cannot serve ``model`` here; None if no obstacle is known."""
     if importlib.util.find_spec("vllm") is None:
         return "vllm is not installed"
     prepare()
@@ -104,16 +104,16 @@ def why_unusable(model: str) -> str | None:
     except Exception as error:  # noqa: BLE001 - a broken installation raises anything
         return f"vllm does not import: {first_line(error)}"
     if size not in sizes:
-        return f"attention heads of {size} numbers are not among those that vllm knows on a CPU ({sizes})"
+        return f"vllm does not support attention heads of size {size} on a CPU, only {sizes}"
     return None
 
 
 class InProcessEngine:
-    """vLLM's engine, stepped by whoever asks it to sample."""
+    """vLLM's engine, stepped by the caller that samples."""
 
     def __init__(self, options: EngineOptions) -> None:
         prepare()
-        with opening(options):
+        with starting(options):
             from vllm.engine.arg_utils import EngineArgs
             from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -168,13 +168,13 @@ class InProcessEngine:
         self._engine.add_request(name, prompt, wanted, lora_request=lora_request_of(adapter))
 
     def _abort(self) -> None:
-        """Leave nothing running behind an interrupt."""
+        """Leave no request running after an interrupt."""
         running = list(self._engine.output_processor.request_states)
         self._engine.abort_request(running, internal=True)
 
 
 class Parts:
-    """Puts the outputs of one request together. Whole token ids: a stop string may end within the last one."""
+    """Assembles the outputs of one request. It keeps whole tokens: a stop string may end inside the last one."""
 
     def __init__(self, episode: str, stop: Sequence[str], on_token: OnToken | None) -> None:
         self._episode, self._stop, self._on_token = episode, stop, on_token
@@ -223,7 +223,7 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
     if options.block_size:
         arguments["block_size"] = options.block_size
     if on_cpu:
-        # A prompt that is read in parts turns back its request's generator, which a CPU's cannot do.
+        # A prompt read in chunks rewinds its request's generator, which is impossible on a CPU.
         arguments |= {"kv_cache_memory_bytes": int(options.cache_gib * 2**30), "enable_chunked_prefill": False}
     else:
         arguments |= {"gpu_memory_utilization": options.gpu_share, "enable_sleep_mode": options.sleep}
@@ -235,7 +235,7 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """What vLLM refuses to sample, or that it is gone, in one line."""
+    """vLLM's error, for a rejected request or a dead engine, in one line."""
     from vllm.exceptions import VLLMClientError
     from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -287,12 +287,15 @@ def lora_request_of(adapter: Adapter | None) -> Any:
 
 def must_reset(done: bool) -> None:
     if not done:
-        raise PolicyError("vllm kept keys and values of old weights", "requests were still running during an update")
+        raise PolicyError(
+            "vllm did not reset its prefix cache after an update of the weights",
+            "requests were still running during an update",
+        )
 
 
 def prepare() -> None:
-    """What vLLM reads from the environment; what a person has set stays."""
-    # An engine in this process; for AsyncLLM, which has one of its own in any case, no second process for its worker.
+    """Set environment variables of vLLM that the user has not set."""
+    # The engine runs in this process; AsyncLLM has its own process in any case, and needs none for its worker.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     for name, value in {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding starves the trainer, and is slow on a busy machine
@@ -303,8 +306,8 @@ def prepare() -> None:
 
 
 @contextmanager
-def opening(options: EngineOptions) -> Iterator[None]:
-    """Errors of an engine's start as one line; torch's thread setting stays usable afterwards."""
+def starting(options: EngineOptions) -> Iterator[None]:
+    """Turn errors of an engine's start into one line; keep torch's thread setting usable afterwards."""
     import torch
 
     if importlib.util.find_spec("vllm") is None:
@@ -316,11 +319,11 @@ def opening(options: EngineOptions) -> Iterator[None]:
         message = f"vllm cannot serve {options.model}: {first_line(error)}"
         raise PolicyError(message, "policy.backend: transformers runs it") from error
     finally:
-        torch.set_num_threads = setter  # CPU vLLM replaces it by a function that does nothing
+        torch.set_num_threads = setter  # CPU vLLM replaces it by a no-op
         torch.set_num_threads(threads)
 
 
 def memory_folder() -> str | None:
-    """Where files live in memory; None where there is no such place."""
+    """A folder whose files are in memory; None if there is none."""
     shared = Path("/dev/shm")
     return str(shared) if os.access(shared, os.W_OK) else None

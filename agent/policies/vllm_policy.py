@@ -1,4 +1,4 @@
-"""The policy on vLLM: token ids in and out, prefixes cached across turns, new weights checked before they count."""
+"""The policy on vLLM: token ids in and out, prefixes cached across turns, new weights checked before use."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from agent.codec import HFCodec
 
 _GAPS = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
-"""How far the engine may be from the trainer on a probe, in nats: kernels differ, 16 bits round."""
+"""Tolerated log-prob difference between engine and trainer on a probe, in nats: kernels and rounding differ."""
 
 
 class VllmPolicy:
-    """Samples with a vLLM engine; ``version`` counts the weights that it has been given and that were found right.
+    """Samples with a vLLM engine; ``version`` is that of the last weights loaded and verified.
 
-    ``load`` gives it weights between generations: all of them in place, or an adapter's in exchange for the
-    last. They are checked on a probe before their version is published; after a failed check nothing can be
-    sampled until one succeeds. ``sleeps`` has it give a GPU's memory back while it rests.
+    ``load`` replaces the weights between generations: all of them in place, or the previous adapter by a new one.
+    They are verified on a probe before their version is published; after a failed check nothing can be sampled until
+    one succeeds. ``sleeps``: it frees the GPU's memory while idle.
     """
 
     trainable = True
@@ -65,13 +65,13 @@ class VllmPolicy:
         return [Generation(s.token_ids, s.logprobs, s.finish_reason, version) for s in done]
 
     def release(self, episodes: Iterable[str]) -> None:
-        """Nothing is kept by episode: the prefix cache finds a prefix by its tokens."""
+        """Nothing to release: the prefix cache matches a prefix by its tokens."""
 
     def load(self, weights: Weights) -> None:
-        """A whole model ends the adapter that was there.
+        """A whole model replaces any adapter.
 
-        Raises PolicyError when the engine's log-probs of the probe are not the trainer's, or, before anything has
-        changed, when vLLM cannot take such an adapter.
+        Raises PolicyError if the engine's log-probs of the probe differ from the trainer's or, before any change, if
+        vLLM does not support such an adapter.
         """
         self._wake()
         adapter = self._written(weights.tensors(), weights.adapter) if weights.adapter is not None else None
@@ -92,17 +92,17 @@ class VllmPolicy:
         return max(abs(a - b) for a, b in zip(own, probe.logprobs, strict=True))
 
     def rest(self) -> None:
-        """Give the GPU's memory back until it is needed again, where it was made for that."""
+        """Free the GPU's memory until it is needed again, if ``sleeps``."""
         if self._sleeps and not self._asleep:
             self.engine.sleep()
             self._asleep = True
 
     def close(self) -> None:
-        """End the engine and give back its memory."""
+        """Stop the engine and free its memory."""
         self._closing()
 
     def _written(self, state: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> Adapter:
-        """A new number for every version: the engine and its prefix cache tell adapters apart by it."""
+        """A new number for every version: the engine and its prefix cache distinguish adapters by it."""
         number = next(self._numbers)
         folder = Path(self._adapters.name) / str(number)
         write_adapter(folder, state, known)
@@ -118,7 +118,7 @@ class VllmPolicy:
         gap = self.gap(probe)
         if not gap <= self._max_gap:
             raise PolicyError(
-                f"after the update to version {version} vllm's log-probs are {gap:.3g} nats off the trainer's"
+                f"after the update to version {version} vllm's log-probs differ from the trainer's by {gap:.3g} nats"
                 f" ({self._max_gap:g} is allowed)",
                 "the version is not used; policy.vllm.max_gap sets the bound",
             )
@@ -135,7 +135,7 @@ class VllmPolicy:
 
 
 class AsyncVllmPolicy(VllmPolicy):
-    """The same on the engine whose requests advance each on its own."""
+    """The same, on the engine whose requests advance independently."""
 
     engine: BackgroundEngine
 
@@ -149,9 +149,9 @@ class AsyncVllmPolicy(VllmPolicy):
 def open_vllm_policy(
     settings: PolicySettings, name: str, lora: LoraSettings | None = None
 ) -> tuple[VllmPolicy, HFCodec]:
-    """The policy at ``name`` (as for transformers) on a vLLM engine; ``lora`` leaves room for such adapters.
+    """The policy at ``name`` (as for transformers) on a vLLM engine, prepared for adapters like ``lora``.
 
-    Raises PolicyError where vLLM cannot serve it, MissingExtraError where it is not installed.
+    Raises PolicyError if vLLM cannot serve it, MissingExtraError if it is not installed.
     """
     source = resolve_model(name)
     codec = load_codec(source, trust_remote_code=settings.trust_remote_code)
@@ -185,7 +185,7 @@ def _close(engine: Engine, adapters: tempfile.TemporaryDirectory[str]) -> None:
 
 
 def with_head(state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """``state`` with the output head named: a CPU engine keeps an old tied head that is not sent, silently."""
+    """``state`` including the output head: a CPU engine silently keeps an old tied head that is not sent."""
     if "lm_head.weight" in state:
         return state
     embeddings = [value for name, value in state.items() if name.endswith("embed_tokens.weight")]

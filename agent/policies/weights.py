@@ -1,4 +1,4 @@
-"""Weights on their way from the model that is trained to the policies that sample: all of them, or an adapter's alone.
+"""Weights sent from the trained model to the policies that sample: all of them, or only an adapter's.
 
 In the trainer's process they are the model's own memory (``LiveWeights``); elsewhere, copies (``SentWeights``).
 """
@@ -19,9 +19,9 @@ from sleuth.protocols import Weights
 from sleuth.types import Probe
 
 _BITS = {torch.bfloat16: torch.int16}
-"""Types that numpy does not know travel as integers of their width."""
+"""Dtypes that numpy lacks are sent as integers of the same width."""
 _OF_AN_ADAPTER = ("lora_alpha", "use_rslora", "base_model_name_or_path")
-"""Settings of an adapter that its tensors do not show."""
+"""Settings of an adapter that are not evident from its tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class LiveWeights:
 
 @dataclass(frozen=True, slots=True)
 class SentWeights:
-    """``arrays`` by parameter name, ``types`` their torch dtypes, ``tied`` further names of the same storage."""
+    """``arrays`` by parameter name, ``types`` their torch dtypes, ``tied`` other names of the same storage."""
 
     version: int
     arrays: Mapping[str, np.ndarray[Any, Any]]
@@ -66,7 +66,7 @@ class SentWeights:
         return sum(array.nbytes for array in self.arrays.values())
 
     def tensors(self) -> Mapping[str, torch.Tensor]:
-        """Tied names included: an engine that packs weights needs them by name."""
+        """Includes tied names: an engine that packs weights needs them."""
         held = {name: _tensor(array, self.types[name]) for name, array in self.arrays.items()}
         return held | {name: held[other] for name, other in self.tied.items()}
 
@@ -75,7 +75,7 @@ class SentWeights:
 
 
 def send(weights: LiveWeights) -> SentWeights:
-    """``weights`` as numpy arrays, which travel without a copy; views of a CPU model's memory, so use them at once."""
+    """``weights`` as numpy arrays, sent without a copy; views of a CPU model's memory, so use them at once."""
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     types: dict[str, str] = {}
     tied: dict[str, str] = {}
@@ -98,22 +98,22 @@ def put_into(module: Any, weights: Weights) -> None:
     tensors = weights.tensors()
     if state.keys() != tensors.keys():
         odd = sorted(state.keys() ^ tensors.keys())[:3]
-        raise PolicyError(f"weights of another model: {', '.join(odd)}", "do all nodes load the same policy?")
+        raise PolicyError(f"weights of a different model: {', '.join(odd)}", "do all nodes load the same policy?")
     with torch.no_grad():
         for name, tensor in tensors.items():
             if state[name].shape != tensor.shape:
-                raise PolicyError(f"{name} is {tuple(tensor.shape)}, the model wants {tuple(state[name].shape)}")
+                raise PolicyError(f"{name} is {tuple(tensor.shape)}, the model has {tuple(state[name].shape)}")
             state[name].copy_(tensor)
 
 
 def trained_state(module: Any, *, adapter: bool) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by name, sharing memory with ``module``; of an ``adapter`` only what is trained."""
+    """Parameters and buffers by name, sharing memory with ``module``; with ``adapter`` only the trained ones."""
     whole: dict[str, torch.Tensor] = module.state_dict()
     return {name: tensor for name, tensor in whole.items() if ".default." in name} if adapter else whole
 
 
 def _tensor(array: np.ndarray[Any, Any], dtype: str) -> torch.Tensor:
     with warnings.catch_warnings():
-        # An object store's memory cannot be written to, which torch only warns of: weights are read, never written.
+        # An object store's memory is read-only, which torch warns about: weights are only read.
         warnings.simplefilter("ignore")
         return torch.from_numpy(array).view(getattr(torch, dtype))

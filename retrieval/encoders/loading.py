@@ -21,7 +21,7 @@ from retrieval.encoders.family import PassageEncoder
 from retrieval.encoders.quiet import quiet_transformers
 from retrieval.encoders.tokenizer import plain_tokenizer
 from sleuth.artifacts import MANIFEST
-from sleuth.errors import ArtifactError
+from sleuth.errors import ArtifactError, ConfigError
 from sleuth.plugins import load_object
 from sleuth.settings import validate
 
@@ -59,15 +59,24 @@ def new_encoder(settings: EncoderSettings, *, device: str | None = None) -> Enco
     return made
 
 
-def open_encoder(chosen: str | EncoderKind, *, device: str | None = None) -> PassageEncoder:
-    """The encoder in a folder, at a hub name or dotted path, or that settings describe, loaded as its family loads it.
+def open_encoder(source: str | Path | EncoderKind, *, device: str | None = None) -> PassageEncoder:
+    """The encoder in a folder, at a hub name or dotted path, or described by settings, loaded by its family.
 
     Raises ArtifactError if there is none.
     """
-    if isinstance(chosen, str) and not is_dotted(chosen):
-        return load_encoder(chosen, device=device)
-    kind = EncoderKind.of(kind=chosen) if isinstance(chosen, str) else chosen
-    encoder: PassageEncoder = load_object(kind.LOADER)(kind, device=device)
+    named = EncoderKind.of(kind=source) if isinstance(source, str) and is_dotted(source) else source
+    kind = named if isinstance(named, EncoderKind) else EncoderKind.of(backbone=str(named))
+    encoder: PassageEncoder = load_object(kind.LOADER)(named, device=device)
+    return encoder
+
+
+def open_trainable_encoder(source: str | Path | EncoderKind) -> Encoder:
+    """As `open_encoder`. Raises ConfigError for an encoder of another package, which is not trained here."""
+    encoder = open_encoder(source)
+    if not isinstance(encoder, Encoder):
+        raise ConfigError(
+            f"{source} cannot be trained here: it is not one of Sleuth's encoders", "train it where it is from"
+        )
     return encoder
 
 

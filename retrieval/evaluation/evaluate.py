@@ -1,4 +1,4 @@
-"""Runs queries through a retriever and computes measures."""
+"""Runs queries through a retriever, and judges hits by the answers they contain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from retrieval.corpus import PassageRow, read_rows
 from retrieval.evaluation.answers import answer_qrels
 from retrieval.evaluation.judgements import Qrels
-from retrieval.evaluation.measures import MEASURES, means, per_query
 from retrieval.evaluation.runs import Run
 from retrieval.size import size_of
 from sleuth.protocols import Retriever
@@ -51,21 +50,6 @@ def retrieve(
         if on_progress:
             on_progress(min(start + batch_size, len(queries)), len(queries))
     return Retrieved(run, answers)
-
-
-def evaluate_retriever(
-    retriever: Retriever,
-    queries: Sequence[Question],
-    qrels: Qrels,
-    *,
-    k: int = 100,
-    names: Sequence[str] = MEASURES,
-    batch_size: int = BATCH,
-) -> dict[str, float]:
-    """Mean of every measure over all judged queries; a judged query that is not among ``queries`` counts as 0."""
-    asked = [query for query in queries if query.id in qrels]
-    retrieved = retrieve(retriever, asked, k, batch_size=batch_size)
-    return means(per_query(qrels, retrieved.run, names, retrieved.answers))
 
 
 def judge_run(run: Run, answers: Mapping[str, Sequence[str]], corpus: str | Path) -> Qrels:

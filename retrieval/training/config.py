@@ -16,7 +16,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from hub.config import EncoderLoraSettings
 from retrieval.config import AnyRetriever, IndexedSettings
 from retrieval.encoders.config import PRESETS as ENCODER_PRESETS
-from retrieval.encoders.config import EncoderSettings, ScratchSettings
+from retrieval.encoders.config import EncoderKind, ScratchSettings
 from sleuth.errors import did_you_mean
 from sleuth.kinds import KindSettings
 from sleuth.settings import Count, Rate, Settings, Share
@@ -141,13 +141,18 @@ class TrainingSettings(KindSettings):
         if not isinstance(value, Mapping):
             return value
         name = value.get("preset")
-        if name is not None and name not in PRESETS:
+        if name is not None and str(name) not in PRESETS:
             raise ValueError(f"no training preset; {did_you_mean(str(name), PRESETS)}")
         values = {**PRESETS.get(str(name), {}), **value}
-        train = values.pop("train", "both")
-        if train not in _TOWERS:
+        if "train" not in values:
+            return {"kind": "in_batch", **values}
+        train = values.pop("train")
+        if str(train) not in _TOWERS:
             raise ValueError(f"train is {train!r}; {did_you_mean(str(train), _TOWERS)}")
-        return {"kind": _TOWERS[train], **values}
+        kind = _TOWERS[str(train)]
+        if values.get("kind", kind) != kind:
+            raise ValueError(f"train: {train} stands for kind {kind}, not {values['kind']}; leave train out")
+        return {**values, "kind": kind}
 
 
 _TOWERS = {"both": "in_batch", "query": "frozen_passages"}
@@ -186,7 +191,7 @@ class EncoderStart(Settings):
     scratch_corpus: str | None = None
     """Passages that the tokenizer of a ``scratch`` backbone is made from."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """Any of `EncoderSettings`, over the preset or over what the backbone's folder says."""
+    """Any of the encoder's family, over the preset or over what the backbone's folder says."""
 
     @model_validator(mode="before")
     @classmethod
@@ -201,10 +206,9 @@ class EncoderStart(Settings):
             raise ValueError("scratch needs scratch_corpus, whose words it takes")
         if self.preset is not None and self.preset not in ENCODER_PRESETS:
             raise ValueError(f"no encoder preset; {did_you_mean(self.preset, ENCODER_PRESETS)}")
-        unknown = self.settings.keys() - EncoderSettings.model_fields.keys()
-        if unknown:
-            name = min(unknown)
-            raise ValueError(f"settings: no setting '{name}'; {did_you_mean(name, EncoderSettings.model_fields)}")
+        EncoderKind.of(
+            **{"backbone": self.backbone or "scratch", **ENCODER_PRESETS.get(self.preset or "", {}), **self.settings}
+        )
         return self
 
 

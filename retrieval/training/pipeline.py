@@ -15,9 +15,9 @@ from typing import Any
 
 from retrieval.combine.parts import reach
 from retrieval.config import Progress, RetrieverSettings
-from retrieval.encoders.config import EncoderChoice, family_of, preset
+from retrieval.encoders.config import EncoderKind, family_of, preset
 from retrieval.encoders.encoder import Encoder
-from retrieval.encoders.loading import load_encoder, new_encoder
+from retrieval.encoders.loading import new_encoder, open_trainable_encoder
 from retrieval.encoders.scratch import make_backbone
 from retrieval.open import open_retriever
 from retrieval.passages import passage_text
@@ -174,7 +174,7 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
 def _encoder_of_round(run: TrainingRun, number: int, rows: Sequence[TrainingRow]) -> Encoder:
     """The encoder that a round starts from."""
     if number > 1:
-        return load_encoder(run.layout.round(number - 1).encoder)
+        return open_trainable_encoder(run.layout.round(number - 1).encoder)
     assert run.settings.encoder is not None
     return open_start(run.settings.encoder, run.layout.backbone, rows, run.settings.seed)
 
@@ -191,7 +191,7 @@ def open_start(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow],
     assert name is not None
     if start.preset is not None:
         return new_encoder(preset(start.preset, name, **start.settings))
-    return load_encoder(validate(EncoderChoice, {"backbone": name, **start.settings}, "encoder"))
+    return open_trainable_encoder(EncoderKind.of(backbone=name, **start.settings))
 
 
 def _prepare(

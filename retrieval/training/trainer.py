@@ -85,17 +85,17 @@ def train(
     Raises TrainingError before a step whose gradient is not finite.
     """
     started = time.monotonic()
-    run = _Run(encoder, objective, settings, out, sink, watch, seed)
-    run.begin(resume)
-    while run.progress.step < run.steps and not run.tired():
-        run.step()
-    run.end()
-    last = run.progress
+    loop = _Loop(encoder, objective, settings, out, sink, watch, seed)
+    loop.begin(resume)
+    while loop.progress.step < loop.steps and not loop.tired():
+        loop.step()
+    loop.end()
+    last = loop.progress
     best_step = last.best_step if watch else last.step
     return Outcome(best_step, last.best, last.step, time.monotonic() - started)
 
 
-class _Run:
+class _Loop:
     """One training run in progress."""
 
     def __init__(

@@ -343,5 +343,5 @@ def test_a_retriever_that_never_comes_back_is_an_error_of_retrieval(cluster):
 
 def test_another_index_is_refused(cluster):
     actor = cluster.spawn("retriever", MakeServer(), Needs("test", concurrency=16))
-    with pytest.raises(RetrieverError, match="another index"):
+    with pytest.raises(RetrieverError, match="different index"):
         RetrieverClient([actor], "index-2", 60.0).search(["a"], 1)

@@ -68,11 +68,11 @@ def unpack(packed: bytes) -> dict[str, Any]:
     return content
 
 
-def _dump(runs: Sequence[RunData], samples: Sequence[Sample], tokens: float, share: float) -> bytes:
+def _dump(runs: Sequence[RunData], samples: Sequence[Sample], tokens: float, fraction: float) -> bytes:
     tables = Tables()
     sources, rows, with_tokens = [], [], 0
     for place, sample in enumerate(samples):
-        groups = list(_every(sample.groups, share))
+        groups = list(_every(sample.groups, fraction))
         detailed = {id(group) for group in _every(groups, tokens)}
         for group in groups:
             full = id(group) in detailed
@@ -103,9 +103,9 @@ def _dump(runs: Sequence[RunData], samples: Sequence[Sample], tokens: float, sha
     return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
-def _every(groups: Sequence[Any], share: float) -> Iterable[Any]:
-    """The fraction ``share`` of the groups, evenly spread, including the first and the last."""
-    count = max(round(len(groups) * share), min(len(groups), 1))
+def _every(groups: Sequence[Any], fraction: float) -> Iterable[Any]:
+    """The given ``fraction`` of the groups, evenly spread, including the first and the last."""
+    count = max(round(len(groups) * fraction), min(len(groups), 1))
     if count >= len(groups):
         return groups
     return [groups[round(i * (len(groups) - 1) / max(count - 1, 1))] for i in range(count)]

@@ -1,4 +1,4 @@
-"""Put a credit scheme to a rollout: who takes part, what comes back, which groups teach nothing."""
+"""Apply a credit scheme to a rollout: exclude unscored trajectories, check the advantages, find flat groups."""
 
 from __future__ import annotations
 
@@ -11,32 +11,34 @@ from sleuth.errors import TrainingError
 from sleuth.protocols import Advantage, Credit
 from sleuth.types import ScoredTrajectory
 
-Row = list[float]
-"""The advantages of a trajectory: one for each token that the policy sampled, in order."""
+TokenAdvantages = list[float]
+"""The advantages of a trajectory: one per sampled token, in order."""
 
 
-def assign(credit: Credit, groups: Sequence[Sequence[ScoredTrajectory]]) -> list[list[Row]]:
-    """The advantages of every trajectory. What has no reward stays out of its group and gets 0.
+def assign(credit: Credit, groups: Sequence[Sequence[ScoredTrajectory]]) -> list[list[TokenAdvantages]]:
+    """The advantages of every trajectory. Those without a reward are left out of their group and get 0.
 
-    Raises TrainingError where an outside scheme gives something else than its contract says.
+    Raises TrainingError if an outside scheme violates its contract.
     """
     kept = [[scored for scored in group if scored.reward is not None] for group in groups]
     asked = [group for group in kept if group]
     found = _listed(credit, credit.advantages(asked)) if asked else []
     if [len(group) for group in found] != [len(group) for group in asked]:
         raise _broken(credit, f"{list(map(len, found))} advantages for groups of {list(map(len, asked))} trajectories")
-    given = iter([_row(credit, s, a) for g, f in zip(asked, found, strict=True) for s, a in zip(g, f, strict=True)])
+    given = iter(
+        [_per_token(credit, s, a) for g, f in zip(asked, found, strict=True) for s, a in zip(g, f, strict=True)]
+    )
     return [
         [next(given) if scored.reward is not None else [0.0] * _sampled(scored) for scored in group] for group in groups
     ]
 
 
-def is_flat(group: Sequence[Row]) -> bool:
-    """Whether a group teaches nothing: no token has an advantage. Dynamic sampling (DAPO) replaces such groups."""
+def is_flat(group: Sequence[TokenAdvantages]) -> bool:
+    """Whether no token of a group has an advantage. Dynamic sampling (DAPO) replaces such groups."""
     return not any(any(row) for row in group)
 
 
-def mean_advantage(row: Row) -> float:
+def mean_advantage(row: TokenAdvantages) -> float:
     return fmean(row) if row else 0.0
 
 
@@ -47,7 +49,7 @@ def _listed(credit: Credit, found: Any) -> list[list[Advantage]]:
         raise _broken(credit, f"a {type(found).__name__} that does not list advantages by group") from None
 
 
-def _row(credit: Credit, scored: ScoredTrajectory, advantage: Any) -> Row:
+def _per_token(credit: Credit, scored: ScoredTrajectory, advantage: Any) -> TokenAdvantages:
     tokens = _sampled(scored)
     try:
         plain = advantage.tolist() if hasattr(advantage, "tolist") else advantage  # numpy's or torch's

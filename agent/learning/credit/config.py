@@ -1,4 +1,4 @@
-"""Which credit scheme a run takes: the settings of each, by ``kind``. No torch here."""
+"""Settings of the credit schemes, by ``kind``. No torch here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Group-relative advantages: a reward less the mean of its group (Shao et al. 2024, eq. 4)."""
+"""Group-relative advantages: a reward minus the mean of its group (Shao et al. 2024, eq. 4)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class GroupSettings(CreditSettings):
 
 @dataclass(frozen=True, slots=True)
 class GroupCredit:
-    """One number a trajectory; exactly 0 throughout a group whose rewards are equal."""
+    """One number per trajectory; exactly 0 for a group whose rewards are all equal."""
 
     scale: Scale = "group"
 

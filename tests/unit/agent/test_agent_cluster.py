@@ -132,7 +132,7 @@ def test_a_retriever_that_dies_while_it_opens_is_asked_again() -> None:
     _check_fingerprints([Reborn(2)], "print", 30.0)
     with pytest.raises(ClusterError, match="died while it opened"):
         _check_fingerprints([Reborn(1, for_good=True)], "print", 30.0)
-    with pytest.raises(ClusterError, match="another index"):
+    with pytest.raises(ClusterError, match="different index"):
         _check_fingerprints([Reborn(0)], "other", 30.0)
 
 

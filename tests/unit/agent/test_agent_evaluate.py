@@ -179,5 +179,5 @@ def test_trajectories_of_other_questions_are_not_mixed_in(tmp_path: Path) -> Non
 def test_no_questions_and_repeated_ids_are_refused() -> None:
     with pytest.raises(DataError, match="no questions"):
         evaluate(Driver(), [], metrics=METRICS)
-    with pytest.raises(DataError, match="'1' stands more than once"):
+    with pytest.raises(DataError, match="'1' occurs more than once"):
         evaluate(Driver(), [Q1, Q2, Q1], metrics=METRICS)

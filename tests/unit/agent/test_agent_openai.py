@@ -233,7 +233,7 @@ def test_failures_end_in_one_line(server, on_token):
 def test_a_key_comes_from_the_environment_and_a_refused_one_is_said(server, monkeypatch):
     server.key = "secret"
     monkeypatch.delenv("MY_KEY", raising=False)
-    with pytest.raises(PolicyError, match=r"another key.*\$MY_KEY is not set"):
+    with pytest.raises(PolicyError, match=r"rejects the key.*\$MY_KEY is not set"):
         make(server, key_variable="MY_KEY")
     monkeypatch.setenv("MY_KEY", "wrong")
     with pytest.raises(PolicyError, match=r"\$MY_KEY is refused") as caught:

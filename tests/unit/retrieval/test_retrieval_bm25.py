@@ -55,6 +55,16 @@ def test_scores_are_bm25(tmp_path: Path) -> None:
         assert hit.score == pytest.approx(expected[hit.passage.id], abs=2e-4)  # Anserini rounds to four places
 
 
+def test_paths_are_relative_to_the_working_directory_of_today(
+    retriever: BM25Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Java resolves them by the directory that it was started in; ``retriever`` has started it elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    Path("c.jsonl").write_text(json.dumps({"_id": "a", "text": "apple pear"}) + "\n")
+    build_bm25(Path("c.jsonl"), Path("index"))
+    assert ids(BM25Retriever(Path("index")), "apple", 1) == ["a"]
+
+
 def test_equal_scores_are_ordered_by_id(retriever: BM25Retriever) -> None:
     for _ in range(3):
         assert ids(retriever, "halls tell apart") == ["t1", "t2", "t3"]

@@ -46,6 +46,8 @@ def test_settings_survive_yaml(tmp_path: Path) -> None:
         ({"kind": "bm25"}, "index is missing"),
         ({}, "index is missing"),
         ({"parts": ["a", "b"]}, "index is missing"),
+        ({"index": 3}, "index: Input is not a valid path"),
+        ({"index": ["i"]}, "index: Input is not a valid path"),
         ({"idex": "i"}, "unknown setting 'retriever.idex' (did you mean 'index'?)"),
         ({"kind": "dense", "index": "i", "encoder": {"backbone": "e", "poling": "cls"}}, "did you mean 'pooling'"),
     ],

@@ -6,14 +6,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
 import yaml
 
 from cli.train_retriever import mine, train_retriever
 from retrieval.config import RetrieverSettings
-from retrieval.encoders.loading import load_encoder
+from retrieval.encoders.config import EncoderChoice, EncoderKind
+from retrieval.encoders.encoder import Encoder
+from retrieval.encoders.loading import load_encoder, open_encoder
 from retrieval.open import open_retriever
 from sleuth.errors import ArtifactError, ConfigError, DataError
 from sleuth.types import Hit, Passage
@@ -91,6 +93,42 @@ def test_two_rounds_end_in_an_index_that_finds_what_was_learnt(
     assert "recall" in capsys.readouterr().err
 
 
+class OtherSettings(EncoderChoice):
+    """A family of encoders beside the dense one, which reads the same folders."""
+
+    LOADER: ClassVar[str] = "test_retrieval_training_pipeline:load_other"
+
+    kind: Literal["other"] = "other"  # type: ignore[assignment]
+    heads: int = 1
+
+
+LOADED: list[Any] = []
+
+
+def load_other(source: Any, *, device: str | None = None) -> Encoder:
+    LOADED.append(source)
+    return load_encoder(source if isinstance(source, str) else str(getattr(source, "backbone", source)))
+
+
+def test_an_encoder_is_loaded_by_its_own_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "test_retrieval_training_pipeline"
+    monkeypatch.setitem(sys.modules, name, sys.modules[__name__])
+    monkeypatch.setitem(EncoderKind.KINDS, "other", f"{name}:OtherSettings")  # type: ignore[index]
+    monkeypatch.setattr(f"{name}.LOADED", [])
+    few = ["training.steps=2", "index=null", "evaluation=null"]
+    train_retriever(config(tmp_path), set_=few, out=tmp_path / "dense")
+    start = f"encoder={{backbone: {tmp_path / 'dense' / 'encoder'}, settings: {{kind: other, heads: 2}}}}"
+    train_retriever(tmp_path / "config.yaml", set_=[*few, start], out=tmp_path / "other")
+    assert [(type(s).__name__, s.heads) for s in LOADED] == [("OtherSettings", 2)]
+    saved = tmp_path / "dense" / "encoder" / "manifest.json"
+    saved.write_text(saved.read_text().replace('"kind": "dense"', '"kind": "other"'))
+    with pytest.raises(ConfigError, match="kind: Input should be 'dense', got 'other'"):
+        open_encoder(saved.parent)  # by the other family, whose settings the dense one does not read
+    assert LOADED[1:] == [saved.parent]
+    with pytest.raises(ConfigError, match=r"unknown setting 'haeds' \(did you mean 'heads'"):
+        load_retriever_run(tmp_path / "config.yaml", [start.replace("heads", "haeds")])
+
+
 def test_an_index_made_before_serves_the_encoder_whose_query_tower_was_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,10 +189,16 @@ def test_a_reranker_learns_to_tell_golds_from_distractors(tmp_path: Path, monkey
         ("training={train: query, lora: {}}", "lora does nothing for .* of kind frozen_passages, only for in_batch"),
         ("training={train: query, agianst: all}", "did you mean 'against'"),
         ("training.train=passage", "train is 'passage'"),
+        ("training.train=[query]", "train is"),
+        ("training.preset=[dpr]", "no training preset"),
+        ("training={kind: in_batch, train: query}", "train: query stands for kind frozen_passages, not in_batch"),
         ("training.kind=in_bach", "unknown kind of training objective; did you mean 'in_batch'"),
         ("rounds=2", "round_corpus"),
         ("training.index=x", "index does nothing for .* of kind in_batch, only for frozen_passages"),
-        ("encoder.settings={poling: cls}", "poling"),
+        ("encoder.settings={poling: cls}", r"encoder: unknown setting 'poling' \(did you mean 'pooling'"),
+        ("encoder.settings={pooling: first}", "encoder: pooling: Input should be 'cls'"),
+        ("encoder.settings={query_max_tokens: 1}", "encoder: query_max_tokens: Input should be greater"),
+        ("encoder.settings={kind: dens}", "unknown kind of encoder"),
     ],
 )
 def test_bad_settings_are_one_clear_line(tmp_path: Path, override: str, named: str) -> None:

@@ -221,6 +221,7 @@ def test_anchors_and_merge_keys_work_and_an_override_changes_one_place_only(tmp_
         ("parts.2.weight=1", "not an index into a list of 1"),
         ("parts.x.weight=1", "not an index into a list of 1"),
         ("parts.²=1", "not an index into a list of 1"),
+        ("parts.0.name.x=1", r"parts\.0\.name is the value 'em', which has no keys"),
         ("parts.0.wieght=1", r"unknown setting 'parts\.0\.wieght' \(did you mean 'weight'\?\)"),
         ("by_name.a.wieght=1", r"unknown setting 'by_name\.a\.wieght' \(did you mean 'weight'\?\)|name"),
         ("tuned.stpes=1", r"unknown setting 'tuned\.stpes' \(did you mean 'steps'\?\)"),
@@ -240,6 +241,12 @@ def test_unknown_keys_suggest_only_what_fits_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, "out: x\nretriever: {kind: bm25, encoder: e5}\n")
     assert str(caught.value).endswith("unknown setting 'retriever.encoder' (choose one of: index, k1, kind)")
+
+
+@pytest.mark.parametrize("member", ["runs/index", None])
+def test_an_override_below_a_plain_member_of_a_list_is_one_clear_line(member: str | None) -> None:
+    with pytest.raises(ConfigError, match=rf"parts\.0 is the value {member!r}, which has no keys"):
+        apply_override({"parts": [member]}, "parts.0.k1=3")
 
 
 def test_overrides_do_not_leak_into_later_loads(tmp_path: Path) -> None:
