@@ -74,9 +74,7 @@ def open_trainable_encoder(source: str | Path | EncoderKind) -> Encoder:
     """As `open_encoder`. Raises ConfigError for an encoder of another package, which is not trained here."""
     encoder = open_encoder(source)
     if not isinstance(encoder, Encoder):
-        raise ConfigError(
-            f"{source} cannot be trained here: it is not one of Sleuth's encoders", "train it where it is from"
-        )
+        raise ConfigError(f"{source} is of another package, so it cannot be trained here", "choose a folder or a model")
     return encoder
 
 
