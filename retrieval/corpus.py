@@ -73,16 +73,22 @@ def read_rows(path: str | Path, layout: str | None = None) -> Iterator[PassageRo
         for number, line in _lines(file):
             try:
                 row = _parse(line)
-                chosen = chosen or LAYOUTS[_detect(row, file, number)]
-                yield PassageRow(_with_image(chosen(row), row, file), file, number)
+                read = chosen or LAYOUTS[_detect(row, file, number)]
+                chosen = read if "_id" in row or "contents" in row else chosen  # a picture alone is of any layout
+                yield PassageRow(_with_image(read(row), row, file), file, number)
             except _Unfit as verdict:
                 yield BadRow(str(verdict), file, number)
 
 
-def parse_line(line: bytes, file: Path, number: int) -> Passage:
-    """The passage of one row in whatever layout. Raises DataError that names file and line."""
+def parse_line(line: bytes, file: Path, number: int, *, images: bool = True) -> Passage:
+    """The passage of one row in whatever layout. Raises DataError that names file and line.
+
+    ``images`` False: a picture that the row names is no part of it.
+    """
     try:
         row = _parse(line)
+        if not images:
+            row.pop("image", None)
         return _with_image(LAYOUTS[_detect(row, file, number)](row), row, file)
     except _Unfit as verdict:
         raise DataError(f"{file}:{number}: {verdict}") from None
@@ -165,7 +171,8 @@ def _beir(row: dict[str, Any]) -> Passage:
 def _search_r1(row: dict[str, Any]) -> Passage:
     contents = row.get("contents")
     if not isinstance(contents, str) or "\n" not in contents:
-        return _passage(row.get("id"), "", contents, row.get("image"))
+        title = row.get("title") if contents is None else ""
+        return _passage(row.get("id"), title, contents, row.get("image"))
     title, _, text = contents.partition("\n")
     return _passage(row.get("id"), title.strip().removeprefix('"').removesuffix('"'), text, row.get("image"))
 

@@ -17,13 +17,17 @@ def find_image(name: object, folder: Path) -> Image:
     """
     if not isinstance(name, str) or not name.strip():
         raise ValueError("image is not a path")
-    path = (folder / name).resolve()
+    try:
+        path = (folder / name).resolve()
+        there = path.is_file()  # neither a folder nor a pipe, whose reader would wait for ever
+    except (OSError, ValueError, RuntimeError):  # a null byte, half a surrogate pair, links in a circle
+        raise ValueError("no such image") from None
     if Path(name).is_absolute() or not path.is_relative_to(folder.resolve()):
         raise ValueError("image outside the corpus folder")
+    if not there:
+        raise ValueError("no such image")
     try:
         data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise ValueError("no such image") from None
     except OSError:
         raise ValueError("image cannot be read") from None
     if not _is_picture(data):

@@ -67,7 +67,7 @@ class LuceneRetriever:
     def _passage(self, raw: str | None, docid: str) -> Passage:
         if raw is None:
             raise RetrieverError(f"{self.folder} has no raw document {docid}")
-        passage = parse_line(raw.encode("utf-8", "replace"), self.folder, 0)
+        passage = parse_line(raw.encode("utf-8", "replace"), self.folder, 0, images=False)
         return replace(passage, id=docid)
 
     def _check_raw(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from retrieval.dense.retriever import DenseRetriever
 from retrieval.dense.search import FaissSearch, FlatSearch, VectorSearch, flat_vectors, read_faiss
 from retrieval.dense.vectors import StoredVectors, Vectors
 from retrieval.encoders.family import PassageEncoder
+from retrieval.encoders.modalities import check_passages
 from retrieval.passages import passage_text
 from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ArtifactError, DataError
@@ -123,8 +125,10 @@ def _check_sample(retriever: DenseRetriever, stored: dict[int, Vectors]) -> None
         return
     held = np.stack([_unit(stored[row]) for row in rows])
     apart = float(np.median((1 - held @ held.T)[~np.eye(len(rows), dtype=bool)])) if len(rows) > 1 else 0.0
-    ways = ([passage_text(passages[row]) for row in rows], [_contents(passages, row) for row in rows])
-    encoded = [encoder.encode_texts(texts, "passage").values.numpy() for texts in ways]
+    read = [passages[row] for row in rows]
+    check_passages(read, encoder.modalities, str(encoder.source))
+    whole = [replace(passage, title="", text=_contents(passages, row)) for row, passage in zip(rows, read, strict=True)]
+    encoded = [encoder.encode_passages(way).values.numpy() for way in (read, whole)]
     made = [np.stack([_unit(vector) for vector in vectors]) for vectors in encoded]
     off = min(float(np.median(1 - (held * vectors).sum(axis=1))) for vectors in made)
     if off > max(TOLERANCE * apart, 1e-3):

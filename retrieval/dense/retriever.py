@@ -16,7 +16,7 @@ from retrieval.dense.search import FaissSearch, FlatSearch, Found, VectorSearch,
 from retrieval.dense.vectors import Vectors, open_vectors
 from retrieval.encoders.build import describe_encoder
 from retrieval.encoders.family import Encoded, PassageEncoder
-from retrieval.encoders.modalities import check_queries
+from retrieval.encoders.modalities import check_index, check_queries
 from retrieval.encoders.pieces import Passages
 from retrieval.indexes import check_k, clean_query
 from retrieval.store import PassageStore
@@ -166,6 +166,7 @@ def read_dense_manifest(index: str | Path) -> dict[str, Any]:
 
 
 def _check_encoder(index: str | Path, manifest: Mapping[str, Any], encoder: PassageEncoder) -> None:
+    check_index(str(index), manifest.get("modalities", ["text"]), encoder.modalities, str(encoder.source))
     made_with = manifest["encoder"]
     if encoder.tower_fingerprint("passage") == made_with["passage_fingerprint"]:
         return

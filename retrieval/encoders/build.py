@@ -12,6 +12,7 @@ from typing import Any
 
 from retrieval.corpus import BadRow
 from retrieval.encoders.family import PassageEncoder
+from retrieval.encoders.modalities import modalities_of
 from retrieval.encoders.pieces import SHARD, STATE, EncodePieces, IndexWriter, OnProgress, encode_store
 from retrieval.indexes import IndexInfo
 from retrieval.ingest import IngestReport, describe_source, ingest
@@ -67,6 +68,7 @@ def build_index(
             "encoder": describe_encoder(encoder),
             "indexed": "title + ' ' + text",
             **stored,
+            **({"modalities": _held(store)} if store.has_images else {}),
             "files": {name: (folder / name).stat().st_size for name in files},
         }
         write_manifest(folder, encoder.family.kind, fields)
@@ -103,6 +105,11 @@ def _store(
     stored = {"passages_sha256": store.digest, "skipped": dict(report.skipped), "corpus": asked["corpus"]}
     atomic_write(path, json.dumps({"asked": asked, "stored": stored}))
     return stored, report.examples
+
+
+def _held(store: PassageStore) -> list[str]:
+    """What there is to read of one passage or another: text, image, or image+text."""
+    return sorted({"+".join(sorted(modalities_of(passage))) for passage in store})
 
 
 def _drop_working_files(folder: Path, keep: Sequence[str]) -> None:

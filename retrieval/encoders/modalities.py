@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from sleuth.errors import ConfigError
+from sleuth.errors import ArtifactError, ConfigError
 from sleuth.types import Passage
 
 Modality = Literal["text", "image"]
@@ -38,6 +38,16 @@ def check_passages(passages: Iterable[Passage], reads: Modalities, encoder: str)
             raise ConfigError(
                 f"{encoder} reads {_words(reads.passage)} of passages, but passage {passage.id} has only {_words(has)}",
                 "choose an encoder that reads it, or leave such passages out",
+            )
+
+
+def check_index(index: str, held: Iterable[str], reads: Modalities, encoder: str) -> None:
+    """Raise ArtifactError if ``encoder`` reads nothing of some passages, which hold text, image or image+text."""
+    for kinds in held:
+        if not reads.passage & set(kinds.split("+")):
+            raise ArtifactError(
+                f"{index} has passages of {kinds} alone, and {encoder} reads {_words(reads.passage)} of passages",
+                "open it with the encoder that made it",
             )
 
 

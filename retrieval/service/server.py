@@ -31,7 +31,7 @@ from retrieval.service.config import ServiceLimits
 from retrieval.service.wire import FINGERPRINT, HEALTH, METRICS, RETRIEVE, to_result
 from retrieval.size import size_of
 from sleuth.coalescer import Asked, shared_search
-from sleuth.errors import ConfigError, RetrieverError
+from sleuth.errors import ConfigError, DataError, RetrieverError
 from sleuth.protocols import Retriever
 from sleuth.types import Hit
 
@@ -257,7 +257,7 @@ def _explain(error: Exception, limits: ServiceLimits) -> tuple[int, str]:
         return 504, f"not answered within {limits.timeout_s:g} s"
     if isinstance(error, ConfigError):
         return 422, str(error)
-    if isinstance(error, RetrieverError):
+    if isinstance(error, RetrieverError | DataError):  # the latter: a picture whose bytes are gone
         return 503, str(error)
     logging.getLogger("sleuth.service").exception("a request failed", exc_info=error)
     return 500, f"{type(error).__name__} in the service"

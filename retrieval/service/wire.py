@@ -78,11 +78,10 @@ def _read_document(document: Any) -> Passage:
 
 
 def _read_image(value: Any) -> Image | None:
-    if value is None:
-        return None
+    """None for another server's ``image``: Search-R1's sends its corpus rows, whatever they hold."""
     name, digest = (value.get(key) for key in ("name", "sha256")) if isinstance(value, Mapping) else (None, None)
     if not (isinstance(name, str) and isinstance(digest, str)):
-        raise RetrieverError("the service's answer has an image without name and sha256")
+        return None
     if value.get("data") is None:
         return Image(name, digest)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,14 @@ from typer.testing import CliRunner
 
 from cli.main import main, make_app
 from retrieval.corpus import BadRow, read_rows
+from retrieval.dense.retriever import open_dense
 from retrieval.encoders.loading import open_encoder
-from retrieval.encoders.modalities import Modalities
+from retrieval.encoders.modalities import TEXT, Modalities
 from retrieval.images import read_image
 from retrieval.open import open_retriever
 from retrieval.passages import content_key
 from retrieval.service.remote import RemoteRetriever
+from retrieval.service.wire import read_answer
 from retrieval.store import IMAGES, PASSAGES, PassageStore, StoreWriter
 from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
 from sleuth.trajectories import close_trajectories, read_trajectories, to_line
@@ -182,6 +185,11 @@ def test_every_layout_takes_pictures(corpus: Path, layout: str) -> None:
         ("corpus.jsonl", "image is not a picture"),
         ("pages/torn.png", "image is not a picture"),
         ("pages/empty.png", "image is not a picture"),
+        ("pages/pipe.png", "no such image"),
+        ("pages/circle.png", "no such image"),
+        ("a\0b", "no such image"),
+        ("\ud800.png", "no such image"),
+        ("x" * 5000, "no such image"),
         ("", "image is not a path"),
         (3, "image is not a path"),
     ],
@@ -191,6 +199,8 @@ def test_a_bad_picture_is_a_bad_row(corpus: Path, image: object, reason: str) ->
     (corpus.parent / "pages/link.png").symlink_to(corpus.parent.parent / "secret.png")
     (corpus.parent / "pages/torn.png").write_bytes(picture((1, 1, 1))[:40])
     (corpus.parent / "pages/empty.png").write_bytes(b"")
+    (corpus.parent / "pages/circle.png").symlink_to("circle.png")
+    os.mkfifo(corpus.parent / "pages/pipe.png")
     corpus.write_text(json.dumps({"_id": "1", "text": "x", "image": image}) + "\n")
     (found,) = read_rows(corpus)
     assert isinstance(found, BadRow) and found.reason == reason
@@ -271,14 +281,42 @@ def test_the_service_sends_bytes_only_if_asked(index: Path, serving) -> None:
 
 @pytest.mark.parametrize(
     "image",
-    [3, {"name": "a"}, {"name": "a", "sha256": "b", "data": "?"}, {"name": "a", "sha256": "b", "data": "AAAA"}],
+    [{"name": "a", "sha256": "b", "data": "?"}, {"name": "a", "sha256": "b", "data": "AAAA"}],
 )
 def test_a_damaged_picture_of_a_service_is_an_error(image: object) -> None:
-    from retrieval.service.wire import read_answer
-
     document = {"id": "1", "title": "", "text": "x", "image": image}
     with pytest.raises(RetrieverError, match="image"):
         read_answer({"result": [[{"document": document, "score": 1.0}]]}, 1, 1)
+
+
+@pytest.mark.parametrize("image", [3, None, "a.png", {"name": "a"}])
+def test_another_servers_image_is_no_picture_of_ours(image: object) -> None:
+    document = {"id": "1", "contents": "x", "image": image}
+    ((hit,),) = read_answer({"result": [[{"document": document, "score": 1.0}]]}, 1, 1)
+    assert hit.passage == Passage("1", "", "x")
+
+
+def test_a_service_whose_pictures_are_gone_says_so(index: Path, serving) -> None:
+    with serving(open_retriever(index)) as url:
+        (index / IMAGES).unlink()
+        asked = {"queries": ["red"], "topk": 1, "return_images": True}
+        answer = httpx.post(f"{url}/retrieve", json=asked)
+    assert answer.status_code == 503 and "cannot read the picture" in answer.json()["detail"]
+
+
+def test_a_picture_alone_does_not_decide_the_layout(corpus: Path) -> None:
+    alone, both = {"id": "1", "title": "T", "image": "pages/red.png"}, {"id": "2", "contents": '"Oslo"\nA town.'}
+    for rows in ([alone, both], [both, alone]):
+        corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = {row.passage.id: (row.passage.title, row.passage.text) for row in read_rows(corpus)}
+        assert found == {"1": ("T", ""), "2": ("Oslo", "A town.")}
+
+
+def test_an_index_is_not_opened_by_an_encoder_that_reads_none_of_some_passages(index: Path) -> None:
+    encoder = open_encoder(ENCODER)
+    encoder.modalities = TEXT
+    with pytest.raises(ArtifactError, match=r"has passages of image alone, and .*MeanColour reads text of passages"):
+        open_dense(index, encoder)
 
 
 def test_trajectories_keep_the_name_and_digest_of_a_picture(index: Path, tmp_path: Path) -> None:
