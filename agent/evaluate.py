@@ -18,7 +18,7 @@ from sleuth.artifacts import atomic_write
 from sleuth.errors import DataError
 from sleuth.evidence import titles_found
 from sleuth.layout import EvaluationLayout, write_record
-from sleuth.statistics import bootstrap_interval
+from sleuth.statistics import Interval, mean_interval
 from sleuth.trajectories import TrajectoryWriter, read_trajectories, to_line
 from sleuth.types import Invalid, Question, Sampling, ScoredTrajectory, Trajectory
 
@@ -39,16 +39,17 @@ class Driver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AnswerFigures:
-    """Mean of every answer metric over ``scored`` questions, and its 95 % bootstrap interval."""
+    """Mean of every answer metric over ``scored`` questions, and its 95 % interval."""
 
     n: int
     scored: int
     means: Mapping[str, float | None]
-    intervals: Mapping[str, tuple[float, float]]
+    intervals: Mapping[str, Interval]
 
     def to_dict(self) -> dict[str, Any]:
-        intervals = {f"{name}_interval": list(bounds) for name, bounds in self.intervals.items()}
-        return {**self.means, **intervals, "n": self.n, "scored": self.scored}
+        intervals = {f"{name}_interval": [found.low, found.high] for name, found in self.intervals.items()}
+        methods = {name: found.method for name, found in self.intervals.items()}
+        return {**self.means, **intervals, "interval_methods": methods, "n": self.n, "scored": self.scored}
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +219,7 @@ def _answer_figures(
         n=len(rows),
         scored=len(scored),
         means={name: _mean(column) for name, column in values.items()},
-        intervals={name: bootstrap_interval(column, resamples=resamples) for name, column in values.items() if column},
+        intervals={name: mean_interval(column, resamples=resamples) for name, column in values.items() if column},
     )
 
 

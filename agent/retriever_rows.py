@@ -8,7 +8,7 @@ Every passage found by a search is labelled:
   relevance is unknown;
 - *negative*: any other passage.
 
-The same query for the same question in several trajectories becomes one row.
+The same query asked for the same question of the same file by several trajectories becomes one row.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class AskedQuery:
     rewards: list[float] = field(default_factory=list)
 
     def to_row(self, identity: str) -> dict[str, Any]:
-        """A row in Tevatron's jsonl format, plus ``question_id``, ``asked`` (a count) and ``reward`` (the mean)."""
+        """A row of Tevatron's jsonl; ``question_file``, ``question_id``, ``asked`` and ``reward`` (mean) are ours."""
         negatives = [p for i, p in self.negatives.items() if i not in self.positives and i not in self.unknown]
         return {
             "query_id": identity,
@@ -46,6 +46,7 @@ class AskedQuery:
             "positive_passages": [_passage(p) for p in self.positives.values()],
             "negative_passages": [_passage(p) for p in negatives],
             "answers": list(self.question.answers),
+            "question_file": self.question.file,
             "question_id": self.question.id,
             "asked": len(self.rewards),
             "reward": sum(self.rewards) / len(self.rewards),
@@ -53,18 +54,20 @@ class AskedQuery:
 
 
 def asked_queries(trajectories: Iterable[ScoredTrajectory], rewarded_from: float) -> list[AskedQuery]:
-    """Every distinct (question, query), in order of first appearance.
+    """Every distinct (question file, question, query), in order of first appearance.
 
-    ``rewarded_from``: the lowest reward that counts as rewarded. Unscored trajectories are skipped.
+    Question ids are unique within a file only. Trajectories that do not name it are told apart by the whole question.
+    ``rewarded_from``: the lowest reward that counts as rewarded. Trajectories that could not be scored are passed over.
     """
-    found: dict[tuple[str, str], AskedQuery] = {}
+    found: dict[tuple[str, Question, str], AskedQuery] = {}
     for scored in trajectories:
         if scored.reward is None or not scored.trajectory.scorable:
             continue
         question = scored.trajectory.question
         for turn in scored.trajectory.searches:
             assert isinstance(turn.action, Search)
-            asked = found.setdefault((question.id, turn.action.query), AskedQuery(question, turn.action.query))
+            key = (question.file, question, turn.action.query)
+            asked = found.setdefault(key, AskedQuery(question, turn.action.query))
             asked.rewards.append(scored.reward)
             for hit in turn.hits:
                 if hit.passage.text.strip():

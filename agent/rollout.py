@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from agent.rollout_async import run_all
 from sleuth.coalescer import Coalescer
 from sleuth.errors import RetrieverError
+from sleuth.hits import distinct
 from sleuth.protocols import AsyncPolicy, Environment, OnToken, Policy, Retriever, TextCodec
 from sleuth.seeding import derive_seed
 from sleuth.types import (
@@ -247,7 +248,8 @@ class RolloutDriver:
         try:
             if self.retriever is None:
                 raise RetrieverError("the environment searches, but no retriever is configured")
-            answers = dict(zip(unique, self.retriever.search(unique, self.top_k), strict=True))
+            found = self.retriever.search(unique, self.top_k)
+            answers = dict(zip(unique, map(distinct, found), strict=True))
         except RetrieverError:
             for episode in waiting:
                 episode.stop = "retriever_failed"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from agent.evaluate import AnswerFigures, AnswerMetric, EvaluationReport, summarise
-from sleuth.statistics import bootstrap_interval
+from sleuth.statistics import mean_interval
 from sleuth.types import ScoredTrajectory, Trajectory
 
 Answers = Sequence[str | None]
@@ -83,5 +83,5 @@ def _figures(
         n=len(groups),
         scored=len(kept),
         means={name: sum(column) / len(column) if column else None for name, column in values.items()},
-        intervals={name: bootstrap_interval(column, resamples=resamples) for name, column in values.items() if column},
+        intervals={name: mean_interval(column, resamples=resamples) for name, column in values.items() if column},
     )

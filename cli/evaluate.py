@@ -154,13 +154,16 @@ def _score_file(predictions: Path, data: str, limit: int | None, out: Path | Non
 
 def _print_figures(figures: Mapping[str, Any], title: str, console: Console) -> None:
     """EM and F1 with intervals, then the other figures."""
+    from sleuth.statistics import explained, methods_of
+
     console.print(title, style="bold", markup=False, soft_wrap=True)
     for name, value in figures.items():
-        if name.endswith("_interval"):
+        if name == "interval_methods" or name.endswith("_interval"):
             continue
         low, high = figures.get(f"{name}_interval", (None, None))
         shown = str(value) if isinstance(value, int) else f"{value:.4f}"
         interval = "" if low is None else f"  [{low:.4f}, {high:.4f}] 95 %"
         console.print(f"{name.replace('_', ' '):<22}{shown}{interval}", markup=False, soft_wrap=True)
+    console.print(explained("95 % intervals", [methods_of(figures)]), soft_wrap=True, highlight=False)
     if figures["missing"]:
         console.print(f"{figures['missing']} of {figures['n']} questions have no prediction and count as 0.")

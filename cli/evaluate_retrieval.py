@@ -77,6 +77,8 @@ def _print(report: RetrievalReport, task: Task, what: str, against: Path | None)
     from rich.table import Table
     from rich.text import Text
 
+    from sleuth.statistics import explained
+
     console = error_console()
     console.print(Text(f"{what}: {report.queries} judged queries", style="bold"), soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -87,13 +89,18 @@ def _print(report: RetrievalReport, task: Task, what: str, against: Path | None)
         table.add_column("difference [95 %]", justify="right", no_wrap=True)
         table.add_column("p", justify="right")
     for name, mean in report.means.items():
-        low, high = report.intervals[name]
-        cells = [name, f"{mean:.4f} [{low:.4f}, {high:.4f}]"]
+        bounds = report.intervals[name]
+        cells = [name, f"{mean:.4f} [{bounds.low:.4f}, {bounds.high:.4f}]"]
         if found := report.differences.get(name):
             change = f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
             cells += [f"{report.other[name]:.4f}", change, f"{found.p_value:.4f}"]
         table.add_row(*map(Text, cells))
     console.print(table)
+    intervals = {name: found.method for name, found in report.intervals.items()}
+    differences = {name: found.method for name, found in report.differences.items()}
+    for what, methods in (("95 % intervals", intervals), ("differences", differences)):
+        if methods:
+            console.print(explained(what, [methods], "queries"), soft_wrap=True, highlight=False)
     if report.answered:
         console.print(f"Answer@k over the {report.answered} queries with known answers", soft_wrap=True)
     if any(task.qrels.values()) and not any(report.means.values()):

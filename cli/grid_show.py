@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sleuth.statistics import explained, methods_of
+
 CellFigures = Mapping[str, Any]
 
 
@@ -43,6 +45,12 @@ def print_table(rows: Sequence[CellFigures], comparisons: Sequence[CellFigures],
         table.add_row(*place, *values, _against(row, rows, comparisons))
     wide = Console(file=console.file, width=max(console.width, 180)) if not console.is_terminal else console
     wide.print(table)
+    for what, methods in (
+        ("95 % intervals", map(methods_of, rows)),
+        ("EM against the first", ({"em": found["method"]} for found in comparisons)),
+    ):
+        if said := explained(what, methods):
+            console.print(said, highlight=False, soft_wrap=True)
     unscored = sum(row["unscored"] for row in rows)
     if unscored:
         console.print(f"[yellow]warning:[/] {unscored} questions could not be scored; --resume retries them.")
@@ -65,7 +73,7 @@ def chart(rows: Sequence[CellFigures], path: Path) -> None:
         low, high = row["em_interval"]
         bars.append(Bar(group, label, row["em"], low, high))
     if bars:
-        draw_bars(bars, path, y_label="exact match")
+        draw_bars(bars, path, y_label="exact match, 95 % intervals")
 
 
 def _by_kind(rows: Sequence[CellFigures], kinds: Sequence[str]) -> Table:

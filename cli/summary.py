@@ -7,6 +7,7 @@ from pathlib import Path
 from cli.console import error_console
 from sleuth.curves import draw_curves, terminal_curves
 from sleuth.layout import RunLayout, read_record
+from sleuth.statistics import explained, methods_of
 from workflows.summary import dev_curves, hop_figures
 
 
@@ -24,10 +25,12 @@ def print_summary(out: Path) -> None:
             bounds=(0.0, 1.0),
         )
         console.print(f"curve: {layout.curve}", highlight=False)
+    methods = []
     for evaluation in layout.evaluations():
         figures = read_record(evaluation.metrics)
         if figures is None:
             continue
+        methods.append({name: method for name, method in methods_of(figures).items() if name == "em"})
         low, high = figures.get("em_interval", (None, None))
         asked = f"{figures['n']}" if figures["scored"] == figures["n"] else f"{figures['scored']}/{figures['n']}"
         console.print(
@@ -40,6 +43,8 @@ def print_summary(out: Path) -> None:
             console.print(f"  one to three hops  EM {chain[0]:.3f}  n {chain[1]}", highlight=False)
         kinds = {kind: by["em"] for kind, by in figures["by_kind"].items() if by["em"] is not None}
         console.print("  " + "  ".join(f"{kind} {em:.3f}" for kind, em in sorted(kinds.items())), highlight=False)
+    if said := explained("95 % intervals", methods):
+        console.print(said, highlight=False)
 
 
 def _fixed(value: float | None, digits: int = 3) -> str:

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sleuth.statistics import explained, methods_of
+
 if TYPE_CHECKING:
     from agent.evaluate import EvaluationReport
 
@@ -27,6 +29,8 @@ def print_report(report: EvaluationReport, title: str, console: Console) -> None
     for kind, row in rows.items():
         table.add_row(Text(kind), str(row["scored"]), *(_with_interval(row, name) for name in names))
     console.print(table)
+    if methods := explained("95 % intervals", map(methods_of, rows.values())):
+        console.print(methods, highlight=False, soft_wrap=True)
     for label, value in _other_lines(report):
         console.print(f"{label:<22}{value}", markup=False, soft_wrap=True)
     if report.unscored:

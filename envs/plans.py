@@ -48,7 +48,7 @@ def write_plans(path: str | Path, plans: Iterable[Plan]) -> None:
 
 def read_plans(path: str | Path) -> list[Plan]:
     """Plans written by ``write_plans``. Raises DataError naming a line that is not a plan."""
-    return [_read_plan(row) for row in read_rows(path)]
+    return [_read_plan(row, str(path)) for row in read_rows(path)]
 
 
 def holds_plans(path: str | Path) -> bool:
@@ -64,7 +64,7 @@ def plans_from_release(source: str | Path, limit: int | None = None) -> list[Pla
     are left out; raises DataError if that is all of them.
     """
     rows = read_rows(source, limit)
-    questions = questions_from_rows(rows, name_of(source))
+    questions = questions_from_rows(rows, name_of(source), file=str(source))
     make = _from_sub_questions if layout_of(rows[0]) == "musique" else _from_titles
     plans = [plan for row, question in zip(rows, questions, strict=True) if (plan := make(row, question))]
     if not plans:
@@ -75,7 +75,7 @@ def plans_from_release(source: str | Path, limit: int | None = None) -> list[Pla
     return plans
 
 
-def _read_plan(row: RawRow) -> Plan:
+def _read_plan(row: RawRow, file: str) -> Plan:
     fields = row.fields
     try:
         asked = RawRow(row.where, row.number, fields["question"])
@@ -84,7 +84,7 @@ def _read_plan(row: RawRow) -> Plan:
         layout_of(asked)
     except (KeyError, TypeError, AttributeError) as error:
         raise row.error(f"not a plan: {error!r}", "make plans with: sleuth demonstrate, or sleuth world") from None
-    return Plan(questions_from_rows([asked], "")[0], steps, think, answer)
+    return Plan(questions_from_rows([asked], "", file=file)[0], steps, think, answer)
 
 
 def _plan(question: Question, steps: Iterable[PlanStep], think: str) -> Plan:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,19 @@ def load_questions(source: str | Path, *, limit: int | None = None, allow_unansw
     Test releases have no answers and are refused unless ``allow_unanswered``. Raises DataError naming
     file and line for a row without a question or answers, or with a duplicate id.
     """
-    return questions_from_rows(read_rows(source, limit), name_of(source), allow_unanswered=allow_unanswered)
+    rows = read_rows(source, limit)
+    return questions_from_rows(rows, name_of(source), file=str(source), allow_unanswered=allow_unanswered)
 
 
-def questions_from_rows(rows: Sequence[RawRow], name: str, *, allow_unanswered: bool = False) -> list[Question]:
-    """Rows as questions; in a layout without ids they are called ``name-1``, ``name-2``, ..."""
+def questions_from_rows(
+    rows: Sequence[RawRow], name: str, *, file: str = "", allow_unanswered: bool = False
+) -> list[Question]:
+    """Rows of ``file`` as questions; in a layout without ids they are called ``name-1``, ``name-2``, ..."""
     convert = LAYOUTS[layout_of(rows[0])]
     questions: list[Question] = []
     seen: dict[str, str] = {}
     for row in rows:
-        question = convert(row, name)
+        question = replace(convert(row, name), file=file)
         if not question.answers and not allow_unanswered:
             raise row.error("no answers", "questions without answers, as in a test release, cannot be scored")
         if question.id in seen:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from retrieval.size import size_of
 from sleuth.errors import ConfigError, RetrieverError
+from sleuth.hits import distinct
 from sleuth.protocols import Retriever
 from sleuth.types import Hit
 
@@ -91,7 +92,7 @@ class ResilientRetriever:
         answer = self._workers.run(lambda: self._inner.search(queries, k), self._timeout_s)
         if len(answer) != len(queries):
             raise RetrieverError(f"the retriever returned {len(answer)} lists of hits for {len(queries)} queries")
-        return answer
+        return [distinct(hits) for hits in answer]
 
     def _pause(self, attempt: int) -> float:
         """Seconds before the next attempt: exponential back-off, times a random factor from 0.5 to 1."""

@@ -160,7 +160,7 @@ def _schema() -> pa.Schema:
     generation = pa.struct({**tokens, "finish_reason": text, "policy_version": whole})
     action = pa.struct({"kind": text, "text": text})
     texts = pa.list_(text)
-    question = {"id": text, "text": text, "answers": texts, "supporting_titles": texts, "kind": text}
+    question = {"id": text, "text": text, "answers": texts, "supporting_titles": texts, "kind": text, "file": text}
     turn = {"generation": generation, "text": text, "action": action, "hits": hits, "observation": text}
     return pa.schema(
         {

@@ -18,13 +18,18 @@ StopReason = Literal["answer", "turn_budget", "token_budget", "prompt_too_long",
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question with its accepted answers; ``kind`` names its type (``bridge``, ``two_hop``, ...)."""
+    """A question with its accepted answers; ``kind`` names its type (``bridge``, ``two_hop``, ...).
+
+    ``file``: the question file or dataset it was read from, as the user named it; ids are unique within one. Empty if
+    unknown, as in older trajectories.
+    """
 
     id: str
     text: str
     answers: tuple[str, ...]
     supporting_titles: tuple[str, ...] = ()
     kind: str = ""
+    file: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

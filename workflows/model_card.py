@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sleuth.artifacts import versions
 from sleuth.layout import GrpoOutcome, RunLayout, read_record
 from sleuth.sinks import read_metrics
+from sleuth.statistics import explained, methods_of
 
 if TYPE_CHECKING:
     from workflows.config import RunSettings
@@ -29,7 +30,7 @@ It thinks, writes a search query, reads the passages that come back, and answers
 
 ## What was measured
 
-Greedy answers; exact match (EM) and F1 as in HotpotQA's script, with 95 % bootstrap intervals over the questions.
+Greedy answers; exact match (EM) and F1 as in HotpotQA's script.{intervals}
 Questions: `{data}`.
 
 {figures}
@@ -79,12 +80,15 @@ def model_card(run: Path, settings: RunSettings, protocol: Mapping[str, Any]) ->
     """README.md of the export of ``run``. ``protocol`` is the content of ``sleuth.json``."""
     model = settings.policy.model
     hub = model if model and model.count("/") == 1 and not Path(model).exists() else None
+    rows = _rows(run)
+    said = explained("95 % intervals", map(methods_of, rows.values()))
     text = _CARD.format(
         base=f"\nbase_model: {hub}" if hub else "",
         run=run.resolve().name,
         facts="\n".join(f"- {name}: {_inline(value)}" for name, value in _facts(settings)),
         data=Path(settings.data.test or settings.data.dev or "none").name,
-        figures=_table(run),
+        intervals=f" {said}." if said else "",
+        figures=_table(rows),
         curve=_curve(run),
     )
     return text if "prompt" in protocol else text[: text.index("With transformers")].rstrip() + "\n"
@@ -112,12 +116,17 @@ def _facts(settings: RunSettings) -> Iterator[tuple[str, str]]:
     yield "versions", ", ".join(f"{name} {version}" for name, version in versions().items())
 
 
-def _table(run: Path) -> str:
-    lines = ["| policy | questions | EM [95 %] | F1 [95 %] | searches | answered |", "|---|---|---|---|---|---|"]
+def _rows(run: Path) -> dict[str, Mapping[str, Any]]:
+    """The metrics of every evaluation that ended, by name, oldest first."""
     ended = [evaluation for evaluation in RunLayout(run).evaluations() if evaluation.metrics.exists()]
-    for evaluation in sorted(ended, key=lambda evaluation: evaluation.metrics.stat().st_mtime):
-        row = read_record(evaluation.metrics) or {}
-        cells = [_inline(evaluation.folder.name), _count(row), _sure(row, "em"), _sure(row, "f1")]
+    ended.sort(key=lambda evaluation: evaluation.metrics.stat().st_mtime)
+    return {evaluation.folder.name: read_record(evaluation.metrics) or {} for evaluation in ended}
+
+
+def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = ["| policy | questions | EM [95 %] | F1 [95 %] | searches | answered |", "|---|---|---|---|---|---|"]
+    for name, row in rows.items():
+        cells = [_inline(name), _count(row), _sure(row, "em"), _sure(row, "f1")]
         cells += [_short(row.get("searches")), _short(row.get("answered"))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else "No evaluation was run."

@@ -22,7 +22,7 @@ def score_file(predictions: Path, data: str, limit: int | None) -> dict[str, Any
     from envs.questions import load_questions, load_supporting_facts
     from rewards.official import score_predictions
     from rewards.text_match import exact_match, f1
-    from sleuth.statistics import bootstrap_interval
+    from sleuth.statistics import mean_interval
 
     content = _read(predictions)
     questions = load_questions(data, limit=limit)
@@ -32,10 +32,13 @@ def score_file(predictions: Path, data: str, limit: int | None) -> dict[str, Any
         raise DataError(f"{predictions}: {error.message}", error.hint) from None
     answers: Mapping[str, str] = content["answer"]
     strangers = _strangers(answers, questions, f"{predictions} has predictions for none of the questions in {data}")
+    methods: dict[str, str] = {}
     for name, metric in (("em", exact_match), ("f1", f1)):
         values = [metric(answers.get(question.id), question.answers) for question in questions]
-        figures[f"{name}_interval"] = list(bootstrap_interval(values))
-    return {**figures, "other_questions": strangers}
+        found = mean_interval(values)
+        figures[f"{name}_interval"] = [found.low, found.high]
+        methods[name] = found.method
+    return {**figures, "interval_methods": methods, "other_questions": strangers}
 
 
 def _read(path: Path) -> dict[str, Any]:

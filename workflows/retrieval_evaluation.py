@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from retrieval.evaluation.measures import PerQuery
     from retrieval.evaluation.runs import Run
     from sleuth.protocols import Retriever
-    from sleuth.statistics import PairedDifference
+    from sleuth.statistics import Interval, PairedDifference
     from sleuth.types import Question
 
 Warn = Callable[[str], None]
@@ -48,7 +48,7 @@ class Found:
 class RetrievalReport:
     values: PerQuery
     means: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
+    intervals: dict[str, Interval]
     queries: int
     answered: int
     other: dict[str, float] = field(default_factory=dict)
@@ -60,7 +60,8 @@ class RetrievalReport:
         content: dict[str, object] = {**self.means, "queries": self.queries}
         if self.answered:
             content["answer_queries"] = self.answered
-        content["intervals"] = {name: list(bounds) for name, bounds in self.intervals.items()}
+        content["intervals"] = {name: [found.low, found.high] for name, found in self.intervals.items()}
+        content["interval_methods"] = {name: found.method for name, found in self.intervals.items()}
         if self.differences:
             content["against"] = as_plain(self.differences, self.other)
         return content

@@ -118,7 +118,7 @@ def encoding_workers(
     settings: ClusterSettings,
     source: str | EncoderKind,
     local: PassageEncoder,
-    threads: int,
+    threads: int | None,
     batch_size: int,
     token: Path,
 ) -> Iterator[EncodePieces]:

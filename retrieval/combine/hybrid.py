@@ -19,6 +19,7 @@ from retrieval.indexes import check_k
 from retrieval.size import size_of
 from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ConfigError
+from sleuth.hits import distinct
 from sleuth.protocols import Retriever
 from sleuth.types import Hit, Passage
 
@@ -79,7 +80,7 @@ class HybridRetriever:
         Raises ConfigError if ``k`` is out of range, or if two parts have different passages with the same id.
         """
         check_k(k, self.passages)
-        found = [part.search(queries, reach(part, self.depth)) for part in self.parts]
+        found = [map(distinct, part.search(queries, reach(part, self.depth))) for part in self.parts]
         return [self._fuse(lists, k) for lists in zip(*found, strict=True)]
 
     def _fuse(self, lists: Lists, k: int) -> list[Hit]:

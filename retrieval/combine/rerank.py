@@ -18,6 +18,7 @@ from retrieval.passages import passage_text
 from retrieval.size import size_of
 from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError
+from sleuth.hits import distinct
 from sleuth.protocols import Retriever
 from sleuth.types import Hit
 
@@ -59,7 +60,7 @@ class RerankRetriever:
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits per query with the model's scores, ties in the inner order."""
         check_k(k, self.passages)
-        found = self.inner.search(queries, reach(self.inner, self.depth))
+        found = [distinct(hits) for hits in self.inner.search(queries, reach(self.inner, self.depth))]
         pairs = [(query, passage_text(hit.passage)) for query, hits in zip(queries, found, strict=True) for hit in hits]
         scores = self.scorer.score(pairs) if pairs else []
         if len(scores) != len(pairs) or not all(map(math.isfinite, scores)):

@@ -17,7 +17,7 @@ from typing import Any
 from retrieval.evaluation.judgements import Qrels
 from retrieval.evaluation.runs import Run
 from sleuth.errors import ConfigError, did_you_mean
-from sleuth.statistics import PairedDifference, bootstrap_interval, paired_difference
+from sleuth.statistics import Interval, PairedDifference, mean_interval, paired_difference
 
 MEASURES = ("nDCG@10", "RR@10", "R@5", "R@10", "R@100", "AP", "AllGold@5", "AllGold@10")
 ANSWER_MEASURES = ("Answer@1", "Answer@5", "Answer@20", "Answer@100")
@@ -68,9 +68,9 @@ def means(values: PerQuery) -> dict[str, float]:
     return {name: sum(found.values()) / len(found) for name, found in values.items() if found}
 
 
-def intervals(values: PerQuery, *, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """95 % bootstrap interval over queries of every mean."""
-    return {name: bootstrap_interval(list(found.values()), seed=seed) for name, found in values.items() if found}
+def intervals(values: PerQuery, *, seed: int = 0) -> dict[str, Interval]:
+    """95 % interval over queries of every mean."""
+    return {name: mean_interval(list(found.values()), seed=seed) for name, found in values.items() if found}
 
 
 def differences(a: PerQuery, b: PerQuery, *, seed: int = 0) -> dict[str, PairedDifference]:
@@ -138,7 +138,7 @@ def _finish(plan: _Plan, value: float) -> float:
     return float(value)
 
 
-def as_plain(values: Mapping[str, PairedDifference], other: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def as_plain(values: Mapping[str, PairedDifference], other: Mapping[str, float]) -> dict[str, dict[str, float | str]]:
     """Differences as JSON values, with the mean of the run compared with."""
     return {
         name: {
@@ -147,6 +147,7 @@ def as_plain(values: Mapping[str, PairedDifference], other: Mapping[str, float])
             "low": found.low,
             "high": found.high,
             "p_value": found.p_value,
+            "method": found.method,
         }
         for name, found in values.items()
     }

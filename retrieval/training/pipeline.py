@@ -223,7 +223,13 @@ def _gain(record: Path, dev: DevSettings | None, best_step: int) -> dict[str, An
     by_step = {row["step"]: row for _, row in read_jsonl(record)}
     gain = paired_difference(by_step[0][dev.metric], by_step[best_step][dev.metric])
     start = means({dev.metric: by_step[0][dev.metric]})[dev.metric]
-    return {"start": start, "gain": gain.difference, "gain_low": gain.low, "gain_high": gain.high}
+    return {
+        "start": start,
+        "gain": gain.difference,
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+        "gain_method": gain.method,
+    }
 
 
 def _corpus_texts(corpus: str) -> list[str]:

@@ -105,7 +105,7 @@ def _with_origin(rows: Iterator[ScoredTrajectory], step: int) -> Iterator[Scored
     """Add step and group to rows without them, from the file's name and the changes of question."""
     group, before = -1, None
     for row in rows:
-        question = row.trajectory.question.id
+        question = row.trajectory.question
         group, before = group + (question != before), question
         yield row if row.origin else replace(row, origin=Origin(step, group))
 

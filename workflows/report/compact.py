@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sleuth.evidence import normalise_title, supporting_titles
+from sleuth.statistics import explained, methods_of
 from sleuth.types import Action, Answer, Hit, Invalid, Question, ScoredTrajectory, Search, Segment, Trajectory
 from workflows.report.collect import RunData, read_run, run_names
 from workflows.report.sample import Sample, choose
@@ -91,6 +92,7 @@ def _dump(runs: Sequence[RunData], samples: Sequence[Sample], tokens: float, fra
         )
     content = {
         "runs": [_run(run, list(tables.tokens)) for run in runs],
+        "intervals": explained("95 % intervals", (_shown_methods(e) for run in runs for e in run.evaluations.values())),
         "sources": sources,
         "rows": rows,
         "tables": tables.dump(),
@@ -201,6 +203,10 @@ def _figures(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _number(value) for name, value in plain.items()} | {
         name: [_number(bound) for bound in bounds] for name, bounds in intervals.items()
     }
+
+
+def _shown_methods(values: Mapping[str, Any]) -> dict[str, str]:
+    return {name: method for name, method in methods_of(values).items() if name in ("em", "f1")}
 
 
 def _vocabulary(tokenizer: Path, used: Sequence[int]) -> dict[int, str]:

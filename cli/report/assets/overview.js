@@ -81,9 +81,10 @@ function evaluations() {
     const bounds = figures[name + "_interval"];
     return number(figures[name]) + (bounds ? ` [${number(bounds[0])}, ${number(bounds[1])}]` : "");
   };
-  return table(["run", "evaluation", ...columns.map(([, label]) => label)], rows.map(([run, place, name, figures]) => [
+  const figures = table(["run", "evaluation", ...columns.map(([, label]) => label)], rows.map(([run, place, name, figures]) => [
     el("span", { class: "value run" + (place % 8) }, run.name), name, ...columns.map(([column]) => cell(figures, column)),
   ]));
+  return [figures, quiet(state.data.intervals)];
 }
 
 function table(head, rows) {

@@ -95,8 +95,9 @@ def test_every_figure_by_hand() -> None:
     assert figures["by_kind"]["two_hop"] == {
         "em": 1.0,
         "f1": 0.5,
-        "em_interval": [1.0, 1.0],
+        "em_interval": pytest.approx([1 / (1 + 1.959964**2), 1.0]),
         "f1_interval": [0.5, 0.5],
+        "interval_methods": {"em": "wilson", "f1": "bootstrap"},
         "n": 2,
         "scored": 1,
     }
@@ -109,6 +110,15 @@ def test_every_figure_by_hand() -> None:
     assert figures["reward"] == pytest.approx(2 / 3)
     assert figures["stops"] == {"answer": 2, "turn_budget": 1, "retriever_failed": 1}
     assert figures["seconds"] == {"generate": 2.0, "retrieve": 1.0}
+
+
+def test_wrong_answers_alone_leave_room_for_a_right_one() -> None:
+    wrong = [play(Question(str(n), "?", ("a",)), [(Answer("b"), [])], "answer") for n in range(24)]
+    rows = [ScoredTrajectory(trajectory, 0.0) for trajectory in wrong]
+    figures = summarise(rows, {"em": lambda answer, accepted: float(answer in accepted)}).to_dict()
+    assert figures["em"] == 0.0
+    assert figures["em_interval"] == pytest.approx([0.0, 0.137976], abs=1e-6)
+    assert figures["interval_methods"] == {"em": "wilson"}
 
 
 def test_figures_are_json_even_when_nothing_could_be_scored() -> None:

@@ -53,6 +53,18 @@ def test_a_round_makes_one_deduplicated_call(tiny):
     assert played[0].hits[0].passage.title == "Paris"
 
 
+def test_a_passage_returned_twice_is_shown_once_with_its_better_score(tiny):
+    city, river = Passage("p1", "Paris", "the city of Paris"), Passage("p2", "Seine", "a river in France")
+
+    class Twice(Shelf):
+        def search(self, queries, k):
+            return [[Hit(city, 0.5, 1), Hit(river, 0.7, 2), Hit(city, 0.9, 3)] for _ in queries]
+
+    (played,) = make(tiny, {"a": [SEARCH.format("Paris"), ANSWER]}, Twice()).run(ask("a"), GREEDY)
+    assert played.turns[0].hits == (Hit(city, 0.9, 1), Hit(river, 0.7, 2))
+    assert played.turns[0].observation.count("the city of Paris") == 1
+
+
 def test_segments_hold_exactly_what_was_sampled_and_inserted(tiny):
     _, codec = tiny
     script = {"a": [SEARCH.format("London"), ANSWER]}

@@ -26,8 +26,10 @@ def test_mean_pass_and_majority():
     assert report.overall.means["em"] == pytest.approx((1 / 3 + 2 / 3) / 2)
     assert report.overall.means["pass@3"] == 1.0
     assert report.overall.means["majority@3"] == pytest.approx(1 / 2), "q votes for y, r for x"
-    low, high = report.overall.intervals["em"]
-    assert low < report.overall.means["em"] < high
+    found = report.overall.intervals["em"]
+    assert found.low < report.overall.means["em"] < found.high
+    methods = report.to_dict()["interval_methods"]
+    assert methods == {"em": "bootstrap", "pass@3": "wilson", "majority@3": "wilson"}
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,10 @@ def predictions(content: Any) -> str:
 def test_predictions_are_scored_without_a_model(capfd: pytest.CaptureFixture[str]) -> None:
     path = predictions({"answer": {"1": "paris.", "2": "Greater London", "x": "unknown"}, "sp": {}})
     assert run("--predictions", path, "--data", "q.jsonl", "--json", "--out", "scored") == 0
-    figures = json.loads(capfd.readouterr().out)
+    captured = capfd.readouterr()
+    figures = json.loads(captured.out)
+    assert "Wilson where every value is 0 or 1 (em); bootstrap over questions (f1)" in captured.err
+    assert figures["interval_methods"] == {"em": "wilson", "f1": "bootstrap"}
     assert figures["em"] == pytest.approx(1 / 3)
     assert figures["f1"] == pytest.approx((1 + 2 / 3) / 3)
     assert (figures["n"], figures["missing"], figures["other_questions"]) == (3, 1, 1)

@@ -140,6 +140,7 @@ def test_the_card_has_the_measured_figures_and_its_code_runs(
     card = (out / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "| grpo-search | 40 | 0.625 [0.500, 0.750] | 0.700 [0.600, 0.800] | 1.500 | 1.000 |" in card
+    assert "95 % intervals: bootstrap over questions (em, f1).\nQuestions" in card
     assert "0.250 at step 0 and 0.750 at step 4; these are the weights of that step" in card
     assert "- weights trained by reinforcement: all" in card
     assert "`test.jsonl`" in card

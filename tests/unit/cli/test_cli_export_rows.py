@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.retriever_rows import asked_queries, judge
 from cli import main as program
+from envs.questions import load_questions
 from retrieval.training.config import SourceSettings
 from retrieval.training.rows import load_rows
 from sleuth.runs import RunFolder
-from sleuth.trajectories import close_trajectories, to_line
+from sleuth.trajectories import close_trajectories, read_trajectories, to_line
 from sleuth.types import (
     Answer,
     Generation,
@@ -132,3 +134,47 @@ def test_nothing_to_write_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert export(str(tmp_path / "absent"), "--out", str(tmp_path / "rows.jsonl")) == 2
     assert "there is nothing at" in capsys.readouterr().err
     assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_questions_of_two_files_with_one_id_are_two_rows(tmp_path: Path) -> None:
+    content = {"id": "q1", "question": "Who directed it?"}
+    runs = []
+    for name, answer, title in (("first", "Nolan", "Inception (film)"), ("second", "Poe", "Third")):
+        file = tmp_path / f"{name}.jsonl"
+        row = {**content, "golden_answers": [answer], "metadata": {"supporting_titles": [title]}}
+        file.write_text(json.dumps(row) + "\n")
+        (question,) = load_questions(file)
+        assert question.file == str(file)
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "step-000000-0.jsonl").write_text(to_line(asked(question, 0.0, ("nolan film", [GOLD, WRONG]))))
+        close_trajectories(folder)
+        runs.append(str(folder))
+    out = tmp_path / "rows.jsonl"
+    assert export(*runs, "--out", str(out)) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    found = [(Path(row["question_file"]).stem, row["question_id"], row["query"]) for row in rows]
+    assert found == [("first", "q1", "nolan film"), ("second", "q1", "nolan film")]
+    assert [[p["docid"] for p in row["positive_passages"]] for row in rows] == [["p1"], ["p3"]]
+    assert [[p["docid"] for p in row["negative_passages"]] for row in rows] == [["p3"], ["p1"]]
+    assert [row["asked"] for row in rows] == [1, 1]
+
+
+def test_equal_questions_of_two_files_are_two_rows_and_of_one_file_one() -> None:
+    both = [replace(OPEN, file=file) for file in ("a.jsonl", "b.jsonl", "a.jsonl")]
+    found = asked_queries([asked(question, 1.0, ("q", [GOLD])) for question in both], 1.0)
+    assert [(query.question.file, len(query.rewards)) for query in found] == [("a.jsonl", 2), ("b.jsonl", 1)]
+
+
+def test_trajectories_from_before_the_file_was_kept_are_told_apart_by_their_questions(tmp_path: Path) -> None:
+    other = replace(OPEN, text="Who wrote it?", answers=("Poe",))
+    file = tmp_path / "trajectories.jsonl"
+    rows = [json.loads(to_line(asked(question, 1.0, ("q", [GOLD])))) for question in (OPEN, other, OPEN)]
+    for row in rows:
+        del row["trajectory"]["question"]["file"]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = asked_queries(read_trajectories(file), 1.0)
+    assert [(query.question, query.question.file, len(query.rewards)) for query in found] == [
+        (OPEN, "", 2),
+        (other, "", 1),
+    ]

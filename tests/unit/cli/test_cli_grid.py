@@ -106,7 +106,11 @@ def test_every_combination_once_and_compared(model: str, capfd: pytest.CaptureFi
     assert (found["n"], found["difference"]) == (2, 0.5)
     assert Path("grid/comparison.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads(Path("grid/metrics.json").read_text()) == content
+    assert (found["p_value"], found["method"]) == (1.0, "mcnemar"), "one question that differs tells nothing"
     assert "+0.500" in captured.err
+    said = " ".join(captured.err.split())
+    assert "95 % intervals: Wilson where every value is 0 or 1 (em" in said
+    assert "EM against the first: exact McNemar p and Newcombe interval" in said
 
 
 def test_a_kind_that_no_question_could_be_scored_of_is_a_dash(model: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -314,9 +314,11 @@ def test_an_evaluation_by_itself_is_a_run_too(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "eval")
     with run.claim({"environment": {"kind": "search"}}):
         pass
-    (run.path / "metrics.json").write_text('{"em": 1.0, "n": 4}')
+    figures = {"em": 1.0, "em_interval": [0.51, 1.0], "interval_methods": {"em": "wilson"}, "n": 4}
+    (run.path / "metrics.json").write_text(json.dumps(figures))
     write_rows(run.path / "sample-1" / "trajectories.jsonl", rollouts(0, 1))
     write_rows(run.path / "sample-2" / "trajectories.jsonl", rollouts(1, 1))
     data = unpack(pack_runs([run.path], 2000, LIMIT))
     assert [(s["name"], s["shown"]) for s in data["sources"]] == [("sample-1", SIZE), ("sample-2", SIZE)]
     assert data["runs"][0]["finished"] and data["runs"][0]["evaluations"]["evaluation"]["em"] == 1
+    assert data["intervals"] == "95 % intervals: Wilson where every value is 0 or 1 (em)"

@@ -74,7 +74,8 @@ def test_figures_by_hand(program: typer.Typer, beir: Path) -> None:
     assert found["R@10"] == found["RR@10"] == found["AllGold@5"] == pytest.approx(2 / 3)
     assert found["answer_queries"] == 2
     assert found["Answer@1"] == 0.5
-    assert found["intervals"]["AP"] == pytest.approx([0.0, 1.0])
+    assert found["intervals"]["AP"] == pytest.approx([0.207660, 0.938508], abs=1e-6)  # Wilson's, of 2 in 3
+    assert found["interval_methods"]["AP"] == "wilson"
     assert found == figures(program, beir / "index", "--beir", beir)
 
 
@@ -100,7 +101,10 @@ def test_a_run_is_written_read_and_compared(program: typer.Typer, beir: Path, tm
     assert found["difference"] == pytest.approx(0)
     assert found["low"] < 0 < found["high"]
     same = figures(program, "--run", first, "--qrels", qrels, "--against", first)["against"]["AP"]
-    assert (same["difference"], same["p_value"]) == (0, 1)
+    assert (same["difference"], same["p_value"], same["method"]) == (0, 1, "mcnemar")
+    _, shown = run(program, "evaluate-retrieval", "--run", first, "--qrels", qrels, "--against", first)
+    assert "95 % intervals: Wilson where every value is 0 or 1 (nDCG@10, " in shown
+    assert "differences: exact McNemar p and Newcombe interval where every value is 0 or 1 (nDCG@10, " in shown
 
 
 def test_answers_alone_are_enough(program: typer.Typer, beir: Path) -> None:

@@ -26,6 +26,7 @@ def test_a_run_is_summed_up_from_its_files(tmp_path: Path, capsys: pytest.Captur
     assert "all  0.250 → 0.750" in text
     assert "two_hop  0.000 → 0.500" in text
     assert "EM 0.500 [0.250, 0.750]  F1 0.625  n 8  searches 1.50" in text
+    assert "95 % intervals: bootstrap over questions (em)" in text, "what an older run used"
     assert "one to three hops  EM 0.875  n 4" in text
     assert "warmstart-search   EM - [-, -]  F1 -  n 0/8  searches -" in text
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")

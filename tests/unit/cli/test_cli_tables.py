@@ -42,8 +42,9 @@ def test_figures_are_shown_with_their_denominators() -> None:
     lines = text.splitlines()
     assert lines[0] == "model on data"
     assert lines[1].split(maxsplit=2)[:2] == ["questions", "n"]
-    assert lines[2].split() == ["all", "2", "1.000", "[1.000,", "1.000]"]
+    assert lines[2].split() == ["all", "2", "1.000", "[0.342,", "1.000]"]
     assert "bridge [a]" in lines[3]
+    assert "95 % intervals: Wilson where every value is 0 or 1 (em)" in text
     assert "25.0 % found, all of them for 0.0 % (of the 2 questions that list them)" in text
     assert "12, 2 of them sampled" in text
     assert "answer 2, retriever_failed 1" in text

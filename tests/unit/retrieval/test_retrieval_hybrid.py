@@ -68,6 +68,17 @@ def test_ranks_count_from_one_and_ties_stand_in_order_of_id() -> None:
     assert hits[0].score == hits[1].score == pytest.approx(1 / 61 + 1 / 62)
 
 
+class Twice(Fixed):
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        return [[*hits, *hits] for hits in super().search(queries, k)]
+
+
+def test_a_part_that_returns_a_passage_twice_counts_once() -> None:
+    for fusion in ("rrf", "sum", "dpr"):
+        plain, doubled = (HybridRetriever([kind(A), Fixed(B)], fusion=fusion) for kind in (Fixed, Twice))
+        assert doubled.search(["q"], 4) == plain.search(["q"], 4)
+
+
 def test_each_part_is_asked_to_the_depth_or_to_its_end() -> None:
     parts = [Fixed(A, passages=3), Fixed(A)]
     HybridRetriever(parts, depth=20).search(["q"], 2)
@@ -165,6 +176,13 @@ def test_only_the_best_are_ranked_again_and_equal_ones_keep_their_order() -> Non
     assert ids(reranked.search(["z?"], 3)[0]) == ["x", "y"]
     assert inner.asked == [2]
     assert reranked.passages == 3
+
+
+def test_a_passage_returned_twice_is_scored_and_ranked_once() -> None:
+    scorer = Lengths()
+    (hits,) = RerankRetriever(Twice(A), scorer).search(["z?"], 3)
+    assert ids([*hits]) == ["z", "x", "y"]
+    assert len(scorer.calls[0]) == 3
 
 
 def test_a_score_that_is_no_number_is_an_error_not_a_rank() -> None:

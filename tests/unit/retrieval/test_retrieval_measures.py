@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from retrieval.evaluation.answers import answer_qrels
 from retrieval.evaluation.measures import MEASURES, differences, intervals, means, per_query
 from sleuth.errors import ConfigError
-from sleuth.statistics import paired_difference
+from sleuth.statistics import Interval, paired_difference
 
 Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]
@@ -99,8 +99,10 @@ def test_differences_are_paired_by_query() -> None:
     assert found["RR@10"].difference == 0.5
     assert found["RR@10"].p_value == 0
     assert found["R@5"] == paired_difference([1.0] * 20, [1.0] * 20)
-    low, high = intervals(b)["RR@10"]
-    assert low == high == 1.0
+    assert (found["RR@10"].method, found["R@5"].method) == ("paired_bootstrap", "mcnemar")
+    assert intervals(a)["RR@10"] == Interval(0.5, 0.5, "bootstrap")
+    share = intervals(b)["RR@10"]
+    assert (share.low, share.high, share.method) == (pytest.approx(20 / (20 + 1.959964**2)), 1.0, "wilson")
 
 
 def test_top_k_accuracy_by_hand() -> None:

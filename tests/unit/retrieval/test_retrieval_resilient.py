@@ -181,3 +181,13 @@ def test_a_hung_search_does_not_hold_up_the_end_of_the_process() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert "did not answer" in done.stdout
+
+
+def test_a_passage_returned_twice_is_kept_once() -> None:
+    other = Passage("o", "t", "y")
+
+    class Twice(Scripted):
+        def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+            return [[Hit(other, 0.2, 1), HIT, Hit(other, 0.5, 3)], [HIT]]
+
+    assert make(Twice(), FakeClock()).search(["q", "r"], 3) == [[HIT, Hit(other, 0.5, 2)], [HIT]]

@@ -1,12 +1,13 @@
-"""The bootstrap agrees with what is known about means."""
+"""Intervals and tests agree with hand-worked values, scipy and what is known about means."""
 
 import math
 import random
 
 import pytest
+from scipy.stats import binomtest
 
 from sleuth import statistics
-from sleuth.statistics import bootstrap_interval, paired_difference
+from sleuth.statistics import bootstrap_interval, explained, mean_interval, methods_of, paired_difference
 
 
 def test_interval_of_a_proportion_is_close_to_the_normal_one() -> None:
@@ -57,3 +58,76 @@ def test_pairing_of_equals_and_of_unequal_lengths() -> None:
     assert paired_difference([1.0, 0.0], [1.0, 0.0]).p_value == 1.0
     with pytest.raises(ValueError, match="2 and 1"):
         paired_difference([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("right", "of", "low", "high"),
+    [
+        (0, 24, 0.0, 0.137976),  # z² / (n + z²)
+        (24, 24, 0.862024, 1.0),
+        (12, 24, 0.314274, 0.685726),
+        (81, 263, 0.255289, 0.366210),  # a textbook example: .2553 to .3662
+        (1, 1, 0.206549, 1.0),
+    ],
+)
+def test_the_interval_of_a_share_is_wilsons(right: int, of: int, low: float, high: float) -> None:
+    found = mean_interval([1.0] * right + [0.0] * (of - right))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-6)
+    assert found.method == "wilson"
+    assert found.low <= right / of <= found.high
+    given = binomtest(right, of).proportion_ci(0.95, "wilson")
+    assert (found.low, found.high) == pytest.approx((given.low, given.high), abs=1e-12)
+
+
+def test_the_interval_of_other_means_is_the_bootstraps() -> None:
+    values = [0.0, 1.0, 0.5, 0.25]
+    found = mean_interval(values, seed=1, resamples=200)
+    assert (found.low, found.high) == bootstrap_interval(values, seed=1, resamples=200)
+    assert found.method == "bootstrap"
+    with pytest.raises(ValueError, match="no values"):
+        mean_interval([])
+
+
+def pairs(both: int, only_a: int, only_b: int, neither: int) -> tuple[list[float], list[float]]:
+    a = [1.0] * (both + only_a) + [0.0] * (only_b + neither)
+    return a, [1.0] * both + [0.0] * only_a + [1.0] * only_b + [0.0] * neither
+
+
+@pytest.mark.parametrize(
+    ("table", "p_value", "low", "high"),
+    [
+        ((36, 2, 12, 0), 2 * (1 + 14 + 91) / 2**14, 0.0569, 0.3404),  # the interval: Newcombe 1998, method 10
+        ((0, 0, 0, 24), 1.0, -0.1380, 0.1380),
+        ((10, 0, 5, 9), 2 / 2**5, None, None),
+        ((3, 4, 4, 3), 1.0, None, None),
+    ],
+)
+def test_shares_are_compared_by_mcnemars_exact_test(
+    table: tuple[int, int, int, int], p_value: float, low: float | None, high: float | None
+) -> None:
+    found = paired_difference(*pairs(*table))
+    back = paired_difference(*reversed(pairs(*table)))
+    assert found.difference == pytest.approx((table[2] - table[1]) / sum(table))
+    assert found.p_value == back.p_value == pytest.approx(p_value)
+    assert found.method == "mcnemar"
+    assert found.low < found.difference < found.high
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+    if low is not None and high is not None:
+        assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_means_of_samples_are_compared_by_the_bootstrap() -> None:
+    found = paired_difference([0.0, 0.5, 1.0], [0.5, 0.5, 1.0])
+    assert found.method == "paired_bootstrap"
+
+
+def test_it_is_said_which_interval_is_whose() -> None:
+    assert (
+        explained("95 % intervals", [{"em": "wilson", "f1": "bootstrap"}, {"em": "wilson", "f1": "wilson"}])
+        == "95 % intervals: Wilson where every value is 0 or 1 (em, f1); bootstrap over questions (f1)"
+    )
+    assert explained("95 % intervals", []) == ""
+    assert methods_of({"em_interval": [0, 1], "f1_interval": [0, 1], "interval_methods": {"em": "wilson"}}) == {
+        "em": "wilson",
+        "f1": "bootstrap",
+    }

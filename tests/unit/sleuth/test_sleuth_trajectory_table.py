@@ -102,3 +102,21 @@ def test_a_table_of_something_else_is_said(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), tmp_path / "x.parquet")
     with pytest.raises(DataError, match="no column 'question'"):
         list(read_trajectories(tmp_path / "x.parquet"))
+
+
+def test_a_closed_run_from_before_questions_named_their_file_opens(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_lines(tmp_path / "trajectories.jsonl", [example()])
+    closed = close_trajectories(tmp_path)
+    assert closed is not None
+    table = pq.read_table(closed)
+    question = table.column("question").combine_chunks()
+    kept = [field for field in question.type if field.name != "file"]
+    assert len(kept) == 5
+    older = pa.StructArray.from_arrays([question.field(field.name) for field in kept], fields=kept)
+    pq.write_table(table.set_column(table.schema.get_field_index("question"), "question", older), closed)
+    (row,) = read_trajectories(closed)
+    assert row == example()
+    assert row.trajectory.question.file == ""

@@ -1,0 +1,17 @@
+"""A passage stands once in what a retriever found."""
+
+from sleuth.hits import distinct
+from sleuth.types import Hit, Passage
+
+A, B, C = (Passage(name, name, name) for name in "abc")
+
+
+def test_the_better_score_stays_the_order_is_best_first_and_ranks_count_from_one() -> None:
+    found = [Hit(A, 1.0, 1), Hit(B, 3.0, 2), Hit(C, 3.0, 3), Hit(A, 2.0, 4), Hit(B, -1.0, 5)]
+    assert distinct(found) == [Hit(B, 3.0, 1), Hit(C, 3.0, 2), Hit(A, 2.0, 3)]
+
+
+def test_what_has_no_repeats_stays_as_it_is() -> None:
+    found = [Hit(A, 1.0, 1), Hit(B, 3.0, 2)]
+    assert distinct(found) == found
+    assert distinct([]) == []
