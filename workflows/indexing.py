@@ -26,9 +26,7 @@ class Rows(TypedDict):
     overwrite: bool
 
 
-def index_bm25(
-    corpus: Path, out: Path, k1: float | None, b: float | None, threads: int | None, rows: Rows
-) -> IndexInfo:
+def index_bm25(corpus: str, out: Path, k1: float | None, b: float | None, threads: int | None, rows: Rows) -> IndexInfo:
     from retrieval.bm25 import K1, B, build_bm25
     from retrieval.progress import build_progress
 
@@ -45,7 +43,7 @@ def index_bm25(
 
 
 def index_dense(
-    corpus: Path,
+    corpus: str,
     out: Path,
     encoder: str,
     threads: int | None,
