@@ -27,7 +27,7 @@ def evaluate_retrieval(
     run: Annotated[Path | None, typer.Option(help="Evaluate this TREC run instead of an index.")] = None,
     run_out: Annotated[Path | None, typer.Option(help="Write the run to this file, in TREC's layout.")] = None,
     against: Annotated[Path | None, typer.Option(help="A TREC run to compare with, query by query.")] = None,
-    passages: Annotated[Path | None, typer.Option(help="The corpus of the run files, for Answer@k.")] = None,
+    passages: Annotated[str | None, typer.Option(help="The corpus of the run files, for Answer@k.")] = None,
     measures: Annotated[str | None, typer.Option(help="For example 'nDCG@10 R@20 Success@5'.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A retriever setting: retriever.k1=1.2")

@@ -19,7 +19,9 @@ Encoder = Annotated[
 
 
 def index(
-    corpus: Annotated[Path, typer.Argument(help="Passages: a .jsonl or .jsonl.gz file, or a folder of them.")],
+    corpus: Annotated[
+        str, typer.Argument(help="Passages: a .jsonl, .tsv (.gz, .zst) or .parquet file, a folder, a hub dataset.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the new index.")],
     kind: Annotated[str, typer.Option(help="Kind of index: bm25 or dense.")] = "bm25",
     k1: Annotated[float | None, typer.Option(help="bm25: term saturation, the index's default. [0.9]")] = None,
@@ -38,17 +40,18 @@ def index(
     ] = None,
     address: Annotated[str | None, typer.Option(help="dense: a running Ray cluster for the workers, or auto.")] = None,
     layout: Annotated[
-        str | None, typer.Option(help="beir, search_r1 or pyserini; detected from the first row by default.")
+        str | None, typer.Option(help="beir, search_r1, pyserini, tevatron or dpr. [told from the first row]")
     ] = None,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave bad rows out and count them.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,
 ) -> None:
-    """Build an index of CORPUS (BEIR, Search-R1 or pyserini rows) in the folder --out.
+    """Build an index of CORPUS (BEIR, Search-R1, pyserini, Tevatron or DPR rows) in the folder --out.
 
     The same command resumes an interrupted build of a dense index.
     """
     from sleuth.artifacts import check_destination
     from sleuth.errors import ConfigError, did_you_mean
+    from sleuth.files import on_hub
     from workflows.indexing import CorpusOptions, build_bm25_index, build_dense_index
 
     if kind not in KINDS:
@@ -64,7 +67,7 @@ def index(
         )
     if kind == "dense" and encoder is None:
         raise ConfigError("an index of kind dense needs an encoder", "add --encoder with a folder or hub name")
-    check_destination(out, overwrite, KINDS, [corpus, *([encoder] if encoder else [])])
+    check_destination(out, overwrite, KINDS, [*([] if on_hub(corpus) else [corpus]), *([encoder] if encoder else [])])
     options: CorpusOptions = {"layout": layout, "skip_bad_rows": skip_bad_rows, "overwrite": overwrite}
     if encoder is None:
         built = build_bm25_index(corpus, out, k1, b, threads, options)

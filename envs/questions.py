@@ -1,6 +1,7 @@
 """Questions from public data sets as released.
 
-Reads FlashRAG, HotpotQA, 2WikiMultihopQA, MuSiQue, NQ-open, TriviaQA, PopQA and Bamboogle.
+Reads FlashRAG, HotpotQA, 2WikiMultihopQA, MuSiQue, NQ-open, TriviaQA, PopQA and Bamboogle, and what Search-R1's
+preparation writes for verl.
 
 The layout is detected from the first row; all other rows must have the same one.
 """
@@ -61,6 +62,8 @@ def load_supporting_facts(source: str | Path, limit: int | None = None) -> dict[
 def layout_of(row: RawRow) -> str:
     """The layout of a row. Raises DataError if it is not a known one."""
     fields = row.fields.keys()
+    if {"prompt", "reward_model"} <= fields:
+        return "search_r1"
     if "golden_answers" in fields:
         return "flashrag"
     if fields & {"question_decomposition", "paragraphs"}:
@@ -103,11 +106,51 @@ def supporting_facts(row: RawRow, fields: Mapping[str, Any]) -> SupportingFacts:
         raise row.error("broken 'supporting_facts'", "it must be a list of [title, sentence number]") from None
 
 
+def _search_r1(row: RawRow, name: str) -> Question:
+    """A row prepared for verl. Its ids are those of its data sets, which share ``train_0``; its kind is the data set.
+
+    The preparation keeps the released columns beside its own; where they are gone, the question stands in the prompt.
+    """
+    source, extra = str(row.fields.get("data_source") or ""), _mapping(row, "extra_info")
+    truth = _mapping(row, "reward_model").get("ground_truth")
+    target = truth.get("target") if isinstance(truth, Mapping) else truth
+    answers = _texts(RawRow(row.where, row.number, {"ground_truth.target": target}), "ground_truth.target")
+    known = [source, str(extra.get("split") or ""), extra.get("index")]
+    identity = _id(row, name) if known[2] is None else "-".join(str(part) for part in known if part != "")
+    titles = _supporting_titles(row, _mapping(row, "metadata"))
+    return Question(identity, _asked(row, extra), answers, _titles(row, titles), source)
+
+
+def _asked(row: RawRow, extra: Mapping[str, Any]) -> str:
+    if row.fields.get("question") is not None:
+        return row.text("question")
+    if isinstance(extra.get("question"), str):
+        return RawRow(row.where, row.number, dict(extra)).text("question")
+    prompt = row.fields["prompt"]
+    try:
+        said = prompt if isinstance(prompt, str) else [m["content"] for m in prompt if m["role"] == "user"][-1]
+        _, marked, asked = said.partition("Question:")
+    except (KeyError, TypeError, IndexError, AttributeError):
+        raise row.error("'prompt' is not a list of {role, content} with one of the user's") from None
+    if not marked and "<" in said:  # instructions with tags would be asked as part of the question
+        raise row.error("its prompt has no 'Question:', after which the question would stand", "add a column question")
+    return RawRow(row.where, row.number, {"prompt": asked if marked else said}).text("prompt")
+
+
+def _mapping(row: RawRow, key: str) -> Mapping[str, Any]:
+    value = row.fields.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise row.error(f"'{key}' is not an object")
+    return value
+
+
+def _supporting_titles(row: RawRow, metadata: Mapping[str, Any]) -> Iterable[Any]:
+    return metadata.get("supporting_titles") or [title for title, _ in supporting_facts(row, metadata)]
+
+
 def _flashrag(row: RawRow, name: str) -> Question:
-    metadata = row.fields.get("metadata") or {}
-    if not isinstance(metadata, Mapping):
-        raise row.error("'metadata' is not an object")
-    titles = metadata.get("supporting_titles") or [title for title, _ in supporting_facts(row, metadata)]
+    metadata = _mapping(row, "metadata")
+    titles = _supporting_titles(row, metadata)
     return Question(
         _id(row, name),
         row.text("question"),
@@ -174,6 +217,7 @@ def _bamboogle(row: RawRow, name: str) -> Question:
 
 
 LAYOUTS: dict[str, Callable[[RawRow, str], Question]] = {
+    "search_r1": _search_r1,
     "flashrag": _flashrag,
     "hotpotqa": _hotpotqa,
     "musique": _musique,

@@ -4,6 +4,7 @@ In a config a retriever is the path of an index, the address of a service, or a 
 
     retriever: runs/hotpotqa/index
     retriever: {kind: bm25, index: runs/hotpotqa/index, corpus: data/corpus.jsonl, k1: 1.2, b: 0.75}
+    retriever: {kind: bm25, index: runs/wiki/index, corpus: hf://owner/name/config/split}
     retriever: {kind: dense, index: runs/dense, encoder: runs/dpr/encoder, corpus: data/corpus.jsonl, dtype: float16}
     retriever: {kind: faiss, faiss_file: e5_Flat.index, corpus: wiki-18.jsonl, encoder: {backbone: intfloat/e5-base-v2}}
     retriever: {kind: lucene, index: lucene-index.wiki}
@@ -21,16 +22,25 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from sleuth.artifacts import MANIFEST, read_manifest
 from sleuth.errors import ArtifactError, DataError, did_you_mean
+from sleuth.files import local_or_hub, on_hub
 from sleuth.kinds import KindSettings
 from sleuth.protocols import Retriever
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _as_named(value: object) -> object:
+    return local_or_hub(value) if isinstance(value, str | Path) else value
+
+
+Corpus = Annotated[str, BeforeValidator(_as_named)]
+"""Path of a corpus, or the name of a dataset of the hub."""
 
 Progress = Callable[[str], AbstractContextManager[Callable[[int], None] | None]]
 """Shows progress under a title while an index is made; see `retrieval.progress`."""
@@ -131,14 +141,14 @@ class IndexedSettings(RetrieverSettings):
 
     index: Path
     """Folder of the index."""
-    corpus: Path | None = None
+    corpus: Corpus | None = None
     """Passages that the index is made from when it does not exist; an index of other passages is refused."""
 
     @property
     def name(self) -> str:
         return str(self.index)
 
-    def to_be_made_from(self) -> Path | None:
+    def to_be_made_from(self) -> str | None:
         """The passages that the index is still to be made from; None where it is made. Raises ArtifactError."""
         if self.corpus is not None and not self.index.exists():
             return self.corpus
@@ -152,7 +162,9 @@ class IndexedSettings(RetrieverSettings):
             return
         if self.corpus is None and out not in self.index.parents:
             raise ArtifactError(f"no index at {self.index}", f"make it with: sleuth index CORPUS --out {self.index}")
-        if self.corpus is not None and not self.corpus.exists() and out not in self.corpus.parents:
+        if self.corpus is None or on_hub(self.corpus):
+            return
+        if not Path(self.corpus).exists() and out not in Path(self.corpus).parents:
             raise DataError(f"no corpus at {self.corpus}", "retriever.corpus is a file of passages")
 
 

@@ -14,6 +14,7 @@ from retrieval.corpus import BadRow, PassageRow, corpus_files, image_files, read
 from retrieval.store import StoreWriter
 from sleuth.artifacts import file_digest, fingerprint_of
 from sleuth.errors import DataError
+from sleuth.files import hub_dataset, on_hub
 from sleuth.types import Passage
 
 BATCH = 2_000
@@ -64,7 +65,12 @@ def ingest(
 
 
 def describe_source(corpus: str | Path) -> dict[str, object]:
-    """What identifies the corpus that an index was built from: digest, size and time of each file, and its pictures."""
+    """What identifies the corpus that an index was built from: digest, size and time of each file, and its pictures.
+
+    A dataset of the hub is identified by the fingerprint that ``datasets`` gives it.
+    """
+    if on_hub(corpus):
+        return {"path": str(corpus), "files": [], "dataset": hub_dataset(corpus)._fingerprint}
     files = corpus_files(corpus)
     images = list(image_files(corpus))
     described: dict[str, object] = {
@@ -81,8 +87,10 @@ def describe_source(corpus: str | Path) -> dict[str, object]:
 
 def same_source(recorded: dict[str, object], corpus: str | Path) -> bool:
     """Whether ``corpus`` is still the one recorded; digests are computed only if time or size changed."""
+    if on_hub(corpus):
+        return bool(recorded.get("dataset") == hub_dataset(corpus)._fingerprint)
     files, known = corpus_files(corpus), recorded.get("files")
-    if not isinstance(known, list) or len(known) != len(files):
+    if not isinstance(known, list) or not known or len(known) != len(files):
         return False
     for file, entry in zip(files, known, strict=True):
         if file.stat().st_size != entry["bytes"]:

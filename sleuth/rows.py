@@ -1,24 +1,33 @@
 """Rows of question files, each with its location, so that errors can name it.
 
-A file is a JSON array, JSON lines, an object whose ``Data`` is the list (TriviaQA), or a table with a header
-(``.csv``, ``.tsv``); ``hf://owner/name[/config]/split`` is a dataset on the Hugging Face hub.
+A file is a JSON array, JSON lines, an object whose ``Data`` is the list (TriviaQA), a table with a header (``.csv``,
+``.tsv``), each of them also as ``.gz`` or ``.zst``, or ``.parquet``. ``hf://owner/name[/config]/split`` is a dataset on
+the Hugging Face hub, and so is ``owner/name`` where there is no such file.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sleuth.errors import DataError
-
-HUB = "hf://"
+from sleuth.files import (
+    DELIMITERS,
+    HUB,
+    PARQUET,
+    hub_dataset,
+    on_hub,
+    open_data,
+    parquet_rows,
+    stem_of,
+    suffix_of,
+    table_rows,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +54,10 @@ class RawRow:
 def read_rows(source: str | Path, limit: int | None = None) -> list[RawRow]:
     """The first ``limit`` rows of ``source``, or all of them. No more than that is parsed.
 
-    Raises DataError naming the file and line: missing, empty, not UTF-8, broken JSON, a row that is not an object.
+    Raises DataError naming the file and line: missing, empty, not text, broken JSON, a row that is not an object.
     """
     where = str(source)
-    found = _hub_rows(where) if where.startswith(HUB) else _file_rows(Path(source))
+    found = _numbered(where, hub_dataset(where)) if on_hub(where) else _file_rows(Path(source))
     rows = list(itertools.islice(found, limit))
     if not rows:
         raise DataError(f"{where} has no rows", "an empty dataset cannot be used")
@@ -58,29 +67,30 @@ def read_rows(source: str | Path, limit: int | None = None) -> list[RawRow]:
 def name_of(source: str | Path) -> str:
     """A short name for the source, used in the ids of rows that have none."""
     text = str(source)
-    return text.removeprefix(HUB).replace("/", "-") if text.startswith(HUB) else Path(text).stem
+    return text.removeprefix(HUB).replace("/", "-") if on_hub(text) else stem_of(text)
 
 
 def _file_rows(path: Path) -> Iterator[RawRow]:
     if path.is_dir():
         raise DataError(f"{path} is a folder, not a file of questions", "give a file inside it")
-    try:
-        if path.suffix in (".csv", ".tsv"):
-            yield from _table_rows(path, path.read_bytes())
-            return
-        with path.open("rb") as file:
-            start = file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()
-            file.seek(0)
-            if start.startswith(b"["):
-                yield from _array_rows(path, file.read())
-            elif re.match(rb'\{\s*("(Data|Domain|Split|VerifiedEval|Version)"\s*:|$)', start):
-                yield from _listed_rows(path, file.read())
-            else:
-                yield from _line_rows(path, file)
-    except FileNotFoundError:
-        raise DataError(f"no file {path}", "check the path; SLEUTH_DATA names the data folder in configs") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    suffix = suffix_of(path)
+    if suffix == PARQUET:
+        yield from _numbered(path, parquet_rows(path))
+        return
+    with open_data(path) as file:
+        start = file.peek(256)[:256].removeprefix(b"\xef\xbb\xbf").lstrip()
+        if suffix in DELIMITERS:
+            yield from _table_rows(path, file, DELIMITERS[suffix])
+        elif start.startswith(b"["):
+            yield from _array_rows(path, file.read())
+        elif re.match(rb'\{\s*("(Data|Domain|Split|VerifiedEval|Version)"\s*:|$)', start):
+            yield from _listed_rows(path, file.read())
+        else:
+            yield from _line_rows(path, file)
+
+
+def _numbered(where: str | Path, rows: Iterable[Any]) -> Iterator[RawRow]:
+    return (RawRow(f"{where}, row {number}", number, dict(row)) for number, row in enumerate(rows, start=1))
 
 
 def _line_rows(path: Path, lines: Iterable[bytes]) -> Iterator[RawRow]:
@@ -133,21 +143,16 @@ def _listed_rows(path: Path, content: bytes) -> Iterator[RawRow]:
         yield _row(f"{path}, row {number}", number, value)
 
 
-def _table_rows(path: Path, content: bytes) -> Iterator[RawRow]:
-    text = _decode(content.removeprefix(b"\xef\xbb\xbf"), str(path))
-    csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a field may hold whole passages
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
-    for number in itertools.count(1):
+def _table_rows(path: Path, file: BinaryIO, delimiter: str) -> Iterator[RawRow]:
+    for number, (line, fields) in enumerate(table_rows(file, delimiter), start=1):
+        where = f"{path}, line {line}"
+        if isinstance(fields, str):
+            raise DataError(f"{where}: {fields}", "check its quotes and tabs")
         try:
-            fields = next(rows, None)
-        except csv.Error as error:
-            raise DataError(f"{path}, line {rows.line_num}: broken table: {error}", "check its quotes") from None
-        if fields is None:
-            return
-        where = f"{path}, line {rows.line_num}"
-        if None in fields or None in fields.values():
-            raise DataError(f"{where}: the number of columns differs from the header's")
-        yield RawRow(where, number, dict(fields))
+            "".join(fields.values()).encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{where}: not UTF-8", "convert the file to UTF-8") from None
+        yield RawRow(where, number, fields)
 
 
 def _skip(text: str, position: int) -> int:
@@ -167,18 +172,3 @@ def _decode(content: bytes, where: str) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 (byte {error.start})", "convert the file to UTF-8") from None
-
-
-def _hub_rows(name: str) -> Iterator[RawRow]:
-    parts = name.removeprefix(HUB).split("/")
-    if len(parts) not in (3, 4) or not all(parts):
-        raise DataError(
-            f"'{name}' does not name a dataset split", "write hf://owner/name/split or hf://owner/name/config/split"
-        )
-    from datasets import load_dataset
-
-    try:
-        dataset = load_dataset("/".join(parts[:2]), parts[2] if len(parts) == 4 else None, split=parts[-1])
-    except Exception as error:  # noqa: BLE001 - the library raises many kinds of errors, all of them the user's to fix
-        raise DataError(f"cannot load {name}: {error}", "is the name right, and is the hub reachable?") from None
-    return (RawRow(f"{name}, row {i}", i, dict(row)) for i, row in enumerate(dataset, start=1))

@@ -18,7 +18,7 @@ class CorpusOptions(TypedDict):
 
 
 def build_bm25_index(
-    corpus: Path, out: Path, k1: float | None, b: float | None, threads: int | None, options: CorpusOptions
+    corpus: str, out: Path, k1: float | None, b: float | None, threads: int | None, options: CorpusOptions
 ) -> IndexInfo:
     from retrieval.bm25 import K1, B, build_bm25
     from retrieval.progress import build_progress
@@ -36,7 +36,7 @@ def build_bm25_index(
 
 
 def build_dense_index(
-    corpus: Path,
+    corpus: str,
     out: Path,
     encoder: str,
     how: dict[str, Any],

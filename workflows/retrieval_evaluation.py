@@ -152,7 +152,7 @@ def choose_measures(given: str | None, task: Task) -> list[str]:
 
 
 def compare(
-    task: Task, names: Sequence[str], first: Found, against: Found | None, passages: Path | None, warn: Warn
+    task: Task, names: Sequence[str], first: Found, against: Found | None, passages: str | Path | None, warn: Warn
 ) -> RetrievalReport:
     from retrieval.evaluation.measures import differences, intervals, means
 
@@ -165,7 +165,7 @@ def compare(
     return report
 
 
-def _values(task: Task, names: Sequence[str], found: Found, passages: Path | None, warn: Warn) -> PerQuery:
+def _values(task: Task, names: Sequence[str], found: Found, passages: str | Path | None, warn: Warn) -> PerQuery:
     """Every measure that can be computed; Answer@k needs texts, which a run file lacks."""
     from retrieval.evaluation.evaluate import judge_run
     from retrieval.evaluation.measures import is_answer_measure, per_query

@@ -25,6 +25,7 @@ from retrieval.encoders.modalities import check_passages
 from retrieval.passages import passage_text
 from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ArtifactError, DataError
+from sleuth.files import DELIMITERS, PARQUET, is_compressed, open_data, suffix_of
 from sleuth.types import Passage
 
 TOLERANCE = 0.05
@@ -69,9 +70,14 @@ class CorpusLines:
 
     def __init__(self, path: str | Path) -> None:
         files = corpus_files(path)
-        if len(files) != 1 or files[0].suffix == ".gz":
-            raise ArtifactError(f"{path} is not a single plain .jsonl file", "unpack or join it: row i is vector i")
+        if len(files) != 1 or is_compressed(files[0]) or suffix_of(files[0]) in (PARQUET, *DELIMITERS):
+            raise ArtifactError(
+                f"{path} is not a single plain .jsonl file",
+                "unpack, join or convert it: row i is vector i, and rows are found by their place in the file",
+            )
         self.path = files[0]
+        with open_data(self.path):  # says what it is if it is not text
+            pass
         if not self.path.stat().st_size:
             raise DataError(f"{self.path} has no passages", "is it the corpus that the index was built from?")
         with self.path.open("rb") as file:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sleuth.errors import DataError, did_you_mean
+from sleuth.files import open_data, suffix_of
 from sleuth.rows import RawRow, read_rows
 from sleuth.types import Question
 
@@ -48,7 +49,7 @@ def read_qrels(path: str | Path) -> Qrels:
 def read_queries(path: str | Path) -> list[Question]:
     """Queries with any known answers. Raises DataError naming the file and the line."""
     where = Path(path)
-    queries = list(_from_table(where) if where.suffix in (".tsv", ".txt") else map(_from_row, read_rows(where)))
+    queries = list(_from_table(where) if suffix_of(where) in (".tsv", ".txt") else map(_from_row, read_rows(where)))
     seen: set[str] = set()
     for query in queries:
         if query.id in seen:
@@ -69,18 +70,17 @@ def split_lines(path: str | Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line.rstrip("\r\n")
-    except FileNotFoundError:
+    if not path.exists():
         near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"no file {path}", did_you_mean(path.name, near) if near else "") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 text") from None
+        raise DataError(f"no file {path}", did_you_mean(path.name, near) if near else "")
+    with open_data(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise DataError(f"{path}, line {number}: not UTF-8", "convert the file to UTF-8") from None
+            if text.strip():
+                yield number, text.rstrip("\r\n")
 
 
 def _relevance(given: str, where: str) -> int:

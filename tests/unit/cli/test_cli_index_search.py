@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import typer
+from datasets import Dataset, DatasetDict
 from typer.testing import CliRunner
 
 from cli.index import index
 from cli.search import search
+from retrieval.config import RetrieverSettings
+from retrieval.open import open_retriever
 from sleuth.errors import ArtifactError, ConfigError, DataError
 
 ROWS = [{"_id": str(i), "title": f"Town {i}", "text": f"A [bold]town[/bold] named T{i}\nby a river."} for i in range(4)]
@@ -159,3 +166,97 @@ def test_a_dense_index_from_the_command_line(program: typer.Typer, made: Path) -
     ):
         with pytest.raises(ConfigError, match=message):
             run(program, *wrong)
+
+
+DPR = 'id\ttext\ttitle\n1\t"Aaron ( or ; ""Ahärôn"") is a\tprophet."\tAaron\n2\tBrill is a town.\t"The ""Brill"""\n'
+PASSAGES = [("1", "Aaron", 'Aaron ( or ; "Ahärôn") is a\tprophet.'), ("2", 'The "Brill"', "Brill is a town.")]
+
+
+def keyed(name: str) -> list[dict[str, str]]:
+    return [{name: identifier, "title": title, "text": text} for identifier, title, text in PASSAGES]
+
+
+def json_lines(rows: list[dict[str, str]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def zstd(content: bytes) -> bytes:
+    return bytes(pa.compress(content, codec="zstd", asbytes=True))
+
+
+def parquet(rows: list[dict[str, str]]) -> bytes:
+    held = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), held)
+    return held.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("psgs_w100.tsv", DPR.encode()),
+        ("psgs_w100.tsv.gz", gzip.compress(DPR.encode())),
+        ("psgs_w100.tsv.zst", zstd(DPR.encode())),
+        ("ids.jsonl", json_lines(keyed("id"))),
+        ("ids.jsonl.zst", zstd(json_lines(keyed("id")))),
+        ("tevatron.jsonl.gz", gzip.compress(json_lines(keyed("docid")))),
+        ("ids.parquet", parquet(keyed("id"))),
+        ("docids.parquet", parquet(keyed("docid"))),
+        ("beir.parquet", parquet(keyed("_id"))),
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_corpora_as_the_field_has_them(program: typer.Typer, tmp_path: Path, name: str, content: bytes, inside: bool):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / name).write_bytes(content)
+    corpus, out = tmp_path / "c" / ("" if inside else name), str(tmp_path / "i")
+    run(program, "index", str(corpus), "--out", out)
+    for query, (identifier, title, text) in zip(["prophet", "town"], PASSAGES, strict=True):
+        (hit,) = json.loads(run(program, "search", out, query, "--json"))["hits"]
+        assert (hit["id"], hit["title"], hit["text"]) == (identifier, title, text)
+    settings = RetrieverSettings.of(kind="bm25", index=out, corpus=str(corpus))
+    assert open_retriever(settings)
+    (tmp_path / "c" / name).write_bytes(content + b" ")
+    with pytest.raises(ArtifactError, match="other passages"):
+        open_retriever(settings)
+
+
+def test_shards_of_parquet_are_read_in_order(program: typer.Typer, tmp_path: Path):
+    for i, row in enumerate(keyed("id")):
+        (tmp_path / f"train-0000{i}-of-00002.parquet").write_bytes(parquet([row]))
+    run(program, "index", str(tmp_path), "--out", str(tmp_path / "i"))
+    assert json.loads(run(program, "search", str(tmp_path / "i"), "prophet", "--json"))["hits"]
+
+
+def test_a_bad_row_of_a_table_is_named_by_its_line(program: typer.Typer, tmp_path: Path):
+    path = tmp_path / "c.tsv"
+    rows = ['1\t"two\nlines"\tT', "2\tno title", '3\t"quoted" then not\tT', "4\tcaf\udce9\tT", "5\tgood\tT", "6\t\tT"]
+    path.write_bytes(("id\ttext\ttitle\n" + "\n".join(rows)).encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError, match=r"c\.tsv:4: the number of columns differs"):
+        CliRunner().invoke(program, ["index", str(path), "--out", str(tmp_path / "i")], catch_exceptions=False)
+    done = CliRunner().invoke(program, ["index", str(path), "--out", str(tmp_path / "i"), "--skip-bad-rows"])
+    assert "2 passages in" in done.stderr
+    for line, reason in ((5, "broken table"), (6, "not UTF-8"), (8, "empty text")):
+        assert f"c.tsv:{line}: {reason}" in done.stderr
+    path.write_text("0\tThe presence\n1\tof communication\n")
+    with pytest.raises(DataError, match="the first line of a table names its columns"):
+        CliRunner().invoke(program, ["index", str(path), "--out", str(tmp_path / "j")], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("name", ["owner/passages", "hf://owner/passages", "hf://owner/passages/default/train"])
+def test_a_corpus_of_the_hub(program: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.chdir(tmp_path)
+    train, out = Dataset.from_list(keyed("id")), str(tmp_path / "i")
+
+    def load_dataset(path: str, config: str | None = None, split: str | None = None) -> Dataset | DatasetDict:
+        assert path == "owner/passages"
+        return train if split == "train" else DatasetDict(train=train)
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    run(program, "index", name, "--out", out)
+    assert json.loads(run(program, "search", out, "prophet", "--json"))["hits"][0]["id"] == "1"
+    settings = RetrieverSettings.of(kind="bm25", index=out, corpus=name)
+    assert settings.corpus == name
+    assert open_retriever(settings)
+    train = Dataset.from_list(keyed("id")[:1])
+    with pytest.raises(ArtifactError, match=r"i was made from other passages than .*owner/passages"):
+        open_retriever(settings)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 from pathlib import Path
@@ -75,7 +76,8 @@ def test_any_passages_come_back_from_every_layout(
 def test_no_bytes_crash_the_reader(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> None:
     path = tmp_path_factory.mktemp("bytes") / "a.jsonl"
     path.write_bytes(b"\n".join(lines))
-    assert all(isinstance(row, BadRow) for row in read_rows(path, "beir"))
+    with contextlib.suppress(DataError):  # what begins as an archive does is named as one
+        assert all(isinstance(row, BadRow) for row in read_rows(path, "beir"))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +142,9 @@ def test_what_is_no_corpus_says_so(tmp_path: Path) -> None:
     (tmp_path / "fake.jsonl.gz").write_bytes(b"{}")
     with pytest.raises(DataError, match="not a whole gzip file"):
         list(read_rows(tmp_path / "fake.jsonl.gz"))
+    (tmp_path / "a.json").write_text(json.dumps([as_beir(p) for p in SAMPLE], indent=1))
+    with pytest.raises(DataError, match="is one JSON array, not JSON lines"):
+        list(read_rows(tmp_path / "a.json"))
 
 
 def tmp_path_empty(tmp_path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,16 @@ def test_what_does_not_fit_is_one_clear_line(release: Path, encoder_folder: Path
         opened(release, encoder_folder, corpus=tmp_path / "empty.jsonl")
     with pytest.raises(ConfigError, match="nprobe does not apply to an index of type IndexFlat"):
         opened(release, encoder_folder, nprobe=3)
+
+
+@pytest.mark.parametrize("name", ["wiki-18.jsonl.gz", "wiki-18.jsonl.zst", "wiki-18.tsv", "wiki-18.parquet"])
+def test_rows_are_found_by_their_place_in_plain_json_lines_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"anything")
+    with pytest.raises(ArtifactError, match=r"is not a single plain \.jsonl file"):
+        CorpusLines(tmp_path / name)
+    (tmp_path / "wiki.jsonl").write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(DataError, match="is a gzip file"):
+        CorpusLines(tmp_path / "wiki.jsonl")
 
 
 @pytest.mark.parametrize("text", ["a\nb\n", "a\nb", "\na\n\n  \nb\r\n\n", "a", "long line here\nb"])

@@ -1,13 +1,20 @@
-"""Training questions as the settings ask for them."""
+"""Training questions as the settings ask for them, from files as the field keeps them."""
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset, DatasetDict
 
 from sleuth.errors import DataError
+from sleuth.types import Question
 from workflows.config import SourceSettings
 from workflows.wiring import load_training_data
 
@@ -34,3 +41,97 @@ def test_a_kind_that_is_not_there_is_named_with_those_that_are(path: str):
     with pytest.raises(DataError, match="no question of kind brigde") as caught:
         load_training_data([SourceSettings(path=path, kinds=["brigde"])])
     assert "bridge, comparison" in str(caught.value.hint)
+
+
+def loaded(path: Path | str) -> list[Question]:
+    """What ``data.train: [{path: ...}]`` reads."""
+    (questions,) = load_training_data([SourceSettings(path=str(path))]).sources
+    return list(questions)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("name", ["q.jsonl", "q.json", "q.tsv", "q.csv"])
+def test_questions_may_be_compressed(tmp_path: Path, name: str, suffix: str):
+    rows = [{"question": "Who?", "answer": "Ann"}, {"question": "Where?", "answer": "Oslo"}]
+    text = json.dumps(rows) if name == "q.json" else "".join(f"{json.dumps(row)}\n" for row in rows)
+    if name in ("q.tsv", "q.csv"):
+        text = "question,answer\nWho?,Ann\nWhere?,Oslo\n".replace(",", "\t" if name == "q.tsv" else ",")
+    pack = {".gz": gzip.compress, ".zst": lambda data: pa.compress(data, codec="zstd", asbytes=True)}[suffix]
+    (tmp_path / f"{name}{suffix}").write_bytes(pack(text.encode()))
+    assert loaded(tmp_path / f"{name}{suffix}") == [
+        Question("q-1", "Who?", ("Ann",)),
+        Question("q-2", "Where?", ("Oslo",)),
+    ]
+
+
+PROMPT = (
+    "Answer the given question. You must reason inside <think> and </think>. "
+    "You may call a search engine by <search> query </search>. Question: {question}\n"
+)
+
+
+def prepared(source: str, question: str, answers: list[str], index: int) -> dict[str, Any]:
+    """A row as Search-R1's preparation makes it for verl."""
+    return {
+        "data_source": source,
+        "prompt": [{"role": "user", "content": PROMPT.format(question=question)}],
+        "ability": "fact-reasoning",
+        "reward_model": {"style": "rule", "ground_truth": {"target": answers}},
+        "extra_info": {"split": "train", "index": index},
+    }
+
+
+@pytest.mark.parametrize("own", [{}, {"id": "train_0", "question": "released: Who?", "golden_answers": ["Ann"]}])
+def test_parquet_of_search_r1(tmp_path: Path, own: dict[str, Any]):
+    rows = [
+        prepared("nq", "Who wrote it?", ["Ann", "Ann B."], 0) | own,
+        prepared("hotpotqa", "Question: a film?", ["yes"], 0) | own,
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    asked = [own["question"]] * 2 if own else ["Who wrote it?", "Question: a film?"]
+    assert loaded(tmp_path / "train.parquet") == [
+        Question("nq-train-0", asked[0], ("Ann", "Ann B."), (), "nq"),
+        Question("hotpotqa-train-0", asked[1], ("yes",), (), "hotpotqa"),
+    ]
+    only = load_training_data([SourceSettings(path=str(tmp_path / "train.parquet"), kinds=["nq"])])
+    assert len(only.sources[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": [{"role": "user", "content": "Use <search>. Who?"}]}, "row 1: its prompt has no 'Question:'"),
+        ({"prompt": [{"role": "system", "content": "Question: who?"}]}, "row 1: 'prompt' is not a list of"),
+        ({"reward_model": {"style": "rule", "ground_truth": {"target": []}}}, "row 1: no answers"),
+        ({"reward_model": {"style": "rule", "ground_truth": {"target": [3]}}}, "row 1: 'ground_truth.target' is"),
+    ],
+)
+def test_a_prepared_row_that_lacks_something_is_named(tmp_path: Path, changes: dict[str, Any], message: str):
+    rows = [prepared("nq", "Who?", ["Ann"], 0) | changes]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=re.escape(f"train.parquet, {message}")):
+        loaded(tmp_path / "train.parquet")
+
+
+def test_a_bare_hub_name_is_read_through_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    train = Dataset.from_list([{"id": "t", "question": "Who?", "golden_answers": ["Ann"]}])
+    monkeypatch.setattr("datasets.load_dataset", lambda name: DatasetDict(train=train))
+    assert loaded("owner/name") == loaded("hf://owner/name") == [Question("t", "Who?", ("Ann",))]
+    monkeypatch.setattr("datasets.load_dataset", lambda name: DatasetDict(train=train, dev=train))
+    with pytest.raises(DataError, match=r"has the splits train, dev .name one: hf://owner/name/train"):
+        loaded("owner/name")
+    (tmp_path / "owner").mkdir()
+    with pytest.raises(DataError, match="no file owner/name"):
+        loaded("owner/name")
+
+
+def test_a_bare_name_that_is_neither_file_nor_dataset_says_so(monkeypatch: pytest.MonkeyPatch):
+    def load_dataset(name: str) -> None:
+        raise ValueError("Config name is missing.\nPlease pick one among: ['a', 'b']")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    with pytest.raises(DataError) as caught:
+        loaded("absent/owner")
+    assert str(caught.value).startswith("there is no file absent/owner, and cannot load hf://absent/owner: Config name")
+    assert "['a', 'b']" in str(caught.value) and "\n" not in str(caught.value)
