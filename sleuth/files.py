@@ -163,7 +163,7 @@ def parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[d
             what, _ = _known(file.read(_HEAD))
         if what != "a Parquet file":
             raise DataError(f"{path} is {what or 'no Parquet file'}", "let its name say what it is, or fetch it again")
-        with pq.ParquetFile(path, buffer_size=1 << 20) as table:
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as table:  # not whole row groups at once
             chosen = None if columns is None else [name for name in columns if name in table.schema_arrow.names]
             if chosen != []:
                 for batch in table.iter_batches(1024, columns=chosen):

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Pillow
 from typer.testing import CliRunner
 
 from cli.main import main, make_app
-from retrieval.corpus import BadRow, read_rows
+from retrieval.corpus import BadRow, image_files, read_rows
 from retrieval.dense.retriever import open_dense
 from retrieval.encoders.loading import open_encoder
 from retrieval.encoders.modalities import TEXT, Modalities
@@ -172,6 +174,28 @@ def test_every_layout_takes_pictures(corpus: Path, layout: str) -> None:
     (found,) = read_rows(corpus)
     assert not isinstance(found, BadRow) and found.passage.image is not None
     assert found.passage.title == ("" if layout == "pyserini" else "T") and found.passage.text == ""
+
+
+@pytest.mark.parametrize("name", ["c.tsv", "c.parquet", "c.jsonl.zst"])
+def test_every_kind_of_file_takes_pictures(corpus: Path, name: str) -> None:
+    path = corpus.with_name(name)
+    rows = [{"id": "1", "text": "", "image": "pages/red.png"}, {"id": "2", "text": "A town.", "image": None}]
+    if name == "c.tsv":
+        path.write_text("id\ttext\timage\n1\t\tpages/red.png\n2\tA town.\t\n")
+    elif name == "c.parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_bytes(pa.compress("\n".join(map(json.dumps, rows)).encode(), codec="zstd", asbytes=True))
+    first, second = read_rows(path)
+    assert not isinstance(first, BadRow) and first.passage.image is not None
+    assert not isinstance(second, BadRow) and (second.passage.text, second.passage.image) == ("A town.", None)
+    assert list(image_files(path)) == [corpus.parent / "pages/red.png"]
+
+
+def test_text_beside_a_picture_is_kept_whatever_the_first_row_has(corpus: Path) -> None:
+    rows = [{"id": "1", "image": "pages/red.png"}, {"id": "2", "text": "A town.", "image": "pages/red.png"}]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row.passage.text for row in read_rows(corpus) if not isinstance(row, BadRow)] == ["", "A town."]
 
 
 @pytest.mark.parametrize(

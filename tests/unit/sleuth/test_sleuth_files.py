@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import pickle
 import sqlite3
 import tarfile
@@ -120,6 +121,14 @@ def test_a_large_corpus_is_read_in_little_memory(tmp_path: Path, suffix: str) ->
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 6e6, "the texts alone are 11 MB"
+
+
+def test_a_row_group_of_parquet_is_not_read_at_once(tmp_path: Path) -> None:
+    rows = [{"id": str(i), "text": os.urandom(1000).hex()} for i in range(20_000)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet", row_group_size=len(rows))
+    before = pa.total_allocated_bytes()
+    peak = max(pa.total_allocated_bytes() - before for _ in parquet_rows(tmp_path / "c.parquet"))
+    assert peak < 15e6, "the row group is 40 MB"
 
 
 def test_names_of_files_and_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
