@@ -49,7 +49,7 @@ def has_answer(text: str, answers: Iterable[str]) -> bool:
 
 def informative_answers(answers: Iterable[str]) -> list[str]:
     """The answers whose presence in a passage is evidence."""
-    return [answer for answer in answers if not _is_verdict(answer)]
+    return [answer for answer in answers if _informs(answer)]
 
 
 def contains_answer(passage: Passage, answers: Iterable[str]) -> bool:
@@ -79,9 +79,10 @@ def titles_found(question: Question, hits: Iterable[Hit]) -> TitlesFound:
     return TitlesFound(len(wanted & {normalise_title(hit.passage.title) for hit in hits}), len(wanted))
 
 
-def _is_verdict(answer: str) -> bool:
-    words = [token for token in tokens(answer) if any(map(str.isalnum, token))]
-    return len(words) == 1 and words[0] in _VERDICTS
+def _informs(answer: str) -> bool:
+    found = tokens(answer)
+    words = [token for token in found if any(map(str.isalnum, token))]
+    return bool(found) and not (len(words) == 1 and words[0] in _VERDICTS)
 
 
 def _spaced(text: str) -> str:

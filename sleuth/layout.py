@@ -10,7 +10,7 @@ No other module builds a path inside a run folder. Only ``write_record`` and the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class EvaluationLayout:
 
     def existing_samples(self) -> list[EvaluationLayout]:
         """The samples that were kept apart."""
-        return [EvaluationLayout(folder) for folder in sorted(self.folder.glob("sample-*"))]
+        return [EvaluationLayout(folder) for folder in _by_number(self.folder.glob("sample-*"))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +275,7 @@ class RetrieverRunLayout:
         return RoundLayout(self.out / f"round-{number}")
 
     def rounds(self) -> list[RoundLayout]:
-        return [RoundLayout(folder) for folder in sorted(self.out.glob("round-*"))]
+        return [RoundLayout(folder) for folder in _by_number(self.out.glob("round-*"))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +322,11 @@ def read_record(path: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise _damaged(path)
     return found
+
+
+def _by_number(folders: Iterable[Path]) -> list[Path]:
+    """10 comes after 9, whatever the alphabet says."""
+    return sorted(folders, key=lambda folder: (len(folder.name), folder.name))
 
 
 def _damaged(path: Path) -> ArtifactError:

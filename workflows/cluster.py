@@ -77,9 +77,15 @@ def retriever_timeout(cluster: ClusterSettings, retriever: RetrieverSettings | N
 
 
 def train_on_cluster(run: StageContext, settings: ClusterSettings) -> GrpoOutcome:
-    """Run the GRPO stage of ``run`` with its roles on a cluster, which is shut down when this returns."""
+    """Run the GRPO stage of ``run`` with its roles on a cluster, which is shut down when this returns.
+
+    Training that had ended before is not begun again, and needs no cluster.
+    """
     from agent.cluster.roles import open_roles
 
+    ended = GrpoOutcome.read(run.layout.grpo) if run.resume else None
+    if ended is not None:
+        return ended
     plan = run_plan(run)
     with open_roles(settings, plan, run.layout.token) as roles:
         if settings.learners == 0:

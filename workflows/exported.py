@@ -1,4 +1,4 @@
-"""How an exported policy must be prompted: ``sleuth.json``, next to its weights."""
+"""An exported policy: merged weights, a model card, and ``sleuth.json``, which says how it must be prompted."""
 
 from __future__ import annotations
 
@@ -7,16 +7,36 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sleuth.artifacts import read_manifest
+from sleuth.artifacts import atomic_folder, check_destination, read_manifest, write_manifest
 from sleuth.errors import ArtifactError
 from sleuth.layout import RunLayout
 from workflows.config import RunSettings, load_run_settings
+from workflows.logs import quiet_libraries
 
 if TYPE_CHECKING:
     from envs.config import EnvironmentSettings
     from sleuth.protocols import TextCodec
 
+KIND = "policy"
 SETTINGS = "sleuth.json"
+
+
+def export_policy(run: Path, out: Path, overwrite: bool) -> Path:
+    """Write the final policy of a finished run to the folder ``out``; returns where the run keeps it."""
+    settings, policy = finished_policy(run)
+    check_destination(out, overwrite, [KIND], [policy, settings.policy.model or policy])
+    quiet_libraries()
+    from agent.export import save_merged
+    from workflows.model_card import model_card
+
+    chosen = settings.policy.model_copy(update={"model": str(policy), "tiny": None})
+    with atomic_folder(out, overwrite=overwrite) as folder:
+        codec = save_merged(chosen, str(policy), folder)
+        protocol = protocol_of(settings.environment, codec)
+        (folder / SETTINGS).write_text(json.dumps(protocol, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(model_card(run, settings, protocol), encoding="utf-8")
+        write_manifest(folder, KIND, {"exported_from": str(run), "policy": str(policy.relative_to(run))})
+    return policy
 
 
 def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str, Any]:

@@ -30,17 +30,17 @@ def learn(run: StageContext, make_source: MakeSource | None) -> GrpoOutcome:
     sink = make_sink(settings, keep_to=checkpoint_step(newest) if newest else -1)
     try:
         job = GrpoJob(
-            settings.grpo,
-            settings.policy,
-            run.policy_after("warmstart"),
-            load_training_data(settings.data.train),
-            make_scorer(settings.rewards),
-            lambda policy, codec: make_driver(policy, codec, settings.environment, retriever),
-            _dev_evaluation(run, dev),
-            run.layout.grpo.folder,
-            settings.seed,
-            sink,
-            make_source,
+            settings=settings.grpo,
+            policy=settings.policy,
+            model_name=run.policy_after("warmstart"),
+            data=load_training_data(settings.data.train),
+            scorer=make_scorer(settings.rewards),
+            make_driver=lambda policy, codec: make_driver(policy, codec, settings.environment, retriever),
+            evaluate=_dev_evaluation(run, dev),
+            out=run.layout.grpo.folder,
+            seed=settings.seed,
+            sink=sink,
+            make_source=make_source,
         )
         return train_grpo(job, resume=run.resume)
     finally:

@@ -7,6 +7,7 @@ trained in. Any other name is a policy with default settings.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,30 @@ def settings_of(model: str) -> dict[str, Any]:
     return {"out": "runs/evaluate", "policy": {"model": model}}
 
 
+def session_settings(
+    model: str,
+    overrides: Sequence[str],
+    retriever: str | None = None,
+    mode: str | None = None,
+    preset: str | None = None,
+    top_k: int | None = None,
+    turns: int | None = None,
+) -> RunSettings:
+    """The settings of a chat: those of the config or run named by ``model``, overridden by the options."""
+    values = _with_options(model, overrides, retriever, mode, {"preset": preset, "top_k": top_k, "turns": turns})
+    environment = values["environment"]
+    if turns is not None and 0 < turns <= environment.get("searches", 4):
+        environment["searches"] = turns - 1
+    settings = validate(RunSettings, values, model)
+    _check_searchable(settings)
+    return settings
+
+
 def evaluation_settings(
     model: str,
-    overrides: list[str],
+    overrides: Sequence[str],
     data: str | None = None,
-    retriever: Any = None,
+    retriever: str | Path | None = None,
     mode: str | None = None,
     preset: str | None = None,
     limit: int | None = None,
@@ -49,37 +69,48 @@ def evaluation_settings(
     samples: int | None = None,
     temperature: float | None = None,
 ) -> RunSettings:
-    """The settings of an evaluation: those of the config or run named by ``model``, overridden by the options.
+    """The settings of an evaluation: those of the config or run named by ``model``, overridden by the options."""
+    values = _with_options(model, overrides, retriever, mode, {"preset": preset})
+    evaluation = dict(values.get("evaluation") or {})
+    if data and not any(override.startswith("evaluation.limit=") for override in overrides):
+        evaluation.pop("limit", None)  # the run's limit applies to the run's own file
+    given = {"limit": limit, "batch_size": batch_size, "samples": samples, "temperature": temperature}
+    values["evaluation"] = evaluation | {name: value for name, value in given.items() if value is not None}
+    if data:
+        values["data"] = {"dev": data}
+    settings = validate(RunSettings, values, model)
+    if not settings.data.dev:
+        raise ConfigError("no question file is given", "add --data FILE")
+    _check_searchable(settings)
+    return settings
 
-    ``retriever`` is a command-line value (see ``workflows.retrievers``) or a mapping.
-    """
+
+def _with_options(
+    model: str,
+    overrides: Sequence[str],
+    retriever: str | Path | None,
+    mode: str | None,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The values that ``model`` names under ``overrides``, then the retriever, mode and environment ``options``."""
     values = settings_of(model)
     for override in overrides:
         apply_override(values, override)
     environment = dict(values.get("environment") or {})
     if mode and not (mode == "search" and ":" in environment.get("kind", "")):
         environment["kind"] = mode
-    if preset:
-        environment["preset"] = preset
-    if retriever:
-        values["retriever"] = retriever_values(str(retriever)) if isinstance(retriever, str | Path) else retriever
-    evaluation = dict(values.get("evaluation") or {})
-    if data and not any(override.startswith("evaluation.limit=") for override in overrides):
-        evaluation.pop("limit", None)  # the run's limit applies to the run's own file
-    given = {"limit": limit, "batch_size": batch_size, "samples": samples, "temperature": temperature}
-    evaluation |= {name: value for name, value in given.items() if value is not None}
-    values |= {"environment": environment, "evaluation": evaluation}
-    if data:
-        values["data"] = {"dev": data}
-    settings = validate(RunSettings, values, model)
-    if not settings.data.dev:
-        raise ConfigError("no question file is given", "add --data FILE")
+    values["environment"] = environment | {name: value for name, value in options.items() if value is not None}
+    if retriever is not None:
+        values["retriever"] = retriever_values(str(retriever))
+    return values
+
+
+def _check_searchable(settings: RunSettings) -> None:
     if settings.retriever is None and settings.environment.kind in ("search", "rag"):
         raise ConfigError(
             f"mode {settings.environment.kind} needs something to search",
             "add --retriever INDEX (made by: sleuth index), or --mode direct",
         )
-    return settings
 
 
 def _with_policy(settings: RunSettings, model: Path | str | None) -> dict[str, Any]:

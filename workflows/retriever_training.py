@@ -55,7 +55,7 @@ def load_retriever_run(path: Path, overrides: list[str], out: Path | None = None
 
 @contextmanager
 def claimed(settings: RetrieverRun, resume: bool, overwrite: bool, counting: Counting) -> Iterator[TrainingRun]:
-
+    """The run in its folder, which is this process's while the block lasts."""
     quiet_libraries()
     limit_threads(settings.threads)
     folder = RunFolder(settings.out)

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cli.console import error_console, output_console
-from sleuth.errors import ConfigError
-from workflows.retrievers import HELP
+from workflows.retrievers import HELP, retriever_settings
 
 if TYPE_CHECKING:
     from agent.session import Knobs, Tools
@@ -45,7 +44,9 @@ def chat(
 
     Exit status in a pipe: 2 if a line could not be processed, 3 if the retriever failed on a question.
     """
-    settings = resolve(model, overrides or [], retriever, mode, preset, top_k, turns)
+    from workflows.model_settings import session_settings
+
+    settings = session_settings(model, overrides or [], retriever, mode, preset, top_k, turns)
     from cli.chat.commands import COMMANDS
     from cli.chat.loop import converse, keys_unseen, read_lines, say_no_terminal
 
@@ -69,42 +70,6 @@ def chat(
     status = read_lines(opened, sys.stdin, json)
     if status:
         raise typer.Exit(status)
-
-
-def resolve(
-    model: str,
-    overrides: list[str],
-    retriever: str | None = None,
-    mode: Mode | None = None,
-    preset: str | None = None,
-    top_k: int | None = None,
-    turns: int | None = None,
-) -> RunSettings:
-    """The settings of a session: those of the run or config named by ``model``, overridden by the options."""
-    from sleuth.settings import apply_override, validate
-    from workflows.config import RunSettings
-    from workflows.model_settings import settings_of
-    from workflows.retrievers import retriever_values
-
-    values = settings_of(model)
-    for override in overrides:
-        apply_override(values, override)
-    environment: dict[str, Any] = dict(values.get("environment") or {})
-    if mode and not (mode == "search" and ":" in environment.get("kind", "")):
-        environment["kind"] = mode
-    environment |= {k: v for k, v in (("preset", preset), ("top_k", top_k), ("turns", turns)) if v is not None}
-    if turns is not None and 0 < turns <= environment.get("searches", 4):
-        environment["searches"] = turns - 1
-    values["environment"] = environment
-    if retriever is not None:
-        values["retriever"] = retriever_values(retriever)
-    settings = validate(RunSettings, values, model)
-    if settings.retriever is None and settings.environment.kind in ("search", "rag"):
-        raise ConfigError(
-            f"mode {settings.environment.kind} needs something to search",
-            "--retriever INDEX (made by: sleuth index), or --mode direct",
-        )
-    return settings
 
 
 def _open(settings: RunSettings, temperature: float, seed: int, source: str | None, to_stderr: bool) -> Chat:
@@ -159,16 +124,9 @@ def _tools(settings: RunSettings, codec: TextCodec, opened: Retriever | None) ->
     def retriever(text: str) -> Any:
         if text == name:
             return opened or make_retriever(settings.retriever)
-        return make_retriever(parse_retriever(text))
+        return make_retriever(retriever_settings(text))
 
     return Tools(environment, retriever, read_questions, {"em": exact_match, "f1": f1}), name
-
-
-def parse_retriever(text: str) -> Any:
-    """Settings of a retriever written as a path, a URL, a YAML file or a mapping. Raises ConfigError."""
-    from workflows.retrievers import retriever_settings
-
-    return retriever_settings(text)
 
 
 def _name_of(settings: RunSettings) -> str | None:

@@ -20,8 +20,9 @@ import pytest
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from cli import main as program
-from cli.chat.command import parse_retriever, resolve
 from sleuth.trajectories import read_trajectories
+from workflows.model_settings import session_settings
+from workflows.retrievers import retriever_settings
 
 WORDS = ["capital", "of", "France", "is", "Paris", "London", "Rome", "the", "city", "?", "what", "Need", "it"]
 FAKES = '''
@@ -165,19 +166,19 @@ def test_mistakes_are_one_line(
 
 
 def test_options_lie_over_the_run(place: Path) -> None:
-    settings = resolve("tiny", [], "http://127.0.0.1:1", turns=2, top_k=7)
+    settings = session_settings("tiny", [], "http://127.0.0.1:1", turns=2, top_k=7)
     assert (settings.environment.turns, settings.environment.searches, settings.environment.top_k) == (2, 1, 7)
     assert settings.retriever is not None
     assert settings.retriever.kind == "remote"
-    assert str(parse_retriever("runs/{a}/index").index) == "runs/{a}/index"
-    assert parse_retriever("{kind: bm25, index: a, b: 0.5}").b == 0.5
+    assert str(retriever_settings("runs/{a}/index").index) == "runs/{a}/index"
+    assert retriever_settings("{kind: bm25, index: a, b: 0.5}").b == 0.5
 
 
 def test_a_retriever_may_be_a_yaml_file_as_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "hybrid.yaml").write_text("{kind: hybrid, parts: [a, b]}")
-    chosen = resolve("tiny", [], str(tmp_path / "hybrid.yaml")).retriever
+    chosen = session_settings("tiny", [], str(tmp_path / "hybrid.yaml")).retriever
     assert chosen is not None
-    assert chosen == parse_retriever(str(tmp_path / "hybrid.yaml"))
+    assert chosen == retriever_settings(str(tmp_path / "hybrid.yaml"))
     assert chosen.kind == "hybrid"
 
 

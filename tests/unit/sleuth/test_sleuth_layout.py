@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from sleuth.errors import ArtifactError
-from sleuth.layout import GrpoLayout, GrpoOutcome, RunLayout, read_record, write_record
+from sleuth.layout import (
+    EvaluationLayout,
+    GrpoLayout,
+    GrpoOutcome,
+    RetrieverRunLayout,
+    RunLayout,
+    read_record,
+    write_record,
+)
 
 
 def test_the_last_policy_is_that_of_the_latest_stage_which_made_one(tmp_path: Path):
@@ -56,6 +64,15 @@ def test_samples_of_an_evaluation_lie_apart_unless_there_is_one(tmp_path: Path):
         "sample-1/trajectories.jsonl",
         "sample-2/trajectories.jsonl",
     ]
+
+
+def test_samples_and_rounds_come_by_number(tmp_path: Path):
+    evaluation, run = EvaluationLayout(tmp_path), RetrieverRunLayout(tmp_path)
+    for number in (10, 2, 1):
+        for part in (evaluation.samples(10)[number - 1], run.round(number)):
+            part.folder.mkdir()
+    assert evaluation.existing_samples() == [evaluation.samples(10)[number - 1] for number in (1, 2, 10)]
+    assert run.rounds() == [run.round(number) for number in (1, 2, 10)]
 
 
 def test_a_record_is_a_mapping_or_nothing(tmp_path: Path):

@@ -12,10 +12,12 @@ import pytest
 from agent.demonstrate import worth_learning
 from cli.train import resume_command
 from sleuth.errors import ArtifactError, ConfigError
+from sleuth.layout import GrpoOutcome, RunLayout, read_record, write_record
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
 from sleuth.types import Generation, Hit, Passage, Question, Search, Segment, Trajectory, Turn
 from workflows.checks import check_inputs
+from workflows.cluster import train_on_cluster
 from workflows.config import RunSettings
 from workflows.context import StageContext
 
@@ -64,6 +66,18 @@ def test_a_run_goes_on_with_its_own_index_only(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("workflows.context.make_retriever", lambda _settings: Shelf("two"))
     with pytest.raises(ArtifactError, match="another index"):
         StageContext(given, RunFolder(given.out), True).open_retriever()
+
+
+def test_training_that_ended_on_a_cluster_is_not_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = settings(tmp_path, environment={"kind": "direct"}, cluster={"learners": 2})
+    layout = RunLayout(given.out)
+    write_record(layout.grpo.outcome, {"policy": "/gone", "best_step": 3, "best_em": 0.5, "last_step": 4})
+    write_record(layout.grpo.counts, {"questions": 24})
+    monkeypatch.setattr("agent.cluster.roles.open_roles", lambda *_args: pytest.fail("no cluster is needed"))
+    assert given.cluster is not None
+    resumed = StageContext(given, RunFolder(given.out), resume=True)
+    assert train_on_cluster(resumed, given.cluster) == GrpoOutcome(3, 0.5, 4)
+    assert read_record(layout.grpo.counts) == {"questions": 24}
 
 
 def test_the_command_that_goes_on_is_the_one_that_was_given() -> None:
