@@ -75,7 +75,7 @@ def cells_of(
             model,
             options.overrides,
             file or None,
-            _retriever(index),
+            index or None,
             mode or None,
             options.preset,
             options.limit,
@@ -183,17 +183,6 @@ def _short(text: str, given: Sequence[str]) -> str:
 def _parts(text: str) -> tuple[str, ...]:
     parts = Path(text).parts
     return (*parts[:-1], re.sub(r"\.(jsonl?|tsv|csv|ya?ml|gguf)$", "", parts[-1])) if parts else ()
-
-
-def _retriever(text: str) -> Any:
-    if not text.lstrip().startswith("{"):
-        return text or None
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--retriever is not YAML: {text}", "--retriever '{kind: bm25, index: FOLDER}'") from None
 
 
 def _index_name(settings: RunSettings) -> str:

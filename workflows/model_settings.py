@@ -41,7 +41,7 @@ def evaluation_settings(
     model: str,
     overrides: list[str],
     data: str | None = None,
-    retriever: Any = None,
+    retriever: str | Path | None = None,
     mode: str | None = None,
     preset: str | None = None,
     limit: int | None = None,
@@ -51,9 +51,11 @@ def evaluation_settings(
 ) -> RunSettings:
     """The settings of an evaluation: those of the config or run named by ``model``, overridden by the options.
 
-    ``retriever`` is a command-line value (see ``workflows.retrievers``) or a mapping.
+    ``retriever`` is a command-line value (see ``workflows.retrievers``); ``overrides`` apply to it, too.
     """
     values = settings_of(model)
+    if retriever:
+        values["retriever"] = retriever_values(str(retriever))
     for override in overrides:
         apply_override(values, override)
     environment = dict(values.get("environment") or {})
@@ -61,8 +63,6 @@ def evaluation_settings(
         environment["kind"] = mode
     if preset:
         environment["preset"] = preset
-    if retriever:
-        values["retriever"] = retriever_values(str(retriever)) if isinstance(retriever, str | Path) else retriever
     evaluation = dict(values.get("evaluation") or {})
     if data and not any(override.startswith("evaluation.limit=") for override in overrides):
         evaluation.pop("limit", None)  # the run's limit applies to the run's own file

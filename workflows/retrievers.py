@@ -45,7 +45,12 @@ def retriever_values(given: str) -> Any:
     """The retriever that ``given`` names, as plain values for settings."""
     if given.lstrip().startswith("{"):
         values: dict[str, Any] = {}
-        apply_override(values, f"retriever={given}")
+        try:
+            apply_override(values, f"retriever={given}")
+        except ConfigError:
+            raise ConfigError(
+                f"cannot read the retriever {given!r} as YAML", "for example '{kind: bm25, index: FOLDER}'"
+            ) from None
         return values["retriever"]
     if given.endswith((".yaml", ".yml")):
         return _from_file(Path(given))

@@ -87,6 +87,8 @@ def resolve(
     from workflows.retrievers import retriever_values
 
     values = settings_of(model)
+    if retriever is not None:
+        values["retriever"] = retriever_values(retriever)
     for override in overrides:
         apply_override(values, override)
     environment: dict[str, Any] = dict(values.get("environment") or {})
@@ -96,8 +98,6 @@ def resolve(
     if turns is not None and 0 < turns <= environment.get("searches", 4):
         environment["searches"] = turns - 1
     values["environment"] = environment
-    if retriever is not None:
-        values["retriever"] = retriever_values(retriever)
     settings = validate(RunSettings, values, model)
     if settings.retriever is None and settings.environment.kind in ("search", "rag"):
         raise ConfigError(
