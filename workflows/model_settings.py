@@ -92,16 +92,16 @@ def _with_options(
     mode: str | None,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The values that ``model`` names under ``overrides``, then the retriever, mode and environment ``options``."""
+    """The values that ``model`` names with ``retriever`` in them, under ``overrides``, then mode and ``options``."""
     values = settings_of(model)
+    if retriever is not None:
+        values["retriever"] = retriever_values(str(retriever))
     for override in overrides:
         apply_override(values, override)
     environment = dict(values.get("environment") or {})
     if mode and not (mode == "search" and ":" in environment.get("kind", "")):
         environment["kind"] = mode
     values["environment"] = environment | {name: value for name, value in options.items() if value is not None}
-    if retriever is not None:
-        values["retriever"] = retriever_values(str(retriever))
     return values
 
 

@@ -49,7 +49,7 @@ def retriever_values(given: str) -> Any:
             apply_override(values, f"retriever={given}")
         except ConfigError:
             raise ConfigError(
-                f"cannot read the retriever {given}: it is not YAML", "write '{kind: bm25, index: FOLDER}'"
+                f"cannot read the retriever {given!r} as YAML", "for example '{kind: bm25, index: FOLDER}'"
             ) from None
         return values["retriever"]
     if given.endswith((".yaml", ".yml")):

@@ -165,7 +165,7 @@ def test_other_questions_under_the_same_numbers_are_not_compared(model: str) -> 
         (["--data", "a-b=a.jsonl", "--data", "a_b=b.jsonl", "--mode", "direct"], "saved in"),
         (["--mode", "serch"], "did you mean 'search'"),
         (["--data", "x=a.jsonl", "--data", "x=b.jsonl"], "'x' is given twice"),
-        (["--retriever", "{kind: [", "--mode", "search"], "not YAML"),
+        (["--retriever", "{kind: [", "--mode", "search"], "as YAML"),
         (["--samples", "4", "--mode", "direct"], "several samples need a temperature"),
     ],
 )

@@ -250,6 +250,17 @@ def test_an_evaluation_takes_what_may_stand_for_a_retriever() -> None:
         assert settings.kind == kind
 
 
+def test_settings_of_a_given_retriever_can_be_overridden() -> None:
+    from workflows.model_settings import evaluation_settings, session_settings
+
+    given, change = "{kind: hybrid, parts: [{kind: bm25, index: a}, b]}", "retriever.parts.0.k1=3"
+    wanted = retriever_settings(given, [change])
+    assert evaluation_settings("some/model", [change], data="d.jsonl", retriever=given).retriever == wanted
+    assert session_settings("some/model", [change], given).retriever == wanted
+    with pytest.raises(ConfigError, match=r"unknown setting 'retriever\.parts\.0\.kk1'"):
+        evaluation_settings("some/model", ["retriever.parts.0.kk1=3"], data="d.jsonl", retriever=given)
+
+
 @pytest.mark.parametrize(
     ("written", "message"),
     [
