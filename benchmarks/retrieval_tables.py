@@ -7,7 +7,7 @@ by 3-fold cross-validation: every query is answered by a model that has seen the
 Fine-tuned is the query tower alone, so that passages are encoded once; their vectors lie in ``--cache``.
 The reranker is trained twice: on sentences of the passages (inverse cloze task, no questions), then, fold by fold,
 on the questions.
-Differences come with paired bootstrap intervals (95 %, 10,000 resamples).
+Differences come with 95 % intervals: Newcombe's for measures of 0 and 1, paired bootstrap (10,000 draws) elsewhere.
 """
 
 from __future__ import annotations
