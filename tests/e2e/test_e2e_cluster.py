@@ -153,5 +153,5 @@ def test_weights_of_another_model_are_refused(folder, tmp_path):
     policy = PolicySettings(model=str(folder), device="cpu")
     source, _ = load_policy_model(policy, str(folder))
     target, _ = load_policy_model(policy, str(tmp_path / "other"))
-    with pytest.raises(PolicyError, match="another model"):
+    with pytest.raises(PolicyError, match="different model"):
         put_into(target, send(LiveWeights(0, source)))
