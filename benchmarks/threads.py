@@ -69,6 +69,8 @@ def main() -> None:
     for _ in range(options.rounds):
         for busy, threads, waiting in cases:
             taken[busy, threads, waiting].append(seconds(options.command, threads, waiting, busy))
+            wall, _ = taken[busy, threads, waiting][-1]
+            print(f"busy {busy}, threads {threads}, {waiting}: {wall:.1f} s", file=sys.stderr, flush=True)
     print(f"{'busy':>4} {'threads':>7} {'waiting':>9} {'wall s':>7} {'range':>13} {'CPU s':>6}")
     for (busy, threads, waiting), runs in taken.items():
         walls, cpu = [wall for wall, _ in runs], statistics.median(cpu for _, cpu in runs)
