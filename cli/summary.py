@@ -44,7 +44,7 @@ def print_summary(out: Path) -> None:
         kinds = {kind: by["em"] for kind, by in figures["by_kind"].items() if by["em"] is not None}
         console.print("  " + "  ".join(f"{kind} {em:.3f}" for kind, em in sorted(kinds.items())), highlight=False)
     if said := explained("95 % intervals", methods):
-        console.print(said, highlight=False)
+        console.print(said, highlight=False, soft_wrap=True)
 
 
 def _fixed(value: float | None, digits: int = 3) -> str:
