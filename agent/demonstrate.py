@@ -57,4 +57,4 @@ def worth_learning(trajectory: Trajectory, require_titles: bool) -> bool:
     if trajectory.stop != "answer":
         return False
     titles = titles_found(trajectory.question, trajectory.hits)
-    return not require_titles or titles.found >= min(titles.wanted, len(trajectory.searches))
+    return not require_titles or titles.found >= min(titles.wanted, len(trajectory.queries))

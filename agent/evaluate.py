@@ -160,7 +160,7 @@ def summarise(
     return EvaluationReport(
         overall=_answer_figures(rows, metrics, resamples),
         by_kind={kind: _answer_figures(kinds[kind], metrics, resamples) for kind in sorted(kinds) if kind},
-        searches=_mean(len(t.searches) for t in played),
+        searches=_mean(len(t.queries) for t in played),
         answered=_mean(t.answer is not None for t in played),
         invalid_turns=_mean(isinstance(turn.action, Invalid) for turn in turns),
         supporting_titles=_search_figures(played),

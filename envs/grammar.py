@@ -14,11 +14,13 @@ from sleuth.reserved import is_markup
 from sleuth.types import Action, Answer, Invalid, Search
 
 TAGS = ("think", "search", "answer", "information")
+ALL_TAGS = (*TAGS, "tool_call", "tool_response", "open")
+"""Of every protocol: none of them may stand in outside text, whichever is in use."""
 STOP_STRINGS = ("</search>", "</answer>")
 
 _CLOSING = re.compile(r"</(search|answer)>")
 _ANY_TAG = re.compile(rf"</?(?:{'|'.join(TAGS)})>")
-_TAG_VARIANT = rf"<[\s/\\]*(?:{'|'.join(TAGS)})[\s/\\]*>"
+_TAG_VARIANT = rf"<[\s/\\]*(?:{'|'.join(ALL_TAGS)})[\s/\\]*>"
 _MARKS = "·¦‧†"
 _DROPPED = frozenset({"Mn", "Me", "Mc", "Cf", "Cc", "Cn", "Co"})
 _SPACING = re.compile(r"[\r\x0b\x0c\x85]")

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rewards.text_match import normalise_answer
-from sleuth.types import Question, Search, Trajectory
+from sleuth.types import Question, Trajectory
 
 
 @dataclass(frozen=True)
 class SearchCost:
-    """-1 for every search beyond the first ``free``."""
+    """-1 for every search beyond the first ``free``; each query of a turn with several is one."""
 
     name: str = "search_cost"
     free: int = 0
 
     def score(self, question: Question, trajectory: Trajectory) -> float | None:
         del question
-        return -float(max(0, len(trajectory.searches) - self.free))
+        return -float(max(0, len(trajectory.queries) - self.free))
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class RepeatedQuery:
 
     def score(self, question: Question, trajectory: Trajectory) -> float | None:
         del question
-        queries = [turn.action.query for turn in trajectory.searches if isinstance(turn.action, Search)]
+        queries = trajectory.queries
         return -float(len(queries) - len(set(map(_normalise_query, queries))))
 
 

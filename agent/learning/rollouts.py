@@ -182,7 +182,7 @@ def summarise(scored: Sequence[ScoredTrajectory]) -> dict[str, float]:
     metrics = {
         "rollout/answered": sum(t.answer is not None for t in trajectories) / count,
         "rollout/searched": sum(bool(t.searches) for t in trajectories) / count,
-        "rollout/searches": sum(len(t.searches) for t in trajectories) / count,
+        "rollout/searches": sum(len(t.queries) for t in trajectories) / count,
         "rollout/invalid_turns": sum(isinstance(turn.action, Invalid) for turn in turns) / max(len(turns), 1),
         "rollout/unscored": sum(s.reward is None for s in scored) / count,
         "rollout/policy_tokens": sum(sum(t.policy_mask) for t in trajectories) / count,
