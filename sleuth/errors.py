@@ -45,6 +45,10 @@ class RetrieverError(SleuthError):
     """A retriever could not answer. The affected trajectories are unscored, which is not a reward of zero."""
 
 
+class ToolError(SleuthError):
+    """A tool cannot do what the policy asked of it. The policy reads the message."""
+
+
 class PolicyError(SleuthError):
     """A policy cannot be loaded or does not support what is requested."""
 

@@ -167,6 +167,14 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolAnswer:
+    """What a called tool returned, or in one short line why it failed; outside text either way."""
+
+    text: str
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """The environment ends the episode."""
 
