@@ -189,12 +189,17 @@ def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, A
 
 
 def _reread(saved: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier version saved, with the defaults of settings that are new."""
+    from envs.config import EnvironmentSettings
     from retrieval.config import RetrieverSettings
     from sleuth.settings import validate
 
+    name = "config.yaml of the evaluation"
+    environment = validate(EnvironmentSettings, saved["environment"], name)
+    saved = {**saved, "environment": environment.model_dump(mode="json")}
     if saved.get("retriever") is None:
         return saved
-    chosen = validate(RetrieverSettings, saved["retriever"], "config.yaml of the evaluation")
+    chosen = validate(RetrieverSettings, saved["retriever"], name)
     return {**saved, "retriever": chosen.model_dump(mode="json")}
 
 

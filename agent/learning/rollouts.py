@@ -189,6 +189,11 @@ def summarise(scored: Sequence[ScoredTrajectory]) -> dict[str, float]:
         "time/generate": sum(t.timings["generate"] for t in trajectories),
         "time/retrieve": sum(t.timings["retrieve"] for t in trajectories),
     }
+    calls = [turn for t in trajectories for turn in t.calls]
+    if calls:
+        metrics["rollout/calls"] = len(calls) / count
+        metrics["time/tools"] = sum(t.timings.get("tools", 0.0) for t in trajectories)
+        metrics["rollout/failed_calls"] = sum(bool(turn.failure) for turn in calls) / len(calls)
     for name in scored[0].parts:
         values = [value for s in scored if (value := s.parts.get(name)) is not None]
         if values:

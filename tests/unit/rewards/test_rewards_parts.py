@@ -6,7 +6,7 @@ from rewards.costs import Overlong, RepeatedQuery, SearchCost
 from rewards.format import Format
 from rewards.outcome import F1, ExactMatch
 from rewards.retrieval import Retrieval
-from sleuth.types import Answer, Invalid, Question, Search
+from sleuth.types import Answer, Call, Invalid, Question, Search
 
 GYNT = ("Peer Gynt", "A play by Henrik Ibsen.")
 IBSEN = ("Henrik Ibsen", "Born in Skien, Norway.")
@@ -115,6 +115,9 @@ def test_costs(question, turn, trajectory):
     assert SearchCost(free=5).score(question, three) == 0.0
     assert RepeatedQuery().score(question, three) == -1.0
     assert RepeatedQuery().score(question, trajectory(turn(Search("?!")), turn(Search("...")))) == 0.0
+    together = trajectory(turn(Search("Peer Gynt", "the peer gynt?", "Ibsen")), turn(Call("open", {"document": "1"})))
+    for reward, value in ((SearchCost(), -3.0), (SearchCost(free=2), -1.0), (RepeatedQuery(), -1.0)):
+        assert reward.score(question, together) == value, "each query of a turn is a search; a call is none"
 
 
 def test_overlong_counts_sampled_tokens_only(question, turn, trajectory):

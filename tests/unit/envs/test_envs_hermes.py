@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.protocols.hermes_calls import parse
+from envs.protocols.hermes import parse
 from envs.tools import OPEN, SEARCH
 from sleuth.types import Answer, Call, Invalid, Search
 

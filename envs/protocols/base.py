@@ -1,0 +1,63 @@
+"""What a protocol is: the words of the prompt, how a turn is read and written, where a turn ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from envs.config import EnvironmentSettings
+from envs.prompts import Preset
+from envs.protocols.hermes import Hermes
+from envs.protocols.tags import Tags
+from envs.tools import schemas
+from sleuth.plugins import load_object
+from sleuth.types import Action
+
+Schema = Mapping[str, Any]
+
+
+class TurnProtocol(Protocol):
+    """How a policy acts and what it reads back. Stateless: one object may serve many episodes.
+
+    ``tools`` are the schemas that the chat template shows, none if the prompt itself says how to act.
+    ``tool_messages``: what tools return comes as messages of the role ``tool``, in the chat template's own frame, and
+    the template is required; else it continues the policy's own message.
+    """
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]: ...
+
+    @property
+    def tools(self) -> Sequence[Schema]: ...
+
+    @property
+    def tool_messages(self) -> bool: ...
+
+    def wording(self, preset: Preset) -> Preset:
+        """``preset`` in the words of this protocol. Raises ConfigError if it has none for it."""
+        ...
+
+    def parse(self, text: str, thinking: bool) -> Action:
+        """The action in ONE new turn, which begins inside an open thought if ``thinking``."""
+        ...
+
+    def ended(self, text: str, thinking: bool) -> bool:
+        """Whether the stop string at which sampling ended has ended the turn, or was a mention in a thought."""
+        ...
+
+    def write(self, think: str, action: Action) -> str:
+        """A turn as a demonstrator writes it: ``parse`` reads ``action`` in it."""
+        ...
+
+
+PROTOCOLS = {"tags": Tags, "hermes": Hermes}
+
+
+def open_protocol(settings: EnvironmentSettings) -> TurnProtocol:
+    """The protocol of these settings, with the tools of the search environment; the others have none.
+
+    A dotted path names a class, which is called with the tools' schemas. Raises ConfigError if it cannot be loaded.
+    """
+    make = PROTOCOLS[settings.protocol] if settings.protocol in PROTOCOLS else load_object(settings.protocol)
+    protocol: TurnProtocol = make(schemas(settings) if settings.kind == "search" else ())
+    return protocol
