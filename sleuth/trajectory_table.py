@@ -174,7 +174,7 @@ def _schema() -> pa.Schema:
     action = pa.struct({"kind": text, "text": text, "queries": texts, "tool": text})
     question = {"id": text, "text": text, "answers": texts, "supporting_titles": texts, "kind": text, "file": text}
     turn = {"generation": generation, "text": text, "action": action, "hits": hits, "observation": text}
-    turn |= {"hits_per_query": pa.list_(whole), "failure": text}
+    turn |= {"thinking": pa.bool_(), "hits_per_query": pa.list_(whole), "failure": text}
     return pa.schema(
         {
             "question": pa.struct(question),

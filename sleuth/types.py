@@ -129,12 +129,16 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request for one generation: the whole prefix as token ids, and an episode id under which to cache it."""
+    """A request for one generation: the whole prefix as token ids, and an episode id under which to cache it.
+
+    ``thinking``: a thought is open where the prefix ends.
+    """
 
     episode: str
     prefix: Sequence[int]
     max_new_tokens: int
     seed: int = 0
+    thinking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +198,7 @@ class Segment:
 class Turn:
     """One policy turn: the generation, its action, and the hits and observation that came back.
 
+    ``thinking``: a thought was open where the turn began, as after a prompt that ends in ``<think>``.
     ``hits`` are those of all queries, one after another; ``hits_per_query`` says how many each of several has found.
     ``failure``: why the tool that it called failed; empty if it did not.
     """
@@ -203,6 +208,7 @@ class Turn:
     action: Action
     hits: tuple[Hit, ...] = ()
     observation: str = ""
+    thinking: bool = False
     hits_per_query: tuple[int, ...] = ()
     failure: str = ""
 

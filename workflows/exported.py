@@ -45,9 +45,10 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
     ``prompt`` is the whole prompt including the chat template, with ``{question}`` (and ``{passages}``) in it;
     ``stop`` the strings that end a turn; ``blocks`` how passages are formatted and the reply to an invalid turn.
     """
+    from envs.chat import open_chat
     from envs.factory import make_environment
     from envs.grammar import TAGS
-    from envs.prompts import PRESETS, prompt_text
+    from envs.prompts import PRESETS
 
     content: dict[str, Any] = {"environment": environment.model_dump(mode="json")}
     if ":" in environment.kind:
@@ -56,7 +57,7 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
     blocks = {k: v for k, v in asdict(preset).items() if k not in ("search", "direct", "cot", "rag", "chat")}
     return {
         **content,
-        "prompt": prompt_text(getattr(preset, environment.kind), preset, environment.chat, codec),
+        "prompt": open_chat(getattr(preset, environment.kind), preset, environment, codec).text,
         "tags": list(TAGS),
         "stop": list(make_environment(environment, codec)().stop_strings),
         "blocks": blocks,
