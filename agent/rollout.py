@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
+from agent.events import EpisodeEnded, Event, PassagesGiven, ThoughtOpen, TokenSampled, TurnTaken
 from agent.rollout_async import run_all
 from agent.tools import ToolBox
 from sleuth.coalescer import Coalescer
@@ -49,50 +50,10 @@ from sleuth.types import (
     Turn,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class PassagesGiven:
-    """Hits of a search that the environment made before the first turn."""
-
-    episode: str
-    hits: tuple[Hit, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ThoughtOpen:
-    """The turn that is about to be sampled begins inside a thought that is open already."""
-
-    episode: str
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSampled:
-    """A token, at the moment it is sampled."""
-
-    episode: str
-    token_id: int
-    logprob: float
-
-
-@dataclass(frozen=True, slots=True)
-class TurnTaken:
-    """A turn with the environment's response."""
-
-    episode: str
-    turn: Turn
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodeEnded:
-    episode: str
-    trajectory: Trajectory
-
-
 Found = list[list[Hit]]
 """The hits of every query of a search."""
 Response = Found | ToolAnswer
 """What comes back to a turn that searched or called."""
-Event = PassagesGiven | ThoughtOpen | TokenSampled | TurnTaken | EpisodeEnded
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from agent.rollout import Event, RolloutDriver
+from agent.events import Event
+from agent.rollout import RolloutDriver
 from agent.tools import ToolBox
 from sleuth.errors import ConfigError, DataError, RetrieverError
 from sleuth.protocols import Environment, Policy, Retriever, TextCodec

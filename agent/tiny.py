@@ -33,10 +33,11 @@ CALL_TAGS = tuple(f"<{slash}{name}>" for name in ("tool_call", "tool_response") 
 CALL_PIECES = ('{"name": "search", "arguments": {"query": "', '"}}')
 """What stands around the query of a search in the Hermes form: two tokens, so that there is no JSON to learn."""
 CALL_TEMPLATE = (
+    "{% for tool in tools or [] %}{{ tool['function']['name'] }}\n{% endfor %}"
     "{% for m in messages %}{% if m['role'] == 'tool' %}<tool_response>\n{{ m['content'] }}\n</tool_response>\n"
     "{% else %}{{ m['content'] }}{% if m['role'] == 'assistant' %}<eos>\n{% endif %}{% endif %}{% endfor %}"
 )
-"""Chat template of a tiny policy that calls tools. It does not show the tools, of which there is only search."""
+"""Chat template of a tiny policy that calls tools, of which it is told the names."""
 OWN_WORDS = ("Question", "nothing", "found", "search", "or", "answer", "now")
 """Whole words of the minimal prompt style and its hints; other unknown words are spelt in characters."""
 NEWLINE = "¶"

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from envs.config import EnvironmentSettings
 from envs.direct_env import DirectEnvironment
 from envs.observation import fill, information_block, joined, size
-from envs.prompts import PRESETS
 from envs.search_env import ANSWER_TOKENS
 from sleuth.protocols import TextCodec
 from sleuth.types import Action, Generation, Hit, Observation, Question, Search, Stop
@@ -19,8 +18,8 @@ class RagEnvironment:
     def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
         self._settings = settings
         self._codec = codec
-        self._preset = PRESETS[settings.preset]
         self._after = DirectEnvironment(settings, codec)
+        self._preset = self._after.preset
         self.stop_strings: tuple[str, ...] = self._after.stop_strings
         self._waiting: Question | None = None
 

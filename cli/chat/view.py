@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agent.rollout import Event, PassagesGiven, ThoughtOpen, TokenSampled, TurnTaken
+from agent.events import Event, PassagesGiven, ThoughtOpen, TokenSampled, TurnTaken
 from agent.session import Exchange, Knobs
 from cli.chat.flow import GUTTER, Flow
 from cli.chat.stream import Span, TagStream, TokenText

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from envs.config import EnvironmentSettings
@@ -50,7 +50,7 @@ class TurnProtocol(Protocol):
         ...
 
 
-PROTOCOLS = {"tags": Tags, "hermes": Hermes}
+PROTOCOLS: dict[str, Callable[[Sequence[Schema]], TurnProtocol]] = {"tags": Tags, "hermes": Hermes}
 
 
 def open_protocol(settings: EnvironmentSettings) -> TurnProtocol:
@@ -58,6 +58,6 @@ def open_protocol(settings: EnvironmentSettings) -> TurnProtocol:
 
     A dotted path names a class, which is called with the tools' schemas. Raises ConfigError if it cannot be loaded.
     """
+    make: Callable[[Sequence[Schema]], TurnProtocol]
     make = PROTOCOLS[settings.protocol] if settings.protocol in PROTOCOLS else load_object(settings.protocol)
-    protocol: TurnProtocol = make(schemas(settings) if settings.kind == "search" else ())
-    return protocol
+    return make(schemas(settings) if settings.kind == "search" else ())

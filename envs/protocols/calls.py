@@ -17,6 +17,8 @@ Schema = Mapping[str, Any]
 def to_action(calls: Sequence[tuple[str, Mapping[str, Any]]], tools: Sequence[Schema]) -> Search | Call | Invalid:
     """What (name, arguments) of one turn mean: searches, each with its queries, or a call of one other tool."""
     known = {str(schema["name"]) for schema in tools}
+    if not known:
+        return Invalid("there is no tool to call")
     if any(name not in known for name, _ in calls):
         return Invalid(f"there is no such tool; there is {', '.join(sorted(known))}")
     if all(name == "search" for name, _ in calls):

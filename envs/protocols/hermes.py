@@ -39,6 +39,7 @@ _WORDINGS = {
         invalid="That turn was not valid: {reason}. Call a tool, or write the final answer between <answer> and "
         "</answer>.",
         searches_used="No searches are left. Write the final answer between <answer> and </answer> now.",
+        last_turn="\n\nThis is the last turn: write the final answer between <answer> and </answer>.",
         chat=True,
     ),
     "minimal": replace(MINIMAL, chat=True),
@@ -61,9 +62,8 @@ class Hermes:
     def wording(self, preset: Preset) -> Preset:
         name = next((name for name, known in PRESETS.items() if known == preset), "")
         if name not in _WORDINGS:
-            raise ConfigError(
-                f"the preset {name or 'given'} is written for tags", "set preset: sleuth, or protocol: tags"
-            )
+            said = f"the preset {name or 'given'} is written for the protocol tags"
+            raise ConfigError(said, "set environment.preset: sleuth, or environment.protocol: tags")
         return _WORDINGS[name]
 
     def parse(self, text: str, thinking: bool) -> Action:

@@ -28,7 +28,7 @@ class Tags:
     def __init__(self, tools: Sequence[Schema]) -> None:
         self._others = {str(tool["name"]): tool for tool in tools if tool["name"] != "search"}
         self._names = ("search", "answer", *self._others)
-        self.stop_strings = (*STOP_STRINGS, *(f"</{name}>" for name in self._others))
+        self.stop_strings: tuple[str, ...] = (*STOP_STRINGS, *(f"</{name}>" for name in self._others))
 
     def wording(self, preset: Preset) -> Preset:
         if not self._others:
