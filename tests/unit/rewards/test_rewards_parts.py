@@ -74,6 +74,26 @@ def test_a_turn_that_is_not_a_thought_and_then_an_action(question, turn, traject
     assert Format().score(question, trajectory(turn(Answer("y"), text=text))) == 0.0
 
 
+CALL = '<tool_call>{"name": "search", "arguments": {"query": "<answer>"}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("action", "text", "value"),
+    [
+        (Search("a", "b"), f"<think>t</think>\n{CALL}\n{CALL}\n", 1.0),
+        (Call("open", {"document": "1"}), f"<think>t</think>{CALL}", 1.0),
+        (Call("open", {"document": "1"}), "<think>t</think> <open> 1 </open>", 1.0),
+        (Search("a"), f"<think>t</think>\nprose {CALL}", 0.0),
+        (Search("a"), f"<think>t</think>\n{CALL} prose", 0.0),
+        (Search("a"), CALL, 0.0),
+        (Call("open", {"document": "1"}), "<think>t</think> <open> <open> 1 </open>", 0.0),
+        (Search("a"), "<think>t</think> <open> 1 </open>", 0.0),
+    ],
+)
+def test_format_of_calls(question, turn, trajectory, action, text, value):
+    assert Format().score(question, trajectory(turn(action, text=text), turn(Answer("y")))) == (value + 1) / 2
+
+
 def test_format_of_a_turn_that_begins_inside_a_thought(question, turn, trajectory):
     """Of two turns, only the first begins where the prompt opened a thought."""
 
