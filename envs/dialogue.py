@@ -35,6 +35,7 @@ class Dialogue:
         self._codec = codec
         self.protocol = open_protocol(settings)
         self.preset = self.protocol.wording(PRESETS[settings.preset])
+        self._shown = self.protocol.schemas if self.protocol.tool_messages else ()
         self._tool_frames: dict[int, tuple[str, ...]] = {}
         self._frame: ChatFrame | None = None
         self._generation: Generation | None = None
@@ -43,9 +44,9 @@ class Dialogue:
 
     def begin(self, wording: str) -> str:
         """The whole prompt around ``wording``, slots unfilled."""
-        opening = open_chat(wording, self.preset, self._settings, self._codec, self.protocol.tools)
+        opening = open_chat(wording, self.preset, self._settings, self._codec, self._shown)
         if self.protocol.tool_messages:
-            self._tool_frame(1)  # what is wrong with the template is said at the start
+            self.tool_frame(1)  # what is wrong with the template is said at the start
         self._frame, self._generation, self._left_open = opening.frame, None, False
         self.thinking = opens_thought(opening.text)
         return opening.text
@@ -75,26 +76,26 @@ class Dialogue:
         """How many tokens ``results`` adds to ``count`` blocks."""
         if not self.protocol.tool_messages:
             return self.margin()
-        return size([self._ending(), *(trusted(self._codec, text) for text in self._tool_frame(count)[1:])])
+        return size([self._ending(), *(trusted(self._codec, text) for text in self.tool_frame(count)[1:])])
 
     def results(self, blocks: Sequence[Sequence[Piece]]) -> Observation:
         """What came back to the turn: a block for each query, or for the called tool, as the observation."""
         if not self.protocol.tool_messages:
             return self.join([piece for block in blocks for piece in block])
-        pieces, frame = [self._ending(), *blocks[0]], self._tool_frame(len(blocks))
+        pieces, frame = [self._ending(), *blocks[0]], self.tool_frame(len(blocks))
         for text, block in zip(frame[1:], [*blocks[1:], ()], strict=True):
             pieces += [trusted(self._codec, text), *block]
         self._begin_turn(frame[-1])
         return joined(pieces)
 
-    def _tool_frame(self, count: int) -> tuple[str, ...]:
+    def tool_frame(self, count: int) -> tuple[str, ...]:
         if count not in self._tool_frames:
-            self._tool_frames[count] = tool_frame(self._codec, self._settings, self.protocol.tools, count)
+            self._tool_frames[count] = tool_frame(self._codec, self._settings, self._shown, count)
         return self._tool_frames[count]
 
     def _ending(self) -> Piece:
         """The end of the policy's message as far as it was not sampled, and the start of a tool's."""
-        text = self._tool_frame(1)[0]
+        text = self.tool_frame(1)[0]
         return trusted(self._codec, text[_sampled_end(self._codec, text, self._generation) :])
 
     def _begin_turn(self, after: str) -> None:

@@ -14,12 +14,9 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from sleuth.reserved import is_markup
+from sleuth.reserved import ALL_TAGS, TAGS, is_markup
 from sleuth.types import Action, Answer, Call, Invalid, Search
 
-TAGS = ("think", "search", "answer", "information")
-ALL_TAGS = (*TAGS, "tool_call", "tool_response", "open")
-"""Of every protocol: none of them may stand in outside text, whichever is in use."""
 STOP_STRINGS = ("</search>", "</answer>")
 
 OPEN_THOUGHT, CLOSE_THOUGHT = "<think>", "</think>"

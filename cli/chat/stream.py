@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from envs.grammar import ALL_TAGS
+from sleuth.reserved import ALL_TAGS
 
 _TAG = re.compile(rf"<(/?)({'|'.join(ALL_TAGS)})>")
 _SPELLED = tuple(f"<{slash}{name}>" for name in ALL_TAGS for slash in ("", "/"))

@@ -19,16 +19,20 @@ Schema = Mapping[str, Any]
 class TurnProtocol(Protocol):
     """How a policy acts and what it reads back. Stateless: one object may serve many episodes.
 
-    ``tools`` are the schemas that the chat template shows, none if the prompt itself says how to act.
-    ``tool_messages``: what tools return comes as messages of the role ``tool``, in the chat template's own frame, and
-    the template is required; else it continues the policy's own message.
+    ``schemas`` are those of the tools that may be called, search among them; ``tags`` the names of its tags.
+    ``tool_messages``: the chat template shows the schemas, and what tools return comes as messages of the role ``tool``
+    in the template's own frame, so that it is required; else the prompt says how to act, and what comes back continues
+    the policy's own message.
     """
 
     @property
     def stop_strings(self) -> tuple[str, ...]: ...
 
     @property
-    def tools(self) -> Sequence[Schema]: ...
+    def schemas(self) -> Sequence[Schema]: ...
+
+    @property
+    def tags(self) -> Sequence[str]: ...
 
     @property
     def tool_messages(self) -> bool: ...

@@ -17,6 +17,7 @@ from typing import Any
 from envs.prompts import ANSWER_FORM, MINIMAL, PRESETS, SLEUTH, Preset
 from envs.protocols.calls import Schema, json_object, to_action
 from sleuth.errors import ConfigError
+from sleuth.reserved import CALL_TAGS
 from sleuth.types import Action, Answer, Call, Invalid, Search
 
 STOP_STRINGS = ("</answer>", "<tool_response>")
@@ -51,13 +52,14 @@ _TAG = re.compile(r"</?(?:think|tool_call|tool_response|answer)>")
 
 
 class Hermes:
-    """``tools``: schemas of the tools that may be called, which the chat template shows."""
+    """``schemas``: those of the tools that may be called."""
 
     stop_strings = STOP_STRINGS
+    tags = ("think", "answer", *CALL_TAGS)
     tool_messages = True
 
-    def __init__(self, tools: Sequence[Schema]) -> None:
-        self.tools = tuple(tools)
+    def __init__(self, schemas: Sequence[Schema]) -> None:
+        self.schemas = tuple(schemas)
 
     def wording(self, preset: Preset) -> Preset:
         name = next((name for name, known in PRESETS.items() if known == preset), "")
@@ -67,7 +69,7 @@ class Hermes:
         return _WORDINGS[name]
 
     def parse(self, text: str, thinking: bool) -> Action:
-        return parse(text, thinking, self.tools)
+        return parse(text, thinking, self.schemas)
 
     def ended(self, text: str, thinking: bool) -> bool:
         said, _ = outside_thoughts(text, thinking)

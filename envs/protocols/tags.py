@@ -13,20 +13,21 @@ from dataclasses import replace
 from envs.grammar import STOP_STRINGS, action_end, parse_turn
 from envs.prompts import Preset
 from envs.protocols.calls import Schema, json_object, to_action
+from sleuth.reserved import TAGS
 from sleuth.types import Action, Answer, Call, Invalid, Search
 
 _QUESTION = "Question: {question}"
 
 
 class Tags:
-    """``tools``: schemas of the tools that may be called, search among them."""
+    """``schemas``: those of the tools that may be called, search among them."""
 
     tool_messages = False
-    tools: Sequence[Schema] = ()
-    """The prompt itself says how to act."""
 
-    def __init__(self, tools: Sequence[Schema]) -> None:
-        self._others = {str(tool["name"]): tool for tool in tools if tool["name"] != "search"}
+    def __init__(self, schemas: Sequence[Schema]) -> None:
+        self.schemas = tuple(schemas)
+        self._others = {str(schema["name"]): schema for schema in schemas if schema["name"] != "search"}
+        self.tags = (*TAGS, *self._others)
         self._names = ("search", "answer", *self._others)
         self.stop_strings: tuple[str, ...] = (*STOP_STRINGS, *(f"</{name}>" for name in self._others))
 

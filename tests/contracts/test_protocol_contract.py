@@ -7,8 +7,9 @@ from qwen_like import qwen_codec
 
 from envs.config import PROTOCOLS, EnvironmentSettings
 from envs.factory import make_environment
-from envs.grammar import ALL_TAGS, neutralise
+from envs.grammar import neutralise
 from envs.protocols.base import open_protocol
+from sleuth.reserved import ALL_TAGS
 from sleuth.types import (
     Answer,
     Call,
@@ -116,9 +117,7 @@ def test_budgets_hold_and_frames_are_whole_whatever_is_said(protocol, said, text
         assert isinstance(seen, Observation) and len(seen.token_ids) + 32 <= room
         used += len(seen.token_ids)
         text = CODEC.tokenizer.decode(seen.token_ids)
-        assert text.endswith("<|im_end|>\n<|im_start|>assistant\n"), (
-            "the template's frame"
-        )
+        assert text.endswith("<|im_end|>\n<|im_start|>assistant\n"), "the template's frame"
         blocks = len(getattr(action, "queries", "x")) if not isinstance(action, Invalid) else 0
         mark = "</tool_response>" if protocol == "hermes" else "</information>"
         assert text.count(mark) == blocks
