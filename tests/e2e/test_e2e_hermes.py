@@ -17,7 +17,10 @@ from sleuth.types import Answer, Search
 
 pytestmark = pytest.mark.e2e
 CONFIG = str(Path(__file__).parents[2] / "configs" / "smoke.yaml")
-SMALLER = ("world.train=120", "warmstart.steps=60", "warmstart.save_steps=60", "grpo.steps=2", "evaluation.limit=6")
+SMALLER = (
+    *("world.train=60", "warmstart.steps=45", "warmstart.batch_size=10", "warmstart.warmup_steps=5"),
+    *("grpo.steps=2", "grpo.eval_limit=2", "evaluation.limit=2", "threads=1", "environment.protocol=hermes"),
+)
 
 
 def sleuth(*words: str) -> None:
@@ -29,7 +32,7 @@ def sleuth(*words: str) -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "hermes"
-    sets = [word for one in (*SMALLER, "threads=1", "environment.protocol=hermes") for word in ("--set", one)]
+    sets = [word for setting in SMALLER for word in ("--set", setting)]
     sleuth("train", CONFIG, "--out", out, *sets)
     return out
 
