@@ -21,6 +21,7 @@ STOP_STRINGS = ("</search>", "</answer>")
 OPEN_THOUGHT, CLOSE_THOUGHT = "<think>", "</think>"
 
 _CLOSING = re.compile(r"</(search|answer)>")
+_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _EDGE = re.compile(r"</?think>|</(search|answer)>")
 _ANY_TAG = re.compile(rf"</?(?:{'|'.join(TAGS)})>")
 _TAG_VARIANT = rf"<[\s/\\]*(?:{'|'.join(TAGS)})[\s/\\]*>"
@@ -111,6 +112,7 @@ def _why_unclosed(text: str, thinking: bool) -> str:
     if ends_thinking(text, thinking):
         acted = _CLOSING.search(text)
         return f"the {'action stands inside a <think> that' if acted else 'thought'} was not closed"
+    text = _THOUGHT.sub("", text.partition(CLOSE_THOUGHT)[2] if thinking else text)
     name = "search" if text.rfind("<search>") > text.rfind("<answer>") else "answer"
     if f"<{name}>" in text:
         return f"<{name}> was opened and not closed"
