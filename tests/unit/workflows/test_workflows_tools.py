@@ -51,4 +51,4 @@ def test_a_retriever_of_passages_alone_is_refused_in_one_line() -> None:
 def test_an_evaluation_saved_before_there_were_protocols_is_resumed() -> None:
     now = EnvironmentSettings().model_dump(mode="json")
     before = {name: now[name] for name in now if name not in ("protocol", "tools", "calls")}
-    assert _reread({"environment": before, "retriever": None})["environment"] == now
+    assert _reread({"policy": {"model": "m"}, "environment": before, "retriever": None})["environment"] == now
