@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from envs.prompts import PRESETS
+from envs.prompts import PRESETS, Preset
+from envs.wording import PromptSettings, wording
 from sleuth.errors import did_you_mean
 from sleuth.settings import Settings
 
@@ -18,11 +19,14 @@ class EnvironmentSettings(Settings):
     """The kind of episode and its budgets, in tokens of the policy's tokenizer.
 
     ``turns`` counts every policy turn, including invalid ones; ``total_tokens`` covers prompt, turns and
-    observations. ``kind`` may be a dotted path to a class, which is called with (settings, codec).
+    observations. ``kind`` may be a dotted path to a class, which is called with (settings, codec). ``prompts`` are
+    texts of one's own over the preset's. A prompt of more than ``prompt_tokens`` ends its episode before the first
+    turn; None: the prompt needs only fit into ``total_tokens``.
     """
 
     kind: str = "search"
     preset: str = "sleuth"
+    prompts: PromptSettings | None = None
     chat: Literal["auto", "always", "never"] = "auto"
     top_k: Positive = 3
     searches: Annotated[int, Field(ge=0)] = 4
@@ -30,6 +34,7 @@ class EnvironmentSettings(Settings):
     turn_tokens: Positive = 500
     observation_tokens: Positive = 500
     total_tokens: Positive = 4096
+    prompt_tokens: Positive | None = None
 
     @field_validator("kind")
     @classmethod
@@ -47,8 +52,8 @@ class EnvironmentSettings(Settings):
 
     @model_validator(mode="after")
     def _budgets_fit(self) -> EnvironmentSettings:
-        for name in ("turn_tokens", "observation_tokens"):
-            if getattr(self, name) >= self.total_tokens:
+        for name in ("turn_tokens", "observation_tokens", "prompt_tokens"):
+            if (getattr(self, name) or 0) >= self.total_tokens:
                 raise ValueError(
                     f"total_tokens ({self.total_tokens}) must be above {name} ({getattr(self, name)}): "
                     "it covers the prompt and all turns"
@@ -58,3 +63,7 @@ class EnvironmentSettings(Settings):
                 f"turns ({self.turns}) must be above searches ({self.searches}): the answer needs its own turn"
             )
         return self
+
+    def wording(self) -> Preset:
+        """The preset with ``prompts`` laid over it."""
+        return wording(self.preset, self.prompts)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from envs.config import EnvironmentSettings
-from envs.grammar import STOP_STRINGS, parse_turn
+from envs.grammar import STOP_STRINGS
+from envs.guard import guarded
 from envs.observation import fill, joined
-from envs.prompts import PRESETS, prompt_text
-from envs.search_env import hint
+from envs.prompts import prompt_text
+from envs.search_env import action_in, asked, hint, tokens_of_turn
 from sleuth.protocols import TextCodec
 from sleuth.types import Action, Answer, Hit, Invalid, Observation, Question, Search, Stop
 
@@ -20,8 +21,8 @@ class DirectEnvironment:
 
     def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
         self._settings = settings
-        self._codec = codec
-        self._preset = PRESETS[settings.preset]
+        self._preset = settings.wording()
+        self._codec = guarded(codec, self._preset)
         self._turns = 0
         self._action: Action | None = None
 
@@ -30,19 +31,19 @@ class DirectEnvironment:
         return self._settings.total_tokens
 
     def turn_tokens(self, room: int) -> int:
-        return max(0, min(self._settings.turn_tokens, room))
+        return tokens_of_turn(self._settings, self._turns, room)
 
     def reset(self, question: Question) -> Observation:
         self._turns = 0
         self._action = None
         chosen = self._preset.cot if self._settings.kind == "cot" else self._preset.direct
         template = prompt_text(chosen, self._preset, self._settings.chat, self._codec)
-        return joined(fill(self._codec, template, {"question": question.text}))
+        return joined(fill(self._codec, template, {"question": asked(self._preset, question)}))
 
     def step(self, text: str) -> Action:
         """The action in a turn; a search is invalid here."""
         self._turns += 1
-        action = parse_turn(text)
+        action = action_in(self._preset, text)
         self._action = Invalid("there is no search engine") if isinstance(action, Search) else action
         return self._action
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from envs.config import EnvironmentSettings
 from envs.direct_env import DirectEnvironment
+from envs.guard import guarded
 from envs.observation import fill, information_block, joined, size
-from envs.prompts import PRESETS, prompt_text
-from envs.search_env import ANSWER_TOKENS
+from envs.prompts import prompt_text
+from envs.search_env import ANSWER_TOKENS, asked
 from sleuth.protocols import TextCodec
 from sleuth.types import Action, Hit, Observation, Question, Search, Stop
 
@@ -18,8 +19,8 @@ class RagEnvironment:
 
     def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
         self._settings = settings
-        self._codec = codec
-        self._preset = PRESETS[settings.preset]
+        self._preset = settings.wording()
+        self._codec = guarded(codec, self._preset)
         self._after = DirectEnvironment(settings, codec)
         self.stop_strings: tuple[str, ...] = self._after.stop_strings
         self._waiting: Question | None = None
@@ -49,9 +50,10 @@ class RagEnvironment:
     def _prompt(self, question: Question, hits: Sequence[Hit], room: int) -> Observation | Stop:
         """The question in full, and passages in what remains of ``room``."""
         template = prompt_text(self._preset.rag, self._preset, self._settings.chat, self._codec)
-        bare = size(fill(self._codec, template, {"question": question.text, "passages": ()}))
-        room -= bare + ANSWER_TOKENS
+        text = asked(self._preset, question)
+        bare = size(fill(self._codec, template, {"question": text, "passages": ()}))
+        room = min(room - ANSWER_TOKENS, self._settings.prompt_tokens or room) - bare
         block = information_block(self._codec, self._preset, hits, self._settings.observation_tokens, room)
         if block is None:
             return Stop("prompt_too_long")
-        return joined(fill(self._codec, template, {"question": question.text, "passages": block}))
+        return joined(fill(self._codec, template, {"question": text, "passages": block}))

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from envs.config import EnvironmentSettings
 from envs.grammar import STOP_STRINGS, parse_turn
-from envs.observation import fill, information_block, joined, size, trusted
-from envs.prompts import PRESETS, prompt_text
+from envs.guard import guarded
+from envs.observation import cut_block, fill, information_block, joined, size, trusted
+from envs.prompts import Preset, prompt_text
+from envs.search_r1 import parse_lenient, with_question_mark
 from sleuth.protocols import TextCodec
 from sleuth.types import Action, Answer, Hit, Invalid, Observation, Question, Search, Stop
 
@@ -22,8 +24,8 @@ class SearchEnvironment:
 
     def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
         self._settings = settings
-        self._codec = codec
-        self._preset = PRESETS[settings.preset]
+        self._preset = settings.wording()
+        self._codec = guarded(codec, self._preset)
         self._turns = 0
         self._searches = 0
         self._action: Action | None = None
@@ -33,19 +35,19 @@ class SearchEnvironment:
         return self._settings.total_tokens
 
     def turn_tokens(self, room: int) -> int:
-        return max(0, min(self._settings.turn_tokens, room))
+        return tokens_of_turn(self._settings, self._turns, room)
 
     def reset(self, question: Question) -> Observation:
         """The prompt with the whole question; refusing one that is too long is up to the driver."""
         self._turns = self._searches = 0
         self._action = None
         template = prompt_text(self._preset.search, self._preset, self._settings.chat, self._codec)
-        return joined(fill(self._codec, template, {"question": question.text}))
+        return joined(fill(self._codec, template, {"question": asked(self._preset, question)}))
 
     def step(self, text: str) -> Action:
         """The action in a turn. A search that exceeds the budget is invalid and is not executed."""
         self._turns += 1
-        self._action = parse_turn(text)
+        self._action = action_in(self._preset, text)
         if isinstance(self._action, Search):
             if self._searches >= self._settings.searches:
                 self._action = Invalid(NO_SEARCHES)
@@ -68,7 +70,8 @@ class SearchEnvironment:
         last = self._turns == self._settings.turns - 1 and self._preset.last_turn
         note = [trusted(self._codec, self._preset.last_turn)] if last else []
         room -= ANSWER_TOKENS + size(note)
-        block = information_block(self._codec, self._preset, hits, self._settings.observation_tokens, room)
+        make = cut_block if self._preset.hard_cut else information_block
+        block = make(self._codec, self._preset, hits, self._settings.observation_tokens, room)
         return Stop("token_budget") if block is None else joined([*block, *note])
 
     def _hint_text(self) -> str:
@@ -80,6 +83,23 @@ class SearchEnvironment:
 
 
 NO_SEARCHES = "no searches are left"
+
+
+def action_in(preset: Preset, text: str) -> Action:
+    """The action in a turn, by the preset's grammar."""
+    return parse_lenient(text) if preset.lenient else parse_turn(text)
+
+
+def asked(preset: Preset, question: Question) -> str:
+    """The question's text as the preset asks it."""
+    return with_question_mark(question.text) if preset.question_mark else question.text
+
+
+def tokens_of_turn(settings: EnvironmentSettings, turns: int, room: int) -> int:
+    """Tokens that the next turn may have; none before the first if the prompt is too long."""
+    if turns == 0 and settings.prompt_tokens is not None and settings.total_tokens - room > settings.prompt_tokens:
+        return 0
+    return max(0, min(settings.turn_tokens, room))
 
 
 def hint(codec: TextCodec, text: str, room: int) -> Observation | Stop:
