@@ -43,23 +43,27 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
     """The content of ``sleuth.json``: settings for Sleuth, and the same in explicit form for other programs.
 
     ``prompt`` is the whole prompt including the chat template, with ``{question}`` (and ``{passages}``) in it;
-    ``stop`` the strings that end a turn; ``blocks`` how passages are formatted and the reply to an invalid turn.
+    ``stop`` the strings that end a turn; ``blocks`` how passages are formatted and the reply to an invalid turn;
+    ``rules`` in which ways the environment acts as Search-R1's code does.
     """
     from envs.factory import make_environment
     from envs.grammar import TAGS
-    from envs.prompts import PRESETS, prompt_text
+    from envs.prompts import prompt_text
 
     content: dict[str, Any] = {"environment": environment.model_dump(mode="json")}
     if ":" in environment.kind:
         return content  # a third-party environment: only its class knows
-    preset = PRESETS[environment.preset]
-    blocks = {k: v for k, v in asdict(preset).items() if k not in ("search", "direct", "cot", "rag", "chat")}
+    preset = environment.wording()
+    templates = ("search", "direct", "cot", "rag")
+    texts = {name: value for name, value in asdict(preset).items() if isinstance(value, str)}
+    rules = {name: value for name, value in asdict(preset).items() if isinstance(value, bool) and name != "chat"}
     return {
         **content,
         "prompt": prompt_text(getattr(preset, environment.kind), preset, environment.chat, codec),
         "tags": list(TAGS),
         "stop": list(make_environment(environment, codec)().stop_strings),
-        "blocks": blocks,
+        "blocks": {name: text for name, text in texts.items() if name not in templates},
+        "rules": rules,
     }
 
 

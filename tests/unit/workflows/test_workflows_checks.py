@@ -17,9 +17,10 @@ from sleuth.errors import ArtifactError, ConfigError, DataError, PolicyError, Sl
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
 from workflows.checks import check_inputs
-from workflows.config import RunSettings
+from workflows.config import RunSettings, load_run_settings
 from workflows.context import StageContext
 from workflows.estimate import estimate_lines
+from workflows.report.compact import pack_runs, unpack
 from workflows.stages import not_begun, run_stages
 
 
@@ -176,6 +177,26 @@ def test_a_run_of_before_there_were_credit_schemes_is_resumed(tmp_path: Path, mo
     other = settings(tmp_path, model, grpo={"credit": {"scale": "none"}})
     with pytest.raises(ArtifactError, match=r"started with grpo\.credit\.scale = 'group', not 'none'"):
         run_stages(other, until="world", resume=True, overwrite=False)
+
+
+def test_a_run_is_resumed_under_its_own_prompts_only(tmp_path: Path, model: Path) -> None:
+    plain = settings(tmp_path, model)
+    old = plain.model_dump(mode="json")
+    for name in ("prompts", "prompt_tokens"):  # as saved before there were any
+        del old["environment"][name]
+    with RunFolder(plain.out).claim(old):
+        pass
+    run_stages(plain, until="world", resume=True, overwrite=False)
+    own = settings(tmp_path, model, environment={"prompts": {"search": "Find {question}: ${HOME:-x} "}})
+    with pytest.raises(ArtifactError, match=r"started with environment\.prompts\.search = None, not 'Find"):
+        run_stages(own, until="world", resume=True, overwrite=False)
+    run_stages(own, until="world", resume=False, overwrite=True)
+    run_stages(own, until="world", resume=True, overwrite=False)
+    assert load_run_settings(own.out / "config.yaml") == own
+    with pytest.raises(ArtifactError, match=r"started with environment\.prompts\.search = 'Find .*, not None"):
+        run_stages(plain, until="world", resume=True, overwrite=False)
+    shown = unpack(pack_runs([own.out], 0, 10**6))["runs"][0]["config"]
+    assert shown["environment.prompts.search"] == "Find {question}: ${HOME:-x} "
 
 
 def test_a_world_does_not_make_the_files_that_lie_elsewhere(tmp_path: Path, model: Path) -> None:
