@@ -221,7 +221,7 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
         report_to=list(settings.report_to),
         remove_unused_columns=False,
         seed=seed,
-        **optimizer_options(settings),
+        **(optimizer_options(settings) | {"warmup_steps": settings.warmup_updates}),
         **runtime_options(policy, logging_steps=1),
     )
     return on_one_device(args)

@@ -225,10 +225,12 @@ def test_an_adapter_that_does_not_say_what_it_is_is_one_line(tmp_path: Path, mod
 
 def test_the_estimate_is_of_every_stage_that_is_reached(tmp_path: Path, model: Path) -> None:
     given = settings(tmp_path, model, grpo={"lora": {}})
-    policy, warm, rollout, memory = estimate_lines(given, "grpo")
+    policy, warm, rollout, updates, whole, memory = estimate_lines(given, "grpo")
     assert "at most 65,536 tokens per step" in warm  # 32 demonstrations of 2,048 tokens
     assert "two Adam moments" in warm and "the adapter" in memory and "two Adam moments" not in memory
-    assert "64 trajectories" in rollout
+    assert rollout == "a rollout: 8 questions x 8 = 64 trajectories, at most 262,144 tokens"
+    assert updates == "its updates: 1 of 64 trajectories, in micro-batches of 64"
+    assert whole.startswith("GRPO in all: 100 rollouts, 100 updates (0 of warm-up), 800 questions, 6,400 trajectories")
     assert estimate_lines(given, "warmstart") == [policy, warm]
 
 
