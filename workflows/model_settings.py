@@ -59,7 +59,7 @@ def session_settings(
         environment["searches"] = turns - 1
     settings = validate(RunSettings, values, model)
     _check_searchable(settings)
-    _compare_prompts(model, settings)
+    compare_prompts(model, settings)
     return settings
 
 
@@ -88,7 +88,6 @@ def evaluation_settings(
     if not settings.data.dev:
         raise ConfigError("no question file is given", "add --data FILE")
     _check_searchable(settings)
-    _compare_prompts(model, settings)
     return settings
 
 
@@ -122,7 +121,7 @@ def _check_searchable(settings: RunSettings) -> None:
         )
 
 
-def _compare_prompts(model: str, settings: RunSettings) -> None:
+def compare_prompts(model: str, settings: RunSettings) -> None:
     """Warn if a policy that a run has trained is asked in other words than there."""
     trained, now = _trained_in(model), settings.environment
     if trained is None or ":" in trained.kind or ":" in now.kind:

@@ -189,13 +189,17 @@ def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, A
 
 
 def _reread(saved: dict[str, Any]) -> dict[str, Any]:
+    """The identity with today's defaults where an earlier version had no such settings."""
+    from envs.config import EnvironmentSettings
     from retrieval.config import RetrieverSettings
-    from sleuth.settings import validate
+    from sleuth.settings import Settings, validate
 
-    if saved.get("retriever") is None:
-        return saved
-    chosen = validate(RetrieverSettings, saved["retriever"], "config.yaml of the evaluation")
-    return {**saved, "retriever": chosen.model_dump(mode="json")}
+    kinds: dict[str, type[Settings]] = {"environment": EnvironmentSettings, "retriever": RetrieverSettings}
+    where = "config.yaml of the evaluation"
+    present = {name: saved[name] for name in kinds if saved.get(name) is not None}
+    return saved | {
+        name: validate(kinds[name], given, where).model_dump(mode="json") for name, given in present.items()
+    }
 
 
 def _weights_stamp(model: str | None) -> list[str]:

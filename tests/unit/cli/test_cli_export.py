@@ -20,6 +20,7 @@ from agent.tiny_config import TinySettings
 from cli import main as program
 from envs.prompts import PRESETS
 from sleuth.runs import RunFolder
+from workflows.grid import Options, cells_of
 from workflows.model_settings import evaluation_settings, session_settings
 
 WORDS = ["Question", ":", "?", "who", "directed", "the", "film", "Need", "Paris"]
@@ -161,16 +162,19 @@ def test_other_prompts_than_those_of_training_are_said(full: Path, tmp_path: Pat
     said: list[str] = []
     listener = logging.Handler()
     listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+
+    def plan(models: list[str], options: Options, *modes: str) -> None:
+        cells_of(models, ["a=a.jsonl", "b=b.jsonl"], ["index"], modes, options)
+
     logger = logging.getLogger("sleuth.run")
     logger.addHandler(listener)
     export(str(full), "--out", str(tmp_path / "out"))
     try:
         for model in (full, tmp_path / "out"):
-            given = {"data": "q.jsonl", "retriever": Path("index")}
-            evaluation_settings(str(model), [], **given)
-            evaluation_settings(str(model), ["environment.turns=6"], mode="direct", **given)
+            plan([str(model)], Options([]))
+            plan([str(model)], Options(["environment.turns=6"]), "direct")
             assert said == []
-            evaluation_settings(str(model), ["environment.prompts.invalid=again"], **given)
+            plan([str(model)], Options(["environment.prompts.invalid=again"]), "search", "direct")
             assert said == [
                 f"{model} was trained with other prompts than it is given"
                 " (preset minimal, here minimal; invalid differ)"
@@ -178,7 +182,7 @@ def test_other_prompts_than_those_of_training_are_said(full: Path, tmp_path: Pat
             session_settings(str(model), [], retriever="index", preset="sleuth")
             assert said[1].startswith(f"{model} was trained with other prompts than it is given (preset minimal, here")
             said.clear()
-        evaluation_settings("smollm2", ["environment.prompts.invalid=again"], **given)
+        plan(["smollm2"], Options(["environment.prompts.invalid=again"]))
         assert said == []
     finally:
         logger.removeHandler(listener)
