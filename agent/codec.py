@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sleuth.errors import PolicyError
+from sleuth.errors import ConfigError, PolicyError, first_line
 from sleuth.reserved import is_markup
 
 
@@ -47,10 +47,24 @@ class HFCodec:
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str | None:
+    def render_chat(
+        self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any] | None = None
+    ) -> str | None:
+        """Raises ConfigError if the template refuses the messages."""
+        from jinja2 import TemplateError
+
         if not self.tokenizer.chat_template:
             return None
-        text: str = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-        )
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=True,
+                **(variables or {}),
+            )
+        except TemplateError as error:
+            raise ConfigError(
+                f"the tokenizer's chat template refuses the messages: {first_line(error)}",
+                "see environment.system and environment.chat_template_kwargs, or set environment.chat: never",
+            ) from error
         return text

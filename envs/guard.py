@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from envs.grammar import TAGS
 from envs.prompts import Preset
@@ -34,5 +35,7 @@ class _Guarded:
     def decode(self, token_ids: Sequence[int]) -> str:
         return self.codec.decode(token_ids)
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str | None:
-        return self.codec.render_chat(messages)
+    def render_chat(
+        self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any] | None = None
+    ) -> str | None:
+        return self.codec.render_chat(messages, variables)

@@ -8,10 +8,9 @@ from envs.config import EnvironmentSettings
 from envs.direct_env import DirectEnvironment
 from envs.guard import guarded
 from envs.observation import fill, information_block, joined, size
-from envs.prompts import prompt_text
 from envs.search_env import ANSWER_TOKENS, asked
 from sleuth.protocols import TextCodec
-from sleuth.types import Action, Hit, Observation, Question, Search, Stop
+from sleuth.types import Action, Generation, Hit, Observation, Question, Search, Stop
 
 
 class RagEnvironment:
@@ -29,14 +28,20 @@ class RagEnvironment:
     def total_tokens(self) -> int:
         return self._settings.total_tokens
 
+    @property
+    def thinking(self) -> bool:
+        return self._after.thinking
+
     def turn_tokens(self, room: int) -> int:
         return self._after.turn_tokens(room)
 
     def reset(self, question: Question) -> Search:
         """The search to make first; its hits become part of the prompt."""
-        self._after.reset(question)
         self._waiting = question
         return Search(question.text)
+
+    def over(self, text: str, generation: Generation) -> bool:
+        return self._after.over(text, generation)
 
     def step(self, text: str) -> Action:
         return self._after.step(text)
@@ -49,7 +54,7 @@ class RagEnvironment:
 
     def _prompt(self, question: Question, hits: Sequence[Hit], room: int) -> Observation | Stop:
         """The question in full, and passages in what remains of ``room``."""
-        template = prompt_text(self._preset.rag, self._preset, self._settings.chat, self._codec)
+        template = self._after.begin(self._preset.rag)
         text = asked(self._preset, question)
         bare = size(fill(self._codec, template, {"question": text, "passages": ()}))
         room = min(room - ANSWER_TOKENS, self._settings.prompt_tokens or room) - bare

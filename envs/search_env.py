@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from envs.config import EnvironmentSettings
-from envs.grammar import STOP_STRINGS, parse_turn
+from envs.dialogue import Dialogue
+from envs.grammar import STOP_STRINGS
 from envs.guard import guarded
 from envs.observation import cut_block, fill, information_block, joined, size, trusted
-from envs.prompts import Preset, prompt_text
-from envs.search_r1 import parse_lenient, with_question_mark
+from envs.prompts import Preset
+from envs.search_r1 import with_question_mark
 from sleuth.protocols import TextCodec
-from sleuth.types import Action, Answer, Hit, Invalid, Observation, Question, Search, Stop
+from sleuth.types import Action, Answer, Generation, Hit, Invalid, Observation, Question, Search, Stop
 
 ANSWER_TOKENS = 32
 """Tokens that an observation must leave for the policy; with fewer the episode ends."""
@@ -26,28 +27,39 @@ class SearchEnvironment:
         self._settings = settings
         self._preset = settings.wording()
         self._codec = guarded(codec, self._preset)
+        self._dialogue = Dialogue(settings, codec)
         self._turns = 0
         self._searches = 0
+        self._too_long = False
         self._action: Action | None = None
 
     @property
     def total_tokens(self) -> int:
         return self._settings.total_tokens
 
+    @property
+    def thinking(self) -> bool:
+        return self._dialogue.thinking
+
     def turn_tokens(self, room: int) -> int:
-        return tokens_of_turn(self._settings, self._turns, room)
+        return 0 if self._too_long else max(0, min(self._settings.turn_tokens, room))
 
     def reset(self, question: Question) -> Observation:
         """The prompt with the whole question; refusing one that is too long is up to the driver."""
         self._turns = self._searches = 0
         self._action = None
-        template = prompt_text(self._preset.search, self._preset, self._settings.chat, self._codec)
-        return joined(fill(self._codec, template, {"question": asked(self._preset, question)}))
+        template = self._dialogue.begin(self._preset.search, self._preset)
+        prompt = joined(fill(self._codec, template, {"question": asked(self._preset, question)}))
+        self._too_long = exceeds(self._settings, prompt)
+        return prompt
+
+    def over(self, text: str, generation: Generation) -> bool:
+        return self._dialogue.over(text, generation)
 
     def step(self, text: str) -> Action:
         """The action in a turn. A search that exceeds the budget is invalid and is not executed."""
         self._turns += 1
-        self._action = action_in(self._preset, text)
+        self._action = self._dialogue.parse(text)
         if isinstance(self._action, Search):
             if self._searches >= self._settings.searches:
                 self._action = Invalid(NO_SEARCHES)
@@ -64,15 +76,15 @@ class SearchEnvironment:
             return Stop("turn_budget")
         if isinstance(self._action, Search):
             return self._information(hits or (), room)
-        return hint(self._codec, self._hint_text(), room)
+        return hint(self._codec, self._dialogue, self._hint_text(), room)
 
     def _information(self, hits: Sequence[Hit], room: int) -> Observation | Stop:
         last = self._turns == self._settings.turns - 1 and self._preset.last_turn
         note = [trusted(self._codec, self._preset.last_turn)] if last else []
-        room -= ANSWER_TOKENS + size(note)
+        room -= ANSWER_TOKENS + size(note) + self._dialogue.margin()
         make = cut_block if self._preset.hard_cut else information_block
         block = make(self._codec, self._preset, hits, self._settings.observation_tokens, room)
-        return Stop("token_budget") if block is None else joined([*block, *note])
+        return Stop("token_budget") if block is None else self._dialogue.join([*block, *note])
 
     def _hint_text(self) -> str:
         reason = self._action.reason if isinstance(self._action, Invalid) else ""
@@ -85,26 +97,19 @@ class SearchEnvironment:
 NO_SEARCHES = "no searches are left"
 
 
-def action_in(preset: Preset, text: str) -> Action:
-    """The action in a turn, by the preset's grammar."""
-    return parse_lenient(text) if preset.lenient else parse_turn(text)
-
-
 def asked(preset: Preset, question: Question) -> str:
     """The question's text as the preset asks it."""
     return with_question_mark(question.text) if preset.question_mark else question.text
 
 
-def tokens_of_turn(settings: EnvironmentSettings, turns: int, room: int) -> int:
-    """Tokens that the next turn may have; none before the first if the prompt is too long."""
-    if turns == 0 and settings.prompt_tokens is not None and settings.total_tokens - room > settings.prompt_tokens:
-        return 0
-    return max(0, min(settings.turn_tokens, room))
+def exceeds(settings: EnvironmentSettings, prompt: Observation) -> bool:
+    """Whether ``prompt`` is longer than it may be."""
+    return settings.prompt_tokens is not None and len(prompt.token_ids) > settings.prompt_tokens
 
 
-def hint(codec: TextCodec, text: str, room: int) -> Observation | Stop:
+def hint(codec: TextCodec, dialogue: Dialogue, text: str, room: int) -> Observation | Stop:
     """Our own message to the policy, in full or not at all."""
     piece = trusted(codec, text)
-    if len(piece.token_ids) + ANSWER_TOKENS > room:
+    if len(piece.token_ids) + dialogue.margin() + ANSWER_TOKENS > room:
         return Stop("token_budget")
-    return joined([piece])
+    return dialogue.join([piece])

@@ -46,9 +46,9 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
     ``stop`` the strings that end a turn; ``blocks`` how passages are formatted and the reply to an invalid turn;
     ``rules`` in which ways the environment acts as Search-R1's code does.
     """
+    from envs.chat import open_chat
     from envs.factory import make_environment
     from envs.grammar import TAGS
-    from envs.prompts import prompt_text
 
     content: dict[str, Any] = {"environment": environment.model_dump(mode="json")}
     if ":" in environment.kind:
@@ -59,7 +59,7 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
     rules = {name: value for name, value in asdict(preset).items() if isinstance(value, bool) and name != "chat"}
     return {
         **content,
-        "prompt": prompt_text(getattr(preset, environment.kind), preset, environment.chat, codec),
+        "prompt": open_chat(getattr(preset, environment.kind), preset, environment, codec).text,
         "tags": list(TAGS),
         "stop": list(make_environment(environment, codec)().stop_strings),
         "blocks": {name: text for name, text in texts.items() if name not in templates},

@@ -69,6 +69,10 @@ class TagStream:
         self._waiting = ""
         self._inside = ""
 
+    def inside_thought(self) -> None:
+        """The next turn begins inside a thought that is open already."""
+        self._inside = "think"
+
     def feed(self, text: str) -> list[Span]:
         """The spans that are certain so far; a possible start of a tag is held back."""
         self._waiting += text

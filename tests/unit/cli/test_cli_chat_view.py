@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from agent.rollout import PassagesGiven, TokenSampled, TurnTaken
+from agent.rollout import PassagesGiven, ThoughtOpen, TokenSampled, TurnTaken
 from agent.session import Exchange, Knobs
 from cli.chat.flow import GUTTER, Flow
 from cli.chat.view import View, as_json, describe, folded
@@ -75,6 +75,26 @@ LONG = "Oslo is\nthe capital. " * 9
 HITS = (Hit(Passage("p1", "Oslo", LONG), 12.5, 1), Hit(Passage("p2", HOSTILE, HOSTILE), 3.25, 2))
 SEARCHED = turn("<think>Need it.</think>\n<search> capital </search>\n", Search("capital"), HITS, "<information>")
 ANSWERED = turn("<think>Found.</think> <answer>Oslo</answer>", Answer("Oslo"))
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_turn_that_begins_inside_a_thought_is_shown_as_one(streamed) -> None:
+    target = console(70)
+    view = View(target, decode)
+    text = "I could <search> x </search> but no.</think><answer>Oslo</answer>"
+    taken = turn(text, Answer("Oslo"), streamed=streamed)
+    with view.playing():
+        view.on_event(ThoughtOpen("e"))
+        for token in taken.generation.token_ids:
+            view.on_event(TokenSampled("e", token, 0.0))
+        view.on_event(TurnTaken("e", taken))
+        view.on_event(TurnTaken("e", ANSWERED))
+    assert written(target).splitlines() == [
+        "   think  I could <search> x </search> but no.",
+        "  answer  Oslo",
+        "   think  Found.",
+        "  answer  Oslo",
+    ]
 
 
 def test_every_part_of_a_turn_has_its_label() -> None:

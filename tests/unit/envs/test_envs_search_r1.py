@@ -1,7 +1,10 @@
 """What the preset search_r1 does as the code that it stands for, and no other preset does."""
 
+import copy
+
 import pytest
 
+from agent.codec import HFCodec
 from agent.policies.scripted import ScriptedPolicy
 from agent.rollout import RolloutDriver
 from envs.config import EnvironmentSettings
@@ -10,8 +13,12 @@ from envs.grammar import parse_turn
 from envs.observation import cut_block, joined, size
 from envs.prompts import PRESETS, SEARCH_R1
 from envs.search_r1 import parse_lenient, with_question_mark
-from sleuth.types import Answer, Invalid, Question, Sampling, Search
+from sleuth.types import Answer, Generation, Invalid, Question, Sampling, Search
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 TEN = "Oslo is the capital and the most populous city of Norway. "
 
 
@@ -58,6 +65,24 @@ def test_only_search_r1_acts_on_an_unclosed_thought(byte_codec, question, preset
     said = THINKING if kind == "search" else "<think>It is <answer>Oslo</answer>"
     acted = Search("Oslo") if kind == "search" else Answer("Oslo")
     assert env.step(said) == (acted if preset == "search_r1" else parse_turn(said))
+
+
+def test_search_r1_knows_no_thought_that_the_prompt_opens_and_no_frame(byte_codec, question, hits_of):
+    tokenizer = copy.deepcopy(byte_codec.tokenizer)
+    tokenizer.chat_template = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+    for preset, thinking in (("search_r1", False), ("sleuth", True)):
+        env = environment(HFCodec(tokenizer), preset=preset)
+        assert env.reset(question).text.endswith("<think>\n")
+        assert env.thinking == thinking
+        said = "it may be <search>Oslo</search>"
+        assert env.over(said, Generation((1,), (), "stop")) == (not thinking)
+        assert env.step(said) == Search("Oslo") if not thinking else isinstance(env.step(said), Invalid)
+        env.observe(hits_of(("Norway", "Oslo.")), 3000)
+        env.over("prose", Generation((tokenizer.eos_token_id,), (), "eos"))  # their code drops the end token
+        env.step("prose")
+        seen = env.observe(None, 3000)
+        assert (seen.text == SEARCH_R1.invalid) == (not thinking)
+        assert ("<|im_start|>user" in seen.text) == thinking
 
 
 @pytest.mark.parametrize("limit", [1, 5, 8, 40, 200])
@@ -146,5 +171,6 @@ def test_a_later_turn_has_its_tokens_whatever_the_prompts_limit(byte_codec, ques
     env = environment(byte_codec, prompt_tokens=1000, total_tokens=4096)
     prompt = env.reset(question)
     assert env.turn_tokens(4096 - len(prompt.token_ids)) == 500
+    assert env.turn_tokens(4096 - 1200) == 500  # more of the first turn
     env.step("prose")
     assert env.turn_tokens(4096 - 2000) == 500
