@@ -6,8 +6,9 @@ many rows back, in order. Rewards are computed here, once, from typed trajectori
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -151,11 +152,13 @@ def cut(scored: Sequence[ScoredTrajectory], size: int) -> list[Sequence[ScoredTr
     return [scored[start : start + size] for start in range(0, len(scored), size)]
 
 
-def to_row(scored: ScoredTrajectory, eos: int) -> RolloutRow:
+def to_row(scored: ScoredTrajectory, eos: int, ends: Collection[int] = ()) -> RolloutRow:
     """Tokens after the prompt with their log-probs and loss mask.
 
-    A finished trajectory that does not end in EOS gets a masked one, since TRL treats a row as truncated unless its
-    last token is EOS. An unscored one is fully masked, so that it contributes neither to the loss nor to the KL term.
+    TRL takes a row for truncated unless its last token is EOS or one of ``ends`` (other end tokens, padding); here it
+    is truncated unless it has an answer. So an answered row that does not end in EOS gets a masked one, and an
+    unanswered row that ends in an end token (or is empty) gets a masked token of another kind. An unscored one is fully
+    masked, so that it contributes neither to the loss nor to the KL term.
     """
     prompt, *rest = scored.trajectory.segments or (Segment("prompt", (eos,)),)
     ids: list[int] = []
@@ -166,8 +169,14 @@ def to_row(scored: ScoredTrajectory, eos: int) -> RolloutRow:
         ids += segment.token_ids
         logprobs += segment.logprobs if sampled else [0.0] * len(segment.token_ids)
         mask += [int(sampled)] * len(segment.token_ids)
-    if not ids or (scored.trajectory.answer is not None and ids[-1] != eos):
-        ids, logprobs, mask = [*ids, eos], [*logprobs, 0.0], [*mask, 0]
+    last = ids[-1] if ids else None
+    closing: int | None = None
+    if scored.trajectory.answer is not None:
+        closing = eos if last != eos else None
+    elif last is None or last in {eos, *ends}:
+        closing = next(token for token in itertools.count() if token not in {eos, *ends})
+    if closing is not None:
+        ids, logprobs, mask = [*ids, closing], [*logprobs, 0.0], [*mask, 0]
     if scored.reward is None:
         mask = [0] * len(mask)
     assert len(ids) == len(logprobs) == len(mask)

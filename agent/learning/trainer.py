@@ -88,7 +88,8 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self.sampled_at_step = record.version
         if self._keep:
             self._keep(self._record)
-        rows = [to_row(s, self.processing_class.eos_token_id) for s in scored]
+        ends = [*self.eos_token_ids, self._tokenizer.pad_token_id]  # those of TRL's rule
+        rows = [to_row(s, self.processing_class.eos_token_id, ends) for s in scored]
         self._advantages = [_over_columns(a, row.mask) for a, row in zip(advantages, rows, strict=True)]
         return {
             "prompt_ids": [row.prompt_ids for row in rows],
