@@ -81,8 +81,8 @@ class DevEvaluation(TrainerCallback):  # type: ignore[misc]
 
     ``evaluate`` returns metrics, including ``em`` if any question could be scored. If questions are ``unscored``, the
     metrics are logged but not used. Among ties the latest is kept, and patience counts from the first. All state is
-    the trainer's, so it survives a resume. With several processes, all use the first one's metrics, so that they stop
-    and save together.
+    the trainer's, so it survives a resume. With several processes, all call ``evaluate``, which shares the questions
+    out, and all use the first one's metrics, so that they stop and save together.
     """
 
     def __init__(

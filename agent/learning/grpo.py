@@ -25,6 +25,7 @@ from agent.learning.checkpoints import publish_policy
 from agent.learning.mixture import mixture, spare_question
 from agent.learning.options import load_trained, on_one_device, optimizer_options, runtime_options
 from agent.learning.rollouts import Driver, GroupRollouts, RolloutRecord, Scorer
+from agent.learning.sharing import shared
 from agent.learning.sources import MakeSource, Upcoming, local_source
 from agent.policies.adapters import peft_config
 from agent.rollout import RolloutDriver
@@ -57,8 +58,9 @@ class TrainingData:
 class GrpoJob:
     """What is trained, on which questions, with which rewards, and where it is saved.
 
-    ``evaluate`` plays dev questions greedily and returns metrics, including ``em``. ``make_source`` makes a source of
-    rollouts that are played in other processes.
+    ``evaluate`` plays dev questions greedily and returns metrics, including ``em``; with several training processes
+    all call it alike, and the driver divides the questions among them. ``make_source`` makes a source of rollouts that
+    are played in other processes.
     """
 
     settings: GrpoSettings
@@ -161,7 +163,7 @@ def _callbacks(job: GrpoJob, trainer: Any) -> list[Any]:
 
     def evaluate_dev() -> Mapping[str, float]:
         with trainer.source.current(trainer) as driver:
-            return job.evaluate(driver)
+            return job.evaluate(shared(driver, trainer.accelerator))
 
     every, patience = job.settings.eval_steps, job.settings.early_stop
     return [
