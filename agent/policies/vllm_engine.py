@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from agent.policies.neutral import NEUTRAL
 from sleuth.errors import MissingExtraError, PolicyError, first_line
 from sleuth.protocols import OnToken
 from sleuth.types import FinishReason, Request, Sampling
@@ -212,6 +213,7 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
         "seed": 0,
         "enforce_eager": options.eager,
         "enable_prefix_caching": True,
+        "generation_config": "vllm",  # no sampling defaults of the model's own; its end tokens still count
         "logprobs_mode": "processed_logprobs",
         "max_num_seqs": options.max_rows,
         "max_model_len": options.max_tokens,
@@ -254,6 +256,7 @@ def parameters(options: EngineOptions, request: Request, sampling: Sampling, on_
     return SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        **NEUTRAL,
         max_tokens=request.max_new_tokens,
         seed=request.seed,
         stop=list(sampling.stop),
