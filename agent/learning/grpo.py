@@ -22,11 +22,13 @@ from agent.learning.callbacks import (
     StageTimer,
 )
 from agent.learning.checkpoints import publish_policy
+from agent.learning.importance import importance_of
 from agent.learning.mixture import mixture, spare_question
 from agent.learning.options import load_trained, on_one_device, optimizer_options, runtime_options
 from agent.learning.rollouts import Driver, GroupRollouts, RolloutRecord, Scorer
 from agent.learning.sharing import shared
 from agent.learning.sources import MakeSource, Upcoming, local_source
+from agent.learning.stability import trl_options
 from agent.policies.adapters import peft_config
 from agent.rollout import RolloutDriver
 from hub.callbacks import CompletionMarker, LogToSink
@@ -130,6 +132,7 @@ def make_trainer(job: GrpoJob) -> Any:
         credit,
         group_size=settings.group_size,
         temperature=settings.temperature,
+        top_p=settings.top_p,
         seed=job.seed,
         oversample=settings.oversample,
         spare=spare_question(sizes, data.weights),
@@ -143,7 +146,7 @@ def make_trainer(job: GrpoJob) -> Any:
     trainer = MeasuredGRPOTrainer(
         source=source,
         credit=credit,
-        importance_cap=_importance_cap(settings, source.stale),
+        importance=importance_of(settings, differs=source.stale or source.apart),
         keep=_keep_trajectories(job.layout) if settings.save_trajectories else None,
         model=model,
         args=args,
@@ -223,16 +226,11 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
         report_to=list(settings.report_to),
         remove_unused_columns=False,
         seed=seed,
+        **trl_options(settings),
         **optimizer_options(settings),
         **runtime_options(policy, logging_steps=1),
     )
     return on_one_device(args)
-
-
-def _importance_cap(settings: GrpoSettings, stale: bool) -> float | None:
-    if settings.importance_cap == "auto":
-        return 2.0 if stale else None
-    return None if settings.importance_cap == "off" else settings.importance_cap
 
 
 def _upcoming(order: Sequence[int], settings: GrpoSettings) -> Upcoming:

@@ -73,6 +73,7 @@ class GroupRollouts:
         group_size: int,
         temperature: float,
         seed: int,
+        top_p: float = 1.0,
         oversample: float = 1.0,
         spare: Callable[[int], int] | None = None,
     ) -> None:
@@ -80,7 +81,7 @@ class GroupRollouts:
         self._scorer = scorer
         self._credit = credit
         self._group_size = group_size
-        self._sampling = Sampling(temperature)
+        self.sampling = training_sampling(temperature, top_p)
         self._seed = seed
         self._oversample = oversample
         self._spare = spare or spare_question([len(questions)], [1.0])
@@ -106,7 +107,7 @@ class GroupRollouts:
         """Scored trajectories for pairs (question position, position in the rollout), and the seconds spent scoring."""
         questions = [self._questions[position % len(self._questions)] for position, _ in places]
         seeds = [derive_seed(self._seed, "rollout", step, position, place) for position, place in places]
-        trajectories = driver.run(questions, self._sampling, seeds)
+        trajectories = driver.run(questions, self.sampling, seeds)
         started = time.perf_counter()
         scored = [self._scorer.score(trajectory) for trajectory in trajectories]
         return scored, time.perf_counter() - started
@@ -141,6 +142,11 @@ class GroupRollouts:
 
     def _flat_places(self, groups: Sequence[Sequence[ScoredTrajectory]]) -> list[int]:
         return [place for place, rows in enumerate(assign(self._credit, groups)) if is_flat(rows)]
+
+
+def training_sampling(temperature: float, top_p: float) -> Sampling:
+    """How rollouts are sampled: from the nucleus, with the log-probs that the trainer computes."""
+    return Sampling(temperature, top_p, full_logprobs=top_p < 1.0)
 
 
 def _oldest_version(scored: Sequence[ScoredTrajectory], step: int) -> int:

@@ -314,6 +314,13 @@ def test_a_server_cannot_be_trained():
         resolve_model("http://127.0.0.1:8000/v1")
 
 
+def test_a_server_is_not_asked_for_log_probs_that_it_does_not_have(server):
+    asked = len(server.asked)
+    with pytest.raises(PolicyError, match=r"with grpo\.top_p below 1, set policy\.backend to transformers or vllm"):
+        make(server, tokens="always").generate([request_of(server)], Sampling(1.0, 0.9, full_logprobs=True))
+    assert len(server.asked) == asked
+
+
 def test_backends_that_are_not_there_are_said(tiny_folder):
     with pytest.raises(ConfigError, match="did you mean 'vllm'"):
         open_policy(PolicySettings(model=str(tiny_folder), backend="vlm"))
