@@ -50,7 +50,8 @@ def learn(run: StageContext, make_source: MakeSource | None) -> GrpoOutcome:
 def _dev_evaluation(run: StageContext, dev: Sequence[Question]) -> Callable[[Any], dict[str, float]]:
     """Greedy metrics on the dev questions: overall EM and F1, EM by kind, and the number of unscored questions.
 
-    Every evaluation keeps its trajectories.
+    Every evaluation keeps its trajectories. Several training processes each play their part of a batch, so the batch
+    has as many times the questions.
     """
     from agent.evaluate import evaluate
     from rewards.scorer import make_scorer
@@ -70,7 +71,7 @@ def _dev_evaluation(run: StageContext, dev: Sequence[Question]) -> Callable[[Any
                 metrics={"em": exact_match, "f1": f1},
                 score=make_scorer(settings.rewards).score,
                 out=stack.enter_context(atomic_folder(folder, overwrite=True)) if keep else None,
-                batch_size=settings.evaluation.batch_size,
+                batch_size=settings.evaluation.batch_size * int(os.environ.get("WORLD_SIZE", "1")),
                 resamples=1,
             )
         wanted = {"em": report.overall.means["em"], "f1": report.overall.means["f1"], "searches": report.searches}
