@@ -50,6 +50,7 @@ def test_the_loss_is_that_of_the_script(tmp_path: Path) -> None:
     assert (args.learning_rate, args.lr_scheduler_type, args.max_steps) == (1e-6, "constant_with_warmup", 10_050)
     assert args.get_warmup_steps(args.max_steps) == 2860
     assert (args.weight_decay, args.adam_beta1, args.adam_beta2, args.max_grad_norm) == (0.01, 0.9, 0.999, 1.0)
+    assert (args.entropy_coef, settings.grpo.top_p, settings.grpo.importance_cap) == (0.001, 0.95, "off")
     assert (args.temperature, args.mask_truncated_completions) == (1.0, False)
     assert settings.grpo.credit.model_dump() == {"kind": "group", "scale": "group"}
 
