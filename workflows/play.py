@@ -133,7 +133,7 @@ def _play_once(
         make_driver(policy, codec, settings.environment, retriever),
         questions,
         metrics={"em": exact_match, "f1": f1},
-        score=make_scorer(settings.rewards).score,
+        score=make_scorer(settings.rewards).score_all,
         out=folder,
         sampling=Sampling(settings.evaluation.temperature),
         batch_size=settings.evaluation.batch_size,
@@ -148,8 +148,8 @@ def _judged(settings: RunSettings, kept: EvaluationLayout) -> dict[str, Any]:
     chosen = settings.evaluation
     if chosen.judge is None:
         return {}
-    from agent.judge import Judge
     from sleuth.artifacts import text_digest
+    from sleuth.judge import Judge
 
     rows = [row.trajectory for part in kept.samples(chosen.samples) for row in played(part)]
     asked = [(t.question.text, t.question.answers, t.answer) for t in rows if t.scorable]
@@ -190,12 +190,15 @@ def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, A
 
 def _reread(saved: dict[str, Any]) -> dict[str, Any]:
     from retrieval.config import RetrieverSettings
+    from rewards.config import RewardSettings
     from sleuth.settings import validate
 
-    if saved.get("retriever") is None:
-        return saved
-    chosen = validate(RetrieverSettings, saved["retriever"], "config.yaml of the evaluation")
-    return {**saved, "retriever": chosen.model_dump(mode="json")}
+    where = "config.yaml of the evaluation"
+    rewards = [validate(RewardSettings, reward, where).model_dump(mode="json") for reward in saved.get("rewards", [])]
+    reread = {**saved, "rewards": rewards} if rewards else dict(saved)
+    if saved.get("retriever") is not None:
+        reread["retriever"] = validate(RetrieverSettings, saved["retriever"], where).model_dump(mode="json")
+    return reread
 
 
 def _weights_stamp(model: str | None) -> list[str]:

@@ -89,6 +89,9 @@ def played(driver, oversample, credit=None):
     class Alternate:
         count = 0
 
+        def score_all(self, played):
+            return [self.score(trajectory) for trajectory in played]
+
         def score(self, played):
             self.count += 1
             return ScoredTrajectory(played, 0.0 if played.question.id == "flat" else float(self.count % 2))
