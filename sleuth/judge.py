@@ -165,8 +165,8 @@ class Judge:
 def question_about(claim: Claim) -> str:
     """The prompt: what is judged stands in it as JSON strings, which it cannot leave."""
     question, accepted, answer = claim
-    listed = ", ".join(map(_quoted, accepted))
-    data = f'"question": {_quoted(question)}, "accepted_answers": [{listed}], "proposed_answer": {_quoted(answer or "")}'
+    listed, proposed = ", ".join(map(_quoted, accepted)), _quoted(answer or "")
+    data = f'"question": {_quoted(question)}, "accepted_answers": [{listed}], "proposed_answer": {proposed}'
     return PROMPT.replace("%s", f"{{{data}}}")
 
 

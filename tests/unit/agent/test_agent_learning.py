@@ -109,6 +109,21 @@ def test_a_rollout_has_as_many_rows_as_prompts_with_seeds_of_their_own():
     assert len({seed for _, seed in driver.asked}) == 4
 
 
+def test_a_rollout_is_scored_in_one_piece():
+    """A reward that asks a server asks about all rows at once."""
+    batches = []
+
+    class Counting:
+        def score_all(self, played):
+            batches.append(len(played))
+            return [ScoredTrajectory(trajectory, 0.0) for trajectory in played]
+
+    questions = [Question("a", "?", ("x",)), Question("b", "?", ("x",))]
+    rollouts = GroupRollouts(questions, Counting(), GroupCredit(), group_size=2, temperature=1.0, seed=0)
+    rollouts.play(["0", "0", "1", "1"], 0, 0, _Driver())
+    assert batches == [4]
+
+
 def test_flat_groups_are_replaced_within_the_stated_factor():
     driver = _Driver()
     record = played(driver, 3.0)
