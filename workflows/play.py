@@ -133,7 +133,7 @@ def _play_once(
         make_driver(policy, codec, settings.environment, retriever),
         questions,
         metrics={"em": exact_match, "f1": f1},
-        score=make_scorer(settings.rewards).score,
+        score=make_scorer(settings.rewards).score_all,
         out=folder,
         sampling=Sampling(settings.evaluation.temperature),
         batch_size=settings.evaluation.batch_size,
@@ -148,8 +148,8 @@ def _judged(settings: RunSettings, kept: EvaluationLayout) -> dict[str, Any]:
     chosen = settings.evaluation
     if chosen.judge is None:
         return {}
-    from agent.judge import Judge
     from sleuth.artifacts import text_digest
+    from sleuth.judge import Judge
 
     rows = [row.trajectory for part in kept.samples(chosen.samples) for row in played(part)]
     asked = [(t.question.text, t.question.answers, t.answer) for t in rows if t.scorable]
@@ -192,14 +192,17 @@ def _reread(saved: dict[str, Any]) -> dict[str, Any]:
     """The identity with today's defaults where an earlier version had no such settings."""
     from envs.config import EnvironmentSettings
     from retrieval.config import RetrieverSettings
+    from rewards.config import RewardSettings
     from sleuth.settings import Settings, validate
 
+    def today(of: type[Settings], values: Any) -> dict[str, Any]:
+        return validate(of, values, "config.yaml of the evaluation").model_dump(mode="json")
+
+    reread = dict(saved)
+    if saved.get("rewards"):
+        reread["rewards"] = [today(RewardSettings, reward) for reward in saved["rewards"]]
     kinds: dict[str, type[Settings]] = {"environment": EnvironmentSettings, "retriever": RetrieverSettings}
-    where = "config.yaml of the evaluation"
-    present = {name: saved[name] for name in kinds if saved.get(name) is not None}
-    return saved | {
-        name: validate(kinds[name], given, where).model_dump(mode="json") for name, given in present.items()
-    }
+    return reread | {name: today(of, saved[name]) for name, of in kinds.items() if saved.get(name) is not None}
 
 
 def _weights_stamp(model: str | None) -> list[str]:

@@ -194,7 +194,7 @@ def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:
         driver,
         read_questions(path, settings.evaluation.limit),
         metrics={"em": exact_match, "f1": f1},
-        score=make_scorer(settings.rewards).score,
+        score=make_scorer(settings.rewards).score_all,
         out=out,
         batch_size=settings.evaluation.batch_size,
         resamples=settings.evaluation.bootstrap,

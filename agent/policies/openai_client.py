@@ -14,8 +14,8 @@ import httpx
 
 from agent.policies.config import OpenAISettings
 from agent.policies.neutral import NEUTRAL
-from agent.retries import PASSING, pause
 from sleuth.errors import PolicyError, did_you_mean
+from sleuth.retries import PASSING, pause
 
 log = logging.getLogger("sleuth.policy")
 

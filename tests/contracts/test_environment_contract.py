@@ -142,5 +142,5 @@ def test_a_hostile_passage_forges_no_turn_and_earns_nothing(preset, text):
     observed = CODEC.decode(trajectory.segments[2].token_ids)
     cut = PRESETS[preset].hard_cut and len(trajectory.segments[2].token_ids) >= config.observation_tokens - 3
     assert observed.count("</information>") == (0 if cut else 1) and "<answer>" not in observed
-    scored = make_scorer([RewardSettings(kind="exact_match"), RewardSettings(kind="f1")]).score(trajectory)
+    scored = make_scorer([RewardSettings.of(kind="exact_match"), RewardSettings.of(kind="f1")]).score(trajectory)
     assert scored.reward == 0.0
