@@ -70,6 +70,15 @@ def test_the_environment_is_that_of_the_script() -> None:
     assert sum(source.weight for source in settings.data.train) == 169_615
 
 
+def test_the_runs_of_the_second_paper_are_two_overrides_away() -> None:
+    overrides = ["grpo.learning_rate=5e-7", "rewards=[{kind: search_r1_format}]"]
+    settings = load_run_settings(CONFIG, overrides)
+    (reward,) = [reward.model_dump() for reward in settings.rewards]
+    assert settings.grpo is not None and settings.grpo.learning_rate == 5e-7
+    scores = [reward[name] for name in ("structure_format_score", "final_format_score", "retrieval_score")]
+    assert (reward["kind"], reward["weight"], scores) == ("search_r1_format", 1.0, [0.2, 0.1, 0.0])
+
+
 @pytest.mark.usefixtures("offline")
 def test_the_dry_run_says_it_offline_too_and_as_the_page_does() -> None:
     unknown, *lines = estimate_lines(load_run_settings(CONFIG), "grpo")
