@@ -78,7 +78,11 @@ def unigram() -> Any:
     core.pre_tokenizer = pre_tokenizers.Metaspace()
     core.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
-        vocab_size=200, special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False
+        vocab_size=300,
+        special_tokens=["<unk>", "</s>"],
+        unk_token="<unk>",
+        initial_alphabet=[*map(chr, range(33, 127)), "·"],
+        show_progress=False,
     )
     core.train_from_iterator([PROSE, "\n", *PROSE.splitlines()], trainer)
     return _wrapped(core, None, bos=None, eos="</s>", pad="</s>", unk="<unk>")

@@ -13,10 +13,9 @@ import functools
 import re
 import unicodedata
 
-from sleuth.reserved import is_markup
+from sleuth.reserved import TAGS, is_markup
 from sleuth.types import Action, Answer, Invalid, Search
 
-TAGS = ("think", "search", "answer", "information")
 STOP_STRINGS = ("</search>", "</answer>")
 
 OPEN_THOUGHT, CLOSE_THOUGHT = "<think>", "</think>"

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from envs.grammar import TAGS
 from envs.prompts import Preset
 from sleuth.protocols import TextCodec
+from sleuth.reserved import TAGS
 
 _TAG = re.compile(r"</?([^<>\s/]+)>")
 

@@ -48,7 +48,7 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
     """
     from envs.chat import open_chat
     from envs.factory import make_environment
-    from envs.grammar import TAGS
+    from sleuth.reserved import TAGS
 
     content: dict[str, Any] = {"environment": environment.model_dump(mode="json")}
     if ":" in environment.kind:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from envs.grammar import TAGS
+from sleuth.reserved import TAGS
 
 _TAG = re.compile(rf"<(/?)({'|'.join(TAGS)})>")
 _SPELLED = tuple(f"<{slash}{name}>" for name in TAGS for slash in ("", "/"))
