@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,8 @@ def play(
     retriever = opened.retriever(settings)
     identity = _identity(settings, retriever)
     kept, chosen = EvaluationLayout(folder), settings.evaluation
-    with RunFolder(folder).claim(identity, resume=resume, overwrite=overwrite, may_differ=MAY_DIFFER, reread=_reread):
+    before = partial(_reread, settings)
+    with RunFolder(folder).claim(identity, resume=resume, overwrite=overwrite, may_differ=MAY_DIFFER, reread=before):
         limit_threads(settings.threads, settings.policy, min(chosen.batch_size, settings.policy.max_rows))
         report = None
         for number, part in enumerate(kept.samples(chosen.samples)):
@@ -188,17 +190,16 @@ def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, A
     }
 
 
-def _reread(saved: dict[str, Any]) -> dict[str, Any]:
+def _reread(settings: RunSettings, saved: dict[str, Any]) -> dict[str, Any]:
     from retrieval.config import RetrieverSettings
-    from rewards.config import RewardSettings
+    from rewards.config import reread
     from sleuth.settings import validate
 
     where = "config.yaml of the evaluation"
-    rewards = [validate(RewardSettings, reward, where).model_dump(mode="json") for reward in saved.get("rewards", [])]
-    reread = {**saved, "rewards": rewards} if rewards else dict(saved)
+    plain = {**saved, "rewards": reread(saved["rewards"], settings.rewards, where)} if "rewards" in saved else {**saved}
     if saved.get("retriever") is not None:
-        reread["retriever"] = validate(RetrieverSettings, saved["retriever"], where).model_dump(mode="json")
-    return reread
+        plain["retriever"] = validate(RetrieverSettings, saved["retriever"], where).model_dump(mode="json")
+    return plain
 
 
 def _weights_stamp(model: str | None) -> list[str]:
