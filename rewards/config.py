@@ -54,13 +54,11 @@ class RewardSettings(KindSettings):
     @classmethod
     def spelled_out(cls, value: Any) -> Any:
         """Earlier versions kept a kind's own settings under ``options``, as those of a dotted path still are."""
-        if not isinstance(value, Mapping) or value.get("kind") not in cls.KINDS:
-            return value
-        options = value.get("options", {})
-        if not isinstance(options, Mapping):
+        kind, options = (value.get("kind"), value.get("options", {})) if isinstance(value, Mapping) else (None, None)
+        if not isinstance(kind, str) or kind not in cls.KINDS or not isinstance(options, Mapping):
             return value
         plain = {**options, **{name: given for name, given in value.items() if name != "options"}}
-        if value["kind"] == "judge" and "url" in plain:
+        if kind == "judge" and "url" in plain:
             plain.setdefault("base_url", plain.pop("url"))
         return plain
 
