@@ -10,9 +10,11 @@ from pydantic import Field, SerializeAsAny, model_validator
 from agent.learning.algorithms import contradiction, spelled_out
 from agent.learning.credit.config import CreditSettings
 from agent.learning.credit.group import GroupSettings, Scale
+from agent.learning.stability import StabilitySettings, without_effect
 from agent.policies.config import OpenAISettings, VllmSettings
 from agent.tiny_config import TinySettings
 from hub.config import LoraSettings
+from sleuth.judge import JudgeSettings
 from sleuth.settings import Count, Rate, Settings, Share
 
 
@@ -61,12 +63,23 @@ class DemonstrationSettings(Settings):
 
 
 class OptimizerSettings(Settings):
+    """AdamW and its schedule. ``warmup_ratio``: the warm-up as a fraction of the training, instead of its steps."""
+
     learning_rate: Rate = 1e-5
     schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "linear"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     betas: tuple[Share, Share] = (0.9, 0.999)
     max_grad_norm: Rate = 1.0
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> OptimizerSettings:
+        if self.warmup_ratio and self.warmup_steps:
+            raise ValueError("give either warmup_steps or warmup_ratio")
+        if self.warmup_ratio and self.schedule == "constant":
+            raise ValueError("schedule constant has no warm-up: set it to constant_with_warmup")
+        return self
 
 
 class WarmstartSettings(OptimizerSettings):
@@ -108,7 +121,7 @@ class MonitorSettings(Settings):
     stop_on_collapse: bool = False
 
 
-class GrpoSettings(OptimizerSettings):
+class GrpoSettings(OptimizerSettings, StabilitySettings):
     """Group-relative policy optimisation (Shao et al. 2024) on TRL, and its relatives.
 
     ``algorithm`` names a published one, whose loss, credit and KL are taken (``agent/learning/algorithms.py``); any
@@ -116,12 +129,11 @@ class GrpoSettings(OptimizerSettings):
 
     One rollout is ``questions`` x ``group_size`` trajectories. They are split into ``minibatches``
     optimizer updates and reused ``iterations`` times; each update accumulates gradients over
-    micro-batches of ``micro_batch`` rows. ``credit`` turns rewards into advantages (``agent/learning/credit/``).
+    micro-batches of ``micro_batch`` rows. ``steps`` and ``warmup_steps`` count updates; ``warmup_ratio`` is of the
+    rollouts, of which it takes whole ones. ``credit`` turns rewards into advantages (``agent/learning/credit/``).
     ``oversample`` above 1 is dynamic sampling (DAPO, Yu et al. 2025): flat groups, in which no token has an advantage,
-    are replaced by new questions, up to that many times the questions of a rollout.
-
-    ``importance_cap`` truncates token-level importance ratios between the policy being trained and the one that
-    sampled; ``auto`` is 2 if rollouts are sampled by older weights (an asynchronous cluster), else off.
+    are replaced by new questions, up to that many times the questions of a rollout. What keeps a run stable (entropy,
+    masks, importance weights, ``top_p``) is described in ``StabilitySettings``.
     """
 
     algorithm: str | None = None
@@ -136,7 +148,6 @@ class GrpoSettings(OptimizerSettings):
     kl_estimator: Literal["k3", "bias_corrected"] = "k3"
     loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"] = "grpo"
     importance: Literal["token", "sequence"] = "token"
-    importance_cap: Annotated[float, Field(ge=1.0)] | Literal["auto", "off"] = "auto"
     epsilon: Rate = 0.2
     epsilon_high: Rate | None = None
     credit: SerializeAsAny[CreditSettings] = GroupSettings()
@@ -154,6 +165,22 @@ class GrpoSettings(OptimizerSettings):
     monitors: MonitorSettings = MonitorSettings()
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
 
+    @property
+    def rollouts(self) -> int:
+        """How many rollouts there are in all."""
+        return -(-self.steps // self.updates_per_rollout)
+
+    @property
+    def updates_per_rollout(self) -> int:
+        return self.minibatches * self.iterations
+
+    @property
+    def warmup_updates(self) -> int:
+        """Updates with a learning rate that still rises."""
+        if not self.warmup_ratio:
+            return self.warmup_steps
+        return int(self.warmup_ratio * self.rollouts) * self.updates_per_rollout
+
     @model_validator(mode="before")
     @classmethod
     def _scale_of_old(cls, values: Any) -> Any:
@@ -170,7 +197,8 @@ class GrpoSettings(OptimizerSettings):
 
     @model_validator(mode="after")
     def _fits(self) -> GrpoSettings:
-        wrong = contradiction(self.loss, self.importance)
+        upper = self.epsilon if self.epsilon_high is None else self.epsilon_high
+        wrong = contradiction(self.loss, self.importance) or without_effect(self, self.loss, upper)
         if wrong:
             raise ValueError(wrong)
         if self.sync_reference and (self.lora or self.beta == 0.0):
@@ -196,21 +224,6 @@ class GrpoSettings(OptimizerSettings):
 
 
 Mode = Literal["direct", "cot", "rag", "search"]
-
-
-class JudgeSettings(Settings):
-    """A model behind an OpenAI-compatible server that says whether an answer is right.
-
-    ``base_url`` ends before ``chat/completions``; the key is read from the environment variable ``key_variable``.
-    """
-
-    base_url: str
-    model: str
-    key_variable: str = "OPENAI_API_KEY"
-    parallel: Count = 8
-    max_tokens: Count = 512
-    timeout_s: Rate = 60.0
-    retries: Annotated[int, Field(ge=0)] = 2
 
 
 class EvaluationSettings(Settings):

@@ -26,7 +26,8 @@ GREEDY = Sampling(temperature=0.0)
 
 AnswerMetric = Callable[[str | None, Sequence[str]], float]
 """(prediction, accepted answers) -> value; a missing prediction is None."""
-Score = Callable[[Trajectory], ScoredTrajectory]
+Score = Callable[[Sequence[Trajectory]], Sequence[ScoredTrajectory]]
+"""A batch at a time, so that a reward that asks a server can ask for all of it at once."""
 
 
 class Driver(Protocol):
@@ -129,9 +130,9 @@ def evaluate(
                 on_progress(len(done), len(questions))
             batch = missing[start : start + batch_size]
             seeds = [seed + position for position, _ in batch]
-            for trajectory in driver.run([question for _, question in batch], sampling, seeds):
-                scored = score(trajectory) if score else ScoredTrajectory(trajectory, None)
-                done[trajectory.question.id] = scored
+            trajectories = driver.run([question for _, question in batch], sampling, seeds)
+            for scored in score(trajectories) if score else [ScoredTrajectory(t, None) for t in trajectories]:
+                done[scored.trajectory.question.id] = scored
                 if keep:
                     keep.write(scored)
     finally:

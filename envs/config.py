@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from envs.prompts import PRESETS
+from envs.prompts import PRESETS, Preset
+from envs.wording import PromptSettings, laid_over
 from sleuth.errors import did_you_mean
 from sleuth.settings import Seconds, Settings
 
@@ -61,7 +62,9 @@ class EnvironmentSettings(Settings):
 
     ``turns`` counts every policy turn, including invalid ones; ``searches`` every query, of which a turn may have
     several; ``calls`` the calls of other ``tools``; ``total_tokens`` covers prompt, turns and observations. ``kind``
-    may be a dotted path to a class, which is called with (settings, codec).
+    may be a dotted path to a class, which is called with (settings, codec). ``prompts`` are texts of one's own over the
+    preset's. A prompt of more than ``prompt_tokens`` ends its episode before the first turn; None: the prompt needs
+    only fit into ``total_tokens``.
 
     ``protocol`` is how the policy acts and reads: ``tags`` (``<search> query </search>``), ``hermes``
     (``<tool_call>{"name": "search", ...}</tool_call>`` and the chat template's own tool messages), or a dotted path.
@@ -75,6 +78,7 @@ class EnvironmentSettings(Settings):
     protocol: str = "tags"
     tools: tuple[ToolSettings, ...] = (ToolSettings(kind="search"),)
     preset: str = "sleuth"
+    prompts: PromptSettings | None = None
     chat: Literal["auto", "always", "never"] = "auto"
     system: str | None = None
     chat_template_kwargs: Mapping[str, Any] = {}
@@ -86,6 +90,7 @@ class EnvironmentSettings(Settings):
     turn_tokens: Positive = 500
     observation_tokens: Positive = 500
     total_tokens: Positive = 4096
+    prompt_tokens: Positive | None = None
 
     @field_validator("kind")
     @classmethod
@@ -143,8 +148,8 @@ class EnvironmentSettings(Settings):
 
     @model_validator(mode="after")
     def _budgets_fit(self) -> EnvironmentSettings:
-        for name in ("turn_tokens", "observation_tokens"):
-            if getattr(self, name) >= self.total_tokens:
+        for name in ("turn_tokens", "observation_tokens", "prompt_tokens"):
+            if (getattr(self, name) or 0) >= self.total_tokens:
                 raise ValueError(
                     f"total_tokens ({self.total_tokens}) must be above {name} ({getattr(self, name)}): "
                     "it covers the prompt and all turns"
@@ -154,3 +159,7 @@ class EnvironmentSettings(Settings):
                 f"turns ({self.turns}) must be above searches ({self.searches}): the answer needs its own turn"
             )
         return self
+
+    def wording(self) -> Preset:
+        """The preset with ``prompts`` laid over it, in the words of the tag protocol."""
+        return laid_over(PRESETS[self.preset], self.prompts)

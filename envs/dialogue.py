@@ -11,6 +11,8 @@ The state follows from what stands in the transcript:
 
 A protocol whose tools answer in messages of their own (Hermes) always has the template's frame: what the policy did not
 sample of the end of its message is written for it.
+
+A lenient preset knows no thoughts and no frames: its observations are appended as they are.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from envs.grammar import CLOSE_THOUGHT, ends_thinking, opens_thought
 from envs.observation import Piece, joined, size, trusted
 from envs.prompts import PRESETS
 from envs.protocols.base import open_protocol
+from envs.search_r1 import parse_lenient
+from envs.wording import laid_over
 from sleuth.protocols import TextCodec
 from sleuth.types import Action, Generation, Observation
 
@@ -34,12 +38,13 @@ class Dialogue:
         self._settings = settings
         self._codec = codec
         self.protocol = open_protocol(settings)
-        self.preset = self.protocol.wording(PRESETS[settings.preset])
+        self.preset = laid_over(self.protocol.wording(PRESETS[settings.preset]), settings.prompts)
         self._shown = self.protocol.schemas if self.protocol.tool_messages else ()
         self._tool_frames: dict[int, tuple[str, ...]] = {}
         self.frame: ChatFrame | None = None
         self._generation: Generation | None = None
         self._left_open = False
+        self._lenient = self.preset.lenient
         self.thinking = False
 
     def begin(self, wording: str) -> str:
@@ -47,16 +52,18 @@ class Dialogue:
         opening = open_chat(wording, self.preset, self._settings, self._codec, self._shown)
         if self.protocol.tool_messages:
             self.tool_frame(1)  # what is wrong with the template is said at the start
-        self.frame, self._generation, self._left_open = opening.frame, None, False
-        self.thinking = opens_thought(opening.text)
+        self.frame, self._generation, self._left_open = None if self._lenient else opening.frame, None, False
+        self.thinking = not self._lenient and opens_thought(opening.text)
         return opening.text
 
     def over(self, text: str, generation: Generation) -> bool:
         """Whether the turn has ended: a stop string inside a thought is a mention and ends none."""
         self._generation = generation
-        return generation.finish_reason != "stop" or self.protocol.ended(text, self.thinking)
+        return self._lenient or generation.finish_reason != "stop" or self.protocol.ended(text, self.thinking)
 
     def parse(self, text: str) -> Action:
+        if self._lenient:
+            return parse_lenient(text)
         self._left_open = ends_thinking(text, self.thinking)
         return self.protocol.parse(text, self.thinking)
 

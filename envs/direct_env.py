@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from envs.config import EnvironmentSettings
 from envs.dialogue import Dialogue
+from envs.guard import guarded
 from envs.observation import fill, joined
-from envs.search_env import hint
+from envs.search_env import asked, exceeds, hint
 from sleuth.protocols import TextCodec
 from sleuth.types import Action, Answer, Call, Generation, Hit, Invalid, Observation, Question, Search, Stop
 
@@ -17,11 +18,12 @@ class DirectEnvironment:
 
     def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
         self._settings = settings
-        self._codec = codec
         self._dialogue = Dialogue(settings, codec)
         self.stop_strings = self._dialogue.protocol.stop_strings
         self.preset = self._dialogue.preset
+        self._codec = guarded(codec, self.preset)
         self._turns = 0
+        self._too_long = False
         self._action: Action | None = None
 
     @property
@@ -33,15 +35,18 @@ class DirectEnvironment:
         return self._dialogue.thinking
 
     def turn_tokens(self, room: int) -> int:
-        return max(0, min(self._settings.turn_tokens, room))
+        return 0 if self._too_long else max(0, min(self._settings.turn_tokens, room))
 
     def reset(self, question: Question) -> Observation:
         template = self.begin(self.preset.cot if self._settings.kind == "cot" else self.preset.direct)
-        return joined(fill(self._codec, template, {"question": question.text}))
+        prompt = joined(fill(self._codec, template, {"question": asked(self.preset, question)}))
+        self._too_long = exceeds(self._settings, prompt)
+        return prompt
 
     def begin(self, wording: str) -> str:
         """Start an episode whose prompt says ``wording``; returns the whole prompt, slots unfilled."""
         self._turns = 0
+        self._too_long = False
         self._action = None
         return self._dialogue.begin(wording)
 

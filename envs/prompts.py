@@ -17,7 +17,9 @@ class Preset:
     """Wording of one style. A prompt template contains ``{question}`` once, ``rag`` also ``{passages}``.
 
     An information block is ``opening + passage (separator passage)* + closing``. ``chat`` False: plain
-    text even if the tokenizer has a chat template, unless the settings say ``always``.
+    text even if the tokenizer has a chat template, unless the settings say ``always``. ``lenient``: turns are parsed
+    by ``parse_lenient``. ``hard_cut``: a block that is too long loses its end, the closing tag included.
+    ``question_mark``: a question that lacks one gets it. All three stand for Search-R1's code (``envs/search_r1.py``).
     """
 
     search: str
@@ -34,6 +36,9 @@ class Preset:
     answer_only: str
     last_turn: str = ""
     chat: bool = True
+    lenient: bool = False
+    hard_cut: bool = False
+    question_mark: bool = False
 
 
 ANSWER_FORM = "Put only the answer itself between <answer> and </answer>, as short as it can be: <answer>Oslo</answer>."
@@ -112,6 +117,9 @@ SEARCH_R1 = Preset(
         "\nThe last action was invalid. To answer, the answer has to stand between <answer> and </answer>. "
         "Let me try again.\n"
     ),
+    lenient=True,
+    hard_cut=True,
+    question_mark=True,
 )
 """Search-R1's protocol. Its information block, and the plain question line at the end of one user
 message, are byte for byte those of its training code (``generation.py``: ``_passages2string``, which strips the

@@ -7,7 +7,20 @@ from dataclasses import replace
 
 from envs.config import EnvironmentSettings
 from envs.dialogue import Dialogue
-from envs.observation import Piece, block_within, fill, information_block, joined, returned_block, size, trusted
+from envs.guard import guarded
+from envs.observation import (
+    Piece,
+    block_within,
+    cut_block,
+    fill,
+    information_block,
+    joined,
+    returned_block,
+    size,
+    trusted,
+)
+from envs.prompts import Preset
+from envs.search_r1 import with_question_mark
 from sleuth.protocols import TextCodec
 from sleuth.types import (
     Action,
@@ -34,16 +47,17 @@ class SearchEnvironment:
 
     def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
         self._settings = settings
-        self._codec = codec
         self._dialogue = Dialogue(settings, codec)
         self.stop_strings = self._dialogue.protocol.stop_strings
         self._preset = self._dialogue.preset
+        self._codec = guarded(codec, self._preset, self._dialogue.protocol.tags)
         self._block = self._preset
         if self._dialogue.protocol.tool_messages:
             self._block = replace(self._preset, opening="", closing="")
         self._turns = 0
         self._searches = 0
         self._calls = 0
+        self._too_long = False
         self._action: Action | None = None
 
     @property
@@ -55,14 +69,16 @@ class SearchEnvironment:
         return self._dialogue.thinking
 
     def turn_tokens(self, room: int) -> int:
-        return max(0, min(self._settings.turn_tokens, room))
+        return 0 if self._too_long else max(0, min(self._settings.turn_tokens, room))
 
     def reset(self, question: Question) -> Observation:
         """The prompt with the whole question; refusing one that is too long is up to the driver."""
         self._turns = self._searches = self._calls = 0
         self._action = None
         template = self._dialogue.begin(self._preset.search)
-        return joined(fill(self._codec, template, {"question": question.text}))
+        prompt = joined(fill(self._codec, template, {"question": asked(self._preset, question)}))
+        self._too_long = exceeds(self._settings, prompt)
+        return prompt
 
     def over(self, text: str, generation: Generation) -> bool:
         return self._dialogue.over(text, generation)
@@ -107,11 +123,12 @@ class SearchEnvironment:
         """The hits of every query, which share the budget equally; they are numbered throughout."""
         note, room = self._note(len(found), room)
         budget, share = self._settings.observation_tokens, len(found)
+        whole = cut_block if self._preset.hard_cut else information_block
         blocks: list[list[Piece]] = []
         first = 1
         for hits in found:
             block = (
-                information_block(self._codec, self._block, hits, budget, room)
+                whole(self._codec, self._block, hits, budget, room)
                 if share == 1
                 else block_within(self._codec, self._block, hits, min(budget, room) // share, first)
             )
@@ -143,6 +160,16 @@ class SearchEnvironment:
 
 
 NO_SEARCHES = "no searches are left"
+
+
+def asked(preset: Preset, question: Question) -> str:
+    """The question's text as the preset asks it."""
+    return with_question_mark(question.text) if preset.question_mark else question.text
+
+
+def exceeds(settings: EnvironmentSettings, prompt: Observation) -> bool:
+    """Whether ``prompt`` is longer than it may be."""
+    return settings.prompt_tokens is not None and len(prompt.token_ids) > settings.prompt_tokens
 
 
 def hint(codec: TextCodec, dialogue: Dialogue, text: str, room: int) -> Observation | Stop:

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
+from rewards.config import RewardSettings
 from sleuth.types import Answer, Call, Invalid, Question, Trajectory, Turn
 
 _CALLS = re.compile(r"\s*(?:<tool_call>(?:(?!<tool_call>).)*?</tool_call>\s*)+", re.DOTALL)
+
+
+class FormatSettings(RewardSettings):
+    """The fraction of well-formed turns; with ``think``, each begins with one thought."""
+
+    kind: Literal["format"] = "format"
+    think: bool = True
+
+    def open(self) -> Format:
+        return Format(think=self.think)
 
 
 @dataclass(frozen=True)

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rewards.config import RewardSettings
-from rewards.costs import Overlong, RepeatedQuery, SearchCost
-from rewards.format import Format
-from rewards.outcome import F1, ExactMatch
-from rewards.retrieval import Retrieval
-from sleuth.errors import ConfigError
-from sleuth.plugins import load_object
-from sleuth.protocols import Reward
+from sleuth.errors import ConfigError, ScoringError, first_line
+from sleuth.protocols import BatchReward, Reward
 from sleuth.types import ScoredTrajectory, Trajectory
 
-REWARDS: dict[str, Callable[..., Reward]] = {
-    "exact_match": ExactMatch,
-    "f1": F1,
-    "format": Format,
-    "retrieval": Retrieval,
-    "search_cost": SearchCost,
-    "repeated_query": RepeatedQuery,
-    "overlong": Overlong,
-}
+log = logging.getLogger("sleuth.rewards")
+
+Value = float | None | ScoringError
+"""What a part says of a trajectory: a number, that it does not apply, or why it could not be worked out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +26,26 @@ class Part:
     weight: float
     reward: Reward
 
-    def value(self, trajectory: Trajectory) -> float | None:
-        """Raises ConfigError for what is not a finite number."""
-        given = self.reward.score(trajectory.question, trajectory)
+    def values(self, trajectories: Sequence[Trajectory]) -> list[Value]:
+        """One for each trajectory. Raises ConfigError for what is not a finite number."""
+        if isinstance(self.reward, BatchReward):
+            given = list(self.reward.score_all(trajectories))
+            if len(given) != len(trajectories):
+                raise ConfigError(
+                    f"the reward {self.name} gave {len(given)} values for {len(trajectories)} trajectories"
+                )
+        else:
+            given = [_attempt(self.reward, trajectory) for trajectory in trajectories]
+        return [self._checked(value, trajectory) for value, trajectory in zip(given, trajectories, strict=True)]
+
+    def _checked(self, given: Value, trajectory: Trajectory) -> Value:
+        if given is None or isinstance(given, ScoringError):
+            return given
         try:
-            value = None if given is None else float(given)
+            value = float(given)
         except (TypeError, ValueError):
             value = math.nan
-        if value is not None and not math.isfinite(value):
+        if not math.isfinite(value):
             raise ConfigError(
                 f"the reward {self.name} gave {given!r} for question '{trajectory.question.id}'",
                 "a reward is a finite number, or None where it does not apply",
@@ -57,15 +60,32 @@ class Scorer:
     parts: tuple[Part, ...]
 
     def score(self, trajectory: Trajectory) -> ScoredTrajectory:
-        """The weighted sum of the parts; a part that returns None is left out and recorded as None.
+        """Like ``score_all``, for one."""
+        return self.score_all([trajectory])[0]
 
-        The reward is None for a trajectory that infrastructure ended, and if every part returns None.
+    def score_all(self, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
+        """The weighted sum of the parts for each; a part that returns None is left out and recorded as None.
+
+        The reward is None for a trajectory that infrastructure ended, where a part that has a weight could not be
+        worked out, and if every part returns None.
         """
-        if not trajectory.scorable:
-            return ScoredTrajectory(trajectory, None, dict.fromkeys((part.name for part in self.parts), None))
-        values = {part.name: part.value(trajectory) for part in self.parts}
-        known = [part.weight * value for part in self.parts if (value := values[part.name]) is not None]
-        return ScoredTrajectory(trajectory, sum(known) if known else None, values)
+        played = [position for position, trajectory in enumerate(trajectories) if trajectory.scorable]
+        values: list[list[Value]] = [[None] * len(self.parts) for _ in trajectories]
+        for column, part in enumerate(self.parts):
+            found = part.values([trajectories[position] for position in played])
+            _report(part.name, found)
+            for position, value in zip(played, found, strict=True):
+                values[position][column] = value
+        return [self._combined(*pair) for pair in zip(trajectories, values, strict=True)]
+
+    def _combined(self, trajectory: Trajectory, values: Sequence[Value]) -> ScoredTrajectory:
+        known = {
+            part.name: None if isinstance(value, ScoringError) else value
+            for part, value in zip(self.parts, values, strict=True)
+        }
+        failed = any(isinstance(v, ScoringError) and p.weight for p, v in zip(self.parts, values, strict=True))
+        terms = [part.weight * value for part in self.parts if (value := known[part.name]) is not None]
+        return ScoredTrajectory(trajectory, sum(terms) if terms and not failed else None, known)
 
 
 def make_scorer(settings: Sequence[RewardSettings]) -> Scorer:
@@ -76,14 +96,17 @@ def make_scorer(settings: Sequence[RewardSettings]) -> Scorer:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"two rewards are called '{name}'", "give one of them another name:")
-    return Scorer(tuple(Part(one.label, one.weight, _make(one)) for one in settings))
+    return Scorer(tuple(Part(one.label, one.weight, one.open()) for one in settings))
 
 
-def _make(settings: RewardSettings) -> Reward:
-    known = REWARDS.get(settings.kind)
-    make = known if known is not None else load_object(settings.kind)
+def _attempt(reward: Reward, trajectory: Trajectory) -> Value:
     try:
-        reward: Reward = make(**settings.checked_options())
-    except TypeError as error:
-        raise ConfigError(f"reward {settings.kind}: {error}", "check its options") from None
-    return reward
+        return reward.score(trajectory.question, trajectory)
+    except ScoringError as error:
+        return error
+
+
+def _report(name: str, values: Sequence[Value]) -> None:
+    failures = [value for value in values if isinstance(value, ScoringError)]
+    if failures:
+        log.warning("%s: %d of %d not scored: %s", name, len(failures), len(values), first_line(failures[0]))

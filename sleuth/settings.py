@@ -1,7 +1,8 @@
 """Strict settings: pydantic models, YAML layers (``extends``), ``--set key=value`` and did-you-mean.
 
 ``${NAME}`` in a YAML string is replaced from the environment; ``${NAME:-default}`` has a fallback. This happens
-last, so a value that a later layer replaces does not need its variable to be set.
+last, so a value that a later layer replaces does not need its variable to be set. Texts under ``prompts`` are taken
+as they are.
 Paths are relative to the working directory, as on a command line.
 """
 
@@ -11,7 +12,7 @@ import inspect
 import os
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -22,6 +23,8 @@ from sleuth.errors import ConfigError, did_you_mean
 
 _UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
 """What the YAML parser raises: ValueError for an invalid date such as 2024-02-30."""
+VERBATIM = "prompts"
+"""The section whose texts are a user's own to the last byte, dollars and braces included."""
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 Count = Annotated[int, Field(ge=1)]
@@ -171,21 +174,27 @@ def _unshared(value: Any) -> Any:
 
 
 def _expand(value: Any, where: str) -> Any:
-    if isinstance(value, dict):
-        return {k: _expand(v, f"{where}.{k}") for k, v in value.items()}
-    if isinstance(value, list):
-        return [_expand(v, where) for v in value]
-    if not isinstance(value, str):
-        return value
-
-    def replace(match: re.Match[str]) -> str:
+    def replace(match: re.Match[str], place: str) -> str:
         name, fallback = match.groups()
         found = os.environ.get(name, fallback)
         if found is None:
-            raise ConfigError(f"{where} uses ${{{name}}}, which is not set", f"export {name}=...")
+            raise ConfigError(f"{place} uses ${{{name}}}, which is not set", f"export {name}=...")
         return found
 
-    return _VARIABLE.sub(replace, value)
+    return change_strings(value, lambda text, at: _VARIABLE.sub(lambda match: replace(match, at), text), where)
+
+
+def change_strings(value: Any, change: Callable[[str, str], str], where: str = "") -> Any:
+    """``value`` with ``change(text, place)`` for every string in it but the texts of a mapping ``prompts``."""
+    if isinstance(value, dict):
+        verbatim = re.split(r"[. ]", where)[-1] == VERBATIM
+        return {
+            k: v if verbatim and isinstance(v, str) else change_strings(v, change, f"{where}.{k}")
+            for k, v in value.items()
+        }
+    if isinstance(value, list):
+        return [change_strings(item, change, where) for item in value]
+    return change(value, where) if isinstance(value, str) else value
 
 
 def _descend(node: Any, part: str, key: str, nearest: str) -> Any:
@@ -209,7 +218,10 @@ def _explain(model: type[BaseModel], error: ValidationError, values: Mapping[str
     # a name that is unknown says more than one that is missing, which may be the same, mistyped
     first = next((fault for fault in found if fault["type"] == "extra_forbidden"), found[0])
     location = [str(part) for part in first["loc"]]
-    key = ".".join(_written(first["loc"], values, missing=first["type"] == "missing"))
+    named = first["type"] in ("missing", "extra_forbidden") or (
+        bool(location) and location[-1] in _field_names(model, first["loc"][:-1], values)
+    )
+    key = ".".join(_written(first["loc"], values, named=named))
     if first["type"] == "extra_forbidden":
         siblings = _field_names(model, first["loc"][:-1], values)
         return f"{where}: unknown setting '{key}'", did_you_mean(location[-1], siblings)
@@ -221,15 +233,18 @@ def _explain(model: type[BaseModel], error: ValidationError, values: Mapping[str
     return f"{where}: {key or 'settings'}: {message}{shown}", "see docs/configuration.md"
 
 
-def _written(location: Sequence[str | int], values: Any, missing: bool) -> list[str]:
-    """The parts of pydantic's ``location`` that occur in ``values``; the others name members of a union."""
+def _written(location: Sequence[str | int], values: Any, named: bool) -> list[str]:
+    """The parts of pydantic's ``location`` that occur in ``values``; the others name members of a union.
+
+    The last one is kept if it is ``named``, the name of a setting: it may be missing, or written in another way.
+    """
     written = []
     for position, part in enumerate(location):
         below = _inside(values, part)
         if below is not values:
             values = below
             written.append(str(part))
-        elif missing and position == len(location) - 1:
+        elif named and position == len(location) - 1:
             written.append(str(part))
     return written
 

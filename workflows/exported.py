@@ -47,6 +47,7 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
     ``frame`` what stands around an observation after a turn that ended its message (null without a chat template);
     ``tools`` the schemas of what may be called; ``blocks`` how passages are formatted and the reply to an invalid turn;
     ``results`` what stands around one result that is a message of its own.
+    ``rules`` in which ways the environment acts as Search-R1's code does.
     """
     from envs.dialogue import Dialogue
 
@@ -55,7 +56,9 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
         return content  # a third-party environment: only its class knows
     dialogue = Dialogue(environment, codec)
     preset, protocol = dialogue.preset, dialogue.protocol
-    blocks = {k: v for k, v in asdict(preset).items() if k not in ("search", "direct", "cot", "rag", "chat")}
+    templates = ("search", "direct", "cot", "rag")
+    texts = {name: value for name, value in asdict(preset).items() if isinstance(value, str)}
+    rules = {name: value for name, value in asdict(preset).items() if isinstance(value, bool) and name != "chat"}
     prompt = dialogue.begin(getattr(preset, environment.kind))
     return {
         **content,
@@ -65,7 +68,8 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
         "tags": list(protocol.tags),
         "stop": list(protocol.stop_strings),
         "tools": [dict(schema) for schema in protocol.schemas],
-        "blocks": blocks,
+        "blocks": {name: text for name, text in texts.items() if name not in templates},
+        "rules": rules,
         **({"results": list(dialogue.tool_frame(1))} if protocol.tool_messages else {}),
     }
 

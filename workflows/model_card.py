@@ -123,6 +123,9 @@ def _facts(settings: RunSettings) -> Iterator[tuple[str, str]]:
     tools = ", ".join(tool.kind for tool in environment.tools)
     yield "environment", f"{environment.kind}, preset {environment.preset}, at most {budgets}"
     yield "protocol", f"{environment.protocol}, with {tools}"
+    if environment.prompts:
+        own = ", ".join(environment.prompts.model_dump())
+        yield "prompts", f"of the run's own: {own}; the others are the preset's. sleuth.json has the texts"
     yield "retriever", f"{settings.retriever.kind}, top {environment.top_k}" if settings.retriever else "none"
     yield "seed", str(settings.seed)
     yield "versions", ", ".join(f"{name} {version}" for name, version in versions().items())

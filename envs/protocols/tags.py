@@ -13,6 +13,7 @@ from dataclasses import replace
 from envs.grammar import STOP_STRINGS, action_end, parse_turn
 from envs.prompts import Preset
 from envs.protocols.calls import Schema, json_object, to_action
+from sleuth.errors import ConfigError
 from sleuth.reserved import TAGS
 from sleuth.types import Action, Answer, Call, Invalid, Search
 
@@ -34,6 +35,8 @@ class Tags:
     def wording(self, preset: Preset) -> Preset:
         if not self._others:
             return preset
+        if preset.lenient:
+            raise ConfigError("the preset search_r1 has no tool but search", "set environment.preset: sleuth")
         told = "".join(map(_described, self._others.values()))
         told = f"These tools may be called too; what they return comes back like passages:\n{told}\n"
         before, question, after = preset.search.rpartition(_QUESTION)

@@ -54,7 +54,21 @@ def test_an_unscored_row_is_never_learned_from():
 
 def test_an_episode_without_a_turn_still_makes_a_row():
     row = to_row(ScoredTrajectory(trajectory(stop="prompt_too_long"), 0.0), EOS)
-    assert row.completion_ids == [EOS] and row.mask == [0]
+    assert row.completion_ids == [0] and row.mask == [0]
+
+
+def test_a_row_is_complete_to_trl_only_with_an_answer():
+    """By TRL's rule: complete if the last token is EOS, another end token (98) or padding (0)."""
+    ends = (EOS, 98, 0)
+
+    def last(token: int, stop: str) -> tuple[int, int]:
+        played = trajectory(Segment("policy", (3, token), (-1.0, -1.0)), stop=stop)
+        row = to_row(ScoredTrajectory(played, 0.0), EOS, ends)
+        assert row.mask == [1, 1, *[0] * (len(row.mask) - 2)] and row.logprobs[2:] == [0.0] * (len(row.mask) - 2)
+        return row.completion_ids[-1], len(row.completion_ids)
+
+    assert [last(token, "turn_budget") for token in (EOS, 98, 0, 7)] == [(1, 3), (1, 3), (1, 3), (7, 2)]
+    assert [last(token, "answer") for token in (EOS, 98, 7)] == [(EOS, 2), (98, 2), (EOS, 3)]
 
 
 class _Driver:
@@ -89,6 +103,9 @@ def played(driver, oversample, credit=None):
     class Alternate:
         count = 0
 
+        def score_all(self, played):
+            return [self.score(trajectory) for trajectory in played]
+
         def score(self, played):
             self.count += 1
             return ScoredTrajectory(played, 0.0 if played.question.id == "flat" else float(self.count % 2))
@@ -104,6 +121,21 @@ def test_a_rollout_has_as_many_rows_as_prompts_with_seeds_of_their_own():
     assert len(played(driver, 1.0).scored) == 4
     assert [q for q, _ in driver.asked] == ["flat", "flat", "mixed0", "mixed0"]
     assert len({seed for _, seed in driver.asked}) == 4
+
+
+def test_a_rollout_is_scored_in_one_piece():
+    """A reward that asks a server asks about all rows at once."""
+    batches = []
+
+    class Counting:
+        def score_all(self, played):
+            batches.append(len(played))
+            return [ScoredTrajectory(trajectory, 0.0) for trajectory in played]
+
+    questions = [Question("a", "?", ("x",)), Question("b", "?", ("x",))]
+    rollouts = GroupRollouts(questions, Counting(), GroupCredit(), group_size=2, temperature=1.0, seed=0)
+    rollouts.play(["0", "0", "1", "1"], 0, 0, _Driver())
+    assert batches == [4]
 
 
 def test_flat_groups_are_replaced_within_the_stated_factor():

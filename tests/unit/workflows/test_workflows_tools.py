@@ -11,6 +11,7 @@ from retrieval.cache import CachedRetriever
 from retrieval.store import PassageStore, StoreWriter
 from sleuth.errors import ConfigError
 from sleuth.types import Call, Generation, Hit, Passage, Search, Turn
+from workflows.config import RunSettings
 from workflows.play import _reread
 from workflows.wiring import make_tool_box
 
@@ -51,4 +52,5 @@ def test_a_retriever_of_passages_alone_is_refused_in_one_line() -> None:
 def test_an_evaluation_saved_before_there_were_protocols_is_resumed() -> None:
     now = EnvironmentSettings().model_dump(mode="json")
     before = {name: now[name] for name in now if name not in ("protocol", "tools", "calls")}
-    assert _reread({"policy": {"model": "m"}, "environment": before, "retriever": None})["environment"] == now
+    settings = RunSettings.model_validate({"out": "o", "policy": {"model": "m"}})
+    assert _reread(settings, {"environment": before, "retriever": None})["environment"] == now
