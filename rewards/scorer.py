@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rewards.config import RewardSettings
 from rewards.costs import Overlong, RepeatedQuery, SearchCost
@@ -12,9 +12,10 @@ from rewards.format import Format
 from rewards.outcome import F1, ExactMatch
 from rewards.retrieval import Retrieval
 from sleuth.errors import ConfigError
+from sleuth.failures import ends_run, failure_of
 from sleuth.plugins import load_object
 from sleuth.protocols import Reward
-from sleuth.types import ScoredTrajectory, Trajectory
+from sleuth.types import Failure, ScoredTrajectory, Trajectory
 
 REWARDS: dict[str, Callable[..., Reward]] = {
     "exact_match": ExactMatch,
@@ -35,18 +36,17 @@ class Part:
     weight: float
     reward: Reward
 
-    def value(self, trajectory: Trajectory) -> float | None:
-        """Raises ConfigError for what is not a finite number."""
-        given = self.reward.score(trajectory.question, trajectory)
+    def value(self, trajectory: Trajectory) -> float | Failure | None:
+        """A finite number, None if the reward does not apply, or why there is neither."""
         try:
+            given = self.reward.score(trajectory.question, trajectory)
             value = None if given is None else float(given)
-        except (TypeError, ValueError):
-            value = math.nan
-        if value is not None and not math.isfinite(value):
-            raise ConfigError(
-                f"the reward {self.name} gave {given!r} for question '{trajectory.question.id}'",
-                "a reward is a finite number, or None where it does not apply",
-            )
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"it gave {given!r}, which is not a finite number")
+        except Exception as error:  # rewards are anybody's code
+            if ends_run(error):
+                raise
+            return failure_of(f"the reward {self.name}", error)
         return value
 
 
@@ -59,13 +59,21 @@ class Scorer:
     def score(self, trajectory: Trajectory) -> ScoredTrajectory:
         """The weighted sum of the parts; a part that returns None is left out and recorded as None.
 
-        The reward is None for a trajectory that infrastructure ended, and if every part returns None.
+        The reward is None for a trajectory that infrastructure ended, if every part returns None, and if a part raises
+        or gives what is not a finite number: the first such failure is put on record in the trajectory.
         """
         if not trajectory.scorable:
             return ScoredTrajectory(trajectory, None, dict.fromkeys((part.name for part in self.parts), None))
-        values = {part.name: part.value(trajectory) for part in self.parts}
+        given = {part.name: part.value(trajectory) for part in self.parts}
+        values = {name: None if isinstance(value, Failure) else value for name, value in given.items()}
         known = [part.weight * value for part in self.parts if (value := values[part.name]) is not None]
-        return ScoredTrajectory(trajectory, sum(known) if known else None, values)
+        reward = sum(known) if known else None
+        failure = next((value for value in given.values() if isinstance(value, Failure)), None)
+        if failure is None and reward is not None and not math.isfinite(reward):
+            failure = Failure("the sum of the rewards", f"OverflowError: it is {reward}")
+        if failure is not None:
+            return ScoredTrajectory(replace(trajectory, failure=failure), None, values)
+        return ScoredTrajectory(trajectory, reward, values)
 
 
 def make_scorer(settings: Sequence[RewardSettings]) -> Scorer:
