@@ -193,7 +193,7 @@ def summarise(scored: Sequence[ScoredTrajectory]) -> dict[str, float]:
         "time/generate": sum(t.timings["generate"] for t in trajectories),
         "time/retrieve": sum(t.timings["retrieve"] for t in trajectories),
     }
-    for name in scored[0].parts:
+    for name in dict.fromkeys(name for s in scored for name in s.parts):
         values = [value for s in scored if (value := s.parts.get(name)) is not None]
         if values:
             metrics[f"reward/{name}"] = sum(values) / len(values)

@@ -62,7 +62,7 @@ def test_half_the_rows_unscored_leave_every_step_to_the_scored_ones(trainers, lo
         for place, found in enumerate(steps(made)):
             wanted = expected(made, made._buffered_inputs[place * size : (place + 1) * size])
             assert max(g.abs().max() for g in wanted.values()) > 1e-4
-            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=5e-6)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -85,7 +85,7 @@ def test_two_processes_take_the_step_of_their_scored_rows_together(trainers, los
             batch["num_items_in_batch"] = tokens / 2 * made.args.steps_per_generation / 2
             made._compute_loss(made.model, batch).backward()
         found.append(gradients_of(made))
-    torch.testing.assert_close(mean_of(found), wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(mean_of(found), wanted, rtol=1e-4, atol=5e-6)
 
 
 def test_factors_by_hand():
