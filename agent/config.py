@@ -100,7 +100,9 @@ class MonitorSettings(Settings):
     min_searched: Share = 0.05
     """Fraction of trajectories with a search; monitored once the policy has reached it."""
     max_unscored: Share = 0.5
-    """Fraction of a rollout's trajectories; a run of which more could not be scored saves a checkpoint and stops."""
+    """Fraction of a rollout's trajectories. A run in which more could not be scored saves a checkpoint and stops; 1:
+    never.
+    """
     max_flat: Share = 0.99
     """Fraction of flat groups, in which no token has an advantage."""
     max_logprob_gap: float | None = None

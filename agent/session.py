@@ -236,7 +236,8 @@ class Session:
             gate.close()
         failure = ""
         if not trajectory.scorable:
-            self._failures.note(trajectory)
+            if trajectory.failure and trajectory.failure.trace:  # the rest is shown by whoever asked
+                self._failures.note(trajectory)
             failure = overheard.failure if overheard else ""
             failure = failure or (trajectory.failure.error if trajectory.failure else "")
         exchange = self._graded(Exchange(trajectory, knobs, name if overheard else None, failure))

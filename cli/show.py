@@ -32,7 +32,9 @@ def show_turns(row: ScoredTrajectory, console: Console) -> None:
     console.print()
     _field(console, "ended by", trajectory.stop)
     if trajectory.failure:
-        _field(console, "failure", trajectory.failure.trace.rstrip() or str(trajectory.failure))
+        _field(console, "failure", str(trajectory.failure))
+        for line in trajectory.failure.trace.splitlines():
+            _print(console, f"  {plain(line)}", "dim")
     reward = "unscored" if row.reward is None else f"{row.reward:.4g}"
     parts = ", ".join(f"{name} {'-' if value is None else f'{value:.4g}'}" for name, value in row.parts.items())
     _field(console, "reward", f"{reward}  ({parts})" if parts else reward)

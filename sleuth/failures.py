@@ -68,7 +68,7 @@ class FailureLog:
         kind = (failure.by, failure.error.partition(":")[0])
         trace = f"\n{failure.trace.rstrip()}" if kind not in self._seen and failure.trace else ""
         self._seen.add(kind)
-        log.warning("%s is unscored: %s%s", named(trajectory.question), failure, trace)
+        log.warning("%s", _printable(f"{named(trajectory.question)} is unscored: {failure}{trace}"))
 
 
 def cause(trajectory: Trajectory) -> str:
@@ -81,6 +81,11 @@ def cause(trajectory: Trajectory) -> str:
 def causes(counts: Mapping[str, int]) -> str:
     """Numbers of unscored trajectories by `cause`, as one phrase."""
     return ", ".join(f"{by}: {count}" for by, count in counts.items())
+
+
+def _printable(text: str) -> str:
+    """A message may quote a passage, which could steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def named(question: Question) -> str:

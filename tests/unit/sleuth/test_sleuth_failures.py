@@ -31,6 +31,11 @@ def test_the_first_failure_of_a_kind_is_logged_whole_and_later_ones_in_a_line(ca
     assert third.startswith(f"{said}ValueError: two\nTraceback")
 
 
+def test_a_message_that_quotes_a_passage_cannot_steer_the_terminal(caplog):
+    FailureLog().note(unscored(PLAYED, failure_of("the environment", raised(ValueError("\x1b[2J")))).trajectory)
+    assert "\x1b" not in caplog.text and "ValueError: \\x1b[2J" in caplog.text
+
+
 def test_a_message_may_be_missing_or_without_end():
     assert failure_of("x", KeyError()).error == "KeyError"
     assert len(failure_of("x", ValueError("a" * 10_000)).error) < 400
