@@ -13,6 +13,7 @@ from agent.learning.credit.group import GroupSettings, Scale
 from agent.policies.config import OpenAISettings, VllmSettings
 from agent.tiny_config import TinySettings
 from hub.config import LoraSettings
+from sleuth.judge import JudgeSettings
 from sleuth.settings import Count, Rate, Settings, Share
 
 
@@ -199,21 +200,6 @@ class GrpoSettings(OptimizerSettings):
 
 
 Mode = Literal["direct", "cot", "rag", "search"]
-
-
-class JudgeSettings(Settings):
-    """A model behind an OpenAI-compatible server that says whether an answer is right.
-
-    ``base_url`` ends before ``chat/completions``; the key is read from the environment variable ``key_variable``.
-    """
-
-    base_url: str
-    model: str
-    key_variable: str = "OPENAI_API_KEY"
-    parallel: Count = 8
-    max_tokens: Count = 512
-    timeout_s: Rate = 60.0
-    retries: Annotated[int, Field(ge=0)] = 2
 
 
 class EvaluationSettings(Settings):

@@ -28,7 +28,8 @@ GREEDY = Sampling(temperature=0.0)
 
 AnswerMetric = Callable[[str | None, Sequence[str]], float]
 """(prediction, accepted answers) -> value; a missing prediction is None."""
-Score = Callable[[Trajectory], ScoredTrajectory]
+Score = Callable[[Sequence[Trajectory]], Sequence[ScoredTrajectory]]
+"""A batch at a time, so that a reward that asks a server can ask for all of it at once."""
 
 
 class Driver(Protocol):
@@ -133,10 +134,11 @@ def evaluate(
                 on_progress(len(done), len(questions))
             batch = missing[start : start + batch_size]
             seeds = [seed + position for position, _ in batch]
-            for trajectory in driver.run([question for _, question in batch], sampling, seeds):
-                scored = scored_by(score, trajectory) if score else ScoredTrajectory(trajectory, None)
+            trajectories = driver.run([question for _, question in batch], sampling, seeds)
+            plain = [ScoredTrajectory(trajectory, None) for trajectory in trajectories]
+            for scored in scored_by(score, trajectories) if score else plain:
                 failures.note(scored.trajectory)
-                done[trajectory.question.id] = scored
+                done[scored.trajectory.question.id] = scored
                 if keep:
                     keep.write(scored)
     finally:

@@ -8,22 +8,24 @@ from __future__ import annotations
 import logging
 import math
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from sleuth.errors import RetrieverError, SleuthError, first_line
+from sleuth.errors import RetrieverError, ScoringError, SleuthError, first_line
 from sleuth.types import Failure, Question, ScoredTrajectory, Trajectory
 
 log = logging.getLogger("sleuth.unscored")
+Score = Callable[[Sequence[Trajectory]], Sequence[ScoredTrajectory]]
+"""Scores a batch at a time."""
 _LONGEST = 300
 """Characters of a message that are kept beside the class of its exception."""
 
 
 def ends_run(error: Exception) -> bool:
     """Whether ``error`` is one that the user must mend first, such as a wrong setting. Any other makes one trajectory
-    unscored; so does a RetrieverError, which says that itself.
+    unscored; so do a RetrieverError and a ScoringError, which say that themselves.
     """
-    return isinstance(error, SleuthError) and not isinstance(error, RetrieverError)
+    return isinstance(error, SleuthError) and not isinstance(error, RetrieverError | ScoringError)
 
 
 def failure_of(by: str, error: Exception) -> Failure:
@@ -38,17 +40,29 @@ def unscored(trajectory: Trajectory, failure: Failure) -> ScoredTrajectory:
     return ScoredTrajectory(replace(trajectory, failure=failure), None)
 
 
-def scored_by(score: Callable[[Trajectory], ScoredTrajectory], trajectory: Trajectory) -> ScoredTrajectory:
-    """The result of ``score``; unscored if that raises or gives a reward that is not finite."""
+def scored_by(score: Score, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
+    """The results of ``score``, in order. What it raises on, or gives a reward that is not finite, is unscored.
+
+    If it raises on several together, each is scored alone.
+    """
     try:
-        scored = score(trajectory)
-        if scored.reward is not None and not math.isfinite(scored.reward):
-            raise ValueError(f"the reward is {scored.reward}")
+        scored = list(score(trajectories))
+        if len(scored) != len(trajectories):
+            raise ValueError(f"{len(scored)} results for {len(trajectories)} trajectories")
     except Exception as error:  # rewards are anybody's code
         if ends_run(error):
             raise
-        return unscored(trajectory, failure_of("the scorer", error))
-    return scored
+        if len(trajectories) == 1:
+            return [unscored(trajectories[0], failure_of("the scorer", error))]
+        return [one for trajectory in trajectories for one in scored_by(score, [trajectory])]
+    return [_finite(one) for one in scored]
+
+
+def _finite(scored: ScoredTrajectory) -> ScoredTrajectory:
+    reward = scored.reward
+    if reward is None or (isinstance(reward, int | float) and math.isfinite(reward)):
+        return scored
+    return unscored(scored.trajectory, failure_of("the scorer", ValueError(f"the reward is {reward!r}")))
 
 
 class FailureLog:

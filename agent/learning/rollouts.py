@@ -20,7 +20,7 @@ from sleuth.types import Invalid, Origin, Question, Sampling, ScoredTrajectory, 
 
 
 class Scorer(Protocol):
-    def score(self, trajectory: Trajectory) -> ScoredTrajectory: ...
+    def score_all(self, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]: ...
 
 
 class Driver(Protocol):
@@ -109,7 +109,7 @@ class GroupRollouts:
         seeds = [derive_seed(self._seed, "rollout", step, position, place) for position, place in places]
         trajectories = driver.run(questions, self._sampling, seeds)
         started = time.perf_counter()
-        scored = [scored_by(self._scorer.score, trajectory) for trajectory in trajectories]
+        scored = scored_by(self._scorer.score_all, trajectories)
         for one in scored:
             self._failures.note(one.trajectory)
         return scored, time.perf_counter() - started

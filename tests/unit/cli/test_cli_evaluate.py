@@ -111,6 +111,20 @@ def test_figures_on_stdout_are_those_of_the_run_folder(model: str, capfd: pytest
     assert "saved in" in captured.err
 
 
+def test_an_evaluation_that_an_earlier_version_began_can_be_resumed(
+    model: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its config has a reward's own settings under ``options``."""
+    rewards = "rewards=[{kind: exact_match}, {kind: retrieval, name: found, match: title}]"
+    words = [model, "--data", "q.jsonl", *SEARCH, "--set", rewards, "--out", "old"]
+    assert run(*words) == 0
+    saved = yaml.safe_load(Path("old/config.yaml").read_text())
+    plain = [{name: row[name] for name in ("kind", "weight", "name")} for row in saved["rewards"]]
+    saved["rewards"] = [plain[0] | {"options": {}}, plain[1] | {"options": {"match": "title"}}]
+    Path("old/config.yaml").write_text(yaml.safe_dump(saved))
+    assert run(*words, "--resume") == 0, capfd.readouterr().err
+
+
 def test_a_finished_evaluation_is_not_replaced_but_can_be_asked_again(
     model: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sleuth.errors import ConfigError, RetrieverError
@@ -43,7 +45,7 @@ def test_a_message_may_be_missing_or_without_end():
 
 @pytest.mark.parametrize("reward", [float("nan"), float("inf"), "much"])
 def test_whatever_scores_a_reward_that_is_no_number_is_unscored(reward):
-    scored = scored_by(lambda played: ScoredTrajectory(played, reward), PLAYED)
+    (scored,) = scored_by(lambda played: [ScoredTrajectory(one, reward) for one in played], [PLAYED])
     assert scored.reward is None and not scored.trajectory.scorable and cause(scored.trajectory) == "the scorer"
 
 
@@ -56,9 +58,24 @@ def test_errors_that_the_user_must_mend_are_raised_and_those_of_a_retriever_are_
 
     for error in (ConfigError("no such key"), KeyboardInterrupt()):
         with pytest.raises(type(error)):
-            scored_by(scoring(error), PLAYED)
-    scored = scored_by(scoring(RetrieverError("down", "start it")), PLAYED)
+            scored_by(scoring(error), [PLAYED])
+    (scored,) = scored_by(scoring(RetrieverError("down", "start it")), [PLAYED])
     assert str(scored.trajectory.failure) == "the scorer failed: RetrieverError: down (start it)"
+
+
+def test_one_that_spoils_a_batch_is_unscored_alone():
+    spoilt = replace(PLAYED, question=Question("spoilt", "?", ()))
+
+    def score(played):
+        if spoilt in played:
+            raise KeyError("x")
+        return [ScoredTrajectory(one, 1.0) for one in played]
+
+    scored = scored_by(score, [PLAYED, spoilt, PLAYED])
+    assert [one.reward for one in scored] == [1.0, None, 1.0]
+    assert scored[1].trajectory.failure.error == "KeyError: 'x'"
+    short = scored_by(lambda _played: [], [PLAYED])
+    assert str(short[0].trajectory.failure).endswith("ValueError: 0 results for 1 trajectories")
 
 
 def test_why_a_trajectory_is_unscored_in_words():
