@@ -13,6 +13,7 @@ from agent.learning.credit.group import GroupSettings, Scale
 from agent.policies.config import OpenAISettings, VllmSettings
 from agent.tiny_config import TinySettings
 from hub.config import LoraSettings
+from sleuth.judge import JudgeSettings
 from sleuth.settings import Count, Rate, Settings, Share
 
 
@@ -100,6 +101,9 @@ class MonitorSettings(Settings):
     min_searched: Share = 0.05
     """Fraction of trajectories with a search; monitored once the policy has reached it."""
     max_unscored: Share = 0.5
+    """Fraction of a rollout's trajectories. A run in which more could not be scored saves a checkpoint and stops; 1:
+    never.
+    """
     max_flat: Share = 0.99
     """Fraction of flat groups, in which no token has an advantage."""
     max_logprob_gap: float | None = None
@@ -196,21 +200,6 @@ class GrpoSettings(OptimizerSettings):
 
 
 Mode = Literal["direct", "cot", "rag", "search"]
-
-
-class JudgeSettings(Settings):
-    """A model behind an OpenAI-compatible server that says whether an answer is right.
-
-    ``base_url`` ends before ``chat/completions``; the key is read from the environment variable ``key_variable``.
-    """
-
-    base_url: str
-    model: str
-    key_variable: str = "OPENAI_API_KEY"
-    parallel: Count = 8
-    max_tokens: Count = 512
-    timeout_s: Rate = 60.0
-    retries: Annotated[int, Field(ge=0)] = 2
 
 
 class EvaluationSettings(Settings):

@@ -3,7 +3,8 @@
 The rollout driver is the one used in training. Trajectories are appended as they end, so a killed evaluation
 resumes where it stopped. Answer metrics are passed in as functions.
 
-A question whose retriever failed is *unscored*: it counts in ``n`` but not in ``scored``; means are over ``scored``.
+A question on which the retriever, the environment or a reward failed is *unscored*: it counts in ``n`` but not in
+``scored``; means are over ``scored``. The log names it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 from sleuth.artifacts import atomic_write
 from sleuth.errors import DataError
 from sleuth.evidence import titles_found
+from sleuth.failures import FailureLog, cause, scored_by
 from sleuth.layout import EvaluationLayout, write_record
 from sleuth.statistics import Interval, mean_interval
 from sleuth.trajectories import TrajectoryWriter, read_trajectories, to_line
@@ -26,7 +28,8 @@ GREEDY = Sampling(temperature=0.0)
 
 AnswerMetric = Callable[[str | None, Sequence[str]], float]
 """(prediction, accepted answers) -> value; a missing prediction is None."""
-Score = Callable[[Trajectory], ScoredTrajectory]
+Score = Callable[[Sequence[Trajectory]], Sequence[ScoredTrajectory]]
+"""A batch at a time, so that a reward that asks a server can ask for all of it at once."""
 
 
 class Driver(Protocol):
@@ -69,7 +72,8 @@ class EvaluationReport:
     """Means are over the scored trajectories; None if there are none.
 
     ``invalid_turns`` is a fraction of all turns. ``tokens`` are per question, ``policy_tokens`` those sampled.
-    ``seconds`` sums each stage over all episodes, including those played before a resume.
+    ``seconds`` sums each stage over all episodes, including those played before a resume. ``failures`` counts the
+    unscored ones by what failed.
     """
 
     overall: AnswerFigures
@@ -83,6 +87,7 @@ class EvaluationReport:
     reward: float | None
     stops: Mapping[str, int]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    failures: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def unscored(self) -> int:
@@ -108,13 +113,16 @@ def evaluate(
     seed: int = 0,
     resamples: int = 10_000,
     on_progress: Callable[[int, int], None] | None = None,
+    failures: FailureLog | None = None,
 ) -> EvaluationReport:
     """Answer every question and report. With ``out``, trajectories, predictions.json and metrics.json are saved there.
 
     Questions that already have a trajectory in ``out`` are not played again; the caller ensures that the settings
-    were the same (``RunFolder.claim``). ``on_progress`` gets (done, total). Raises DataError if there are no
-    questions, for repeated ids, and for trajectories of other questions in ``out``.
+    were the same (``RunFolder.claim``). ``on_progress`` gets (done, total). ``failures`` logs what could not be scored,
+    for several evaluations as for one. Raises DataError if there are no questions, for repeated ids, and for
+    trajectories of other questions in ``out``.
     """
+    failures = failures or FailureLog()
     _check_questions(questions)
     kept = EvaluationLayout(Path(out)) if out is not None else None
     done = _done_before(kept.trajectories, questions) if kept else {}
@@ -126,9 +134,11 @@ def evaluate(
                 on_progress(len(done), len(questions))
             batch = missing[start : start + batch_size]
             seeds = [seed + position for position, _ in batch]
-            for trajectory in driver.run([question for _, question in batch], sampling, seeds):
-                scored = score(trajectory) if score else ScoredTrajectory(trajectory, None)
-                done[trajectory.question.id] = scored
+            trajectories = driver.run([question for _, question in batch], sampling, seeds)
+            plain = [ScoredTrajectory(trajectory, None) for trajectory in trajectories]
+            for scored in scored_by(score, trajectories) if score else plain:
+                failures.note(scored.trajectory)
+                done[scored.trajectory.question.id] = scored
                 if keep:
                     keep.write(scored)
     finally:
@@ -169,6 +179,7 @@ def summarise(
         reward=_mean(row.reward for row in scored if row.reward is not None),
         stops=dict(Counter(row.trajectory.stop for row in rows).most_common()),
         seconds=dict(seconds),
+        failures=dict(Counter(cause(row.trajectory) for row in rows if not row.trajectory.scorable).most_common()),
     )
 
 

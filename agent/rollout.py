@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from agent.rollout_async import run_all
 from sleuth.coalescer import Coalescer
 from sleuth.errors import RetrieverError
+from sleuth.failures import ends_run, failure_of
 from sleuth.hits import distinct
 from sleuth.protocols import AsyncPolicy, Environment, OnToken, Policy, Retriever, TextCodec
 from sleuth.seeding import derive_seed
 from sleuth.types import (
+    Action,
     Answer,
+    Failure,
     Generation,
     Hit,
-    Observation,
+    Invalid,
     Question,
     Request,
     Sampling,
@@ -75,13 +79,15 @@ class _Episode:
     id: str
     question: Question
     seed: int
-    environment: Environment
+    environment: Environment = field(init=False)
+    budget: int = 0
     segments: list[Segment] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     length: int = 0
     pending: Search | None = None
     given: tuple[Hit, ...] = ()
     stop: StopReason | None = None
+    failure: Failure | None = None
     timings: dict[str, float] = field(default_factory=lambda: {"generate": 0.0, "retrieve": 0.0})
 
     def append(self, segment: Segment) -> None:
@@ -96,12 +102,24 @@ class _Episode:
     def room(self) -> int:
         return self.environment.total_tokens - self.length
 
+    @contextmanager
+    def playing(self) -> Iterator[None]:
+        """For calls of the environment, which may be anybody's code: if it raises, the episode ends unscored."""
+        try:
+            yield
+        except Exception as error:
+            if ends_run(error):
+                raise
+            self.stop, self.failure = "environment_failed", failure_of("the environment", error)
+            self.pending = None
+
 
 class RolloutDriver:
     """Plays questions through an environment with a policy and a retriever.
 
     ``environment`` makes a new state machine for each episode; ``retriever`` may be None if the environment never
-    searches. If the retriever fails, its episodes end unscored, not with reward zero.
+    searches. If the retriever or an environment fails, its episodes end unscored, not with reward zero, and the others
+    go on; only errors that the user must mend, such as a ConfigError, are raised.
     """
 
     def __init__(
@@ -129,7 +147,7 @@ class RolloutDriver:
         """One trajectory per question, in order. The same seeds give the same trajectories."""
         emit = on_event or _ignore
         episodes = [
-            _Episode(f"{question.id}#{next(self._serial)}", question, seed, self.environment())
+            _Episode(f"{question.id}#{next(self._serial)}", question, seed)
             for question, seed in zip(questions, seeds or range(len(questions)), strict=True)
         ]
         try:
@@ -149,25 +167,30 @@ class RolloutDriver:
         """Append each prompt, searching first if the environment asks for it."""
         waiting: list[_Episode] = []
         for episode in episodes:
-            first = episode.environment.reset(episode.question)
-            if isinstance(first, Search):
-                episode.pending = first
-                waiting.append(episode)
-            else:
-                self._place_prompt(episode, first)
+            with episode.playing():
+                episode.environment = self.environment()
+                first = episode.environment.reset(episode.question)
+                if isinstance(first, Search):
+                    episode.pending = first
+                    waiting.append(episode)
+                else:
+                    self._insert(episode, Segment("prompt", first.token_ids), "prompt_too_long")
         for episode, hits in self._retrieve(waiting):
             episode.given = tuple(hits)
             emit(PassagesGiven(episode.id, episode.given))
-            prompt = episode.environment.observe(hits, episode.room)
-            if isinstance(prompt, Stop):
-                episode.stop = prompt.reason
-            else:
-                self._place_prompt(episode, prompt)
+            with episode.playing():
+                prompt = episode.environment.observe(hits, episode.room)
+                if isinstance(prompt, Stop):
+                    episode.stop = prompt.reason
+                else:
+                    self._insert(episode, Segment("prompt", prompt.token_ids), "prompt_too_long")
 
-    def _place_prompt(self, episode: _Episode, prompt: Observation) -> None:
-        episode.append(Segment("prompt", prompt.token_ids))
-        if episode.environment.turn_tokens(episode.room) < 1:
-            episode.stop = "prompt_too_long"
+    def _insert(self, episode: _Episode, segment: Segment, full: StopReason) -> None:
+        """Append what the environment says; the episode ends with ``full`` if no room is left for a turn."""
+        episode.append(segment)
+        episode.budget = episode.environment.turn_tokens(episode.room)
+        if episode.budget < 1:
+            episode.stop = full
 
     def _round(self, live: Sequence[_Episode], sampling: Sampling, emit: Callable[[Event], None]) -> None:
         generations = self._generate(live, sampling, emit)
@@ -210,7 +233,9 @@ class RolloutDriver:
     def _take(self, episode: _Episode, generation: Generation) -> Turn:
         """Append the sampled tokens and parse the turn."""
         text = self.codec.decode(generation.token_ids)
-        action = episode.environment.step(text)
+        action: Action = Invalid("the environment failed")
+        with episode.playing():
+            action = episode.environment.step(text)
         episode.append(Segment("policy", generation.token_ids, generation.logprobs))
         episode.pending = action if isinstance(action, Search) else None
         return Turn(generation, text, action)
@@ -220,7 +245,9 @@ class RolloutDriver:
         if isinstance(turn.action, Answer):
             episode.stop = "answer"
         elif episode.stop is None:
-            turn = self._observe(episode, turn, hits)
+            turn = replace(turn, hits=tuple(hits or ()))
+            with episode.playing():
+                turn = self._observe(episode, turn, hits)
         episode.turns.append(turn)
         emit(TurnTaken(episode.id, turn))
 
@@ -250,9 +277,11 @@ class RolloutDriver:
                 raise RetrieverError("the environment searches, but no retriever is configured")
             found = self.retriever.search(unique, self.top_k)
             answers = dict(zip(unique, map(distinct, found), strict=True))
-        except RetrieverError:
+        except Exception as error:  # retrievers are anybody's code too
+            if ends_run(error):
+                raise
             for episode in waiting:
-                episode.stop = "retriever_failed"
+                episode.stop, episode.failure = "retriever_failed", failure_of("the retriever", error)
             return []
         finally:
             _divide_time(waiting, "retrieve", time.perf_counter() - started)
@@ -266,14 +295,11 @@ class RolloutDriver:
     def _observe(self, episode: _Episode, turn: Turn, hits: list[Hit] | None) -> Turn:
         """Append the environment's observation, or end the episode; returns the completed turn."""
         seen = episode.environment.observe(hits, episode.room)
-        kept = tuple(hits or ())
         if isinstance(seen, Stop):
             episode.stop = seen.reason
-            return replace(turn, hits=kept)
-        episode.append(Segment("environment", seen.token_ids))
-        if episode.environment.turn_tokens(episode.room) < 1:
-            episode.stop = "token_budget"
-        return replace(turn, hits=kept, observation=seen.text)
+            return turn
+        self._insert(episode, Segment("environment", seen.token_ids), "token_budget")
+        return replace(turn, observation=seen.text)
 
 
 def _close(episode: _Episode) -> Trajectory:
@@ -286,12 +312,13 @@ def _close(episode: _Episode) -> Trajectory:
         episode.stop,
         dict(episode.timings),
         episode.given,
+        episode.failure,
     )
 
 
 def _request(episode: _Episode) -> Request:
     seed = derive_seed(episode.seed, len(episode.turns))
-    return Request(episode.id, episode.prefix, episode.environment.turn_tokens(episode.room), seed)
+    return Request(episode.id, episode.prefix, episode.budget, seed)
 
 
 def _token_listener(emit: Callable[[Event], None]) -> OnToken | None:

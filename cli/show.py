@@ -31,6 +31,10 @@ def show_turns(row: ScoredTrajectory, console: Console) -> None:
         _turn(console, number, turn)
     console.print()
     _field(console, "ended by", trajectory.stop)
+    if trajectory.failure:
+        _field(console, "failure", str(trajectory.failure))
+        for line in trajectory.failure.trace.splitlines():
+            _print(console, f"  {plain(line)}", "dim")
     reward = "unscored" if row.reward is None else f"{row.reward:.4g}"
     parts = ", ".join(f"{name} {'-' if value is None else f'{value:.4g}'}" for name, value in row.parts.items())
     _field(console, "reward", f"{reward}  ({parts})" if parts else reward)

@@ -1,92 +1,93 @@
-"""Settings of rewards. Imports without torch."""
+"""Settings of rewards, by ``kind``. Imports without torch."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializeAsAny
 
-from sleuth.errors import did_you_mean
-from sleuth.settings import Settings
-
-
-class NoOptions(Settings):
-    """For rewards without options."""
-
-
-class FormatOptions(Settings):
-    think: bool = True
+from sleuth.errors import ConfigError, first_line
+from sleuth.kinds import KindSettings
+from sleuth.plugins import load_object
+from sleuth.protocols import Reward
+from sleuth.settings import validate
 
 
-class RetrievalOptions(Settings):
-    match: Literal["auto", "title", "answer"] = "auto"
-    mode: Literal["share", "any", "all"] = "share"
-
-
-class SearchCostOptions(Settings):
-    free: Annotated[int, Field(ge=0)] = 0
-
-
-class OverlongOptions(Settings):
-    soft: Annotated[int, Field(gt=0)] = 1024
-    hard: Annotated[int, Field(gt=0)] = 2048
-
-    @model_validator(mode="after")
-    def _in_order(self) -> OverlongOptions:
-        if self.hard <= self.soft:
-            raise ValueError(f"hard ({self.hard}) must be above soft ({self.soft})")
-        return self
-
-
-OPTIONS: dict[str, type[Settings]] = {
-    "exact_match": NoOptions,
-    "f1": NoOptions,
-    "format": FormatOptions,
-    "retrieval": RetrievalOptions,
-    "search_cost": SearchCostOptions,
-    "repeated_query": NoOptions,
-    "overlong": OverlongOptions,
-}
-
-
-class RewardSettings(Settings):
+class RewardSettings(KindSettings):
     """One part of the reward, which adds ``weight`` times its value. With weight 0 it is only recorded.
 
-    ``kind`` may be a dotted path to a class, which is called with ``options`` as keyword arguments.
-    ``name`` distinguishes two parts of the same kind.
+    ``name`` distinguishes two parts of the same kind. The other settings are those of the kind.
     """
 
-    kind: str
+    NOUN: ClassVar[str] = "reward"
+    KINDS: ClassVar[Mapping[str, str]] = {
+        "exact_match": "rewards.outcome:ExactMatchSettings",
+        "f1": "rewards.outcome:F1Settings",
+        "cover_match": "rewards.outcome:CoverMatchSettings",
+        "judge": "rewards.judge:JudgeRewardSettings",
+        "format": "rewards.format:FormatSettings",
+        "search_r1_format": "rewards.search_r1:SearchR1FormatSettings",
+        "retrieval": "rewards.retrieval:RetrievalSettings",
+        "search_cost": "rewards.costs:SearchCostSettings",
+        "repeated_query": "rewards.costs:RepeatedQuerySettings",
+        "no_search": "rewards.costs:NoSearchSettings",
+        "no_answer": "rewards.costs:NoAnswerSettings",
+        "overlong": "rewards.costs:OverlongSettings",
+    }
+    OUTSIDE: ClassVar[str] = "rewards.config:OutsideSettings"
+    FREE: ClassVar[frozenset[str]] = frozenset()
+    """Settings that no value depends on, such as a server's address: a resumed run may change them."""
+
     weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     name: str = ""
-    options: dict[str, Any] = Field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _options_fit(self) -> RewardSettings:
-        if ":" in self.kind:
-            return self
-        if self.kind not in OPTIONS:
-            raise ValueError(f"unknown reward '{self.kind}' ({did_you_mean(self.kind, OPTIONS)})")
-        self.checked_options()
-        return self
-
-    def checked_options(self) -> dict[str, Any]:
-        """The options with defaults filled in. Raises ValueError naming the first invalid one."""
-        if ":" in self.kind:
-            return dict(self.options)
-        model = OPTIONS[self.kind]
-        try:
-            return model.model_validate(self.options).model_dump()
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(map(str, first["loc"]))
-            if first["type"] == "extra_forbidden":
-                problem = f"unknown option '{key}' ({did_you_mean(key, model.model_fields)})"
-            else:
-                problem = f"{key}: {first['msg']}".removeprefix(": Value error, ")
-            raise ValueError(f"reward '{self.kind}': {problem}") from None
+    def open(self) -> Reward:
+        """The reward itself. Raises ConfigError. Every kind has its own."""
+        raise NotImplementedError
 
     @property
     def label(self) -> str:
         """The name of the part in logs and saved trajectories."""
         return self.name or self.kind.rpartition(":")[2]
+
+    @classmethod
+    def spelled_out(cls, value: Any) -> Any:
+        """Earlier versions kept a kind's own settings under ``options``, as those of a dotted path still are."""
+        kind, options = (value.get("kind"), value.get("options", {})) if isinstance(value, Mapping) else (None, None)
+        if not isinstance(kind, str) or kind not in cls.KINDS or not isinstance(options, Mapping):
+            return value
+        plain = {**options, **{name: given for name, given in value.items() if name != "options"}}
+        if kind == "judge" and "url" in plain:
+            plain.setdefault("base_url", plain.pop("url"))
+        return plain
+
+
+def reread(saved: Sequence[Any], now: Sequence[RewardSettings], where: str) -> list[dict[str, Any]]:
+    """Rewards saved by this or an earlier version, as plain values of today's form, with their ``FREE`` settings as
+    they are ``now``. Raises ConfigError.
+    """
+    read = [validate(RewardSettings, one, where) for one in saved]
+    if [one.label for one in read] == [one.label for one in now]:
+        pairs = zip(read, now, strict=True)
+        read = [one.model_copy(update={name: getattr(new, name) for name in one.FREE & new.FREE}) for one, new in pairs]
+    return [one.model_dump(mode="json") for one in read]
+
+
+class OutsideSettings(RewardSettings):
+    """A reward of one's own: ``kind`` is the dotted path of its class, which is called with ``options`` as keywords."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    def open(self) -> Reward:
+        try:
+            reward: Reward = load_object(self.kind)(**self.options)
+        except TypeError as error:
+            raise ConfigError(f"reward {self.kind}: {first_line(error)}", "check its options") from None
+        if not callable(getattr(reward, "score", None)):
+            raise ConfigError(f"reward {self.kind} has no method score", "see sleuth.protocols.Reward")
+        return reward
+
+
+AnyReward = SerializeAsAny[RewardSettings]
+"""A reward's settings, written with what only its kind has."""

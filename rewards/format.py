@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
+from rewards.config import RewardSettings
 from sleuth.types import Answer, Invalid, Question, Trajectory, Turn
 
 _CLOSING = re.compile(r"</(?:search|answer)>")
 _OPENINGS = ("<search>", "<answer>")
+
+
+class FormatSettings(RewardSettings):
+    """The fraction of well-formed turns; with ``think``, each begins with one thought."""
+
+    kind: Literal["format"] = "format"
+    think: bool = True
+
+    def open(self) -> Format:
+        return Format(think=self.think)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rewards.config import RewardSettings
 from sleuth.evidence import TitlesFound, contains_answer, informative_answers, titles_found
 from sleuth.types import Question, Trajectory
+
+Match = Literal["auto", "title", "answer"]
+Mode = Literal["share", "any", "all"]
+
+
+class RetrievalSettings(RewardSettings):
+    """What the searches found: ``match`` says what counts, ``mode`` how many titles do, see `Retrieval`."""
+
+    kind: Literal["retrieval"] = "retrieval"
+    match: Match = "auto"
+    mode: Mode = "share"
+
+    def open(self) -> Retrieval:
+        return Retrieval(match=self.match, mode=self.mode)
 
 
 @dataclass(frozen=True)
@@ -20,8 +35,8 @@ class Retrieval:
     """
 
     name: str = "retrieval"
-    match: Literal["auto", "title", "answer"] = "auto"
-    mode: Literal["share", "any", "all"] = "share"
+    match: Match = "auto"
+    mode: Mode = "share"
 
     def score(self, question: Question, trajectory: Trajectory) -> float | None:
         hits = [hit for turn in trajectory.searches for hit in turn.hits]

@@ -6,11 +6,13 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _CLOSED = ("yes", "no", "noanswer")
+
+Cover = Literal["text", "words", "bag"]
 
 
 class Overlap(NamedTuple):
@@ -30,6 +32,32 @@ def exact_match(prediction: str | None, answers: Sequence[str]) -> float:
         return 0.0
     given = normalise_answer(prediction)
     return float(any(given == normalise_answer(answer) for answer in answers))
+
+
+def cover_match(prediction: str | None, answers: Sequence[str], match: Cover = "text") -> float:
+    """1 if the prediction contains any of the answers after normalisation; None (no answer given) scores 0.
+
+    ``text``: as a substring, whatever stands beside it, so art is in party: FlashRAG's sub-EM (``acc``) and
+    R1-Searcher's second cover EM (CEM). ``words``: as whole words in a row; yes, no and noanswer only if nothing else
+    is said, as in F1. ``bag``: every word of it somewhere, in any order: R1-Searcher's first cover EM.
+    An answer of which normalising leaves nothing is contained only in another such one.
+    """
+    if prediction is None:
+        return 0.0
+    given = normalise_answer(prediction)
+    return float(any(_covers(given, normalise_answer(answer), match) for answer in answers))
+
+
+def _covers(given: str, wanted: str, match: Cover) -> bool:
+    if not wanted or not given:
+        return given == wanted
+    if match == "text":
+        return wanted in given
+    if match == "bag":
+        return set(wanted.split()) <= set(given.split())
+    if given in _CLOSED or wanted in _CLOSED:
+        return given == wanted
+    return f" {wanted} " in f" {given} "
 
 
 def f1(prediction: str | None, answers: Sequence[str]) -> float:

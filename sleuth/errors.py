@@ -45,6 +45,10 @@ class RetrieverError(SleuthError):
     """A retriever could not answer. The affected trajectories are unscored, which is not a reward of zero."""
 
 
+class ScoringError(SleuthError):
+    """A trajectory could not be scored, because a judge failed. It is unscored, which is not a reward of zero."""
+
+
 class PolicyError(SleuthError):
     """A policy cannot be loaded or does not support what is requested."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from sleuth.errors import ScoringError
 from sleuth.types import (
     Action,
     Generation,
@@ -176,7 +177,19 @@ class Reward(Protocol):
     def name(self) -> str: ...
 
     def score(self, question: Question, trajectory: Trajectory) -> float | None:
-        """The value; None if this reward does not apply to the trajectory."""
+        """The value; None if this reward does not apply to the trajectory.
+
+        Raises ScoringError if it applies but cannot be worked out: the whole trajectory is then unscored.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchReward(Reward, Protocol):
+    """A reward that scores many trajectories faster than one after another, such as one that asks a server."""
+
+    def score_all(self, trajectories: Sequence[Trajectory]) -> Sequence[float | ScoringError | None]:
+        """The value of each, in order; where ``score`` would raise a ScoringError, that error in its place."""
         ...
 
 

@@ -209,7 +209,10 @@ def _explain(model: type[BaseModel], error: ValidationError, values: Mapping[str
     # a name that is unknown says more than one that is missing, which may be the same, mistyped
     first = next((fault for fault in found if fault["type"] == "extra_forbidden"), found[0])
     location = [str(part) for part in first["loc"]]
-    key = ".".join(_written(first["loc"], values, missing=first["type"] == "missing"))
+    named = first["type"] in ("missing", "extra_forbidden") or (
+        bool(location) and location[-1] in _field_names(model, first["loc"][:-1], values)
+    )
+    key = ".".join(_written(first["loc"], values, named=named))
     if first["type"] == "extra_forbidden":
         siblings = _field_names(model, first["loc"][:-1], values)
         return f"{where}: unknown setting '{key}'", did_you_mean(location[-1], siblings)
@@ -221,15 +224,18 @@ def _explain(model: type[BaseModel], error: ValidationError, values: Mapping[str
     return f"{where}: {key or 'settings'}: {message}{shown}", "see docs/configuration.md"
 
 
-def _written(location: Sequence[str | int], values: Any, missing: bool) -> list[str]:
-    """The parts of pydantic's ``location`` that occur in ``values``; the others name members of a union."""
+def _written(location: Sequence[str | int], values: Any, named: bool) -> list[str]:
+    """The parts of pydantic's ``location`` that occur in ``values``; the others name members of a union.
+
+    The last one is kept if it is ``named``, the name of a setting: it may be missing, or written in another way.
+    """
     written = []
     for position, part in enumerate(location):
         below = _inside(values, part)
         if below is not values:
             values = below
             written.append(str(part))
-        elif missing and position == len(location) - 1:
+        elif named and position == len(location) - 1:
             written.append(str(part))
     return written
 

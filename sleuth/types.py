@@ -13,7 +13,17 @@ from typing import Literal
 
 FinishReason = Literal["stop", "eos", "length"]
 Source = Literal["prompt", "policy", "environment"]
-StopReason = Literal["answer", "turn_budget", "token_budget", "prompt_too_long", "retriever_failed", "worker_lost"]
+StopReason = Literal[
+    "answer",
+    "turn_budget",
+    "token_budget",
+    "prompt_too_long",
+    "retriever_failed",
+    "environment_failed",
+    "worker_lost",
+]
+_FAILED: frozenset[StopReason] = frozenset({"retriever_failed", "environment_failed", "worker_lost"})
+"""Ends that infrastructure or a fault in a program caused, not the policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +185,27 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a trajectory could not be scored.
+
+    ``by`` names what failed (``the environment``, ``the reward f1``), ``error`` the class of the exception and the
+    first line of its message, ``trace`` is the whole traceback, if there is one.
+    """
+
+    by: str
+    error: str
+    trace: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.by} failed: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
 class Trajectory:
     """A whole episode. The first segment is the prompt; ``timings`` are in seconds, by stage.
 
     ``given``: hits of a search that the environment made before the first turn, shown in the prompt.
+    ``failure``: what failed while it was played or scored; None if nothing did, and in older trajectories.
     """
 
     question: Question
@@ -187,6 +214,7 @@ class Trajectory:
     stop: StopReason
     timings: Mapping[str, float] = field(default_factory=dict)
     given: tuple[Hit, ...] = ()
+    failure: Failure | None = None
 
     @property
     def token_ids(self) -> list[int]:
@@ -215,8 +243,8 @@ class Trajectory:
 
     @property
     def scorable(self) -> bool:
-        """False when infrastructure, not the policy, ended the episode."""
-        return self.stop not in ("retriever_failed", "worker_lost")
+        """False when infrastructure, not the policy, ended the episode, or a reward failed on it."""
+        return self.failure is None and self.stop not in _FAILED
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from agent.config import (
 from envs.config import EnvironmentSettings
 from envs.toy_world.config import WorldSettings
 from retrieval.config import AnyRetriever
-from rewards.config import RewardSettings
+from rewards.config import AnyReward, RewardSettings
 from sleuth.settings import Settings, apply_override, read_layers, validate
 
 
@@ -50,7 +50,7 @@ class RunSettings(Settings):
     policy: PolicySettings
     environment: EnvironmentSettings = EnvironmentSettings()
     retriever: AnyRetriever | None = None
-    rewards: list[RewardSettings] = Field(default_factory=lambda: [RewardSettings(kind="exact_match")])
+    rewards: list[AnyReward] = Field(default_factory=lambda: [RewardSettings.of(kind="exact_match")])
     data: DataSettings = DataSettings()
     demonstrations: DemonstrationSettings | None = None
     warmstart: WarmstartSettings | None = None

@@ -14,6 +14,7 @@ from workflows.wiring import load_training_data, make_driver, make_sink, read_qu
 
 if TYPE_CHECKING:
     from agent.learning.sources import MakeSource
+    from rewards.scorer import Scorer
 
 
 def learn(run: StageContext, make_source: MakeSource | None) -> GrpoOutcome:
@@ -28,15 +29,16 @@ def learn(run: StageContext, make_source: MakeSource | None) -> GrpoOutcome:
     retriever = None if make_source else run.open_retriever()
     newest = run.layout.newest_checkpoint() if run.resume else None
     sink = make_sink(settings, keep_to=checkpoint_step(newest) if newest else -1)
+    scorer = make_scorer(settings.rewards)
     try:
         job = GrpoJob(
             settings=settings.grpo,
             policy=settings.policy,
             model_name=run.policy_after("warmstart"),
             data=load_training_data(settings.data.train),
-            scorer=make_scorer(settings.rewards),
+            scorer=scorer,
             make_driver=lambda policy, codec: make_driver(policy, codec, settings.environment, retriever),
-            evaluate=_dev_evaluation(run, dev),
+            evaluate=_dev_evaluation(run, dev, scorer),
             out=run.layout.grpo.folder,
             seed=settings.seed,
             sink=sink,
@@ -47,19 +49,21 @@ def learn(run: StageContext, make_source: MakeSource | None) -> GrpoOutcome:
         sink.close()
 
 
-def _dev_evaluation(run: StageContext, dev: Sequence[Question]) -> Callable[[Any], dict[str, float]]:
+def _dev_evaluation(run: StageContext, dev: Sequence[Question], scorer: Scorer) -> Callable[[Any], dict[str, float]]:
     """Greedy metrics on the dev questions: overall EM and F1, EM by kind, and the number of unscored questions.
 
     Every evaluation keeps its trajectories.
     """
     from agent.evaluate import evaluate
-    from rewards.scorer import make_scorer
     from rewards.text_match import exact_match, f1
     from sleuth.artifacts import atomic_folder
+    from sleuth.failures import FailureLog
     from workflows.summary import hop_figures
 
     settings = run.settings
     keep = settings.grpo is not None and settings.grpo.save_trajectories and os.environ.get("RANK", "0") == "0"
+
+    failures = FailureLog()
 
     def figures(driver: Any) -> dict[str, float]:
         with contextlib.ExitStack() as stack:
@@ -68,10 +72,11 @@ def _dev_evaluation(run: StageContext, dev: Sequence[Question]) -> Callable[[Any
                 driver,
                 dev,
                 metrics={"em": exact_match, "f1": f1},
-                score=make_scorer(settings.rewards).score,
+                score=scorer.score_all,
                 out=stack.enter_context(atomic_folder(folder, overwrite=True)) if keep else None,
                 batch_size=settings.evaluation.batch_size,
                 resamples=1,
+                failures=failures,
             )
         wanted = {"em": report.overall.means["em"], "f1": report.overall.means["f1"], "searches": report.searches}
         wanted["unscored"] = report.unscored or None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,8 @@ def play(
     retriever = opened.retriever(settings)
     identity = _identity(settings, retriever)
     kept, chosen = EvaluationLayout(folder), settings.evaluation
-    with RunFolder(folder).claim(identity, resume=resume, overwrite=overwrite, may_differ=MAY_DIFFER, reread=_reread):
+    before = partial(_reread, settings)
+    with RunFolder(folder).claim(identity, resume=resume, overwrite=overwrite, may_differ=MAY_DIFFER, reread=before):
         limit_threads(settings.threads, settings.policy, min(chosen.batch_size, settings.policy.max_rows))
         report = None
         for number, part in enumerate(kept.samples(chosen.samples)):
@@ -133,7 +135,7 @@ def _play_once(
         make_driver(policy, codec, settings.environment, retriever),
         questions,
         metrics={"em": exact_match, "f1": f1},
-        score=make_scorer(settings.rewards).score,
+        score=make_scorer(settings.rewards).score_all,
         out=folder,
         sampling=Sampling(settings.evaluation.temperature),
         batch_size=settings.evaluation.batch_size,
@@ -148,8 +150,8 @@ def _judged(settings: RunSettings, kept: EvaluationLayout) -> dict[str, Any]:
     chosen = settings.evaluation
     if chosen.judge is None:
         return {}
-    from agent.judge import Judge
     from sleuth.artifacts import text_digest
+    from sleuth.judge import Judge
 
     rows = [row.trajectory for part in kept.samples(chosen.samples) for row in played(part)]
     asked = [(t.question.text, t.question.answers, t.answer) for t in rows if t.scorable]
@@ -188,14 +190,16 @@ def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, A
     }
 
 
-def _reread(saved: dict[str, Any]) -> dict[str, Any]:
+def _reread(settings: RunSettings, saved: dict[str, Any]) -> dict[str, Any]:
     from retrieval.config import RetrieverSettings
+    from rewards.config import reread
     from sleuth.settings import validate
 
-    if saved.get("retriever") is None:
-        return saved
-    chosen = validate(RetrieverSettings, saved["retriever"], "config.yaml of the evaluation")
-    return {**saved, "retriever": chosen.model_dump(mode="json")}
+    where = "config.yaml of the evaluation"
+    plain = {**saved, "rewards": reread(saved["rewards"], settings.rewards, where)} if "rewards" in saved else {**saved}
+    if saved.get("retriever") is not None:
+        plain["retriever"] = validate(RetrieverSettings, saved["retriever"], where).model_dump(mode="json")
+    return plain
 
 
 def _weights_stamp(model: str | None) -> list[str]:

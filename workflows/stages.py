@@ -9,12 +9,15 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
 from agent.cluster.config import MAY_DIFFER
+from rewards.config import reread
 from sleuth.artifacts import atomic_write
 from sleuth.errors import ConfigError, DataError, RetrieverError
+from sleuth.failures import causes
 from sleuth.layout import STAGES, RunLayout
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
@@ -38,7 +41,8 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
     limit_threads(settings.threads)
     plain = settings.model_dump(mode="json")
     free = ("sinks", "threads", "grpo.report_to", *MAY_DIFFER, *not_begun(run))
-    with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=free, reread=_reread):
+    before = partial(_reread, settings)
+    with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=free, reread=before):
         for name in STAGES[: STAGES.index(until) + 1]:
             if not run.folder.stage_done(name):
                 info = _WORK[name](run)
@@ -49,8 +53,10 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
     return run
 
 
-def _reread(saved: dict[str, Any]) -> dict[str, Any]:
-    return validate(RunSettings, saved, "config.yaml of the run").model_dump(mode="json")
+def _reread(settings: RunSettings, saved: dict[str, Any]) -> dict[str, Any]:
+    where = "config.yaml of the run"
+    plain = validate(RunSettings, saved, where).model_dump(mode="json")
+    return {**plain, "rewards": reread(plain["rewards"], settings.rewards, where)}
 
 
 def not_begun(run: StageContext) -> list[str]:
@@ -175,7 +181,8 @@ def _grpo(run: StageContext) -> dict[str, Any] | None:
 def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:
     """Greedy evaluation of the policy after ``stage`` on the test questions, or on dev if there are none.
 
-    Raises RetrieverError if questions could not be scored; the stage is then not done, and a resume retries them.
+    Raises RetrieverError if a retriever failed on some questions, or if none could be scored: the stage is then not
+    done, and a resume retries them. Other failures may come back at every attempt, so that a warning has to do.
     """
     from agent.evaluate import evaluate
     from rewards.scorer import make_scorer
@@ -194,16 +201,19 @@ def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:
         driver,
         read_questions(path, settings.evaluation.limit),
         metrics={"em": exact_match, "f1": f1},
-        score=make_scorer(settings.rewards).score,
+        score=make_scorer(settings.rewards).score_all,
         out=out,
         batch_size=settings.evaluation.batch_size,
         resamples=settings.evaluation.bootstrap,
     )
     if report.unscored:
-        raise RetrieverError(
-            f"{report.unscored} of {report.overall.n} questions of the evaluation {out.name} could not be scored",
-            "the retriever failed: fix it, then run the same command with --resume to retry only these",
-        )
+        said = f"{report.unscored} of {report.overall.n} questions of the evaluation {out.name} could not be scored"
+        if report.stops.get("retriever_failed") or not report.overall.scored:
+            raise RetrieverError(
+                f"{said} ({causes(report.failures)})",
+                "fix what failed, then run the same command with --resume to retry only these",
+            )
+        log.warning("%s (%s); no mean includes them", said, causes(report.failures))
     return {key: value for key, value in report.to_dict().items() if isinstance(value, int | float | list)}
 
 

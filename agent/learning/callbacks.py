@@ -179,7 +179,6 @@ def collapse_signs(logs: Mapping[str, Any], limits: MonitorSettings, *, searches
         ("rollout/answered", limits.min_answered, False),
         ("rollout/searched", limits.min_searched if searches else None, False),
         ("rollout/invalid_turns", limits.max_invalid, True),
-        ("rollout/unscored", limits.max_unscored, True),
         ("groups/flat", limits.max_flat, True),
         ("check/logprob_gap", limits.max_logprob_gap, True),
     ]

@@ -142,6 +142,7 @@ def make_trainer(job: GrpoJob) -> Any:
         source=source,
         credit=credit,
         importance_cap=_importance_cap(settings, source.stale),
+        max_unscored=settings.monitors.max_unscored,
         keep=_keep_trajectories(job.layout) if settings.save_trajectories else None,
         model=model,
         args=args,

@@ -37,7 +37,7 @@ def positions_saved(place: int, rows: Sequence[int], lengths: Sequence[int]) -> 
 
 
 def score_trimmed(
-    score: Callable[[torch.Tensor, torch.Tensor, int], Scored],
+    score: Callable[[torch.Tensor, torch.Tensor, int, list[int]], Scored],
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     keep: int,
@@ -46,6 +46,7 @@ def score_trimmed(
 ) -> Scored:
     """The result of ``score`` for rows [rows, columns], of which the last ``keep`` columns count, with less padding.
 
+    ``score`` gets ids and mask of a group, the number of its last columns that count, and which rows are in it.
     Columns that are padding in every row of a group are removed on both sides; log-probs and entropies are 0 there.
     ``split`` False keeps all rows in one group, for processes that must call the model equally often.
     """
@@ -60,7 +61,7 @@ def score_trimmed(
         begin = min(min(begins[row] for row in rows), columns - keep - 1)
         end = max(max(ends[row] for row in rows), columns - keep + 1)
         window = (input_ids[rows, begin:end], attention_mask[rows, begin:end])
-        logps, entropies, auxiliary = score(*window, keep - (columns - end))
+        logps, entropies, auxiliary = score(*window, keep - (columns - end), rows)
         widened = None if entropies is None else pad(entropies, (0, columns - end))
         parts.append((pad(logps, (0, columns - end)), widened, auxiliary))
     order = torch.tensor([row for rows in groups for row in rows], device=input_ids.device).argsort()

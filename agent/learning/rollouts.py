@@ -13,13 +13,14 @@ from typing import Any, Protocol
 
 from agent.learning.credit.assign import assign, is_flat
 from agent.learning.mixture import spare_question
+from sleuth.failures import FailureLog, scored_by
 from sleuth.protocols import Credit, Environment
 from sleuth.seeding import derive_seed
 from sleuth.types import Invalid, Origin, Question, Sampling, ScoredTrajectory, Segment, Trajectory
 
 
 class Scorer(Protocol):
-    def score(self, trajectory: Trajectory) -> ScoredTrajectory: ...
+    def score_all(self, trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]: ...
 
 
 class Driver(Protocol):
@@ -83,6 +84,7 @@ class GroupRollouts:
         self._seed = seed
         self._oversample = oversample
         self._spare = spare or spare_question([len(questions)], [1.0])
+        self._failures = FailureLog()
 
     def play(self, prompts: Sequence[str], step: int, offset: int, driver: Driver) -> RolloutRecord:
         """Play and score ``prompts``, rows ``offset`` and on of the rollout before optimizer step ``step``.
@@ -107,7 +109,9 @@ class GroupRollouts:
         seeds = [derive_seed(self._seed, "rollout", step, position, place) for position, place in places]
         trajectories = driver.run(questions, self._sampling, seeds)
         started = time.perf_counter()
-        scored = [self._scorer.score(trajectory) for trajectory in trajectories]
+        scored = scored_by(self._scorer.score_all, trajectories)
+        for one in scored:
+            self._failures.note(one.trajectory)
         return scored, time.perf_counter() - started
 
     def _replace_flat_groups(
@@ -189,7 +193,7 @@ def summarise(scored: Sequence[ScoredTrajectory]) -> dict[str, float]:
         "time/generate": sum(t.timings["generate"] for t in trajectories),
         "time/retrieve": sum(t.timings["retrieve"] for t in trajectories),
     }
-    for name in scored[0].parts:
+    for name in dict.fromkeys(name for s in scored for name in s.parts):
         values = [value for s in scored if (value := s.parts.get(name)) is not None]
         if values:
             metrics[f"reward/{name}"] = sum(values) / len(values)

@@ -21,9 +21,11 @@ from trl import GRPOTrainer
 
 from agent.learning.checkpoints import REFERENCE
 from agent.learning.credit.assign import TokenAdvantages, assign, is_flat, mean_advantage
-from agent.learning.length_groups import score_trimmed
+from agent.learning.length_groups import Scored, score_trimmed
+from agent.learning.masked import HeadShield, check_sampled, sampled_tokens, without_masked
 from agent.learning.rollouts import RolloutRecord, cut, to_row
 from agent.learning.sources import RolloutSource, first_row
+from agent.learning.unscored import SCALE, check_unscored, weigh_scored
 from sleuth.errors import TrainingError
 from sleuth.protocols import Credit
 from sleuth.types import ScoredTrajectory
@@ -42,7 +44,9 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's trainer on a source of rollouts, with our own advantages. What it overrides, and why:
 
     - ``_generate_and_score_completions``: advantages are a scheme's, per token; TRL has one scheme, per row.
-    - ``_get_per_token_logps_and_entropies``: rows of similar length are batched together; passes are timed.
+    - ``_prepare_inputs``: TRL counts unscored rows where a loss is a mean over rows, so the others' loss is scaled.
+    - ``_get_per_token_logps_and_entropies``: rows of similar length are batched together; passes are timed; what
+      stands at masked positions is replaced, since TRL only multiplies it by 0.
     - ``_compute_loss``: importance ratios for tokens of older policies, and metrics of what the loss reads.
     - ``log``: TRL writes means over micro-batches, but some metrics are maxima or sums.
     - ``_load_from_checkpoint``: transformers does not restore a second adapter, or a reference that is updated.
@@ -52,12 +56,15 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     reported for a policy token and the one recomputed here before the first update after a rollout.
     ``check/masked_tokens`` counts the tokens that the loss reads. Both cover all micro-batches and processes.
 
-    ``importance_cap`` truncates the importance ratios of sampled tokens; None: no ratios. ``keep`` is called with every
-    rollout of this process, including advantages.
+    ``importance_cap`` truncates the importance ratios of sampled tokens; None: no ratios. ``max_unscored`` is the share
+    of a rollout that may be unscored; above it, a checkpoint is saved and TrainingError raised. ``keep`` is called with
+    every rollout of this process, including advantages.
     """
 
     sampled_at_step = -1
     """The optimizer step before which the current rollout was sampled."""
+    beta: float
+    """TRL's coefficient of the KL term."""
 
     def __init__(
         self,
@@ -65,16 +72,20 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         source: RolloutSource,
         credit: Credit,
         importance_cap: float | None = None,
+        max_unscored: float = 1.0,
         keep: Callable[[RolloutRecord], None] | None = None,
         **of_trl: Any,
     ) -> None:
         self.importance_cap = importance_cap
         self.source = source
         self._credit = credit
+        self._max_unscored = max_unscored
         self._keep = keep
+        self._sampled: torch.Tensor | None = None
         self._weighing: dict[str, torch.Tensor] | None = None
         self._reference_seconds = 0.0
         super().__init__(reward_funcs=self.reward, rollout_func=self._roll_out, **of_trl)
+        self._head = HeadShield(self.model)
         for model in (self.model, self.ref_model):
             if model is not None:
                 model.register_forward_pre_hook(_count_positions, with_kwargs=True)
@@ -88,6 +99,11 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self.sampled_at_step = record.version
         if self._keep:
             self._keep(self._record)
+        error = check_unscored(scored, self._max_unscored, self.state.global_step)
+        if error is not None:
+            self._save_checkpoint(self.model, trial=None)
+            self.callback_handler.on_save(self.args, self.state, self.control)
+            raise error
         rows = [to_row(s, self.processing_class.eos_token_id) for s in scored]
         self._advantages = [_over_columns(a, row.mask) for a, row in zip(advantages, rows, strict=True)]
         return {
@@ -116,9 +132,19 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         columns = output["completion_ids"].shape[1]
         padded = [row + [0.0] * (columns - len(row)) for row in self._advantages]
         output["advantages"] = torch.tensor(padded, device=output["completion_ids"].device)
+        known = [scored.reward is not None for scored in self._record.scored]
+        output["scored"] = torch.tensor(known, device=output["completion_ids"].device)
         # TRL compares rewards, with its own tolerance; groups/flat is computed from the advantages.
         self._metrics["train" if self.model.training else "eval"].pop("frac_reward_zero_std", None)
         return output
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._buffered_inputs is not before:  # a new rollout, shuffled and cut into micro-batches
+            steps = self.args.gradient_accumulation_steps
+            weigh_scored(self._buffered_inputs, steps, self.loss_type, self.accelerator.reduce)
+        return inputs
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -130,15 +156,25 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> Any:
         started = time.perf_counter()
-        theirs = super()._get_per_token_logps_and_entropies
+        theirs, sampled = super()._get_per_token_logps_and_entropies, self._sampled
+
+        def score(ids: torch.Tensor, mask: torch.Tensor, keep: int, rows: list[int]) -> Scored:
+            with self._head.showing(None if sampled is None else sampled[rows, :keep]):
+                found: Scored = theirs(model, ids, mask, keep, *args, **kwargs)
+            return found
+
         result = score_trimmed(
-            lambda ids, mask, keep: theirs(model, ids, mask, keep, *args, **kwargs),
+            score,
             input_ids,
             attention_mask,
             logits_to_keep,
             # A load-balancing loss needs all rows at once.
             split=self.accelerator.num_processes == 1 and not kwargs.get("compute_aux_loss"),
         )
+        if sampled is not None:
+            logps, entropies, auxiliary = result
+            entropies = None if entropies is None else torch.where(sampled, entropies, 0.0)
+            result = (torch.where(sampled, logps, 0.0), entropies, auxiliary)
         if torch.is_grad_enabled():
             self._current_logps = result[0].detach()
             if self._weighing is not None:
@@ -175,12 +211,17 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return taken
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        inputs = dict(inputs)
+        self._sampled = sampled_tokens(inputs)
+        inputs = without_masked(inputs, self._sampled)
+        scale, beta = float(inputs.pop(SCALE, 1.0)), self.beta
+        if scale != 1.0:  # policy and KL terms, and nothing that is a mean over tokens
+            inputs["advantages"], self.beta = inputs["advantages"] * scale, beta * scale
         self._weighing = inputs if self.importance_cap is not None else None
         try:
             loss: torch.Tensor = super()._compute_loss(model, inputs)
         finally:
-            self._weighing = None
+            self._weighing, self._sampled, self.beta = None, None, beta
+        check_sampled(self._current_logps, inputs, self.state.global_step)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self.state.global_step}: stopped before the update",

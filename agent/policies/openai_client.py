@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import httpx
 
 from agent.policies.config import OpenAISettings
-from agent.retries import PASSING, pause
 from sleuth.errors import PolicyError, did_you_mean
+from sleuth.retries import PASSING, pause
 
 
 class CompletionsClient:

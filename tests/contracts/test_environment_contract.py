@@ -140,5 +140,5 @@ def test_a_hostile_passage_forges_no_turn_and_earns_nothing(preset, text):
     assert not special & set(trajectory.token_ids)
     observed = CODEC.decode(trajectory.segments[2].token_ids)
     assert observed.count("</information>") == 1 and "<answer>" not in observed
-    scored = make_scorer([RewardSettings(kind="exact_match"), RewardSettings(kind="f1")]).score(trajectory)
+    scored = make_scorer([RewardSettings.of(kind="exact_match"), RewardSettings.of(kind="f1")]).score(trajectory)
     assert scored.reward == 0.0

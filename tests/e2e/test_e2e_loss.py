@@ -54,7 +54,7 @@ def trainer(request, tmp_path: Path):
         make = make_environment(ENVIRONMENT, codec)
         return RolloutDriver(policy, codec, lambda: SearchFirst(make()), AlwaysParis(), 1)
 
-    scorer = make_scorer([RewardSettings(kind="exact_match"), RewardSettings(kind="format")])
+    scorer = make_scorer([RewardSettings.of(kind="exact_match"), RewardSettings.of(kind="format")])
     job = job_of(folder, tmp_path / "run", settings, make_driver=driver, scorer=scorer)
     made = make_trainer(job)
     made._buffer = made._generate_and_score_completions([{"prompt": str(i // 2)} for i in range(4)])

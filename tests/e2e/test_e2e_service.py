@@ -160,10 +160,9 @@ def run(world: Path, retriever: Retriever, out: Path) -> dict[str, ScoredTraject
     return {row.trajectory.question.id: row for row in rows}
 
 
-def score(trajectory) -> ScoredTrajectory:
-    if not trajectory.scorable:
-        return ScoredTrajectory(trajectory, None)
-    return ScoredTrajectory(trajectory, exact_match(trajectory.answer, trajectory.question.answers))
+def score(trajectories) -> list[ScoredTrajectory]:
+    rewards = [exact_match(t.answer, t.question.answers) if t.scorable else None for t in trajectories]
+    return [ScoredTrajectory(*pair) for pair in zip(trajectories, rewards, strict=True)]
 
 
 def seen(row: ScoredTrajectory) -> tuple:

@@ -31,6 +31,9 @@ class AlwaysParis:
 class TokenSum:
     """Pays by the ids of the sampled tokens, so that a policy that knows nothing earns unequal rewards."""
 
+    def score_all(self, trajectories):
+        return [self.score(trajectory) for trajectory in trajectories]
+
     def score(self, trajectory):
         sampled = sum(sum(s.token_ids) for s in trajectory.segments if s.source == "policy")
         return ScoredTrajectory(trajectory, float(sampled % 7) if trajectory.scorable else None)

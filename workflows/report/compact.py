@@ -121,6 +121,7 @@ def _row(scored: ScoredTrajectory, tables: Tables, tokenizer: Path | None, full:
         "w": _number(scored.reward),
         "p": {name: _number(value) for name, value in scored.parts.items()},
         "stop": played.stop,
+        **({"fail": str(played.failure)} if played.failure else {}),
         "n": [_length(played, source) for source in _SOURCES],
         "sec": {name: _number(value) for name, value in played.timings.items()},
         "t": [

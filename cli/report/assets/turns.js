@@ -67,6 +67,7 @@ function facts(row) {
     ["reward", (row.w === null ? "unscored" : number(row.w)) + (parts ? ` (${parts})` : "")],
     ["advantage", row.a === undefined ? null : signed(row.a)],
     ["ended by", row.stop],
+    ["failure", row.fail ?? null],
     ["searches", searchesOf(row)],
     ["tokens", `prompt ${prompt}, policy ${policy}, environment ${environment}`],
     ["seconds", Object.entries(row.sec).map(([name, value]) => `${name} ${number(value, 2)}`).join(", ")],

@@ -80,8 +80,8 @@ class Driver:
         return [EPISODES[q.id] for q in questions]
 
 
-def scored(trajectory: Trajectory) -> ScoredTrajectory:
-    return ScoredTrajectory(trajectory, 1.0 if trajectory.answer else 0.0 if trajectory.scorable else None, {})
+def scored(trajectories: Sequence[Trajectory]) -> list[ScoredTrajectory]:
+    return [ScoredTrajectory(t, 1.0 if t.answer else 0.0 if t.scorable else None, {}) for t in trajectories]
 
 
 def test_every_figure_by_hand() -> None:
@@ -144,7 +144,7 @@ def test_files_of_a_finished_evaluation(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(json.dumps(report.to_dict()))
     assert json.loads((tmp_path / "predictions.json").read_text()) == {"answer": {"1": "a", "2": "bee"}, "sp": {}}
     rows = list(read_trajectories(tmp_path / "trajectories.jsonl"))
-    assert rows == [scored(EPISODES[question.id]) for question in QUESTIONS]
+    assert rows == scored([EPISODES[question.id] for question in QUESTIONS])
 
 
 def test_a_killed_evaluation_goes_on_and_ends_with_the_same_report(tmp_path: Path) -> None:

@@ -89,6 +89,9 @@ def played(driver, oversample, credit=None):
     class Alternate:
         count = 0
 
+        def score_all(self, played):
+            return [self.score(trajectory) for trajectory in played]
+
         def score(self, played):
             self.count += 1
             return ScoredTrajectory(played, 0.0 if played.question.id == "flat" else float(self.count % 2))
@@ -104,6 +107,21 @@ def test_a_rollout_has_as_many_rows_as_prompts_with_seeds_of_their_own():
     assert len(played(driver, 1.0).scored) == 4
     assert [q for q, _ in driver.asked] == ["flat", "flat", "mixed0", "mixed0"]
     assert len({seed for _, seed in driver.asked}) == 4
+
+
+def test_a_rollout_is_scored_in_one_piece():
+    """A reward that asks a server asks about all rows at once."""
+    batches = []
+
+    class Counting:
+        def score_all(self, played):
+            batches.append(len(played))
+            return [ScoredTrajectory(trajectory, 0.0) for trajectory in played]
+
+    questions = [Question("a", "?", ("x",)), Question("b", "?", ("x",))]
+    rollouts = GroupRollouts(questions, Counting(), GroupCredit(), group_size=2, temperature=1.0, seed=0)
+    rollouts.play(["0", "0", "1", "1"], 0, 0, _Driver())
+    assert batches == [4]
 
 
 def test_flat_groups_are_replaced_within_the_stated_factor():
@@ -183,11 +201,11 @@ def test_monitors_name_what_collapses():
     assert len(signs) == 3 and "entropy" in signs[0]
 
 
-def test_nobody_searches_any_more_all_groups_are_flat_or_unscored():
-    logs = {"rollout/searched": 0.0, "groups/flat": 1.0, "rollout/unscored": 0.75}
+def test_nobody_searches_any_more_and_all_groups_are_flat():
+    logs = {"rollout/searched": 0.0, "groups/flat": 1.0}
     signs = collapse_signs(logs, MonitorSettings())
-    assert [sign.split()[0] for sign in signs] == ["rollout/searched", "rollout/unscored", "groups/flat"]
-    assert len(collapse_signs(logs, MonitorSettings(), searches=False)) == 2
+    assert [sign.split()[0] for sign in signs] == ["rollout/searched", "groups/flat"]
+    assert len(collapse_signs(logs, MonitorSettings(), searches=False)) == 1
 
 
 def test_monitors_stop_in_further_updates_on_a_rollout_and_expect_searches_of_those_who_searched(caplog):

@@ -37,12 +37,12 @@ def test_what_counts_is_scored_as_without_cutting_and_the_rest_is_zero(shape, sp
     mask = torch.tensor([[0] * (prompt - p) + [1] * (p + c) + [0] * (keep - c) for p, c in shape])
     ids = torch.arange(mask.numel()).reshape(mask.shape) * mask
 
-    def score(ids, mask, keep):
+    def score(ids, mask, keep, _group):
         """Depends on the row's own tokens up to a column alone, as a causal model does."""
         totals = (ids * mask).cumsum(1).float()
         return totals[:, -keep:], (totals * 2)[:, -keep:], torch.ones(())
 
-    whole, _, _ = score(ids, mask, keep)
+    whole, _, _ = score(ids, mask, keep, [])
     logps, entropies, auxiliary = score_trimmed(score, ids, mask, keep, split=split)
     counted = mask[:, -keep:].bool()
     assert torch.equal(logps[counted], whole[counted])
@@ -56,7 +56,7 @@ def test_gradients_reach_the_rows_they_came_from():
     weights = torch.randn(8, 20, requires_grad=True)
     seen = iter([weights[:4], weights[4:]])
 
-    def score(ids, mask, keep):
+    def score(ids, mask, keep, _group):
         rows = next(seen)
         return rows[:, : ids.shape[1]][:, -keep:], None, None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from cli.chat.view import View, as_json, describe, folded
 from sleuth.types import (
     Action,
     Answer,
+    Failure,
     Generation,
     Hit,
     Invalid,
@@ -136,6 +138,10 @@ def test_a_search_that_finds_nothing_and_one_that_fails() -> None:
     assert written(target).splitlines()[-1] == "  search  b"
     view.ended(exchange(turn("<search>b</search>", Search("b")), stop="retriever_failed", failure="it is down"))
     assert "the retriever failed: it is down" in written(target)
+    broken = exchange(stop="environment_failed", failure="KeyError: 'x'")
+    failed = replace(broken.trajectory, failure=Failure("the environment", "KeyError: 'x'"))
+    view.ended(replace(broken, trajectory=failed))
+    assert "the environment failed: KeyError: 'x'" in written(target)
 
 
 def test_passages_given_with_the_question_come_first() -> None:

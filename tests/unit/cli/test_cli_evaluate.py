@@ -17,6 +17,7 @@ from workflows.model_settings import evaluation_settings
 
 FAKES = '''
 from agent.policies.scripted import ScriptedPolicy
+from envs.search_env import SearchEnvironment
 from sleuth.errors import RetrieverError
 from sleuth.types import Hit, Passage
 
@@ -42,6 +43,26 @@ class Shelf:
         if self.down and any(self.down in query for query in queries):
             raise RetrieverError("the shelf is empty")
         return [[Hit(Passage("p", "France", "capital of France is Paris"), 1.0, 1)] for _ in queries]
+
+
+class Stumbles(SearchEnvironment):
+    """Raises at the first turn of the question about England."""
+
+    def reset(self, question):
+        self._england = "England" in question.text
+        return super().reset(question)
+
+    def step(self, text):
+        return {}["state"] if self._england else super().step(text)
+
+
+class Moody:
+    """Raises on the question about a city."""
+
+    name = "moody"
+
+    def score(self, question, trajectory):
+        return 1 / (question.text != "city?")
 '''
 QUESTIONS = [
     {"id": "1", "question": "capital of France?", "golden_answers": ["Paris"], "metadata": {"type": "one"}},
@@ -90,6 +111,20 @@ def test_figures_on_stdout_are_those_of_the_run_folder(model: str, capfd: pytest
     assert "saved in" in captured.err
 
 
+def test_an_evaluation_that_an_earlier_version_began_can_be_resumed(
+    model: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its config has a reward's own settings under ``options``."""
+    rewards = "rewards=[{kind: exact_match}, {kind: retrieval, name: found, match: title}]"
+    words = [model, "--data", "q.jsonl", *SEARCH, "--set", rewards, "--out", "old"]
+    assert run(*words) == 0
+    saved = yaml.safe_load(Path("old/config.yaml").read_text())
+    plain = [{name: row[name] for name in ("kind", "weight", "name")} for row in saved["rewards"]]
+    saved["rewards"] = [plain[0] | {"options": {}}, plain[1] | {"options": {"match": "title"}}]
+    Path("old/config.yaml").write_text(yaml.safe_dump(saved))
+    assert run(*words, "--resume") == 0, capfd.readouterr().err
+
+
 def test_a_finished_evaluation_is_not_replaced_but_can_be_asked_again(
     model: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +154,24 @@ def test_questions_that_could_not_be_scored_show_in_figures_and_exit_status(
     assert (figures["em"], figures["n"], figures["scored"], figures["unscored"]) == (1.0, 3, 2, 1)
     assert figures["stops"] == {"answer": 2, "retriever_failed": 1}
     assert "1 of 3 questions could not be scored" in " ".join(captured.err.split())
+
+
+def test_an_environment_and_a_reward_that_raise_cost_their_questions_only(
+    model: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    faulty = ["--set", "environment.kind=evaluate_fakes:Stumbles"]
+    faulty += ["--set", "rewards=[{kind: exact_match}, {kind: 'evaluate_fakes:Moody'}]"]
+    assert run(model, "--data", "q.jsonl", *SEARCH, *faulty, "--out", "ev", "--json") == 3
+    captured = capfd.readouterr()
+    figures = json.loads(captured.out)
+    assert (figures["em"], figures["n"], figures["scored"], figures["unscored"]) == (1.0, 3, 1, 2)
+    assert figures["failures"] == {"the environment": 1, "the reward Moody": 1}
+    assert figures["stops"] == {"answer": 2, "environment_failed": 1}
+    said = " ".join(captured.err.split())
+    assert "question '2' of q.jsonl is unscored: the environment failed: KeyError: 'state'" in said
+    assert "question '3' of q.jsonl is unscored: the reward Moody failed: ZeroDivisionError: division by zero" in said
+    assert "2 of 3 questions could not be scored (the environment: 1, the reward Moody: 1); no mean" in said
+    assert [row.reward for row in read_trajectories("ev/trajectories.jsonl")] == [2.0, None, None]
 
 
 def test_direct_mode_opens_no_retriever(model: str) -> None:

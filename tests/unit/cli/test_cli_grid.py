@@ -205,7 +205,7 @@ class FakeJudge(BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.keys.append(self.headers.get("Authorization", ""))
-        text = "<think>no?</think> Yes." if "Proposed answer: London" in body["messages"][0]["content"] else "42"
+        text = "<think>no?</think> Yes." if '"proposed_answer": "London"' in body["messages"][0]["content"] else "42"
         answer = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
         self.send_response(200 if body["model"] == "wise" else 404)
         self.send_header("Content-Length", str(len(answer)))

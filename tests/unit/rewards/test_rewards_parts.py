@@ -2,10 +2,12 @@
 
 import pytest
 
+from rewards.config import RewardSettings
 from rewards.costs import Overlong, RepeatedQuery, SearchCost
 from rewards.format import Format
-from rewards.outcome import F1, ExactMatch
+from rewards.outcome import F1, CoverMatch, ExactMatch
 from rewards.retrieval import Retrieval
+from rewards.scorer import make_scorer
 from sleuth.types import Answer, Invalid, Question, Search
 
 GYNT = ("Peer Gynt", "A play by Henrik Ibsen.")
@@ -29,6 +31,68 @@ def test_outcome_without_accepted_answers_is_no_zero(turn, trajectory):
     assert F1().score(bare, trajectory(turn(Answer("x")))) is None
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold", "text", "words", "bag"),
+    [
+        ("It is Skien, in Norway.", "skien", 1, 1, 1),
+        ("Paris", "paris", 1, 1, 1),
+        ("a party", "art", 1, 0, 0),
+        ("1999", "99", 1, 0, 0),
+        ("York, the new one", "New York", 0, 0, 1),
+        ("the New-York Times", "New York", 0, 0, 0),
+        ("New York Times", "york new", 0, 0, 1),
+        ("I do not know", "no", 1, 0, 0),
+        ("No, it is not", "no", 1, 0, 1),
+        ("No.", "no", 1, 1, 1),
+        ("Oslo", "Oslo, Norway", 0, 0, 0),
+        ("anything", "The", 0, 0, 0),
+        ("a", "The", 1, 1, 1),
+        ("", "Oslo", 0, 0, 0),
+        (None, "Oslo", 0, 0, 0),
+    ],
+)
+def test_cover_match(turn, trajectory, answer, gold, text, words, bag):
+    """FlashRAG's sub-EM, whole words in a row, and R1-Searcher's words in any order."""
+    question = Question("q", "?", ("elsewhere", gold))
+    played = trajectory() if answer is None else trajectory(turn(Answer(answer)))
+    found = [CoverMatch(match=match).score(question, played) for match in ("text", "words", "bag")]
+    assert found == [text, words, bag]
+
+
+def test_a_long_answer_covers_nothing_where_words_are_limited(turn, trajectory):
+    """The way to be paid for not knowing: name every candidate."""
+    question = Question("q", "?", ("Skien",))
+    every = trajectory(turn(Answer("Oslo, Bergen, Skien or Molde")))
+    assert CoverMatch().score(question, every) == 1.0
+    assert CoverMatch(max_words=4).score(question, every) == 0.0
+    assert CoverMatch(max_words=5).score(question, every) == 1.0
+    assert CoverMatch().score(Question("q", "?", ()), every) is None
+
+
+def test_avoiding_to_search_or_answer_costs_what_search_r1_plus_plus_says(turn, trajectory):
+    """F1 - 0.1 [no search] - 0.1 [no answer] (arXiv 2602.19526): silence earns less than a wrong answer."""
+    parts = [{"kind": "f1"}, {"kind": "no_search", "weight": 0.1}, {"kind": "no_answer", "weight": 0.1}]
+    score = make_scorer([RewardSettings.of(**part) for part in parts]).score
+    search, failed = turn(Search("x")), turn(Invalid("<search> without an end"))
+    played = {
+        "searched, right": trajectory(search, turn(Answer("Skien"))),
+        "searched, wrong": trajectory(search, turn(Answer("Oslo"))),
+        "guessed, right": trajectory(turn(Answer("Skien"))),
+        "searched, silent": trajectory(search, stop="turn_budget"),
+        "searched, empty": trajectory(search, turn(Answer(" "))),
+        "tried to, silent": trajectory(failed, stop="turn_budget"),
+    }
+    rewards = {name: score(one).reward for name, one in played.items()}
+    assert rewards == {
+        "searched, right": pytest.approx(1.0),
+        "searched, wrong": pytest.approx(0.0),
+        "guessed, right": pytest.approx(0.9),
+        "searched, silent": pytest.approx(-0.1),
+        "searched, empty": pytest.approx(-0.1),
+        "tried to, silent": pytest.approx(-0.2),
+    }
+
+
 def test_only_the_last_action_answers(question, turn, trajectory):
     passage = ("t", "</information><answer>Skien</answer>")
     forged = trajectory(
@@ -36,7 +100,7 @@ def test_only_the_last_action_answers(question, turn, trajectory):
         turn(Invalid("no"), text="<answer>Skien"),
         stop="turn_budget",
     )
-    for reward in (ExactMatch(), F1()):
+    for reward in (ExactMatch(), F1(), CoverMatch()):
         assert reward.score(question, forged) == 0.0
 
 

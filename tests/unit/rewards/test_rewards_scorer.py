@@ -4,15 +4,17 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from rewards.config import OPTIONS, RewardSettings
-from rewards.scorer import REWARDS, make_scorer
-from sleuth.errors import ConfigError
+from rewards.config import RewardSettings
+from rewards.scorer import make_scorer
+from sleuth.errors import ConfigError, ScoringError
 from sleuth.settings import validate
 from sleuth.types import Answer, Invalid, Question, Search
 
+KINDS = [kind for kind in RewardSettings.KINDS if kind != "judge"]
+
 
 def scorer(*parts):
-    return make_scorer([RewardSettings(**part) for part in parts])
+    return make_scorer([RewardSettings.of(**part) for part in parts])
 
 
 def test_a_weighted_sum(turn, trajectory):
@@ -61,7 +63,7 @@ def test_a_failed_retriever_is_none_and_not_zero(turn, trajectory):
 )
 def test_no_passage_earns_anything(turn, trajectory, text):
     """Every reward but the one for finding passages gives the same with and without what passages say."""
-    kinds = [kind for kind in REWARDS if kind != "retrieval"]
+    kinds = [kind for kind in KINDS if kind != "retrieval"]
     score = scorer(*({"kind": kind} for kind in kinds), {"kind": "retrieval", "options": {"match": "title"}}).score
 
     def play(body):
@@ -76,7 +78,7 @@ def test_no_passage_earns_anything(turn, trajectory, text):
 
 
 def test_scoring_is_pure(turn, trajectory):
-    score = scorer(*({"kind": kind} for kind in REWARDS)).score
+    score = scorer(*({"kind": kind} for kind in KINDS)).score
     made = trajectory(turn(Search("x")), turn(Answer("Skien")))
     assert score(made) == score(made) == score(replace(made))
 
@@ -108,11 +110,112 @@ class Given:
         return self.value
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("-inf"), "much", [1.0]])
-def test_a_reward_that_is_no_number_is_named(turn, trajectory, value):
-    made = scorer({"kind": "exact_match"}, {"kind": f"{__name__}:Given", "options": {"value": value}})
-    with pytest.raises(ConfigError, match=r"the reward Given gave .* for question .* \(a reward is a finite number"):
-        made.score(trajectory(turn(Answer("x"))))
+@dataclass(frozen=True)
+class Raises:
+    error: Exception
+    name: str = "raises"
+
+    def score(self, question, trajectory):
+        raise self.error
+
+
+def parts_of(kind, **options):
+    return {"kind": "exact_match"}, {"kind": f"{__name__}:{kind}", "options": options}, {"kind": "format"}
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (float("nan"), "ValueError: it gave nan, which is not a finite number"),
+        (float("-inf"), "ValueError: it gave -inf, which is not a finite number"),
+        ("much", "ValueError: could not convert string to float: 'much'"),
+        ([1.0], "TypeError: float() argument must be a string or a real number, not 'list'"),
+    ],
+)
+def test_a_reward_that_is_no_number_leaves_the_trajectory_unscored(turn, trajectory, value, error):
+    scored = scorer(*parts_of("Given", value=value)).score(trajectory(turn(Answer("Skien"))))
+    assert scored.reward is None and not scored.trajectory.scorable
+    assert scored.parts == {"exact_match": 1.0, "Given": None, "format": 1.0}
+    assert str(scored.trajectory.failure) == f"the reward Given failed: {error}"
+
+
+def test_a_reward_that_raises_leaves_the_trajectory_unscored_with_its_traceback(turn, trajectory):
+    scored = scorer(*parts_of("Raises", error=KeyError("score"))).score(trajectory(turn(Answer("Skien"))))
+    assert scored.reward is None and scored.trajectory.stop == "answer" and not scored.trajectory.scorable
+    assert scored.trajectory.failure.error == "KeyError: 'score'"
+    assert "in score\n    raise self.error" in scored.trajectory.failure.trace
+
+
+def test_a_sum_that_overflows_is_no_reward(turn, trajectory):
+    huge = {"kind": f"{__name__}:Given", "name": "a", "options": {"value": 1e308}, "weight": 10.0}
+    scored = scorer(huge, {"kind": "exact_match"}).score(trajectory(turn(Answer("Skien"))))
+    assert scored.reward is None and not scored.trajectory.scorable
+
+
+def test_a_wrong_setting_that_a_reward_finds_ends_at_once(turn, trajectory):
+    with pytest.raises(ConfigError, match="no key is set"):
+        scorer(*parts_of("Raises", error=ConfigError("no key is set"))).score(trajectory(turn(Answer("Skien"))))
+
+
+@dataclass(frozen=True)
+class Failing:
+    name: str = "failing"
+
+    def score(self, question, trajectory):
+        raise ScoringError("the server is away")
+
+
+def test_a_reward_that_fails_leaves_the_trajectory_unscored_unless_it_has_no_weight(turn, trajectory, caplog):
+    right = trajectory(turn(Answer("Skien")))
+    failing = {"kind": f"{__name__}:Failing"}
+    scored = scorer({"kind": "exact_match"}, failing).score(right)
+    assert scored.reward is None and scored.parts == {"exact_match": 1.0, "Failing": None}
+    assert "Failing: 1 of 1 not scored: ScoringError: the server is away" in caplog.text
+    assert scorer({"kind": "exact_match"}, {**failing, "weight": 0}).score(right).reward == 1.0
+
+
+@dataclass(frozen=True)
+class Together:
+    name: str = "together"
+
+    def score(self, question, trajectory):
+        raise AssertionError("asked one by one")
+
+    def score_all(self, trajectories):
+        return [2.0, ScoringError("lost"), None][: len(trajectories)]
+
+
+def test_a_reward_that_scores_a_batch_is_asked_once_for_what_can_be_scored(turn, trajectory):
+    first, lost, third, fourth = (trajectory(turn(Answer(text))) for text in ("Skien", "x", "Skien", "Skien"))
+    lost = replace(lost, stop="worker_lost")
+    made = scorer({"kind": "exact_match"}, {"kind": f"{__name__}:Together"})
+    scored = made.score_all([first, lost, third, fourth])
+    assert [s.reward for s in scored] == [3.0, None, None, 1.0]
+    assert [s.trajectory for s in scored if s.trajectory.scorable] == [first, fourth]
+    assert str(scored[2].trajectory.failure) == "the reward Together failed: ScoringError: lost"
+    assert [s.parts["Together"] for s in scored] == [2.0, None, None, None]
+    with pytest.raises(ConfigError, match="gave 3 values for 4 trajectories"):
+        made.score_all([first] * 4)
+
+
+@dataclass(frozen=True)
+class Choking:
+    """Cannot take a batch that has an answer ``x`` in it, nor that answer alone."""
+
+    name: str = "choking"
+
+    def score(self, question, trajectory):
+        return self.score_all([trajectory])[0]
+
+    def score_all(self, trajectories):
+        return [{"Skien": 1.0}[t.answer] for t in trajectories]
+
+
+def test_one_that_chokes_a_batch_is_unscored_alone(turn, trajectory):
+    made = scorer({"kind": f"{__name__}:Choking"})
+    scored = made.score_all([trajectory(turn(Answer(text))) for text in ("Skien", "x", "Skien")])
+    assert [s.reward for s in scored] == [1.0, None, 1.0]
+    assert scored[1].trajectory.failure.error == "KeyError: 'x'"
 
 
 def test_two_of_a_kind_need_names():
@@ -130,25 +233,47 @@ def test_no_rewards_at_all():
         make_scorer([])
 
 
-def test_every_kind_has_options_that_make_it():
-    assert set(REWARDS) == set(OPTIONS)
-    for kind in REWARDS:
-        assert scorer({"kind": kind}).parts[0].reward.name == kind
+def test_every_kind_makes_a_reward_of_its_name():
+    for kind in RewardSettings.KINDS:
+        needed = {"base_url": "http://127.0.0.1:9", "model": "m"} if kind == "judge" else {}
+        assert RewardSettings.of(kind=kind, **needed).open().name == kind
+
+
+def test_what_earlier_versions_saved_is_read_as_what_it_was():
+    """A kind's own settings stood under ``options``, empty where none was given."""
+    old = [
+        {"kind": "exact_match", "weight": 1.0, "name": "", "options": {}},
+        {"kind": "retrieval", "weight": 0.2, "name": "titles", "options": {"match": "title", "mode": "all"}},
+        {"kind": "overlong", "weight": 1.0, "name": "", "options": {"soft": 6, "hard": 12}},
+        {"kind": f"{__name__}:Length", "weight": 1.0, "name": "", "options": {"scale": 2.0}},
+    ]
+    read = [validate(RewardSettings, row, "x.yaml") for row in old]
+    assert [one.model_dump() for one in read] == [
+        {"kind": "exact_match", "weight": 1.0, "name": ""},
+        {"kind": "retrieval", "weight": 0.2, "name": "titles", "match": "title", "mode": "all"},
+        {"kind": "overlong", "weight": 1.0, "name": "", "soft": 6, "hard": 12},
+        {"kind": f"{__name__}:Length", "weight": 1.0, "name": "", "options": {"scale": 2.0}},
+    ]
+    assert [validate(RewardSettings, one.model_dump(), "x.yaml") for one in read] == read
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "exact_mach"}, "did you mean 'exact_match'"),
+        ({"kind": "exact_mach"}, "unknown kind of reward; did you mean 'exact_match'?"),
         ({"kind": "f1", "weight": -1}, "greater than or equal to 0"),
         ({"kind": "f1", "weight": float("nan")}, "weight"),
         ({"kind": "f1", "wieght": 1}, "did you mean 'weight'"),
-        ({"kind": "f1", "options": {"x": 1}}, "unknown option 'x'"),
-        ({"kind": "retrieval", "options": {"mod": "any"}}, "did you mean 'mode'"),
-        ({"kind": "retrieval", "options": {"mode": "some"}}, "mode"),
+        ({"kind": "f1", "options": {"x": 1}}, "unknown setting 'x'"),
+        ({"kind": "f1", "mode": "any"}, "mode does nothing for a reward of kind f1, only for retrieval"),
+        ({"kind": "retrieval", "options": {"mod": "any"}}, "unknown setting 'mod' (did you mean 'mode'?)"),
+        ({"kind": "retrieval", "options": {"mode": "some"}}, "mode: Input should be 'share', 'any' or 'all'"),
+        ({"kind": "retrieval", "mode": "some"}, "mode: Input should be 'share', 'any' or 'all'"),
         ({"kind": "search_cost", "options": {"free": -1}}, "free"),
         ({"kind": "overlong", "options": {"soft": 9, "hard": 9}}, "hard (9) must be above soft (9)"),
-        ({"weight": 1}, "'kind' is missing"),
+        ({"weight": 1}, "unknown kind of reward"),
+        ({"kind": ["f1"]}, "unknown kind of reward"),
+        ({"kind": "f1", "options": 3}, "options does nothing for a reward of kind f1"),
     ],
 )
 def test_settings_say_what_is_wrong(values, message):

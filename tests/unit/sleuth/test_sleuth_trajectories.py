@@ -11,6 +11,7 @@ from sleuth.errors import DataError
 from sleuth.trajectories import TrajectoryWriter, from_dict, read_trajectories, to_dict
 from sleuth.types import (
     Answer,
+    Failure,
     Generation,
     Hit,
     Invalid,
@@ -37,7 +38,9 @@ generations = st.builds(Generation, tokens, logprobs, st.sampled_from(["stop", "
 actions = st.one_of(st.builds(Search, texts), st.builds(Answer, texts), st.builds(Invalid, texts))
 turns = st.builds(Turn, generations, texts, actions, st.lists(hits, max_size=2).map(tuple), texts)
 segments = st.builds(Segment, st.sampled_from(["prompt", "policy", "environment"]), tokens, logprobs)
-stops = st.sampled_from(["answer", "turn_budget", "token_budget", "prompt_too_long", "retriever_failed"])
+stops = st.sampled_from(
+    ["answer", "turn_budget", "token_budget", "prompt_too_long", "retriever_failed", "environment_failed"]
+)
 trajectories = st.builds(
     Trajectory,
     questions,
@@ -46,6 +49,7 @@ trajectories = st.builds(
     stops,
     st.dictionaries(texts, floats, max_size=3),
     st.lists(hits, max_size=1).map(tuple),
+    st.none() | st.builds(Failure, texts, texts, texts),
 )
 origins = st.builds(Origin, st.integers(0, 9), st.integers(0, 9), st.none() | floats)
 parts = st.dictionaries(texts, st.none() | floats, max_size=3)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,6 +50,13 @@ def test_datasets_reads_a_closed_run(tmp_path: Path) -> None:
     assert data[0]["turns"][0]["action"] == {"kind": "answer", "text": "x"}
     assert data[1]["origin"] == {"step": 7, "group": 2, "advantage": -0.5}
     assert (data[0]["reward"], data[1]["reward"]) == (0.5, None)
+
+
+def test_a_run_that_was_closed_before_failures_were_kept_still_opens(tmp_path: Path) -> None:
+    write_lines(tmp_path / "trajectories.jsonl", [example()])
+    file = close_trajectories(tmp_path)
+    pq.write_table(pq.read_table(file).drop_columns(["failure"]), file)
+    assert list(read_trajectories(tmp_path)) == [example()]
 
 
 def test_steps_are_joined_in_order_and_more_than_one_group_of_rows(tmp_path: Path) -> None:
