@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sleuth.types import ScoredTrajectory
     from workflows.config import RunSettings
 
-MAY_DIFFER = ("evaluation", "policy.max_rows", "policy.keep_cache", "policy.device")
+MAY_DIFFER = ("evaluation", "policy.max_rows", "policy.keep_cache", "policy.cache_bytes", "policy.device")
 """Settings that change an evaluation's speed but not its result."""
 
 OnProgress = Callable[[int, int], None]

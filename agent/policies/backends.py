@@ -126,7 +126,13 @@ def _transformers(settings: PolicySettings, name: str, lora: LoraSettings | None
 def _around(settings: PolicySettings, model: Any, codec: HFCodec) -> TrainablePolicy:
     from agent.policies.transformers_policy import TransformersPolicy
 
-    return TransformersPolicy(model, codec, max_rows=settings.max_rows, keep_cache=settings.keep_cache)
+    return TransformersPolicy(
+        model,
+        codec,
+        max_rows=settings.max_rows,
+        keep_cache=settings.keep_cache,
+        cache_bytes=settings.cache_bytes,
+    )
 
 
 def _vllm(settings: PolicySettings, name: str, lora: LoraSettings | None) -> Opened:
