@@ -36,7 +36,7 @@ class PolicySettings(Settings):
     max_rows: Count = 64
     keep_cache: bool = True
     cache_bytes: Annotated[ByteSize, Field(ge=0)] | None = ByteSize(4 * 2**30)
-    """Memory for the keys and values that the transformers backend keeps between turns, as ``8GiB`` or a number of bytes.
+    """Memory for keys and values that the transformers backend keeps between turns: ``8GiB``, or a number of bytes.
 
     The batch being sampled counts too, and it alone may take more: ``max_rows`` bounds it. Rows that do not fit are
     encoded again, which costs time and changes no token. 0 keeps nothing; null keeps everything, however much.

@@ -1,11 +1,11 @@
-"""What ``policy.cache_bytes`` saves in memory and costs in time: peak memory and seconds of a rollout, with and without.
+"""What ``policy.cache_bytes`` saves in memory and costs in time: a rollout's peak and seconds, with and without.
 
     python benchmarks/rollout_memory.py [--bound 64MiB] [--rows 256] [--batch 16] [--turns 4] [--inserted 64]
 
-A small but wide policy, made here, plays ``--rows`` trajectories in batches of ``--batch``: turns of sampled tokens with
-random inserted ones between them, as an episode's observations are. Each rollout has a process of its own, so that
-peaks do not mix; the first, of a single turn and batch, shows what Python, torch and the weights take. The tokens must
-be equal. Leaves out retrieval and training.
+A small but wide policy, made here, plays ``--rows`` trajectories in batches of ``--batch``: turns of sampled tokens
+with random inserted ones between them, as an episode's observations are. Each rollout has a process of its own, so
+that peaks do not mix; the first, of a single turn and batch, shows what Python, torch and the weights take. The tokens
+must be equal. Leaves out retrieval and training.
 """
 
 from __future__ import annotations

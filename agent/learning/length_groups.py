@@ -43,12 +43,16 @@ def score_trimmed(
     keep: int,
     *,
     split: bool,
+    left: bool = True,
 ) -> Scored:
     """The result of ``score`` for rows [rows, columns], of which the last ``keep`` columns count, with less padding.
 
     Columns that are padding in every row of a group are removed on both sides; log-probs and entropies are 0 there.
-    ``split`` False keeps all rows in one group, for processes that must call the model equally often.
+    ``split`` False keeps all rows in one group, for processes that must call the model equally often. ``left`` False
+    moves every row to the first column, so that all padding comes after what it could influence.
     """
+    if not left:
+        return _score_moved(score, input_ids, attention_mask, keep, split=split)
     columns = attention_mask.shape[1]
     present = attention_mask.bool()
     begins = present.int().argmax(dim=1).tolist()
@@ -71,3 +75,24 @@ def score_trimmed(
         torch.cat(entropy_parts)[order] if entropy_parts else None,
         torch.stack(auxiliaries).mean() if auxiliaries else None,
     )
+
+
+def _score_moved(
+    score: Callable[[torch.Tensor, torch.Tensor, int], Scored],
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    keep: int,
+    *,
+    split: bool,
+) -> Scored:
+    """As ``score_trimmed``, from rows without padding on the left; prompts are scored too, as they end in any column."""
+    columns = attention_mask.shape[1]
+    places = torch.arange(columns, device=attention_mask.device)
+    begins = attention_mask.bool().int().argmax(dim=1, keepdim=True)
+    source = places + begins
+    mask = attention_mask.gather(1, source.clamp(max=columns - 1)) * (source < columns)
+    ids = input_ids.gather(1, source.clamp(max=columns - 1))
+    logps, entropies, auxiliary = score_trimmed(score, ids, mask, columns - 1, split=split)
+    # The first token has no log-prob: that of the token in column c stands at c - 1.
+    where = (places[columns - keep :] - begins - 1).clamp(min=0)
+    return logps.gather(1, where), None if entropies is None else entropies.gather(1, where), auxiliary

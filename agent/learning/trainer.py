@@ -24,6 +24,7 @@ from agent.learning.credit.assign import TokenAdvantages, assign, is_flat, mean_
 from agent.learning.length_groups import score_trimmed
 from agent.learning.rollouts import RolloutRecord, cut, to_row
 from agent.learning.sources import RolloutSource, first_row
+from agent.policies.kv_cache import is_recurrent
 from sleuth.errors import TrainingError
 from sleuth.protocols import Credit
 from sleuth.types import ScoredTrajectory
@@ -42,7 +43,8 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's trainer on a source of rollouts, with our own advantages. What it overrides, and why:
 
     - ``_generate_and_score_completions``: advantages are a scheme's, per token; TRL has one scheme, per row.
-    - ``_get_per_token_logps_and_entropies``: rows of similar length are batched together; passes are timed.
+    - ``_get_per_token_logps_and_entropies``: rows of similar length are batched together, those for recurrent layers
+      without padding before them; passes are timed.
     - ``_compute_loss``: importance ratios for tokens of older policies, and metrics of what the loss reads.
     - ``log``: TRL writes means over micro-batches, but some metrics are maxima or sums.
     - ``_load_from_checkpoint``: transformers does not restore a second adapter, or a reference that is updated.
@@ -75,6 +77,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._weighing: dict[str, torch.Tensor] | None = None
         self._reference_seconds = 0.0
         super().__init__(reward_funcs=self.reward, rollout_func=self._roll_out, **of_trl)
+        self._recurrent = is_recurrent(self.model)
         for model in (self.model, self.ref_model):
             if model is not None:
                 model.register_forward_pre_hook(_count_positions, with_kwargs=True)
@@ -138,6 +141,8 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             logits_to_keep,
             # A load-balancing loss needs all rows at once.
             split=self.accelerator.num_processes == 1 and not kwargs.get("compute_aux_loss"),
+            # TRL pads prompts on the left, which not every recurrent layer or kernel skips.
+            left=not self._recurrent,
         )
         if torch.is_grad_enabled():
             self._current_logps = result[0].detach()

@@ -139,7 +139,7 @@ class RowCache:
 
 
 def cache_layers(model: Any) -> list[Any]:
-    """A cache layer for each layer of ``model`` that has one, as transformers makes them; full attention grows in place.
+    """transformers' own cache layers for ``model``, except that those of full attention grow in place.
 
     Only the model's own kinds will do: a recurrent layer asks its cache for a state, not for keys.
     """
