@@ -81,11 +81,13 @@ def play(
     from agent.sampled import sampled_report
     from rewards.text_match import exact_match, f1, normalise_answer
     from sleuth.runs import RunFolder
+    from workflows.model_checks import fit_context
     from workflows.wiring import limit_threads, read_questions
 
     assert settings.data.dev
     questions = read_questions(settings.data.dev, settings.evaluation.limit)
     retriever = opened.retriever(settings)
+    settings = fit_context(settings)
     identity = _identity(settings, retriever)
     kept, chosen = EvaluationLayout(folder), settings.evaluation
     with RunFolder(folder).claim(identity, resume=resume, overwrite=overwrite, may_differ=MAY_DIFFER, reread=_reread):

@@ -85,7 +85,7 @@ def _score_moved(
     *,
     split: bool,
 ) -> Scored:
-    """As ``score_trimmed``, from rows without padding on the left; prompts are scored too, as they end in any column."""
+    """As ``score_trimmed``, for rows without padding on the left. Prompts are scored too: they end in any column."""
     columns = attention_mask.shape[1]
     places = torch.arange(columns, device=attention_mask.device)
     begins = attention_mask.bool().int().argmax(dim=1, keepdim=True)

@@ -151,11 +151,12 @@ def cut(scored: Sequence[ScoredTrajectory], size: int) -> list[Sequence[ScoredTr
     return [scored[start : start + size] for start in range(0, len(scored), size)]
 
 
-def to_row(scored: ScoredTrajectory, eos: int) -> RolloutRow:
+def to_row(scored: ScoredTrajectory, eos: int, ends: Sequence[int] = ()) -> RolloutRow:
     """Tokens after the prompt with their log-probs and loss mask.
 
-    A finished trajectory that does not end in EOS gets a masked one, since TRL treats a row as truncated unless its
-    last token is EOS. An unscored one is fully masked, so that it contributes neither to the loss nor to the KL term.
+    A finished trajectory that does not end in EOS, or in another of the model's ``ends``, gets a masked EOS, since TRL
+    treats a row as truncated unless its last token is one of them. An unscored one is fully masked, so that it
+    contributes neither to the loss nor to the KL term.
     """
     prompt, *rest = scored.trajectory.segments or (Segment("prompt", (eos,)),)
     ids: list[int] = []
@@ -166,7 +167,7 @@ def to_row(scored: ScoredTrajectory, eos: int) -> RolloutRow:
         ids += segment.token_ids
         logprobs += segment.logprobs if sampled else [0.0] * len(segment.token_ids)
         mask += [int(sampled)] * len(segment.token_ids)
-    if not ids or (scored.trajectory.answer is not None and ids[-1] != eos):
+    if not ids or (scored.trajectory.answer is not None and ids[-1] not in (eos, *ends)):
         ids, logprobs, mask = [*ids, eos], [*logprobs, 0.0], [*mask, 0]
     if scored.reward is None:
         mask = [0] * len(mask)

@@ -91,7 +91,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self.sampled_at_step = record.version
         if self._keep:
             self._keep(self._record)
-        rows = [to_row(s, self.processing_class.eos_token_id) for s in scored]
+        rows = [to_row(s, self.processing_class.eos_token_id, self.eos_token_ids) for s in scored]
         self._advantages = [_over_columns(a, row.mask) for a, row in zip(advantages, rows, strict=True)]
         return {
             "prompt_ids": [row.prompt_ids for row in rows],

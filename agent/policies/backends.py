@@ -85,7 +85,7 @@ def choose_backend(settings: PolicySettings, model: str) -> str:
 
         source = resolve_model(model)
         base = adapter_base(source)
-        reason = why_unusable(resolve_model(base) if base else source)
+        reason = why_unusable(resolve_model(base) if base else source, trust_remote_code=settings.trust_remote_code)
         log.warning("policy.backend auto takes %s", f"transformers: {reason}" if reason else "vllm")
         return "transformers" if reason else "vllm"
     check_backend(settings.backend)

@@ -165,7 +165,7 @@ class TransformersPolicy:
 def _end_tokens(model: Any, codec: TextCodec) -> frozenset[int]:
     named = model.generation_config.eos_token_id if model.generation_config else None
     more = named if isinstance(named, list) else [] if named is None else [named]
-    return frozenset({codec.eos_token_id, *more})
+    return frozenset({*codec.end_token_ids, *more})
 
 
 @contextmanager

@@ -158,7 +158,7 @@ def open_vllm_policy(
     options = EngineOptions(
         model=resolve_model(base) if base else source,
         dtype=settings.dtype,
-        eos_token_id=codec.eos_token_id,
+        end_token_ids=codec.end_token_ids,
         max_rows=settings.max_rows,
         max_tokens=own.max_tokens,
         block_size=own.block_size,

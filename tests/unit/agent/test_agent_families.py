@@ -1,4 +1,4 @@
-"""Models of other families: sampler, trainer and a plain forward pass agree on every log-prob, or a line says why not."""
+"""Models of other families: sampler, trainer and a plain forward pass agree on every log-prob, or a line says why."""
 
 from __future__ import annotations
 
