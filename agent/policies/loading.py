@@ -57,7 +57,8 @@ def read_config(settings: PolicySettings) -> Any:
         )
     except (OSError, ValueError) as error:
         raise PolicyError(
-            f"cannot read the configuration of policy.model '{settings.model}': {first_line(error)}"
+            f"cannot read the configuration of policy.model '{settings.model}': {first_line(error)}",
+            "policy.trust_remote_code=true runs it" if "custom code" in str(error) else "",
         ) from None
 
 

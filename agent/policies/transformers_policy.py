@@ -14,6 +14,8 @@ from agent.policies.kv_cache import RowCache, keeps_rows
 from agent.policies.row_check import check_rows
 from agent.policies.sampler import pick, uniforms
 from agent.policies.weights import put_into
+from hub.context import context_length
+from sleuth.errors import PolicyError
 from sleuth.protocols import OnToken, TextCodec, Weights
 from sleuth.types import FinishReason, Generation, Request, Sampling
 
@@ -59,6 +61,7 @@ class TransformersPolicy:
             check_rows(model, codec)
         self._keep_cache = keep_cache and cache_bytes != 0 and attends_in_full
         self._kept = KeptCaches(cache_bytes)
+        self._context = context_length(model.config)
         self._ends = _end_tokens(model, codec)
         self._closers: dict[tuple[str, ...], frozenset[int]] = {}
 
@@ -86,6 +89,7 @@ class TransformersPolicy:
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, on_token: OnToken | None = None
     ) -> list[Generation]:
+        self._refuse_beyond_context(requests)
         done: dict[str, Generation] = {}
         with torch.no_grad(), _evaluating(self.model):
             for session, batch in self._assign(requests):
@@ -99,6 +103,14 @@ class TransformersPolicy:
                 if self._keep_cache:
                     self._kept.keep(session)
         return [done[request.episode] for request in requests]
+
+    def _refuse_beyond_context(self, requests: Sequence[Request]) -> None:
+        longest = max((len(r.prefix) + r.max_new_tokens for r in requests), default=0)
+        if self._context is not None and longest > self._context:
+            raise PolicyError(
+                f"a transcript of up to {longest} tokens is beyond the {self._context} positions of the model",
+                f"set environment.total_tokens to {self._context} or less",
+            )
 
     def _assign(self, requests: Sequence[Request]) -> Iterator[tuple[RowCache, list[Request]]]:
         """Each request with the cache that has the start of its prefix, or with a new one."""
