@@ -29,6 +29,8 @@ class TextCodec(Protocol):
     """Converts text to tokens and back, separating our own (trusted) text from outside text."""
 
     eos_token_id: int
+    end_token_ids: tuple[int, ...]
+    """Each of them ends a generation; EOS is the first."""
     pad_token_id: int
     reserved: frozenset[str]
     """Strings that the tokenizer maps to a single special or added token."""

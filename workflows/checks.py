@@ -9,6 +9,7 @@ from pathlib import Path
 from sleuth.errors import ConfigError, DataError, MissingExtraError
 from sleuth.layout import STAGES, RunLayout
 from workflows.config import RunSettings, modes_of
+from workflows.model_checks import check_model
 from workflows.wiring import read_questions, read_source
 
 
@@ -19,6 +20,7 @@ def check_inputs(settings: RunSettings, until: str, done: Collection[str] = ()) 
     """
     reached = [stage for stage in STAGES[: STAGES.index(until) + 1] if stage not in done]
     _check_policy(settings, until)
+    check_model(settings, reached)
     _check_questions(settings)
     if settings.retriever is not None:
         settings.retriever.check_files(settings.out)

@@ -29,7 +29,7 @@ from agent.learning.rollouts import Driver, GroupRollouts, RolloutRecord, Scorer
 from agent.learning.sharing import shared
 from agent.learning.sources import MakeSource, Upcoming, local_source
 from agent.learning.stability import trl_options
-from agent.policies.adapters import peft_config
+from agent.policies.adapters import peft_config, refuse_second_adapter
 from agent.rollout import RolloutDriver
 from hub.callbacks import CompletionMarker, LogToSink
 from sleuth.artifacts import atomic_write
@@ -125,6 +125,8 @@ def make_trainer(job: GrpoJob) -> Any:
     settings, data = job.settings, job.data
     sizes = [len(source) for source in data.sources]
     model, codec = load_trained(job.policy, job.model_name, settings.lora)
+    if settings.lora and hasattr(model, "peft_config"):
+        refuse_second_adapter(job.model_name)
     credit = settings.credit.open()
     rollouts = GroupRollouts(
         data.questions,
@@ -153,7 +155,7 @@ def make_trainer(job: GrpoJob) -> Any:
         args=args,
         train_dataset=Dataset.from_list([{"prompt": str(position)} for position in order]),
         processing_class=codec.tokenizer,
-        peft_config=None if hasattr(model, "peft_config") else peft_config(settings.lora),
+        peft_config=peft_config(settings.lora),
     )
 
     trainer.remove_callback(PrinterCallback)
@@ -219,6 +221,7 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
         ref_model_sync_steps=settings.sync_reference or 512,
         gradient_checkpointing=settings.gradient_checkpointing,
         model_init_kwargs={"dtype": policy.dtype, "attn_implementation": policy.attention},  # for the reference
+        trust_remote_code=policy.trust_remote_code,  # for the reference too
         shuffle_dataset=False,
         disable_dropout=True,
         save_steps=settings.save_steps,

@@ -27,6 +27,7 @@ from agent.learning.masked import HeadShield, check_sampled, sampled_tokens, wit
 from agent.learning.rollouts import RolloutRecord, cut, to_row
 from agent.learning.sources import RolloutSource, first_row
 from agent.learning.unscored import SCALE, check_unscored, weigh_scored
+from agent.policies.kv_cache import is_recurrent
 from sleuth.errors import TrainingError
 from sleuth.protocols import Credit
 from sleuth.types import ScoredTrajectory
@@ -46,8 +47,9 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     - ``_generate_and_score_completions``: advantages are a scheme's, per token; TRL has one scheme, per row.
     - ``_prepare_inputs``: TRL counts unscored rows where a loss is a mean over rows, so the others' loss is scaled.
-    - ``_get_per_token_logps_and_entropies``: rows of similar length are batched together; passes are timed; what
-      stands at masked positions is replaced, since TRL only multiplies it by 0.
+    - ``_get_per_token_logps_and_entropies``: rows of similar length are batched together, those for recurrent layers
+      without padding before them; passes are timed; what stands at masked positions is replaced, since TRL only
+      multiplies it by 0.
     - ``_compute_loss``: importance ratios for tokens of older policies, and metrics of what the loss reads.
     - ``get_off_policy_mask``, ``get_high_entropy_mask``: TRL does not log what it drops.
     - ``log``: TRL writes means over micro-batches, but some metrics are maxima or sums.
@@ -58,9 +60,9 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     reported for a policy token and the one recomputed here before the first update after a rollout.
     ``check/masked_tokens`` counts the tokens that the loss reads. Both cover all micro-batches and processes.
 
-    ``importance`` weighs sampled tokens by importance ratios; None: no ratios. ``max_unscored`` is the share of a rollout
-    that may be unscored; above it, a checkpoint is saved and TrainingError raised. ``keep`` is called with every rollout
-    of this process, including advantages.
+    ``importance`` weighs sampled tokens by importance ratios; None: no ratios. ``max_unscored`` is the share of a
+    rollout that may be unscored; above it, a checkpoint is saved and TrainingError raised. ``keep`` is called with
+    every rollout of this process, including advantages.
     """
 
     sampled_at_step = -1
@@ -88,6 +90,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._reference_seconds = 0.0
         super().__init__(reward_funcs=self.reward, rollout_func=self._roll_out, **of_trl)
         self._head = HeadShield(self.model)
+        self._recurrent = is_recurrent(self.model)
         for model in (self.model, self.ref_model):
             if model is not None:
                 model.register_forward_pre_hook(_count_positions, with_kwargs=True)
@@ -161,8 +164,8 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         started = time.perf_counter()
         theirs, sampled = super()._get_per_token_logps_and_entropies, self._sampled
 
-        def score(ids: torch.Tensor, mask: torch.Tensor, keep: int, rows: list[int]) -> Scored:
-            with self._head.showing(None if sampled is None else sampled[rows, :keep]):
+        def score(ids: torch.Tensor, mask: torch.Tensor, keep: int, read: torch.Tensor | None) -> Scored:
+            with self._head.showing(read):
                 found: Scored = theirs(model, ids, mask, keep, *args, **kwargs)
             return found
 
@@ -173,6 +176,9 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             logits_to_keep,
             # A load-balancing loss needs all rows at once.
             split=self.accelerator.num_processes == 1 and not kwargs.get("compute_aux_loss"),
+            # TRL pads prompts on the left, which not every recurrent layer or kernel skips.
+            left=not self._recurrent,
+            read=sampled,
         )
         if sampled is not None:
             logps, entropies, auxiliary = result

@@ -26,7 +26,9 @@ from workflows.stages import not_begun, run_stages
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policy") / "tiny"
-    build_tiny_policy(folder, ["who"], TinySettings(hidden_size=32, layers=2, intermediate_size=32), seed=0)
+    build_tiny_policy(
+        folder, ["who"], TinySettings(hidden_size=32, layers=2, intermediate_size=32, max_length=8192), seed=0
+    )
     return folder
 
 
@@ -188,7 +190,9 @@ def test_a_world_does_not_make_the_files_that_lie_elsewhere(tmp_path: Path, mode
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_config.json", "tokenizer.json", "config.json"])
 def test_a_damaged_policy_is_one_line(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "policy"
-    build_tiny_policy(folder, ["who"], TinySettings(hidden_size=32, layers=2, intermediate_size=32), seed=0)
+    build_tiny_policy(
+        folder, ["who"], TinySettings(hidden_size=32, layers=2, intermediate_size=32, max_length=8192), seed=0
+    )
     (folder / name).write_bytes((folder / name).read_bytes()[:20])
     with pytest.raises(PolicyError) as caught:
         load_policy_model(PolicySettings(model=str(folder)), str(folder))
