@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from agent.learning.algorithms import contradiction, spelled_out
+from agent.learning.algorithms import by_token_refused, contradiction, spelled_out
 from agent.learning.credit.config import CreditSettings
 from agent.learning.credit.group import GroupSettings, Scale
 from agent.policies.config import OpenAISettings, VllmSettings
@@ -171,6 +171,8 @@ class GrpoSettings(OptimizerSettings):
     @model_validator(mode="after")
     def _fits(self) -> GrpoSettings:
         wrong = contradiction(self.loss, self.importance)
+        if not wrong and self.credit.BY_TOKEN:
+            wrong = by_token_refused(self.loss, self.importance)
         if wrong:
             raise ValueError(wrong)
         if self.sync_reference and (self.lora or self.beta == 0.0):

@@ -19,6 +19,8 @@ class SearchEnvironment:
     """One episode. Budgets: searches, turns (invalid ones count), tokens per observation, tokens in total."""
 
     stop_strings: tuple[str, ...] = STOP_STRINGS
+    answer_opening: str = "<answer> "
+    """How the policy's answer begins, as demonstrations write it."""
 
     def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
         self._settings = settings

@@ -140,7 +140,11 @@ class Retriever(Protocol):
 
 
 class Environment(Protocol):
-    """One episode as a state machine without I/O. Create a new one for every episode."""
+    """One episode as a state machine without I/O. Create a new one for every episode.
+
+    One that has ``answer_opening`` says with which text, our own, the policy begins an answer after the transcript:
+    information gain appends it, and the accepted answer.
+    """
 
     stop_strings: tuple[str, ...]
 
@@ -170,13 +174,24 @@ class Environment(Protocol):
 
 
 class Reward(Protocol):
-    """Scores a trajectory. Pure: the same question and trajectory always give the same value."""
+    """Scores a trajectory. Pure: the same question and trajectory always give the same value.
+
+    One that can also judge single turns is a `TurnReward` as well.
+    """
 
     @property
     def name(self) -> str: ...
 
     def score(self, question: Question, trajectory: Trajectory) -> float | None:
         """The value; None if this reward does not apply to the trajectory."""
+        ...
+
+
+class TurnReward(Protocol):
+    """Scores the turns of a trajectory. Pure, like a `Reward`."""
+
+    def score_turns(self, question: Question, trajectory: Trajectory) -> Sequence[float | None] | None:
+        """A value for each turn, None for a turn that is not judged; None if this does not apply to the trajectory."""
         ...
 
 

@@ -57,14 +57,18 @@ def read_table(path: Path) -> Iterator[dict[str, Any]]:
     except pa.ArrowInvalid:
         raise DataError(f"{path} is not a Parquet file", "it may be truncated: copy it again") from None
     with file:
-        missing = [name for name in _READ if name not in file.schema_arrow.names]
+        there = file.schema_arrow.names
+        missing = [name for name in _READ if name not in there]
         if missing:
             raise DataError(f"{path} is not a trajectory file: it has no column '{missing[0]}'")
-        for batch in file.iter_batches(batch_size=ROWS_IN_GROUP, columns=list(_READ)):
+        columns = [*_READ, *(name for name in _READ_LATER if name in there)]
+        for batch in file.iter_batches(batch_size=ROWS_IN_GROUP, columns=columns):
             yield from map(_from_row, batch.to_pylist())
 
 
 _READ = ("question", "segments", "turns", "stop", "timings", "given", "reward", "parts", "origin")
+_READ_LATER = ("turn_scores",)
+"""Columns that files of earlier versions do not have."""
 
 
 def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
@@ -82,6 +86,7 @@ def _to_row(values: Mapping[str, Any]) -> dict[str, Any]:
         "reward": values["reward"],
         "parts": _pairs(values["parts"]),
         "origin": values["origin"],
+        "turn_scores": values["turn_scores"],
         "segments": segments,
         "turns": [{**turn, "action": _to_action(turn["action"])} for turn in played["turns"]],
         "timings": _pairs(played["timings"]),
@@ -103,6 +108,7 @@ def _from_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "reward": plain["reward"],
         "parts": _mapping(plain["parts"]),
         "origin": plain["origin"],
+        "turn_scores": plain.get("turn_scores"),
     }
 
 
@@ -168,7 +174,8 @@ def _schema() -> pa.Schema:
             "stop": text,
             "reward": number,
             "parts": named,
-            "origin": pa.struct({"step": whole, "group": whole, "advantage": number}),
+            "origin": pa.struct({"step": whole, "group": whole, "advantage": number, "advantages": pa.list_(number)}),
+            "turn_scores": pa.list_(number),
             "segments": pa.list_(pa.struct({"source": text, **tokens})),
             "turns": pa.list_(pa.struct(turn)),
             "timings": named,
