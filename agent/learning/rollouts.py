@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from agent.learning.credit.assign import assign, is_flat
 from agent.learning.credit.turn_scores import AnswerLogprobs, TurnScorer
 from agent.learning.mixture import spare_question
+from sleuth.errors import TrainingError
 from sleuth.protocols import Credit, Environment
 from sleuth.seeding import derive_seed
 from sleuth.types import Invalid, Origin, Question, Sampling, ScoredTrajectory, Segment, Trajectory
@@ -148,6 +149,11 @@ class GroupRollouts:
         self, scored: list[ScoredTrajectory], step: int, offset: int, driver: Driver, model: Any
     ) -> tuple[list[ScoredTrajectory], int, dict[str, float]]:
         """Flat as far as this process can tell: a scheme that looks beyond a group is shown this process's groups."""
+        if self.needs_model and model is None:
+            raise TrainingError(
+                "flat groups cannot be replaced while the model that judges their turns is busy",
+                "set grpo.oversample to 1, or play rollouts synchronously",
+            )
         size = self._group_size
         groups = cut(scored, size)
         flat = self._flat_places(groups)

@@ -24,6 +24,7 @@ from agent.learning.rollouts import cut
 from agent.policies.loading import load_policy_model
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
+from hub.config import LoraSettings
 from sleuth.trajectories import read_trajectories
 
 CREDIT = {"kind": "turns", "score": "information_gain", "gamma": 0.9, "weight": 0.5}
@@ -54,8 +55,9 @@ def judged_by(model: Path, rows):
     return InformationGain().score([row.trajectory for row in rows], answers)
 
 
-def test_the_policy_judges_its_own_turns_before_it_learns_from_them(folder, tmp_path):
-    settings, lines, kept = trained(folder, tmp_path)
+@pytest.mark.parametrize("lora", [None, LoraSettings(r=4)], ids=["full", "lora"])
+def test_the_policy_judges_its_own_turns_before_it_learns_from_them(folder, tmp_path, lora):
+    settings, lines, kept = trained(folder, tmp_path, lora=lora)
     for found, wanted in zip(kept[0], judged_by(folder, kept[0]), strict=True):
         assert found.turn_scores[0] == pytest.approx(wanted[0], abs=1e-4)
         assert found.turn_scores[0] is not None and set(found.turn_scores[1:]) <= {None}

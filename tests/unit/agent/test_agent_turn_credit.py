@@ -374,6 +374,12 @@ def test_what_is_played_without_the_model_is_judged_when_it_is_used():
     assert [s.origin for s in judged.scored] == [s.origin for s in record.scored]
 
 
+def test_groups_are_not_replaced_by_a_judgement_that_is_not_there_yet():
+    rollouts = rollouts_of([QUESTION], InformationGain(), [0.0], oversample=2.0, read=lambda _: None)
+    with pytest.raises(TrainingError, match="the model that judges their turns is busy"):
+        rollouts.play(["0", "0"], 0, 0, Playing([()]))
+
+
 # Records
 
 
