@@ -19,8 +19,6 @@ class SearchEnvironment:
     """One episode. Budgets: searches, turns (invalid ones count), tokens per observation, tokens in total."""
 
     stop_strings: tuple[str, ...] = STOP_STRINGS
-    answer_opening: str = "<answer> "
-    """How the policy's answer begins, as demonstrations write it."""
 
     def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
         self._settings = settings
@@ -65,6 +63,10 @@ class SearchEnvironment:
         if isinstance(self._action, Search):
             return self._information(hits or (), room)
         return hint(self._codec, self._hint_text(), room)
+
+    def answer_opening(self, transcript: str) -> str:
+        """How an answer begins after ``transcript``, as demonstrations write it; an open thought is closed first."""
+        return ("\n</think>\n" if transcript.rstrip().endswith("<think>") else "") + "<answer> "
 
     def _information(self, hits: Sequence[Hit], room: int) -> Observation | Stop:
         last = self._turns == self._settings.turns - 1 and self._preset.last_turn

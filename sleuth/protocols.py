@@ -142,8 +142,8 @@ class Retriever(Protocol):
 class Environment(Protocol):
     """One episode as a state machine without I/O. Create a new one for every episode.
 
-    One that has ``answer_opening`` says with which text, our own, the policy begins an answer after the transcript:
-    information gain appends it, and the accepted answer.
+    One that has ``answer_opening(transcript)`` says with which text the policy begins an answer where the transcript
+    ends in that text: information gain appends it, and an accepted answer.
     """
 
     stop_strings: tuple[str, ...]

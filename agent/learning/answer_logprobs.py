@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from sleuth.errors import ConfigError
 from sleuth.protocols import Environment, TextCodec
 
 _Pair = tuple[tuple[int, ...], str]
+_TAIL = 16
+"""Number of tokens decoded to see how a transcript ends."""
 
 
 class AnswerReader:
@@ -24,15 +26,13 @@ class AnswerReader:
 
     def __init__(self, codec: TextCodec, environment: Environment, rows: int) -> None:
         opening = getattr(environment, "answer_opening", None)
-        if not isinstance(opening, str):
+        if not callable(opening):
             raise ConfigError(
                 f"grpo.credit.score information_gain: {type(environment).__name__} does not say how an answer begins",
-                "give it answer_opening = '<answer> ', or choose another score",
+                "give it a method answer_opening(transcript), or choose another score",
             )
-        text = opening.rstrip()
         self._codec = codec
-        self._opening = codec.encode(text, trusted=True)
-        self._space = opening[len(text) :]  # a tokenizer may join it to the answer's first word
+        self._opening: Callable[[str], str] = opening
         self._rows = rows
 
     def of(self, model: Any) -> AnswerLogprobs:
@@ -41,7 +41,11 @@ class AnswerReader:
 
     @torch.no_grad()
     def _read(self, model: Any, pairs: Sequence[_Pair]) -> list[float | None]:
-        golds = [self._codec.encode(self._space + answer) for _, answer in pairs]
+        openings = [self._opening(self._codec.decode(transcript[-_TAIL:])) for transcript, _ in pairs]
+        # The space after an opening goes with the answer: a tokenizer may join it to the first word.
+        spaces = [opening[len(opening.rstrip()) :] for opening in openings]
+        golds = [self._codec.encode(space + answer) for space, (_, answer) in zip(spaces, pairs, strict=True)]
+        starts = [self._codec.encode(opening.rstrip(), trusted=True) for opening in openings]
         found: list[float | None] = [None] * len(pairs)
         order = sorted((i for i, gold in enumerate(golds) if gold), key=lambda i: len(pairs[i][0]) + len(golds[i]))
         training = model.training
@@ -49,7 +53,7 @@ class AnswerReader:
         try:
             for start in range(0, len(order), self._rows):
                 places = order[start : start + self._rows]
-                rows = [[*pairs[i][0], *self._opening, *golds[i]] for i in places]
+                rows = [[*pairs[i][0], *starts[i], *golds[i]] for i in places]
                 values = _mean_logprobs(model, rows, [len(golds[i]) for i in places])
                 for place, value in zip(places, values, strict=True):
                     found[place] = value

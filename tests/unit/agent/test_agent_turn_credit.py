@@ -20,6 +20,8 @@ from agent.learning.credit.turn_scores import GoldFound, PureTurnScorer, TurnSco
 from agent.learning.credit.turns import TurnCredit
 from agent.learning.rollouts import GroupRollouts, to_row
 from agent.learning.trainer import _over_columns
+from envs.config import EnvironmentSettings
+from envs.search_env import SearchEnvironment
 from sleuth.errors import ConfigError, TrainingError
 from sleuth.settings import validate
 from sleuth.types import (
@@ -254,21 +256,24 @@ def test_turns_that_brought_nothing_to_the_transcript_are_not_judged():
     assert InformationGain().score([without], a_model({})) == [None]
 
 
-@pytest.fixture(scope="module")
-def environment():
-    return SimpleNamespace(answer_opening="<answer> ")
+@pytest.fixture
+def environment(tiny):
+    return SearchEnvironment(EnvironmentSettings(preset="minimal"), tiny[1])
 
 
 def test_an_answer_is_read_as_the_policy_would_write_it(tiny, environment):
     model, codec = tiny
     start = tuple(codec.encode("Question : what is the capital of France ?\n", trusted=True))
     longer = (*start, *codec.encode("<information>\nParis is the capital\n</information>\n", trusted=True))
-    pairs = [(start, "Paris"), (longer, "Paris"), (start, "the city of London"), (longer, "")]
+    thinking = (*start, *codec.encode("<think>\n", trusted=True))
+    pairs = [(start, "Paris"), (longer, "Paris"), (start, "the city of London"), (longer, ""), (thinking, "Paris")]
     model.train()
     found = AnswerReader(codec, environment, rows=2).of(model)(pairs)
     assert model.training and found[3] is None
-    for (prefix, answer), value in list(zip(pairs, found, strict=True))[:3]:
-        whole = [*prefix, *codec.encode(f"<answer> {answer}", trusted=True)]
+    for place in (0, 1, 2, 4):
+        (prefix, answer), value = pairs[place], found[place]
+        opening = "\n</think>\n<answer>" if place == 4 else "<answer>"
+        whole = [*prefix, *codec.encode(f"{opening} {answer}", trusted=True)]
         gold = codec.encode(answer)
         assert whole[-len(gold) :] == gold
         with torch.no_grad():
