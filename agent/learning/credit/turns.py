@@ -1,15 +1,22 @@
 """Turn-level advantages: what each turn earned by itself, mixed with the outcome and discounted turn by turn.
 
-The advantage of every token of turn t of a trajectory of T turns:
+Of a trajectory of T turns with scores s_1 to s_T, 0 where a turn is not judged, the tokens of turn t have the advantage
 
-    A_t = sum over k from t to T of  gamma ** (k - t) * (weight * n_k + (O if k == T else 0))
+    A_t = weight * N(G_t) + gamma ** (T - t) * O        G_t = sum over k from t to T of gamma ** (k - t) * s_k
 
-n_k is the normalised score of turn k, 0 where it is not judged, and O the advantage that the scheme ``outcome`` gives
-the trajectory. Scores are normalised over all judged turns of a group, trajectories and turns alike: less their mean,
-divided by their standard deviation. So did process supervision in DeepSeekMath (Shao et al. 2024, section 4.1.3) and
-IGPO (arXiv 2510.14967); both outcome at the last turn and discount by turns are IGPO's. Unlike there, outcomes are
-normalised apart from the scores, as in GiGPO (arXiv 2505.10978): a reward of 1 and a gain of 1 nat share no unit.
-Observations count for nothing: only turns are counted, and only their tokens have an advantage.
+O is the advantage that the scheme ``outcome`` gives the trajectory, as if its reward came with the last turn. N
+compares the return G_t, by ``baseline``:
+
+- ``turn``: with the returns from turn t on of the group's trajectories that have a turn t: less their mean, divided by
+  their standard deviation. This is the step-level advantage of GiGPO (Feng et al. 2025, arXiv 2505.10978), with the
+  question and the number of the turn for an anchor state: who answers at once is compared with who searches on.
+- ``group``: scores are normalised before they are added up, over all judged turns of the group, as in DeepSeekMath's
+  process supervision (Shao et al. 2024, section 4.1.3) and IGPO (Wang et al. 2025, arXiv 2510.14967). A search is
+  compared with other searches only: where all earn the same, searching on earns nothing.
+- ``none``: not at all.
+
+Unlike in IGPO, outcomes are normalised apart from scores: a reward of 1 and a gain of 1 nat share no unit. Observations
+count for nothing: turns are counted, not tokens, and only what was sampled has an advantage.
 """
 
 from __future__ import annotations
@@ -30,15 +37,17 @@ from sleuth.types import ScoredTrajectory
 
 _EPSILON = 1e-4
 """Added to a standard deviation before it divides, as in `group`."""
+Baseline = Literal["turn", "group", "none"]
 _Groups = Sequence[Sequence[ScoredTrajectory]]
+_Scores = Sequence[float | None]
 
 
 class TurnsSettings(CreditSettings):
     """``score``: by what turns are judged (``gold_found``, ``information_gain``, a dotted path); None: only the outcome
     counts, discounted. ``gamma``: the discount of a turn. ``weight``: of turn scores beside the outcome.
 
-    ``outcome``: the scheme of the trajectory's reward; None: turn scores alone count. ``baseline`` none leaves turn
-    scores as they are, ``scale`` none does not divide them by their standard deviation.
+    ``outcome``: the scheme of the trajectory's reward; None: turn scores alone count. ``baseline``: with what turns are
+    compared (see the module); ``scale`` none does not divide by a standard deviation.
     """
 
     BY_TOKEN: ClassVar[bool] = True
@@ -48,7 +57,7 @@ class TurnsSettings(CreditSettings):
     gamma: Share = 1.0
     weight: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 1.0
     outcome: SerializeAsAny[CreditSettings] | None = GroupSettings()
-    baseline: Literal["group", "none"] = "group"
+    baseline: Baseline = "turn"
     scale: Literal["group", "none"] = "group"
 
     @field_validator("outcome")
@@ -69,7 +78,7 @@ class TurnsSettings(CreditSettings):
             self.outcome.open() if self.outcome else None,
             gamma=self.gamma,
             weight=self.weight,
-            centre=self.baseline == "group",
+            baseline=self.baseline,
             scale=self.scale == "group",
         )
 
@@ -82,7 +91,7 @@ class TurnCredit:
     outcome: Credit | None = None
     gamma: float = 1.0
     weight: float = 1.0
-    centre: bool = True
+    baseline: Baseline = "turn"
     scale: bool = True
 
     def advantages(self, groups: _Groups) -> list[list[list[float]]]:
@@ -90,34 +99,53 @@ class TurnCredit:
         return [self._of(group, outcome) for group, outcome in zip(groups, outcomes, strict=True)]
 
     def _of(self, group: Sequence[ScoredTrajectory], outcomes: Sequence[Advantage]) -> list[list[float]]:
-        turns = self._normalised([_scores(scored) for scored in group])
+        scores = [_scores(scored) for scored in group]
+        compared = iter(self._compared([row for row in scores if row is not None]))
+        turns = [None if row is None else next(compared) for row in scores]
         return [
-            _by_token(scored, self._returns(own, _number(outcome)))
+            _by_token(scored, self._mixed(own, _number(outcome), len(scored.trajectory.turn_lengths)))
             for scored, own, outcome in zip(group, turns, outcomes, strict=True)
         ]
 
-    def _normalised(self, rows: Sequence[Sequence[float | None]]) -> list[list[float]]:
+    def _mixed(self, own: Sequence[float] | None, outcome: float, turns: int) -> list[float]:
+        discounted = [self.gamma ** (turns - 1 - turn) * outcome for turn in range(turns)]
+        return discounted if own is None else [self.weight * n + o for n, o in zip(own, discounted, strict=True)]
+
+    def _compared(self, rows: Sequence[_Scores]) -> list[list[float]]:
+        """N(G) of every turn."""
+        if self.baseline != "turn":
+            return [self._returns(row) for row in self._normalised(rows)]
+        returns = [self._returns([score or 0.0 for score in row]) for row in rows]
+        for turn in range(max(map(len, rows), default=0)):
+            there = [row for row in returns if len(row) > turn]
+            for row, value in zip(there, self._relative([row[turn] for row in there]), strict=True):
+                row[turn] = value
+        return returns
+
+    def _normalised(self, rows: Sequence[_Scores]) -> list[list[float]]:
+        """Scores as they are added up, 0 where a turn is not judged."""
         judged = [score for row in rows for score in row if score is not None]
-        if not judged:
-            return [[0.0] * len(row) for row in rows]
-        values = centred(judged) if self.centre else judged
-        spread = deviation(judged) + _EPSILON if self.scale else 1.0
-        rest = iter([value / spread for value in values])
+        rest = iter(self._relative(judged) if self.baseline == "group" else judged)
         return [[0.0 if score is None else next(rest) for score in row] for row in rows]
 
-    def _returns(self, scores: Sequence[float], outcome: float) -> list[float]:
-        """What comes from each turn on, the outcome with the last."""
-        value, found = outcome, []
-        for place, score in enumerate(reversed(scores)):
-            value = (self.gamma * value if place else value) + self.weight * score
+    def _relative(self, values: Sequence[float]) -> list[float]:
+        if not values:
+            return []
+        spread = deviation(values) + _EPSILON if self.scale else 1.0
+        return [value / spread for value in centred(values)]
+
+    def _returns(self, scores: Sequence[float]) -> list[float]:
+        """What comes from each turn on, discounted."""
+        value, found = 0.0, []
+        for score in reversed(scores):
+            value = self.gamma * value + score
             found.append(value)
         return found[::-1]
 
 
-def _scores(scored: ScoredTrajectory) -> Sequence[float | None]:
-    turns = len(scored.trajectory.turn_lengths)
-    scores = (None,) * turns if scored.turn_scores is None else scored.turn_scores
-    if len(scores) != turns:
+def _scores(scored: ScoredTrajectory) -> _Scores | None:
+    scores, turns = scored.turn_scores, len(scored.trajectory.turn_lengths)
+    if scores is not None and len(scores) != turns:
         raise TrainingError(f"{len(scores)} turn scores for the {turns} turns of '{scored.trajectory.question.id}'")
     return scores
 

@@ -72,7 +72,7 @@ def scored(reward: float | None, scores: tuple[float | None, ...] | None, *lengt
 def test_a_reward_at_the_last_turn_is_discounted_by_turns_and_observations_are_skipped():
     """Mask 1, 1, 0, 1 and gamma .5 give .5, .5, -, 1, whether the reward is the outcome or a score of that turn."""
     outcome = TurnCredit(outcome=ReinforceCredit(), gamma=0.5)
-    own = TurnCredit(scorer=None, outcome=None, gamma=0.5, centre=False, scale=False)
+    own = TurnCredit(scorer=None, outcome=None, gamma=0.5, baseline="none", scale=False)
     for credit, one in ((outcome, scored(1.0, None, 2, 1)), (own, scored(1.0, (0.0, 1.0), 2, 1))):
         ((advantages,),) = assign(credit, [[one]])
         assert advantages == [0.5, 0.5, 1.0]
@@ -82,10 +82,27 @@ def test_a_reward_at_the_last_turn_is_discounted_by_turns_and_observations_are_s
 
 
 def test_three_turns_and_their_own_scores_add_up_from_behind():
-    credit = TurnCredit(outcome=ReinforceCredit(), gamma=0.5, weight=2.0, centre=False, scale=False)
+    credit = TurnCredit(outcome=ReinforceCredit(), gamma=0.5, weight=2.0, baseline="none", scale=False)
     ((advantages,),) = assign(credit, [[scored(1.0, (0.25, None, 0.5), 1, 2, 1)]])
     # last: 1 + 2 x .5; second: not judged, half of that; first: 2 x .25 and half of the second
     assert advantages == [1.0, 1.0, 1.0, 2.0]
+
+
+def test_who_answers_at_a_turn_is_compared_with_who_searches_on_there():
+    """Every search earns 1: one searches twice and answers, one searches once, one answers at once."""
+    group = [scored(0.0, (1.0, 1.0, None)), scored(0.0, (1.0, None)), scored(0.0, (None,))]
+    ((first, second, third),) = assign(TurnCredit(outcome=GroupCredit(), weight=0.5, scale=False), [group])
+    # returns from the first turn 2, 1, 0, from the second 1, 0, from the third 0
+    assert (first, second, third) == ([0.5, 0.25, 0.0], [0.0, -0.25], [-0.5])
+    ((first, second, third),) = assign(TurnCredit(outcome=GroupCredit(), gamma=0.5), [group])
+    # 1.5, 1, 0: mean 5/6; 1, 0: mean 1/2
+    spread = math.sqrt(((4 / 6) ** 2 + (1 / 6) ** 2 + (5 / 6) ** 2) / 2) + 1e-4
+    late = 0.5 / (math.sqrt(0.5) + 1e-4)
+    assert first == pytest.approx([(4 / 6) / spread, late, 0.0])
+    assert second == pytest.approx([(1 / 6) / spread, -late])
+    assert third == pytest.approx([(-5 / 6) / spread])
+    ((first, second, third),) = assign(TurnCredit(outcome=GroupCredit(), baseline="group"), [group])
+    assert (first, second, third) == ([0.0] * 3, [0.0] * 2, [0.0]), "among searches alone all earned the same"
 
 
 # Normalisation and mixture
@@ -93,7 +110,8 @@ def test_three_turns_and_their_own_scores_add_up_from_behind():
 
 def test_scores_are_normalised_over_all_judged_turns_of_the_group():
     group = [scored(1.0, (1.0, 0.0, None)), scored(0.0, (1.0, None)), scored(0.0, None, 1)]
-    ((first, second, third),) = assign(TurnCredit(outcome=GroupCredit(), gamma=0.5, weight=0.5), [group])
+    credit = TurnCredit(outcome=GroupCredit(), gamma=0.5, weight=0.5, baseline="group")
+    ((first, second, third),) = assign(credit, [group])
     # scores 1, 0, 1: mean 2/3, deviation sqrt(1/3); rewards 1, 0, 0: mean 1/3, deviation sqrt(1/3)
     spread = math.sqrt(1 / 3) + 1e-4
     up, down = (1 / 3) / spread, (-2 / 3) / spread
@@ -103,17 +121,18 @@ def test_scores_are_normalised_over_all_judged_turns_of_the_group():
     assert third == pytest.approx([lost]), "who is not judged has the outcome's credit alone"
 
 
-def test_a_group_is_flat_only_where_neither_outcomes_nor_turns_differ():
-    credit = TurnCredit(outcome=GroupCredit(), gamma=0.9)
+@pytest.mark.parametrize("baseline", ["turn", "group"])
+def test_a_group_is_flat_only_where_neither_outcomes_nor_turns_differ(baseline):
+    credit = TurnCredit(outcome=GroupCredit(), gamma=0.9, baseline=baseline)
     equal, differing, unequal = assign(
         credit,
         [
-            [scored(0.3, (0.1 + 0.2, None)), scored(0.1 + 0.2, (0.3, 0.3, None))],
+            [scored(0.3, (0.1 + 0.2, 0.3, None)), scored(0.1 + 0.2, (0.3, 0.1 + 0.2, None))],
             [scored(0.0, (1.0, None)), scored(0.0, (0.0, None))],
             [scored(0.0, (1.0, None)), scored(1.0, (1.0, None))],
         ],
     )
-    assert equal == [[0.0, 0.0], [0.0, 0.0, 0.0]] and is_flat(equal)
+    assert equal == [[0.0, 0.0, 0.0]] * 2 and is_flat(equal)
     assert not is_flat(differing) and not is_flat(unequal)
     assert [row[1] for row in differing] == [0.0, 0.0], "the answers earned the same"
 
@@ -421,6 +440,7 @@ def test_one_line_of_a_config_is_a_scheme():
         ({"weight": -1}, "credit.weight"),
         ({"outcome": {"kind": "turns"}}, "the outcome's scheme cannot be turns itself"),
         ({"scale": "batch"}, "credit.scale"),
+        ({"baseline": "batch"}, "credit.baseline"),
     ],
 )
 def test_a_wrong_setting_of_turns_is_said(credit, message):
