@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ByteSize, Field, SerializeAsAny, model_validator
 
-from agent.learning.algorithms import contradiction, spelled_out
+from agent.learning.algorithms import by_token_refused, contradiction, spelled_out
 from agent.learning.credit.config import CreditSettings
 from agent.learning.credit.group import GroupSettings, Scale
 from agent.learning.stability import StabilitySettings, without_effect
@@ -180,6 +180,8 @@ class GrpoSettings(OptimizerSettings, StabilitySettings):
     def _fits(self) -> GrpoSettings:
         upper = self.epsilon if self.epsilon_high is None else self.epsilon_high
         wrong = contradiction(self.loss, self.importance) or without_effect(self, self.loss, upper)
+        if not wrong and self.credit.BY_TOKEN:
+            wrong = by_token_refused(self.loss, self.importance)
         if wrong:
             raise ValueError(wrong)
         if self.sync_reference and (self.lora or self.beta == 0.0):

@@ -97,6 +97,12 @@ def _check_grpo(settings: RunSettings) -> None:
     check_trainable(settings.policy)
     for_training(settings.policy, training_sampling(settings.grpo.temperature, settings.grpo.top_p))
     settings.grpo.credit.open()
+    if settings.environment.kind in ("direct", "cot", "rag") and getattr(settings.grpo.credit, "needs_model", False):
+        raise ConfigError(
+            "grpo.credit.score information_gain judges searches, and the environment"
+            f" {settings.environment.kind} makes none",
+            "set environment.kind to search, or choose another credit",
+        )
     if not settings.data.train or not settings.data.dev:
         raise ConfigError("grpo needs data.train and data.dev", "name question files there")
     for kind in (settings.environment.kind, *settings.evaluation.start_modes, *modes_of(settings)):

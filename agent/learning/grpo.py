@@ -22,6 +22,7 @@ from agent.learning.callbacks import (
     StageTimer,
 )
 from agent.learning.checkpoints import publish_policy
+from agent.learning.credit.turn_scores import TurnScorer
 from agent.learning.importance import importance_of
 from agent.learning.mixture import mixture, spare_question
 from agent.learning.options import load_trained, on_one_device, optimizer_options, runtime_options
@@ -120,6 +121,7 @@ def make_trainer(job: GrpoJob) -> Any:
     from datasets import Dataset
     from transformers import PrinterCallback
 
+    from agent.learning.answer_logprobs import AnswerReader
     from agent.learning.trainer import MeasuredGRPOTrainer
 
     settings, data = job.settings, job.data
@@ -128,6 +130,10 @@ def make_trainer(job: GrpoJob) -> Any:
     if settings.lora and hasattr(model, "peft_config"):
         refuse_second_adapter(job.model_name)
     credit = settings.credit.open()
+    environment = job.make_driver(None, codec).environment()
+    args = grpo_config(settings, job.policy, job.layout.checkpoints, job.seed, environment.total_tokens)
+    scorer: TurnScorer | None = getattr(credit, "scorer", None)
+    reads = scorer is not None and scorer.needs_model
     rollouts = GroupRollouts(
         data.questions,
         job.scorer,
@@ -138,11 +144,11 @@ def make_trainer(job: GrpoJob) -> Any:
         seed=job.seed,
         oversample=settings.oversample,
         spare=spare_question(sizes, data.weights),
+        turn_scorer=scorer,
+        read=AnswerReader(codec, environment, args.per_device_train_batch_size).of if reads else None,
     )
     updates = settings.minibatches * settings.iterations
     order = mixture(sizes, data.weights, -(-settings.steps // updates) * settings.questions, job.seed)
-    total_tokens = job.make_driver(None, codec).environment().total_tokens
-    args = grpo_config(settings, job.policy, job.layout.checkpoints, job.seed, total_tokens)
     make_source = job.make_source or local_source(job.policy, job.model_name, settings.lora, job.make_driver)
     source = make_source(model, codec, rollouts, _upcoming(order, settings))
     trainer = MeasuredGRPOTrainer(

@@ -20,7 +20,14 @@ from safetensors.torch import load_model
 from trl import GRPOTrainer
 
 from agent.learning.checkpoints import REFERENCE
-from agent.learning.credit.assign import TokenAdvantages, assign, is_flat, mean_advantage
+from agent.learning.credit.assign import (
+    TokenAdvantages,
+    advantages_kept,
+    assign,
+    is_flat,
+    mean_advantage,
+    refuse_by_token,
+)
 from agent.learning.importance import Importance, share
 from agent.learning.length_groups import Scored, score_trimmed
 from agent.learning.masked import HeadShield, check_sampled, sampled_tokens, without_masked
@@ -99,6 +106,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         """TRL's ``rollout_func``: as many rows as prompts, in order."""
         record = self.source.rollout(prompts, self)
         advantages, flat = self._advantages_of(record.scored)
+        refuse_by_token(advantages, self.loss_type, self.importance_sampling_level)
         scored = [_recorded(s, row) for s, row in zip(record.scored, advantages, strict=True)]
         self._record = replace(record, scored=scored, metrics={**record.metrics, "groups/flat": flat})
         self.sampled_at_step = record.version
@@ -284,8 +292,9 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
 
 def _recorded(scored: ScoredTrajectory, advantages: TokenAdvantages) -> ScoredTrajectory:
+    kept = advantages_kept(advantages, scored.trajectory.turn_lengths)
     origin = scored.origin
-    return replace(scored, origin=origin and replace(origin, advantage=mean_advantage(advantages)))
+    return replace(scored, origin=origin and replace(origin, advantage=mean_advantage(advantages), advantages=kept))
 
 
 def _over_columns(advantages: TokenAdvantages, mask: Sequence[int]) -> list[float]:

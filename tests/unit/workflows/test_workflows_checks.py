@@ -67,6 +67,11 @@ def test_a_run_that_has_what_it_needs_is_let_through(tmp_path: Path, model: Path
         ({"policy": {"model": "MODEL", "device": "gpu"}}, "policy.device is 'gpu'"),
         ({"policy": {"model": "MODEL", "device": "cuda:99"}}, "policy.device is 'cuda:99', but torch finds"),
         ({"policy": {"model": "MODEL", "backend": "vlm"}}, "did you mean 'vllm'"),
+        (
+            {"environment": {"kind": "cot"}, "grpo": {"credit": {"kind": "turns", "score": "information_gain"}}},
+            "judges searches, and the environment cot makes none",
+        ),
+        ({"grpo": {"credit": {"kind": "turns", "score": "no.such:Judge"}}}, "cannot import no.such"),
         ({"data": {"train": [{"path": "QUESTIONS", "kinds": ["y"]}], "dev": "QUESTIONS"}}, "no question of kind y"),
         ({"data": {"train": [{"path": "BROKEN"}], "dev": "QUESTIONS"}}, "line 2"),
         ({"data": {"train": [{"path": "QUESTIONS"}], "dev": "QUESTIONS", "test": "none.jsonl"}}, "none.jsonl"),
