@@ -10,6 +10,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from agent.learning.algorithms import contradiction, spelled_out
 from agent.learning.credit.config import CreditSettings
 from agent.learning.credit.group import GroupSettings, Scale
+from agent.learning.stability import StabilitySettings, without_effect
 from agent.policies.config import OpenAISettings, VllmSettings
 from agent.tiny_config import TinySettings
 from hub.config import LoraSettings
@@ -112,7 +113,7 @@ class MonitorSettings(Settings):
     stop_on_collapse: bool = False
 
 
-class GrpoSettings(OptimizerSettings):
+class GrpoSettings(OptimizerSettings, StabilitySettings):
     """Group-relative policy optimisation (Shao et al. 2024) on TRL, and its relatives.
 
     ``algorithm`` names a published one, whose loss, credit and KL are taken (``agent/learning/algorithms.py``); any
@@ -122,10 +123,8 @@ class GrpoSettings(OptimizerSettings):
     optimizer updates and reused ``iterations`` times; each update accumulates gradients over
     micro-batches of ``micro_batch`` rows. ``credit`` turns rewards into advantages (``agent/learning/credit/``).
     ``oversample`` above 1 is dynamic sampling (DAPO, Yu et al. 2025): flat groups, in which no token has an advantage,
-    are replaced by new questions, up to that many times the questions of a rollout.
-
-    ``importance_cap`` truncates token-level importance ratios between the policy being trained and the one that
-    sampled; ``auto`` is 2 if rollouts are sampled by older weights (an asynchronous cluster), else off.
+    are replaced by new questions, up to that many times the questions of a rollout. What keeps a run stable (entropy,
+    masks, importance weights, ``top_p``) is described in ``StabilitySettings``.
     """
 
     algorithm: str | None = None
@@ -140,7 +139,6 @@ class GrpoSettings(OptimizerSettings):
     kl_estimator: Literal["k3", "bias_corrected"] = "k3"
     loss: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"] = "grpo"
     importance: Literal["token", "sequence"] = "token"
-    importance_cap: Annotated[float, Field(ge=1.0)] | Literal["auto", "off"] = "auto"
     epsilon: Rate = 0.2
     epsilon_high: Rate | None = None
     credit: SerializeAsAny[CreditSettings] = GroupSettings()
@@ -174,7 +172,8 @@ class GrpoSettings(OptimizerSettings):
 
     @model_validator(mode="after")
     def _fits(self) -> GrpoSettings:
-        wrong = contradiction(self.loss, self.importance)
+        upper = self.epsilon if self.epsilon_high is None else self.epsilon_high
+        wrong = contradiction(self.loss, self.importance) or without_effect(self, self.loss, upper)
         if wrong:
             raise ValueError(wrong)
         if self.sync_reference and (self.lora or self.beta == 0.0):

@@ -106,12 +106,14 @@ Action = Search | Answer | Invalid
 class Sampling:
     """How to sample. ``temperature`` 0 is greedy; log-probs are those of the distribution that was sampled from.
 
-    ``top_p`` below 1 renormalises log-probs and must stay 1.0 in training.
+    ``top_p`` below 1 samples from the nucleus only, whose log-probs are renormalised. ``full_logprobs`` reports instead
+    those of the whole distribution, after temperature, which are the ones that a trainer computes.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
+    full_logprobs: bool = False
 
     @property
     def greedy(self) -> bool:

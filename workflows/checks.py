@@ -88,10 +88,12 @@ def _check_warmstart(settings: RunSettings, until: str) -> None:
 
 
 def _check_grpo(settings: RunSettings) -> None:
-    from agent.policies.backends import check_trainable
+    from agent.learning.rollouts import training_sampling
+    from agent.policies.backends import check_trainable, for_training
 
     assert settings.grpo is not None
     check_trainable(settings.policy)
+    for_training(settings.policy, training_sampling(settings.grpo.temperature, settings.grpo.top_p))
     settings.grpo.credit.open()
     if not settings.data.train or not settings.data.dev:
         raise ConfigError("grpo needs data.train and data.dev", "name question files there")

@@ -133,15 +133,17 @@ def run_plan(run: StageContext) -> RunPlan:
     import torch
 
     from agent.cluster.roles import RunPlan
-    from agent.policies.backends import choose_backend
+    from agent.learning.rollouts import training_sampling
+    from agent.policies.backends import choose_backend, for_training
 
     settings: RunSettings = run.settings
     if settings.grpo is None:
         raise ConfigError("a cluster run trains with GRPO, but the config has no grpo section", "add grpo: {}")
     retriever = run.open_retriever()
     model = run.policy_after("warmstart")
+    chosen = settings.policy.model_copy(update={"backend": choose_backend(settings.policy, model)})
     return RunPlan(
-        policy=settings.policy.model_copy(update={"backend": choose_backend(settings.policy, model)}),
+        policy=for_training(chosen, training_sampling(settings.grpo.temperature, settings.grpo.top_p)),
         grpo=settings.grpo,
         model=model,
         with_retriever=WithRetriever(settings.environment),

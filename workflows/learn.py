@@ -52,7 +52,8 @@ def learn(run: StageContext, make_source: MakeSource | None) -> GrpoOutcome:
 def _dev_evaluation(run: StageContext, dev: Sequence[Question], scorer: Scorer) -> Callable[[Any], dict[str, float]]:
     """Greedy metrics on the dev questions: overall EM and F1, EM by kind, and the number of unscored questions.
 
-    Every evaluation keeps its trajectories.
+    Every evaluation keeps its trajectories. Several training processes each play their part of a batch, so the batch
+    has as many times the questions.
     """
     from agent.evaluate import evaluate
     from rewards.text_match import exact_match, f1
@@ -74,7 +75,7 @@ def _dev_evaluation(run: StageContext, dev: Sequence[Question], scorer: Scorer) 
                 metrics={"em": exact_match, "f1": f1},
                 score=scorer.score_all,
                 out=stack.enter_context(atomic_folder(folder, overwrite=True)) if keep else None,
-                batch_size=settings.evaluation.batch_size,
+                batch_size=settings.evaluation.batch_size * int(os.environ.get("WORLD_SIZE", "1")),
                 resamples=1,
                 failures=failures,
             )

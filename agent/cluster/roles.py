@@ -24,6 +24,7 @@ from agent.codec import HFCodec
 from agent.config import GrpoSettings, PolicySettings
 from agent.learning.rollouts import GroupRollouts
 from agent.learning.sources import MakeSource, Upcoming
+from agent.policies.backends import has_own_engine
 from agent.policies.probe import probe_tokens
 from agent.rollout import RolloutDriver
 from sleuth.protocols import Retriever
@@ -94,6 +95,7 @@ def source_maker(
             ahead=settings.max_staleness if settings.schedule == "async" else 0,
             updates=plan.grpo.minibatches * plan.grpo.iterations,
             probe=probe_tokens(codec),
+            apart=has_own_engine(plan.policy.backend),
         )
 
     return make

@@ -59,8 +59,10 @@ class ClusterSource:
         ahead: int,
         updates: int,
         probe: Sequence[int] = (),
+        apart: bool = False,
     ) -> None:
         self.stale = ahead > 0
+        self.apart = apart
         self._driver = RemoteDriver(control, template, -1)
         self._control = control
         self._template = template

@@ -49,18 +49,42 @@ class StageTimer(TrainerCallback):  # type: ignore[misc]
         metrics["time/step"].append(whole)
 
 
+_LEAST_SCALE = 1.0
+_OVERFLOWS = 3
+
+
 class GradientGuard(TrainerCallback):  # type: ignore[misc]
-    """Stops before an update whose gradient is not finite, leaving the weights unchanged."""
+    """Stops before an update whose gradient is not finite, leaving the weights unchanged.
+
+    In float16 that is routine: the grad scaler leaves such an update out and halves its scale, which begins at 65,536.
+    There training stops only after three in a row at a scale of 1 or less, where lowering it no longer helps.
+    """
 
     def __init__(self, section: str) -> None:
         self._section = section
+        self._overflows = 0
 
-    def on_pre_optimizer_step(self, _args: Any, state: Any, _control: Any, model: Any = None, **_kwargs: Any) -> None:
-        if not finite_gradients(model):
-            raise TrainingError(
-                f"a gradient is NaN or infinite at step {state.global_step}: stopped before the update",
-                f"the last checkpoint is intact; lower {self._section}.learning_rate in a new run",
-            )
+    def on_pre_optimizer_step(
+        self, _args: Any, state: Any, _control: Any, model: Any = None, optimizer: Any = None, **_kwargs: Any
+    ) -> None:
+        if finite_gradients(model):
+            self._overflows = 0
+            return
+        scaler = getattr(optimizer, "scaler", None)
+        if scaler is not None and scaler.is_enabled():
+            scale = float(scaler.get_scale())
+            self._overflows += scale <= _LEAST_SCALE
+            if self._overflows < _OVERFLOWS:
+                log.warning(
+                    "step %d: the gradient overflows float16 at a loss scale of %g: this update is left out",
+                    state.global_step,
+                    scale,
+                )
+                return
+        raise TrainingError(
+            f"a gradient is NaN or infinite at step {state.global_step}: stopped before the update",
+            f"the last checkpoint is intact; lower {self._section}.learning_rate in a new run",
+        )
 
 
 class ReferenceKeeper(TrainerCallback):  # type: ignore[misc]
@@ -81,8 +105,8 @@ class DevEvaluation(TrainerCallback):  # type: ignore[misc]
 
     ``evaluate`` returns metrics, including ``em`` if any question could be scored. If questions are ``unscored``, the
     metrics are logged but not used. Among ties the latest is kept, and patience counts from the first. All state is
-    the trainer's, so it survives a resume. With several processes, all use the first one's metrics, so that they stop
-    and save together.
+    the trainer's, so it survives a resume. With several processes, all call ``evaluate``, which shares the questions
+    out, and all use the first one's metrics, so that they stop and save together.
     """
 
     def __init__(

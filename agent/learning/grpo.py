@@ -22,10 +22,13 @@ from agent.learning.callbacks import (
     StageTimer,
 )
 from agent.learning.checkpoints import publish_policy
+from agent.learning.importance import importance_of
 from agent.learning.mixture import mixture, spare_question
 from agent.learning.options import load_trained, on_one_device, optimizer_options, runtime_options
 from agent.learning.rollouts import Driver, GroupRollouts, RolloutRecord, Scorer
+from agent.learning.sharing import shared
 from agent.learning.sources import MakeSource, Upcoming, local_source
+from agent.learning.stability import trl_options
 from agent.policies.adapters import peft_config
 from agent.rollout import RolloutDriver
 from hub.callbacks import CompletionMarker, LogToSink
@@ -57,8 +60,9 @@ class TrainingData:
 class GrpoJob:
     """What is trained, on which questions, with which rewards, and where it is saved.
 
-    ``evaluate`` plays dev questions greedily and returns metrics, including ``em``. ``make_source`` makes a source of
-    rollouts that are played in other processes.
+    ``evaluate`` plays dev questions greedily and returns metrics, including ``em``; with several training processes
+    all call it alike, and the driver divides the questions among them. ``make_source`` makes a source of rollouts that
+    are played in other processes.
     """
 
     settings: GrpoSettings
@@ -128,6 +132,7 @@ def make_trainer(job: GrpoJob) -> Any:
         credit,
         group_size=settings.group_size,
         temperature=settings.temperature,
+        top_p=settings.top_p,
         seed=job.seed,
         oversample=settings.oversample,
         spare=spare_question(sizes, data.weights),
@@ -141,7 +146,7 @@ def make_trainer(job: GrpoJob) -> Any:
     trainer = MeasuredGRPOTrainer(
         source=source,
         credit=credit,
-        importance_cap=_importance_cap(settings, source.stale),
+        importance=importance_of(settings, differs=source.stale or source.apart),
         max_unscored=settings.monitors.max_unscored,
         keep=_keep_trajectories(job.layout) if settings.save_trajectories else None,
         model=model,
@@ -162,7 +167,7 @@ def _callbacks(job: GrpoJob, trainer: Any) -> list[Any]:
 
     def evaluate_dev() -> Mapping[str, float]:
         with trainer.source.current(trainer) as driver:
-            return job.evaluate(driver)
+            return job.evaluate(shared(driver, trainer.accelerator))
 
     every, patience = job.settings.eval_steps, job.settings.early_stop
     return [
@@ -222,16 +227,11 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
         report_to=list(settings.report_to),
         remove_unused_columns=False,
         seed=seed,
+        **trl_options(settings),
         **optimizer_options(settings),
         **runtime_options(policy, logging_steps=1),
     )
     return on_one_device(args)
-
-
-def _importance_cap(settings: GrpoSettings, stale: bool) -> float | None:
-    if settings.importance_cap == "auto":
-        return 2.0 if stale else None
-    return None if settings.importance_cap == "off" else settings.importance_cap
 
 
 def _upcoming(order: Sequence[int], settings: GrpoSettings) -> Upcoming:

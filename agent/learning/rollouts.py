@@ -6,8 +6,9 @@ many rows back, in order. Rewards are computed here, once, from typed trajectori
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -73,6 +74,7 @@ class GroupRollouts:
         group_size: int,
         temperature: float,
         seed: int,
+        top_p: float = 1.0,
         oversample: float = 1.0,
         spare: Callable[[int], int] | None = None,
     ) -> None:
@@ -80,7 +82,7 @@ class GroupRollouts:
         self._scorer = scorer
         self._credit = credit
         self._group_size = group_size
-        self._sampling = Sampling(temperature)
+        self.sampling = training_sampling(temperature, top_p)
         self._seed = seed
         self._oversample = oversample
         self._spare = spare or spare_question([len(questions)], [1.0])
@@ -107,7 +109,7 @@ class GroupRollouts:
         """Scored trajectories for pairs (question position, position in the rollout), and the seconds spent scoring."""
         questions = [self._questions[position % len(self._questions)] for position, _ in places]
         seeds = [derive_seed(self._seed, "rollout", step, position, place) for position, place in places]
-        trajectories = driver.run(questions, self._sampling, seeds)
+        trajectories = driver.run(questions, self.sampling, seeds)
         started = time.perf_counter()
         scored = scored_by(self._scorer.score_all, trajectories)
         for one in scored:
@@ -146,6 +148,11 @@ class GroupRollouts:
         return [place for place, rows in enumerate(assign(self._credit, groups)) if is_flat(rows)]
 
 
+def training_sampling(temperature: float, top_p: float) -> Sampling:
+    """How rollouts are sampled: from the nucleus, with the log-probs that the trainer computes."""
+    return Sampling(temperature, top_p, full_logprobs=top_p < 1.0)
+
+
 def _oldest_version(scored: Sequence[ScoredTrajectory], step: int) -> int:
     return min((turn.generation.policy_version for s in scored for turn in s.trajectory.turns), default=step)
 
@@ -155,11 +162,13 @@ def cut(scored: Sequence[ScoredTrajectory], size: int) -> list[Sequence[ScoredTr
     return [scored[start : start + size] for start in range(0, len(scored), size)]
 
 
-def to_row(scored: ScoredTrajectory, eos: int) -> RolloutRow:
+def to_row(scored: ScoredTrajectory, eos: int, ends: Collection[int] = ()) -> RolloutRow:
     """Tokens after the prompt with their log-probs and loss mask.
 
-    A finished trajectory that does not end in EOS gets a masked one, since TRL treats a row as truncated unless its
-    last token is EOS. An unscored one is fully masked, so that it contributes neither to the loss nor to the KL term.
+    TRL takes a row for truncated unless its last token is EOS or one of ``ends`` (other end tokens, padding); here it
+    is truncated unless it has an answer. So an answered row that ends in none of them gets a masked EOS, and an
+    unanswered row that ends in one (or is empty) gets a masked token of another kind. An unscored one is fully masked,
+    so that it contributes neither to the loss nor to the KL term.
     """
     prompt, *rest = scored.trajectory.segments or (Segment("prompt", (eos,)),)
     ids: list[int] = []
@@ -170,8 +179,14 @@ def to_row(scored: ScoredTrajectory, eos: int) -> RolloutRow:
         ids += segment.token_ids
         logprobs += segment.logprobs if sampled else [0.0] * len(segment.token_ids)
         mask += [int(sampled)] * len(segment.token_ids)
-    if not ids or (scored.trajectory.answer is not None and ids[-1] != eos):
-        ids, logprobs, mask = [*ids, eos], [*logprobs, 0.0], [*mask, 0]
+    complete = bool(ids) and ids[-1] in {eos, *ends}
+    closing: int | None = None
+    if scored.trajectory.answer is not None:
+        closing = None if complete else eos
+    elif complete or not ids:
+        closing = next(token for token in itertools.count() if token not in {eos, *ends})
+    if closing is not None:
+        ids, logprobs, mask = [*ids, closing], [*logprobs, 0.0], [*mask, 0]
     if scored.reward is None:
         mask = [0] * len(mask)
     assert len(ids) == len(logprobs) == len(mask)

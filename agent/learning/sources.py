@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from agent.codec import HFCodec
 from agent.config import PolicySettings
 from agent.learning.rollouts import Driver, GroupRollouts, RolloutRecord
-from agent.policies.backends import choose_backend, open_trainable, policy_around
+from agent.policies.backends import choose_backend, for_training, open_trainable, policy_around
 from agent.policies.probe import probe_tokens
 from agent.policies.weights import LiveWeights
 from hub.config import LoraSettings
@@ -32,6 +32,8 @@ class PolicySource(RolloutSource, Protocol):
 
     stale: bool
     """Whether rollouts may be sampled with weights older than the trainer's."""
+    apart: bool
+    """Whether they are sampled by an engine of another kind, whose log-probs may differ from the trainer's."""
 
     def current(self, trainer: Any) -> AbstractContextManager[Driver]:
         """A driver that samples with the trainer's current weights, valid within the context."""
@@ -55,6 +57,7 @@ class LocalSource:
     def __init__(
         self, policy: TrainablePolicy, driver: Driver, rollouts: GroupRollouts, probe: Sequence[int], *, lent: bool
     ) -> None:
+        self.apart = not lent
         self._policy = policy
         self._driver = driver
         self._rollouts = rollouts
@@ -95,6 +98,7 @@ def local_source(
 
     def make(model: Any, codec: HFCodec, rollouts: GroupRollouts, _upcoming: Upcoming) -> LocalSource:
         chosen = settings.model_copy(update={"backend": choose_backend(settings, name)})
+        chosen = for_training(chosen, rollouts.sampling)
         around = policy_around(chosen, name, model, codec)
         policy = around or open_trainable(chosen, name, lora)[0]
         return LocalSource(policy, make_driver(policy, codec), rollouts, probe_tokens(codec), lent=around is not None)

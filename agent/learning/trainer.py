@@ -21,6 +21,7 @@ from trl import GRPOTrainer
 
 from agent.learning.checkpoints import REFERENCE
 from agent.learning.credit.assign import TokenAdvantages, assign, is_flat, mean_advantage
+from agent.learning.importance import Importance, share
 from agent.learning.length_groups import Scored, score_trimmed
 from agent.learning.masked import HeadShield, check_sampled, sampled_tokens, without_masked
 from agent.learning.rollouts import RolloutRecord, cut, to_row
@@ -48,6 +49,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     - ``_get_per_token_logps_and_entropies``: rows of similar length are batched together; passes are timed; what
       stands at masked positions is replaced, since TRL only multiplies it by 0.
     - ``_compute_loss``: importance ratios for tokens of older policies, and metrics of what the loss reads.
+    - ``get_off_policy_mask``, ``get_high_entropy_mask``: TRL does not log what it drops.
     - ``log``: TRL writes means over micro-batches, but some metrics are maxima or sums.
     - ``_load_from_checkpoint``: transformers does not restore a second adapter, or a reference that is updated.
 
@@ -56,8 +58,8 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     reported for a policy token and the one recomputed here before the first update after a rollout.
     ``check/masked_tokens`` counts the tokens that the loss reads. Both cover all micro-batches and processes.
 
-    ``importance_cap`` truncates the importance ratios of sampled tokens; None: no ratios. ``max_unscored`` is the share
-    of a rollout that may be unscored; above it, a checkpoint is saved and TrainingError raised. ``keep`` is called with
+    ``importance`` weighs sampled tokens by importance ratios; None: no ratios. ``max_unscored`` is the share of a
+    rollout that may be unscored; above it, a checkpoint is saved and TrainingError raised. ``keep`` is called with
     every rollout of this process, including advantages.
     """
 
@@ -71,12 +73,12 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         *,
         source: RolloutSource,
         credit: Credit,
-        importance_cap: float | None = None,
+        importance: Importance | None = None,
         max_unscored: float = 1.0,
         keep: Callable[[RolloutRecord], None] | None = None,
         **of_trl: Any,
     ) -> None:
-        self.importance_cap = importance_cap
+        self.importance = importance
         self.source = source
         self._credit = credit
         self._max_unscored = max_unscored
@@ -104,7 +106,8 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             self._save_checkpoint(self.model, trial=None)
             self.callback_handler.on_save(self.args, self.state, self.control)
             raise error
-        rows = [to_row(s, self.processing_class.eos_token_id) for s in scored]
+        ends = [*self.eos_token_ids, self._tokenizer.pad_token_id]  # those of TRL's rule
+        rows = [to_row(s, self.processing_class.eos_token_id, ends) for s in scored]
         self._advantages = [_over_columns(a, row.mask) for a, row in zip(advantages, rows, strict=True)]
         return {
             "prompt_ids": [row.prompt_ids for row in rows],
@@ -177,8 +180,8 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             result = (torch.where(sampled, logps, 0.0), entropies, auxiliary)
         if torch.is_grad_enabled():
             self._current_logps = result[0].detach()
-            if self._weighing is not None:
-                self._weigh_tokens(self._weighing)
+            if self._weighing is not None and self.importance is not None:
+                self._weigh_tokens(self._weighing, self.importance)
         else:
             self._reference_seconds += time.perf_counter() - started
         return result
@@ -216,7 +219,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         scale, beta = float(inputs.pop(SCALE, 1.0)), self.beta
         if scale != 1.0:  # policy and KL terms, and nothing that is a mean over tokens
             inputs["advantages"], self.beta = inputs["advantages"] * scale, beta * scale
-        self._weighing = inputs if self.importance_cap is not None else None
+        self._weighing = inputs if self.importance is not None else None
         try:
             loss: torch.Tensor = super()._compute_loss(model, inputs)
         finally:
@@ -235,35 +238,43 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             chosen = mask.bool()
             ratio = (logps - old)[chosen].abs().max().exp() if old is not None else torch.ones(())
             self._metrics[mode]["ratio/max"].append(ratio.item())
+            if self.args.delta is not None and old is not None and self.importance_sampling_level == "token":
+                self._measure("ratio/above_delta", share((logps - old).exp() > self.args.delta, mask))
             if self.sampled_at_step == self.state.global_step:
                 gap = (logps - inputs["sampling_per_token_logps"])[chosen].abs().max()
                 self._metrics[mode]["check/logprob_gap"].append(gap.item())
         self._metrics[mode]["check/masked_tokens"].append(float(mask.sum().item()))
         return loss
 
-    def _weigh_tokens(self, inputs: dict[str, torch.Tensor]) -> None:
-        """Multiply the advantages [rows, tokens] by truncated importance ratios.
+    def _weigh_tokens(self, inputs: dict[str, torch.Tensor], importance: Importance) -> None:
+        """Weigh the loss of sampled tokens; clipping and KL are unchanged.
 
-        Called after TRL has computed log-probs and before it reads the advantages. The ratio is between the policy
-        before this rollout's first update and the one that sampled the token, whatever its engine or version
-        (truncated importance sampling); clipping and KL are unchanged.
+        Called after TRL has computed log-probs and before it reads the advantages. VESPO takes the weights themselves,
+        as a part of the weight of a sequence.
         """
         old = inputs.get("old_per_token_logps")
-        ratio = ((self._current_logps if old is None else old) - inputs["sampling_per_token_logps"]).exp()
         mask = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
-        ratio = torch.where(mask, ratio, torch.ones_like(ratio))
-        weight = ratio.clamp(max=self.importance_cap)
-        inputs["advantages"] = inputs["advantages"] * weight
-        mode = "train" if self.model.training else "eval"
-        if mask.any():
-            chosen = ratio[mask]
-            for name, value in (
-                ("mean", chosen.mean()),
-                ("min", chosen.min()),
-                ("max", chosen.max()),
-                ("truncated", (chosen > weight[mask]).float().mean()),
-            ):
-                self._metrics[mode][f"importance/{name}"].append(value.item())
+        now = self._current_logps if old is None else old
+        weights, figures = importance.weights(now, inputs["sampling_per_token_logps"], mask)
+        if self.loss_type == "vespo":
+            inputs["importance_sampling_ratio"] = weights
+        else:
+            inputs["advantages"] = inputs["advantages"] * weights
+        for name, value in figures.items():
+            self._measure(name, value)
+
+    def get_off_policy_mask(self, *, mask: torch.Tensor, **of_trl: Any) -> torch.Tensor:
+        kept: torch.Tensor = super().get_off_policy_mask(mask=mask, **of_trl)
+        self._measure("mask/off_policy", share(kept == 0, mask))
+        return kept
+
+    def get_high_entropy_mask(self, entropies: torch.Tensor, mask: torch.Tensor, threshold: float) -> torch.Tensor:
+        kept: torch.Tensor = super().get_high_entropy_mask(entropies, mask, threshold)
+        self._measure("mask/low_entropy", share(~kept, mask))
+        return kept
+
+    def _measure(self, name: str, value: float) -> None:
+        self._metrics["train" if self.model.training else "eval"][name].append(value)
 
 
 def _recorded(scored: ScoredTrajectory, advantages: TokenAdvantages) -> ScoredTrajectory:

@@ -15,6 +15,7 @@ from hub.config import LoraSettings
 from sleuth.errors import ConfigError, PolicyError, did_you_mean, first_line
 from sleuth.plugins import load_object
 from sleuth.protocols import Policy, TrainablePolicy
+from sleuth.types import Sampling
 
 log = logging.getLogger("sleuth.policy")
 Opened = tuple[Policy, HFCodec]
@@ -60,6 +61,26 @@ def policy_around(settings: PolicySettings, name: str, model: Any, codec: HFCode
     """A policy that samples with ``model``, which is trained in this process; None if the backend cannot."""
     around = _backend(choose_backend(settings, name)).around
     return around(settings, model, codec) if around else None
+
+
+def has_own_engine(backend: str) -> bool:
+    """Whether ``backend``, as chosen, computes log-probs in another way than the trainer does."""
+    return _backend(backend).around is None
+
+
+def for_training(settings: PolicySettings, sampling: Sampling) -> PolicySettings:
+    """``settings`` of a policy that reports the log-probs which ``sampling`` asks for.
+
+    Raises ConfigError if the backend, as chosen, is known not to have them.
+    """
+    if not sampling.full_logprobs or settings.backend != "vllm":
+        return settings
+    if sampling.temperature != 1.0:
+        raise ConfigError(
+            "vllm reports log-probs of the whole distribution at temperature 1 only",
+            "with grpo.top_p below 1, set grpo.temperature to 1 or policy.backend to transformers",
+        )
+    return settings.model_copy(update={"vllm": settings.vllm.model_copy(update={"full_logprobs": True})})
 
 
 def check_trainable(settings: PolicySettings) -> None:

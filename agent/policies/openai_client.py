@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import httpx
 
 from agent.policies.config import OpenAISettings
+from agent.policies.neutral import NEUTRAL
 from sleuth.errors import PolicyError, did_you_mean
 from sleuth.retries import PASSING, pause
+
+log = logging.getLogger("sleuth.policy")
+
+
+class _RefusedError(PolicyError):
+    """A refusal of the request itself; ``reason`` is the whole answer."""
+
+    def __init__(self, message: str, status: int, reason: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
 
 
 class CompletionsClient:
     """Talks to ``settings.base_url`` with pooled connections; safe to use from several threads.
 
     Every failure is a PolicyError with the server and a hint. Timeouts, broken connections and temporary statuses
-    are retried with growing pauses.
+    are retried with growing pauses. ``NEUTRAL`` settings of sampling that the server refuses by name are left out from
+    then on.
     """
 
     def __init__(self, settings: OpenAISettings) -> None:
         self.settings = settings
+        self._unknown: frozenset[str] = frozenset()
+        self._learning = threading.Lock()
         key = os.environ.get(settings.key_variable)
         limits = httpx.Limits(
             max_connections=settings.concurrency + 1, max_keepalive_connections=settings.concurrency + 1
@@ -44,14 +62,15 @@ class CompletionsClient:
 
     def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The first choice of one completion."""
-        return _choice(self._json("POST", "/completions", body), self.settings.base_url)
+        answer = _parsed(self._ask(body), f"{self.settings.base_url}/completions")
+        return _choice(answer, self.settings.base_url)
 
     def stream(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The chunks of one completion as they arrive; closing the iterator cancels it.
 
         Only connecting is retried: chunks that have been streamed cannot be withdrawn.
         """
-        response = self._send("POST", "/completions", {**body, "stream": True}, stream=True)
+        response = self._ask({**body, "stream": True}, stream=True)
         try:
             for line in response.iter_lines():
                 payload = line.removeprefix("data:").strip()
@@ -69,18 +88,35 @@ class CompletionsClient:
     def close(self) -> None:
         self._http.close()
 
+    def _ask(self, body: Mapping[str, Any], *, stream: bool = False) -> httpx.Response:
+        """Request a completion with those of the ``NEUTRAL`` settings that the server knows."""
+        unknown = self._unknown
+        while True:
+            known = {name: value for name, value in NEUTRAL.items() if name not in unknown}
+            try:
+                response = self._send("POST", "/completions", {**known, **body}, stream=stream)
+            except _RefusedError as error:
+                named = {name for name in known if re.search(rf"\b{name}\b", error.reason)}
+                if error.status not in (400, 422) or not named:
+                    raise
+                unknown |= named
+            else:
+                self._learn(unknown)
+                return response
+
+    def _learn(self, unknown: frozenset[str]) -> None:
+        with self._learning:
+            fresh = sorted(unknown - self._unknown)
+            self._unknown |= unknown
+        if fresh:
+            log.warning(
+                "%s does not know %s: what the generation_config.json of its model says there stays in force",
+                self.settings.base_url,
+                ", ".join(fresh),
+            )
+
     def _json(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-        response = self._send(method, path, body)
-        try:
-            answer = response.json()
-        except ValueError as error:
-            raise PolicyError(
-                f"{self.settings.base_url}{path} does not answer in JSON",
-                "is policy.openai.base_url the API's root (…/v1)?",
-            ) from error
-        if not isinstance(answer, dict):
-            raise PolicyError(f"{self.settings.base_url}{path} answers with JSON that is not an object")
-        return answer
+        return _parsed(self._send(method, path, body), self.settings.base_url + path)
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None, *, stream: bool = False) -> httpx.Response:
         attempts = self.settings.retries + 1
@@ -127,7 +163,20 @@ class CompletionsClient:
                 raise PolicyError(f"{url} serves no model '{body['model']}'", did_you_mean(str(body["model"]), served))
         if status == 404:
             raise PolicyError(f"{url} has no completions", "is policy.openai.base_url the API's root (…/v1)?")
-        raise PolicyError(f"{url} refuses the request (status {status}): {reason or 'it does not say why'}")
+        message = f"{url} refuses the request (status {status}): {reason or 'it does not say why'}"
+        raise _RefusedError(message, status, response.text)
+
+
+def _parsed(response: httpx.Response, url: str) -> dict[str, Any]:
+    try:
+        answer = response.json()
+    except ValueError as error:
+        raise PolicyError(
+            f"{url} does not answer in JSON", "is policy.openai.base_url the API's root (…/v1)?"
+        ) from error
+    if not isinstance(answer, dict):
+        raise PolicyError(f"{url} answers with JSON that is not an object")
+    return answer
 
 
 def _choice(answer: Mapping[str, Any], url: str) -> dict[str, Any]:

@@ -63,6 +63,11 @@ class OpenAIPolicy:
         return ask(request, self._body(request, sampling), sampling, on_token)
 
     def _body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
+        if sampling.full_logprobs and sampling.top_p < 1.0:
+            raise PolicyError(
+                "a server's log-probs are those of the nucleus that it samples from, or unknown",
+                "with grpo.top_p below 1, set policy.backend to transformers or vllm",
+            )
         return {
             "model": self.model,
             "max_tokens": request.max_new_tokens,

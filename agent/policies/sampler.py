@@ -18,8 +18,8 @@ def uniforms(seeds: Sequence[int], count: int) -> np.ndarray[tuple[int, int], np
 def pick(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens [rows] and their log-probs [rows] from logits [rows, vocabulary] and uniform draws [rows].
 
-    Log-probs are those of the distribution sampled from: after temperature, and after top-p if it is below 1. A
-    greedy choice reports the log-prob at temperature 1.
+    Log-probs are those of the distribution sampled from: after temperature, and after top-p if it is below 1, unless
+    ``full_logprobs`` asks for those before top-p. A greedy choice reports the log-prob at temperature 1.
     """
     scores = logits.float()
     if sampling.greedy:
@@ -27,9 +27,9 @@ def pick(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> tuple
         tokens = scores.argmax(-1)
     else:
         logprobs = (scores / sampling.temperature).log_softmax(-1)
-        if sampling.top_p < 1.0:
-            logprobs = _nucleus(logprobs, sampling.top_p)
-        cumulative = logprobs.double().exp().cumsum(-1)
+        nucleus = _nucleus(logprobs, sampling.top_p) if sampling.top_p < 1.0 else logprobs
+        logprobs = logprobs if sampling.full_logprobs else nucleus
+        cumulative = nucleus.double().exp().cumsum(-1)
         # Scaling by the last sum keeps rounding from indexing past the end.
         target = draws.to(cumulative)[:, None] * cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from agent.policies.neutral import NEUTRAL
 from sleuth.errors import MissingExtraError, PolicyError, first_line
 from sleuth.protocols import OnToken
 from sleuth.types import FinishReason, Request, Sampling
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What an engine is built from. ``lora_rank`` 0: no adapters."""
+    """What an engine is built from. ``lora_rank`` 0: no adapters. ``full_logprobs``: before temperature and top-p."""
 
     model: str
     dtype: str
@@ -44,6 +45,7 @@ class EngineOptions:
     trust_remote_code: bool
     device: str
     lora_rank: int = 0
+    full_logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +214,8 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
         "seed": 0,
         "enforce_eager": options.eager,
         "enable_prefix_caching": True,
-        "logprobs_mode": "processed_logprobs",
+        "generation_config": "vllm",  # no sampling defaults of the model's own; its end tokens still count
+        "logprobs_mode": "raw_logprobs" if options.full_logprobs else "processed_logprobs",
         "max_num_seqs": options.max_rows,
         "max_model_len": options.max_tokens,
         "tensor_parallel_size": options.tensor_parallel,
@@ -251,9 +254,15 @@ def parameters(options: EngineOptions, request: Request, sampling: Sampling, on_
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
+    if sampling.full_logprobs and sampling.top_p < 1.0 and not (options.full_logprobs and sampling.temperature == 1.0):
+        raise PolicyError(
+            "this vllm engine does not report log-probs of the whole distribution",
+            "sample at temperature 1 with policy.vllm.full_logprobs set to true",
+        )
     return SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        **NEUTRAL,
         max_tokens=request.max_new_tokens,
         seed=request.seed,
         stop=list(sampling.stop),

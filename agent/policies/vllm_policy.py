@@ -171,6 +171,7 @@ def open_vllm_policy(
         sleep=own.sleep,
         trust_remote_code=settings.trust_remote_code,
         device=pick_device(settings.device),
+        full_logprobs=own.full_logprobs,
         lora_rank=max(lora.r if lora else 0, adapter_rank(source, POLICY) if base else 0),
     )
     kind: Any = AsyncVllmPolicy if own.asynchronous else VllmPolicy

@@ -19,6 +19,7 @@ from agent.cluster.source import ClusterSource
 from agent.cluster.worker import RolloutWorker, WorkerPlan
 from agent.config import GrpoSettings, PolicySettings
 from agent.learning.grpo import make_trainer
+from agent.learning.importance import Importance
 from agent.policies.loading import load_policy_model
 from agent.policies.weights import LiveWeights, put_into, send
 from agent.tiny import build_tiny_policy
@@ -105,7 +106,7 @@ def batch(request, folder, tmp_path):
 
 
 def loss_and_gradient(trainer, inputs, cap):
-    trainer.importance_cap = cap
+    trainer.importance = cap and Importance(cap)
     trainer.model.zero_grad()
     loss = trainer._compute_loss(trainer.model, inputs)
     loss.backward()

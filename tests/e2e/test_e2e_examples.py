@@ -15,6 +15,7 @@ from agent.cluster.identity import code_identity
 from agent.cluster.worker import RolloutWorker, WorkerPlan
 from agent.config import PolicySettings
 from agent.learning.grpo import make_trainer
+from agent.learning.importance import Importance
 from agent.policies.backends import open_policy
 from agent.policies.weights import LiveWeights, send
 from agent.tiny import build_tiny_policy
@@ -113,5 +114,5 @@ def test_the_credit_scheme_reaches_the_loss_token_by_token(folder: Path, tmp_pat
     assert several
     trainer.current_gradient_accumulation_steps = 1
     trainer._compute_loss(trainer.model, inputs).backward()
-    trainer.importance_cap = 2.0  # weights of tokens multiply advantages of tokens
+    trainer.importance = Importance(2.0)  # weights of tokens multiply advantages of tokens
     trainer._compute_loss(trainer.model, inputs)

@@ -54,7 +54,21 @@ def test_an_unscored_row_is_never_learned_from():
 
 def test_an_episode_without_a_turn_still_makes_a_row():
     row = to_row(ScoredTrajectory(trajectory(stop="prompt_too_long"), 0.0), EOS)
-    assert row.completion_ids == [EOS] and row.mask == [0]
+    assert row.completion_ids == [0] and row.mask == [0]
+
+
+def test_a_row_is_complete_to_trl_only_with_an_answer():
+    """By TRL's rule: complete if the last token is EOS, another end token (98) or padding (0)."""
+    ends = (EOS, 98, 0)
+
+    def last(token: int, stop: str) -> tuple[int, int]:
+        played = trajectory(Segment("policy", (3, token), (-1.0, -1.0)), stop=stop)
+        row = to_row(ScoredTrajectory(played, 0.0), EOS, ends)
+        assert row.mask == [1, 1, *[0] * (len(row.mask) - 2)] and row.logprobs[2:] == [0.0] * (len(row.mask) - 2)
+        return row.completion_ids[-1], len(row.completion_ids)
+
+    assert [last(token, "turn_budget") for token in (EOS, 98, 0, 7)] == [(1, 3), (1, 3), (1, 3), (7, 2)]
+    assert [last(token, "answer") for token in (EOS, 98, 7)] == [(EOS, 2), (98, 2), (EOS, 3)]
 
 
 class _Driver:

@@ -38,6 +38,7 @@ class Server:
         self.key = ""
         self.failures: list[int] = []
         self.asked: list[dict] = []
+        self.unknown: list[str] = []
         self.slow = 0.0
         self.breaks_stream = False
         outer = self
@@ -69,7 +70,9 @@ class Server:
         else:
             self.asked.append(body)
             time.sleep(self.slow)
-            if self.failures:
+            if refused := [name for name in self.unknown if name in body]:
+                send(handler, 400, {"error": {"message": f"Unrecognized request argument supplied: {refused[0]}"}})
+            elif self.failures:
                 send(handler, self.failures.pop(0), {"error": {"message": "overloaded\nplease wait"}})
             elif body["model"] not in self.models:
                 send(handler, 404, {"error": {"message": f"The model {body['model']} does not exist"}})
@@ -160,6 +163,31 @@ def test_a_server_of_text_is_not_trainable_and_its_cut_stop_string_is_put_back(s
     assert not policy.trainable and done.logprobs == () and done.finish_reason == "stop"
     assert server.asked[-1]["prompt"].startswith("Question")
     assert server.codec.decode(done.token_ids).endswith("</search>")
+
+
+@pytest.mark.parametrize("on_token", [None, lambda *_: None], ids=["whole", "stream"])
+@pytest.mark.parametrize("owner", ["vllm", "somebody"])
+def test_what_a_model_s_generation_config_sets_is_overruled_in_every_request(server, owner, on_token):
+    server.owner = owner
+    make(server).generate([request_of(server)], GREEDY, on_token)
+    neutral = {"presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1, "top_k": -1, "min_p": 0}
+    assert {name: server.asked[-1].get(name) for name in neutral} == neutral
+
+
+def test_a_server_that_refuses_a_setting_by_name_is_asked_without_it_and_that_is_said_once(server, caplog):
+    server.unknown = ["min_p", "repetition_penalty", "top_k"]
+    policy = make(server)
+    for _ in range(2):
+        policy.generate([request_of(server)], GREEDY)
+    assert len(server.asked) == 5  # three refusals, then an answer each time
+    left = {"presence_penalty", "frequency_penalty"}
+    assert left < server.asked[-1].keys() and not server.asked[-1].keys() & set(server.unknown)
+    (said,) = [r.getMessage() for r in caplog.records if r.name == "sleuth.policy"]
+    assert "does not know min_p, repetition_penalty, top_k" in said
+    server.unknown, asked = ["seed"], len(server.asked)  # another one is no reason to leave anything out
+    with pytest.raises(PolicyError, match=r"status 400\): Unrecognized request argument supplied: seed"):
+        policy.generate([request_of(server)], GREEDY)
+    assert len(server.asked) == asked + 1
 
 
 def test_special_tokens_of_the_prompt_reach_a_server_of_text(server):
@@ -284,6 +312,13 @@ def test_settings_open_it_and_a_url_stands_for_the_only_model_served(server, tin
 def test_a_server_cannot_be_trained():
     with pytest.raises(PolicyError, match="is a server, whose weights are not here"):
         resolve_model("http://127.0.0.1:8000/v1")
+
+
+def test_a_server_is_not_asked_for_log_probs_that_it_does_not_have(server):
+    asked = len(server.asked)
+    with pytest.raises(PolicyError, match=r"with grpo\.top_p below 1, set policy\.backend to transformers or vllm"):
+        make(server, tokens="always").generate([request_of(server)], Sampling(1.0, 0.9, full_logprobs=True))
+    assert len(server.asked) == asked
 
 
 def test_backends_that_are_not_there_are_said(tiny_folder):

@@ -77,6 +77,16 @@ def test_greedy_equals_transformers_generate(tiny):
     assert list(ours.token_ids) == theirs[0, len(request.prefix) :].tolist()
 
 
+@pytest.mark.parametrize("sampling", [SAMPLED, Sampling(0.0, stop=STOP)], ids=["sampled", "greedy"])
+def test_the_generation_config_of_a_model_changes_nothing_but_its_end_tokens(tiny, monkeypatch, sampling):
+    model, codec = tiny
+    before = TransformersPolicy(model, codec).generate(requests(codec), sampling)
+    own = {"repetition_penalty": 3.0, "top_k": 1, "top_p": 0.1, "min_p": 0.9, "do_sample": True, "temperature": 0.1}
+    for name, value in own.items():
+        monkeypatch.setattr(model.generation_config, name, value)
+    assert TransformersPolicy(model, codec).generate(requests(codec), sampling) == before
+
+
 def test_each_row_stops_on_its_own_and_carries_the_whole_last_token(tiny, monkeypatch):
     model, codec = tiny
     closing = codec.encode("</search>", trusted=True)
