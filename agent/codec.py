@@ -13,10 +13,11 @@ class HFCodec:
     """A transformers tokenizer as a ``TextCodec``.
 
     Untrusted text is encoded with special tokens switched off, and any reserved id that still results is dropped:
-    dropping a token id, unlike deleting text, cannot create a new special token.
+    dropping a token id, unlike deleting text, cannot create a new special token. ``end_token_ids`` are those that the
+    model's settings name beside the tokenizer's EOS.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, end_token_ids: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
         if tokenizer.eos_token_id is None:
             raise PolicyError(
@@ -27,6 +28,7 @@ class HFCodec:
             tokenizer.pad_token = tokenizer.eos_token  # harmless: masks are never derived from pad ids
         self.eos_token_id: int = tokenizer.eos_token_id
         self.pad_token_id: int = tokenizer.pad_token_id
+        self.end_token_ids: tuple[int, ...] = tuple(dict.fromkeys([self.eos_token_id, *end_token_ids]))
         added: dict[str, int] = tokenizer.get_added_vocab()
         self.reserved: frozenset[str] = frozenset(added) | frozenset(tokenizer.all_special_tokens)
         unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None

@@ -64,6 +64,10 @@ class SearchEnvironment:
             return self._information(hits or (), room)
         return hint(self._codec, self._hint_text(), room)
 
+    def answer_opening(self, transcript: str) -> str:
+        """How an answer begins after ``transcript``, as demonstrations write it; an open thought is closed first."""
+        return ("\n</think>\n" if transcript.rstrip().endswith("<think>") else "") + "<answer> "
+
     def _information(self, hits: Sequence[Hit], room: int) -> Observation | Stop:
         last = self._turns == self._settings.turns - 1 and self._preset.last_turn
         note = [trusted(self._codec, self._preset.last_turn)] if last else []

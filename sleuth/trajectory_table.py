@@ -67,7 +67,7 @@ def read_table(path: Path) -> Iterator[dict[str, Any]]:
 
 
 _READ = ("question", "segments", "turns", "stop", "timings", "given", "reward", "parts", "origin")
-_ADDED = ("failure",)
+_ADDED = ("failure", "turn_scores")
 """Columns that older files do not have."""
 
 
@@ -87,6 +87,7 @@ def _to_row(values: Mapping[str, Any]) -> dict[str, Any]:
         "reward": values["reward"],
         "parts": _pairs(values["parts"]),
         "origin": values["origin"],
+        "turn_scores": values["turn_scores"],
         "segments": segments,
         "turns": [{**turn, "action": _to_action(turn["action"])} for turn in played["turns"]],
         "timings": _pairs(played["timings"]),
@@ -108,6 +109,7 @@ def _from_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "reward": plain["reward"],
         "parts": _mapping(plain["parts"]),
         "origin": plain["origin"],
+        "turn_scores": plain.get("turn_scores"),
     }
 
 
@@ -174,7 +176,8 @@ def _schema() -> pa.Schema:
             "failure": pa.struct({"by": text, "error": text, "trace": text}),
             "reward": number,
             "parts": named,
-            "origin": pa.struct({"step": whole, "group": whole, "advantage": number}),
+            "origin": pa.struct({"step": whole, "group": whole, "advantage": number, "advantages": pa.list_(number)}),
+            "turn_scores": pa.list_(number),
             "segments": pa.list_(pa.struct({"source": text, **tokens})),
             "turns": pa.list_(pa.struct(turn)),
             "timings": named,

@@ -228,6 +228,11 @@ class Trajectory:
         return [int(s.source == "policy") for s in self.segments for _ in s.token_ids]
 
     @property
+    def turn_lengths(self) -> list[int]:
+        """How many tokens the policy sampled in each of its turns."""
+        return [len(segment.token_ids) for segment in self.segments if segment.source == "policy"]
+
+    @property
     def answer(self) -> str | None:
         """The text of the final answer, or None if the episode ended without one."""
         last = self.turns[-1].action if self.turns else None
@@ -255,21 +260,29 @@ class Origin:
 
     ``step``: number of optimizer steps before it was sampled. ``group``: index, within that rollout batch, of the
     group of trajectories for one question. ``advantage``: the weight of its tokens in the loss; None if unknown.
+    ``advantages``: where they differ, one for each turn, or one for each sampled token if they differ within a turn;
+    ``advantage`` is then the mean over tokens.
     """
 
     step: int
     group: int
     advantage: float | None = None
+    advantages: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredTrajectory:
-    """``reward`` None means *could not be scored*, which is not zero: it is never trained on."""
+    """``reward`` None means *could not be scored*, which is not zero: it is never trained on.
+
+    ``turn_scores``: what each turn earned by itself, None for a turn that is not judged; None as a whole if nobody
+    judged turns, or if nothing is known of the question by which to judge them.
+    """
 
     trajectory: Trajectory
     reward: float | None
     parts: Mapping[str, float | None] = field(default_factory=dict)
     origin: Origin | None = None
+    turn_scores: tuple[float | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

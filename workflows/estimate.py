@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from agent.config import GrpoSettings, WarmstartSettings
 from hub.config import LoraSettings
 from sleuth.errors import PolicyError, first_line
@@ -14,7 +16,12 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 def estimate_lines(settings: RunSettings, until: str) -> list[str]:
     """Upper bounds for tokens and memory of the stages up to and including ``until``, as lines of text."""
     reached = STAGES[: STAGES.index(until) + 1]
-    parameters = count_parameters(settings)
+    try:
+        parameters = count_parameters(settings)
+    except PolicyError as error:
+        if Path(settings.policy.model or "").exists():
+            raise
+        return [f"no estimate: {error.message}"]
     width = _BYTES[settings.policy.dtype]
     lines = [f"policy: {parameters / 1e6:.1f} M parameters, {parameters * width / 2**20:,.0f} MiB of weights"]
     if "warmstart" in reached and settings.warmstart:
@@ -50,23 +57,21 @@ def _memory(parameters: int, width: int, lora: LoraSettings | None, reference: i
 def count_parameters(settings: RunSettings) -> int:
     """Number of parameters of the policy, from its configuration alone; for a tiny policy without the embedding."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    from agent.policies.loading import adapter_base, resolve_model
+    from agent.policies.loading import read_config
 
     if settings.policy.tiny is not None:
         tiny = settings.policy.tiny
         # The vocabulary, and so the embedding, is unknown until the world is made.
         per_layer = 4 * tiny.hidden_size**2 + 3 * tiny.hidden_size * tiny.intermediate_size
         return tiny.layers * per_layer
-    name = settings.policy.model or ""
-    source = resolve_model(name)
-    base = adapter_base(source)
-    trust = settings.policy.trust_remote_code
+    config = read_config(settings.policy)
     try:
-        config = AutoConfig.from_pretrained(resolve_model(base) if base else source, trust_remote_code=trust)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.policy.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise PolicyError(f"cannot read the configuration of policy.model '{name}': {first_line(error)}") from None
+        raise PolicyError(
+            f"cannot read the configuration of policy.model '{settings.policy.model}': {first_line(error)}"
+        ) from None
     return sum(p.numel() for p in model.parameters())

@@ -122,7 +122,7 @@ def _demonstrate(run: StageContext) -> dict[str, Any] | None:
 
     plans = [plan for source in settings.sources for plan in _read_plans(source)][: settings.limit]
     plans = with_lazy_share(plans, settings.lazy, run.settings.seed)
-    codec = load_codec(run.policy_after("policy"))
+    codec = load_codec(run.policy_after("policy"), trust_remote_code=run.settings.policy.trust_remote_code)
     plans = [neutralised(plan, codec.reserved) for plan in plans]
     retriever = run.open_retriever()
     assert retriever is not None

@@ -44,6 +44,7 @@ class StageTimer(TrainerCallback):  # type: ignore[misc]
             if not metrics[f"time/{stage}"]:  # a further update on the same rollout
                 metrics[f"time/{stage}"].append(0.0)
         rollout = sum(metrics[f"time/{stage}"][-1] for stage in _ROLLOUT)
+        rollout += sum(metrics.get("time/credit") or [0.0])  # only where turns are judged
         metrics["time/reference"].append(reference)
         metrics["time/update"].append(max(whole - reference - rollout, 0.0))
         metrics["time/step"].append(whole)

@@ -20,13 +20,21 @@ from safetensors.torch import load_model
 from trl import GRPOTrainer
 
 from agent.learning.checkpoints import REFERENCE
-from agent.learning.credit.assign import TokenAdvantages, assign, is_flat, mean_advantage
+from agent.learning.credit.assign import (
+    TokenAdvantages,
+    advantages_kept,
+    assign,
+    is_flat,
+    mean_advantage,
+    refuse_by_token,
+)
 from agent.learning.importance import Importance, share
 from agent.learning.length_groups import Scored, score_trimmed
 from agent.learning.masked import HeadShield, check_sampled, sampled_tokens, without_masked
 from agent.learning.rollouts import RolloutRecord, cut, to_row
 from agent.learning.sources import RolloutSource, first_row
 from agent.learning.unscored import SCALE, check_unscored, factor_of, weigh_scored
+from agent.policies.kv_cache import is_recurrent
 from sleuth.errors import TrainingError
 from sleuth.protocols import Credit
 from sleuth.types import ScoredTrajectory
@@ -46,8 +54,9 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     - ``_generate_and_score_completions``: advantages are a scheme's, per token; TRL has one scheme, per row.
     - ``_prepare_inputs``: TRL counts unscored rows where a loss is a mean over rows, so the others' loss is scaled.
-    - ``_get_per_token_logps_and_entropies``: rows of similar length are batched together; passes are timed; what
-      stands at masked positions is replaced, since TRL only multiplies it by 0.
+    - ``_get_per_token_logps_and_entropies``: rows of similar length are batched together, those for recurrent layers
+      without padding before them; passes are timed; what stands at masked positions is replaced, since TRL only
+      multiplies it by 0.
     - ``_compute_loss``: importance ratios for tokens of older policies, and metrics of what the loss reads.
     - ``get_off_policy_mask``, ``get_high_entropy_mask``: TRL does not log what it drops.
     - ``log``: TRL writes means over micro-batches, but some metrics are maxima or sums.
@@ -89,6 +98,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._reference_seconds = 0.0
         super().__init__(reward_funcs=self.reward, rollout_func=self._roll_out, **of_trl)
         self._head = HeadShield(self.model)
+        self._recurrent = is_recurrent(self.model)
         for model in (self.model, self.ref_model):
             if model is not None:
                 model.register_forward_pre_hook(_count_positions, with_kwargs=True)
@@ -97,6 +107,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         """TRL's ``rollout_func``: as many rows as prompts, in order."""
         record = self.source.rollout(prompts, self)
         advantages, flat = self._advantages_of(record.scored)
+        refuse_by_token(advantages, self.loss_type, self.importance_sampling_level)
         scored = [_recorded(s, row) for s, row in zip(record.scored, advantages, strict=True)]
         self._record = replace(record, scored=scored, metrics={**record.metrics, "groups/flat": flat})
         self.sampled_at_step = record.version
@@ -162,8 +173,8 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         started = time.perf_counter()
         theirs, sampled = super()._get_per_token_logps_and_entropies, self._sampled
 
-        def score(ids: torch.Tensor, mask: torch.Tensor, keep: int, rows: list[int]) -> Scored:
-            with self._head.showing(None if sampled is None else sampled[rows, :keep]):
+        def score(ids: torch.Tensor, mask: torch.Tensor, keep: int, read: torch.Tensor | None) -> Scored:
+            with self._head.showing(read):
                 found: Scored = theirs(model, ids, mask, keep, *args, **kwargs)
             return found
 
@@ -174,6 +185,9 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             logits_to_keep,
             # A load-balancing loss needs all rows at once.
             split=self.accelerator.num_processes == 1 and not kwargs.get("compute_aux_loss"),
+            # TRL pads prompts on the left, which not every recurrent layer or kernel skips.
+            left=not self._recurrent,
+            read=sampled,
         )
         if sampled is not None:
             logps, entropies, auxiliary = result
@@ -281,8 +295,9 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
 
 def _recorded(scored: ScoredTrajectory, advantages: TokenAdvantages) -> ScoredTrajectory:
+    kept = advantages_kept(advantages, scored.trajectory.turn_lengths)
     origin = scored.origin
-    return replace(scored, origin=origin and replace(origin, advantage=mean_advantage(advantages)))
+    return replace(scored, origin=origin and replace(origin, advantage=mean_advantage(advantages), advantages=kept))
 
 
 def _over_columns(advantages: TokenAdvantages, mask: Sequence[int]) -> list[float]:

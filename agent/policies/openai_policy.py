@@ -81,7 +81,7 @@ class OpenAIPolicy:
         self, request: Request, body: dict[str, Any], sampling: Sampling, on_token: OnToken | None
     ) -> Generation:
         body |= {"prompt": list(request.prefix), "return_token_ids": True, "logprobs": 0}
-        body["stop_token_ids"] = [self._codec.eos_token_id]
+        body["stop_token_ids"] = list(self._codec.end_token_ids)
         ids: list[int] = []
         logprobs: list[float] = []
         end: str | None = None

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
+from agent.learning.credit.config import CreditSettings
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from cli import main as program
+from rewards.config import RewardSettings
 from rewards.scorer import make_scorer
 from sleuth.trajectories import read_trajectories
-from sleuth.types import Answer, Generation, Question, Segment, Trajectory, Turn
+from sleuth.types import Answer, Generation, Hit, Passage, Question, Search, Segment, Trajectory, Turn
 from workflows.config import load_run_settings
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
@@ -76,6 +78,23 @@ def test_the_config_of_the_reward_gives_it_its_weight(monkeypatch: pytest.Monkey
         assert reward.score(question, Trajectory(question, segments, turns, "answer" if turns else "turns")) == value
 
 
+def test_the_judge_of_turns_is_a_reward_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    hits = {name: Hit(Passage(name, name, ""), 1.0, 1) for name in "abc"}
+    found = (("a", "b"), ("b", "c"), (), ("a",))
+    said = Generation((1,), (0.0,), "stop")
+    turns = (
+        *(Turn(said, "", Search("s"), tuple(hits[n] for n in names)) for names in found),
+        Turn(said, "", Answer("x")),
+    )
+    segments = (Segment("prompt", (9,)), *(Segment("policy", (1,), (0.0,)) for _ in turns))
+    trajectory = Trajectory(Question("q", "who?", ("me",)), segments, turns, "answer")
+    credit = CreditSettings.of(kind="turns", score="news:News", weight=0.3).open()
+    assert credit.scorer.score([trajectory]) == [(1.0, 0.5, 0.0, 0.0, None)]
+    (part,) = make_scorer([RewardSettings(kind="news:News", weight=0.0)]).parts
+    assert part.value(trajectory) == 0.375
+
+
 def test_the_examples_work_together(played: Any) -> None:
     short, long = played
     assert short.parts == {"exact_match": 1.0, "Brevity": 1.0} and short.reward == pytest.approx(1.1)
@@ -86,6 +105,6 @@ def test_the_examples_work_together(played: Any) -> None:
     assert "No passage was found" in second.observation, "what was shown before is not shown again"
 
 
-@pytest.mark.parametrize("name", ["brevity.py", "sqlite_retriever.py", "fresh_environment.py"])
+@pytest.mark.parametrize("name", ["brevity.py", "news.py", "sqlite_retriever.py", "fresh_environment.py"])
 def test_an_example_stays_short(name: str) -> None:
     assert len((EXAMPLES / name).read_text().splitlines()) < 50

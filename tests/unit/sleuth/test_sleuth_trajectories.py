@@ -51,9 +51,11 @@ trajectories = st.builds(
     st.lists(hits, max_size=1).map(tuple),
     st.none() | st.builds(Failure, texts, texts, texts),
 )
-origins = st.builds(Origin, st.integers(0, 9), st.integers(0, 9), st.none() | floats)
+values = st.lists(floats, max_size=3).map(tuple)
+origins = st.builds(Origin, st.integers(0, 9), st.integers(0, 9), st.none() | floats, st.none() | values)
 parts = st.dictionaries(texts, st.none() | floats, max_size=3)
-scored = st.builds(ScoredTrajectory, trajectories, st.none() | floats, parts, st.none() | origins)
+turn_scores = st.none() | st.lists(st.none() | floats, max_size=3).map(tuple)
+scored = st.builds(ScoredTrajectory, trajectories, st.none() | floats, parts, st.none() | origins, turn_scores)
 
 
 def example(identity: str = "q1", reward: float | None = 0.5) -> ScoredTrajectory:

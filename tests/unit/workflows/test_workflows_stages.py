@@ -27,10 +27,10 @@ from workflows.context import StageContext
 
 
 def settings(tmp_path: Path, **more: Any) -> RunSettings:
-    (tmp_path / "config.json").write_text("{}")
     questions = tmp_path / "q.jsonl"
     questions.write_text(json.dumps({"id": "1", "question": "who?", "golden_answers": ["a"]}) + "\n")
     data = {"train": [{"path": str(questions)}], "dev": str(questions)}
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "max_position_embeddings": 8192}')
     values = {"out": str(tmp_path / "run"), "policy": {"model": str(tmp_path)}, "data": data, "grpo": {}, **more}
     return validate(RunSettings, values, "run.yaml")
 
