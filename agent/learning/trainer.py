@@ -33,7 +33,7 @@ from agent.learning.length_groups import Scored, score_trimmed
 from agent.learning.masked import HeadShield, check_sampled, sampled_tokens, without_masked
 from agent.learning.rollouts import RolloutRecord, cut, to_row
 from agent.learning.sources import RolloutSource, first_row
-from agent.learning.unscored import SCALE, check_unscored, weigh_scored
+from agent.learning.unscored import SCALE, check_unscored, factor_of, weigh_scored
 from agent.policies.kv_cache import is_recurrent
 from sleuth.errors import TrainingError
 from sleuth.protocols import Credit
@@ -75,7 +75,8 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     sampled_at_step = -1
     """The optimizer step before which the current rollout was sampled."""
     beta: float
-    """TRL's coefficient of the KL term."""
+    entropy_coef: float
+    """TRL's coefficients of the KL term and of the entropy bonus."""
 
     def __init__(
         self,
@@ -157,7 +158,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         inputs = super()._prepare_inputs(generation_batch)
         if self._buffered_inputs is not before:  # a new rollout, shuffled and cut into micro-batches
             steps = self.args.gradient_accumulation_steps
-            weigh_scored(self._buffered_inputs, steps, self.loss_type, self.accelerator.reduce)
+            weigh_scored(self._buffered_inputs, steps, self.accelerator.reduce)
         return inputs
 
     def _get_per_token_logps_and_entropies(
@@ -230,14 +231,16 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         self._sampled = sampled_tokens(inputs)
         inputs = without_masked(inputs, self._sampled)
-        scale, beta = float(inputs.pop(SCALE, 1.0)), self.beta
-        if scale != 1.0:  # policy and KL terms, and nothing that is a mean over tokens
+        rows, batches = inputs.pop(SCALE, torch.ones(2)).tolist()
+        scale, beta, bonus = factor_of(self.loss_type, rows, batches), self.beta, self.entropy_coef
+        if scale != 1.0:
             inputs["advantages"], self.beta = inputs["advantages"] * scale, beta * scale
+        self.entropy_coef = bonus * batches
         self._weighing = inputs if self.importance is not None else None
         try:
             loss: torch.Tensor = super()._compute_loss(model, inputs)
         finally:
-            self._weighing, self._sampled, self.beta = None, None, beta
+            self._weighing, self._sampled, self.beta, self.entropy_coef = None, None, beta, bonus
         check_sampled(self._current_logps, inputs, self.state.global_step)
         if not torch.isfinite(loss):
             raise TrainingError(

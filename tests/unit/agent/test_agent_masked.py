@@ -10,6 +10,7 @@ from step_trainer import OBSERVED, gradients_of, rows_of, settings_of, steps, tr
 from trl import GRPOTrainer
 
 from agent.config import GrpoSettings
+from agent.learning.importance import Importance
 from sleuth.errors import TrainingError
 
 LOSSES = get_args(GrpoSettings.model_fields["loss"].annotation)
@@ -21,7 +22,7 @@ RECORDED = ("old_per_token_logps", "ref_per_token_logps", "sampling_per_token_lo
 def made(tiny_folder, tmp_path_factory):
     """Old log-probs are there, since a rollout takes two steps; importance ratios are truncated at 2."""
     settings, rows = settings_of("grpo", minibatches=2), rows_of([1.0, 0.0, 0.5, 2.0] * 2)
-    trainer = trainer_of(tiny_folder, tmp_path_factory.mktemp("step"), settings, rows, importance_cap=2.0)
+    trainer = trainer_of(tiny_folder, tmp_path_factory.mktemp("step"), settings, rows, importance=Importance(2.0))
     steps(trainer)
     trainer.played = trainer._buffered_inputs
     assert set(RECORDED) < set(trainer.played[0]) and trainer.beta > 0

@@ -12,7 +12,7 @@ from step_trainer import gradients_of, rows_of, settings_of, steps, trainer_of, 
 from agent.config import GrpoSettings
 from agent.learning import trainer
 from agent.learning import unscored as module
-from agent.learning.unscored import SCALE, check_unscored, weigh_scored
+from agent.learning.unscored import SCALE, check_unscored, factor_of, weigh_scored
 from sleuth.failures import failure_of, unscored
 
 LOSSES = get_args(GrpoSettings.model_fields["loss"].annotation)
@@ -73,9 +73,9 @@ def test_two_processes_take_the_step_of_their_scored_rows_together(trainers, los
     batches = [{k: v for k, v in batch.items() if k != SCALE} for batch in made._buffered_inputs]
     ranks, counts = (batches[:2], batches[2:]), []
     for mine in ranks:
-        weigh_scored([dict(batch) for batch in mine], 2, loss, lambda own: counts.append(own) or own)
+        weigh_scored([dict(batch) for batch in mine], 2, lambda own: counts.append(own) or own)
     for mine in ranks:
-        weigh_scored(mine, 2, loss, lambda _own: sum(counts))
+        weigh_scored(mine, 2, lambda _own: sum(counts))
     wanted = expected(made, [batch for mine in ranks for batch in mine])
     made.current_gradient_accumulation_steps = 2
     found = []
@@ -89,21 +89,29 @@ def test_two_processes_take_the_step_of_their_scored_rows_together(trainers, los
 
 
 def test_factors_by_hand():
-    def batches(*rows):
-        return [{"scored": torch.tensor(row, dtype=torch.bool)} for row in rows]
-
-    def factors(loss, *rows, accumulated=2, others=0.0):
-        made = batches(*rows)
-        weigh_scored(made, accumulated, loss, lambda counts: counts + torch.tensor(others))
-        return [float(batch[SCALE]) for batch in made]
+    def factors(*rows, accumulated=2, others=0.0):
+        made = [{"scored": torch.tensor(row, dtype=torch.bool)} for row in rows]
+        weigh_scored(made, accumulated, lambda counts: counts + torch.tensor(others))
+        return [batch[SCALE].tolist() for batch in made]
 
     whole, half, none = (1, 1), (1, 0), (0, 0)
-    assert factors("grpo", whole, half, none, none, half, half) == pytest.approx([4 / 3] * 2 + [1.0] * 2 + [2.0] * 2)
-    assert factors("bnpo", whole, half, none, half) == [1.0, 1.0, 2.0, 2.0]
-    assert factors("dr_grpo", half, none, others=[4.0, 4.0]) == pytest.approx([8 / 5] * 2)  # of another process
-    made = batches(half)
-    weigh_scored(made, 1, "dapo", lambda counts: counts)
-    assert SCALE not in made[0]
+    found = factors(whole, half, none, none, half, none)
+    assert found == [pytest.approx(pair) for pair in [(4 / 3, 1)] * 2 + [(1, 1)] * 2 + [(4, 2)] * 2]
+    assert factors(half, none, others=[[4.0, 4.0], [2.0, 1.0]]) == [pytest.approx((8 / 5, 2))] * 2  # of two processes
+    assert [factor_of(loss, 3.0, 2.0) for loss in ("grpo", "bnpo", "dapo")] == [3.0, 2.0, 1.0]
+
+
+def test_the_entropy_bonus_is_that_of_the_micro_batches_with_scored_rows(trainers):
+    made = with_loss(trainers[0], settings_of("bnpo"))
+    made.entropy_coef, made._entropy_bonus_enabled = 0.5, True
+    try:
+        (found,) = steps(made)
+        wanted = expected(made, made._buffered_inputs)
+    finally:
+        made.entropy_coef, made._entropy_bonus_enabled = 0.0, False
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=5e-6)
+    (without,) = steps(with_loss(made, settings_of("bnpo")))
+    assert not all(torch.allclose(found[name], without[name], atol=1e-4) for name in found)
 
 
 def test_the_whole_rollout_scored_changes_no_bit(trainers, monkeypatch):
