@@ -21,9 +21,11 @@ class HFCodec:
 
     Text and tokens agree at seams: a piece gets no space that it does not have, and loses none. After a control token
     inside trusted text, such as a chat template's ``[INST]``, the tokenizer's own custom holds.
+
+    ``end_token_ids`` are those that the model's settings name beside the tokenizer's EOS.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, end_token_ids: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
         if tokenizer.eos_token_id is None:
             raise PolicyError(
@@ -34,6 +36,7 @@ class HFCodec:
             tokenizer.pad_token = tokenizer.eos_token  # harmless: masks are never derived from pad ids
         self.eos_token_id: int = tokenizer.eos_token_id
         self.pad_token_id: int = tokenizer.pad_token_id
+        self.end_token_ids: tuple[int, ...] = tuple(dict.fromkeys([self.eos_token_id, *end_token_ids]))
         added: dict[str, int] = tokenizer.get_added_vocab()
         self.reserved: frozenset[str] = frozenset(added) | frozenset(tokenizer.all_special_tokens)
         self._added = frozenset(added.values()) | frozenset(tokenizer.all_special_ids)

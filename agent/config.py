@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import ByteSize, Field, SerializeAsAny, model_validator
 
-from agent.learning.algorithms import contradiction, spelled_out
+from agent.learning.algorithms import by_token_refused, contradiction, spelled_out
 from agent.learning.credit.config import CreditSettings
 from agent.learning.credit.group import GroupSettings, Scale
 from agent.learning.stability import StabilitySettings, without_effect
@@ -37,6 +37,12 @@ class PolicySettings(Settings):
     trust_remote_code: bool = False
     max_rows: Count = 64
     keep_cache: bool = True
+    cache_bytes: Annotated[ByteSize, Field(ge=0)] | None = ByteSize(4 * 2**30)
+    """Memory for keys and values that the transformers backend keeps between turns: ``8GiB``, or a number of bytes.
+
+    The batch being sampled counts too, and it alone may take more: ``max_rows`` bounds it. Rows that do not fit are
+    encoded again, which costs time and changes no token. 0 keeps nothing; null keeps everything, however much.
+    """
     vllm: VllmSettings = VllmSettings()
     openai: OpenAISettings = OpenAISettings()
 
@@ -113,6 +119,9 @@ class MonitorSettings(Settings):
     min_searched: Share = 0.05
     """Fraction of trajectories with a search; monitored once the policy has reached it."""
     max_unscored: Share = 0.5
+    """Fraction of a rollout's trajectories. A run in which more could not be scored saves a checkpoint and stops; 1:
+    never.
+    """
     max_flat: Share = 0.99
     """Fraction of flat groups, in which no token has an advantage."""
     max_logprob_gap: float | None = None
@@ -199,6 +208,8 @@ class GrpoSettings(OptimizerSettings, StabilitySettings):
     def _fits(self) -> GrpoSettings:
         upper = self.epsilon if self.epsilon_high is None else self.epsilon_high
         wrong = contradiction(self.loss, self.importance) or without_effect(self, self.loss, upper)
+        if not wrong and self.credit.BY_TOKEN:
+            wrong = by_token_refused(self.loss, self.importance)
         if wrong:
             raise ValueError(wrong)
         if self.sync_reference and (self.lora or self.beta == 0.0):

@@ -8,6 +8,7 @@ from agent.policies.scripted import ScriptedPolicy
 from agent.rollout import RolloutDriver
 from sleuth.errors import DataError
 from sleuth.evidence import titles_found
+from sleuth.failures import FailureLog
 from sleuth.protocols import Environment, Retriever, TextCodec
 from sleuth.types import Action, Answer, Plan, Sampling, Search, Trajectory
 
@@ -39,9 +40,12 @@ def play_plans(
     policy = ScriptedPolicy(codec, said, end_turns=end_turns)
     driver = RolloutDriver(policy, codec, environment, retriever, top_k)
     played: list[Trajectory] = []
+    failures = FailureLog()
     for start in range(0, len(plans), _BATCH):
         batch = plans[start : start + _BATCH]
-        played += driver.run([plan.question for plan in batch], Sampling(0.0))
+        for trajectory in driver.run([plan.question for plan in batch], Sampling(0.0)):
+            failures.note(trajectory)
+            played.append(trajectory)
         if on_progress:
             on_progress(len(played), len(plans))
     return played

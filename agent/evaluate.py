@@ -3,7 +3,8 @@
 The rollout driver is the one used in training. Trajectories are appended as they end, so a killed evaluation
 resumes where it stopped. Answer metrics are passed in as functions.
 
-A question whose retriever failed is *unscored*: it counts in ``n`` but not in ``scored``; means are over ``scored``.
+A question on which the retriever, the environment or a reward failed is *unscored*: it counts in ``n`` but not in
+``scored``; means are over ``scored``. The log names it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 from sleuth.artifacts import atomic_write
 from sleuth.errors import DataError
 from sleuth.evidence import titles_found
+from sleuth.failures import FailureLog, cause, scored_by
 from sleuth.layout import EvaluationLayout, write_record
 from sleuth.statistics import Interval, mean_interval
 from sleuth.trajectories import TrajectoryWriter, read_trajectories, to_line
@@ -71,7 +73,7 @@ class EvaluationReport:
 
     ``invalid_turns`` is a fraction of all turns, ``failed_calls`` of the ``calls`` of tools besides search. ``tokens``
     are per question, ``policy_tokens`` those sampled. ``seconds`` sums each stage over all episodes, including those
-    played before a resume.
+    played before a resume. ``failures`` counts the unscored ones by what failed.
     """
 
     overall: AnswerFigures
@@ -85,6 +87,7 @@ class EvaluationReport:
     reward: float | None
     stops: Mapping[str, int]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    failures: Mapping[str, int] = field(default_factory=dict)
     calls: float | None = None
     failed_calls: float | None = None
 
@@ -112,13 +115,16 @@ def evaluate(
     seed: int = 0,
     resamples: int = 10_000,
     on_progress: Callable[[int, int], None] | None = None,
+    failures: FailureLog | None = None,
 ) -> EvaluationReport:
     """Answer every question and report. With ``out``, trajectories, predictions.json and metrics.json are saved there.
 
     Questions that already have a trajectory in ``out`` are not played again; the caller ensures that the settings
-    were the same (``RunFolder.claim``). ``on_progress`` gets (done, total). Raises DataError if there are no
-    questions, for repeated ids, and for trajectories of other questions in ``out``.
+    were the same (``RunFolder.claim``). ``on_progress`` gets (done, total). ``failures`` logs what could not be scored,
+    for several evaluations as for one. Raises DataError if there are no questions, for repeated ids, and for
+    trajectories of other questions in ``out``.
     """
+    failures = failures or FailureLog()
     _check_questions(questions)
     kept = EvaluationLayout(Path(out)) if out is not None else None
     done = _done_before(kept.trajectories, questions) if kept else {}
@@ -131,7 +137,9 @@ def evaluate(
             batch = missing[start : start + batch_size]
             seeds = [seed + position for position, _ in batch]
             trajectories = driver.run([question for _, question in batch], sampling, seeds)
-            for scored in score(trajectories) if score else [ScoredTrajectory(t, None) for t in trajectories]:
+            plain = [ScoredTrajectory(trajectory, None) for trajectory in trajectories]
+            for scored in scored_by(score, trajectories) if score else plain:
+                failures.note(scored.trajectory)
                 done[scored.trajectory.question.id] = scored
                 if keep:
                     keep.write(scored)
@@ -173,6 +181,7 @@ def summarise(
         reward=_mean(row.reward for row in scored if row.reward is not None),
         stops=dict(Counter(row.trajectory.stop for row in rows).most_common()),
         seconds=dict(seconds),
+        failures=dict(Counter(cause(row.trajectory) for row in rows if not row.trajectory.scorable).most_common()),
         calls=_mean(len(t.calls) for t in played),
         failed_calls=_mean(bool(turn.failure) for t in played for turn in t.calls),
     )

@@ -12,14 +12,16 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import cast
 
+from agent.episode import Episode, together
 from agent.events import EpisodeEnded, Event, PassagesGiven, ThoughtOpen, TokenSampled, TurnTaken
 from agent.rollout_async import run_all
 from agent.tools import ToolBox
 from sleuth.coalescer import Coalescer
 from sleuth.errors import ConfigError, RetrieverError
+from sleuth.failures import ends_run, failure_of
 from sleuth.hits import distinct
 from sleuth.protocols import (
     AsyncPolicy,
@@ -33,10 +35,12 @@ from sleuth.protocols import (
 )
 from sleuth.seeding import derive_seed
 from sleuth.types import (
+    Action,
     Answer,
     Call,
     Generation,
     Hit,
+    Invalid,
     Observation,
     Question,
     Request,
@@ -56,40 +60,12 @@ Response = Found | ToolAnswer
 """What comes back to a turn that searched or called."""
 
 
-@dataclass(slots=True)
-class _Episode:
-    id: str
-    question: Question
-    seed: int
-    environment: Environment
-    segments: list[Segment] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
-    length: int = 0
-    said: Generation | None = None
-    """What was sampled of a turn that is not over."""
-    pending: Search | Call | None = None
-    given: tuple[Hit, ...] = ()
-    stop: StopReason | None = None
-    timings: dict[str, float] = field(default_factory=lambda: {"generate": 0.0, "retrieve": 0.0})
-
-    def append(self, segment: Segment) -> None:
-        self.segments.append(segment)
-        self.length += len(segment.token_ids)
-
-    @property
-    def prefix(self) -> list[int]:
-        return [token for segment in self.segments for token in segment.token_ids]
-
-    @property
-    def room(self) -> int:
-        return self.environment.total_tokens - self.length
-
-
 class RolloutDriver:
     """Plays questions through an environment with a policy and a retriever.
 
     ``environment`` makes a new state machine for each episode; ``retriever`` may be None if the environment never
-    searches. If the retriever fails, its episodes end unscored, not with reward zero. ``tools`` makes the other calls.
+    searches. If the retriever or an environment fails, its episodes end unscored, not with reward zero, and the others
+    go on; only errors that the user must mend, such as a ConfigError, are raised. ``tools`` makes the other calls.
     """
 
     def __init__(
@@ -119,7 +95,7 @@ class RolloutDriver:
         """One trajectory per question, in order. The same seeds give the same trajectories."""
         emit = on_event or _ignore
         episodes = [
-            _Episode(f"{question.id}#{next(self._serial)}", question, seed, self.environment())
+            Episode(f"{question.id}#{next(self._serial)}", question, seed)
             for question, seed in zip(questions, seeds or range(len(questions)), strict=True)
         ]
         try:
@@ -135,31 +111,36 @@ class RolloutDriver:
             emit(EpisodeEnded(episode.id, trajectory))
         return trajectories
 
-    def _open(self, episodes: Sequence[_Episode], emit: Callable[[Event], None]) -> None:
+    def _open(self, episodes: Sequence[Episode], emit: Callable[[Event], None]) -> None:
         """Append each prompt, searching first if the environment asks for it."""
-        waiting: list[_Episode] = []
+        waiting: list[Episode] = []
         for episode in episodes:
-            first = episode.environment.reset(episode.question)
-            if isinstance(first, Search):
-                episode.pending = first
-                waiting.append(episode)
-            else:
-                self._place_prompt(episode, first)
+            with episode.playing():
+                episode.environment = self.environment()
+                first = episode.environment.reset(episode.question)
+                if isinstance(first, Search):
+                    episode.pending = first
+                    waiting.append(episode)
+                else:
+                    self._insert(episode, Segment("prompt", first.token_ids), "prompt_too_long")
         for episode, found in self._retrieve(waiting):
             episode.given = tuple(hit for hits in found for hit in hits)
             emit(PassagesGiven(episode.id, episode.given))
-            prompt = episode.environment.observe(episode.given, episode.room)
-            if isinstance(prompt, Stop):
-                episode.stop = prompt.reason
-            else:
-                self._place_prompt(episode, prompt)
+            with episode.playing():
+                prompt = episode.environment.observe(episode.given, episode.room)
+                if isinstance(prompt, Stop):
+                    episode.stop = prompt.reason
+                else:
+                    self._insert(episode, Segment("prompt", prompt.token_ids), "prompt_too_long")
 
-    def _place_prompt(self, episode: _Episode, prompt: Observation) -> None:
-        episode.append(Segment("prompt", prompt.token_ids))
-        if episode.environment.turn_tokens(episode.room) < 1:
-            episode.stop = "prompt_too_long"
+    def _insert(self, episode: Episode, segment: Segment, full: StopReason) -> None:
+        """Append what the environment says; the episode ends with ``full`` if no room is left for a turn."""
+        episode.append(segment)
+        episode.budget = episode.environment.turn_tokens(episode.room)
+        if episode.budget < 1:
+            episode.stop = full
 
-    def _round(self, live: Sequence[_Episode], sampling: Sampling, emit: Callable[[Event], None]) -> None:
+    def _round(self, live: Sequence[Episode], sampling: Sampling, emit: Callable[[Event], None]) -> None:
         speaking = list(live)
         while speaking:
             generations = self._generate(speaking, sampling, emit)
@@ -173,7 +154,7 @@ class RolloutDriver:
             self._settle(episode, turns[episode.id], answers.get(episode.id), emit)
 
     def _play_each(
-        self, policy: AsyncPolicy, live: Sequence[_Episode], sampling: Sampling, emit: Callable[[Event], None]
+        self, policy: AsyncPolicy, live: Sequence[Episode], sampling: Sampling, emit: Callable[[Event], None]
     ) -> None:
         """Play the episodes independently to their ends; concurrent searches are still batched."""
         searches = Coalescer(self._retrieve_each)
@@ -188,8 +169,8 @@ class RolloutDriver:
     async def _advance(
         self,
         policy: AsyncPolicy,
-        episode: _Episode,
-        searches: Coalescer[_Episode, Found | None],
+        episode: Episode,
+        searches: Coalescer[Episode, Found | None],
         sampling: Sampling,
         emit: Callable[[Event], None],
     ) -> None:
@@ -208,40 +189,44 @@ class RolloutDriver:
                 ((_, answer),) = await asyncio.to_thread(self._call, [episode])
             self._settle(episode, turn, answer, emit)
 
-    def _over(self, episode: _Episode, generation: Generation) -> bool:
+    def _over(self, episode: Episode, generation: Generation) -> bool:
         """Add what was sampled to the turn, and say whether the turn is over."""
-        said = episode.said = _together(episode.said, generation)
+        said = episode.said = together(episode.said, generation)
         if not isinstance(episode.environment, ThinkingEnvironment):
             return True
-        over = episode.environment.over(self.codec.decode(said.token_ids), said)
-        if over or _turn_room(episode) > 0:
+        over = True
+        with episode.playing():
+            over = episode.environment.over(self.codec.decode(said.token_ids), said)
+        if over or episode.turn_room > 0:
             return over
         episode.said = replace(said, finish_reason="length")
         return True
 
-    def _take(self, episode: _Episode) -> Turn:
+    def _take(self, episode: Episode) -> Turn:
         """Append the sampled tokens and parse the turn."""
         generation, episode.said = episode.said, None
         assert generation is not None
-        thinking = _thinking(episode)
+        thinking = episode.thinking
         text = self.codec.decode(generation.token_ids)
-        action = episode.environment.step(text)
+        action: Action = Invalid("the environment failed")
+        with episode.playing():
+            action = episode.environment.step(text)
         episode.append(Segment("policy", generation.token_ids, generation.logprobs))
         episode.pending = action if isinstance(action, Search | Call) else None
         return Turn(generation, text, action, thinking=thinking)
 
-    def _settle(self, episode: _Episode, turn: Turn, answer: Response | None, emit: Callable[[Event], None]) -> None:
+    def _settle(self, episode: Episode, turn: Turn, answer: Response | None, emit: Callable[[Event], None]) -> None:
         """End the turn with the environment's response."""
         if isinstance(turn.action, Answer):
             episode.stop = "answer"
         elif episode.stop is None:
-            turn = self._observe(episode, turn, answer)
+            turn = _with_answer(turn, answer)
+            with episode.playing():
+                turn = self._observe(episode, turn, answer)
         episode.turns.append(turn)
         emit(TurnTaken(episode.id, turn))
 
-    def _generate(
-        self, live: Sequence[_Episode], sampling: Sampling, emit: Callable[[Event], None]
-    ) -> list[Generation]:
+    def _generate(self, live: Sequence[Episode], sampling: Sampling, emit: Callable[[Event], None]) -> list[Generation]:
         requests = [_request(episode) for episode in live]
         for episode in live:
             _announce(episode, emit)
@@ -255,7 +240,7 @@ class RolloutDriver:
         _divide_time(live, "generate", time.perf_counter() - started)
         return generations
 
-    def _retrieve(self, waiting: Sequence[_Episode]) -> list[tuple[_Episode, Found]]:
+    def _retrieve(self, waiting: Sequence[Episode]) -> list[tuple[Episode, Found]]:
         """Hits of every query of the waiting episodes from one call; if it fails, the episodes end unscored."""
         asked = [e.pending.queries if isinstance(e.pending, Search) else () for e in waiting]
         unique = list(dict.fromkeys(query for queries in asked for query in queries))
@@ -267,9 +252,11 @@ class RolloutDriver:
                 raise RetrieverError("the environment searches, but no retriever is configured")
             found = self.retriever.search(unique, self.top_k)
             answers = dict(zip(unique, map(distinct, found), strict=True))
-        except RetrieverError:
+        except Exception as error:  # retrievers are anybody's code too
+            if ends_run(error):
+                raise
             for episode in waiting:
-                episode.stop = "retriever_failed"
+                episode.stop, episode.failure = "retriever_failed", failure_of("the retriever", error)
             return []
         finally:
             _divide_time(waiting, "retrieve", time.perf_counter() - started)
@@ -277,12 +264,12 @@ class RolloutDriver:
             (episode, [answers[query] for query in queries]) for episode, queries in zip(waiting, asked, strict=True)
         ]
 
-    def _retrieve_each(self, waiting: Sequence[_Episode]) -> list[Found | None]:
+    def _retrieve_each(self, waiting: Sequence[Episode]) -> list[Found | None]:
         """Like ``_retrieve``, with None for failed searches."""
         found = {episode.id: hits for episode, hits in self._retrieve(waiting)}
         return [found.get(episode.id) for episode in waiting]
 
-    def _call(self, live: Sequence[_Episode]) -> list[tuple[_Episode, ToolAnswer]]:
+    def _call(self, live: Sequence[Episode]) -> list[tuple[Episode, ToolAnswer]]:
         """What the called tools answer the episodes that wait for one; the calls run side by side."""
         waiting = [e for e in live if isinstance(e.pending, Call)]
         if not waiting:
@@ -294,24 +281,27 @@ class RolloutDriver:
         _divide_time(waiting, "tools", time.perf_counter() - started)
         return list(zip(waiting, answers, strict=True))
 
-    def _observe(self, episode: _Episode, turn: Turn, answer: Response | None) -> Turn:
+    def _observe(self, episode: Episode, turn: Turn, answer: Response | None) -> Turn:
         """Append the environment's observation, or end the episode; returns the completed turn."""
         seen = _respond(episode, answer)
-        if isinstance(answer, ToolAnswer):
-            turn = replace(turn, failure=answer.text if answer.failed else "")
-        elif answer is not None:
-            counts = tuple(map(len, answer)) if len(answer) > 1 else ()
-            turn = replace(turn, hits=tuple(hit for hits in answer for hit in hits), hits_per_query=counts)
         if isinstance(seen, Stop):
             episode.stop = seen.reason
             return turn
-        episode.append(Segment("environment", seen.token_ids))
-        if episode.environment.turn_tokens(episode.room) < 1:
-            episode.stop = "token_budget"
+        self._insert(episode, Segment("environment", seen.token_ids), "token_budget")
         return replace(turn, observation=seen.text)
 
 
-def _respond(episode: _Episode, answer: Response | None) -> Observation | Stop:
+def _with_answer(turn: Turn, answer: Response | None) -> Turn:
+    """The turn with what came back to it, whether the environment shows it or not."""
+    if isinstance(answer, ToolAnswer):
+        return replace(turn, failure=answer.text if answer.failed else "")
+    if answer is None:
+        return turn
+    counts = tuple(map(len, answer)) if len(answer) > 1 else ()
+    return replace(turn, hits=tuple(hit for hits in answer for hit in hits), hits_per_query=counts)
+
+
+def _respond(episode: Episode, answer: Response | None) -> Observation | Stop:
     """Let the environment respond. Only one that has tools is asked about calls and several queries."""
     environment = episode.environment
     if isinstance(answer, ToolAnswer):
@@ -321,7 +311,7 @@ def _respond(episode: _Episode, answer: Response | None) -> Observation | Stop:
     return environment.observe(answer[0] if answer else None, episode.room)
 
 
-def _close(episode: _Episode) -> Trajectory:
+def _close(episode: Episode) -> Trajectory:
     assert episode.stop is not None
     assert episode.length == sum(len(s.token_ids) for s in episode.segments)
     return Trajectory(
@@ -331,46 +321,28 @@ def _close(episode: _Episode) -> Trajectory:
         episode.stop,
         dict(episode.timings),
         episode.given,
+        episode.failure,
     )
 
 
-def _request(episode: _Episode) -> Request:
+def _request(episode: Episode) -> Request:
     """The next turn, or the rest of one that is not over: a seed of its own, and what is left of its budget."""
     turn, said = len(episode.turns), episode.said.token_ids if episode.said else ()
     seed = derive_seed(episode.seed, turn, len(said)) if said else derive_seed(episode.seed, turn)
-    thinking = bool(said) or _thinking(episode)  # a turn goes on inside a thought only
-    return Request(episode.id, [*episode.prefix, *said], _turn_room(episode), seed, thinking)
+    thinking = bool(said) or episode.thinking  # a turn goes on inside a thought only
+    return Request(episode.id, [*episode.prefix, *said], episode.turn_room, seed, thinking)
 
 
-def _turn_room(episode: _Episode) -> int:
-    """How many more tokens the current turn may sample."""
-    said = len(episode.said.token_ids) if episode.said else 0
-    return episode.environment.turn_tokens(episode.room) - said
-
-
-def _thinking(episode: _Episode) -> bool:
-    return isinstance(episode.environment, ThinkingEnvironment) and episode.environment.thinking
-
-
-def _announce(episode: _Episode, emit: Callable[[Event], None]) -> None:
-    if episode.said is None and _thinking(episode):
+def _announce(episode: Episode, emit: Callable[[Event], None]) -> None:
+    if episode.said is None and episode.thinking:
         emit(ThoughtOpen(episode.id))
-
-
-def _together(before: Generation | None, after: Generation) -> Generation:
-    """One generation sampled in two parts; its version is that of the older weights."""
-    if before is None:
-        return after
-    version = min(before.policy_version, after.policy_version)
-    ids, logprobs = before.token_ids + after.token_ids, before.logprobs + after.logprobs
-    return Generation(ids, logprobs, after.finish_reason, version)
 
 
 def _token_listener(emit: Callable[[Event], None]) -> OnToken | None:
     return None if emit is _ignore else lambda *token: emit(TokenSampled(*token))
 
 
-def _fit(episodes: Sequence[_Episode], before: Sequence[Mapping[str, float]], wall: float) -> None:
+def _fit(episodes: Sequence[Episode], before: Sequence[Mapping[str, float]], wall: float) -> None:
     """Scale the timings that overlapping episodes have added so that they sum to the wall time."""
     pairs = list(zip(episodes, before, strict=True))
     added = sum(e.timings[stage] - old.get(stage, 0.0) for e, old in pairs for stage in e.timings)
@@ -380,7 +352,7 @@ def _fit(episodes: Sequence[_Episode], before: Sequence[Mapping[str, float]], wa
             episode.timings[stage] = start + (total - start) * wall / max(added, 1e-9)
 
 
-def _divide_time(episodes: Sequence[_Episode], stage: str, seconds: float) -> None:
+def _divide_time(episodes: Sequence[Episode], stage: str, seconds: float) -> None:
     """Divide a batch's wall time equally among its episodes."""
     for episode in episodes:
         episode.timings[stage] = episode.timings.get(stage, 0.0) + seconds / len(episodes)

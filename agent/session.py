@@ -16,6 +16,7 @@ from agent.events import Event
 from agent.rollout import RolloutDriver
 from agent.tools import ToolBox
 from sleuth.errors import ConfigError, DataError, RetrieverError
+from sleuth.failures import FailureLog
 from sleuth.protocols import Environment, Policy, Retriever, TextCodec
 from sleuth.trajectories import TrajectoryWriter, read_trajectories
 from sleuth.types import Hit, Question, Sampling, ScoredTrajectory, Trajectory
@@ -57,7 +58,7 @@ class Tools:
 class Exchange:
     """A question that was played to its end, with its knobs and its grade.
 
-    ``failure`` says why the retriever failed, if it did.
+    ``failure`` says why the retriever or the environment failed, if it did.
     """
 
     trajectory: Trajectory
@@ -104,6 +105,7 @@ class Session:
         self._next = 0
         self._serial = itertools.count(1)
         self._asked: _Asked | None = None
+        self._failures = FailureLog()
         self.retriever = retriever
         self.change()
         if retriever is not None and _searches(knobs):
@@ -237,7 +239,12 @@ class Session:
             (trajectory,) = driver.run([asked.question], Sampling(knobs.temperature), [knobs.seed], gate.pass_on)
         finally:
             gate.close()
-        failure = overheard.failure if overheard and not trajectory.scorable else ""
+        failure = ""
+        if not trajectory.scorable:
+            if trajectory.failure and trajectory.failure.trace:  # the rest is shown by whoever asked
+                self._failures.note(trajectory)
+            failure = overheard.failure if overheard else ""
+            failure = failure or (trajectory.failure.error if trajectory.failure else "")
         exchange = self._graded(Exchange(trajectory, knobs, name if overheard else None, failure))
         asked.answered = exchange
         self.history.append(exchange)

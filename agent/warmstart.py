@@ -19,6 +19,7 @@ from agent.learning.callbacks import GradientGuard
 from agent.learning.options import load_trained, on_one_device, optimizer_options, runtime_options
 from agent.policies.adapters import peft_config
 from hub.callbacks import CompletionMarker, LogToSink
+from hub.context import context_length
 from sleuth.artifacts import atomic_folder, write_manifest
 from sleuth.checkpoints import drop_incomplete, newest_complete
 from sleuth.errors import DataError
@@ -105,7 +106,8 @@ def warm_start(
     model, codec = load_trained(policy, model_name, settings.lora)
     if settings.lora and hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    examples = make_examples(trajectories, codec.eos_token_id, settings.max_tokens)
+    longest = min(settings.max_tokens, context_length(model.config) or settings.max_tokens)
+    examples = make_examples(trajectories, codec.eos_token_id, longest)
     micro = settings.micro_batch or settings.batch_size
     steps = settings.steps or max(round(settings.epochs * len(examples) / settings.batch_size), 1)
     order = bucketed_order([len(e["input_ids"]) for e in examples], settings.batch_size, steps, seed)

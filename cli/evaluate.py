@@ -64,7 +64,7 @@ def evaluate(
     --data, --retriever and --mode can be repeated, and several models given: every combination is evaluated,
     compared question by question, and shown in one table and one bar chart.
 
-    Exit status 3: some questions could not be scored because the retriever failed.
+    Exit status 3: some questions could not be scored because the retriever, the environment or a reward failed.
     """
     if predictions is not None:
         if models:

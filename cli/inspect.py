@@ -47,7 +47,7 @@ def trajectory(
     console = output_console()
     show_turns(row, console)
     if tokens or model:
-        show_tokens(row.trajectory, console, _token_texts(model) if model else None)
+        show_tokens(row.trajectory, console, _token_texts(model) if model else None, row.origin)
 
 
 @app.command()

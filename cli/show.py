@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cli.console import called, plain
-from sleuth.types import Answer, Call, Hit, Invalid, ScoredTrajectory, Source, Trajectory, Turn
+from sleuth.types import Answer, Call, Hit, Invalid, Origin, ScoredTrajectory, Source, Trajectory, Turn
 
 _STYLES: dict[Source, str] = {"prompt": "dim", "policy": "bold green", "environment": "blue"}
 _LETTERS: dict[Source, str] = {"prompt": "prompt", "policy": "POLICY", "environment": "env"}
@@ -29,28 +29,66 @@ def show_turns(row: ScoredTrajectory, console: Console) -> None:
         lengths[segment.source] += len(segment.token_ids)
     for number, turn in enumerate(trajectory.turns, start=1):
         _turn(console, number, turn)
+        _earned(console, row, number - 1)
     console.print()
     _field(console, "ended by", trajectory.stop)
+    if trajectory.failure:
+        _field(console, "failure", str(trajectory.failure))
+        for line in trajectory.failure.trace.splitlines():
+            _print(console, f"  {plain(line)}", "dim")
     reward = "unscored" if row.reward is None else f"{row.reward:.4g}"
     parts = ", ".join(f"{name} {'-' if value is None else f'{value:.4g}'}" for name, value in row.parts.items())
     _field(console, "reward", f"{reward}  ({parts})" if parts else reward)
+    if row.origin and row.origin.advantage is not None:
+        _field(console, "advantage", f"{row.origin.advantage:+.4g}")
     _field(console, "tokens", ", ".join(f"{source} {count}" for source, count in lengths.items()))
     _field(console, "seconds", ", ".join(f"{stage} {value:.3f}" for stage, value in trajectory.timings.items()))
 
 
-def show_tokens(trajectory: Trajectory, console: Console, texts: Mapping[int, str] | None = None) -> None:
-    """Print one line per token: position, mask (1: sampled by the policy, trained on), source, id, log-prob, text."""
+def show_tokens(
+    trajectory: Trajectory, console: Console, texts: Mapping[int, str] | None = None, origin: Origin | None = None
+) -> None:
+    """Print one line per token: position, mask (1: sampled by the policy, trained on), source, id, log-prob, text.
+
+    With the ``origin`` of a rollout, also the advantage of each token that was trained on.
+    """
+    advantages = iter(_by_token(trajectory, origin) if origin else [])
+    weighted = f"  {'advantage':>9}" if origin else ""
     console.print()
-    console.print(Text(f"{'position':>8}  mask  {'source':<6}  {'id':>8}  {'log-prob':>9}  text", style="bold"))
+    console.print(
+        Text(f"{'position':>8}  mask  {'source':<6}  {'id':>8}  {'log-prob':>9}{weighted}  text", style="bold")
+    )
     position = 0
     for segment in trajectory.segments:
         trained = int(segment.source == "policy")
         for offset, token in enumerate(segment.token_ids):
             logprob = f"{segment.logprobs[offset]:9.4f}" if offset < len(segment.logprobs) else " " * 9
             text = repr(texts.get(token, "?")) if texts else ""
-            line = f"{position:>8}  {trained:>4}  {_LETTERS[segment.source]:<6}  {token:>8}  {logprob}  {text}"
+            weight = f"  {next(advantages) if trained else '':>9}" if origin else ""
+            line = f"{position:>8}  {trained:>4}  {_LETTERS[segment.source]:<6}  {token:>8}  {logprob}{weight}  {text}"
             _print(console, line.rstrip(), _STYLES[segment.source])
             position += 1
+
+
+def _by_token(trajectory: Trajectory, origin: Origin) -> list[str]:
+    """The advantage of each sampled token, as text."""
+    lengths = trajectory.turn_lengths
+    known = origin.advantages
+    if known is None:
+        known = (origin.advantage,) * len(lengths) if origin.advantage is not None else ()
+    if len(known) == len(lengths):
+        known = tuple(value for value, length in zip(known, lengths, strict=True) for _ in range(length))
+    return [f"{value:+.4f}" for value in known] or [""] * sum(lengths)
+
+
+def _earned(console: Console, row: ScoredTrajectory, turn: int) -> None:
+    """What the turn earned by itself, and its advantage where turns differ."""
+    score = row.turn_scores[turn] if row.turn_scores and turn < len(row.turn_scores) else None
+    said = [] if score is None else [f"score {score:.4g}"]
+    if row.origin and row.origin.advantages and len(row.origin.advantages) == len(row.trajectory.turn_lengths):
+        said.append(f"advantage {row.origin.advantages[turn]:+.4g}")
+    if said:
+        _field(console, "  credit", ", ".join(said))
 
 
 def _turn(console: Console, number: int, turn: Turn) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from sleuth.failures import causes
 from sleuth.statistics import explained, methods_of
 
 if TYPE_CHECKING:
@@ -35,8 +37,8 @@ def print_report(report: EvaluationReport, title: str, console: Console) -> None
         console.print(f"{label:<22}{value}", markup=False, soft_wrap=True)
     if report.unscored:
         console.print(
-            f"[yellow]warning:[/] {report.unscored} of {report.overall.n} questions could not be scored because the "
-            "retriever failed; no mean includes them. The same command with --resume retries them.",
+            f"[yellow]warning:[/] {report.unscored} of {report.overall.n} questions could not be scored "
+            f"({escape(causes(report.failures))}); no mean includes them. The same command with --resume retries them.",
             soft_wrap=True,
         )
 

@@ -65,10 +65,13 @@ def _run(
 
     settings = load_run_settings(config, overrides or [], out)
     if dry_run:
+        from sleuth.layout import STAGES
         from sleuth.settings import to_yaml
         from workflows.estimate import estimate_lines
+        from workflows.model_checks import check_model
 
         typer.echo(to_yaml(settings))
+        check_model(settings, STAGES[: STAGES.index(until) + 1])
         for line in estimate_lines(settings, until):
             error_console().print(line, highlight=False, soft_wrap=True)
         return

@@ -21,7 +21,11 @@ def guarded(codec: TextCodec, preset: Preset, tags: Sequence[str] = ()) -> TextC
     around = preset.opening + preset.separator + preset.closing
     own = frozenset(tag[0] for tag in _TAG.finditer(around) if tag[1] not in ALL_TAGS)
     own |= {f"<{slash}{tag}>" for tag in tags if tag not in ALL_TAGS for slash in ("", "/")}
-    return _Guarded(codec, codec.reserved | own, codec.bos, codec.eos_token_id, codec.pad_token_id) if own else codec
+    return (
+        _Guarded(codec, codec.reserved | own, codec.bos, codec.eos_token_id, codec.end_token_ids, codec.pad_token_id)
+        if own
+        else codec
+    )
 
 
 @dataclass(slots=True)
@@ -30,6 +34,7 @@ class _Guarded:
     reserved: frozenset[str]
     bos: str
     eos_token_id: int
+    end_token_ids: tuple[int, ...]
     pad_token_id: int
 
     def encode(self, text: str, *, trusted: bool = False) -> list[int]:

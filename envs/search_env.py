@@ -139,6 +139,10 @@ class SearchEnvironment:
         blocks[-1] += note
         return self._dialogue.results(blocks)
 
+    def answer_opening(self, transcript: str) -> str:
+        """How an answer begins after ``transcript``, as demonstrations write it; an open thought is closed first."""
+        return ("\n</think>\n" if transcript.rstrip().endswith("<think>") else "") + "<answer> "
+
     def observe_call(self, answer: ToolAnswer, room: int) -> Observation | Stop:
         note, room = self._note(1, room)
         limit = min(self._settings.observation_tokens, room)

@@ -32,6 +32,8 @@ class TextCodec(Protocol):
     """Converts text to tokens and back, separating our own (trusted) text from outside text."""
 
     eos_token_id: int
+    end_token_ids: tuple[int, ...]
+    """Each of them ends a generation; EOS is the first."""
     pad_token_id: int
     reserved: frozenset[str]
     """Strings that the tokenizer maps to a single special or added token."""
@@ -175,7 +177,11 @@ class Tool(Protocol):
 
 
 class Environment(Protocol):
-    """One episode as a state machine without I/O. Create a new one for every episode."""
+    """One episode as a state machine without I/O. Create a new one for every episode.
+
+    One that has ``answer_opening(transcript)`` says with which text the policy begins an answer where the transcript
+    ends in that text: information gain appends it, and an accepted answer.
+    """
 
     stop_strings: tuple[str, ...]
 
@@ -234,7 +240,10 @@ class ToolEnvironment(Environment, Protocol):
 
 
 class Reward(Protocol):
-    """Scores a trajectory. Pure: the same question and trajectory always give the same value."""
+    """Scores a trajectory. Pure: the same question and trajectory always give the same value.
+
+    One that can also judge single turns is a `TurnReward` as well.
+    """
 
     @property
     def name(self) -> str: ...
@@ -253,6 +262,14 @@ class BatchReward(Reward, Protocol):
 
     def score_all(self, trajectories: Sequence[Trajectory]) -> Sequence[float | ScoringError | None]:
         """The value of each, in order; where ``score`` would raise a ScoringError, that error in its place."""
+        ...
+
+
+class TurnReward(Protocol):
+    """Scores the turns of a trajectory. Pure, like a `Reward`."""
+
+    def score_turns(self, question: Question, trajectory: Trajectory) -> Sequence[float | None] | None:
+        """A value for each turn, None for a turn that is not judged; None if this does not apply to the trajectory."""
         ...
 
 

@@ -1,9 +1,9 @@
 """Trajectories on disk: JSON lines during a run, one Parquet file when it is closed, one reader for both.
 
 A line is one scored trajectory with every field of ``types.py``: ``{"trajectory": {"question", "segments", "turns",
-"stop", "timings", "given"}, "reward", "parts", "origin"}``. An action is identified by its keys: ``queries`` (search;
-``query`` in files of before a search could have several), ``tool`` and ``arguments`` (call), ``text`` (answer) or
-``reason`` (invalid). ``trajectory_table.py`` has the Parquet columns.
+"stop", "timings", "given", "failure"}, "reward", "parts", "origin", "turn_scores"}``. An action is identified by its
+keys: ``queries`` (search; ``query`` in files of before a search could have several), ``tool`` and ``arguments`` (call),
+``text`` (answer) or ``reason`` (invalid). ``trajectory_table.py`` has the Parquet columns.
 """
 
 from __future__ import annotations

@@ -58,14 +58,18 @@ def read_table(path: Path) -> Iterator[dict[str, Any]]:
     except pa.ArrowInvalid:
         raise DataError(f"{path} is not a Parquet file", "it may be truncated: copy it again") from None
     with file:
-        missing = [name for name in _READ if name not in file.schema_arrow.names]
+        there = file.schema_arrow.names
+        missing = [name for name in _READ if name not in there]
         if missing:
             raise DataError(f"{path} is not a trajectory file: it has no column '{missing[0]}'")
-        for batch in file.iter_batches(batch_size=ROWS_IN_GROUP, columns=list(_READ)):
+        columns = [*_READ, *(name for name in _ADDED if name in there)]
+        for batch in file.iter_batches(batch_size=ROWS_IN_GROUP, columns=columns):
             yield from map(_from_row, batch.to_pylist())
 
 
 _READ = ("question", "segments", "turns", "stop", "timings", "given", "reward", "parts", "origin")
+_ADDED = ("failure", "turn_scores")
+"""Columns that older files do not have."""
 
 
 def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
@@ -80,9 +84,11 @@ def _to_row(values: Mapping[str, Any]) -> dict[str, Any]:
     row = {
         "question": played["question"],
         "stop": played["stop"],
+        "failure": played["failure"],
         "reward": values["reward"],
         "parts": _pairs(values["parts"]),
         "origin": values["origin"],
+        "turn_scores": values["turn_scores"],
         "segments": segments,
         "turns": [{**turn, "action": _to_action(turn["action"])} for turn in played["turns"]],
         "timings": _pairs(played["timings"]),
@@ -98,12 +104,13 @@ def _to_row(values: Mapping[str, Any]) -> dict[str, Any]:
 def _from_row(row: Mapping[str, Any]) -> dict[str, Any]:
     plain = _map_text(row, _restored)
     turns = [{**turn, "action": _from_action(turn["action"])} for turn in plain["turns"]]
-    played = {name: plain[name] for name in ("question", "segments", "stop", "given")}
+    played = {name: plain[name] for name in ("question", "segments", "stop", "given", *_ADDED) if name in plain}
     return {
         "trajectory": {**played, "turns": turns, "timings": _mapping(plain["timings"])},
         "reward": plain["reward"],
         "parts": _mapping(plain["parts"]),
         "origin": plain["origin"],
+        "turn_scores": plain.get("turn_scores"),
     }
 
 
@@ -179,9 +186,11 @@ def _schema() -> pa.Schema:
         {
             "question": pa.struct(question),
             "stop": text,
+            "failure": pa.struct({"by": text, "error": text, "trace": text}),
             "reward": number,
             "parts": named,
-            "origin": pa.struct({"step": whole, "group": whole, "advantage": number}),
+            "origin": pa.struct({"step": whole, "group": whole, "advantage": number, "advantages": pa.list_(number)}),
+            "turn_scores": pa.list_(number),
             "segments": pa.list_(pa.struct({"source": text, **tokens})),
             "turns": pa.list_(pa.struct(turn)),
             "timings": named,

@@ -14,7 +14,17 @@ from typing import Any, Literal
 
 FinishReason = Literal["stop", "eos", "length"]
 Source = Literal["prompt", "policy", "environment"]
-StopReason = Literal["answer", "turn_budget", "token_budget", "prompt_too_long", "retriever_failed", "worker_lost"]
+StopReason = Literal[
+    "answer",
+    "turn_budget",
+    "token_budget",
+    "prompt_too_long",
+    "retriever_failed",
+    "environment_failed",
+    "worker_lost",
+]
+_FAILED: frozenset[StopReason] = frozenset({"retriever_failed", "environment_failed", "worker_lost"})
+"""Ends that infrastructure or a fault in a program caused, not the policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,10 +238,27 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a trajectory could not be scored.
+
+    ``by`` names what failed (``the environment``, ``the reward f1``), ``error`` the class of the exception and the
+    first line of its message, ``trace`` is the whole traceback, if there is one.
+    """
+
+    by: str
+    error: str
+    trace: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.by} failed: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
 class Trajectory:
     """A whole episode. The first segment is the prompt; ``timings`` are in seconds, by stage.
 
     ``given``: hits of a search that the environment made before the first turn, shown in the prompt.
+    ``failure``: what failed while it was played or scored; None if nothing did, and in older trajectories.
     """
 
     question: Question
@@ -240,6 +267,7 @@ class Trajectory:
     stop: StopReason
     timings: Mapping[str, float] = field(default_factory=dict)
     given: tuple[Hit, ...] = ()
+    failure: Failure | None = None
 
     @property
     def token_ids(self) -> list[int]:
@@ -249,6 +277,11 @@ class Trajectory:
     def policy_mask(self) -> list[int]:
         """1 where the policy sampled the token, 0 elsewhere; as long as ``token_ids``."""
         return [int(s.source == "policy") for s in self.segments for _ in s.token_ids]
+
+    @property
+    def turn_lengths(self) -> list[int]:
+        """How many tokens the policy sampled in each of its turns."""
+        return [len(segment.token_ids) for segment in self.segments if segment.source == "policy"]
 
     @property
     def answer(self) -> str | None:
@@ -278,8 +311,8 @@ class Trajectory:
 
     @property
     def scorable(self) -> bool:
-        """False when infrastructure, not the policy, ended the episode."""
-        return self.stop not in ("retriever_failed", "worker_lost")
+        """False when infrastructure, not the policy, ended the episode, or a reward failed on it."""
+        return self.failure is None and self.stop not in _FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,21 +321,29 @@ class Origin:
 
     ``step``: number of optimizer steps before it was sampled. ``group``: index, within that rollout batch, of the
     group of trajectories for one question. ``advantage``: the weight of its tokens in the loss; None if unknown.
+    ``advantages``: where they differ, one for each turn, or one for each sampled token if they differ within a turn;
+    ``advantage`` is then the mean over tokens.
     """
 
     step: int
     group: int
     advantage: float | None = None
+    advantages: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredTrajectory:
-    """``reward`` None means *could not be scored*, which is not zero: it is never trained on."""
+    """``reward`` None means *could not be scored*, which is not zero: it is never trained on.
+
+    ``turn_scores``: what each turn earned by itself, None for a turn that is not judged; None as a whole if nobody
+    judged turns, or if nothing is known of the question by which to judge them.
+    """
 
     trajectory: Trajectory
     reward: float | None
     parts: Mapping[str, float | None] = field(default_factory=dict)
     origin: Origin | None = None
+    turn_scores: tuple[float | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from sleuth.errors import ConfigError, DataError, MissingExtraError
 from sleuth.layout import STAGES, RunLayout
 from workflows.config import RunSettings, modes_of
+from workflows.model_checks import check_model
 from workflows.wiring import read_questions, read_source
 
 
@@ -19,6 +20,7 @@ def check_inputs(settings: RunSettings, until: str, done: Collection[str] = ()) 
     """
     reached = [stage for stage in STAGES[: STAGES.index(until) + 1] if stage not in done]
     _check_policy(settings, until)
+    check_model(settings, reached)
     _check_environment(settings)
     _check_questions(settings)
     if settings.retriever is not None:
@@ -111,6 +113,12 @@ def _check_grpo(settings: RunSettings) -> None:
     check_trainable(settings.policy)
     for_training(settings.policy, training_sampling(settings.grpo.temperature, settings.grpo.top_p))
     settings.grpo.credit.open()
+    if settings.environment.kind in ("direct", "cot", "rag") and getattr(settings.grpo.credit, "needs_model", False):
+        raise ConfigError(
+            "grpo.credit.score information_gain judges searches, and the environment"
+            f" {settings.environment.kind} makes none",
+            "set environment.kind to search, or choose another credit",
+        )
     if not settings.data.train or not settings.data.dev:
         raise ConfigError("grpo needs data.train and data.dev", "name question files there")
     for kind in (settings.environment.kind, *settings.evaluation.start_modes, *modes_of(settings)):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agent.cluster.config import ClusterSettings
 from agent.config import (
@@ -58,6 +58,16 @@ class RunSettings(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     cluster: ClusterSettings | None = None
     sinks: list[Literal["console", "jsonl", "tensorboard"]] = ["console", "jsonl"]  # noqa: RUF012 - settings are frozen and copied
+
+    @model_validator(mode="after")
+    def _judge_is_there(self) -> RunSettings:
+        ahead = self.cluster is not None and self.cluster.schedule == "async"
+        if ahead and self.grpo and self.grpo.oversample > 1 and getattr(self.grpo.credit, "needs_model", False):
+            raise ValueError(
+                "grpo.oversample replaces groups while the model that judges their turns is busy: with cluster.schedule"
+                " async set grpo.oversample to 1, or grpo.credit.score to gold_found"
+            )
+        return self
 
 
 def load_run_settings(path: str | Path, overrides: Sequence[str] = (), out: Path | None = None) -> RunSettings:

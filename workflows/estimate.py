@@ -88,24 +88,22 @@ def _is_local(settings: RunSettings) -> bool:
 def count_parameters(settings: RunSettings) -> int:
     """Number of parameters of the policy, from its configuration alone; for a tiny policy without the embedding."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    from agent.policies.loading import adapter_base, resolve_model
+    from agent.policies.loading import read_config
 
     if settings.policy.tiny is not None:
         tiny = settings.policy.tiny
         # The vocabulary, and so the embedding, is unknown until the world is made.
         per_layer = 4 * tiny.hidden_size**2 + 3 * tiny.hidden_size * tiny.intermediate_size
         return tiny.layers * per_layer
-    name = settings.policy.model or ""
-    source = resolve_model(name)
-    base = adapter_base(source)
-    trust = settings.policy.trust_remote_code
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told by the error, once
+    config = read_config(settings.policy)
     try:
-        config = AutoConfig.from_pretrained(resolve_model(base) if base else source, trust_remote_code=trust)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.policy.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise PolicyError(f"cannot read the configuration of policy.model '{name}': {first_line(error)}") from None
+        raise PolicyError(
+            f"cannot read the configuration of policy.model '{settings.policy.model}': {first_line(error)}"
+        ) from None
     return sum(p.numel() for p in model.parameters())

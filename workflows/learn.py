@@ -58,10 +58,13 @@ def _dev_evaluation(run: StageContext, dev: Sequence[Question], scorer: Scorer) 
     from agent.evaluate import evaluate
     from rewards.text_match import exact_match, f1
     from sleuth.artifacts import atomic_folder
+    from sleuth.failures import FailureLog
     from workflows.summary import hop_figures
 
     settings = run.settings
     keep = settings.grpo is not None and settings.grpo.save_trajectories and os.environ.get("RANK", "0") == "0"
+
+    failures = FailureLog()
 
     def figures(driver: Any) -> dict[str, float]:
         with contextlib.ExitStack() as stack:
@@ -74,6 +77,7 @@ def _dev_evaluation(run: StageContext, dev: Sequence[Question], scorer: Scorer) 
                 out=stack.enter_context(atomic_folder(folder, overwrite=True)) if keep else None,
                 batch_size=settings.evaluation.batch_size * int(os.environ.get("WORLD_SIZE", "1")),
                 resamples=1,
+                failures=failures,
             )
         wanted = {"em": report.overall.means["em"], "f1": report.overall.means["f1"], "searches": report.searches}
         wanted["unscored"] = report.unscored or None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sleuth.types import ScoredTrajectory
     from workflows.config import RunSettings
 
-MAY_DIFFER = ("evaluation", "policy.max_rows", "policy.keep_cache", "policy.device")
+MAY_DIFFER = ("evaluation", "policy.max_rows", "policy.keep_cache", "policy.cache_bytes", "policy.device")
 """Settings that change an evaluation's speed but not its result."""
 
 OnProgress = Callable[[int, int], None]
@@ -82,11 +82,13 @@ def play(
     from agent.sampled import sampled_report
     from rewards.text_match import exact_match, f1, normalise_answer
     from sleuth.runs import RunFolder
+    from workflows.model_checks import fit_context
     from workflows.wiring import limit_threads, read_questions
 
     assert settings.data.dev
     questions = read_questions(settings.data.dev, settings.evaluation.limit)
     retriever = opened.retriever(settings)
+    settings = fit_context(settings)
     identity = _identity(settings, retriever)
     kept, chosen = EvaluationLayout(folder), settings.evaluation
     before = partial(_reread, settings)

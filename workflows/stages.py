@@ -17,6 +17,7 @@ from agent.cluster.config import MAY_DIFFER
 from rewards.config import reread
 from sleuth.artifacts import atomic_write
 from sleuth.errors import ConfigError, DataError, RetrieverError
+from sleuth.failures import causes
 from sleuth.layout import STAGES, RunLayout
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
@@ -123,7 +124,7 @@ def _demonstrate(run: StageContext) -> dict[str, Any] | None:
 
     plans = [plan for source in settings.sources for plan in _read_plans(source)][: settings.limit]
     plans = with_lazy_share(plans, settings.lazy, run.settings.seed)
-    codec = load_codec(run.policy_after("policy"))
+    codec = load_codec(run.policy_after("policy"), trust_remote_code=run.settings.policy.trust_remote_code)
     plans = [neutralised(plan, codec.reserved) for plan in plans]
     retriever = run.open_retriever()
     assert retriever is not None
@@ -191,7 +192,8 @@ def _grpo(run: StageContext) -> dict[str, Any] | None:
 def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:
     """Greedy evaluation of the policy after ``stage`` on the test questions, or on dev if there are none.
 
-    Raises RetrieverError if questions could not be scored; the stage is then not done, and a resume retries them.
+    Raises RetrieverError if a retriever failed on some questions, or if none could be scored: the stage is then not
+    done, and a resume retries them. Other failures may come back at every attempt, so that a warning has to do.
     """
     from agent.evaluate import evaluate
     from rewards.scorer import make_scorer
@@ -216,10 +218,13 @@ def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:
         resamples=settings.evaluation.bootstrap,
     )
     if report.unscored:
-        raise RetrieverError(
-            f"{report.unscored} of {report.overall.n} questions of the evaluation {out.name} could not be scored",
-            "the retriever failed: fix it, then run the same command with --resume to retry only these",
-        )
+        said = f"{report.unscored} of {report.overall.n} questions of the evaluation {out.name} could not be scored"
+        if report.stops.get("retriever_failed") or not report.overall.scored:
+            raise RetrieverError(
+                f"{said} ({causes(report.failures)})",
+                "fix what failed, then run the same command with --resume to retry only these",
+            )
+        log.warning("%s (%s); no mean includes them", said, causes(report.failures))
     return {key: value for key, value in report.to_dict().items() if isinstance(value, int | float | list)}
 
 

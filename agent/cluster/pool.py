@@ -15,7 +15,8 @@ from typing import Any
 
 from agent.cluster.interface import Actor, ClusterError, WorkerLostError
 from agent.rollout import RolloutDriver
-from sleuth.types import Observation, Question, Sampling, Segment, Trajectory
+from sleuth.failures import ends_run
+from sleuth.types import Failure, Observation, Question, Sampling, Segment, Trajectory
 
 log = logging.getLogger("sleuth.cluster")
 _POLL_S = 0.2
@@ -192,9 +193,16 @@ class RolloutPool:
         return _as_wall_time(trajectories, time.monotonic() - started)
 
     def _unplayed(self, question: Question) -> Trajectory:
-        prompt = self.template.environment().reset(question)
-        segments = (Segment("prompt", prompt.token_ids),) if isinstance(prompt, Observation) else ()
-        return Trajectory(question, segments, (), "worker_lost", {"generate": 0.0, "retrieve": 0.0})
+        segments: tuple[Segment, ...] = ()
+        try:
+            prompt = self.template.environment().reset(question)
+            segments = (Segment("prompt", prompt.token_ids),) if isinstance(prompt, Observation) else ()
+        except Exception as error:  # unscored already; environments are anybody's code
+            if ends_run(error):
+                raise
+        failure = Failure("its rollout worker", "WorkerLostError: lost or late too often")
+        times = {"generate": 0.0, "retrieve": 0.0}
+        return Trajectory(question, segments, (), "worker_lost", times, failure=failure)
 
 
 @dataclass(slots=True)

@@ -207,7 +207,8 @@ class _ControllerBuild:
     def __call__(self) -> Controller:
         from agent.policies.loading import load_codec
 
-        template = self.plan.with_retriever(None)(None, load_codec(self.plan.model))
+        codec = load_codec(self.plan.model, trust_remote_code=self.plan.policy.trust_remote_code)
+        template = self.plan.with_retriever(None)(None, codec)
         return Controller(self.workers, template, self.patience, self.keep)
 
 

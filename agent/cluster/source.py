@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.cluster.controller import Control
 from agent.learning.rollouts import GroupRollouts, RolloutRecord
-from agent.learning.sources import Upcoming, first_row, gathered
+from agent.learning.sources import Upcoming, first_row, gathered, model_for
 from agent.policies.weights import LiveWeights, send
 from agent.rollout import RolloutDriver
 from sleuth.errors import TrainingError
@@ -45,7 +45,8 @@ class ClusterSource:
 
     With ``ahead`` 0 a rollout is played when the trainer asks for it. Otherwise the next ``ahead`` rollouts are played
     during the update, each with the newest weights at its start: they are at most ``ahead`` rollouts old when they are
-    used, independent of timing, so that an asynchronous run is reproducible.
+    used, independent of timing, so that an asynchronous run is reproducible. What the trained model has to judge is
+    judged when a rollout is used, with the weights of then.
     """
 
     def __init__(
@@ -99,14 +100,20 @@ class ClusterSource:
             started = time.perf_counter()
             step, offset = int(trainer.state.global_step), first_row(len(prompts), trainer)
             if not self._ahead:
-                record = self._rollouts.play(prompts, step, offset, driver)
+                with model_for(self._rollouts, trainer) as model:
+                    record = self._rollouts.play(prompts, step, offset, driver, model)
             else:
                 self._begin({step: prompts} | self._coming(trainer, len(prompts)), offset, driver)
                 planned, future = self._under_way.pop(step)
                 if planned != prompts:
                     raise TrainingError("the trainer asks for questions that were not the ones played ahead")
                 record = future.result()
-            return self._with_figures(record, step, time.perf_counter() - started)
+            waited = time.perf_counter() - started - record.metrics.get("time/credit", 0.0)
+            record = self._with_figures(record, step, waited)
+        if self._ahead and self._rollouts.needs_model:
+            with model_for(self._rollouts, trainer) as model:
+                return self._rollouts.judge(record, model)
+        return record
 
     def close(self) -> None:
         """Stop playing ahead; running rollouts end with the cluster."""

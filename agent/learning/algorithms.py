@@ -86,6 +86,20 @@ def spelled_out(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+BY_TOKEN = frozenset({"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"})
+"""Losses that give every token its own advantage, with one ratio per token. One ratio per sequence, as LUSPO has too,
+spreads the mean of a trajectory's advantages over its tokens; VESPO weights a sequence by the sign of its advantage."""
+
+
+def by_token_refused(loss: str, importance: str) -> str | None:
+    """Why advantages that differ within a trajectory do not go with ``loss`` and ``importance``; None where they do."""
+    if importance == "sequence":
+        return "advantages that differ by turn need importance token: a sequence's ratio spreads them over all tokens"
+    if loss not in BY_TOKEN:
+        return f"advantages that differ by turn do not go with loss {loss}: choose {', '.join(sorted(BY_TOKEN))}"
+    return None
+
+
 def contradiction(loss: str, importance: str) -> str | None:
     """Why ``loss`` and ``importance`` do not go together, in one line; None where they do."""
     if loss in SEQUENCE_ONLY and importance != "sequence":

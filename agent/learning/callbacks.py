@@ -44,6 +44,7 @@ class StageTimer(TrainerCallback):  # type: ignore[misc]
             if not metrics[f"time/{stage}"]:  # a further update on the same rollout
                 metrics[f"time/{stage}"].append(0.0)
         rollout = sum(metrics[f"time/{stage}"][-1] for stage in _ROLLOUT)
+        rollout += sum(metrics.get("time/credit") or [0.0])  # only where turns are judged
         metrics["time/reference"].append(reference)
         metrics["time/update"].append(max(whole - reference - rollout, 0.0))
         metrics["time/step"].append(whole)
@@ -203,7 +204,6 @@ def collapse_signs(logs: Mapping[str, Any], limits: MonitorSettings, *, searches
         ("rollout/answered", limits.min_answered, False),
         ("rollout/searched", limits.min_searched if searches else None, False),
         ("rollout/invalid_turns", limits.max_invalid, True),
-        ("rollout/unscored", limits.max_unscored, True),
         ("groups/flat", limits.max_flat, True),
         ("check/logprob_gap", limits.max_logprob_gap, True),
     ]

@@ -22,6 +22,7 @@ from agent.learning.callbacks import (
     StageTimer,
 )
 from agent.learning.checkpoints import publish_policy
+from agent.learning.credit.turn_scores import TurnScorer
 from agent.learning.importance import importance_of
 from agent.learning.mixture import mixture, spare_question
 from agent.learning.options import load_trained, on_one_device, optimizer_options, runtime_options
@@ -29,7 +30,7 @@ from agent.learning.rollouts import Driver, GroupRollouts, RolloutRecord, Scorer
 from agent.learning.sharing import shared
 from agent.learning.sources import MakeSource, Upcoming, local_source
 from agent.learning.stability import trl_options
-from agent.policies.adapters import peft_config
+from agent.policies.adapters import peft_config, refuse_second_adapter
 from agent.rollout import RolloutDriver
 from hub.callbacks import CompletionMarker, LogToSink
 from sleuth.artifacts import atomic_write
@@ -120,12 +121,19 @@ def make_trainer(job: GrpoJob) -> Any:
     from datasets import Dataset
     from transformers import PrinterCallback
 
+    from agent.learning.answer_logprobs import AnswerReader
     from agent.learning.trainer import MeasuredGRPOTrainer
 
     settings, data = job.settings, job.data
     sizes = [len(source) for source in data.sources]
     model, codec = load_trained(job.policy, job.model_name, settings.lora)
+    if settings.lora and hasattr(model, "peft_config"):
+        refuse_second_adapter(job.model_name)
     credit = settings.credit.open()
+    environment = job.make_driver(None, codec).environment()
+    args = grpo_config(settings, job.policy, job.layout.checkpoints, job.seed, environment.total_tokens)
+    scorer: TurnScorer | None = getattr(credit, "scorer", None)
+    reads = scorer is not None and scorer.needs_model
     rollouts = GroupRollouts(
         data.questions,
         job.scorer,
@@ -136,23 +144,24 @@ def make_trainer(job: GrpoJob) -> Any:
         seed=job.seed,
         oversample=settings.oversample,
         spare=spare_question(sizes, data.weights),
+        turn_scorer=scorer,
+        read=AnswerReader(codec, environment, args.per_device_train_batch_size).of if reads else None,
     )
     updates = settings.minibatches * settings.iterations
     order = mixture(sizes, data.weights, -(-settings.steps // updates) * settings.questions, job.seed)
-    total_tokens = job.make_driver(None, codec).environment().total_tokens
-    args = grpo_config(settings, job.policy, job.layout.checkpoints, job.seed, total_tokens)
     make_source = job.make_source or local_source(job.policy, job.model_name, settings.lora, job.make_driver)
     source = make_source(model, codec, rollouts, _upcoming(order, settings))
     trainer = MeasuredGRPOTrainer(
         source=source,
         credit=credit,
+        max_unscored=settings.monitors.max_unscored,
         importance=importance_of(settings, differs=source.stale or source.apart),
         keep=_keep_trajectories(job.layout) if settings.save_trajectories else None,
         model=model,
         args=args,
         train_dataset=Dataset.from_list([{"prompt": str(position)} for position in order]),
         processing_class=codec.tokenizer,
-        peft_config=None if hasattr(model, "peft_config") else peft_config(settings.lora),
+        peft_config=peft_config(settings.lora),
     )
 
     trainer.remove_callback(PrinterCallback)
@@ -218,6 +227,7 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
         ref_model_sync_steps=settings.sync_reference or 512,
         gradient_checkpointing=settings.gradient_checkpointing,
         model_init_kwargs={"dtype": policy.dtype, "attn_implementation": policy.attention},  # for the reference
+        trust_remote_code=policy.trust_remote_code,  # for the reference too
         shuffle_dataset=False,
         disable_dropout=True,
         save_steps=settings.save_steps,

@@ -14,6 +14,8 @@ LEAST_SAVING = 0.1
 
 Scored = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 """Log-probs and entropies [rows, kept columns], and an auxiliary loss."""
+Score = Callable[[torch.Tensor, torch.Tensor, int, torch.Tensor | None], Scored]
+"""(ids, attention mask, how many of the last columns count, which of those are read or None for all) -> scores."""
 
 
 def length_groups(lengths: Sequence[int]) -> list[list[int]]:
@@ -37,18 +39,24 @@ def positions_saved(place: int, rows: Sequence[int], lengths: Sequence[int]) -> 
 
 
 def score_trimmed(
-    score: Callable[[torch.Tensor, torch.Tensor, int], Scored],
+    score: Score,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     keep: int,
     *,
     split: bool,
+    left: bool = True,
+    read: torch.Tensor | None = None,
 ) -> Scored:
     """The result of ``score`` for rows [rows, columns], of which the last ``keep`` columns count, with less padding.
 
     Columns that are padding in every row of a group are removed on both sides; log-probs and entropies are 0 there.
-    ``split`` False keeps all rows in one group, for processes that must call the model equally often.
+    ``split`` False keeps all rows in one group, for processes that must call the model equally often. ``left`` False
+    moves every row to the first column, so that all padding comes after what it could influence. ``read`` [rows, keep]
+    says which tokens' scores are read; None: all.
     """
+    if not left:
+        return _score_moved(score, input_ids, attention_mask, keep, split=split, read=read)
     columns = attention_mask.shape[1]
     present = attention_mask.bool()
     begins = present.int().argmax(dim=1).tolist()
@@ -60,7 +68,8 @@ def score_trimmed(
         begin = min(min(begins[row] for row in rows), columns - keep - 1)
         end = max(max(ends[row] for row in rows), columns - keep + 1)
         window = (input_ids[rows, begin:end], attention_mask[rows, begin:end])
-        logps, entropies, auxiliary = score(*window, keep - (columns - end))
+        kept = keep - (columns - end)
+        logps, entropies, auxiliary = score(*window, kept, None if read is None else read[rows, :kept])
         widened = None if entropies is None else pad(entropies, (0, columns - end))
         parts.append((pad(logps, (0, columns - end)), widened, auxiliary))
     order = torch.tensor([row for rows in groups for row in rows], device=input_ids.device).argsort()
@@ -71,3 +80,27 @@ def score_trimmed(
         torch.cat(entropy_parts)[order] if entropy_parts else None,
         torch.stack(auxiliaries).mean() if auxiliaries else None,
     )
+
+
+def _score_moved(
+    score: Score,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    keep: int,
+    *,
+    split: bool,
+    read: torch.Tensor | None,
+) -> Scored:
+    """As ``score_trimmed``, for rows without padding on the left. Prompts are scored too: they end in any column."""
+    columns = attention_mask.shape[1]
+    places = torch.arange(columns, device=attention_mask.device)
+    begins = attention_mask.bool().int().argmax(dim=1, keepdim=True)
+    source = places + begins
+    mask = attention_mask.gather(1, source.clamp(max=columns - 1)) * (source < columns)
+    ids = input_ids.gather(1, source.clamp(max=columns - 1))
+    if read is not None:
+        read = (pad(read, (columns - keep, 0)).gather(1, source.clamp(max=columns - 1)) & mask.bool())[:, 1:]
+    logps, entropies, auxiliary = score_trimmed(score, ids, mask, columns - 1, split=split, read=read)
+    # The first token has no log-prob: that of the token in column c stands at c - 1.
+    where = (places[columns - keep :] - begins - 1).clamp(min=0)
+    return logps.gather(1, where), None if entropies is None else entropies.gather(1, where), auxiliary

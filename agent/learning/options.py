@@ -18,7 +18,11 @@ def load_trained(policy: PolicySettings, name: str, lora: LoraSettings | None) -
     """
     if not lora and not adapter_base(resolve_model(name)):
         policy = policy.model_copy(update={"dtype": "float32"})
-    return load_policy_model(policy, name, trainable=True)
+    model, codec = load_policy_model(policy, name, trainable=True)
+    text = model.config.get_text_config()
+    if hasattr(text, "num_local_experts") and not hasattr(text, "num_experts"):
+        text.num_experts = text.num_local_experts  # as TRL's load-balancing loss reads it, of Granite's models too
+    return model, codec
 
 
 def optimizer_options(settings: OptimizerSettings) -> dict[str, Any]:

@@ -13,7 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from agent.learning.credit.assign import assign, is_flat
+from agent.learning.credit.turn_scores import AnswerLogprobs, TurnScorer
 from agent.learning.mixture import spare_question
+from sleuth.errors import TrainingError
+from sleuth.failures import FailureLog, scored_by
 from sleuth.protocols import Credit, Environment
 from sleuth.seeding import derive_seed
 from sleuth.types import Invalid, Origin, Question, Sampling, ScoredTrajectory, Segment, Trajectory
@@ -62,6 +65,9 @@ class GroupRollouts:
     rollout, so a resumed run samples the same as an uninterrupted one. ``oversample`` above 1 is dynamic sampling
     (DAPO): flat groups are replaced by new questions, up to that many times the batch in total; ``spare`` draws
     their positions from seeds.
+
+    Turns are judged as soon as a group is played, since what they earned decides too whether it is flat. A
+    ``turn_scorer`` that needs the trained model is passed it through ``read``, and judges where it is at hand.
     """
 
     def __init__(
@@ -76,6 +82,8 @@ class GroupRollouts:
         top_p: float = 1.0,
         oversample: float = 1.0,
         spare: Callable[[int], int] | None = None,
+        turn_scorer: TurnScorer | None = None,
+        read: Callable[[Any], AnswerLogprobs] | None = None,
     ) -> None:
         self._questions = questions
         self._scorer = scorer
@@ -85,42 +93,78 @@ class GroupRollouts:
         self._seed = seed
         self._oversample = oversample
         self._spare = spare or spare_question([len(questions)], [1.0])
+        self._failures = FailureLog()
+        self._turn_scorer = turn_scorer
+        self._read = read
 
-    def play(self, prompts: Sequence[str], step: int, offset: int, driver: Driver) -> RolloutRecord:
+    @property
+    def needs_model(self) -> bool:
+        """Whether turns are judged with the model that is being trained."""
+        return self._turn_scorer is not None and self._turn_scorer.needs_model
+
+    def play(self, prompts: Sequence[str], step: int, offset: int, driver: Driver, model: Any = None) -> RolloutRecord:
         """Play and score ``prompts``, rows ``offset`` and on of the rollout before optimizer step ``step``.
 
-        Has no side effects, so rollouts may be played ahead, each with its own ``driver``.
+        Has no side effects, so rollouts may be played ahead, each with its own ``driver``. Without the trained
+        ``model``, what needs it is left to ``judge``.
         """
         places = [(int(prompt), f"row {offset + row}") for row, prompt in enumerate(prompts)]
-        scored, seconds = self._play(places, step, driver)
+        scored, seconds = self._play(places, step, driver, model)
         replaced = 0
         if self._oversample > 1.0:
-            scored, replaced, more = self._replace_flat_groups(scored, step, offset, driver)
-            seconds += more
+            scored, replaced, more = self._replace_flat_groups(scored, step, offset, driver, model)
+            seconds = _added(seconds, more)
         placed = [replace(s, origin=Origin(step, (offset + row) // self._group_size)) for row, s in enumerate(scored)]
-        metrics = summarise(scored) | {"time/score": seconds, "groups/replaced": float(replaced)}
+        metrics = summarise(scored) | seconds | {"groups/replaced": float(replaced)}
         return RolloutRecord(step, _oldest_version(scored, step), placed, metrics)
 
+    def judge(self, record: RolloutRecord, model: Any) -> RolloutRecord:
+        """Add the turn scores of a rollout that was played without the model they need."""
+        scored, seconds = self._with_turn_scores(record.scored, model)
+        return replace(record, scored=scored, metrics={**record.metrics, **seconds, **turn_figures(scored)})
+
+    def _with_turn_scores(
+        self, scored: Sequence[ScoredTrajectory], model: Any
+    ) -> tuple[list[ScoredTrajectory], dict[str, float]]:
+        """Turn scores of what could be scored, and the seconds this took."""
+        if self._turn_scorer is None or (self.needs_model and model is None):
+            return list(scored), {}
+        started = time.perf_counter()
+        answers = self._read(model) if self._read and model is not None else None
+        asked = [s for s in scored if s.reward is not None]
+        found = iter(self._turn_scorer.score([s.trajectory for s in asked], answers))
+        judged = [s if s.reward is None else replace(s, turn_scores=next(found)) for s in scored]
+        return judged, {"time/credit": time.perf_counter() - started}
+
     def _play(
-        self, places: Sequence[tuple[int, str]], step: int, driver: Driver
-    ) -> tuple[list[ScoredTrajectory], float]:
-        """Scored trajectories for pairs (question position, position in the rollout), and the seconds spent scoring."""
+        self, places: Sequence[tuple[int, str]], step: int, driver: Driver, model: Any
+    ) -> tuple[list[ScoredTrajectory], dict[str, float]]:
+        """Scored trajectories for pairs (question position, position in the rollout), and seconds by stage."""
         questions = [self._questions[position % len(self._questions)] for position, _ in places]
         seeds = [derive_seed(self._seed, "rollout", step, position, place) for position, place in places]
         trajectories = driver.run(questions, self.sampling, seeds)
         started = time.perf_counter()
-        scored = self._scorer.score_all(trajectories)
-        return scored, time.perf_counter() - started
+        scored = scored_by(self._scorer.score_all, trajectories)
+        for one in scored:
+            self._failures.note(one.trajectory)
+        seconds = time.perf_counter() - started
+        judged, more = self._with_turn_scores(scored, model)
+        return judged, {"time/score": seconds, **more}
 
     def _replace_flat_groups(
-        self, scored: list[ScoredTrajectory], step: int, offset: int, driver: Driver
-    ) -> tuple[list[ScoredTrajectory], int, float]:
+        self, scored: list[ScoredTrajectory], step: int, offset: int, driver: Driver, model: Any
+    ) -> tuple[list[ScoredTrajectory], int, dict[str, float]]:
         """Flat as far as this process can tell: a scheme that looks beyond a group is shown this process's groups."""
+        if self.needs_model and model is None:
+            raise TrainingError(
+                "flat groups cannot be replaced while the model that judges their turns is busy",
+                "set grpo.oversample to 1, or play rollouts synchronously",
+            )
         size = self._group_size
         groups = cut(scored, size)
         flat = self._flat_places(groups)
         budget = int(len(groups) * self._oversample) - len(groups)
-        drawn, replaced, seconds = 0, 0, 0.0
+        drawn, replaced, seconds = 0, 0, dict[str, float]()
         while flat and drawn < budget:
             take = min(len(flat), budget - drawn)
             seeds = [derive_seed(self._seed, "replacement", step, offset, drawn + i) for i in range(take)]
@@ -130,8 +174,8 @@ class GroupRollouts:
                 for i, position in enumerate(positions)
                 for member in range(size)
             ]
-            played, more = self._play(places, step, driver)
-            drawn, seconds = drawn + take, seconds + more
+            played, more = self._play(places, step, driver, model)
+            drawn, seconds = drawn + take, _added(seconds, more)
             for group in cut(played, size):
                 place = flat[0]
                 changed = [*groups[:place], group, *groups[place + 1 :]]
@@ -147,6 +191,10 @@ class GroupRollouts:
 def training_sampling(temperature: float, top_p: float) -> Sampling:
     """How rollouts are sampled: from the nucleus, with the log-probs that the trainer computes."""
     return Sampling(temperature, top_p, full_logprobs=top_p < 1.0)
+
+
+def _added(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
+    return {name: a.get(name, 0.0) + b.get(name, 0.0) for name in (*a, *b)}
 
 
 def _oldest_version(scored: Sequence[ScoredTrajectory], step: int) -> int:
@@ -209,8 +257,14 @@ def summarise(scored: Sequence[ScoredTrajectory]) -> dict[str, float]:
         metrics["rollout/calls"] = len(calls) / count
         metrics["time/tools"] = sum(t.timings.get("tools", 0.0) for t in trajectories)
         metrics["rollout/failed_calls"] = sum(bool(turn.failure) for turn in calls) / len(calls)
-    for name in scored[0].parts:
+    for name in dict.fromkeys(name for s in scored for name in s.parts):
         values = [value for s in scored if (value := s.parts.get(name)) is not None]
         if values:
             metrics[f"reward/{name}"] = sum(values) / len(values)
-    return metrics
+    return metrics | turn_figures(scored)
+
+
+def turn_figures(scored: Sequence[ScoredTrajectory]) -> dict[str, float]:
+    """The mean score of the turns that were judged, and how many were for each trajectory; nothing if none was."""
+    values = [value for s in scored for value in s.turn_scores or () if value is not None]
+    return {"turns/score": sum(values) / len(values), "turns/judged": len(values) / len(scored)} if values else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
 
 from agent.codec import HFCodec
@@ -66,9 +66,9 @@ class LocalSource:
         self._loaded: int | None = None
 
     def rollout(self, prompts: list[str], trainer: Any) -> RolloutRecord:
-        with self.current(trainer) as driver:
+        with self.current(trainer) as driver, model_for(self._rollouts, trainer, held=self._lent) as model:
             return self._rollouts.play(
-                prompts, int(trainer.state.global_step), first_row(len(prompts), trainer), driver
+                prompts, int(trainer.state.global_step), first_row(len(prompts), trainer), driver, model
             )
 
     @contextmanager
@@ -117,6 +117,13 @@ def gathered(trainer: Any) -> AbstractContextManager[Any]:
 
     whole: AbstractContextManager[Any] = unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator)
     return whole
+
+
+def model_for(rollouts: GroupRollouts, trainer: Any, *, held: bool = False) -> AbstractContextManager[Any]:
+    """The trained model, if ``rollouts`` judges turns with it; ``held``: its complete weights are gathered already."""
+    if not rollouts.needs_model:
+        return nullcontext()
+    return nullcontext(trainer.accelerator.unwrap_model(trainer.model_wrapped)) if held else gathered(trainer)
 
 
 def _tell(policy: TrainablePolicy, what: str) -> None:

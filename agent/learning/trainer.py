@@ -20,11 +20,21 @@ from safetensors.torch import load_model
 from trl import GRPOTrainer
 
 from agent.learning.checkpoints import REFERENCE
-from agent.learning.credit.assign import TokenAdvantages, assign, is_flat, mean_advantage
+from agent.learning.credit.assign import (
+    TokenAdvantages,
+    advantages_kept,
+    assign,
+    is_flat,
+    mean_advantage,
+    refuse_by_token,
+)
 from agent.learning.importance import Importance, share
-from agent.learning.length_groups import score_trimmed
+from agent.learning.length_groups import Scored, score_trimmed
+from agent.learning.masked import HeadShield, check_sampled, sampled_tokens, without_masked
 from agent.learning.rollouts import RolloutRecord, cut, to_row
 from agent.learning.sources import RolloutSource, first_row
+from agent.learning.unscored import SCALE, check_unscored, factor_of, weigh_scored
+from agent.policies.kv_cache import is_recurrent
 from sleuth.errors import TrainingError
 from sleuth.protocols import Credit
 from sleuth.types import ScoredTrajectory
@@ -43,7 +53,10 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's trainer on a source of rollouts, with our own advantages. What it overrides, and why:
 
     - ``_generate_and_score_completions``: advantages are a scheme's, per token; TRL has one scheme, per row.
-    - ``_get_per_token_logps_and_entropies``: rows of similar length are batched together; passes are timed.
+    - ``_prepare_inputs``: TRL counts unscored rows where a loss is a mean over rows, so the others' loss is scaled.
+    - ``_get_per_token_logps_and_entropies``: rows of similar length are batched together, those for recurrent layers
+      without padding before them; passes are timed; what stands at masked positions is replaced, since TRL only
+      multiplies it by 0.
     - ``_compute_loss``: importance ratios for tokens of older policies, and metrics of what the loss reads.
     - ``get_off_policy_mask``, ``get_high_entropy_mask``: TRL does not log what it drops.
     - ``log``: TRL writes means over micro-batches, but some metrics are maxima or sums.
@@ -54,12 +67,16 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     reported for a policy token and the one recomputed here before the first update after a rollout.
     ``check/masked_tokens`` counts the tokens that the loss reads. Both cover all micro-batches and processes.
 
-    ``importance`` weighs sampled tokens by importance ratios; None: no ratios. ``keep`` is called with every rollout of
-    this process, including advantages.
+    ``importance`` weighs sampled tokens by importance ratios; None: no ratios. ``max_unscored`` is the share of a
+    rollout that may be unscored; above it, a checkpoint is saved and TrainingError raised. ``keep`` is called with
+    every rollout of this process, including advantages.
     """
 
     sampled_at_step = -1
     """The optimizer step before which the current rollout was sampled."""
+    beta: float
+    entropy_coef: float
+    """TRL's coefficients of the KL term and of the entropy bonus."""
 
     def __init__(
         self,
@@ -67,16 +84,21 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         source: RolloutSource,
         credit: Credit,
         importance: Importance | None = None,
+        max_unscored: float = 1.0,
         keep: Callable[[RolloutRecord], None] | None = None,
         **of_trl: Any,
     ) -> None:
         self.importance = importance
         self.source = source
         self._credit = credit
+        self._max_unscored = max_unscored
         self._keep = keep
+        self._sampled: torch.Tensor | None = None
         self._weighing: dict[str, torch.Tensor] | None = None
         self._reference_seconds = 0.0
         super().__init__(reward_funcs=self.reward, rollout_func=self._roll_out, **of_trl)
+        self._head = HeadShield(self.model)
+        self._recurrent = is_recurrent(self.model)
         for model in (self.model, self.ref_model):
             if model is not None:
                 model.register_forward_pre_hook(_count_positions, with_kwargs=True)
@@ -85,11 +107,17 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         """TRL's ``rollout_func``: as many rows as prompts, in order."""
         record = self.source.rollout(prompts, self)
         advantages, flat = self._advantages_of(record.scored)
+        refuse_by_token(advantages, self.loss_type, self.importance_sampling_level)
         scored = [_recorded(s, row) for s, row in zip(record.scored, advantages, strict=True)]
         self._record = replace(record, scored=scored, metrics={**record.metrics, "groups/flat": flat})
         self.sampled_at_step = record.version
         if self._keep:
             self._keep(self._record)
+        error = check_unscored(scored, self._max_unscored, self.state.global_step)
+        if error is not None:
+            self._save_checkpoint(self.model, trial=None)
+            self.callback_handler.on_save(self.args, self.state, self.control)
+            raise error
         ends = [*self.eos_token_ids, self._tokenizer.pad_token_id]  # those of TRL's rule
         rows = [to_row(s, self.processing_class.eos_token_id, ends) for s in scored]
         self._advantages = [_over_columns(a, row.mask) for a, row in zip(advantages, rows, strict=True)]
@@ -119,9 +147,19 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         columns = output["completion_ids"].shape[1]
         padded = [row + [0.0] * (columns - len(row)) for row in self._advantages]
         output["advantages"] = torch.tensor(padded, device=output["completion_ids"].device)
+        known = [scored.reward is not None for scored in self._record.scored]
+        output["scored"] = torch.tensor(known, device=output["completion_ids"].device)
         # TRL compares rewards, with its own tolerance; groups/flat is computed from the advantages.
         self._metrics["train" if self.model.training else "eval"].pop("frac_reward_zero_std", None)
         return output
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._buffered_inputs is not before:  # a new rollout, shuffled and cut into micro-batches
+            steps = self.args.gradient_accumulation_steps
+            weigh_scored(self._buffered_inputs, steps, self.accelerator.reduce)
+        return inputs
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -133,15 +171,28 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> Any:
         started = time.perf_counter()
-        theirs = super()._get_per_token_logps_and_entropies
+        theirs, sampled = super()._get_per_token_logps_and_entropies, self._sampled
+
+        def score(ids: torch.Tensor, mask: torch.Tensor, keep: int, read: torch.Tensor | None) -> Scored:
+            with self._head.showing(read):
+                found: Scored = theirs(model, ids, mask, keep, *args, **kwargs)
+            return found
+
         result = score_trimmed(
-            lambda ids, mask, keep: theirs(model, ids, mask, keep, *args, **kwargs),
+            score,
             input_ids,
             attention_mask,
             logits_to_keep,
             # A load-balancing loss needs all rows at once.
             split=self.accelerator.num_processes == 1 and not kwargs.get("compute_aux_loss"),
+            # TRL pads prompts on the left, which not every recurrent layer or kernel skips.
+            left=not self._recurrent,
+            read=sampled,
         )
+        if sampled is not None:
+            logps, entropies, auxiliary = result
+            entropies = None if entropies is None else torch.where(sampled, entropies, 0.0)
+            result = (torch.where(sampled, logps, 0.0), entropies, auxiliary)
         if torch.is_grad_enabled():
             self._current_logps = result[0].detach()
             if self._weighing is not None and self.importance is not None:
@@ -178,12 +229,19 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return taken
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        inputs = dict(inputs)
+        self._sampled = sampled_tokens(inputs)
+        inputs = without_masked(inputs, self._sampled)
+        rows, batches = inputs.pop(SCALE, torch.ones(2)).tolist()
+        scale, beta, bonus = factor_of(self.loss_type, rows, batches), self.beta, self.entropy_coef
+        if scale != 1.0:
+            inputs["advantages"], self.beta = inputs["advantages"] * scale, beta * scale
+        self.entropy_coef = bonus * batches
         self._weighing = inputs if self.importance is not None else None
         try:
             loss: torch.Tensor = super()._compute_loss(model, inputs)
         finally:
-            self._weighing = None
+            self._weighing, self._sampled, self.beta, self.entropy_coef = None, None, beta, bonus
+        check_sampled(self._current_logps, inputs, self.state.global_step)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self.state.global_step}: stopped before the update",
@@ -237,8 +295,9 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
 
 def _recorded(scored: ScoredTrajectory, advantages: TokenAdvantages) -> ScoredTrajectory:
+    kept = advantages_kept(advantages, scored.trajectory.turn_lengths)
     origin = scored.origin
-    return replace(scored, origin=origin and replace(origin, advantage=mean_advantage(advantages)))
+    return replace(scored, origin=origin and replace(origin, advantage=mean_advantage(advantages), advantages=kept))
 
 
 def _over_columns(advantages: TokenAdvantages, mask: Sequence[int]) -> list[float]:

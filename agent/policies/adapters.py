@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hub.adapters import lora_config
 from hub.config import LoraSettings
-from sleuth.errors import PolicyError
+from sleuth.errors import ConfigError, PolicyError
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +20,14 @@ _TASK = "CAUSAL_LM"
 def peft_config(settings: LoraSettings | None) -> Any:
     """peft's LoraConfig of these settings; None without an adapter."""
     return None if settings is None else lora_config(settings, task_type=_TASK)
+
+
+def refuse_second_adapter(name: str) -> NoReturn:
+    """The error of ``grpo.lora`` beside a model that is an adapter itself: only one of them can be trained."""
+    raise ConfigError(
+        f"policy.model '{name}' is an adapter already, and grpo.lora would add a second one",
+        "leave grpo.lora out to train that adapter, or name a model into which it is merged",
+    )
 
 
 def write_adapter(folder: Path, state: Mapping[str, torch.Tensor], known: Mapping[str, Any]) -> None:

@@ -106,7 +106,7 @@ def choose_backend(settings: PolicySettings, model: str) -> str:
 
         source = resolve_model(model)
         base = adapter_base(source)
-        reason = why_unusable(resolve_model(base) if base else source)
+        reason = why_unusable(resolve_model(base) if base else source, trust_remote_code=settings.trust_remote_code)
         log.warning("policy.backend auto takes %s", f"transformers: {reason}" if reason else "vllm")
         return "transformers" if reason else "vllm"
     check_backend(settings.backend)
@@ -147,7 +147,13 @@ def _transformers(settings: PolicySettings, name: str, lora: LoraSettings | None
 def _around(settings: PolicySettings, model: Any, codec: HFCodec) -> TrainablePolicy:
     from agent.policies.transformers_policy import TransformersPolicy
 
-    return TransformersPolicy(model, codec, max_rows=settings.max_rows, keep_cache=settings.keep_cache)
+    return TransformersPolicy(
+        model,
+        codec,
+        max_rows=settings.max_rows,
+        keep_cache=settings.keep_cache,
+        cache_bytes=settings.cache_bytes,
+    )
 
 
 def _vllm(settings: PolicySettings, name: str, lora: LoraSettings | None) -> Opened:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, LinearAttentionCacheLayerMixin
 
 _SLACK = 64
 """Columns allocated in advance, so that a decoding step writes in place instead of copying the cache."""
@@ -42,6 +42,15 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = (buffer[..., :end, :] for buffer in self._buffers)
         return self.keys, self.values
 
+    @property
+    def allocated(self) -> int:
+        """Columns there is room for; ``keys`` and ``values`` use a part."""
+        return self._buffers[0].shape[-2] if self.is_initialized else 0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self._buffers) if self.is_initialized else 0
+
     def replace(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Replace the states by these [rows, heads, columns, head_dim]."""
         self._hold(keys, values, room=0)
@@ -64,11 +73,26 @@ class RowCache:
     tokens whose states row i holds, in order.
     """
 
-    def __init__(self, episodes: Sequence[str], layers: int, device: torch.device) -> None:
+    def __init__(self, episodes: Sequence[str], model: Any) -> None:
         self.episodes = list(episodes)
         self.tokens: list[list[int]] = [[] for _ in episodes]
-        self.cache = Cache(layers=[GrowingLayer() for _ in range(layers)])
-        self.mask = torch.zeros((len(episodes), 0), dtype=torch.long, device=device)
+        self.cache = Cache(layers=cache_layers(model))
+        self.mask = torch.zeros((len(episodes), 0), dtype=torch.long, device=model.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows' keys and values; of layers of other kinds nothing, as they are never kept."""
+        return sum(layer.nbytes for layer in self.cache.layers if isinstance(layer, GrowingLayer))
+
+    @property
+    def allocated(self) -> int:
+        """Columns there is room for."""
+        return max((layer.allocated for layer in self.cache.layers if isinstance(layer, GrowingLayer)), default=0)
+
+    def columns_after(self, prefixes: Sequence[Sequence[int]], budget: int) -> int:
+        """The columns allocated once each row has been given the rest of its prefix and ``budget`` tokens."""
+        new = max(len(prefix) - len(held) for prefix, held in zip(prefixes, self.tokens, strict=True))
+        return int(self.mask.shape[1]) + new + budget + _SLACK
 
     def fits(self, row: int, prefix: Sequence[int]) -> bool:
         """Whether ``prefix`` extends the tokens of row ``row`` by at least one."""
@@ -114,9 +138,24 @@ class RowCache:
             layer.replace(*(s.gather(2, where) for s in states))
 
 
-def keeps_rows(config: Any) -> bool:
-    """Whether all layers have full attention, so that the cache may have holes."""
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    sliding = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
-    return kinds == {"full_attention"} and sliding is None
+def cache_layers(model: Any) -> list[Any]:
+    """transformers' own cache layers for ``model``, except that those of full attention grow in place.
+
+    Only the model's own kinds will do: a recurrent layer asks its cache for a state, not for keys.
+    """
+    layers = DynamicCache(config=model.config).layers
+    return [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in layers]
+
+
+def is_recurrent(model: Any) -> bool:
+    """Whether a layer carries a state from token to token (state space, linear attention, short convolution)."""
+    layers = cache_layers(model)
+    return bool(model._is_stateful) or any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+
+
+def keeps_rows(model: Any) -> bool:
+    """Whether all layers have full attention, so that the cache may have holes.
+
+    A window counts columns, holes included, and a recurrent state cannot be rid of the padding it has read.
+    """
+    return not is_recurrent(model) and all(isinstance(layer, GrowingLayer) for layer in cache_layers(model))

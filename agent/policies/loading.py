@@ -9,7 +9,7 @@ from agent.codec import HFCodec
 from agent.config import PolicySettings
 from hub import adapters, models
 from hub.models import ModelKind
-from sleuth.errors import ConfigError, PolicyError
+from sleuth.errors import ConfigError, PolicyError, first_line
 
 POLICY = ModelKind("policy", PolicyError)
 _TOKENIZER = ModelKind("tokenizer", PolicyError)
@@ -42,6 +42,26 @@ def load_policy_model(settings: PolicySettings, name: str, *, trainable: bool = 
     return model.to(pick_device(settings.device)), codec
 
 
+def read_config(settings: PolicySettings) -> Any:
+    """The transformers configuration of ``settings.model``, or of its base if it is an adapter; no weights are read.
+
+    Raises PolicyError if it cannot be had, as of a hub name without a network.
+    """
+    from transformers import AutoConfig
+
+    source = resolve_model(settings.model or "")
+    base = adapter_base(source)
+    try:
+        return AutoConfig.from_pretrained(
+            resolve_model(base) if base else source, trust_remote_code=settings.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise PolicyError(
+            f"cannot read the configuration of policy.model '{settings.model}': {first_line(error)}",
+            "policy.trust_remote_code=true runs it" if "custom code" in str(error) else "",
+        ) from None
+
+
 def load_codec(name: str, *, trust_remote_code: bool = False) -> HFCodec:
     """The tokenizer of a policy as a codec; for an adapter without one, its base model's."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -55,7 +75,22 @@ def load_codec(name: str, *, trust_remote_code: bool = False) -> HFCodec:
     loader: Any = PreTrainedTokenizerFast if generic else AutoTokenizer
     extra = {} if generic else {"trust_remote_code": trust_remote_code}
     with models.loading(name, _TOKENIZER):
-        return HFCodec(loader.from_pretrained(source, padding_side="left", **extra))
+        tokenizer = loader.from_pretrained(source, padding_side="left", **extra)
+    return HFCodec(tokenizer, _end_tokens(source, trust_remote_code))
+
+
+def _end_tokens(source: str, trust_remote_code: bool) -> list[int]:
+    """The tokens at which the model's own settings end a text (Llama 3 has three); none beside a bare tokenizer."""
+    from transformers import AutoConfig, GenerationConfig
+
+    for settings, extra in ((GenerationConfig, {}), (AutoConfig, {"trust_remote_code": trust_remote_code})):
+        try:
+            named = settings.from_pretrained(source, **extra).eos_token_id
+        except (OSError, ValueError, AttributeError):
+            continue
+        if named is not None:
+            return [named] if isinstance(named, int) else list(named)
+    return []
 
 
 def resolve_model(name: str) -> str:

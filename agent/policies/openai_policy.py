@@ -86,7 +86,7 @@ class OpenAIPolicy:
             "skip_special_tokens": False,
             "spaces_between_special_tokens": False,
         }  # stop strings may be such tokens
-        body["stop_token_ids"] = [self._codec.eos_token_id]
+        body["stop_token_ids"] = list(self._codec.end_token_ids)
         ids: list[int] = []
         logprobs: list[float] = []
         end: str | None = None

@@ -13,6 +13,9 @@ _TEXT = (
     "First find the author, then the place of birth, then the river. 1 2 3, and 4 5 6."
 )
 _LONGEST = 64
+ROUNDING = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
+"""Tolerated difference, in nats, of the log-probs of one text by two ways to compute them: kernels and rounding differ.
+What is wrong with weights or padding moves them by more."""
 
 
 def probe_tokens(codec: TextCodec) -> list[int]:

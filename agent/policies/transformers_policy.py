@@ -9,9 +9,13 @@ from typing import Any
 
 import torch
 
+from agent.policies.kept_caches import KeptCaches
 from agent.policies.kv_cache import RowCache, keeps_rows
+from agent.policies.row_check import check_rows
 from agent.policies.sampler import pick, uniforms
 from agent.policies.weights import put_into
+from hub.context import context_length
+from sleuth.errors import PolicyError
 from sleuth.protocols import OnToken, TextCodec, Weights
 from sleuth.types import FinishReason, Generation, Request, Sampling
 
@@ -32,7 +36,9 @@ class _Row:
 class TransformersPolicy:
     """Generates with a causal language model in this process: its own, or the one being trained.
 
-    ``max_rows`` bounds the batch, not the result.
+    ``max_rows`` bounds the batch, not the result. ``cache_bytes`` bounds what is kept between turns; None: no bound, 0:
+    nothing is. Only with full attention is anything kept; other models encode the prefix anew each turn. Raises
+    PolicyError for a model whose rows cannot be batched.
     """
 
     trainable = True
@@ -44,19 +50,29 @@ class TransformersPolicy:
         *,
         max_rows: int = 64,
         keep_cache: bool = True,
+        cache_bytes: int | None = None,
     ) -> None:
         self.model = model
         self._codec = codec
         self._version = 0
         self._max_rows = max_rows
-        self._keep_cache = keep_cache and keeps_rows(model.config)
+        attends_in_full = keeps_rows(model)
+        if not attends_in_full:
+            check_rows(model, codec)
+        self._keep_cache = keep_cache and cache_bytes != 0 and attends_in_full
+        self._kept = KeptCaches(cache_bytes)
+        self._context = context_length(model.config)
         self._ends = _end_tokens(model, codec)
-        self._sessions: list[RowCache] = []
         self._closers: dict[tuple[str, ...], frozenset[int]] = {}
 
     @property
     def version(self) -> int:
         return self._version
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of keys and values kept for the next turn."""
+        return self._kept.nbytes
 
     def load(self, weights: Weights) -> None:
         """Live weights are used as they are; weights sent from elsewhere are copied into the model."""
@@ -65,30 +81,41 @@ class TransformersPolicy:
         else:
             self.model = weights.module
         self._version = weights.version
-        self._sessions = []
+        self._kept.clear()
 
     def release(self, episodes: Iterable[str]) -> None:
-        gone = set(episodes)
-        self._sessions = [s for s in self._sessions if not gone.issuperset(s.episodes)]
+        self._kept.release(episodes)
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, on_token: OnToken | None = None
     ) -> list[Generation]:
+        self._refuse_beyond_context(requests)
         done: dict[str, Generation] = {}
         with torch.no_grad(), _evaluating(self.model):
             for session, batch in self._assign(requests):
+                longest = session.columns_after([r.prefix for r in batch], max(r.max_new_tokens for r in batch))
+                self._kept.make_room(len(batch), longest)
                 for row in self._decode(session, batch, sampling, on_token):
                     assert row.reason is not None
                     done[row.request.episode] = Generation(
                         tuple(row.tokens), tuple(row.logprobs), row.reason, self.version
                     )
+                if self._keep_cache:
+                    self._kept.keep(session)
         return [done[request.episode] for request in requests]
+
+    def _refuse_beyond_context(self, requests: Sequence[Request]) -> None:
+        longest = max((len(r.prefix) + r.max_new_tokens for r in requests), default=0)
+        if self._context is not None and longest > self._context:
+            raise PolicyError(
+                f"a transcript of up to {longest} tokens is beyond the {self._context} positions of the model",
+                f"set environment.total_tokens to {self._context} or less",
+            )
 
     def _assign(self, requests: Sequence[Request]) -> Iterator[tuple[RowCache, list[Request]]]:
         """Each request with the cache that has the start of its prefix, or with a new one."""
         waiting = {request.episode: request for request in requests}
-        kept, self._sessions = self._sessions, []
-        for session in kept:
+        for session in self._kept.once():
             rows = [
                 row
                 for row, episode in enumerate(session.episodes)
@@ -96,15 +123,11 @@ class TransformersPolicy:
             ]
             if rows:
                 session.select(rows)
-                self._sessions.append(session)
                 yield session, [waiting.pop(episode) for episode in session.episodes]
         fresh = sorted(waiting.values(), key=lambda request: len(request.prefix))
         for start in range(0, len(fresh), self._max_rows):
             batch = fresh[start : start + self._max_rows]
-            session = RowCache([r.episode for r in batch], _layer_count(self.model), self.model.device)
-            if self._keep_cache:
-                self._sessions.append(session)
-            yield session, batch
+            yield RowCache([r.episode for r in batch], self.model), batch
 
     def _decode(
         self, session: RowCache, requests: Sequence[Request], sampling: Sampling, on_token: OnToken | None
@@ -154,12 +177,7 @@ class TransformersPolicy:
 def _end_tokens(model: Any, codec: TextCodec) -> frozenset[int]:
     named = model.generation_config.eos_token_id if model.generation_config else None
     more = named if isinstance(named, list) else [] if named is None else [named]
-    return frozenset({codec.eos_token_id, *more})
-
-
-def _layer_count(model: Any) -> int:
-    count: int = model.config.get_text_config().num_hidden_layers
-    return count
+    return frozenset({*codec.end_token_ids, *more})
 
 
 @contextmanager

@@ -33,7 +33,7 @@ class EngineOptions:
 
     model: str
     dtype: str
-    eos_token_id: int
+    end_token_ids: tuple[int, ...]
     max_rows: int
     max_tokens: int | None
     block_size: int | None
@@ -87,7 +87,7 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def why_unusable(model: str) -> str | None:
+def why_unusable(model: str, *, trust_remote_code: bool = False) -> str | None:
     """Why vLLM cannot serve ``model`` here; None if no obstacle is known."""
     if importlib.util.find_spec("vllm") is None:
         return "vllm is not installed"
@@ -100,7 +100,7 @@ def why_unusable(model: str) -> str | None:
         from transformers import AutoConfig
         from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
-        config = AutoConfig.from_pretrained(model).get_text_config()
+        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code).get_text_config()
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         sizes = CPUAttentionBackend.get_supported_head_sizes()
     except Exception as error:  # noqa: BLE001 - a broken installation raises anything
@@ -266,7 +266,7 @@ def parameters(options: EngineOptions, request: Request, sampling: Sampling, on_
         max_tokens=request.max_new_tokens,
         seed=request.seed,
         stop=list(sampling.stop),
-        stop_token_ids=[options.eos_token_id],
+        stop_token_ids=list(options.end_token_ids),
         logprobs=0,
         skip_special_tokens=False,  # a stop string may be a special token, and what is skipped is not looked for
         spaces_between_special_tokens=False,

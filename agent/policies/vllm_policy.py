@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from agent.config import PolicySettings
 from agent.policies.adapters import write_adapter
 from agent.policies.loading import POLICY, adapter_base, load_codec, pick_device, resolve_model
+from agent.policies.probe import ROUNDING
 from agent.policies.vllm_background import BackgroundEngine
 from agent.policies.vllm_engine import Adapter, Engine, EngineOptions, InProcessEngine, memory_folder
 from hub.adapters import adapter_rank
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     import torch
 
     from agent.codec import HFCodec
-
-_GAPS = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
-"""Tolerated log-prob difference between engine and trainer on a probe, in nats: kernels and rounding differ."""
 
 
 class VllmPolicy:
@@ -160,7 +158,7 @@ def open_vllm_policy(
     options = EngineOptions(
         model=resolve_model(base) if base else source,
         dtype=settings.dtype,
-        eos_token_id=codec.eos_token_id,
+        end_token_ids=codec.end_token_ids,
         max_rows=settings.max_rows,
         max_tokens=own.max_tokens,
         block_size=own.block_size,
@@ -177,7 +175,7 @@ def open_vllm_policy(
     kind: Any = AsyncVllmPolicy if own.asynchronous else VllmPolicy
     engine = BackgroundEngine(options) if own.asynchronous else InProcessEngine(options)
     adapter = source if base else None
-    return kind(engine, max_gap=own.max_gap or _GAPS[settings.dtype], adapter=adapter, sleeps=own.sleep), codec
+    return kind(engine, max_gap=own.max_gap or ROUNDING[settings.dtype], adapter=adapter, sleeps=own.sleep), codec
 
 
 def _close(engine: Engine, adapters: tempfile.TemporaryDirectory[str]) -> None:

@@ -79,8 +79,10 @@ def _open(settings: RunSettings, temperature: float, seed: int, source: str | No
     from agent.session import Session
     from cli.chat.commands import Chat
     from cli.chat.view import View
+    from workflows.model_checks import fit_context
     from workflows.wiring import limit_threads, make_policy, make_retriever
 
+    settings = fit_context(settings)
     limit_threads(settings.threads, settings.policy, rows=1)
     searches = settings.environment.kind not in ("direct", "cot")
     retriever = make_retriever(settings.retriever) if searches else None

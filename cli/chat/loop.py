@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FAULTY = 2
 """Exit status of a pipe in which a line could not be processed."""
 UNANSWERED = 3
-"""Exit status of a pipe in which the retriever failed on a question."""
+"""Exit status of a pipe in which the retriever or the environment failed on a question."""
 
 
 def converse(chat: Chat, prompt: PromptSession[str]) -> None:

@@ -92,7 +92,8 @@ class View:
         """Show how the question ended and what it cost."""
         trajectory = exchange.trajectory
         if exchange.failure:
-            self.line(f"the retriever failed: {exchange.failure}", "red")
+            failed = trajectory.failure.by if trajectory.failure else "the retriever"
+            self.line(f"{failed} failed: {exchange.failure}", "red")
         elif trajectory.answer is None:
             self.line(f"no answer: {STOPS.get(trajectory.stop, trajectory.stop)}", "yellow")
         self.line(" · ".join(costs(exchange)), "dim")

@@ -18,6 +18,7 @@ class FreshPassages:
         self._inner = SearchEnvironment(settings, codec)
         self._shown: set[str] = set()
         self.stop_strings = self._inner.stop_strings
+        self.answer_opening = self._inner.answer_opening  # for information gain, see grpo.credit
 
     @property
     def total_tokens(self) -> int:

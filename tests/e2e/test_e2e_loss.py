@@ -8,32 +8,17 @@ from typing import get_args
 
 import pytest
 import torch
-from tiny_job import ENVIRONMENT, WORDS, AlwaysParis, job_of, settings_of
+from tiny_job import WORDS, drive_searching, job_of, settings_of
 
 from agent.config import GrpoSettings
+from agent.learning.algorithms import by_token_refused, contradiction
 from agent.learning.grpo import make_trainer
 from agent.learning.length_groups import length_groups
-from agent.rollout import RolloutDriver
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
-from envs.factory import make_environment
 from hub.config import LoraSettings
 from rewards.config import RewardSettings
 from rewards.scorer import make_scorer
-
-
-class SearchFirst:
-    """Searches whatever the policy says in its first turn, so that every row holds environment tokens."""
-
-    def __init__(self, inner):
-        self._inner, self._turn = inner, 0
-
-    def __getattr__(self, name):
-        return getattr(self._inner, name)
-
-    def step(self, text):
-        self._turn += 1
-        return self._inner.step("<search> Paris </search>" if self._turn == 1 else text)
 
 
 @pytest.fixture(params=["full", "lora"])
@@ -50,12 +35,8 @@ def trainer(request, tmp_path: Path):
         lora=LoraSettings(r=4) if request.param == "lora" else None,
     )
 
-    def driver(policy, codec):
-        make = make_environment(ENVIRONMENT, codec)
-        return RolloutDriver(policy, codec, lambda: SearchFirst(make()), AlwaysParis(), 1)
-
     scorer = make_scorer([RewardSettings.of(kind="exact_match"), RewardSettings.of(kind="format")])
-    job = job_of(folder, tmp_path / "run", settings, make_driver=driver, scorer=scorer)
+    job = job_of(folder, tmp_path / "run", settings, make_driver=drive_searching, scorer=scorer)
     made = make_trainer(job)
     made._buffer = made._generate_and_score_completions([{"prompt": str(i // 2)} for i in range(4)])
     made._buffer["advantages"] = torch.tensor([1.0, -1.0, 0.5, -0.5])
@@ -146,6 +127,55 @@ def test_an_advantage_for_each_token_is_one_for_the_row_in_every_loss(trainer):
             found.append((loss.detach(), gradient))
         torch.testing.assert_close(*found, rtol=1e-5, atol=1e-7)
         assert found[0][1].abs().max() > 0, loss_type
+
+
+def gradient_by_token(trainer, inputs):
+    """Of the loss, by the log-prob of each token of the completions."""
+    compute, leaves = trainer._get_per_token_logps_and_entropies, []
+
+    def cut_off(*args, **kwargs):
+        logps, *rest = compute(*args, **kwargs)
+        leaves.append(logps.detach().requires_grad_())
+        return (leaves[0], *rest)
+
+    trainer._get_per_token_logps_and_entropies = cut_off
+    try:
+        (gradient,) = torch.autograd.grad(loss_of(trainer, inputs), leaves)
+    finally:
+        del trainer._get_per_token_logps_and_entropies
+    return gradient
+
+
+def test_a_turn_s_advantage_reaches_its_own_tokens_in_every_loss_that_is_not_refused(trainer):
+    inputs = {**trainer._buffer}
+    sampled = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
+    trainer.beta = 0.0
+    row = int(sampled.sum(1).argmax())
+    own = sampled[row].nonzero().squeeze(1)
+    first, rest = own[: len(own) // 2], own[len(own) // 2 :]
+    losses = get_args(GrpoSettings.model_fields["loss"].annotation)
+    levels = get_args(GrpoSettings.model_fields["importance"].annotation)
+    refused, mixed = set(), set()
+    for loss_type, level in product(losses, levels):
+        if contradiction(loss_type, level):
+            continue
+        trainer.loss_type, trainer.importance_sampling_level = loss_type, level
+        found = []
+        for later in (1.0, 3.0):
+            advantages = torch.zeros_like(sampled, dtype=torch.float32)
+            advantages[row, first], advantages[row, rest] = 2.0, later
+            found.append(gradient_by_token(trainer, {**inputs, "advantages": advantages}))
+        if by_token_refused(loss_type, level):
+            refused.add((loss_type, level))
+        else:
+            # on the policy that sampled, the descent on a token's loss is its advantage times one constant
+            assert torch.allclose(found[0][row, first] / 2.0, found[0][row, rest[0]], rtol=1e-5), loss_type
+            assert torch.allclose(found[1][row, rest], 3.0 * found[0][row, rest], rtol=1e-5), loss_type
+            assert (found[0][row, own] < 0).all() and (found[0][~sampled] == 0).all()
+        if not torch.allclose(found[0][row, first], found[1][row, first], rtol=1e-5, atol=0.0):
+            mixed.add((loss_type, level))
+    assert mixed == {("grpo", "sequence"), ("sapo", "sequence"), ("luspo", "sequence")}
+    assert refused == {*mixed, ("vespo", "token")}, "VESPO's weight is of a sequence with one advantage"
 
 
 def test_an_unscored_row_moves_nothing(trainer):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_job import WORDS, job_of, settings_of
+from safetensors.torch import load_file
+from tiny_job import WORDS, TokenSum, job_of, settings_of
 
 from agent.config import PolicySettings
 from agent.learning.grpo import make_trainer, train_grpo
@@ -19,7 +20,9 @@ from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from hub.config import LoraSettings
 from sleuth.checkpoints import is_complete
+from sleuth.errors import TrainingError
 from sleuth.layout import GrpoOutcome
+from sleuth.trajectories import read_trajectories
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,34 @@ def test_an_adapter_that_was_there_before_goes_on_where_it_was(folder: Path, tmp
 def test_a_reference_that_follows_the_policy_goes_on_where_it_was(folder: Path, tmp_path: Path):
     settings = settings_of(save_steps=3, eval_steps=3, steps=6, beta=0.5, sync_reference=2, keep_checkpoints=5)
     assert_resumes(job_of(folder, tmp_path / "run", settings), 3)
+
+
+class Breaks(TokenSum):
+    """Raises on every trajectory of the third rollout and later ones, until it is mended."""
+
+    def __init__(self) -> None:
+        self.scored, self.mended = 0, False
+
+    def score(self, trajectory):
+        self.scored += 1
+        if self.scored > 2 * 6 and not self.mended:
+            raise KeyError("table")
+        return super().score(trajectory)
+
+
+def test_a_run_that_could_not_score_enough_stops_and_goes_on_where_it_was(folder: Path, tmp_path: Path):
+    settings = settings_of(beta=0.01, keep_checkpoints=5)  # saves at step 4 only
+    whole = trained(job_of(folder, tmp_path / "whole", settings))
+    job = job_of(folder, tmp_path / "run", settings, scorer=Breaks())
+    with pytest.raises(TrainingError, match=r"^6 of 6 trajectories of step 2 could not be scored \(the scorer: 6\)"):
+        train_grpo(job)
+    assert is_complete(job.layout.checkpoints / "checkpoint-2")
+    kept = list(read_trajectories(job.layout.trajectories))
+    assert [row.reward is None for row in kept] == [False] * 12 + [True] * 6
+    job.scorer.mended = True
+    train_grpo(job, resume=True)
+    again = load_file(job.layout.checkpoints / "checkpoint-4" / "model.safetensors")
+    assert all(torch.equal(whole[name], again[name]) for name in again)
 
 
 def test_training_that_stopped_early_has_ended(folder: Path, tmp_path: Path):

@@ -220,3 +220,17 @@ def test_a_trajectory_without_an_answer_is_truncated_even_if_it_ends_in_an_end_t
     assert (inputs["completion_mask"].sum(1) == 0).tolist() == unanswered
     (ratio,) = trainer._metrics["train"]["completions/clipped_ratio"]
     assert ratio == pytest.approx(sum(unanswered) / 6)
+
+
+def test_a_run_in_float16_outlives_the_overflows_of_its_first_scales(folder, tmp_path, monkeypatch):
+    """As on a GPU: accelerate has no grad scaler on a CPU, torch has."""
+    trainer = make_trainer(job_of(folder, tmp_path, settings_of(steps=8, eval_steps=8, save_steps=8)))
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
+    trainer.accelerator.native_amp = True
+    monkeypatch.setattr(trainer.accelerator.state, "_mixed_precision", "fp16")
+    trainer.train()
+    norms = [line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line]
+    finite = [torch.isfinite(torch.tensor(norm)).item() for norm in norms]
+    skipped = finite.index(True)
+    assert len(finite) == 8 and skipped > 2 and all(finite[skipped:])
+    assert trainer.accelerator.scaler.get_scale() == 2.0 ** (24 - skipped)

@@ -43,6 +43,25 @@ def drive(policy, codec) -> RolloutDriver:
     return RolloutDriver(policy, codec, make_environment(ENVIRONMENT, codec), AlwaysParis(), 1)
 
 
+class SearchFirst:
+    """Searches whatever the policy says in its first turn, so that every row holds environment tokens."""
+
+    def __init__(self, inner):
+        self._inner, self._turn = inner, 0
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def step(self, text):
+        self._turn += 1
+        return self._inner.step("<search> Paris </search>" if self._turn == 1 else text)
+
+
+def drive_searching(policy, codec) -> RolloutDriver:
+    make = make_environment(ENVIRONMENT, codec)
+    return RolloutDriver(policy, codec, lambda: SearchFirst(make()), AlwaysParis(), 1)
+
+
 def settings_of(**more: Any) -> GrpoSettings:
     chosen = {"steps": 4, "questions": 2, "group_size": 3, "eval_steps": 4, "save_steps": 4, "learning_rate": 1e-2}
     return GrpoSettings(**{**chosen, "schedule": "constant", **more})

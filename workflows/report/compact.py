@@ -114,13 +114,17 @@ def _every(groups: Sequence[Any], fraction: float) -> Iterable[Any]:
 
 
 def _row(scored: ScoredTrajectory, tables: Tables, tokenizer: Path | None, full: bool) -> dict[str, Any]:
-    """Short names, since they occur in every row: q question, w reward, p parts, a advantage, g group, t turns."""
+    """Short names, since they occur in every row: q question, w reward, p parts, a advantage, g group, t turns.
+
+    ``as``: advantages by turn, or by sampled token if they differ within a turn; ``ts``: turn scores.
+    """
     played = scored.trajectory
     row: dict[str, Any] = {
         "q": tables.questions.setdefault(played.question, len(tables.questions)),
         "w": _number(scored.reward),
         "p": {name: _number(value) for name, value in scored.parts.items()},
         "stop": played.stop,
+        **({"fail": str(played.failure)} if played.failure else {}),
         "n": [_length(played, source) for source in _SOURCES],
         "sec": {name: _number(value) for name, value in played.timings.items()},
         "t": [
@@ -142,6 +146,10 @@ def _row(scored: ScoredTrajectory, tables: Tables, tokenizer: Path | None, full:
         row["given"] = _hits(played.given, played.question, tables)
     if scored.origin:
         row |= {"step": scored.origin.step, "g": scored.origin.group, "a": _number(scored.origin.advantage)}
+        if scored.origin.advantages is not None and (full or len(scored.origin.advantages) == len(played.turns)):
+            row["as"] = list(map(_number, scored.origin.advantages))
+    if scored.turn_scores is not None:
+        row["ts"] = list(map(_number, scored.turn_scores))
     if full:
         row["seg"] = [_segment(segment, tables) for segment in played.segments]
         if tokenizer:

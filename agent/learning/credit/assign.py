@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from agent.learning.algorithms import by_token_refused
 from sleuth.errors import TrainingError
 from sleuth.protocols import Advantage, Credit
 from sleuth.types import ScoredTrajectory
@@ -40,6 +41,23 @@ def is_flat(group: Sequence[TokenAdvantages]) -> bool:
 
 def mean_advantage(row: TokenAdvantages) -> float:
     return fmean(row) if row else 0.0
+
+
+def refuse_by_token(rows: Sequence[TokenAdvantages], loss: str, importance: str) -> None:
+    """Raises TrainingError if advantages differ within a trajectory and the loss would mix them."""
+    why = by_token_refused(loss, importance)
+    if why and any(len(set(row)) > 1 for row in rows):
+        raise TrainingError(why, "or choose a credit scheme that gives a trajectory one advantage")
+
+
+def advantages_kept(row: TokenAdvantages, turns: Sequence[int]) -> tuple[float, ...] | None:
+    """As ``Origin.advantages`` stores them: ``turns`` has the number of tokens of each turn."""
+    if len(set(row)) < 2:
+        return None
+    starts = [sum(turns[:turn]) for turn in range(len(turns))]
+    parts = [row[start : start + length] for start, length in zip(starts, turns, strict=True)]
+    constant = all(len(set(part)) < 2 for part in parts)
+    return tuple(part[0] if part else 0.0 for part in parts) if constant else tuple(row)
 
 
 def _listed(credit: Credit, found: Any) -> list[list[Advantage]]:

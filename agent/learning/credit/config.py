@@ -21,8 +21,11 @@ class CreditSettings(KindSettings):
         "group": "agent.learning.credit.group:GroupSettings",
         "leave_one_out": "agent.learning.credit.leave_one_out:LeaveOneOutSettings",
         "reinforce": "agent.learning.credit.reinforce:ReinforceSettings",
+        "turns": "agent.learning.credit.turns:TurnsSettings",
     }
     OUTSIDE: ClassVar[str] = "agent.learning.credit.config:OutsideSettings"
+    BY_TOKEN: ClassVar[bool] = False
+    """Whether advantages differ within a trajectory, which not every loss can use."""
 
     def open(self) -> Credit:
         """The scheme itself. Raises ConfigError. Every kind has its own."""

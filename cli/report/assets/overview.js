@@ -4,6 +4,7 @@ const CURVES = [
   ["Dev exact match (greedy)", ["dev/em"], [0, 1]],
   ["Reward", ["reward"]],
   ["Reward standard deviation", ["reward_std"]],
+  ["Score of a judged turn", ["turns/score"]],
   ["KL to the reference (nats)", ["kl"]],
   ["Entropy (nats)", ["entropy"]],
   ["Policy tokens per trajectory", ["rollout/policy_tokens"]],
@@ -52,7 +53,7 @@ function anyCurve(charts) {
 }
 
 function stagesOf(run) {
-  const order = ["time/generate", "time/retrieve", "time/score", "time/reference", "time/update"];
+  const order = ["time/generate", "time/retrieve", "time/score", "time/credit", "time/reference", "time/update"];
   const names = Object.keys(run.series).filter((name) => name.startsWith("time/") && name !== "time/step");
   names.sort((a, b) => (order.indexOf(a) + 99) % 99 - (order.indexOf(b) + 99) % 99 || a.localeCompare(b));
   return names.map((name) => [name.slice(5), run.series[name].filter((point) => point[1] !== null)]);

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from agent.cluster.controller import Controller
-from agent.cluster.interface import ClusterError, WorkerLostError
+from agent.cluster.interface import ClusterError, Needs, WorkerLostError
+from agent.cluster.local import LocalCluster
 from agent.cluster.pool import Crew, Patience, Played, RolloutPool
 from agent.cluster.roles import _check_fingerprints
-from sleuth.errors import DataError
+from agent.cluster.worker import RolloutWorker
+from agent.policies.scripted import ScriptedPolicy
+from agent.rollout import RolloutDriver
+from envs.config import EnvironmentSettings
+from envs.factory import make_environment
+from sleuth.errors import ConfigError, DataError
 from sleuth.types import Question, Sampling, Segment, Trajectory
 
 QUESTIONS = [Question(str(i), "?", ("x",)) for i in range(4)]
@@ -143,3 +151,51 @@ def test_with_nobody_there_a_batch_does_not_wait_for_ever() -> None:
     crew._lent.clear()  # gone, and called back in vain
     with pytest.raises(ClusterError, match="no rollout worker came back"):
         RolloutPool(crew, None, IMPATIENT).run(None, QUESTIONS, Sampling(), [0, 1, 2, 3])  # type: ignore[arg-type]
+
+
+class Stumbles:
+    """A controller's environments, which raise ``error``."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def environment(self) -> Any:
+        raise self.error
+
+
+def test_what_no_worker_played_is_unscored_whatever_its_environment_does() -> None:
+    pool = RolloutPool(Crew([]), Stumbles(KeyError("x")), IMPATIENT)  # type: ignore[arg-type]
+    lost = pool._unplayed(QUESTIONS[0])
+    assert (lost.stop, lost.segments, lost.scorable) == ("worker_lost", (), False)
+    assert str(lost.failure) == "its rollout worker failed: WorkerLostError: lost or late too often"
+    with pytest.raises(ConfigError, match="no preset"):
+        RolloutPool(Crew([]), Stumbles(ConfigError("no preset")), IMPATIENT)._unplayed(QUESTIONS[0])  # type: ignore[arg-type]
+
+
+def test_an_environment_that_raises_on_a_worker_comes_back_with_its_traceback(tiny, tmp_path) -> None:
+    """Through a worker and the pool: pickled as for another process, unscored, and the others are played."""
+    policy = ScriptedPolicy(tiny[1], lambda question, turn: "<answer> Paris </answer>")
+    inner = make_environment(EnvironmentSettings(preset="minimal", chat="never"), tiny[1])
+
+    class Faulty:
+        def __init__(self) -> None:
+            self._inner = inner()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        def reset(self, question: Question) -> Any:
+            if question.id == "2":
+                raise KeyError("table")
+            return self._inner.reset(question)
+
+    worker = RolloutWorker.__new__(RolloutWorker)
+    worker._policy, worker._version, worker._playing = policy, 0, threading.Lock()
+    worker._driver = RolloutDriver(policy, tiny[1], Faulty, None, 1)
+    cluster = LocalCluster()
+    actor = cluster.spawn("worker", lambda: worker, Needs("test"))
+    pool = RolloutPool(Crew([actor]), None, IMPATIENT)  # type: ignore[arg-type]
+    found = pickle.loads(pickle.dumps(pool.run(SimpleNamespace(version=0), QUESTIONS, Sampling(0.0), [0, 1, 2, 3])))
+    cluster.close()
+    assert [t.stop for t in found] == ["answer", "answer", "environment_failed", "answer"]
+    assert found[2].failure.error == "KeyError: 'table'" and "in reset" in found[2].failure.trace

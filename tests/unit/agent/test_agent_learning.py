@@ -215,11 +215,11 @@ def test_monitors_name_what_collapses():
     assert len(signs) == 3 and "entropy" in signs[0]
 
 
-def test_nobody_searches_any_more_all_groups_are_flat_or_unscored():
-    logs = {"rollout/searched": 0.0, "groups/flat": 1.0, "rollout/unscored": 0.75}
+def test_nobody_searches_any_more_and_all_groups_are_flat():
+    logs = {"rollout/searched": 0.0, "groups/flat": 1.0}
     signs = collapse_signs(logs, MonitorSettings())
-    assert [sign.split()[0] for sign in signs] == ["rollout/searched", "rollout/unscored", "groups/flat"]
-    assert len(collapse_signs(logs, MonitorSettings(), searches=False)) == 2
+    assert [sign.split()[0] for sign in signs] == ["rollout/searched", "groups/flat"]
+    assert len(collapse_signs(logs, MonitorSettings(), searches=False)) == 1
 
 
 def test_monitors_stop_in_further_updates_on_a_rollout_and_expect_searches_of_those_who_searched(caplog):

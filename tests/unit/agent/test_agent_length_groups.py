@@ -37,12 +37,12 @@ def test_what_counts_is_scored_as_without_cutting_and_the_rest_is_zero(shape, sp
     mask = torch.tensor([[0] * (prompt - p) + [1] * (p + c) + [0] * (keep - c) for p, c in shape])
     ids = torch.arange(mask.numel()).reshape(mask.shape) * mask
 
-    def score(ids, mask, keep):
+    def score(ids, mask, keep, _read):
         """Depends on the row's own tokens up to a column alone, as a causal model does."""
         totals = (ids * mask).cumsum(1).float()
         return totals[:, -keep:], (totals * 2)[:, -keep:], torch.ones(())
 
-    whole, _, _ = score(ids, mask, keep)
+    whole, _, _ = score(ids, mask, keep, None)
     logps, entropies, auxiliary = score_trimmed(score, ids, mask, keep, split=split)
     counted = mask[:, -keep:].bool()
     assert torch.equal(logps[counted], whole[counted])
@@ -51,12 +51,31 @@ def test_what_counts_is_scored_as_without_cutting_and_the_rest_is_zero(shape, sp
     assert logps.shape == whole.shape
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(1, 30)), min_size=1, max_size=16), st.booleans(), st.booleans()
+)
+def test_it_is_known_of_each_token_whether_it_is_read(shape, split, left):
+    prompt, keep = max(p for p, _ in shape), max(c for _, c in shape)
+    mask = torch.tensor([[0] * (prompt - p) + [1] * (p + c) + [0] * (keep - c) for p, c in shape])
+    ids = (torch.arange(mask.numel()).reshape(mask.shape) + 1) * mask
+    read = (ids[:, -keep:] % 3 == 1) & mask[:, -keep:].bool()
+
+    def score(ids, _mask, keep, read):
+        assert read is not None and read.shape == (len(ids), keep)
+        assert torch.equal(read, read & (ids[:, -keep:] % 3 == 1))
+        return read.float(), None, None
+
+    found, _, _ = score_trimmed(score, ids, mask, keep, split=split, left=left, read=read)
+    counted = mask[:, -keep:].bool()
+    assert torch.equal(found[counted].bool(), read[counted])
+
+
 def test_gradients_reach_the_rows_they_came_from():
     mask = torch.tensor([[1] * 20] * 4 + [[1] * 3 + [0] * 17] * 4)
     weights = torch.randn(8, 20, requires_grad=True)
     seen = iter([weights[:4], weights[4:]])
 
-    def score(ids, mask, keep):
+    def score(ids, mask, keep, _read):
         rows = next(seen)
         return rows[:, : ids.shape[1]][:, -keep:], None, None
 

@@ -13,6 +13,7 @@ from agent.policies.transformers_policy import TransformersPolicy
 from agent.session import Knobs, Session, Tools
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment
+from envs.search_env import SearchEnvironment
 from rewards.text_match import exact_match, f1
 from sleuth.errors import ArtifactError, ConfigError, DataError, PolicyError, RetrieverError
 from sleuth.settings import validate
@@ -153,6 +154,16 @@ def test_a_failing_retriever_is_told_and_not_graded(codec):
     assert exchange.failure == "the shelf is empty (fill it)"
     assert exchange.grades == {}
     assert exchange.scored.reward is None
+
+
+def test_a_failing_environment_is_told_and_not_graded(codec, monkeypatch):
+    bench = Bench(codec)
+    monkeypatch.setattr(SearchEnvironment, "step", lambda self, text: {}["state"])
+    exchange = bench.session.put(QUESTIONS[0])
+    assert exchange.trajectory.stop == "environment_failed"
+    assert (exchange.failure, exchange.grades, exchange.scored.reward) == ("KeyError: 'state'", {}, None)
+    monkeypatch.undo()
+    assert bench.session.again()[1].grades["em"] == 1.0
 
 
 def test_a_policy_that_fails_leaves_the_session_as_it_was(codec):

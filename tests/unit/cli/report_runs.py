@@ -76,6 +76,19 @@ def rollouts(step: int, groups: int, text: str = "", size: int = SIZE, noise: in
     return rows
 
 
+def by_turn(rows: list[ScoredTrajectory]) -> list[ScoredTrajectory]:
+    """The same rollouts with credit by turns: the first search earns 1, others 0, each turn has its own advantage."""
+    found = []
+    for row in rows:
+        turns = range(len(row.trajectory.turns))
+        scores = tuple(None if turn == turns[-1] else float(turn == 0) for turn in turns)
+        advantages = tuple(0.5 * turn - 0.25 for turn in turns)
+        assert row.origin is not None
+        origin = replace(row.origin, advantages=advantages if len(turns) > 1 else None)
+        found.append(replace(row, origin=origin, turn_scores=scores))
+    return found
+
+
 def write_rows(path: Path, rows: list[ScoredTrajectory]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(map(to_line, rows)))

@@ -68,7 +68,7 @@ OPTIONS += ["--preset", "minimal"]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a policy and fakes to import."""
     folder = tmp_path_factory.mktemp("chat")
-    build_tiny_policy(folder / "tiny", WORDS, TinySettings(hidden_size=32, layers=2), 0)
+    build_tiny_policy(folder / "tiny", WORDS, TinySettings(hidden_size=32, layers=2, max_length=8192), 0)
     (folder / "chat_fakes.py").write_text(FAKES, encoding="utf-8")
     row = {"id": "d1", "question": "what is the capital of France ?", "golden_answers": ["Paris"]}
     (folder / "q.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")

@@ -25,6 +25,7 @@ from sleuth.types import (
     Action,
     Answer,
     Call,
+    Failure,
     Generation,
     Hit,
     Invalid,
@@ -185,6 +186,10 @@ def test_a_search_that_finds_nothing_and_one_that_fails() -> None:
     assert written(target).splitlines()[-1] == "  search  b"
     view.ended(exchange(turn("<search>b</search>", Search("b")), stop="retriever_failed", failure="it is down"))
     assert "the retriever failed: it is down" in written(target)
+    broken = exchange(stop="environment_failed", failure="KeyError: 'x'")
+    failed = replace(broken.trajectory, failure=Failure("the environment", "KeyError: 'x'"))
+    view.ended(replace(broken, trajectory=failed))
+    assert "the environment failed: KeyError: 'x'" in written(target)
 
 
 def test_passages_given_with_the_question_come_first() -> None:

@@ -17,6 +17,7 @@ from workflows.model_settings import evaluation_settings
 
 FAKES = '''
 from agent.policies.scripted import ScriptedPolicy
+from envs.search_env import SearchEnvironment
 from sleuth.errors import RetrieverError
 from sleuth.types import Hit, Passage
 
@@ -42,6 +43,26 @@ class Shelf:
         if self.down and any(self.down in query for query in queries):
             raise RetrieverError("the shelf is empty")
         return [[Hit(Passage("p", "France", "capital of France is Paris"), 1.0, 1)] for _ in queries]
+
+
+class Stumbles(SearchEnvironment):
+    """Raises at the first turn of the question about England."""
+
+    def reset(self, question):
+        self._england = "England" in question.text
+        return super().reset(question)
+
+    def step(self, text):
+        return {}["state"] if self._england else super().step(text)
+
+
+class Moody:
+    """Raises on the question about a city."""
+
+    name = "moody"
+
+    def score(self, question, trajectory):
+        return 1 / (question.text != "city?")
 '''
 QUESTIONS = [
     {"id": "1", "question": "capital of France?", "golden_answers": ["Paris"], "metadata": {"type": "one"}},
@@ -139,6 +160,24 @@ def test_questions_that_could_not_be_scored_show_in_figures_and_exit_status(
     assert (figures["em"], figures["n"], figures["scored"], figures["unscored"]) == (1.0, 3, 2, 1)
     assert figures["stops"] == {"answer": 2, "retriever_failed": 1}
     assert "1 of 3 questions could not be scored" in " ".join(captured.err.split())
+
+
+def test_an_environment_and_a_reward_that_raise_cost_their_questions_only(
+    model: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    faulty = ["--set", "environment.kind=evaluate_fakes:Stumbles"]
+    faulty += ["--set", "rewards=[{kind: exact_match}, {kind: 'evaluate_fakes:Moody'}]"]
+    assert run(model, "--data", "q.jsonl", *SEARCH, *faulty, "--out", "ev", "--json") == 3
+    captured = capfd.readouterr()
+    figures = json.loads(captured.out)
+    assert (figures["em"], figures["n"], figures["scored"], figures["unscored"]) == (1.0, 3, 1, 2)
+    assert figures["failures"] == {"the environment": 1, "the reward Moody": 1}
+    assert figures["stops"] == {"answer": 2, "environment_failed": 1}
+    said = " ".join(captured.err.split())
+    assert "question '2' of q.jsonl is unscored: the environment failed: KeyError: 'state'" in said
+    assert "question '3' of q.jsonl is unscored: the reward Moody failed: ZeroDivisionError: division by zero" in said
+    assert "2 of 3 questions could not be scored (the environment: 1, the reward Moody: 1); no mean" in said
+    assert [row.reward for row in read_trajectories("ev/trajectories.jsonl")] == [2.0, None, None]
 
 
 def test_direct_mode_opens_no_retriever(model: str) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sleuth.types import (
     Generation,
     Hit,
     Invalid,
+    Origin,
     Passage,
     Question,
     ScoredTrajectory,
@@ -95,6 +97,33 @@ def test_the_mask_is_shown_token_by_token(file: str, capsys: pytest.CaptureFixtu
     assert {row[2] for row in rows if row[1] == "1"} == {"POLICY"}
     assert {row[2] for row in rows if row[1] == "0"} == {"prompt", "env"}
     assert [row[4] for row in rows if row[1] == "1"] == ["-0.5000", "-0.2500", "-1.5000", "-0.1250"]
+
+
+@pytest.mark.parametrize(
+    ("advantages", "shown"),
+    [
+        (None, ["+0.2500"] * 4),
+        ((0.5, -0.25, 0.0), ["+0.5000", "+0.5000", "-0.2500", "+0.0000"]),
+        ((0.5, 0.25, -0.25, 0.0), ["+0.5000", "+0.2500", "-0.2500", "+0.0000"]),
+    ],
+)
+def test_a_rollout_shows_what_its_turns_earned_and_its_tokens_advantages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], advantages: tuple[float, ...] | None, shown: list[str]
+) -> None:
+    row = replace(scored("r"), reward=1.0, origin=Origin(3, 0, 0.25, advantages), turn_scores=(1.0, None, None))
+    with TrajectoryWriter(tmp_path / "t.jsonl") as writer:
+        writer.write(row)
+    assert run("trajectory", str(tmp_path / "t.jsonl"), "--tokens") == 0
+    lines = capsys.readouterr().out.splitlines()
+    credit = [line for line in lines if line.startswith("  credit")]
+    by_turn = ["  credit    score 1, advantage +0.5", "  credit    advantage -0.25", "  credit    advantage +0"]
+    assert credit == (by_turn if advantages and len(advantages) == 3 else ["  credit    score 1"])
+    assert "advantage   +0.25" in lines
+    header = next(number for number, line in enumerate(lines) if "log-prob" in line)
+    assert "advantage" in lines[header]
+    rows = [line.split() for line in lines[header + 1 :]]
+    assert [row[5] for row in rows if row[1] == "1"] == shown
+    assert {len(row) for row in rows if row[1] == "0"} == {4}
 
 
 def test_tokens_have_their_text_where_the_model_is_known(

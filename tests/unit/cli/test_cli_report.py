@@ -13,7 +13,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from report_runs import ATTACK, SIZE, make_run, rollouts, write_rows
+from report_runs import ATTACK, SIZE, by_turn, make_run, rollouts, write_rows
 
 import cli.report.page
 from cli.main import main
@@ -49,6 +49,16 @@ def test_the_page_holds_every_trajectory_with_group_step_and_advantage(tmp_path:
     assert data["tables"]["prompts"][first["seg"][0][1]] == [5, 6, 1]
     assert data["runs"][0]["series"]["dev/em"] == [[0, 0], [2, 1]]
     assert data["runs"][0]["finished"]
+
+
+def test_the_page_holds_what_each_turn_earned_and_its_advantage(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=1, groups=1)
+    write_rows(run / "grpo" / "trajectories" / "step-000000-0.jsonl", by_turn(rollouts(0, 1)))
+    rows = unpack(pack_runs([run], 2000, LIMIT))["rows"][:SIZE]
+    assert [row.get("ts") for row in rows] == [[None], [1, None], [1, 0, None], [None]]
+    assert [row.get("as") for row in rows] == [None, [-0.25, 0.25], [-0.25, 0.25, 0.75], None]
+    older = unpack(pack_runs([make_run(tmp_path / "older")], 2000, LIMIT))["rows"]
+    assert not any("ts" in row or "as" in row for row in older)
 
 
 def test_a_closed_run_and_a_growing_one_show_the_same(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from chromium import BINARY, Page, chromium
-from report_runs import ATTACK, SIZE, make_run, rollouts, write_rows
+from report_runs import ATTACK, SIZE, by_turn, make_run, rollouts, write_rows
 
 from cli.report.page import LIMIT, make_page
 from cli.report.serve import make_server
@@ -121,6 +121,25 @@ def test_keys_move_search_and_change_the_view(page: Page, address: str) -> None:
         "First: dev, step 0",
         "Last: dev, step 2",
     ]
+    assert page.faults() == []
+
+
+def test_turns_show_what_they_earned_and_tokens_their_advantage(page: Page, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=1, groups=1)
+    write_rows(run / "grpo" / "trajectories" / "step-000000-0.jsonl", by_turn(rollouts(0, 1)))
+    page.open(f"{write_page(tmp_path / 'page.html', [run])}#tab=trajectories&i=2")
+    earned = "[...document.querySelectorAll('#detail .earned')].map((p) => p.textContent)"
+    wanted = ["score 1, advantage -0.25", "score 0, advantage +0.25", "advantage +0.75"]
+    assert page.ask(earned) == wanted
+    page.press("m")
+    assert page.ask(earned) == wanted
+    titles = "[...document.querySelectorAll('.tokens .policy')].map((t) => t.title.split('advantage ')[1])"
+    assert page.ask(titles) == ["-0.25", "-0.25", "+0.25", "+0.25", "+0.75", "+0.75"]
+    assert not page.ask("[...document.querySelectorAll('.tokens .environment')].some((t) => t.title.includes('adv'))")
+    page.press("g")
+    assert len(page.ask(earned)) == 7
+    page.press("m", "t", "k")
+    assert page.ask("document.querySelector('#detail .facts').textContent").startswith("reward1 (exact_match 1)")
     assert page.faults() == []
 
 

@@ -110,11 +110,51 @@ class Given:
         return self.value
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("-inf"), "much", [1.0]])
-def test_a_reward_that_is_no_number_is_named(turn, trajectory, value):
-    made = scorer({"kind": "exact_match"}, {"kind": f"{__name__}:Given", "options": {"value": value}})
-    with pytest.raises(ConfigError, match=r"the reward Given gave .* for question .* \(a reward is a finite number"):
-        made.score(trajectory(turn(Answer("x"))))
+@dataclass(frozen=True)
+class Raises:
+    error: Exception
+    name: str = "raises"
+
+    def score(self, question, trajectory):
+        raise self.error
+
+
+def parts_of(kind, **options):
+    return {"kind": "exact_match"}, {"kind": f"{__name__}:{kind}", "options": options}, {"kind": "format"}
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (float("nan"), "ValueError: it gave nan, which is not a finite number"),
+        (float("-inf"), "ValueError: it gave -inf, which is not a finite number"),
+        ("much", "ValueError: could not convert string to float: 'much'"),
+        ([1.0], "TypeError: float() argument must be a string or a real number, not 'list'"),
+    ],
+)
+def test_a_reward_that_is_no_number_leaves_the_trajectory_unscored(turn, trajectory, value, error):
+    scored = scorer(*parts_of("Given", value=value)).score(trajectory(turn(Answer("Skien"))))
+    assert scored.reward is None and not scored.trajectory.scorable
+    assert scored.parts == {"exact_match": 1.0, "Given": None, "format": 1.0}
+    assert str(scored.trajectory.failure) == f"the reward Given failed: {error}"
+
+
+def test_a_reward_that_raises_leaves_the_trajectory_unscored_with_its_traceback(turn, trajectory):
+    scored = scorer(*parts_of("Raises", error=KeyError("score"))).score(trajectory(turn(Answer("Skien"))))
+    assert scored.reward is None and scored.trajectory.stop == "answer" and not scored.trajectory.scorable
+    assert scored.trajectory.failure.error == "KeyError: 'score'"
+    assert "in score\n    raise self.error" in scored.trajectory.failure.trace
+
+
+def test_a_sum_that_overflows_is_no_reward(turn, trajectory):
+    huge = {"kind": f"{__name__}:Given", "name": "a", "options": {"value": 1e308}, "weight": 10.0}
+    scored = scorer(huge, {"kind": "exact_match"}).score(trajectory(turn(Answer("Skien"))))
+    assert scored.reward is None and not scored.trajectory.scorable
+
+
+def test_a_wrong_setting_that_a_reward_finds_ends_at_once(turn, trajectory):
+    with pytest.raises(ConfigError, match="no key is set"):
+        scorer(*parts_of("Raises", error=ConfigError("no key is set"))).score(trajectory(turn(Answer("Skien"))))
 
 
 @dataclass(frozen=True)
@@ -130,7 +170,7 @@ def test_a_reward_that_fails_leaves_the_trajectory_unscored_unless_it_has_no_wei
     failing = {"kind": f"{__name__}:Failing"}
     scored = scorer({"kind": "exact_match"}, failing).score(right)
     assert scored.reward is None and scored.parts == {"exact_match": 1.0, "Failing": None}
-    assert "Failing: 1 of 1 not scored: the server is away" in caplog.text
+    assert "Failing: 1 of 1 not scored: ScoringError: the server is away" in caplog.text
     assert scorer({"kind": "exact_match"}, {**failing, "weight": 0}).score(right).reward == 1.0
 
 
@@ -151,10 +191,31 @@ def test_a_reward_that_scores_a_batch_is_asked_once_for_what_can_be_scored(turn,
     made = scorer({"kind": "exact_match"}, {"kind": f"{__name__}:Together"})
     scored = made.score_all([first, lost, third, fourth])
     assert [s.reward for s in scored] == [3.0, None, None, 1.0]
-    assert [s.trajectory for s in scored] == [first, lost, third, fourth]
+    assert [s.trajectory for s in scored if s.trajectory.scorable] == [first, fourth]
+    assert str(scored[2].trajectory.failure) == "the reward Together failed: ScoringError: lost"
     assert [s.parts["Together"] for s in scored] == [2.0, None, None, None]
     with pytest.raises(ConfigError, match="gave 3 values for 4 trajectories"):
         made.score_all([first] * 4)
+
+
+@dataclass(frozen=True)
+class Choking:
+    """Cannot take a batch that has an answer ``x`` in it, nor that answer alone."""
+
+    name: str = "choking"
+
+    def score(self, question, trajectory):
+        return self.score_all([trajectory])[0]
+
+    def score_all(self, trajectories):
+        return [{"Skien": 1.0}[t.answer] for t in trajectories]
+
+
+def test_one_that_chokes_a_batch_is_unscored_alone(turn, trajectory):
+    made = scorer({"kind": f"{__name__}:Choking"})
+    scored = made.score_all([trajectory(turn(Answer(text))) for text in ("Skien", "x", "Skien")])
+    assert [s.reward for s in scored] == [1.0, None, 1.0]
+    assert scored[1].trajectory.failure.error == "KeyError: 'x'"
 
 
 def test_two_of_a_kind_need_names():

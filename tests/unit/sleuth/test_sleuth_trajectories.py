@@ -12,6 +12,7 @@ from sleuth.trajectories import TrajectoryWriter, from_dict, read_trajectories, 
 from sleuth.types import (
     Answer,
     Call,
+    Failure,
     Generation,
     Hit,
     Invalid,
@@ -39,9 +40,13 @@ arguments = st.dictionaries(texts, st.none() | st.booleans() | st.integers() | t
 searches = st.lists(texts, min_size=1, max_size=3).map(lambda queries: Search(*queries))
 actions = st.one_of(searches, st.builds(Call, texts, arguments), st.builds(Answer, texts), st.builds(Invalid, texts))
 counts = st.lists(st.integers(0, 3), max_size=2).map(tuple)
-turns = st.builds(Turn, generations, texts, actions, st.lists(hits, max_size=2).map(tuple), texts, counts, texts)
+turns = st.builds(
+    Turn, generations, texts, actions, st.lists(hits, max_size=2).map(tuple), texts, st.booleans(), counts, texts
+)
 segments = st.builds(Segment, st.sampled_from(["prompt", "policy", "environment"]), tokens, logprobs)
-stops = st.sampled_from(["answer", "turn_budget", "token_budget", "prompt_too_long", "retriever_failed"])
+stops = st.sampled_from(
+    ["answer", "turn_budget", "token_budget", "prompt_too_long", "retriever_failed", "environment_failed"]
+)
 trajectories = st.builds(
     Trajectory,
     questions,
@@ -50,10 +55,13 @@ trajectories = st.builds(
     stops,
     st.dictionaries(texts, floats, max_size=3),
     st.lists(hits, max_size=1).map(tuple),
+    st.none() | st.builds(Failure, texts, texts, texts),
 )
-origins = st.builds(Origin, st.integers(0, 9), st.integers(0, 9), st.none() | floats)
+values = st.lists(floats, max_size=3).map(tuple)
+origins = st.builds(Origin, st.integers(0, 9), st.integers(0, 9), st.none() | floats, st.none() | values)
 parts = st.dictionaries(texts, st.none() | floats, max_size=3)
-scored = st.builds(ScoredTrajectory, trajectories, st.none() | floats, parts, st.none() | origins)
+turn_scores = st.none() | st.lists(st.none() | floats, max_size=3).map(tuple)
+scored = st.builds(ScoredTrajectory, trajectories, st.none() | floats, parts, st.none() | origins, turn_scores)
 
 
 def example(identity: str = "q1", reward: float | None = 0.5) -> ScoredTrajectory:

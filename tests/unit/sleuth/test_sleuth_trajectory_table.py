@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ def test_datasets_reads_a_closed_run(tmp_path: Path) -> None:
     from datasets import load_dataset
 
     row = example()
-    moved = ScoredTrajectory(row.trajectory, None, row.parts, Origin(7, 2, -0.5))
+    moved = ScoredTrajectory(row.trajectory, None, row.parts, Origin(7, 2, -0.5, (-0.25, -0.75)), (1.0, None))
     write_lines(tmp_path / "step-000007-0.jsonl", [row, moved])
     file = close_trajectories(tmp_path)
     data = load_dataset("parquet", data_files=str(file), split="train", cache_dir=str(tmp_path / "cache"))
@@ -48,7 +49,16 @@ def test_datasets_reads_a_closed_run(tmp_path: Path) -> None:
     assert data[0]["question"]["answers"] == ["x"]
     assert data[0]["turns"][0]["action"] == {"kind": "answer", "text": "x", "queries": None, "tool": None}
     assert data[1]["origin"] == {"step": 7, "group": 2, "advantage": -0.5}
+    assert data[1]["origin"] == {"step": 7, "group": 2, "advantage": -0.5, "advantages": [-0.25, -0.75]}
+    assert (data[0]["turn_scores"], data[1]["turn_scores"]) == (None, [1.0, None])
     assert (data[0]["reward"], data[1]["reward"]) == (0.5, None)
+
+
+def test_a_run_that_was_closed_before_failures_were_kept_still_opens(tmp_path: Path) -> None:
+    write_lines(tmp_path / "trajectories.jsonl", [example()])
+    file = close_trajectories(tmp_path)
+    pq.write_table(pq.read_table(file).drop_columns(["failure"]), file)
+    assert list(read_trajectories(tmp_path)) == [example()]
 
 
 def test_steps_are_joined_in_order_and_more_than_one_group_of_rows(tmp_path: Path) -> None:
@@ -120,3 +130,22 @@ def test_a_closed_run_from_before_questions_named_their_file_opens(tmp_path: Pat
     (row,) = read_trajectories(closed)
     assert row == example()
     assert row.trajectory.question.file == ""
+
+
+def test_a_closed_run_from_before_turns_were_judged_opens(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = example()
+    moved = ScoredTrajectory(row.trajectory, 0.5, row.parts, Origin(7, 2, -0.5, (-0.5,)), (1.0,))
+    write_lines(tmp_path / "trajectories.jsonl", [moved])
+    closed = close_trajectories(tmp_path)
+    assert closed is not None
+    table = pq.read_table(closed)
+    origin = table.column("origin").combine_chunks()
+    kept = [field for field in origin.type if field.name != "advantages"]
+    assert len(kept) == 3
+    older = pa.StructArray.from_arrays([origin.field(field.name) for field in kept], fields=kept)
+    table = table.set_column(table.schema.get_field_index("origin"), "origin", older).drop(["turn_scores"])
+    pq.write_table(table, closed)
+    assert list(read_trajectories(closed)) == [ScoredTrajectory(row.trajectory, 0.5, row.parts, Origin(7, 2, -0.5))]

@@ -27,7 +27,9 @@ from workflows.stages import not_begun, run_stages
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policy") / "tiny"
-    build_tiny_policy(folder, ["who"], TinySettings(hidden_size=32, layers=2, intermediate_size=32), seed=0)
+    build_tiny_policy(
+        folder, ["who"], TinySettings(hidden_size=32, layers=2, intermediate_size=32, max_length=8192), seed=0
+    )
     return folder
 
 
@@ -66,6 +68,11 @@ def test_a_run_that_has_what_it_needs_is_let_through(tmp_path: Path, model: Path
         ({"policy": {"model": "MODEL", "device": "gpu"}}, "policy.device is 'gpu'"),
         ({"policy": {"model": "MODEL", "device": "cuda:99"}}, "policy.device is 'cuda:99', but torch finds"),
         ({"policy": {"model": "MODEL", "backend": "vlm"}}, "did you mean 'vllm'"),
+        (
+            {"environment": {"kind": "cot"}, "grpo": {"credit": {"kind": "turns", "score": "information_gain"}}},
+            "judges searches, and the environment cot makes none",
+        ),
+        ({"grpo": {"credit": {"kind": "turns", "score": "no.such:Judge"}}}, "cannot import no.such"),
         ({"data": {"train": [{"path": "QUESTIONS", "kinds": ["y"]}], "dev": "QUESTIONS"}}, "no question of kind y"),
         ({"data": {"train": [{"path": "BROKEN"}], "dev": "QUESTIONS"}}, "line 2"),
         ({"data": {"train": [{"path": "QUESTIONS"}], "dev": "QUESTIONS", "test": "none.jsonl"}}, "none.jsonl"),
@@ -209,7 +216,9 @@ def test_a_world_does_not_make_the_files_that_lie_elsewhere(tmp_path: Path, mode
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_config.json", "tokenizer.json", "config.json"])
 def test_a_damaged_policy_is_one_line(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "policy"
-    build_tiny_policy(folder, ["who"], TinySettings(hidden_size=32, layers=2, intermediate_size=32), seed=0)
+    build_tiny_policy(
+        folder, ["who"], TinySettings(hidden_size=32, layers=2, intermediate_size=32, max_length=8192), seed=0
+    )
     (folder / name).write_bytes((folder / name).read_bytes()[:20])
     with pytest.raises(PolicyError) as caught:
         load_policy_model(PolicySettings(model=str(folder)), str(folder))

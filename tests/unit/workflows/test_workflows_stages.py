@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import pytest
 
 from agent.demonstrate import worth_learning
+from agent.evaluate import AnswerFigures, EvaluationReport, SearchFigures
 from cli.train import resume_command
-from sleuth.errors import ArtifactError, ConfigError
+from sleuth.errors import ArtifactError, ConfigError, RetrieverError
+from sleuth.failures import causes
 from sleuth.layout import GrpoOutcome, RunLayout, read_record, write_record
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
 from sleuth.types import Generation, Hit, Passage, Question, Search, Segment, Trajectory, Turn
+from workflows import stages
 from workflows.checks import check_inputs
 from workflows.cluster import train_on_cluster
 from workflows.config import RunSettings
@@ -24,10 +28,10 @@ from workflows.play import _identity, _reread
 
 
 def settings(tmp_path: Path, **more: Any) -> RunSettings:
-    (tmp_path / "config.json").write_text("{}")
     questions = tmp_path / "q.jsonl"
     questions.write_text(json.dumps({"id": "1", "question": "who?", "golden_answers": ["a"]}) + "\n")
     data = {"train": [{"path": str(questions)}], "dev": str(questions)}
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "max_position_embeddings": 8192}')
     values = {"out": str(tmp_path / "run"), "policy": {"model": str(tmp_path)}, "data": data, "grpo": {}, **more}
     return validate(RunSettings, values, "run.yaml")
 
@@ -106,3 +110,31 @@ def test_a_demonstration_met_its_titles_however_a_corpus_writes_them() -> None:
     question = Question("q", "who?", ("a",), ("Beyonc\u00e9 Knowles",))
     trajectory = Trajectory(question, (Segment("prompt", (1,)),), (turn,), "answer")
     assert worth_learning(trajectory, require_titles=True)
+
+
+@pytest.mark.parametrize(
+    ("stops", "scored", "failures", "ends"),
+    [
+        ({"answer": 7, "retriever_failed": 1}, 7, {"the retriever": 1}, True),
+        ({"environment_failed": 8}, 0, {"the environment": 8}, True),
+        ({"answer": 7, "environment_failed": 1}, 7, {"the environment": 1}, False),
+        ({"answer": 8}, 7, {"the reward f1": 1}, False),
+    ],
+)
+def test_an_evaluation_between_stages_ends_the_run_only_if_a_retry_may_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stops, scored, failures, ends
+) -> None:
+    figures = AnswerFigures(8, scored, {"em": 0.5}, {})
+    titles = SearchFigures(0, None, None)
+    report = EvaluationReport(figures, {}, 0.0, 1.0, 0.0, titles, 9.0, 3.0, 0.5, stops, failures=failures)
+    monkeypatch.setattr(stages, "make_policy", lambda _settings: (None, None))
+    monkeypatch.setattr("agent.evaluate.evaluate", lambda *_args, **_more: report)
+    chosen = settings(tmp_path, environment={"kind": "direct"})
+    run = StageContext(chosen, RunFolder(chosen.out), resume=False)
+    said = f"{8 - scored} of 8 questions of the evaluation grpo-direct could not be scored ({causes(failures)})"
+    if ends:
+        with pytest.raises(RetrieverError, match=f"^{re.escape(said)}"):
+            stages.evaluate_policy(run, "grpo", "direct")
+    else:
+        assert stages.evaluate_policy(run, "grpo", "direct")["em"] == 0.5
+        assert caplog.messages == [f"{said}; no mean includes them"]

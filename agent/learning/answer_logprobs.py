@@ -1,0 +1,78 @@
+"""How likely the model that is being trained would give an accepted answer at a point of a transcript."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+
+from agent.learning.credit.turn_scores import AnswerLogprobs
+from sleuth.errors import ConfigError
+from sleuth.protocols import Environment, TextCodec
+
+_Pair = tuple[tuple[int, ...], str]
+_TAIL = 16
+"""Number of tokens decoded to see how a transcript ends."""
+
+
+class AnswerReader:
+    """Writes an answer as the policy would, after the environment's ``answer_opening``, and reads its log-probs.
+
+    Only the answer's own tokens count, not the tags around it. ``rows`` bounds a batch. At temperature 1, whatever the
+    rollouts are sampled at. Raises ConfigError for an environment that does not say how an answer begins.
+    """
+
+    def __init__(self, codec: TextCodec, environment: Environment, rows: int) -> None:
+        opening = getattr(environment, "answer_opening", None)
+        if not callable(opening):
+            raise ConfigError(
+                f"grpo.credit.score information_gain: {type(environment).__name__} does not say how an answer begins",
+                "give it a method answer_opening(transcript), or choose another score",
+            )
+        self._codec = codec
+        self._opening: Callable[[str], str] = opening
+        self._rows = rows
+
+    def of(self, model: Any) -> AnswerLogprobs:
+        """Asks ``model``, whose weights must be whole for as long as it is asked."""
+        return lambda pairs: self._read(model, pairs)
+
+    @torch.no_grad()
+    def _read(self, model: Any, pairs: Sequence[_Pair]) -> list[float | None]:
+        openings = [self._opening(self._codec.decode(transcript[-_TAIL:])) for transcript, _ in pairs]
+        # The space after an opening goes with the answer: a tokenizer may join it to the first word.
+        spaces = [opening[len(opening.rstrip()) :] for opening in openings]
+        golds = [self._codec.encode(space + answer) for space, (_, answer) in zip(spaces, pairs, strict=True)]
+        starts = [self._codec.encode(opening.rstrip(), trusted=True) for opening in openings]
+        found: list[float | None] = [None] * len(pairs)
+        order = sorted((i for i, gold in enumerate(golds) if gold), key=lambda i: len(pairs[i][0]) + len(golds[i]))
+        training = model.training
+        model.eval()
+        try:
+            for start in range(0, len(order), self._rows):
+                places = order[start : start + self._rows]
+                rows = [[*pairs[i][0], *starts[i], *golds[i]] for i in places]
+                values = _mean_logprobs(model, rows, [len(golds[i]) for i in places])
+                for place, value in zip(places, values, strict=True):
+                    found[place] = value
+        finally:
+            model.train(training)
+        return found
+
+
+def _mean_logprobs(model: Any, rows: Sequence[Sequence[int]], counts: Sequence[int]) -> list[float]:
+    """The mean log-prob of the last ``counts`` tokens of each row, in nats."""
+    width, last = max(map(len, rows)), max(counts)
+    ids = torch.stack([pad(torch.tensor(row), (width - len(row), 0)) for row in rows]).to(model.device)
+    lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+    mask = (torch.arange(width, device=ids.device) >= width - lengths[:, None]).long()
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    logits = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=last + 1
+    ).logits[:, -last - 1 : -1]
+    logps = torch.log_softmax(logits.float(), dim=-1).gather(-1, ids[:, -last:, None]).squeeze(-1)
+    chosen = torch.arange(last, device=ids.device) >= last - torch.tensor(counts, device=ids.device)[:, None]
+    values: list[float] = ((logps * chosen).sum(-1) / chosen.sum(-1)).tolist()
+    return values

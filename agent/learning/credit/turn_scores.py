@@ -1,0 +1,150 @@
+"""What a turn earned by itself: the sources of turn scores, by ``kind``. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from sleuth.errors import ConfigError, first_line
+from sleuth.evidence import contains_answer, informative_answers, normalise_title, supporting_titles
+from sleuth.kinds import KindSettings
+from sleuth.plugins import load_object
+from sleuth.protocols import TurnReward
+from sleuth.types import Answer, Hit, Invalid, Question, Trajectory, Turn
+
+TurnScores = tuple[float | None, ...]
+"""One for each turn; None for a turn that is not judged."""
+AnswerLogprobs = Callable[[Sequence[tuple[tuple[int, ...], str]]], list[float | None]]
+"""Pairs of (transcript's token ids, answer) -> mean log-prob of the answer's tokens, in nats, if the policy answered
+there; None for an answer without tokens. Asks the model that is being trained."""
+
+
+class TurnScorer(Protocol):
+    """Judges the turns of trajectories."""
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether ``answers`` is needed, that is, the model that is being trained."""
+        ...
+
+    def score(
+        self, trajectories: Sequence[Trajectory], answers: AnswerLogprobs | None = None
+    ) -> list[TurnScores | None]:
+        """None for a trajectory of whose question nothing is known by which to judge."""
+        ...
+
+
+class TurnScoreSettings(KindSettings):
+    """By what turns are judged. ``score: gold_found`` is short for ``score: {kind: gold_found}``."""
+
+    NOUN: ClassVar[str] = "turn score"
+    KINDS: ClassVar[Mapping[str, str]] = {
+        "gold_found": "agent.learning.credit.turn_scores:GoldFoundSettings",
+        "information_gain": "agent.learning.credit.information_gain:InformationGainSettings",
+    }
+    OUTSIDE: ClassVar[str] = "agent.learning.credit.turn_scores:OutsideTurnScoreSettings"
+    NEEDS_MODEL: ClassVar[bool] = False
+    """Whether the model that is being trained judges."""
+
+    def open(self) -> TurnScorer:
+        """What judges. Raises ConfigError. Every kind has its own."""
+        raise NotImplementedError
+
+    @classmethod
+    def spelled_out(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+
+class GoldFoundSettings(TurnScoreSettings):
+    """Whether a search brings gold that the episode has not seen before (`GoldFound`)."""
+
+    kind: Literal["gold_found"] = "gold_found"
+
+    def open(self) -> TurnScorer:
+        return PureTurnScorer(GoldFound(), self.kind)
+
+
+class OutsideTurnScoreSettings(TurnScoreSettings):
+    """A judge of one's own: ``kind`` is the dotted path of a class with ``score_turns(question, trajectory)``, such as
+    a reward's, which is called with ``options`` as keywords.
+    """
+
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    def open(self) -> TurnScorer:
+        try:
+            judge: TurnReward = load_object(self.kind)(**self.options)
+        except TypeError as error:
+            raise ConfigError(f"grpo.credit.score {self.kind}: {first_line(error)}", "look at its options") from error
+        if not callable(getattr(judge, "score_turns", None)):
+            raise ConfigError(
+                f"grpo.credit.score {self.kind} has no method score_turns", "see sleuth.protocols.TurnReward"
+            )
+        return PureTurnScorer(judge, self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class GoldFound:
+    """1 for a search that brings gold not seen before in the episode, 0 for any other; only searches are judged.
+
+    Gold are the question's supporting titles; without any, passages whose text contains an accepted answer. Hits that
+    stood in the prompt have been seen. None where neither is known, as for a question that is answered yes or no.
+    """
+
+    def score_turns(self, question: Question, trajectory: Trajectory) -> TurnScores | None:
+        titles = supporting_titles(question)
+        if not titles and not informative_answers(question.answers):
+            return None
+
+        def gold(hits: Sequence[Hit]) -> set[str]:
+            if titles:
+                return titles & {normalise_title(hit.passage.title) for hit in hits}
+            return {hit.passage.id for hit in hits if contains_answer(hit.passage, question.answers)}
+
+        seen = gold(trajectory.given)
+        scores: list[float | None] = []
+        for turn in trajectory.turns:
+            found = gold(turn.hits)
+            scores.append(float(not found <= seen) if asked(turn) else None)
+            seen |= found
+        return tuple(scores)
+
+
+def asked(turn: Turn) -> bool:
+    """Whether the turn's action asked something of the world outside the transcript."""
+    return not isinstance(turn.action, Answer | Invalid)
+
+
+@dataclass(frozen=True, slots=True)
+class PureTurnScorer:
+    """A judge that reads only question and trajectory; its scores are checked. ``name`` is for messages."""
+
+    judge: TurnReward
+    name: str
+    needs_model: ClassVar[bool] = False
+
+    def score(
+        self, trajectories: Sequence[Trajectory], answers: AnswerLogprobs | None = None
+    ) -> list[TurnScores | None]:
+        del answers
+        return [self._of(trajectory) for trajectory in trajectories]
+
+    def _of(self, trajectory: Trajectory) -> TurnScores | None:
+        given = self.judge.score_turns(trajectory.question, trajectory)
+        if given is None:
+            return None
+        turns = len(trajectory.turns)
+        try:
+            scores = tuple(None if value is None else float(value) for value in given)
+        except (TypeError, ValueError):
+            scores = None
+        if scores is None or len(scores) != turns or not all(map(math.isfinite, filter(None, scores))):
+            raise ConfigError(
+                f"grpo.credit.score {self.name} gave {given!r} for the {turns} turns of '{trajectory.question.id}'",
+                "score_turns gives a finite number or None for each turn, or None where it does not apply",
+            )
+        return scores
