@@ -134,7 +134,7 @@ def test_the_trainer_recomputes_the_logprobs_that_were_sampled(folders: Any, fam
         policy=PolicySettings(model=str(folder), device="cpu"),
         model_name=str(folder),
         data=TrainingData([QUESTIONS], [1.0]),
-        scorer=make_scorer([RewardSettings(kind="exact_match")]),
+        scorer=make_scorer([RewardSettings.of(kind="exact_match")]),
         make_driver=drive,
         evaluate=lambda _: {"em": 0.0},
         out=tmp_path,

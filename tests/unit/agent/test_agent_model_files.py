@@ -61,7 +61,7 @@ def job_of(folder: str, out: Path, policy: PolicySettings | None = None, **setti
         policy=policy or PolicySettings(model=folder, device="cpu"),
         model_name=folder,
         data=TrainingData([[QUESTION]], [1.0]),
-        scorer=make_scorer([RewardSettings(kind="exact_match")]),
+        scorer=make_scorer([RewardSettings.of(kind="exact_match")]),
         make_driver=lambda p, codec: RolloutDriver(p, codec, make_environment(ENVIRONMENT, codec), None, 1),
         evaluate=lambda _: {"em": 0.0},
         out=out,

@@ -91,7 +91,7 @@ def test_the_judge_of_turns_is_a_reward_too(monkeypatch: pytest.MonkeyPatch) -> 
     trajectory = Trajectory(Question("q", "who?", ("me",)), segments, turns, "answer")
     credit = CreditSettings.of(kind="turns", score="news:News", weight=0.3).open()
     assert credit.scorer.score([trajectory]) == [(1.0, 0.5, 0.0, 0.0, None)]
-    (part,) = make_scorer([RewardSettings(kind="news:News", weight=0.0)]).parts
+    (part,) = make_scorer([RewardSettings.of(kind="news:News", weight=0.0)]).parts
     assert part.value(trajectory) == 0.375
 
 
