@@ -359,8 +359,8 @@ def rollouts_of(questions, scorer, rewards, *, credit=None, oversample=1.0, read
     given = iter(rewards * 20)
 
     class Scorer:
-        def score(self, trajectory):
-            return ScoredTrajectory(trajectory, next(given))
+        def score_all(self, trajectories):
+            return [ScoredTrajectory(trajectory, next(given)) for trajectory in trajectories]
 
     return GroupRollouts(
         questions,
