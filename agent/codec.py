@@ -48,8 +48,8 @@ class HFCodec:
         ids = [token for token in token_ids if token not in self._special or token in self._tags]
         if self._seam is not None:
             text = decode_all(self.tokenizer, [*self._seam.token_ids, *ids])
-            if text.startswith(self._seam.text):  # not where its bytes joined those of a broken character
-                return text.removeprefix(self._seam.text)
+            if text.startswith(self._seam.shown):  # not where its bytes joined those of a broken character
+                return text.removeprefix(self._seam.shown)
         return decode_all(self.tokenizer, ids)
 
     def render_chat(
