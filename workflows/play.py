@@ -191,13 +191,14 @@ def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, A
 
 
 def _reread(saved: dict[str, Any]) -> dict[str, Any]:
-    from retrieval.config import RetrieverSettings
+    """``saved`` with the defaults of settings that did not exist when it was written."""
     from sleuth.settings import validate
+    from workflows.config import RunSettings
 
-    if saved.get("retriever") is None:
-        return saved
-    chosen = validate(RetrieverSettings, saved["retriever"], "config.yaml of the evaluation")
-    return {**saved, "retriever": chosen.model_dump(mode="json")}
+    sections = ("policy", "environment", "rewards", "evaluation", "retriever")
+    kept = {name: saved[name] for name in sections if saved.get(name) is not None}
+    read = validate(RunSettings, {"out": "evaluation", **kept}, "config.yaml of the evaluation")
+    return {**saved, **read.model_dump(mode="json", include=set(kept))}
 
 
 def _weights_stamp(model: str | None) -> list[str]:
