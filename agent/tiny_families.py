@@ -72,8 +72,8 @@ def make_family(family: str, size: int, pad: int, eos: int, seed: int = 0, *, co
     from transformers import AutoConfig, AutoModelForCausalLM
 
     common = {"hidden_size": 32, "intermediate_size": 96, "vocab_size": size, "max_position_embeddings": context}
-    tokens = {"bos_token_id": None, "eos_token_id": eos, "pad_token_id": pad}
-    config = AutoConfig.for_model(family, **common | FAMILIES[family] | tokens)
+    tokens: dict[str, Any] = {"bos_token_id": None, "eos_token_id": eos, "pad_token_id": pad}
+    config = AutoConfig.for_model(family, **{**common, **FAMILIES[family], **tokens})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
