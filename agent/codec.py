@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sleuth.errors import PolicyError
-from sleuth.reserved import is_markup
+from agent.seams import Seam, decode_all, encode_plain, find_seam
+from sleuth.errors import ConfigError, PolicyError, first_line
+from sleuth.reserved import TAG_STRINGS, is_markup
 
 
 class HFCodec:
     """A transformers tokenizer as a ``TextCodec``.
 
     Untrusted text is encoded with special tokens switched off, and any reserved id that still results is dropped:
-    dropping a token id, unlike deleting text, cannot create a new special token. ``end_token_ids`` are those that the
-    model's settings name beside the tokenizer's EOS.
+    dropping a token id, unlike deleting text, cannot create a new special token. The protocol's own tags may be special
+    tokens of the tokenizer: they are decoded like any text, while other special tokens have none.
+    ``end_token_ids`` are those that the model's settings name beside the tokenizer's EOS.
+
+    Text and tokens agree at seams: a piece gets no space that it does not have, and loses none. After a control token
+    inside trusted text, such as a chat template's ``[INST]``, the tokenizer's own custom holds.
     """
 
     def __init__(self, tokenizer: Any, end_token_ids: Sequence[int] = ()) -> None:
@@ -31,28 +38,102 @@ class HFCodec:
         self.end_token_ids: tuple[int, ...] = tuple(dict.fromkeys([self.eos_token_id, *end_token_ids]))
         added: dict[str, int] = tokenizer.get_added_vocab()
         self.reserved: frozenset[str] = frozenset(added) | frozenset(tokenizer.all_special_tokens)
-        unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None
-        markup = (token for string, token in added.items() if is_markup(string))
-        self._forbidden = frozenset({*markup, *tokenizer.all_special_ids} - {unknown})
-
-        bos = tokenizer.bos_token_id
-        adds = bos is not None and tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [bos]
-        self.bos: str = tokenizer.bos_token if adds else ""
+        self._added = frozenset(added.values()) | frozenset(tokenizer.all_special_ids)
+        self._tags = frozenset(added[tag] for tag in TAG_STRINGS if tag in added)
+        self.bos: str = _bos(tokenizer)
 
     def encode(self, text: str, *, trusted: bool = False) -> list[int]:
-        ids: list[int] = self.tokenizer(
-            text, add_special_tokens=False, split_special_tokens=not trusted, return_attention_mask=False
-        )["input_ids"]
+        ids = [token for part in self._parts(text, trusted) for token in part]
         return ids if trusted else [token for token in ids if token not in self._forbidden]
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        ids = [token for token in token_ids if token not in self._special or token in self._tags]
+        if self._seam is not None:
+            text = decode_all(self.tokenizer, [*self._seam.token_ids, *ids])
+            if text.startswith(self._seam.shown):  # not where its bytes joined those of a broken character
+                return text.removeprefix(self._seam.shown)
+        return decode_all(self.tokenizer, ids)
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str | None:
+    def render_chat(
+        self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any] | None = None
+    ) -> str | None:
+        """Raises ConfigError if the template refuses the messages."""
+        from jinja2 import TemplateError
+
         if not self.tokenizer.chat_template:
             return None
-        text: str = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-        )
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=True,
+                **(variables or {}),
+            )
+        except TemplateError as error:
+            raise ConfigError(
+                f"the tokenizer's chat template refuses the messages: {first_line(error)}",
+                "see environment.system and environment.chat_template_kwargs, or set environment.chat: never",
+            ) from error
         return text
+
+    @property
+    def special_tags(self) -> bool:
+        """Whether a tag of the protocol is a special token, which servers leave out of their text unless asked."""
+        return not self._special.isdisjoint(self._tags)
+
+    @functools.cached_property
+    def _special(self) -> frozenset[int]:
+        """Control tokens and special tags. Some converters count a line break among ``all_special_ids``."""
+        added = self.tokenizer.added_tokens_decoder
+        text = {token for token, known in added.items() if not known.special} - {self.eos_token_id, self.pad_token_id}
+        return frozenset({*added, *self.tokenizer.all_special_ids} - text)
+
+    @functools.cached_property
+    def _forbidden(self) -> frozenset[int]:
+        """What outside text may not become."""
+        markup = (token for string, token in self.tokenizer.get_added_vocab().items() if is_markup(string))
+        unknown = self.tokenizer.unk_token_id
+        return frozenset({*markup, *self._special} - ({unknown} if unknown != self.eos_token_id else set()))
+
+    @functools.cached_property
+    def _words(self) -> dict[str, int]:
+        """Added tokens that are text: the protocol's tags and what is not special."""
+        control = self._special - self._tags
+        return {string: i for string, i in self.tokenizer.get_added_vocab().items() if i not in control}
+
+    @functools.cached_property
+    def _seam(self) -> Seam | None:
+        return find_seam(self.tokenizer)
+
+    def _parts(self, text: str, trusted: bool) -> Iterator[list[int]]:
+        """The tokens of ``text``. At added tokens it is split here: a tokenizer that puts a space at the start of a
+        text may put one after each of them too.
+        """
+        words = {w: i for w, i in self._words.items() if trusted or i not in self._forbidden} if self._seam else {}
+        for part in re.split(f"({'|'.join(map(re.escape, words))})", text) if words else [text]:
+            yield [words[part]] if part in words else self._piece(part, trusted)
+
+    def _piece(self, text: str, trusted: bool) -> list[int]:
+        """``text`` as if other text stood before it; a control token at its start is a start of its own."""
+        ids = encode_plain(self.tokenizer, text, split_special=not trusted)
+        if self._seam is None or not ids or (trusted and ids[0] in self._added):
+            return ids
+        whole = encode_plain(self.tokenizer, self._seam.text + text, split_special=not trusted)
+        length = len(self._seam.token_ids)
+        return whole[length:] if tuple(whole[:length]) == self._seam.token_ids else ids
+
+
+def _bos(tokenizer: Any) -> str:
+    """What has to stand before a text for it to be encoded as the tokenizer does by itself; empty if it adds nothing.
+
+    A space after the token stands for the one that some tokenizers put at the start of a text only.
+    """
+    if tokenizer.bos_token_id is None:
+        return ""
+    start = tokenizer("a", add_special_tokens=True)["input_ids"]
+    if start[:1] != [tokenizer.bos_token_id]:
+        return ""
+    token: str = tokenizer.bos_token
+    whole = encode_plain(tokenizer, f"{token} a", split_special=False)
+    plain = encode_plain(tokenizer, f"{token}a", split_special=False)
+    return f"{token} " if whole == start != plain else token

@@ -1,9 +1,9 @@
 """The rollout driver: from questions to trajectories, one round of all live episodes at a time.
 
 A round is: generate to a stop string, parse the new turn, collect all searches into one batched and deduplicated
-retriever call, append the observations. With an ``AsyncPolicy``, episodes advance independently, without rounds.
-Training, evaluation, demonstrations and chat all use this driver. Sampled tokens are appended as they were sampled,
-never re-encoded from text.
+retriever call, append the observations. A stop string inside a thought ends no turn: more is sampled. With an
+``AsyncPolicy``, episodes advance independently, without rounds. Training, evaluation, demonstrations and chat all use
+this driver. Sampled tokens are appended as they were sampled, never re-encoded from text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from sleuth.coalescer import Coalescer
 from sleuth.errors import RetrieverError
 from sleuth.failures import ends_run, failure_of
 from sleuth.hits import distinct
-from sleuth.protocols import AsyncPolicy, Environment, OnToken, Policy, Retriever, TextCodec
+from sleuth.protocols import (
+    AsyncPolicy,
+    Environment,
+    OnToken,
+    Policy,
+    Retriever,
+    TextCodec,
+    ThinkingEnvironment,
+)
 from sleuth.seeding import derive_seed
 from sleuth.types import (
     Action,
@@ -49,6 +57,13 @@ class PassagesGiven:
 
 
 @dataclass(frozen=True, slots=True)
+class ThoughtOpen:
+    """The turn that is about to be sampled begins inside a thought that is open already."""
+
+    episode: str
+
+
+@dataclass(frozen=True, slots=True)
 class TokenSampled:
     """A token, at the moment it is sampled."""
 
@@ -71,7 +86,7 @@ class EpisodeEnded:
     trajectory: Trajectory
 
 
-Event = PassagesGiven | TokenSampled | TurnTaken | EpisodeEnded
+Event = PassagesGiven | ThoughtOpen | TokenSampled | TurnTaken | EpisodeEnded
 
 
 @dataclass(slots=True)
@@ -84,6 +99,8 @@ class _Episode:
     segments: list[Segment] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     length: int = 0
+    said: Generation | None = None
+    """What was sampled of a turn that is not over."""
     pending: Search | None = None
     given: tuple[Hit, ...] = ()
     stop: StopReason | None = None
@@ -193,8 +210,11 @@ class RolloutDriver:
             episode.stop = full
 
     def _round(self, live: Sequence[_Episode], sampling: Sampling, emit: Callable[[Event], None]) -> None:
-        generations = self._generate(live, sampling, emit)
-        turns = {e.id: self._take(e, generation) for e, generation in zip(live, generations, strict=True)}
+        speaking = list(live)
+        while speaking:
+            generations = self._generate(speaking, sampling, emit)
+            speaking = [e for e, said in zip(speaking, generations, strict=True) if not self._over(e, said)]
+        turns = {e.id: self._take(e) for e in live}
         found: dict[str, list[Hit]] = {
             episode.id: hits for episode, hits in self._retrieve([e for e in live if e.pending])
         }
@@ -225,20 +245,38 @@ class RolloutDriver:
         chosen = replace(sampling, stop=episode.environment.stop_strings)
         while episode.stop is None:
             started = time.perf_counter()
-            generation = await policy.generate_one(_request(episode), chosen, _token_listener(emit))
+            _announce(episode, emit)
+            while not self._over(episode, await policy.generate_one(_request(episode), chosen, _token_listener(emit))):
+                pass
             _divide_time([episode], "generate", time.perf_counter() - started)
-            turn = self._take(episode, generation)
+            turn = self._take(episode)
             self._settle(episode, turn, await searches.ask_async(episode) if episode.pending else None, emit)
 
-    def _take(self, episode: _Episode, generation: Generation) -> Turn:
+    def _over(self, episode: _Episode, generation: Generation) -> bool:
+        """Add what was sampled to the turn, and say whether the turn is over."""
+        said = episode.said = _together(episode.said, generation)
+        if not isinstance(episode.environment, ThinkingEnvironment):
+            return True
+        over = True  # also where the environment fails
+        with episode.playing():
+            over = episode.environment.over(self.codec.decode(said.token_ids), said)
+        if over or _turn_room(episode) > 0:
+            return over
+        episode.said = replace(said, finish_reason="length")
+        return True
+
+    def _take(self, episode: _Episode) -> Turn:
         """Append the sampled tokens and parse the turn."""
+        generation, episode.said = episode.said, None
+        assert generation is not None
+        thinking = _thinking(episode)
         text = self.codec.decode(generation.token_ids)
         action: Action = Invalid("the environment failed")
         with episode.playing():
             action = episode.environment.step(text)
         episode.append(Segment("policy", generation.token_ids, generation.logprobs))
         episode.pending = action if isinstance(action, Search) else None
-        return Turn(generation, text, action)
+        return Turn(generation, text, action, thinking=thinking)
 
     def _settle(self, episode: _Episode, turn: Turn, hits: list[Hit] | None, emit: Callable[[Event], None]) -> None:
         """End the turn with the environment's response."""
@@ -255,6 +293,8 @@ class RolloutDriver:
         self, live: Sequence[_Episode], sampling: Sampling, emit: Callable[[Event], None]
     ) -> list[Generation]:
         requests = [_request(episode) for episode in live]
+        for episode in live:
+            _announce(episode, emit)
         stops = live[0].environment.stop_strings
         started = time.perf_counter()
         generations = self.policy.generate(
@@ -317,8 +357,35 @@ def _close(episode: _Episode) -> Trajectory:
 
 
 def _request(episode: _Episode) -> Request:
-    seed = derive_seed(episode.seed, len(episode.turns))
-    return Request(episode.id, episode.prefix, episode.budget, seed)
+    """The next turn, or the rest of one that is not over: a seed of its own, and what is left of its budget."""
+    turn, said = len(episode.turns), episode.said.token_ids if episode.said else ()
+    seed = derive_seed(episode.seed, turn, len(said)) if said else derive_seed(episode.seed, turn)
+    thinking = bool(said) or _thinking(episode)  # a turn goes on inside a thought only
+    return Request(episode.id, [*episode.prefix, *said], _turn_room(episode), seed, thinking)
+
+
+def _turn_room(episode: _Episode) -> int:
+    """How many more tokens the current turn may sample."""
+    said = len(episode.said.token_ids) if episode.said else 0
+    return episode.budget - said
+
+
+def _thinking(episode: _Episode) -> bool:
+    return isinstance(episode.environment, ThinkingEnvironment) and episode.environment.thinking
+
+
+def _announce(episode: _Episode, emit: Callable[[Event], None]) -> None:
+    if episode.said is None and _thinking(episode):
+        emit(ThoughtOpen(episode.id))
+
+
+def _together(before: Generation | None, after: Generation) -> Generation:
+    """One generation sampled in two parts; its version is that of the older weights."""
+    if before is None:
+        return after
+    version = min(before.policy_version, after.policy_version)
+    ids, logprobs = before.token_ids + after.token_ids, before.logprobs + after.logprobs
+    return Generation(ids, logprobs, after.finish_reason, version)
 
 
 def _token_listener(emit: Callable[[Event], None]) -> OnToken | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import datetime
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,6 +12,13 @@ from envs.prompts import PRESETS
 from sleuth.errors import did_you_mean
 from sleuth.settings import Settings
 
+TEMPLATE_DATE = datetime.date(2024, 7, 26)
+"""The date that chat templates are told by default, Llama 3.1's own: a run reads the same prompt on any day."""
+_OURS = frozenset(
+    {"conversation", "messages", "tools", "documents", "chat_template", "tokenize"}
+    | {"return_dict", "return_tensors", "add_generation_prompt", "continue_final_message"}
+)
+"""Arguments of a chat template that are not for the user to set."""
 KINDS = ("search", "direct", "cot", "rag")
 Positive = Annotated[int, Field(gt=0)]
 
@@ -19,11 +28,18 @@ class EnvironmentSettings(Settings):
 
     ``turns`` counts every policy turn, including invalid ones; ``total_tokens`` covers prompt, turns and
     observations. ``kind`` may be a dotted path to a class, which is called with (settings, codec).
+
+    For the tokenizer's chat template: ``system``, a system message before the prompt; ``chat_template_kwargs``,
+    variables of the template (``enable_thinking: false`` for Qwen3); ``date``, what a template that prints today's
+    date is told (``today``: the real one, with which a run reads another prompt every day).
     """
 
     kind: str = "search"
     preset: str = "sleuth"
     chat: Literal["auto", "always", "never"] = "auto"
+    system: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = {}
+    date: datetime.date | Literal["today"] = TEMPLATE_DATE
     top_k: Positive = 3
     searches: Annotated[int, Field(ge=0)] = 4
     turns: Positive = 6
@@ -44,6 +60,28 @@ class EnvironmentSettings(Settings):
         if preset not in PRESETS:
             raise ValueError(f"unknown preset ({did_you_mean(preset, PRESETS)})")
         return preset
+
+    @field_validator("system")
+    @classmethod
+    def _fixed_system(cls, system: str | None) -> str | None:
+        for slot in ("{question}", "{passages}"):
+            if system is not None and slot in system:
+                raise ValueError(f"a system message is the same for all questions: it cannot contain {slot}")
+        return system
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _free_variables(cls, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in variables:
+            if name in _OURS:
+                raise ValueError(f"{name} is not a variable of the template: it is set here")
+        return variables
+
+    @model_validator(mode="after")
+    def _system_is_shown(self) -> EnvironmentSettings:
+        if self.system is not None and self.chat == "never":
+            raise ValueError("system needs a chat template: remove it, or set chat: auto or always")
+        return self
 
     @model_validator(mode="after")
     def _budgets_fit(self) -> EnvironmentSettings:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from envs.config import EnvironmentSettings
-from envs.grammar import STOP_STRINGS, parse_turn
+from envs.dialogue import Dialogue
+from envs.grammar import STOP_STRINGS
 from envs.observation import fill, joined
-from envs.prompts import PRESETS, prompt_text
+from envs.prompts import PRESETS
 from envs.search_env import hint
 from sleuth.protocols import TextCodec
-from sleuth.types import Action, Answer, Hit, Invalid, Observation, Question, Search, Stop
+from sleuth.types import Action, Answer, Generation, Hit, Invalid, Observation, Question, Search, Stop
 
 
 class DirectEnvironment:
@@ -22,6 +23,7 @@ class DirectEnvironment:
         self._settings = settings
         self._codec = codec
         self._preset = PRESETS[settings.preset]
+        self._dialogue = Dialogue(settings, codec)
         self._turns = 0
         self._action: Action | None = None
 
@@ -29,20 +31,30 @@ class DirectEnvironment:
     def total_tokens(self) -> int:
         return self._settings.total_tokens
 
+    @property
+    def thinking(self) -> bool:
+        return self._dialogue.thinking
+
     def turn_tokens(self, room: int) -> int:
         return max(0, min(self._settings.turn_tokens, room))
 
     def reset(self, question: Question) -> Observation:
+        template = self.begin(self._preset.cot if self._settings.kind == "cot" else self._preset.direct)
+        return joined(fill(self._codec, template, {"question": question.text}))
+
+    def begin(self, wording: str) -> str:
+        """Start an episode whose prompt says ``wording``; returns the whole prompt, slots unfilled."""
         self._turns = 0
         self._action = None
-        chosen = self._preset.cot if self._settings.kind == "cot" else self._preset.direct
-        template = prompt_text(chosen, self._preset, self._settings.chat, self._codec)
-        return joined(fill(self._codec, template, {"question": question.text}))
+        return self._dialogue.begin(wording, self._preset)
+
+    def over(self, text: str, generation: Generation) -> bool:
+        return self._dialogue.over(text, generation)
 
     def step(self, text: str) -> Action:
         """The action in a turn; a search is invalid here."""
         self._turns += 1
-        action = parse_turn(text)
+        action = self._dialogue.parse(text)
         self._action = Invalid("there is no search engine") if isinstance(action, Search) else action
         return self._action
 
@@ -53,4 +65,4 @@ class DirectEnvironment:
         if self._turns >= self._settings.turns:
             return Stop("turn_budget")
         reason = self._action.reason if isinstance(self._action, Invalid) else ""
-        return hint(self._codec, self._preset.answer_only.replace("{reason}", reason), room)
+        return hint(self._codec, self._dialogue, self._preset.answer_only.replace("{reason}", reason), room)

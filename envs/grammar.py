@@ -2,6 +2,9 @@
 
 A turn is ``<think>...</think>`` followed by ``<search>query</search>`` or ``<answer>text</answer>``; search
 results are returned between ``<information>`` tags. Only text that the policy sampled is ever parsed.
+
+Inside a thought, tags other than ``</think>`` are mentions. A chat template may have opened the thought already: then
+``thinking`` is True, and the turn begins inside it.
 """
 
 from __future__ import annotations
@@ -10,13 +13,16 @@ import functools
 import re
 import unicodedata
 
-from sleuth.reserved import is_markup
+from sleuth.reserved import TAGS, is_markup
 from sleuth.types import Action, Answer, Invalid, Search
 
-TAGS = ("think", "search", "answer", "information")
 STOP_STRINGS = ("</search>", "</answer>")
 
+OPEN_THOUGHT, CLOSE_THOUGHT = "<think>", "</think>"
+
 _CLOSING = re.compile(r"</(search|answer)>")
+_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+_EDGE = re.compile(r"</?think>|</(search|answer)>")
 _ANY_TAG = re.compile(rf"</?(?:{'|'.join(TAGS)})>")
 _TAG_VARIANT = rf"<[\s/\\]*(?:{'|'.join(TAGS)})[\s/\\]*>"
 _MARKS = "·¦‧†"
@@ -25,31 +31,53 @@ _SPACING = re.compile(r"[\r\x0b\x0c\x85]")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def parse_turn(text: str) -> Action:
-    """The action in ONE new turn. Tags are exact ASCII; text after the first closing action tag is ignored.
+def parse_turn(text: str, thinking: bool = False) -> Action:
+    """The action in ONE new turn, which begins inside an open thought if ``thinking``.
 
-    The content starts at the last matching opening tag, so a tag that is only mentioned in a thought
-    (``<think>I can <search> or <answer></think><answer>Oslo</answer>``) has no effect. An action inside
-    an unclosed thought also counts as a mention, and the turn is invalid.
+    Tags are exact ASCII; text after the first closing action tag outside a thought is ignored. The content starts at
+    the last matching opening tag. What a thought says has no effect (``<think>I can <search>x</search></think>
+    <answer>Oslo</answer>`` answers), and an action inside a thought that is never closed is invalid.
     """
-    closing = _CLOSING.search(text)
+    closing = action_end(text, thinking)
     head = text[: closing.start()] if closing else text
     if "<information>" in head or "</information>" in head:
         return Invalid("only search results stand between <information> tags")
     if closing is None:
-        return Invalid(_why_unclosed(text))
+        return Invalid(_why_unclosed(text, thinking))
     name = closing[1]
-    before, opening, content = head.rpartition(f"<{name}>")
+    _, opening, content = head.rpartition(f"<{name}>")
     if not opening:
         return Invalid(f"</{name}> has no <{name}> before it")
-    if before.rfind("<think>") > before.rfind("</think>"):
-        return Invalid("the action stands inside a <think> that was not closed")
     if _ANY_TAG.search(content):
         return Invalid(f"another tag stands between <{name}> and </{name}>")
     content = content.strip()
     if not content:
         return Invalid("the query is empty" if name == "search" else "the answer is empty")
     return Search(content) if name == "search" else Answer(content)
+
+
+def action_end(text: str, thinking: bool = False) -> re.Match[str] | None:
+    """The first closing action tag outside a thought, group 1 its name; None if the turn has not acted."""
+    for match in _EDGE.finditer(text):
+        if match[1] is None:
+            thinking = match[0] == OPEN_THOUGHT
+        elif not thinking:
+            return match
+    return None
+
+
+def ends_thinking(text: str, thinking: bool = False) -> bool:
+    """Whether a thought is open where ``text`` ends, if one is open where it begins or not (``thinking``)."""
+    opened, closed = text.rfind(OPEN_THOUGHT), text.rfind(CLOSE_THOUGHT)
+    return opened > closed or (thinking and closed < 0)
+
+
+def opens_thought(prompt: str) -> bool:
+    """Whether the policy goes on inside a thought: the last word of ``prompt`` is ``<think>``.
+
+    Other mentions of the tag, as in an instruction, open nothing.
+    """
+    return prompt.rstrip().endswith(OPEN_THOUGHT)
 
 
 def neutralise(text: str, reserved: frozenset[str] = frozenset()) -> str:
@@ -80,7 +108,11 @@ def neutralise(text: str, reserved: frozenset[str] = frozenset()) -> str:
     return "".join(mark if i in replaced else char + mark if i in marked else char for i, char in enumerate(clean))
 
 
-def _why_unclosed(text: str) -> str:
+def _why_unclosed(text: str, thinking: bool) -> str:
+    if ends_thinking(text, thinking):
+        acted = _CLOSING.search(text)
+        return f"the {'action stands inside a <think> that' if acted else 'thought'} was not closed"
+    text = _THOUGHT.sub("", text.partition(CLOSE_THOUGHT)[2] if thinking else text)
     name = "search" if text.rfind("<search>") > text.rfind("<answer>") else "answer"
     if f"<{name}>" in text:
         return f"<{name}> was opened and not closed"

@@ -9,9 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sleuth.errors import ConfigError
-from sleuth.protocols import TextCodec
-
 Chat = Literal["auto", "always", "never"]
 
 
@@ -140,23 +137,3 @@ MINIMAL = Preset(
 """For a policy trained from scratch: it needs no instruction, and the world's passages name their subject."""
 
 PRESETS = {"sleuth": SLEUTH, "search_r1": SEARCH_R1, "minimal": MINIMAL}
-
-
-def prompt_text(template: str, preset: Preset, chat: Chat, codec: TextCodec) -> str:
-    """``template`` as the whole prompt text, slots unfilled: inside the chat template if one applies, else
-    after the tokens that the tokenizer itself prepends.
-
-    Everything is one user message, as in Search-R1; instruction-tuned and base models read the same words.
-    Raises ConfigError if ``chat`` is ``always`` and the tokenizer has no usable template.
-    """
-    plain = codec.bos + template
-    if chat == "never" or (chat == "auto" and not preset.chat):
-        return plain
-    rendered = codec.render_chat([{"role": "user", "content": template}])
-    if rendered is None:
-        if chat == "always":
-            raise ConfigError("chat is 'always', but the tokenizer has no chat template", "set chat: auto or never")
-        return plain
-    if any(rendered.count(slot) != template.count(slot) for slot in ("{question}", "{passages}")):
-        raise ConfigError("the tokenizer's chat template alters the user's message", "set chat: never")
-    return rendered

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from envs.config import EnvironmentSettings
 from envs.direct_env import DirectEnvironment
 from envs.observation import fill, information_block, joined, size
-from envs.prompts import PRESETS, prompt_text
+from envs.prompts import PRESETS
 from envs.search_env import ANSWER_TOKENS
 from sleuth.protocols import TextCodec
-from sleuth.types import Action, Hit, Observation, Question, Search, Stop
+from sleuth.types import Action, Generation, Hit, Observation, Question, Search, Stop
 
 
 class RagEnvironment:
@@ -28,14 +28,20 @@ class RagEnvironment:
     def total_tokens(self) -> int:
         return self._settings.total_tokens
 
+    @property
+    def thinking(self) -> bool:
+        return self._after.thinking
+
     def turn_tokens(self, room: int) -> int:
         return self._after.turn_tokens(room)
 
     def reset(self, question: Question) -> Search:
         """The search to make first; its hits become part of the prompt."""
-        self._after.reset(question)
         self._waiting = question
         return Search(question.text)
+
+    def over(self, text: str, generation: Generation) -> bool:
+        return self._after.over(text, generation)
 
     def step(self, text: str) -> Action:
         return self._after.step(text)
@@ -48,7 +54,7 @@ class RagEnvironment:
 
     def _prompt(self, question: Question, hits: Sequence[Hit], room: int) -> Observation | Stop:
         """The question in full, and passages in what remains of ``room``."""
-        template = prompt_text(self._preset.rag, self._preset, self._settings.chat, self._codec)
+        template = self._after.begin(self._preset.rag)
         bare = size(fill(self._codec, template, {"question": question.text, "passages": ()}))
         room -= bare + ANSWER_TOKENS
         block = information_block(self._codec, self._preset, hits, self._settings.observation_tokens, room)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from envs.config import EnvironmentSettings
-from envs.grammar import STOP_STRINGS, parse_turn
+from envs.dialogue import Dialogue
+from envs.grammar import STOP_STRINGS
 from envs.observation import fill, information_block, joined, size, trusted
-from envs.prompts import PRESETS, prompt_text
+from envs.prompts import PRESETS
 from sleuth.protocols import TextCodec
-from sleuth.types import Action, Answer, Hit, Invalid, Observation, Question, Search, Stop
+from sleuth.types import Action, Answer, Generation, Hit, Invalid, Observation, Question, Search, Stop
 
 ANSWER_TOKENS = 32
 """Tokens that an observation must leave for the policy; with fewer the episode ends."""
@@ -24,6 +25,7 @@ class SearchEnvironment:
         self._settings = settings
         self._codec = codec
         self._preset = PRESETS[settings.preset]
+        self._dialogue = Dialogue(settings, codec)
         self._turns = 0
         self._searches = 0
         self._action: Action | None = None
@@ -32,6 +34,10 @@ class SearchEnvironment:
     def total_tokens(self) -> int:
         return self._settings.total_tokens
 
+    @property
+    def thinking(self) -> bool:
+        return self._dialogue.thinking
+
     def turn_tokens(self, room: int) -> int:
         return max(0, min(self._settings.turn_tokens, room))
 
@@ -39,13 +45,16 @@ class SearchEnvironment:
         """The prompt with the whole question; refusing one that is too long is up to the driver."""
         self._turns = self._searches = 0
         self._action = None
-        template = prompt_text(self._preset.search, self._preset, self._settings.chat, self._codec)
+        template = self._dialogue.begin(self._preset.search, self._preset)
         return joined(fill(self._codec, template, {"question": question.text}))
+
+    def over(self, text: str, generation: Generation) -> bool:
+        return self._dialogue.over(text, generation)
 
     def step(self, text: str) -> Action:
         """The action in a turn. A search that exceeds the budget is invalid and is not executed."""
         self._turns += 1
-        self._action = parse_turn(text)
+        self._action = self._dialogue.parse(text)
         if isinstance(self._action, Search):
             if self._searches >= self._settings.searches:
                 self._action = Invalid(NO_SEARCHES)
@@ -62,7 +71,7 @@ class SearchEnvironment:
             return Stop("turn_budget")
         if isinstance(self._action, Search):
             return self._information(hits or (), room)
-        return hint(self._codec, self._hint_text(), room)
+        return hint(self._codec, self._dialogue, self._hint_text(), room)
 
     def answer_opening(self, transcript: str) -> str:
         """How an answer begins after ``transcript``, as demonstrations write it; an open thought is closed first."""
@@ -71,9 +80,9 @@ class SearchEnvironment:
     def _information(self, hits: Sequence[Hit], room: int) -> Observation | Stop:
         last = self._turns == self._settings.turns - 1 and self._preset.last_turn
         note = [trusted(self._codec, self._preset.last_turn)] if last else []
-        room -= ANSWER_TOKENS + size(note)
+        room -= ANSWER_TOKENS + size(note) + self._dialogue.margin()
         block = information_block(self._codec, self._preset, hits, self._settings.observation_tokens, room)
-        return Stop("token_budget") if block is None else joined([*block, *note])
+        return Stop("token_budget") if block is None else self._dialogue.join([*block, *note])
 
     def _hint_text(self) -> str:
         reason = self._action.reason if isinstance(self._action, Invalid) else ""
@@ -86,9 +95,9 @@ class SearchEnvironment:
 NO_SEARCHES = "no searches are left"
 
 
-def hint(codec: TextCodec, text: str, room: int) -> Observation | Stop:
+def hint(codec: TextCodec, dialogue: Dialogue, text: str, room: int) -> Observation | Stop:
     """Our own message to the policy, in full or not at all."""
     piece = trusted(codec, text)
-    if len(piece.token_ids) + ANSWER_TOKENS > room:
+    if len(piece.token_ids) + dialogue.margin() + ANSWER_TOKENS > room:
         return Stop("token_budget")
-    return joined([piece])
+    return dialogue.join([piece])

@@ -45,14 +45,20 @@ class Format:
     def _well_formed(self, turn: Turn) -> bool:
         if isinstance(turn.action, Invalid):
             return False
-        return not self.think or thinks_then_acts(turn.text)
+        return not self.think or thinks_then_acts(turn.text, turn.thinking)
 
 
-def thinks_then_acts(text: str) -> bool:
-    """Whether a turn is one closed, non-empty thought followed directly by one action."""
-    before, opening, rest = text.partition("<think>")
-    thought, _, rest = rest.partition("</think>")
-    if before.strip() or not opening or not thought.strip() or "<think>" in thought:
+def thinks_then_acts(text: str, thinking: bool = False) -> bool:
+    """Whether a turn is one closed, non-empty thought followed directly by one action.
+
+    ``thinking``: the thought was open before the turn, so the turn has no tag that opens it.
+    """
+    if not thinking:
+        before, opening, text = text.partition("<think>")
+        if before.strip() or not opening:
+            return False
+    thought, closing, rest = text.partition("</think>")
+    if not closing or not thought.strip() or "<think>" in thought:
         return False
     action = _CLOSING.split(rest, maxsplit=1)[0]
     return action.lstrip().startswith(_OPENINGS) and sum(map(action.count, _OPENINGS)) == 1

@@ -45,8 +45,13 @@ class TextCodec(Protocol):
         """Text of ``token_ids`` for parsing and display, without special tokens."""
         ...
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str | None:
-        """The chat template's text up to where the assistant begins; None without a template."""
+    def render_chat(
+        self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any] | None = None
+    ) -> str | None:
+        """The chat template's text up to where the assistant begins; None without a template.
+
+        ``variables`` are the template's own, such as ``enable_thinking``.
+        """
         ...
 
 
@@ -173,6 +178,23 @@ class Environment(Protocol):
     @property
     def total_tokens(self) -> int:
         """The token budget of the whole transcript, prompt included."""
+        ...
+
+
+@runtime_checkable
+class ThinkingEnvironment(Environment, Protocol):
+    """An environment that knows whether a thought is open, and is asked whether a turn is over."""
+
+    @property
+    def thinking(self) -> bool:
+        """Whether a thought is open where the next turn begins."""
+        ...
+
+    def over(self, text: str, generation: Generation) -> bool:
+        """Whether a turn has ended with ``generation``; ``text`` is the whole turn so far.
+
+        Called before ``step``, once for each generation. False: more is sampled, in the same turn.
+        """
         ...
 
 

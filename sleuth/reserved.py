@@ -1,4 +1,9 @@
-"""Strings that a tokenizer never splits."""
+"""Strings that a tokenizer never splits, and those among them that are the protocol's own."""
+
+TAGS = ("think", "search", "answer", "information")
+"""Names of the protocol's tags."""
+TAG_STRINGS = tuple(f"<{slash}{name}>" for name in TAGS for slash in ("", "/"))
+"""The tags themselves. A tokenizer may have them as special tokens; they are text of the protocol all the same."""
 
 
 def is_markup(reserved: str) -> bool:

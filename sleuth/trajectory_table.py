@@ -169,6 +169,7 @@ def _schema() -> pa.Schema:
     texts = pa.list_(text)
     question = {"id": text, "text": text, "answers": texts, "supporting_titles": texts, "kind": text, "file": text}
     turn = {"generation": generation, "text": text, "action": action, "hits": hits, "observation": text}
+    turn["thinking"] = pa.bool_()
     return pa.schema(
         {
             "question": pa.struct(question),

@@ -122,12 +122,16 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request for one generation: the whole prefix as token ids, and an episode id under which to cache it."""
+    """A request for one generation: the whole prefix as token ids, and an episode id under which to cache it.
+
+    ``thinking``: a thought is open where the prefix ends.
+    """
 
     episode: str
     prefix: Sequence[int]
     max_new_tokens: int
     seed: int = 0
+    thinking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,13 +181,17 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One policy turn: the generation, its action, and the hits and observation that came back."""
+    """One policy turn: the generation, its action, and the hits and observation that came back.
+
+    ``thinking``: a thought was open where the turn began, as after a prompt that ends in ``<think>``.
+    """
 
     generation: Generation
     text: str
     action: Action
     hits: tuple[Hit, ...] = ()
     observation: str = ""
+    thinking: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,20 +43,27 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
     """The content of ``sleuth.json``: settings for Sleuth, and the same in explicit form for other programs.
 
     ``prompt`` is the whole prompt including the chat template, with ``{question}`` (and ``{passages}``) in it;
-    ``stop`` the strings that end a turn; ``blocks`` how passages are formatted and the reply to an invalid turn.
+    ``thinking`` whether it ends inside an open thought, in which no string stops; ``stop`` the strings that end a turn;
+    ``frame`` what stands around an observation after a turn that ended its message (null without a chat template);
+    ``blocks`` how passages are formatted and the reply to an invalid turn.
     """
+    from envs.chat import open_chat
     from envs.factory import make_environment
-    from envs.grammar import TAGS
-    from envs.prompts import PRESETS, prompt_text
+    from envs.grammar import opens_thought
+    from envs.prompts import PRESETS
+    from sleuth.reserved import TAGS
 
     content: dict[str, Any] = {"environment": environment.model_dump(mode="json")}
     if ":" in environment.kind:
         return content  # a third-party environment: only its class knows
     preset = PRESETS[environment.preset]
     blocks = {k: v for k, v in asdict(preset).items() if k not in ("search", "direct", "cot", "rag", "chat")}
+    opening = open_chat(getattr(preset, environment.kind), preset, environment, codec)
     return {
         **content,
-        "prompt": prompt_text(getattr(preset, environment.kind), preset, environment.chat, codec),
+        "prompt": opening.text,
+        "thinking": opens_thought(opening.text),
+        "frame": asdict(opening.frame) if opening.frame else None,
         "tags": list(TAGS),
         "stop": list(make_environment(environment, codec)().stop_strings),
         "blocks": blocks,

@@ -14,6 +14,7 @@ from typing import Any
 from agent.codec import HFCodec
 from agent.policies.config import OpenAISettings
 from agent.policies.openai_client import CompletionsClient
+from agent.seams import decode_all
 from sleuth.errors import PolicyError
 from sleuth.protocols import OnToken
 from sleuth.types import FinishReason, Generation, Request, Sampling
@@ -81,6 +82,10 @@ class OpenAIPolicy:
         self, request: Request, body: dict[str, Any], sampling: Sampling, on_token: OnToken | None
     ) -> Generation:
         body |= {"prompt": list(request.prefix), "return_token_ids": True, "logprobs": 0}
+        body |= {
+            "skip_special_tokens": False,
+            "spaces_between_special_tokens": False,
+        }  # stop strings may be such tokens
         body["stop_token_ids"] = list(self._codec.end_token_ids)
         ids: list[int] = []
         logprobs: list[float] = []
@@ -98,20 +103,29 @@ class OpenAIPolicy:
                 on_token(request.episode, token, value)  # type: ignore[misc]
         return _generation(ids, logprobs, end, self._client.settings.base_url)
 
+    def _text_of(self, prefix: Sequence[int]) -> str:
+        """The prefix in text, without the start that the server's tokenizer adds again."""
+        tokenizer = self._codec.tokenizer
+        first = 1 if self._codec.bos and prefix[0] == tokenizer.bos_token_id else 0
+        return decode_all(tokenizer, list(prefix[first:]))
+
     def _in_text(
         self, request: Request, body: dict[str, Any], sampling: Sampling, on_token: OnToken | None
     ) -> Generation:
-        tokenizer = self._codec.tokenizer
-        prefix = tokenizer.decode(list(request.prefix), skip_special_tokens=False)
-        body["prompt"] = prefix.removeprefix(self._codec.bos)  # the server's tokenizer adds it again
-        text, finish = "", None
+        body["prompt"] = self._text_of(request.prefix)
+        if self._codec.special_tags:  # servers leave special tokens out of their text, and look for no stop in them
+            body["skip_special_tokens"] = False
+        text, finish, said = "", None, None
         for piece in self._client.stream(body) if on_token else [self._client.complete(body)]:
             fresh = str(piece.get("text") or "")
             text += fresh
             finish = piece.get("finish_reason") or finish
+            said = piece.get("stop_reason") or said
             for token in self._codec.encode(fresh, trusted=True) if on_token else ():
                 on_token(request.episode, token, 0.0)  # type: ignore[misc]
-        closing = _cut_stop(text, sampling.stop) if finish == "stop" else None
+        closing = None
+        if finish == "stop":  # some servers say which stop string they cut off
+            closing = str(said) if said in sampling.stop else _cut_stop(text, sampling.stop)
         stopped = closing is not None or any(stop in text for stop in sampling.stop)
         ids = self._codec.encode(text + (closing or ""), trusted=True)
         for token in self._codec.encode(closing, trusted=True) if on_token and closing else ():

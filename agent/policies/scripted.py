@@ -12,7 +12,8 @@ from sleuth.types import Generation, Request, Sampling
 class ScriptedPolicy:
     """Answers the n-th request of an episode with ``script(question id, n)``, encoded once.
 
-    Its log-probs are 0 (probability 1). Turns longer than the request's budget are cut, like sampled turns.
+    Its log-probs are 0 (probability 1). Turns longer than the request's budget are cut, like sampled turns. Inside a
+    thought that is open already, the script's own ``<think>`` is left out.
     """
 
     trainable = True
@@ -40,6 +41,8 @@ class ScriptedPolicy:
         turn = self._turns.get(request.episode, 0)
         self._turns[request.episode] = turn + 1
         text = self._script(request.episode.rpartition("#")[0], turn)
+        if request.thinking and text.startswith("<think>"):
+            text = text.removeprefix("<think>").lstrip(" ")
         ids = self._codec.encode(text, trusted=True)
         if not ids:
             raise PolicyError(f"the script has no text for turn {turn} of {request.episode}")

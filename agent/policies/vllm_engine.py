@@ -268,6 +268,8 @@ def parameters(options: EngineOptions, request: Request, sampling: Sampling, on_
         stop=list(sampling.stop),
         stop_token_ids=list(options.end_token_ids),
         logprobs=0,
+        skip_special_tokens=False,  # a stop string may be a special token, and what is skipped is not looked for
+        spaces_between_special_tokens=False,
         output_kind=RequestOutputKind.DELTA if on_token else RequestOutputKind.FINAL_ONLY,
     )
 

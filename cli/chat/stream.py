@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from envs.grammar import TAGS
+from sleuth.reserved import TAGS
 
 _TAG = re.compile(rf"<(/?)({'|'.join(TAGS)})>")
 _SPELLED = tuple(f"<{slash}{name}>" for name in TAGS for slash in ("", "/"))
@@ -68,6 +68,10 @@ class TagStream:
     def __init__(self) -> None:
         self._waiting = ""
         self._inside = ""
+
+    def inside_thought(self) -> None:
+        """The next turn begins inside a thought that is open already."""
+        self._inside = "think"
 
     def feed(self, text: str) -> list[Span]:
         """The spans that are certain so far; a possible start of a tag is held back."""

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agent.rollout import Event, PassagesGiven, TokenSampled, TurnTaken
+from agent.rollout import Event, PassagesGiven, ThoughtOpen, TokenSampled, TurnTaken
 from agent.session import Exchange, Knobs
 from cli.chat.flow import GUTTER, Flow
 from cli.chat.stream import Span, TagStream, TokenText
@@ -71,6 +71,8 @@ class View:
             self.tokens += 1
             self._streamed = True
             self._spans(self._tags.feed(self._text.feed(event.token_id)))
+        elif isinstance(event, ThoughtOpen):
+            self._tags.inside_thought()
         elif isinstance(event, TurnTaken):
             self._turn(event.turn)
         elif isinstance(event, PassagesGiven):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from envs.config import EnvironmentSettings
 from envs.search_env import SearchEnvironment
 from sleuth.protocols import TextCodec
-from sleuth.types import Action, Hit, Observation, Question, Search, Stop
+from sleuth.types import Action, Generation, Hit, Observation, Question, Search, Stop
 
 
 class FreshPassages:
@@ -24,12 +24,19 @@ class FreshPassages:
     def total_tokens(self) -> int:
         return self._inner.total_tokens
 
+    @property
+    def thinking(self) -> bool:
+        return self._inner.thinking
+
     def turn_tokens(self, room: int) -> int:
         return self._inner.turn_tokens(room)
 
     def reset(self, question: Question) -> Observation | Search:
         self._shown.clear()
         return self._inner.reset(question)
+
+    def over(self, text: str, generation: Generation) -> bool:
+        return self._inner.over(text, generation)
 
     def step(self, text: str) -> Action:
         return self._inner.step(text)

@@ -11,11 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
+from tiny_tokenizers import byte_level
 
-from agent.rollout import PassagesGiven, TokenSampled, TurnTaken
-from agent.session import Exchange, Knobs
+from agent.codec import HFCodec
+from agent.policies.scripted import ScriptedPolicy
+from agent.rollout import PassagesGiven, ThoughtOpen, TokenSampled, TurnTaken
+from agent.session import Exchange, Knobs, Session, Tools
 from cli.chat.flow import GUTTER, Flow
 from cli.chat.view import View, as_json, describe, folded
+from envs.config import EnvironmentSettings
+from envs.factory import make_environment
 from sleuth.types import (
     Action,
     Answer,
@@ -77,6 +82,48 @@ LONG = "Oslo is\nthe capital. " * 9
 HITS = (Hit(Passage("p1", "Oslo", LONG), 12.5, 1), Hit(Passage("p2", HOSTILE, HOSTILE), 3.25, 2))
 SEARCHED = turn("<think>Need it.</think>\n<search> capital </search>\n", Search("capital"), HITS, "<information>")
 ANSWERED = turn("<think>Found.</think> <answer>Oslo</answer>", Answer("Oslo"))
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_turn_that_begins_inside_a_thought_is_shown_as_one(streamed) -> None:
+    target = console(70)
+    view = View(target, decode)
+    text = "I could <search> x </search> but no.</think><answer>Oslo</answer>"
+    taken = turn(text, Answer("Oslo"), streamed=streamed)
+    with view.playing():
+        view.on_event(ThoughtOpen("e"))
+        for token in taken.generation.token_ids:
+            view.on_event(TokenSampled("e", token, 0.0))
+        view.on_event(TurnTaken("e", taken))
+        view.on_event(TurnTaken("e", ANSWERED))
+    assert written(target).splitlines() == [
+        "   think  I could <search> x </search> but no.",
+        "  answer  Oslo",
+        "   think  Found.",
+        "  answer  Oslo",
+    ]
+
+
+def test_a_session_with_a_thinking_model() -> None:
+    """Through the driver: the template opens the thought, and what the thought mentions is not shown as a search."""
+    codec = HFCodec(byte_level("deepseek", "deepseek_r1_distill"))
+    said = ["I could <search> but know.</think> Oslo.", "So.</think><answer>Oslo</answer>"]
+    policy = ScriptedPolicy(codec, lambda _, turn: said[turn])
+    settings = EnvironmentSettings(kind="direct")
+    tools = Tools(lambda _: make_environment(settings, codec), lambda _: None, lambda _: [], {})
+    target = console(70)
+    view = View(target, codec.decode)
+    session = Session(policy, codec, tools, Knobs(mode="direct"))
+    with view.playing():
+        exchange = session.ask("What is the capital of Norway?", view.on_event)
+    assert written(target).splitlines() == [
+        "   think  I could <search> but know.",
+        "          Oslo.",
+        " invalid  the turn neither searched nor answered",
+        "   think  So.",
+        "  answer  Oslo",
+    ]
+    assert exchange.trajectory.turns[0].observation.endswith("<｜Assistant｜><think>\n")
 
 
 def test_every_part_of_a_turn_has_its_label() -> None:

@@ -9,14 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_tokenizers import byte_level
 
 import agent.export
+from agent.codec import HFCodec
 from agent.config import PolicySettings
 from agent.policies.loading import load_policy_model
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from cli import main as program
+from envs.config import EnvironmentSettings
 from sleuth.runs import RunFolder
+from workflows.exported import protocol_of
 from workflows.model_settings import evaluation_settings
 
 WORDS = ["Question", ":", "?", "who", "directed", "the", "film", "Need", "Paris"]
@@ -129,7 +133,19 @@ def test_the_protocol_stands_in_plain_words(full: Path, tmp_path: Path) -> None:
     protocol = json.loads((tmp_path / "out" / "sleuth.json").read_text())
     assert protocol["prompt"] == "Question: {question}\n"
     assert protocol["stop"] == ["</search>", "</answer>"]
+    assert (protocol["thinking"], protocol["frame"]) == (False, None)
     assert protocol["blocks"]["opening"] == "<information>\n"
+
+
+def test_the_protocol_of_a_thinking_model_has_its_frame() -> None:
+    codec = HFCodec(byte_level("deepseek", "deepseek_r1_distill"))
+    protocol = protocol_of(EnvironmentSettings(), codec)
+    assert protocol["thinking"] and protocol["prompt"].endswith("<｜Assistant｜><think>\n")
+    assert protocol["frame"] == {
+        "before": "<｜end▁of▁sentence｜><｜User｜>",
+        "after": "<｜Assistant｜><think>\n",
+    }
+    assert protocol["environment"]["date"] == "2024-07-26"
 
 
 def test_the_card_has_the_measured_figures_and_its_code_runs(

@@ -141,7 +141,7 @@ def test_a_template_that_changes_the_message_is_refused(byte_codec, question):
         reserved, bos = byte_codec.reserved, byte_codec.bos
         encode, decode = byte_codec.encode, byte_codec.decode
 
-        def render_chat(self, messages):
+        def render_chat(self, messages, variables=None):
             return "nothing of it"
 
     with pytest.raises(ConfigError, match="alters the user's message"):

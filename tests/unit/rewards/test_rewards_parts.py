@@ -1,5 +1,7 @@
 """Each reward by itself: typed actions and hits decide, what a passage says does not."""
 
+from dataclasses import replace
+
 import pytest
 
 from rewards.config import RewardSettings
@@ -134,6 +136,20 @@ def test_format(question, turn, trajectory):
 )
 def test_a_turn_that_is_not_a_thought_and_then_an_action(question, turn, trajectory, text):
     assert Format().score(question, trajectory(turn(Answer("y"), text=text))) == 0.0
+
+
+def test_format_of_a_turn_that_begins_inside_a_thought(question, turn, trajectory):
+    """Of two turns, only the first begins where the prompt opened a thought."""
+
+    def score(text):
+        first = replace(turn(Search("x"), text=text), thinking=True)
+        return Format().score(question, trajectory(first, turn(Answer("y"))))
+
+    assert score("I could <search> or <answer>.</think><search>x</search>") == 1.0
+    assert score("<think>I could.</think><search>x</search>") == 0.5
+    assert score(" </think><search>x</search>") == 0.5
+    assert score("never closed <search>x</search>") == 0.5
+    assert score("a</think> prose <search>x</search>") == 0.5
 
 
 def test_format_of_a_long_thought_is_quick(question, turn, trajectory):
