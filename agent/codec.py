@@ -18,6 +18,7 @@ class HFCodec:
     Untrusted text is encoded with special tokens switched off, and any reserved id that still results is dropped:
     dropping a token id, unlike deleting text, cannot create a new special token. The protocol's own tags may be special
     tokens of the tokenizer: they are decoded like any text, while other special tokens have none.
+    ``end_token_ids`` are those that the model's settings name beside the tokenizer's EOS.
 
     Text and tokens agree at seams: a piece gets no space that it does not have, and loses none. After a control token
     inside trusted text, such as a chat template's ``[INST]``, the tokenizer's own custom holds.
@@ -51,8 +52,8 @@ class HFCodec:
         ids = [token for token in token_ids if token not in self._special or token in self._tags]
         if self._seam is not None:
             text = decode_all(self.tokenizer, [*self._seam.token_ids, *ids])
-            if text.startswith(self._seam.text):  # not where its bytes joined those of a broken character
-                return text.removeprefix(self._seam.text)
+            if text.startswith(self._seam.shown):  # not where its bytes joined those of a broken character
+                return text.removeprefix(self._seam.shown)
         return decode_all(self.tokenizer, ids)
 
     def render_chat(

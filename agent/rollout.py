@@ -194,7 +194,7 @@ class RolloutDriver:
         said = episode.said = together(episode.said, generation)
         if not isinstance(episode.environment, ThinkingEnvironment):
             return True
-        over = True
+        over = True  # also where the environment fails
         with episode.playing():
             over = episode.environment.over(self.codec.decode(said.token_ids), said)
         if over or episode.turn_room > 0:

@@ -23,10 +23,11 @@ _PRIVATE = "\ue000"
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """``text`` is encoded as ``token_ids`` whatever follows it."""
+    """``text`` is encoded as ``token_ids`` whatever follows it, and these decode to ``shown``."""
 
     text: str
     token_ids: tuple[int, ...]
+    shown: str
 
 
 def find_seam(tokenizer: Any) -> Seam | None:
@@ -43,8 +44,9 @@ def find_seam(tokenizer: Any) -> Seam | None:
             continue
         # No token goes on after the seam's last character, so that nothing can merge across it.
         alone = bool(_BYTE.fullmatch(last[0])) or last[0][-1] not in followed
-        if alone and decode_all(tokenizer, ids) == text:
-            return Seam(text, tuple(ids))
+        shown = decode_all(tokenizer, ids)
+        if alone and shown.lstrip(" ") == text:
+            return Seam(text, tuple(ids), shown)
     return None
 
 

@@ -59,25 +59,26 @@ def build_tiny_family(
     folder: str | Path, vocabulary: Sequence[str], family: str, seed: int = 0, *, context: int = 1024
 ) -> None:
     """Write a tokenizer over ``vocabulary`` and a model of ``family`` for ``context`` tokens to ``folder``."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     tokenizer = make_tokenizer(vocabulary, context)
-    common = {"hidden_size": 32, "intermediate_size": 96, "vocab_size": len(tokenizer)}
-    config = AutoConfig.for_model(
-        family,
-        **{**common, "max_position_embeddings": context, **FAMILIES[family]},
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        _enlarge(model)
+    model = make_family(family, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, seed, context=context)
     with atomic_folder(folder) as out:
         tokenizer.save_pretrained(out)
         model.save_pretrained(out)
         write_manifest(out, KIND, {"family": family, "seed": seed, "trained": False})
+
+
+def make_family(family: str, size: int, pad: int, eos: int, seed: int = 0, *, context: int = 1024) -> Any:
+    """A model of ``family`` with ``size`` tokens and ``context`` positions."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    common = {"hidden_size": 32, "intermediate_size": 96, "vocab_size": size, "max_position_embeddings": context}
+    tokens: dict[str, Any] = {"bos_token_id": None, "eos_token_id": eos, "pad_token_id": pad}
+    config = AutoConfig.for_model(family, **{**common, **FAMILIES[family], **tokens})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        _enlarge(model)
+    return model
 
 
 @torch.no_grad()

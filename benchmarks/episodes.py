@@ -33,6 +33,7 @@ from agent.policies.transformers_policy import TransformersPolicy
 from agent.rollout import RolloutDriver
 from agent.tiny import make_model
 from agent.tiny_config import TinySettings
+from agent.tiny_families import make_family
 from agent.warmstart import to_example
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment
@@ -50,6 +51,10 @@ SMALL = TinySettings(hidden_size=64, layers=2)
 
 def llama(codec: HFCodec, settings: TinySettings = SMALL) -> Any:
     return make_model(len(codec.tokenizer), codec.pad_token_id, codec.eos_token_id, settings, seed=0)
+
+
+def family(name: str, codec: HFCodec, context: int = 1024) -> Any:
+    return make_family(name, len(codec.tokenizer), codec.pad_token_id, codec.eos_token_id, context=context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,23 @@ CASES = [
             "<think> Skien. </think><answer> Skien </answer>",
         ),
         (2, 1),
+    ),
+    Case(
+        "hybrid-attention",
+        "Qwen3.5's layers: a recurrent state in three of four, so that every turn encodes its prefix anew",
+        byte_level,
+        ("<think> Where? </think><search> Ibsen </search>", "<think> Skien. </think><answer> Skien </answer>"),
+        (1, 1),
+        model=partial(family, "qwen3_5_text"),
+    ),
+    Case(
+        "context-256",
+        "GPT-2's learned positions, of which there are 256, and an episode of as many tokens at most",
+        byte_level,
+        ("<think> Where? </think><search> Ibsen </search>", "<think> Skien. </think><answer> Skien </answer>"),
+        (1, 1),
+        {"total_tokens": 256, "observation_tokens": 100},
+        partial(family, "gpt2", context=256),
     ),
 ]
 

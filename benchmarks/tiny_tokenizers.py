@@ -30,10 +30,21 @@ def chat_template(name: str) -> str:
     return (files("trl") / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-def byte_level(family: str = "chatml", template: str | None = None, special: Iterable[str] = ()) -> Any:
-    """Byte-level BPE, as of Qwen, Llama 3 and DeepSeek; ``special`` are more special tokens."""
+def template_names() -> list[str]:
+    """The chat templates that TRL bundles, without those that mark what is trained on."""
+    names = [file.name.removesuffix(".jinja") for file in (files("trl") / "chat_templates").iterdir()]
+    return sorted(name for name in names if "." not in name and not name.endswith("_training"))
+
+
+def byte_level(
+    family: str = "chatml", template: str | None = None, special: Iterable[str] = (), *, prefix_space: bool = False
+) -> Any:
+    """Byte-level BPE, as of Qwen, Llama 3 and DeepSeek; ``special`` are more special tokens.
+
+    ``prefix_space``: a space before every text, as some of GPT-2's descendants put it.
+    """
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)

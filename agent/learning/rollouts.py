@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from agent.learning.credit.assign import assign, is_flat
-from agent.learning.credit.turn_scores import AnswerLogprobs, TurnScorer
+from agent.learning.credit.turn_scores import AnswerLogprobs, TurnScorer, TurnScores
 from agent.learning.mixture import spare_question
 from sleuth.errors import TrainingError
 from sleuth.failures import FailureLog, scored_by
 from sleuth.protocols import Credit, Environment
 from sleuth.seeding import derive_seed
-from sleuth.types import Invalid, Origin, Question, Sampling, ScoredTrajectory, Segment, Trajectory
+from sleuth.types import Failure, Invalid, Origin, Question, Sampling, ScoredTrajectory, Segment, Trajectory
 
 
 class Scorer(Protocol):
@@ -121,7 +121,8 @@ class GroupRollouts:
     def judge(self, record: RolloutRecord, model: Any) -> RolloutRecord:
         """Add the turn scores of a rollout that was played without the model they need."""
         scored, seconds = self._with_turn_scores(record.scored, model)
-        return replace(record, scored=scored, metrics={**record.metrics, **seconds, **turn_figures(scored)})
+        figures = {**turn_figures(scored), "rollout/unscored": sum(s.reward is None for s in scored) / len(scored)}
+        return replace(record, scored=scored, metrics={**record.metrics, **seconds, **figures})
 
     def _with_turn_scores(
         self, scored: Sequence[ScoredTrajectory], model: Any
@@ -133,7 +134,10 @@ class GroupRollouts:
         answers = self._read(model) if self._read and model is not None else None
         asked = [s for s in scored if s.reward is not None]
         found = iter(self._turn_scorer.score([s.trajectory for s in asked], answers))
-        judged = [s if s.reward is None else replace(s, turn_scores=next(found)) for s in scored]
+        judged = [s if s.reward is None else _judged(s, next(found)) for s in scored]
+        for before, after in zip(scored, judged, strict=True):
+            if after.trajectory.failure is not before.trajectory.failure:
+                self._failures.note(after.trajectory)
         return judged, {"time/credit": time.perf_counter() - started}
 
     def _play(
@@ -195,6 +199,13 @@ def training_sampling(temperature: float, top_p: float) -> Sampling:
 
 def _added(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
     return {name: a.get(name, 0.0) + b.get(name, 0.0) for name in (*a, *b)}
+
+
+def _judged(scored: ScoredTrajectory, turns: TurnScores | Failure | None) -> ScoredTrajectory:
+    """With its turn scores, or unscored if they could not be worked out."""
+    if isinstance(turns, Failure):
+        return replace(scored, reward=None, trajectory=replace(scored.trajectory, failure=turns))
+    return replace(scored, turn_scores=turns)
 
 
 def _oldest_version(scored: Sequence[ScoredTrajectory], step: int) -> int:

@@ -11,10 +11,11 @@ from pydantic import Field
 
 from sleuth.errors import ConfigError, first_line
 from sleuth.evidence import contains_answer, informative_answers, normalise_title, supporting_titles
+from sleuth.failures import ends_run, failure_of
 from sleuth.kinds import KindSettings
 from sleuth.plugins import load_object
 from sleuth.protocols import TurnReward
-from sleuth.types import Answer, Hit, Invalid, Question, Trajectory, Turn
+from sleuth.types import Answer, Failure, Hit, Invalid, Question, Trajectory, Turn
 
 TurnScores = tuple[float | None, ...]
 """One for each turn; None for a turn that is not judged."""
@@ -33,8 +34,8 @@ class TurnScorer(Protocol):
 
     def score(
         self, trajectories: Sequence[Trajectory], answers: AnswerLogprobs | None = None
-    ) -> list[TurnScores | None]:
-        """None for a trajectory of whose question nothing is known by which to judge."""
+    ) -> Sequence[TurnScores | Failure | None]:
+        """None for a trajectory of whose question nothing is known by which to judge; a failure makes it unscored."""
         ...
 
 
@@ -121,7 +122,9 @@ def asked(turn: Turn) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PureTurnScorer:
-    """A judge that reads only question and trajectory; its scores are checked. ``name`` is for messages."""
+    """A judge that reads only question and trajectory. Where it raises, or gives anything but a finite number or None
+    for each turn, it has failed. ``name`` is for messages.
+    """
 
     judge: TurnReward
     name: str
@@ -129,22 +132,21 @@ class PureTurnScorer:
 
     def score(
         self, trajectories: Sequence[Trajectory], answers: AnswerLogprobs | None = None
-    ) -> list[TurnScores | None]:
+    ) -> list[TurnScores | Failure | None]:
         del answers
         return [self._of(trajectory) for trajectory in trajectories]
 
-    def _of(self, trajectory: Trajectory) -> TurnScores | None:
-        given = self.judge.score_turns(trajectory.question, trajectory)
-        if given is None:
-            return None
+    def _of(self, trajectory: Trajectory) -> TurnScores | Failure | None:
         turns = len(trajectory.turns)
         try:
+            given = self.judge.score_turns(trajectory.question, trajectory)
+            if given is None:
+                return None
             scores = tuple(None if value is None else float(value) for value in given)
-        except (TypeError, ValueError):
-            scores = None
-        if scores is None or len(scores) != turns or not all(map(math.isfinite, filter(None, scores))):
-            raise ConfigError(
-                f"grpo.credit.score {self.name} gave {given!r} for the {turns} turns of '{trajectory.question.id}'",
-                "score_turns gives a finite number or None for each turn, or None where it does not apply",
-            )
+            if len(scores) != turns or not all(map(math.isfinite, filter(None, scores))):
+                raise ValueError(f"it gave {given!r}, not a finite number or None for each of {turns} turns")
+        except Exception as error:  # judges are anybody's code
+            if ends_run(error):
+                raise
+            return failure_of(f"the turn score {self.name}", error)
         return scores

@@ -31,8 +31,10 @@ def test_rows_that_are_alike_stay_together():
     assert len(length_groups([100, 101, 99, 100] * 8)) == 1
 
 
-@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 30)), min_size=1, max_size=16), st.booleans())
-def test_what_counts_is_scored_as_without_cutting_and_the_rest_is_zero(shape, split):
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(1, 30)), min_size=1, max_size=16), st.booleans(), st.booleans()
+)
+def test_what_counts_is_scored_as_without_cutting(shape, split, left):
     prompt, keep = max(p for p, _ in shape), max(c for _, c in shape)
     mask = torch.tensor([[0] * (prompt - p) + [1] * (p + c) + [0] * (keep - c) for p, c in shape])
     ids = torch.arange(mask.numel()).reshape(mask.shape) * mask
@@ -43,7 +45,7 @@ def test_what_counts_is_scored_as_without_cutting_and_the_rest_is_zero(shape, sp
         return totals[:, -keep:], (totals * 2)[:, -keep:], torch.ones(())
 
     whole, _, _ = score(ids, mask, keep, None)
-    logps, entropies, auxiliary = score_trimmed(score, ids, mask, keep, split=split)
+    logps, entropies, auxiliary = score_trimmed(score, ids, mask, keep, split=split, left=left)
     counted = mask[:, -keep:].bool()
     assert torch.equal(logps[counted], whole[counted])
     assert entropies is not None and torch.equal(entropies[counted], 2 * whole[counted])

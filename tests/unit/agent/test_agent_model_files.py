@@ -129,19 +129,6 @@ def test_a_row_that_ends_in_an_end_token_needs_no_other() -> None:
     assert to_row(scored, 99).completion_ids == [7, 50, 99]
 
 
-@pytest.mark.parametrize(("ends", "kept"), [(True, True), (False, False)])
-def test_mask_truncated_keeps_rows_that_end_in_any_end_token(
-    turns_end: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool, kept: bool
-) -> None:
-    folder, _, second = turns_end
-    sampled = second if ends else load_codec(folder).encode("Paris")[0]
-    monkeypatch.setattr("agent.policies.transformers_policy.pick", always(sampled))
-    trainer = make_trainer(job_of(folder, tmp_path, mask_truncated=True))
-    inputs = trainer._generate_and_score_completions([{"prompt": "0"}, {"prompt": "0"}])
-    assert inputs["completion_ids"][0, -1] == sampled
-    assert bool((inputs["completion_mask"] * inputs["tool_mask"]).any()) == kept
-
-
 OWN_CODE = """
 from transformers import MistralConfig, MistralForCausalLM
 

@@ -224,11 +224,41 @@ class WrongJudge:
         return self.given
 
 
-@pytest.mark.parametrize("given", [[1.0], [1.0, float("nan")], [1.0, "much"], 3.0])
-def test_a_judge_that_breaks_its_contract_is_said_in_one_line(given):
-    with pytest.raises(ConfigError, match=r"^grpo.credit.score mine:Judge gave .* for the 2 turns of 'q'") as caught:
-        PureTurnScorer(WrongJudge(given), "mine:Judge").score([played(1, 1)])
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ([1.0], "ValueError: it gave [1.0], not a finite number or None for each of 2 turns"),
+        ([1.0, float("nan")], "ValueError: it gave [1.0, nan], not a finite number or None for each of 2 turns"),
+        ([1.0, "much"], "ValueError: could not convert string to float: 'much'"),
+        (3.0, "TypeError: 'float' object is not iterable"),
+    ],
+)
+def test_a_judge_that_breaks_its_contract_has_failed(given, error):
+    (failure,) = PureTurnScorer(WrongJudge(given), "mine:Judge").score([played(1, 1)])
+    assert str(failure) == f"the turn score mine:Judge failed: {error}"
+
+
+class RaisesOnce:
+    """Raises on the first trajectory that it is asked about."""
+
+    def __init__(self, error):
+        self.errors = [error]
+
+    def score_turns(self, _question, trajectory):
+        if self.errors:
+            raise self.errors.pop()
+        return [1.0] * len(trajectory.turns)
+
+
+def test_a_judge_that_raises_on_one_trajectory_leaves_that_one_unscored(caplog):
+    rollouts = rollouts_of([QUESTION], PureTurnScorer(RaisesOnce(KeyError("gold")), "mine:Judge"), [1.0, 0.0])
+    record = rollouts.play(["0", "0"], 0, 0, Playing([("A",), ("B",)]))
+    assert [s.reward for s in record.scored] == [None, 0.0] and record.metrics["rollout/unscored"] == 0.5
+    assert record.scored[0].turn_scores is None and record.scored[1].turn_scores == (1.0, 1.0)
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "sleuth.unscored"]
+    assert line.startswith("question 'q' is unscored: the turn score mine:Judge failed: KeyError: 'gold'\nTraceback")
+    with pytest.raises(ConfigError, match="no server"):
+        PureTurnScorer(RaisesOnce(ConfigError("no server")), "mine:Judge").score([played(1, 1)])
 
 
 # Information gain
@@ -329,8 +359,8 @@ def rollouts_of(questions, scorer, rewards, *, credit=None, oversample=1.0, read
     given = iter(rewards * 20)
 
     class Scorer:
-        def score(self, trajectory):
-            return ScoredTrajectory(trajectory, next(given))
+        def score_all(self, trajectories):
+            return [ScoredTrajectory(trajectory, next(given)) for trajectory in trajectories]
 
     return GroupRollouts(
         questions,

@@ -92,7 +92,7 @@ def test_the_judge_of_turns_is_a_reward_too(monkeypatch: pytest.MonkeyPatch) -> 
     credit = CreditSettings.of(kind="turns", score="news:News", weight=0.3).open()
     assert credit.scorer.score([trajectory]) == [(1.0, 0.5, 0.0, 0.0, None)]
     (part,) = make_scorer([RewardSettings.of(kind="news:News", weight=0.0)]).parts
-    assert part.value(trajectory) == 0.375
+    assert part.values([trajectory]) == [0.375]
 
 
 def test_the_examples_work_together(played: Any) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime
 
 import pytest
-from tiny_tokenizers import byte_level, chat_template
+from tiny_tokenizers import byte_level, chat_template, template_names
 
 from agent.codec import HFCodec
 from envs.chat import ChatFrame, open_chat
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment
-from envs.grammar import action_end, ends_thinking, parse_turn
+from envs.grammar import action_end, ends_thinking, opens_thought, parse_turn
 from envs.prompts import PRESETS
 from sleuth.errors import ConfigError
 from sleuth.settings import load_settings, to_yaml, validate
@@ -116,6 +116,29 @@ def test_a_stop_string_inside_a_thought_ends_no_turn(codecs):
 def test_the_frame_is_the_templates_own(codecs, name, before, after):
     preset = PRESETS["sleuth"]
     assert open_chat(preset.search, preset, EnvironmentSettings(), codecs[name]).frame == ChatFrame(before, after)
+
+
+def test_every_template_that_trl_bundles_has_a_frame_and_a_pinned_date():
+    """Those of pictures refuse a message of text; the others say by their last word whether a thought is open."""
+    preset, thinking, dated, refused = PRESETS["sleuth"], set(), set(), set()
+    codec = HFCodec(byte_level("deepseek"))
+    for name in template_names():
+        codec.tokenizer.chat_template = chat_template(name)
+        settings = EnvironmentSettings(date="1999-11-02")
+        try:
+            opening = open_chat(preset.search, preset, settings, codec)
+        except ConfigError as error:
+            assert "alters the user's message" in str(error)
+            refused.add(name)
+            continue
+        assert opening.frame.before.strip() and opening.text.endswith(opening.frame.after)
+        thinking |= {name} if opens_thought(opening.text) else set()
+        dated |= {name} if "02 Nov 1999" in opening.text or "1999-11-02" in opening.text else set()
+        assert datetime.date.today().strftime("%Y-%m-%d") not in opening.text
+    assert {"deepseek_r1_distill", "deepseekv3", "qwen3_5_think", "qwen3_6", "nemotron_3_nano"} <= thinking
+    assert not thinking & {"qwen3", "qwen3_5_nothink", "qwen2_5", "llama3_2", "gemma3", "glm4moe"}
+    assert {"llama3_1", "llama3_2", "gptoss"} <= dated
+    assert refused == {"idefics3", "llava_next", "smolvlm"}
 
 
 def test_a_hint_after_the_end_of_a_message_is_a_message(codecs, hits_of):
