@@ -22,6 +22,8 @@ class HFCodec:
 
     Text and tokens agree at seams: a piece gets no space that it does not have, and loses none. After a control token
     inside trusted text, such as a chat template's ``[INST]``, the tokenizer's own custom holds.
+
+    ``end_token_ids`` are those that the model's settings name beside the tokenizer's EOS.
     """
 
     def __init__(self, tokenizer: Any, end_token_ids: Sequence[int] = ()) -> None:

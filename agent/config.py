@@ -69,12 +69,23 @@ class DemonstrationSettings(Settings):
 
 
 class OptimizerSettings(Settings):
+    """AdamW and its schedule. ``warmup_ratio``: the warm-up as a fraction of the training, instead of its steps."""
+
     learning_rate: Rate = 1e-5
     schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "linear"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     betas: tuple[Share, Share] = (0.9, 0.999)
     max_grad_norm: Rate = 1.0
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> OptimizerSettings:
+        if self.warmup_ratio and self.warmup_steps:
+            raise ValueError("give either warmup_steps or warmup_ratio")
+        if self.warmup_ratio and self.schedule == "constant":
+            raise ValueError("schedule constant has no warm-up: set it to constant_with_warmup")
+        return self
 
 
 class WarmstartSettings(OptimizerSettings):
@@ -127,7 +138,8 @@ class GrpoSettings(OptimizerSettings, StabilitySettings):
 
     One rollout is ``questions`` x ``group_size`` trajectories. They are split into ``minibatches``
     optimizer updates and reused ``iterations`` times; each update accumulates gradients over
-    micro-batches of ``micro_batch`` rows. ``credit`` turns rewards into advantages (``agent/learning/credit/``).
+    micro-batches of ``micro_batch`` rows. ``steps`` and ``warmup_steps`` count updates; ``warmup_ratio`` is of the
+    rollouts, of which it takes whole ones. ``credit`` turns rewards into advantages (``agent/learning/credit/``).
     ``oversample`` above 1 is dynamic sampling (DAPO, Yu et al. 2025): flat groups, in which no token has an advantage,
     are replaced by new questions, up to that many times the questions of a rollout. What keeps a run stable (entropy,
     masks, importance weights, ``top_p``) is described in ``StabilitySettings``.
@@ -161,6 +173,22 @@ class GrpoSettings(OptimizerSettings, StabilitySettings):
     save_trajectories: bool = True
     monitors: MonitorSettings = MonitorSettings()
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
+
+    @property
+    def rollouts(self) -> int:
+        """How many rollouts there are in all."""
+        return -(-self.steps // self.updates_per_rollout)
+
+    @property
+    def updates_per_rollout(self) -> int:
+        return self.minibatches * self.iterations
+
+    @property
+    def warmup_updates(self) -> int:
+        """Updates with a learning rate that still rises."""
+        if not self.warmup_ratio:
+            return self.warmup_steps
+        return int(self.warmup_ratio * self.rollouts) * self.updates_per_rollout
 
     @model_validator(mode="before")
     @classmethod

@@ -1,22 +1,26 @@
 """The rollout driver: from questions to trajectories, one round of all live episodes at a time.
 
 A round is: generate to a stop string, parse the new turn, collect all searches into one batched and deduplicated
-retriever call, append the observations. A stop string inside a thought ends no turn: more is sampled. With an
-``AsyncPolicy``, episodes advance independently, without rounds. Training, evaluation, demonstrations and chat all use
-this driver. Sampled tokens are appended as they were sampled, never re-encoded from text.
+retriever call, make the calls of other tools, append the observations. A stop string inside a thought ends no turn:
+more is sampled. With an ``AsyncPolicy``, episodes advance independently, without rounds. Training, evaluation,
+demonstrations and chat all use this driver. Sampled tokens are appended as they were sampled, never re-encoded.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import cast
 
+from agent.episode import Episode, together
+from agent.events import EpisodeEnded, Event, PassagesGiven, ThoughtOpen, TokenSampled, TurnTaken
 from agent.rollout_async import run_all
+from agent.tools import ToolBox
 from sleuth.coalescer import Coalescer
-from sleuth.errors import RetrieverError
+from sleuth.errors import ConfigError, RetrieverError
 from sleuth.failures import ends_run, failure_of
 from sleuth.hits import distinct
 from sleuth.protocols import (
@@ -27,15 +31,17 @@ from sleuth.protocols import (
     Retriever,
     TextCodec,
     ThinkingEnvironment,
+    ToolEnvironment,
 )
 from sleuth.seeding import derive_seed
 from sleuth.types import (
     Action,
     Answer,
-    Failure,
+    Call,
     Generation,
     Hit,
     Invalid,
+    Observation,
     Question,
     Request,
     Sampling,
@@ -43,92 +49,15 @@ from sleuth.types import (
     Segment,
     Stop,
     StopReason,
+    ToolAnswer,
     Trajectory,
     Turn,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class PassagesGiven:
-    """Hits of a search that the environment made before the first turn."""
-
-    episode: str
-    hits: tuple[Hit, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ThoughtOpen:
-    """The turn that is about to be sampled begins inside a thought that is open already."""
-
-    episode: str
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSampled:
-    """A token, at the moment it is sampled."""
-
-    episode: str
-    token_id: int
-    logprob: float
-
-
-@dataclass(frozen=True, slots=True)
-class TurnTaken:
-    """A turn with the environment's response."""
-
-    episode: str
-    turn: Turn
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodeEnded:
-    episode: str
-    trajectory: Trajectory
-
-
-Event = PassagesGiven | ThoughtOpen | TokenSampled | TurnTaken | EpisodeEnded
-
-
-@dataclass(slots=True)
-class _Episode:
-    id: str
-    question: Question
-    seed: int
-    environment: Environment = field(init=False)
-    budget: int = 0
-    segments: list[Segment] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
-    length: int = 0
-    said: Generation | None = None
-    """What was sampled of a turn that is not over."""
-    pending: Search | None = None
-    given: tuple[Hit, ...] = ()
-    stop: StopReason | None = None
-    failure: Failure | None = None
-    timings: dict[str, float] = field(default_factory=lambda: {"generate": 0.0, "retrieve": 0.0})
-
-    def append(self, segment: Segment) -> None:
-        self.segments.append(segment)
-        self.length += len(segment.token_ids)
-
-    @property
-    def prefix(self) -> list[int]:
-        return [token for segment in self.segments for token in segment.token_ids]
-
-    @property
-    def room(self) -> int:
-        return self.environment.total_tokens - self.length
-
-    @contextmanager
-    def playing(self) -> Iterator[None]:
-        """For calls of the environment, which may be anybody's code: if it raises, the episode ends unscored."""
-        try:
-            yield
-        except Exception as error:
-            if ends_run(error):
-                raise
-            self.stop, self.failure = "environment_failed", failure_of("the environment", error)
-            self.pending = None
+Found = list[list[Hit]]
+"""The hits of every query of a search."""
+Response = Found | ToolAnswer
+"""What comes back to a turn that searched or called."""
 
 
 class RolloutDriver:
@@ -136,7 +65,7 @@ class RolloutDriver:
 
     ``environment`` makes a new state machine for each episode; ``retriever`` may be None if the environment never
     searches. If the retriever or an environment fails, its episodes end unscored, not with reward zero, and the others
-    go on; only errors that the user must mend, such as a ConfigError, are raised.
+    go on; only errors that the user must mend, such as a ConfigError, are raised. ``tools`` makes the other calls.
     """
 
     def __init__(
@@ -146,12 +75,14 @@ class RolloutDriver:
         environment: Callable[[], Environment],
         retriever: Retriever | None,
         top_k: int,
+        tools: ToolBox | None = None,
     ) -> None:
         self.policy = policy
         self.codec = codec
         self.environment = environment
         self.retriever = retriever
         self.top_k = top_k
+        self.tools = tools
         self._serial = itertools.count()
 
     def run(
@@ -164,7 +95,7 @@ class RolloutDriver:
         """One trajectory per question, in order. The same seeds give the same trajectories."""
         emit = on_event or _ignore
         episodes = [
-            _Episode(f"{question.id}#{next(self._serial)}", question, seed)
+            Episode(f"{question.id}#{next(self._serial)}", question, seed)
             for question, seed in zip(questions, seeds or range(len(questions)), strict=True)
         ]
         try:
@@ -180,9 +111,9 @@ class RolloutDriver:
             emit(EpisodeEnded(episode.id, trajectory))
         return trajectories
 
-    def _open(self, episodes: Sequence[_Episode], emit: Callable[[Event], None]) -> None:
+    def _open(self, episodes: Sequence[Episode], emit: Callable[[Event], None]) -> None:
         """Append each prompt, searching first if the environment asks for it."""
-        waiting: list[_Episode] = []
+        waiting: list[Episode] = []
         for episode in episodes:
             with episode.playing():
                 episode.environment = self.environment()
@@ -192,37 +123,38 @@ class RolloutDriver:
                     waiting.append(episode)
                 else:
                     self._insert(episode, Segment("prompt", first.token_ids), "prompt_too_long")
-        for episode, hits in self._retrieve(waiting):
-            episode.given = tuple(hits)
+        for episode, found in self._retrieve(waiting):
+            episode.given = tuple(hit for hits in found for hit in hits)
             emit(PassagesGiven(episode.id, episode.given))
             with episode.playing():
-                prompt = episode.environment.observe(hits, episode.room)
+                prompt = episode.environment.observe(episode.given, episode.room)
                 if isinstance(prompt, Stop):
                     episode.stop = prompt.reason
                 else:
                     self._insert(episode, Segment("prompt", prompt.token_ids), "prompt_too_long")
 
-    def _insert(self, episode: _Episode, segment: Segment, full: StopReason) -> None:
+    def _insert(self, episode: Episode, segment: Segment, full: StopReason) -> None:
         """Append what the environment says; the episode ends with ``full`` if no room is left for a turn."""
         episode.append(segment)
         episode.budget = episode.environment.turn_tokens(episode.room)
         if episode.budget < 1:
             episode.stop = full
 
-    def _round(self, live: Sequence[_Episode], sampling: Sampling, emit: Callable[[Event], None]) -> None:
+    def _round(self, live: Sequence[Episode], sampling: Sampling, emit: Callable[[Event], None]) -> None:
         speaking = list(live)
         while speaking:
             generations = self._generate(speaking, sampling, emit)
             speaking = [e for e, said in zip(speaking, generations, strict=True) if not self._over(e, said)]
         turns = {e.id: self._take(e) for e in live}
-        found: dict[str, list[Hit]] = {
-            episode.id: hits for episode, hits in self._retrieve([e for e in live if e.pending])
+        answers: dict[str, Response] = {
+            episode.id: found for episode, found in self._retrieve([e for e in live if isinstance(e.pending, Search)])
         }
+        answers |= {episode.id: answer for episode, answer in self._call(live)}
         for episode in live:
-            self._settle(episode, turns[episode.id], found.get(episode.id), emit)
+            self._settle(episode, turns[episode.id], answers.get(episode.id), emit)
 
     def _play_each(
-        self, policy: AsyncPolicy, live: Sequence[_Episode], sampling: Sampling, emit: Callable[[Event], None]
+        self, policy: AsyncPolicy, live: Sequence[Episode], sampling: Sampling, emit: Callable[[Event], None]
     ) -> None:
         """Play the episodes independently to their ends; concurrent searches are still batched."""
         searches = Coalescer(self._retrieve_each)
@@ -237,8 +169,8 @@ class RolloutDriver:
     async def _advance(
         self,
         policy: AsyncPolicy,
-        episode: _Episode,
-        searches: Coalescer[_Episode, list[Hit] | None],
+        episode: Episode,
+        searches: Coalescer[Episode, Found | None],
         sampling: Sampling,
         emit: Callable[[Event], None],
     ) -> None:
@@ -250,48 +182,51 @@ class RolloutDriver:
                 pass
             _divide_time([episode], "generate", time.perf_counter() - started)
             turn = self._take(episode)
-            self._settle(episode, turn, await searches.ask_async(episode) if episode.pending else None, emit)
+            answer: Response | None = None
+            if isinstance(episode.pending, Search):
+                answer = await searches.ask_async(episode)
+            elif episode.pending is not None:
+                ((_, answer),) = await asyncio.to_thread(self._call, [episode])
+            self._settle(episode, turn, answer, emit)
 
-    def _over(self, episode: _Episode, generation: Generation) -> bool:
+    def _over(self, episode: Episode, generation: Generation) -> bool:
         """Add what was sampled to the turn, and say whether the turn is over."""
-        said = episode.said = _together(episode.said, generation)
+        said = episode.said = together(episode.said, generation)
         if not isinstance(episode.environment, ThinkingEnvironment):
             return True
         over = True  # also where the environment fails
         with episode.playing():
             over = episode.environment.over(self.codec.decode(said.token_ids), said)
-        if over or _turn_room(episode) > 0:
+        if over or episode.turn_room > 0:
             return over
         episode.said = replace(said, finish_reason="length")
         return True
 
-    def _take(self, episode: _Episode) -> Turn:
+    def _take(self, episode: Episode) -> Turn:
         """Append the sampled tokens and parse the turn."""
         generation, episode.said = episode.said, None
         assert generation is not None
-        thinking = _thinking(episode)
+        thinking = episode.thinking
         text = self.codec.decode(generation.token_ids)
         action: Action = Invalid("the environment failed")
         with episode.playing():
             action = episode.environment.step(text)
         episode.append(Segment("policy", generation.token_ids, generation.logprobs))
-        episode.pending = action if isinstance(action, Search) else None
+        episode.pending = action if isinstance(action, Search | Call) else None
         return Turn(generation, text, action, thinking=thinking)
 
-    def _settle(self, episode: _Episode, turn: Turn, hits: list[Hit] | None, emit: Callable[[Event], None]) -> None:
+    def _settle(self, episode: Episode, turn: Turn, answer: Response | None, emit: Callable[[Event], None]) -> None:
         """End the turn with the environment's response."""
         if isinstance(turn.action, Answer):
             episode.stop = "answer"
         elif episode.stop is None:
-            turn = replace(turn, hits=tuple(hits or ()))
+            turn = _with_answer(turn, answer)
             with episode.playing():
-                turn = self._observe(episode, turn, hits)
+                turn = self._observe(episode, turn, answer)
         episode.turns.append(turn)
         emit(TurnTaken(episode.id, turn))
 
-    def _generate(
-        self, live: Sequence[_Episode], sampling: Sampling, emit: Callable[[Event], None]
-    ) -> list[Generation]:
+    def _generate(self, live: Sequence[Episode], sampling: Sampling, emit: Callable[[Event], None]) -> list[Generation]:
         requests = [_request(episode) for episode in live]
         for episode in live:
             _announce(episode, emit)
@@ -305,10 +240,10 @@ class RolloutDriver:
         _divide_time(live, "generate", time.perf_counter() - started)
         return generations
 
-    def _retrieve(self, waiting: Sequence[_Episode]) -> list[tuple[_Episode, list[Hit]]]:
-        """Hits for every waiting episode from one call; if it fails, the episodes end unscored."""
-        queries = [e.pending.query for e in waiting if e.pending]
-        unique = list(dict.fromkeys(queries))
+    def _retrieve(self, waiting: Sequence[Episode]) -> list[tuple[Episode, Found]]:
+        """Hits of every query of the waiting episodes from one call; if it fails, the episodes end unscored."""
+        asked = [e.pending.queries if isinstance(e.pending, Search) else () for e in waiting]
+        unique = list(dict.fromkeys(query for queries in asked for query in queries))
         if not unique:
             return []
         started = time.perf_counter()
@@ -325,16 +260,30 @@ class RolloutDriver:
             return []
         finally:
             _divide_time(waiting, "retrieve", time.perf_counter() - started)
-        return [(episode, answers[query]) for episode, query in zip(waiting, queries, strict=True)]
+        return [
+            (episode, [answers[query] for query in queries]) for episode, queries in zip(waiting, asked, strict=True)
+        ]
 
-    def _retrieve_each(self, waiting: Sequence[_Episode]) -> list[list[Hit] | None]:
+    def _retrieve_each(self, waiting: Sequence[Episode]) -> list[Found | None]:
         """Like ``_retrieve``, with None for failed searches."""
         found = {episode.id: hits for episode, hits in self._retrieve(waiting)}
         return [found.get(episode.id) for episode in waiting]
 
-    def _observe(self, episode: _Episode, turn: Turn, hits: list[Hit] | None) -> Turn:
+    def _call(self, live: Sequence[Episode]) -> list[tuple[Episode, ToolAnswer]]:
+        """What the called tools answer the episodes that wait for one; the calls run side by side."""
+        waiting = [e for e in live if isinstance(e.pending, Call)]
+        if not waiting:
+            return []
+        if self.tools is None:
+            raise ConfigError("the environment calls tools, but none is configured", "set environment.tools")
+        started = time.perf_counter()
+        answers = self.tools.call([(e.pending, e.turns) for e in waiting if isinstance(e.pending, Call)])
+        _divide_time(waiting, "tools", time.perf_counter() - started)
+        return list(zip(waiting, answers, strict=True))
+
+    def _observe(self, episode: Episode, turn: Turn, answer: Response | None) -> Turn:
         """Append the environment's observation, or end the episode; returns the completed turn."""
-        seen = episode.environment.observe(hits, episode.room)
+        seen = _respond(episode, answer)
         if isinstance(seen, Stop):
             episode.stop = seen.reason
             return turn
@@ -342,7 +291,27 @@ class RolloutDriver:
         return replace(turn, observation=seen.text)
 
 
-def _close(episode: _Episode) -> Trajectory:
+def _with_answer(turn: Turn, answer: Response | None) -> Turn:
+    """The turn with what came back to it, whether the environment shows it or not."""
+    if isinstance(answer, ToolAnswer):
+        return replace(turn, failure=answer.text if answer.failed else "")
+    if answer is None:
+        return turn
+    counts = tuple(map(len, answer)) if len(answer) > 1 else ()
+    return replace(turn, hits=tuple(hit for hits in answer for hit in hits), hits_per_query=counts)
+
+
+def _respond(episode: Episode, answer: Response | None) -> Observation | Stop:
+    """Let the environment respond. Only one that has tools is asked about calls and several queries."""
+    environment = episode.environment
+    if isinstance(answer, ToolAnswer):
+        return cast("ToolEnvironment", environment).observe_call(answer, episode.room)
+    if answer is not None and len(answer) > 1:
+        return cast("ToolEnvironment", environment).observe_several(answer, episode.room)
+    return environment.observe(answer[0] if answer else None, episode.room)
+
+
+def _close(episode: Episode) -> Trajectory:
     assert episode.stop is not None
     assert episode.length == sum(len(s.token_ids) for s in episode.segments)
     return Trajectory(
@@ -356,55 +325,37 @@ def _close(episode: _Episode) -> Trajectory:
     )
 
 
-def _request(episode: _Episode) -> Request:
+def _request(episode: Episode) -> Request:
     """The next turn, or the rest of one that is not over: a seed of its own, and what is left of its budget."""
     turn, said = len(episode.turns), episode.said.token_ids if episode.said else ()
     seed = derive_seed(episode.seed, turn, len(said)) if said else derive_seed(episode.seed, turn)
-    thinking = bool(said) or _thinking(episode)  # a turn goes on inside a thought only
-    return Request(episode.id, [*episode.prefix, *said], _turn_room(episode), seed, thinking)
+    thinking = bool(said) or episode.thinking  # a turn goes on inside a thought only
+    return Request(episode.id, [*episode.prefix, *said], episode.turn_room, seed, thinking)
 
 
-def _turn_room(episode: _Episode) -> int:
-    """How many more tokens the current turn may sample."""
-    said = len(episode.said.token_ids) if episode.said else 0
-    return episode.budget - said
-
-
-def _thinking(episode: _Episode) -> bool:
-    return isinstance(episode.environment, ThinkingEnvironment) and episode.environment.thinking
-
-
-def _announce(episode: _Episode, emit: Callable[[Event], None]) -> None:
-    if episode.said is None and _thinking(episode):
+def _announce(episode: Episode, emit: Callable[[Event], None]) -> None:
+    if episode.said is None and episode.thinking:
         emit(ThoughtOpen(episode.id))
-
-
-def _together(before: Generation | None, after: Generation) -> Generation:
-    """One generation sampled in two parts; its version is that of the older weights."""
-    if before is None:
-        return after
-    version = min(before.policy_version, after.policy_version)
-    ids, logprobs = before.token_ids + after.token_ids, before.logprobs + after.logprobs
-    return Generation(ids, logprobs, after.finish_reason, version)
 
 
 def _token_listener(emit: Callable[[Event], None]) -> OnToken | None:
     return None if emit is _ignore else lambda *token: emit(TokenSampled(*token))
 
 
-def _fit(episodes: Sequence[_Episode], before: Sequence[Mapping[str, float]], wall: float) -> None:
+def _fit(episodes: Sequence[Episode], before: Sequence[Mapping[str, float]], wall: float) -> None:
     """Scale the timings that overlapping episodes have added so that they sum to the wall time."""
-    added = sum(e.timings[stage] - old[stage] for e, old in zip(episodes, before, strict=True) for stage in old)
-    for episode, old in zip(episodes, before, strict=True):
-        for stage in old:
-            spent = episode.timings[stage] - old[stage]
-            episode.timings[stage] = old[stage] + spent * wall / max(added, 1e-9)
+    pairs = list(zip(episodes, before, strict=True))
+    added = sum(e.timings[stage] - old.get(stage, 0.0) for e, old in pairs for stage in e.timings)
+    for episode, old in pairs:
+        for stage, total in episode.timings.items():
+            start = old.get(stage, 0.0)
+            episode.timings[stage] = start + (total - start) * wall / max(added, 1e-9)
 
 
-def _divide_time(episodes: Sequence[_Episode], stage: str, seconds: float) -> None:
+def _divide_time(episodes: Sequence[Episode], stage: str, seconds: float) -> None:
     """Divide a batch's wall time equally among its episodes."""
     for episode in episodes:
-        episode.timings[stage] += seconds / len(episodes)
+        episode.timings[stage] = episode.timings.get(stage, 0.0) + seconds / len(episodes)
 
 
 def _ignore(_event: Event) -> None:

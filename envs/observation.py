@@ -23,8 +23,6 @@ CHARACTERS_PER_TOKEN = 24
 """Characters per budgeted token beyond which text is not even tokenised. Prose has 3 to 5 characters per
 token; a text that averages more than 24 shows fewer tokens than it could, in exchange for bounded time."""
 
-_SLOT = re.compile(r"(\{\w+\})")
-
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -60,6 +58,22 @@ def shorten(codec: TextCodec, piece: Piece, limit: int) -> Piece:
     return Piece(neutralise(codec.decode(token_ids), codec.reserved), token_ids)
 
 
+def first_tokens(codec: TextCodec, pieces: Sequence[Piece], limit: int) -> list[Piece]:
+    """The first ``limit`` tokens of ``pieces``, or up to three fewer, whatever is lost with the rest."""
+    kept: list[Piece] = []
+    for piece in pieces:
+        left = limit - size(kept)
+        if len(piece.token_ids) <= left:
+            kept.append(piece)
+            continue
+        start = codec.decode(piece.token_ids[:left])
+        # The start of a text that was safe is safe; a piece of our own would not survive being neutralised.
+        exact = piece.text.startswith(start)
+        kept += [Piece(start, piece.token_ids[:left]) if exact else shorten(codec, piece, left)] if left > 0 else []
+        break
+    return kept
+
+
 def joined(pieces: Sequence[Piece]) -> Observation:
     token_ids = tuple(token for piece in pieces for token in piece.token_ids)
     return Observation(token_ids, "".join(piece.text for piece in pieces))
@@ -76,7 +90,8 @@ def fill(codec: TextCodec, template: str, slots: Mapping[str, str | Sequence[Pie
     """
     pieces: list[Piece] = []
     before = ""
-    for part in _SLOT.split(template):
+    names = "|".join(map(re.escape, slots))
+    for part in re.split(rf"(\{{(?:{names})\}})", template):
         content = slots.get(part[1:-1]) if part.startswith("{") else None
         if isinstance(content, str):
             pieces.append(untrusted(codec, content, before=before))
@@ -117,7 +132,7 @@ def information_block(
 
     Raises ConfigError if ``budget`` itself is too small.
     """
-    pieces = _block(codec, preset, hits, min(budget, room))
+    pieces = block_within(codec, preset, hits, min(budget, room))
     if pieces is None and room >= budget:
         raise ConfigError(
             f"observation_tokens ({budget}) is too small for one passage", "200 to 600 suits most policies"
@@ -125,14 +140,29 @@ def information_block(
     return pieces
 
 
-def _block(codec: TextCodec, preset: Preset, hits: Sequence[Hit], limit: int) -> list[Piece] | None:
-    """Frame and titles in full, texts sharing the rest; only the best-ranked passages if not all fit."""
+def cut_block(codec: TextCodec, preset: Preset, hits: Sequence[Hit], budget: int, room: int) -> list[Piece] | None:
+    """The first ``budget`` tokens of the block with all ``hits`` in full; None if these do not fit into ``room``."""
+    heads = [_head(codec, preset, i + 1, hit, budget) for i, hit in enumerate(hits)]
+    bodies = [_text(codec, preset, hit, budget) for hit in hits]
+    inner = _interleave(heads, bodies, trusted(codec, preset.separator)) or [trusted(codec, preset.nothing_found)]
+    pieces = first_tokens(codec, [trusted(codec, preset.opening), *inner, trusted(codec, preset.closing)], budget)
+    return pieces if size(pieces) <= room else None
+
+
+def block_within(
+    codec: TextCodec, preset: Preset, hits: Sequence[Hit], limit: int, first: int = 1
+) -> list[Piece] | None:
+    """The block of ``hits``, numbered from ``first``, in at most ``limit`` tokens; None if it does not fit.
+
+    Frame and titles in full, texts sharing the rest; only the best-ranked passages if not all fit.
+    """
     opening, closing = trusted(codec, preset.opening), trusted(codec, preset.closing)
     if not hits:
         pieces = [opening, trusted(codec, preset.nothing_found), closing]
         return pieces if size(pieces) <= limit else None
     texts = [_text(codec, preset, hit, limit) for hit in hits]
-    heads = [_head(codec, preset, i + 1, hit, limit) for i, hit in enumerate(hits)]
+    longest = min(TITLE_TOKENS, max(limit // 4, 1))
+    heads = [_head(codec, preset, first + i, hit, longest) for i, hit in enumerate(hits)]
     separator = trusted(codec, preset.separator)
     for count in range(len(hits), 0, -1):
         frame = size([opening, closing, *(p for head in heads[:count] for p in head)])
@@ -144,22 +174,33 @@ def _block(codec: TextCodec, preset: Preset, hits: Sequence[Hit], limit: int) ->
     return None
 
 
+def returned_block(codec: TextCodec, preset: Preset, text: str, limit: int) -> list[Piece] | None:
+    """What a tool returned, between the preset's opening and closing, in at most ``limit`` tokens; None if even
+    its first few do not fit.
+    """
+    opening, closing = trusted(codec, preset.opening), trusted(codec, preset.closing)
+    left = limit - size([opening, closing])
+    if left < PASSAGE_TOKENS:
+        return None
+    return [opening, untrusted(codec, text.strip() or "(nothing)", left), closing]
+
+
 def _text(codec: TextCodec, preset: Preset, hit: Hit, limit: int) -> Piece:
     before = " " if preset.passage.endswith(" {text}") else ""
     return untrusted(codec, hit.passage.text.strip(), max(limit, 1), before)
 
 
-def _head(codec: TextCodec, preset: Preset, number: int, hit: Hit, limit: int) -> list[Piece]:
-    """The pieces of a passage before its text. A title is always reduced to one line."""
+def _head(codec: TextCodec, preset: Preset, number: int, hit: Hit, longest: int) -> list[Piece]:
+    """The pieces of a passage before its text, a title of up to ``longest`` tokens, on one line, among them."""
     template = preset.passage.replace("{number}", str(number)).removesuffix("{text}").rstrip(" ")
     head, slot, tail = template.partition("{title}")
     if not slot:
         return [trusted(codec, template)] if template else []
-    title = " ".join(hit.passage.title[: TITLE_TOKENS * CHARACTERS_PER_TOKEN].split())
+    title = " ".join(hit.passage.title[: longest * CHARACTERS_PER_TOKEN].split())
     before = " " if head.endswith(" ") else ""
     return [
         trusted(codec, head.removesuffix(" ")),
-        untrusted(codec, title, min(TITLE_TOKENS, max(limit // 4, 1)), before),
+        untrusted(codec, title, longest, before),
         trusted(codec, tail),
     ]
 

@@ -17,7 +17,9 @@ class Preset:
     """Wording of one style. A prompt template contains ``{question}`` once, ``rag`` also ``{passages}``.
 
     An information block is ``opening + passage (separator passage)* + closing``. ``chat`` False: plain
-    text even if the tokenizer has a chat template, unless the settings say ``always``.
+    text even if the tokenizer has a chat template, unless the settings say ``always``. ``lenient``: turns are parsed
+    by ``parse_lenient``. ``hard_cut``: a block that is too long loses its end, the closing tag included.
+    ``question_mark``: a question that lacks one gets it. All three stand for Search-R1's code (``envs/search_r1.py``).
     """
 
     search: str
@@ -34,11 +36,12 @@ class Preset:
     answer_only: str
     last_turn: str = ""
     chat: bool = True
+    lenient: bool = False
+    hard_cut: bool = False
+    question_mark: bool = False
 
 
-_ANSWER_FORM = (
-    "Put only the answer itself between <answer> and </answer>, as short as it can be: <answer>Oslo</answer>."
-)
+ANSWER_FORM = "Put only the answer itself between <answer> and </answer>, as short as it can be: <answer>Oslo</answer>."
 
 SLEUTH = Preset(
     search=(
@@ -48,17 +51,17 @@ SLEUTH = Preset(
         "- search: write a short query between <search> and </search>. "
         "The best passages come back between <information> and </information>. One query asks for one fact; "
         "a question that joins several facts needs several searches.\n"
-        f"- answer, as soon as the passages settle it. {_ANSWER_FORM}\n\n"
+        f"- answer, as soon as the passages settle it. {ANSWER_FORM}\n\n"
         "Question: {question}\n"
     ),
-    direct=f"Answer the question. {_ANSWER_FORM} Write nothing else.\n\nQuestion: {{question}}\n",
+    direct=f"Answer the question. {ANSWER_FORM} Write nothing else.\n\nQuestion: {{question}}\n",
     cot=(
         "Answer the question. First think step by step between <think> and </think>. "
-        f"{_ANSWER_FORM}\n\nQuestion: {{question}}\n"
+        f"{ANSWER_FORM}\n\nQuestion: {{question}}\n"
     ),
     rag=(
         "Answer the question with the help of the passages. First think between <think> and </think>. "
-        f"{_ANSWER_FORM}\n{{passages}}\nQuestion: {{question}}\n"
+        f"{ANSWER_FORM}\n{{passages}}\nQuestion: {{question}}\n"
     ),
     opening="\n<information>\n",
     passage="[{number}] {title}\n{text}",
@@ -114,6 +117,9 @@ SEARCH_R1 = Preset(
         "\nThe last action was invalid. To answer, the answer has to stand between <answer> and </answer>. "
         "Let me try again.\n"
     ),
+    lenient=True,
+    hard_cut=True,
+    question_mark=True,
 )
 """Search-R1's protocol. Its information block, and the plain question line at the end of one user
 message, are byte for byte those of its training code (``generation.py``: ``_passages2string``, which strips the

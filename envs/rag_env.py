@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from envs.config import EnvironmentSettings
 from envs.direct_env import DirectEnvironment
+from envs.guard import guarded
 from envs.observation import fill, information_block, joined, size
-from envs.prompts import PRESETS
-from envs.search_env import ANSWER_TOKENS
+from envs.search_env import ANSWER_TOKENS, asked
 from sleuth.protocols import TextCodec
 from sleuth.types import Action, Generation, Hit, Observation, Question, Search, Stop
 
@@ -18,9 +18,9 @@ class RagEnvironment:
 
     def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
         self._settings = settings
-        self._codec = codec
-        self._preset = PRESETS[settings.preset]
         self._after = DirectEnvironment(settings, codec)
+        self._preset = self._after.preset
+        self._codec = guarded(codec, self._preset)
         self.stop_strings: tuple[str, ...] = self._after.stop_strings
         self._waiting: Question | None = None
 
@@ -55,9 +55,10 @@ class RagEnvironment:
     def _prompt(self, question: Question, hits: Sequence[Hit], room: int) -> Observation | Stop:
         """The question in full, and passages in what remains of ``room``."""
         template = self._after.begin(self._preset.rag)
-        bare = size(fill(self._codec, template, {"question": question.text, "passages": ()}))
-        room -= bare + ANSWER_TOKENS
+        text = asked(self._preset, question)
+        bare = size(fill(self._codec, template, {"question": text, "passages": ()}))
+        room = min(room - ANSWER_TOKENS, self._settings.prompt_tokens or room) - bare
         block = information_block(self._codec, self._preset, hits, self._settings.observation_tokens, room)
         if block is None:
             return Stop("prompt_too_long")
-        return joined(fill(self._codec, template, {"question": question.text, "passages": block}))
+        return joined(fill(self._codec, template, {"question": text, "passages": block}))

@@ -1,7 +1,8 @@
 """Strict settings: pydantic models, YAML layers (``extends``), ``--set key=value`` and did-you-mean.
 
 ``${NAME}`` in a YAML string is replaced from the environment; ``${NAME:-default}`` has a fallback. This happens
-last, so a value that a later layer replaces does not need its variable to be set.
+last, so a value that a later layer replaces does not need its variable to be set. Texts under ``prompts`` are taken
+as they are.
 Paths are relative to the working directory, as on a command line.
 """
 
@@ -11,7 +12,7 @@ import inspect
 import os
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -22,6 +23,8 @@ from sleuth.errors import ConfigError, did_you_mean
 
 _UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
 """What the YAML parser raises: ValueError for an invalid date such as 2024-02-30."""
+VERBATIM = "prompts"
+"""The section whose texts are a user's own to the last byte, dollars and braces included."""
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 Count = Annotated[int, Field(ge=1)]
@@ -171,21 +174,27 @@ def _unshared(value: Any) -> Any:
 
 
 def _expand(value: Any, where: str) -> Any:
-    if isinstance(value, dict):
-        return {k: _expand(v, f"{where}.{k}") for k, v in value.items()}
-    if isinstance(value, list):
-        return [_expand(v, where) for v in value]
-    if not isinstance(value, str):
-        return value
-
-    def replace(match: re.Match[str]) -> str:
+    def replace(match: re.Match[str], place: str) -> str:
         name, fallback = match.groups()
         found = os.environ.get(name, fallback)
         if found is None:
-            raise ConfigError(f"{where} uses ${{{name}}}, which is not set", f"export {name}=...")
+            raise ConfigError(f"{place} uses ${{{name}}}, which is not set", f"export {name}=...")
         return found
 
-    return _VARIABLE.sub(replace, value)
+    return change_strings(value, lambda text, at: _VARIABLE.sub(lambda match: replace(match, at), text), where)
+
+
+def change_strings(value: Any, change: Callable[[str, str], str], where: str = "") -> Any:
+    """``value`` with ``change(text, place)`` for every string in it but the texts of a mapping ``prompts``."""
+    if isinstance(value, dict):
+        verbatim = re.split(r"[. ]", where)[-1] == VERBATIM
+        return {
+            k: v if verbatim and isinstance(v, str) else change_strings(v, change, f"{where}.{k}")
+            for k, v in value.items()
+        }
+    if isinstance(value, list):
+        return [change_strings(item, change, where) for item in value]
+    return change(value, where) if isinstance(value, str) else value
 
 
 def _descend(node: Any, part: str, key: str, nearest: str) -> Any:

@@ -20,7 +20,7 @@ from envs.config import EnvironmentSettings
 from envs.toy_world.config import WorldSettings
 from retrieval.config import AnyRetriever
 from rewards.config import AnyReward, RewardSettings
-from sleuth.settings import Settings, apply_override, read_layers, validate
+from sleuth.settings import Settings, apply_override, change_strings, read_layers, validate
 
 
 class SourceSettings(Settings):
@@ -41,7 +41,7 @@ class DataSettings(Settings):
 
 
 class RunSettings(Settings):
-    """All settings of a run. ``{out}`` in any string stands for the run folder."""
+    """All settings of a run. ``{out}`` in any string but a prompt stands for the run folder."""
 
     out: Path
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -84,19 +84,12 @@ def load_run_settings(path: str | Path, overrides: Sequence[str] = (), out: Path
 
 
 def fill_out(values: dict[str, Any]) -> dict[str, Any]:
-    """``values`` with ``{out}`` replaced by the run folder, if they name one."""
+    """``values`` with ``{out}`` replaced by the run folder, if they name one; prompts are taken as they are."""
     folder = values.get("out")
-    filled: dict[str, Any] = _fill(values, str(folder)) if folder else values
+    if not folder:
+        return values
+    filled: dict[str, Any] = change_strings(values, lambda text, _: text.replace("{out}", str(folder)))
     return filled
-
-
-def _fill(value: Any, folder: str) -> Any:
-    """``value`` with ``{out}`` replaced in every string in it."""
-    if isinstance(value, dict):
-        return {key: _fill(item, folder) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_fill(item, folder) for item in value]
-    return value.replace("{out}", folder) if isinstance(value, str) else value
 
 
 def modes_of(settings: RunSettings) -> Sequence[Any]:

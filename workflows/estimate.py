@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from agent.config import GrpoSettings, WarmstartSettings
@@ -14,36 +15,56 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def estimate_lines(settings: RunSettings, until: str) -> list[str]:
-    """Upper bounds for tokens and memory of the stages up to and including ``until``, as lines of text."""
+    """Size, upper bounds for tokens, and memory of the stages up to and including ``until``, as lines of text.
+
+    Where the configuration of a model on the hub cannot be read, one line says so and nothing is said of memory.
+    """
     reached = STAGES[: STAGES.index(until) + 1]
-    try:
-        parameters = count_parameters(settings)
-    except PolicyError as error:
-        if Path(settings.policy.model or "").exists():
-            raise
-        return [f"no estimate: {error.message}"]
     width = _BYTES[settings.policy.dtype]
-    lines = [f"policy: {parameters / 1e6:.1f} M parameters, {parameters * width / 2**20:,.0f} MiB of weights"]
+    parameters, line = _size(settings, width)
+    lines = [line]
     if "warmstart" in reached and settings.warmstart:
-        lines.append(_warmstart_line(settings.warmstart, parameters, width))
+        lines += _warmstart_lines(settings.warmstart, parameters, width)
     if "grpo" in reached and settings.grpo:
         lines += _grpo_lines(settings.grpo, settings.environment.total_tokens, parameters, width)
     return lines
 
 
-def _warmstart_line(warmstart: WarmstartSettings, parameters: int, width: int) -> str:
-    tokens = warmstart.batch_size * warmstart.max_tokens
-    memory = _memory(parameters, width, warmstart.lora, reference=0)
-    return f"warm start: at most {tokens:,} tokens per step; memory before activations: {memory}"
+def _size(settings: RunSettings, width: int) -> tuple[int | None, str]:
+    try:
+        parameters = count_parameters(settings)
+    except PolicyError as error:
+        if _is_local(settings):
+            raise
+        return None, f"policy: size and memory are not known: {error.message}"
+    return parameters, f"policy: {parameters / 1e6:.1f} M parameters, {parameters * width / 2**20:,.0f} MiB of weights"
 
 
-def _grpo_lines(grpo: GrpoSettings, total_tokens: int, parameters: int, width: int) -> list[str]:
-    rows, updates = grpo.questions * grpo.group_size, grpo.minibatches * grpo.iterations
-    reference = width if grpo.beta and not grpo.lora else 0
-    return [
-        f"a rollout batch: {rows} trajectories, at most {rows * total_tokens:,} tokens, {updates} updates",
-        f"GRPO, memory before activations: {_memory(parameters, width, grpo.lora, reference)}",
+def _warmstart_lines(warmstart: WarmstartSettings, parameters: int | None, width: int) -> list[str]:
+    tokens = f"warm start: at most {warmstart.batch_size * warmstart.max_tokens:,} tokens per step"
+    if parameters is None:
+        return [tokens]
+    return [f"{tokens}; memory before activations: {_memory(parameters, width, warmstart.lora, reference=0)}"]
+
+
+def _grpo_lines(grpo: GrpoSettings, total_tokens: int, parameters: int | None, width: int) -> list[str]:
+    rows = grpo.questions * grpo.group_size
+    size = rows // grpo.minibatches
+    asked, played = grpo.rollouts * grpo.questions, grpo.rollouts * rows
+    lines = [
+        f"a rollout: {grpo.questions:,} questions x {grpo.group_size} = {rows:,} trajectories,"
+        f" at most {rows * total_tokens:,} tokens",
+        f"its updates: {grpo.updates_per_rollout} of {size:,} trajectories,"
+        f" in micro-batches of {grpo.micro_batch or size}",
+        f"GRPO in all: {grpo.rollouts:,} rollouts, {grpo.steps:,} updates ({grpo.warmup_updates:,} of warm-up),"
+        f" {asked:,} questions, {played:,} trajectories, at most {played * total_tokens:,} tokens",
     ]
+    if grpo.oversample > 1:
+        lines.append(f"dynamic sampling: up to {grpo.oversample:g} times as many questions, trajectories and tokens")
+    if parameters is None:
+        return lines
+    reference = width if grpo.beta and not grpo.lora else 0
+    return [*lines, f"GRPO, memory before activations: {_memory(parameters, width, grpo.lora, reference)}"]
 
 
 def _memory(parameters: int, width: int, lora: LoraSettings | None, reference: int) -> str:
@@ -52,6 +73,16 @@ def _memory(parameters: int, width: int, lora: LoraSettings | None, reference: i
     also = ", reference" if reference else ""
     total = parameters * (4 * _BYTES["float32"] + reference)
     return f"about {total / 2**20:,.0f} MiB (weights, gradients, two Adam moments{also})"
+
+
+def _is_local(settings: RunSettings) -> bool:
+    """Whether the policy, or an adapter's base model, is on this machine and not on the hub."""
+    from agent.policies.loading import adapter_base, resolve_model
+
+    if settings.policy.tiny is not None:
+        return True
+    source = resolve_model(settings.policy.model or "")
+    return Path(adapter_base(source) or source).exists()
 
 
 def count_parameters(settings: RunSettings) -> int:
@@ -66,6 +97,7 @@ def count_parameters(settings: RunSettings) -> int:
         # The vocabulary, and so the embedding, is unknown until the world is made.
         per_layer = 4 * tiny.hidden_size**2 + 3 * tiny.hidden_size * tiny.intermediate_size
         return tiny.layers * per_layer
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told by the error, once
     config = read_config(settings.policy)
     try:
         with torch.device("meta"):

@@ -45,28 +45,32 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
     ``prompt`` is the whole prompt including the chat template, with ``{question}`` (and ``{passages}``) in it;
     ``thinking`` whether it ends inside an open thought, in which no string stops; ``stop`` the strings that end a turn;
     ``frame`` what stands around an observation after a turn that ended its message (null without a chat template);
-    ``blocks`` how passages are formatted and the reply to an invalid turn.
+    ``tools`` the schemas of what may be called; ``blocks`` how passages are formatted and the reply to an invalid turn;
+    ``results`` what stands around one result that is a message of its own.
+    ``rules`` in which ways the environment acts as Search-R1's code does.
     """
-    from envs.chat import open_chat
-    from envs.factory import make_environment
-    from envs.grammar import opens_thought
-    from envs.prompts import PRESETS
-    from sleuth.reserved import TAGS
+    from envs.dialogue import Dialogue
 
     content: dict[str, Any] = {"environment": environment.model_dump(mode="json")}
     if ":" in environment.kind:
         return content  # a third-party environment: only its class knows
-    preset = PRESETS[environment.preset]
-    blocks = {k: v for k, v in asdict(preset).items() if k not in ("search", "direct", "cot", "rag", "chat")}
-    opening = open_chat(getattr(preset, environment.kind), preset, environment, codec)
+    dialogue = Dialogue(environment, codec)
+    preset, protocol = dialogue.preset, dialogue.protocol
+    templates = ("search", "direct", "cot", "rag")
+    texts = {name: value for name, value in asdict(preset).items() if isinstance(value, str)}
+    rules = {name: value for name, value in asdict(preset).items() if isinstance(value, bool) and name != "chat"}
+    prompt = dialogue.begin(getattr(preset, environment.kind))
     return {
         **content,
-        "prompt": opening.text,
-        "thinking": opens_thought(opening.text),
-        "frame": asdict(opening.frame) if opening.frame else None,
-        "tags": list(TAGS),
-        "stop": list(make_environment(environment, codec)().stop_strings),
-        "blocks": blocks,
+        "prompt": prompt,
+        "thinking": dialogue.thinking,
+        "frame": asdict(dialogue.frame) if dialogue.frame else None,
+        "tags": list(protocol.tags),
+        "stop": list(protocol.stop_strings),
+        "tools": [dict(schema) for schema in protocol.schemas],
+        "blocks": {name: text for name, text in texts.items() if name not in templates},
+        "rules": rules,
+        **({"results": list(dialogue.tool_frame(1))} if protocol.tool_messages else {}),
     }
 
 

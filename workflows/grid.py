@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sleuth.errors import ConfigError, did_you_mean
 from sleuth.layout import EvaluationLayout, write_record
 from sleuth.runs import RunFolder
-from workflows.model_settings import evaluation_settings
+from workflows.model_settings import compare_prompts, evaluation_settings
 from workflows.play import Evaluation, Opened, Progress, play, played
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def cells_of(
         where = "-" if kind in NO_SEARCH else index_name or _index_name(settings)
         key = (name or Path(settings.data.dev or "").stem, policy, kind, where)
         cells.setdefault(key, Cell(*key, settings))
+    for policy, model in policies.items():
+        compare_prompts(model, next(cell.settings for cell in cells.values() if cell.policy == policy))
     _check_folders(list(cells.values()))
     return list(cells.values())
 

@@ -7,16 +7,21 @@ trained in. Any other name is a policy with default settings.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from envs.config import EnvironmentSettings
 from sleuth.errors import ConfigError
 from sleuth.layout import RunLayout
 from sleuth.settings import apply_override, validate
 from workflows.config import RunSettings, load_run_settings
 from workflows.exported import exported_settings
 from workflows.retrievers import retriever_values
+
+log = logging.getLogger("sleuth.run")
 
 
 def settings_of(model: str) -> dict[str, Any]:
@@ -54,6 +59,7 @@ def session_settings(
         environment["searches"] = turns - 1
     settings = validate(RunSettings, values, model)
     _check_searchable(settings)
+    compare_prompts(model, settings)
     return settings
 
 
@@ -99,6 +105,8 @@ def _with_options(
     for override in overrides:
         apply_override(values, override)
     environment = dict(values.get("environment") or {})
+    if options.get("preset") and not any(override.startswith("environment.prompts") for override in overrides):
+        environment.pop("prompts", None)  # the preset is asked for as it is
     if mode and not (mode == "search" and ":" in environment.get("kind", "")):
         environment["kind"] = mode
     values["environment"] = environment | {name: value for name, value in options.items() if value is not None}
@@ -111,6 +119,28 @@ def _check_searchable(settings: RunSettings) -> None:
             f"mode {settings.environment.kind} needs something to search",
             "add --retriever INDEX (made by: sleuth index), or --mode direct",
         )
+
+
+def compare_prompts(model: str, settings: RunSettings) -> None:
+    """Warn if a policy that a run has trained is asked in other words than there."""
+    trained, now = _trained_in(model), settings.environment
+    if trained is None or ":" in trained.kind or ":" in now.kind:
+        return
+    before, after = trained.wording(), now.wording()
+    changed = [field.name for field in fields(before) if getattr(before, field.name) != getattr(after, field.name)]
+    changed += [name for name in ("system", "chat") if getattr(trained, name) != getattr(now, name)]
+    if changed:
+        said = f"preset {trained.preset}, here {now.preset}; {', '.join(changed)} differ"
+        log.warning("%s was trained with other prompts than it is given (%s)", model, said)
+
+
+def _trained_in(model: str) -> EnvironmentSettings | None:
+    """The environment in which ``model`` was trained, as far as its run or export says."""
+    exported = exported_settings(Path(model))
+    if exported:
+        return validate(RunSettings, exported, model).environment
+    run = RunLayout(Path(settings_of(model)["out"]))
+    return load_run_settings(run.config).environment if run.is_run() and run.last_policy() else None
 
 
 def _with_policy(settings: RunSettings, model: Path | str | None) -> dict[str, Any]:

@@ -237,7 +237,7 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
         remove_unused_columns=False,
         seed=seed,
         **trl_options(settings),
-        **optimizer_options(settings),
+        **(optimizer_options(settings) | {"warmup_steps": settings.warmup_updates}),
         **runtime_options(policy, logging_steps=1),
     )
     return on_one_device(args)

@@ -30,7 +30,7 @@ def optimizer_options(settings: OptimizerSettings) -> dict[str, Any]:
     return {
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.schedule,
-        "warmup_steps": settings.warmup_steps,
+        "warmup_steps": settings.warmup_ratio or settings.warmup_steps,  # below 1 transformers takes it as a fraction
         "weight_decay": settings.weight_decay,
         "adam_beta1": settings.betas[0],
         "adam_beta2": settings.betas[1],

@@ -116,7 +116,8 @@ def test_budgets_hold_whatever_the_policy_and_the_passages_say(kind, preset, tur
         assert used < env.total_tokens
         if isinstance(action, Search):
             assert len(result.token_ids) <= 220 + len(PRESETS[preset].last_turn)
-            assert result.text.count("</information>") == 1
+            closed = result.text.count("</information>")
+            assert closed == 1 or (PRESETS[preset].hard_cut and closed == 0 and len(result.token_ids) > 216)
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
@@ -139,6 +140,7 @@ def test_a_hostile_passage_forges_no_turn_and_earns_nothing(preset, text):
     special = {CODEC.tokenizer.convert_tokens_to_ids(string) for string in CODEC.reserved}
     assert not special & set(trajectory.token_ids)
     observed = CODEC.decode(trajectory.segments[2].token_ids)
-    assert observed.count("</information>") == 1 and "<answer>" not in observed
+    cut = PRESETS[preset].hard_cut and len(trajectory.segments[2].token_ids) >= config.observation_tokens - 3
+    assert observed.count("</information>") == (0 if cut else 1) and "<answer>" not in observed
     scored = make_scorer([RewardSettings.of(kind="exact_match"), RewardSettings.of(kind="f1")]).score(trajectory)
     assert scored.reward == 0.0

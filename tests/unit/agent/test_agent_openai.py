@@ -40,8 +40,8 @@ class Server:
         self.key = ""
         self.failures: list[int] = []
         self.asked: list[dict] = []
-        self.unknown: list[str] = []
         self.stop_reason: str | None = None
+        self.unknown: list[str] = []
         self.slow = 0.0
         self.breaks_stream = False
         outer = self

@@ -138,6 +138,12 @@ def test_a_finished_evaluation_is_not_replaced_but_can_be_asked_again(
     assert Path("ev/metrics.json").read_text() == first
     assert run(*common, "--resume", "--set", "environment.searches=2") == 2
     assert "environment.searches" in capfd.readouterr().err
+    saved = yaml.safe_load(Path("ev/config.yaml").read_text())
+    del saved["environment"]["prompts"]  # as saved before there were any
+    Path("ev/config.yaml").write_text(yaml.safe_dump(saved))
+    assert run(*common, "--resume", "--set", "environment.prompts.invalid=again") == 2
+    assert "environment.prompts.invalid = None, not 'again'" in " ".join(capfd.readouterr().err.split())
+    assert run(*common, "--resume") == 0
     Path("q.jsonl").write_text(json.dumps(QUESTIONS[0]) + "\n", encoding="utf-8")
     assert run(*common, "--resume") == 2
     assert "data.sha256" in capfd.readouterr().err

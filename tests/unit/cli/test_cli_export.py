@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from tiny_tokenizers import byte_level
 
 import agent.export
@@ -19,9 +21,11 @@ from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from cli import main as program
 from envs.config import EnvironmentSettings
+from envs.prompts import PRESETS
 from sleuth.runs import RunFolder
 from workflows.exported import protocol_of
-from workflows.model_settings import evaluation_settings
+from workflows.grid import Options, cells_of
+from workflows.model_settings import evaluation_settings, session_settings
 
 WORDS = ["Question", ":", "?", "who", "directed", "the", "film", "Need", "Paris"]
 ENVIRONMENT = {"kind": "search", "preset": "minimal", "top_k": 2, "turns": 5, "turn_tokens": 8}
@@ -37,9 +41,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_run(folder: Path, policy: dict[str, Any], done: bool = True) -> Path:
+def make_run(folder: Path, policy: dict[str, Any], done: bool = True, **environment: Any) -> Path:
     run = RunFolder(folder)
-    config = {"out": str(folder), "seed": 3, "policy": policy, "environment": ENVIRONMENT, "grpo": {"steps": 4}}
+    chosen = ENVIRONMENT | environment
+    config = {"out": str(folder), "seed": 3, "policy": policy, "environment": chosen, "grpo": {"steps": 4}}
     with run.claim({**config, "data": {"test": "questions/test.jsonl"}}):
         if done:
             run.mark_done("grpo", {"best_step": 4})
@@ -137,6 +142,27 @@ def test_the_protocol_stands_in_plain_words(full: Path, tmp_path: Path) -> None:
     assert protocol["blocks"]["opening"] == "<information>\n"
 
 
+def test_a_policy_that_calls_tools_says_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = make_run(tmp_path / "run", {"tiny": {}}, protocol="hermes", tools=["search", "open"]), tmp_path / "out"
+    build_tiny_policy(run / "grpo" / "policy", WORDS, TinySettings(hidden_size=32, layers=2), 7, calls=True)
+    assert export(str(run), "--out", str(out)) == 0
+    protocol = json.loads((out / "sleuth.json").read_text())
+    assert protocol["prompt"] == "search\nopen\nQuestion: {question}\n"
+    assert protocol["stop"] == ["</answer>", "<tool_response>"]
+    assert [tool["name"] for tool in protocol["tools"]] == ["search", "open"]
+    assert protocol["results"] == ["<eos>\n<tool_response>\n", "\n</tool_response>\n"]
+    settings = evaluation_settings(str(out), [], data="q.jsonl", retriever=Path("index")).environment
+    assert (settings.protocol, [tool.kind for tool in settings.tools]) == ("hermes", ["search", "open"])
+    card = (out / "README.md").read_text()
+    assert "- protocol: hermes, with search, open" in card and "it ends with the message" in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(out)
+    exec(code, {})
+    assert "Question : Who directed the film?" in capsys.readouterr().out
+
+
 def test_the_protocol_of_a_thinking_model_has_its_frame() -> None:
     codec = HFCodec(byte_level("deepseek", "deepseek_r1_distill"))
     protocol = protocol_of(EnvironmentSettings(), codec)
@@ -146,6 +172,58 @@ def test_the_protocol_of_a_thinking_model_has_its_frame() -> None:
         "after": "<｜Assistant｜><think>\n",
     }
     assert protocol["environment"]["date"] == "2024-07-26"
+
+
+def test_prompts_of_the_runs_own_go_with_the_policy(full: Path, tmp_path: Path) -> None:
+    prompts = {"search": "Look for {question}\n\tNow: ", "invalid": "No: {reason}\n"}
+    config = yaml.safe_load((full / "config.yaml").read_text())
+    config["environment"]["prompts"] = prompts
+    (full / "config.yaml").write_text(yaml.safe_dump(config))
+    out = tmp_path / "out"
+    export(str(full), "--out", str(out))
+    protocol = json.loads((out / "sleuth.json").read_text())
+    assert protocol["prompt"] == prompts["search"]
+    assert (protocol["blocks"]["invalid"], protocol["blocks"]["searches_used"]) == (prompts["invalid"], "answer now\n")
+    assert protocol["rules"] == {"lenient": False, "hard_cut": False, "question_mark": False}
+    assert "- prompts: of the run's own: search, invalid;" in (out / "README.md").read_text()
+    for settings in (
+        evaluation_settings(str(out), [], data="q.jsonl", retriever=Path("index")),
+        session_settings(str(out), [], retriever="index"),
+    ):
+        assert settings.environment.prompts is not None
+        assert settings.environment.prompts.model_dump() == prompts
+    other = evaluation_settings(str(out), [], data="q.jsonl", retriever=Path("index"), preset="sleuth")
+    assert other.environment.wording() == PRESETS["sleuth"]
+
+
+def test_other_prompts_than_those_of_training_are_said(full: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+
+    def plan(models: list[str], options: Options, *modes: str) -> None:
+        cells_of(models, ["a=a.jsonl", "b=b.jsonl"], ["index"], modes, options)
+
+    logger = logging.getLogger("sleuth.run")
+    logger.addHandler(listener)
+    export(str(full), "--out", str(tmp_path / "out"))
+    try:
+        for model in (full, tmp_path / "out"):
+            plan([str(model)], Options([]))
+            plan([str(model)], Options(["environment.turns=6"]), "direct")
+            assert said == []
+            plan([str(model)], Options(["environment.prompts.invalid=again"]), "search", "direct")
+            assert said == [
+                f"{model} was trained with other prompts than it is given"
+                " (preset minimal, here minimal; invalid differ)"
+            ]
+            session_settings(str(model), [], retriever="index", preset="sleuth")
+            assert said[1].startswith(f"{model} was trained with other prompts than it is given (preset minimal, here")
+            said.clear()
+        plan(["smollm2"], Options(["environment.prompts.invalid=again"]))
+        assert said == []
+    finally:
+        logger.removeHandler(listener)
 
 
 def test_the_card_has_the_measured_figures_and_its_code_runs(

@@ -105,6 +105,8 @@ def test_the_examples_work_together(played: Any) -> None:
     assert "No passage was found" in second.observation, "what was shown before is not shown again"
 
 
-@pytest.mark.parametrize("name", ["brevity.py", "news.py", "sqlite_retriever.py", "fresh_environment.py"])
+@pytest.mark.parametrize(
+    "name", ["brevity.py", "news.py", "sqlite_retriever.py", "fresh_environment.py", "arithmetic.py"]
+)
 def test_an_example_stays_short(name: str) -> None:
     assert len((EXAMPLES / name).read_text().splitlines()) < 50

@@ -17,9 +17,10 @@ from sleuth.errors import ArtifactError, ConfigError, DataError, PolicyError, Sl
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
 from workflows.checks import check_inputs
-from workflows.config import RunSettings
+from workflows.config import RunSettings, load_run_settings
 from workflows.context import StageContext
 from workflows.estimate import estimate_lines
+from workflows.report.compact import pack_runs, unpack
 from workflows.stages import not_begun, run_stages
 
 
@@ -185,6 +186,26 @@ def test_a_run_of_before_there_were_credit_schemes_is_resumed(tmp_path: Path, mo
         run_stages(other, until="world", resume=True, overwrite=False)
 
 
+def test_a_run_is_resumed_under_its_own_prompts_only(tmp_path: Path, model: Path) -> None:
+    plain = settings(tmp_path, model)
+    old = plain.model_dump(mode="json")
+    for name in ("prompts", "prompt_tokens"):  # as saved before there were any
+        del old["environment"][name]
+    with RunFolder(plain.out).claim(old):
+        pass
+    run_stages(plain, until="world", resume=True, overwrite=False)
+    own = settings(tmp_path, model, environment={"prompts": {"search": "Find {question}: ${HOME:-x} "}})
+    with pytest.raises(ArtifactError, match=r"started with environment\.prompts\.search = None, not 'Find"):
+        run_stages(own, until="world", resume=True, overwrite=False)
+    run_stages(own, until="world", resume=False, overwrite=True)
+    run_stages(own, until="world", resume=True, overwrite=False)
+    assert load_run_settings(own.out / "config.yaml") == own
+    with pytest.raises(ArtifactError, match=r"started with environment\.prompts\.search = 'Find .*, not None"):
+        run_stages(plain, until="world", resume=True, overwrite=False)
+    shown = unpack(pack_runs([own.out], 0, 10**6))["runs"][0]["config"]
+    assert shown["environment.prompts.search"] == "Find {question}: ${HOME:-x} "
+
+
 def test_a_world_does_not_make_the_files_that_lie_elsewhere(tmp_path: Path, model: Path) -> None:
     made = {"train": [{"path": str(tmp_path / "run" / "world" / "train.jsonl")}], "dev": str(tmp_path / "q.jsonl")}
     check_inputs(settings(tmp_path, model, world={}, data=made), "grpo")
@@ -213,10 +234,12 @@ def test_an_adapter_that_does_not_say_what_it_is_is_one_line(tmp_path: Path, mod
 
 def test_the_estimate_is_of_every_stage_that_is_reached(tmp_path: Path, model: Path) -> None:
     given = settings(tmp_path, model, grpo={"lora": {}})
-    policy, warm, rollout, memory = estimate_lines(given, "grpo")
+    policy, warm, rollout, updates, whole, memory = estimate_lines(given, "grpo")
     assert "at most 65,536 tokens per step" in warm  # 32 demonstrations of 2,048 tokens
     assert "two Adam moments" in warm and "the adapter" in memory and "two Adam moments" not in memory
-    assert "64 trajectories" in rollout
+    assert rollout == "a rollout: 8 questions x 8 = 64 trajectories, at most 262,144 tokens"
+    assert updates == "its updates: 1 of 64 trajectories, in micro-batches of 64"
+    assert whole.startswith("GRPO in all: 100 rollouts, 100 updates (0 of warm-up), 800 questions, 6,400 trajectories")
     assert estimate_lines(given, "warmstart") == [policy, warm]
 
 
