@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, SerializeAsAny
@@ -11,6 +11,7 @@ from sleuth.errors import ConfigError, first_line
 from sleuth.kinds import KindSettings
 from sleuth.plugins import load_object
 from sleuth.protocols import Reward
+from sleuth.settings import validate
 
 
 class RewardSettings(KindSettings):
@@ -35,6 +36,8 @@ class RewardSettings(KindSettings):
         "overlong": "rewards.costs:OverlongSettings",
     }
     OUTSIDE: ClassVar[str] = "rewards.config:OutsideSettings"
+    FREE: ClassVar[frozenset[str]] = frozenset()
+    """Settings that no value depends on, such as a server's address: a resumed run may change them."""
 
     weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     name: str = ""
@@ -51,15 +54,24 @@ class RewardSettings(KindSettings):
     @classmethod
     def spelled_out(cls, value: Any) -> Any:
         """Earlier versions kept a kind's own settings under ``options``, as those of a dotted path still are."""
-        if not isinstance(value, Mapping) or value.get("kind") not in cls.KINDS:
-            return value
-        options = value.get("options", {})
-        if not isinstance(options, Mapping):
+        kind, options = (value.get("kind"), value.get("options", {})) if isinstance(value, Mapping) else (None, None)
+        if not isinstance(kind, str) or kind not in cls.KINDS or not isinstance(options, Mapping):
             return value
         plain = {**options, **{name: given for name, given in value.items() if name != "options"}}
-        if value["kind"] == "judge" and "url" in plain:
+        if kind == "judge" and "url" in plain:
             plain.setdefault("base_url", plain.pop("url"))
         return plain
+
+
+def reread(saved: Sequence[Any], now: Sequence[RewardSettings], where: str) -> list[dict[str, Any]]:
+    """Rewards saved by this or an earlier version, as plain values of today's form, with their ``FREE`` settings as
+    they are ``now``. Raises ConfigError.
+    """
+    read = [validate(RewardSettings, one, where) for one in saved]
+    if [one.label for one in read] == [one.label for one in now]:
+        pairs = zip(read, now, strict=True)
+        read = [one.model_copy(update={name: getattr(new, name) for name in one.FREE & new.FREE}) for one, new in pairs]
+    return [one.model_dump(mode="json") for one in read]
 
 
 class OutsideSettings(RewardSettings):

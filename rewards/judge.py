@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from rewards.config import RewardSettings
 from sleuth.artifacts import fingerprint_of
@@ -26,6 +26,8 @@ class JudgeRewardSettings(RewardSettings, JudgeSettings):
     and, with ``cache``, in that file of JSON lines, so that a resumed run does not ask again. An answer of more than
     ``max_words`` words is wrong without asking.
     """
+
+    FREE: ClassVar[frozenset[str]] = frozenset(JudgeSettings.model_fields) - {"model", "max_tokens"} | {"cache"}
 
     kind: Literal["judge"] = "judge"
     cache: Path | None = None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,8 @@ def play(
     retriever = opened.retriever(settings)
     identity = _identity(settings, retriever)
     kept, chosen = EvaluationLayout(folder), settings.evaluation
-    with RunFolder(folder).claim(identity, resume=resume, overwrite=overwrite, may_differ=MAY_DIFFER, reread=_reread):
+    before = partial(_reread, settings)
+    with RunFolder(folder).claim(identity, resume=resume, overwrite=overwrite, may_differ=MAY_DIFFER, reread=before):
         limit_threads(settings.threads, settings.policy, min(chosen.batch_size, settings.policy.max_rows))
         report = None
         for number, part in enumerate(kept.samples(chosen.samples)):
@@ -188,21 +190,20 @@ def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, A
     }
 
 
-def _reread(saved: dict[str, Any]) -> dict[str, Any]:
+def _reread(settings: RunSettings, saved: dict[str, Any]) -> dict[str, Any]:
     """The identity with today's defaults where an earlier version had no such settings."""
     from envs.config import EnvironmentSettings
     from retrieval.config import RetrieverSettings
-    from rewards.config import RewardSettings
+    from rewards.config import reread
     from sleuth.settings import Settings, validate
 
-    def today(of: type[Settings], values: Any) -> dict[str, Any]:
-        return validate(of, values, "config.yaml of the evaluation").model_dump(mode="json")
-
-    reread = dict(saved)
-    if saved.get("rewards"):
-        reread["rewards"] = [today(RewardSettings, reward) for reward in saved["rewards"]]
+    where = "config.yaml of the evaluation"
+    plain = {**saved, "rewards": reread(saved["rewards"], settings.rewards, where)} if "rewards" in saved else {**saved}
     kinds: dict[str, type[Settings]] = {"environment": EnvironmentSettings, "retriever": RetrieverSettings}
-    return reread | {name: today(of, saved[name]) for name, of in kinds.items() if saved.get(name) is not None}
+    for name, of in kinds.items():
+        if saved.get(name) is not None:
+            plain[name] = validate(of, saved[name], where).model_dump(mode="json")
+    return plain
 
 
 def _weights_stamp(model: str | None) -> list[str]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
 from agent.cluster.config import MAY_DIFFER
+from rewards.config import reread
 from sleuth.artifacts import atomic_write
 from sleuth.errors import ConfigError, DataError, RetrieverError
 from sleuth.layout import STAGES, RunLayout
@@ -38,7 +40,8 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
     limit_threads(settings.threads)
     plain = settings.model_dump(mode="json")
     free = ("sinks", "threads", "grpo.report_to", *MAY_DIFFER, *not_begun(run))
-    with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=free, reread=_reread):
+    before = partial(_reread, settings)
+    with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=free, reread=before):
         for name in STAGES[: STAGES.index(until) + 1]:
             if not run.folder.stage_done(name):
                 info = _WORK[name](run)
@@ -49,8 +52,10 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
     return run
 
 
-def _reread(saved: dict[str, Any]) -> dict[str, Any]:
-    return validate(RunSettings, saved, "config.yaml of the run").model_dump(mode="json")
+def _reread(settings: RunSettings, saved: dict[str, Any]) -> dict[str, Any]:
+    where = "config.yaml of the run"
+    plain = validate(RunSettings, saved, where).model_dump(mode="json")
+    return {**plain, "rewards": reread(plain["rewards"], settings.rewards, where)}
 
 
 def not_begun(run: StageContext) -> list[str]:

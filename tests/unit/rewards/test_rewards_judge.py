@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from rewards.config import RewardSettings
+from rewards.config import RewardSettings, reread
 from rewards.scorer import make_scorer
 from sleuth import retries
 from sleuth.errors import ConfigError, DataError
@@ -173,6 +173,22 @@ def test_a_resumed_run_does_not_ask_again(server, answering, tmp_path):
     assert server.asked == ["a", "b"]
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [(row["answer"], row["right"], row["model"]) for row in rows] == [("a", True, "wise"), ("b", False, "wise")]
+
+
+def test_a_resumed_run_may_find_the_judge_elsewhere_but_not_another_judge():
+    def read(url, model="wise", **more):
+        return RewardSettings.of(kind="judge", base_url=url, model=model, **more)
+
+    def same(saved, now):
+        return reread([saved.model_dump(mode="json")], [now], "x") == [now.model_dump(mode="json")]
+
+    old, moved = read("http://a/v1"), read("http://b/v1", cache="v.jsonl", timeout_s=5.0, parallel=2, retries=0)
+    assert same(old, moved) and same(moved, old)
+    assert not same(old, read("http://a/v1", model="other"))
+    assert not same(old, read("http://a/v1", max_words=3))
+    assert not same(old, read("http://a/v1", weight=0.5))
+    f1 = RewardSettings.of(kind="f1")
+    assert reread([old.model_dump()], [f1, old], "x") == [old.model_dump(mode="json")]
 
 
 def test_a_verdict_holds_for_one_judge_question_and_answer(server, answering, tmp_path):

@@ -211,6 +211,8 @@ def test_what_earlier_versions_saved_is_read_as_what_it_was():
         ({"kind": "search_cost", "options": {"free": -1}}, "free"),
         ({"kind": "overlong", "options": {"soft": 9, "hard": 9}}, "hard (9) must be above soft (9)"),
         ({"weight": 1}, "unknown kind of reward"),
+        ({"kind": ["f1"]}, "unknown kind of reward"),
+        ({"kind": "f1", "options": 3}, "options does nothing for a reward of kind f1"),
     ],
 )
 def test_settings_say_what_is_wrong(values, message):
