@@ -162,9 +162,9 @@ def to_row(scored: ScoredTrajectory, eos: int, ends: Collection[int] = ()) -> Ro
     """Tokens after the prompt with their log-probs and loss mask.
 
     TRL takes a row for truncated unless its last token is EOS or one of ``ends`` (other end tokens, padding); here it
-    is truncated unless it has an answer. So an answered row that does not end in EOS gets a masked one, and an
-    unanswered row that ends in an end token (or is empty) gets a masked token of another kind. An unscored one is fully
-    masked, so that it contributes neither to the loss nor to the KL term.
+    is truncated unless it has an answer. So an answered row that ends in none of them gets a masked EOS, and an
+    unanswered row that ends in one (or is empty) gets a masked token of another kind. An unscored one is fully masked,
+    so that it contributes neither to the loss nor to the KL term.
     """
     prompt, *rest = scored.trajectory.segments or (Segment("prompt", (eos,)),)
     ids: list[int] = []
@@ -175,11 +175,11 @@ def to_row(scored: ScoredTrajectory, eos: int, ends: Collection[int] = ()) -> Ro
         ids += segment.token_ids
         logprobs += segment.logprobs if sampled else [0.0] * len(segment.token_ids)
         mask += [int(sampled)] * len(segment.token_ids)
-    last = ids[-1] if ids else None
+    complete = bool(ids) and ids[-1] in {eos, *ends}
     closing: int | None = None
     if scored.trajectory.answer is not None:
-        closing = eos if last != eos else None
-    elif last is None or last in {eos, *ends}:
+        closing = None if complete else eos
+    elif complete or not ids:
         closing = next(token for token in itertools.count() if token not in {eos, *ends})
     if closing is not None:
         ids, logprobs, mask = [*ids, closing], [*logprobs, 0.0], [*mask, 0]

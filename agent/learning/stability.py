@@ -47,7 +47,7 @@ class StabilitySettings(Settings):
     entropy_coefficient: Annotated[float, Field(ge=0.0)] = 0.0
     top_entropy_quantile: Share = 1.0
     importance_cap: Annotated[float, Field(ge=1.0)] | Literal["auto", "off"] = "auto"
-    importance_floor: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    importance_floor: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     importance_mode: ImportanceMode = "token_truncate"
     off_policy_mask_threshold: Rate | None = None
     delta: Rate | None = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,5 +67,21 @@ def async_policy(tiny_folder: Path) -> Iterator[object]:
     policy, _ = open_vllm_policy(
         settings(tiny_folder, asynchronous=True), str(tiny_folder), LoraSettings(r=4, alpha=16)
     )
+    yield policy
+    policy.close()
+
+
+OWN = {"repetition_penalty": 3.0, "top_k": 2, "top_p": 0.5, "min_p": 0.5, "temperature": 0.3, "do_sample": True}
+
+
+@pytest.fixture(scope="session")
+def opinionated(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """A policy whose folder has sampling settings of its own, on an engine that reports whole distributions."""
+    from agent.policies.vllm_policy import open_vllm_policy
+
+    folder = shutil.copytree(tiny_folder, tmp_path_factory.mktemp("own") / "policy")
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | OWN))
+    policy, _ = open_vllm_policy(settings(folder, full_logprobs=True), str(folder))
     yield policy
     policy.close()

@@ -38,6 +38,7 @@ def server(tmp_path_factory):
         *("--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", str(port), "--api-key", KEY),
         *("--dtype", "float32", "--max-model-len", "2048", "--enforce-eager", "--max-num-seqs", "16"),
         *("--logprobs-mode", "processed_logprobs", "--no-enable-chunked-prefill"),
+        *("--override-generation-config", '{"repetition_penalty": 2.0, "top_k": 2, "min_p": 0.5}'),  # must not matter
     ]
     own = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
     own["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process less to wait for

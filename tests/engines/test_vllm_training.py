@@ -48,9 +48,10 @@ def train(out: Path, *more: str) -> str:
                 "policy.vllm.asynchronous=true",
                 "grpo.lora={r: 8, alpha: 32}",
                 "grpo.learning_rate=0.01",
+                "grpo.top_p=0.9",
                 "evaluation.modes=[]",
             ],
-            id="an adapter, asynchronous",
+            id="an adapter, asynchronous, from the nucleus",
         ),
         pytest.param(
             ["cluster={workers: 1, object_store_mb: 200}", "grpo.lora={r: 8, alpha: 32}", "evaluation.modes=[]"],
@@ -67,6 +68,7 @@ def test_rollouts_of_every_step_are_sampled_with_the_weights_of_that_step(tmp_pa
     for line in steps:
         assert line["check/logprob_gap"] < 1e-4
         assert line["check/masked_tokens"] > 0
+        assert line["importance/max"] == pytest.approx(1.0, abs=1e-3)  # an engine beside the trainer is corrected for
     assert any(line["grad_norm"] > 0 for line in steps)
     assert [line["step"] for line in lines if "dev/em" in line] == [0, 1, 2]
     for step, path in enumerate(sorted((out / "grpo" / "trajectories").glob("step-*.jsonl"))):

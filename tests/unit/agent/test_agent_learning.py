@@ -68,7 +68,7 @@ def test_a_row_is_complete_to_trl_only_with_an_answer():
         return row.completion_ids[-1], len(row.completion_ids)
 
     assert [last(token, "turn_budget") for token in (EOS, 98, 0, 7)] == [(1, 3), (1, 3), (1, 3), (7, 2)]
-    assert [last(token, "answer") for token in (EOS, 98, 7)] == [(EOS, 2), (EOS, 3), (EOS, 3)]
+    assert [last(token, "answer") for token in (EOS, 98, 7)] == [(EOS, 2), (98, 2), (EOS, 3)]
 
 
 class _Driver:
