@@ -69,8 +69,9 @@ class SearchFigures:
 class EvaluationReport:
     """Means are over the scored trajectories; None if there are none.
 
-    ``invalid_turns`` is a fraction of all turns. ``tokens`` are per question, ``policy_tokens`` those sampled.
-    ``seconds`` sums each stage over all episodes, including those played before a resume.
+    ``invalid_turns`` is a fraction of all turns, ``failed_calls`` of the ``calls`` of tools besides search. ``tokens``
+    are per question, ``policy_tokens`` those sampled. ``seconds`` sums each stage over all episodes, including those
+    played before a resume.
     """
 
     overall: AnswerFigures
@@ -84,6 +85,8 @@ class EvaluationReport:
     reward: float | None
     stops: Mapping[str, int]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    calls: float | None = None
+    failed_calls: float | None = None
 
     @property
     def unscored(self) -> int:
@@ -161,7 +164,7 @@ def summarise(
     return EvaluationReport(
         overall=_answer_figures(rows, metrics, resamples),
         by_kind={kind: _answer_figures(kinds[kind], metrics, resamples) for kind in sorted(kinds) if kind},
-        searches=_mean(len(t.searches) for t in played),
+        searches=_mean(len(t.queries) for t in played),
         answered=_mean(t.answer is not None for t in played),
         invalid_turns=_mean(isinstance(turn.action, Invalid) for turn in turns),
         supporting_titles=_search_figures(played),
@@ -170,6 +173,8 @@ def summarise(
         reward=_mean(row.reward for row in scored if row.reward is not None),
         stops=dict(Counter(row.trajectory.stop for row in rows).most_common()),
         seconds=dict(seconds),
+        calls=_mean(len(t.calls) for t in played),
+        failed_calls=_mean(bool(turn.failure) for t in played for turn in t.calls),
     )
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sleuth.evidence import contains_answer, mentions_answer, normalise_title, supporting_titles
-from sleuth.types import Passage, Question, ScoredTrajectory, Search
+from sleuth.types import Passage, Question, ScoredTrajectory
 
 Mark = Literal["positive", "negative", "unknown"]
 
@@ -64,12 +64,11 @@ def asked_queries(trajectories: Iterable[ScoredTrajectory], rewarded_from: float
         if scored.reward is None or not scored.trajectory.scorable:
             continue
         question = scored.trajectory.question
-        for turn in scored.trajectory.searches:
-            assert isinstance(turn.action, Search)
-            key = (question.file, question, turn.action.query)
-            asked = found.setdefault(key, AskedQuery(question, turn.action.query))
+        for query, hits in (searched for turn in scored.trajectory.searches for searched in turn.found):
+            key = (question.file, question, query)
+            asked = found.setdefault(key, AskedQuery(question, query))
             asked.rewards.append(scored.reward)
-            for hit in turn.hits:
+            for hit in hits:
                 if hit.passage.text.strip():
                     mark = judge(question, hit.passage, rewarded=scored.reward >= rewarded_from)
                     _place(asked, mark)[hit.passage.id] = hit.passage

@@ -1,21 +1,25 @@
 """The rollout driver: from questions to trajectories, one round of all live episodes at a time.
 
 A round is: generate to a stop string, parse the new turn, collect all searches into one batched and deduplicated
-retriever call, append the observations. A stop string inside a thought ends no turn: more is sampled. With an
-``AsyncPolicy``, episodes advance independently, without rounds. Training, evaluation, demonstrations and chat all use
-this driver. Sampled tokens are appended as they were sampled, never re-encoded from text.
+retriever call, make the calls of other tools, append the observations. A stop string inside a thought ends no turn:
+more is sampled. With an ``AsyncPolicy``, episodes advance independently, without rounds. Training, evaluation,
+demonstrations and chat all use this driver. Sampled tokens are appended as they were sampled, never re-encoded.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
+from agent.events import EpisodeEnded, Event, PassagesGiven, ThoughtOpen, TokenSampled, TurnTaken
 from agent.rollout_async import run_all
+from agent.tools import ToolBox
 from sleuth.coalescer import Coalescer
-from sleuth.errors import RetrieverError
+from sleuth.errors import ConfigError, RetrieverError
 from sleuth.hits import distinct
 from sleuth.protocols import (
     AsyncPolicy,
@@ -25,10 +29,12 @@ from sleuth.protocols import (
     Retriever,
     TextCodec,
     ThinkingEnvironment,
+    ToolEnvironment,
 )
 from sleuth.seeding import derive_seed
 from sleuth.types import (
     Answer,
+    Call,
     Generation,
     Hit,
     Observation,
@@ -39,50 +45,15 @@ from sleuth.types import (
     Segment,
     Stop,
     StopReason,
+    ToolAnswer,
     Trajectory,
     Turn,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class PassagesGiven:
-    """Hits of a search that the environment made before the first turn."""
-
-    episode: str
-    hits: tuple[Hit, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ThoughtOpen:
-    """The turn that is about to be sampled begins inside a thought that is open already."""
-
-    episode: str
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSampled:
-    """A token, at the moment it is sampled."""
-
-    episode: str
-    token_id: int
-    logprob: float
-
-
-@dataclass(frozen=True, slots=True)
-class TurnTaken:
-    """A turn with the environment's response."""
-
-    episode: str
-    turn: Turn
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodeEnded:
-    episode: str
-    trajectory: Trajectory
-
-
-Event = PassagesGiven | ThoughtOpen | TokenSampled | TurnTaken | EpisodeEnded
+Found = list[list[Hit]]
+"""The hits of every query of a search."""
+Response = Found | ToolAnswer
+"""What comes back to a turn that searched or called."""
 
 
 @dataclass(slots=True)
@@ -96,7 +67,7 @@ class _Episode:
     length: int = 0
     said: Generation | None = None
     """What was sampled of a turn that is not over."""
-    pending: Search | None = None
+    pending: Search | Call | None = None
     given: tuple[Hit, ...] = ()
     stop: StopReason | None = None
     timings: dict[str, float] = field(default_factory=lambda: {"generate": 0.0, "retrieve": 0.0})
@@ -118,7 +89,7 @@ class RolloutDriver:
     """Plays questions through an environment with a policy and a retriever.
 
     ``environment`` makes a new state machine for each episode; ``retriever`` may be None if the environment never
-    searches. If the retriever fails, its episodes end unscored, not with reward zero.
+    searches. If the retriever fails, its episodes end unscored, not with reward zero. ``tools`` makes the other calls.
     """
 
     def __init__(
@@ -128,12 +99,14 @@ class RolloutDriver:
         environment: Callable[[], Environment],
         retriever: Retriever | None,
         top_k: int,
+        tools: ToolBox | None = None,
     ) -> None:
         self.policy = policy
         self.codec = codec
         self.environment = environment
         self.retriever = retriever
         self.top_k = top_k
+        self.tools = tools
         self._serial = itertools.count()
 
     def run(
@@ -172,10 +145,10 @@ class RolloutDriver:
                 waiting.append(episode)
             else:
                 self._place_prompt(episode, first)
-        for episode, hits in self._retrieve(waiting):
-            episode.given = tuple(hits)
+        for episode, found in self._retrieve(waiting):
+            episode.given = tuple(hit for hits in found for hit in hits)
             emit(PassagesGiven(episode.id, episode.given))
-            prompt = episode.environment.observe(hits, episode.room)
+            prompt = episode.environment.observe(episode.given, episode.room)
             if isinstance(prompt, Stop):
                 episode.stop = prompt.reason
             else:
@@ -192,11 +165,12 @@ class RolloutDriver:
             generations = self._generate(speaking, sampling, emit)
             speaking = [e for e, said in zip(speaking, generations, strict=True) if not self._over(e, said)]
         turns = {e.id: self._take(e) for e in live}
-        found: dict[str, list[Hit]] = {
-            episode.id: hits for episode, hits in self._retrieve([e for e in live if e.pending])
+        answers: dict[str, Response] = {
+            episode.id: found for episode, found in self._retrieve([e for e in live if isinstance(e.pending, Search)])
         }
+        answers |= {episode.id: answer for episode, answer in self._call(live)}
         for episode in live:
-            self._settle(episode, turns[episode.id], found.get(episode.id), emit)
+            self._settle(episode, turns[episode.id], answers.get(episode.id), emit)
 
     def _play_each(
         self, policy: AsyncPolicy, live: Sequence[_Episode], sampling: Sampling, emit: Callable[[Event], None]
@@ -215,7 +189,7 @@ class RolloutDriver:
         self,
         policy: AsyncPolicy,
         episode: _Episode,
-        searches: Coalescer[_Episode, list[Hit] | None],
+        searches: Coalescer[_Episode, Found | None],
         sampling: Sampling,
         emit: Callable[[Event], None],
     ) -> None:
@@ -227,7 +201,12 @@ class RolloutDriver:
                 pass
             _divide_time([episode], "generate", time.perf_counter() - started)
             turn = self._take(episode)
-            self._settle(episode, turn, await searches.ask_async(episode) if episode.pending else None, emit)
+            answer: Response | None = None
+            if isinstance(episode.pending, Search):
+                answer = await searches.ask_async(episode)
+            elif episode.pending is not None:
+                ((_, answer),) = await asyncio.to_thread(self._call, [episode])
+            self._settle(episode, turn, answer, emit)
 
     def _over(self, episode: _Episode, generation: Generation) -> bool:
         """Add what was sampled to the turn, and say whether the turn is over."""
@@ -248,15 +227,15 @@ class RolloutDriver:
         text = self.codec.decode(generation.token_ids)
         action = episode.environment.step(text)
         episode.append(Segment("policy", generation.token_ids, generation.logprobs))
-        episode.pending = action if isinstance(action, Search) else None
+        episode.pending = action if isinstance(action, Search | Call) else None
         return Turn(generation, text, action, thinking=thinking)
 
-    def _settle(self, episode: _Episode, turn: Turn, hits: list[Hit] | None, emit: Callable[[Event], None]) -> None:
+    def _settle(self, episode: _Episode, turn: Turn, answer: Response | None, emit: Callable[[Event], None]) -> None:
         """End the turn with the environment's response."""
         if isinstance(turn.action, Answer):
             episode.stop = "answer"
         elif episode.stop is None:
-            turn = self._observe(episode, turn, hits)
+            turn = self._observe(episode, turn, answer)
         episode.turns.append(turn)
         emit(TurnTaken(episode.id, turn))
 
@@ -276,10 +255,10 @@ class RolloutDriver:
         _divide_time(live, "generate", time.perf_counter() - started)
         return generations
 
-    def _retrieve(self, waiting: Sequence[_Episode]) -> list[tuple[_Episode, list[Hit]]]:
-        """Hits for every waiting episode from one call; if it fails, the episodes end unscored."""
-        queries = [e.pending.query for e in waiting if e.pending]
-        unique = list(dict.fromkeys(queries))
+    def _retrieve(self, waiting: Sequence[_Episode]) -> list[tuple[_Episode, Found]]:
+        """Hits of every query of the waiting episodes from one call; if it fails, the episodes end unscored."""
+        asked = [e.pending.queries if isinstance(e.pending, Search) else () for e in waiting]
+        unique = list(dict.fromkeys(query for queries in asked for query in queries))
         if not unique:
             return []
         started = time.perf_counter()
@@ -294,24 +273,52 @@ class RolloutDriver:
             return []
         finally:
             _divide_time(waiting, "retrieve", time.perf_counter() - started)
-        return [(episode, answers[query]) for episode, query in zip(waiting, queries, strict=True)]
+        return [
+            (episode, [answers[query] for query in queries]) for episode, queries in zip(waiting, asked, strict=True)
+        ]
 
-    def _retrieve_each(self, waiting: Sequence[_Episode]) -> list[list[Hit] | None]:
+    def _retrieve_each(self, waiting: Sequence[_Episode]) -> list[Found | None]:
         """Like ``_retrieve``, with None for failed searches."""
         found = {episode.id: hits for episode, hits in self._retrieve(waiting)}
         return [found.get(episode.id) for episode in waiting]
 
-    def _observe(self, episode: _Episode, turn: Turn, hits: list[Hit] | None) -> Turn:
+    def _call(self, live: Sequence[_Episode]) -> list[tuple[_Episode, ToolAnswer]]:
+        """What the called tools answer the episodes that wait for one; the calls run side by side."""
+        waiting = [e for e in live if isinstance(e.pending, Call)]
+        if not waiting:
+            return []
+        if self.tools is None:
+            raise ConfigError("the environment calls tools, but none is configured", "set environment.tools")
+        started = time.perf_counter()
+        answers = self.tools.call([(e.pending, e.turns) for e in waiting if isinstance(e.pending, Call)])
+        _divide_time(waiting, "tools", time.perf_counter() - started)
+        return list(zip(waiting, answers, strict=True))
+
+    def _observe(self, episode: _Episode, turn: Turn, answer: Response | None) -> Turn:
         """Append the environment's observation, or end the episode; returns the completed turn."""
-        seen = episode.environment.observe(hits, episode.room)
-        kept = tuple(hits or ())
+        seen = _respond(episode, answer)
+        if isinstance(answer, ToolAnswer):
+            turn = replace(turn, failure=answer.text if answer.failed else "")
+        elif answer is not None:
+            counts = tuple(map(len, answer)) if len(answer) > 1 else ()
+            turn = replace(turn, hits=tuple(hit for hits in answer for hit in hits), hits_per_query=counts)
         if isinstance(seen, Stop):
             episode.stop = seen.reason
-            return replace(turn, hits=kept)
+            return turn
         episode.append(Segment("environment", seen.token_ids))
         if episode.environment.turn_tokens(episode.room) < 1:
             episode.stop = "token_budget"
-        return replace(turn, hits=kept, observation=seen.text)
+        return replace(turn, observation=seen.text)
+
+
+def _respond(episode: _Episode, answer: Response | None) -> Observation | Stop:
+    """Let the environment respond. Only one that has tools is asked about calls and several queries."""
+    environment = episode.environment
+    if isinstance(answer, ToolAnswer):
+        return cast("ToolEnvironment", environment).observe_call(answer, episode.room)
+    if answer is not None and len(answer) > 1:
+        return cast("ToolEnvironment", environment).observe_several(answer, episode.room)
+    return environment.observe(answer[0] if answer else None, episode.room)
 
 
 def _close(episode: _Episode) -> Trajectory:
@@ -365,17 +372,18 @@ def _token_listener(emit: Callable[[Event], None]) -> OnToken | None:
 
 def _fit(episodes: Sequence[_Episode], before: Sequence[Mapping[str, float]], wall: float) -> None:
     """Scale the timings that overlapping episodes have added so that they sum to the wall time."""
-    added = sum(e.timings[stage] - old[stage] for e, old in zip(episodes, before, strict=True) for stage in old)
-    for episode, old in zip(episodes, before, strict=True):
-        for stage in old:
-            spent = episode.timings[stage] - old[stage]
-            episode.timings[stage] = old[stage] + spent * wall / max(added, 1e-9)
+    pairs = list(zip(episodes, before, strict=True))
+    added = sum(e.timings[stage] - old.get(stage, 0.0) for e, old in pairs for stage in e.timings)
+    for episode, old in pairs:
+        for stage, total in episode.timings.items():
+            start = old.get(stage, 0.0)
+            episode.timings[stage] = start + (total - start) * wall / max(added, 1e-9)
 
 
 def _divide_time(episodes: Sequence[_Episode], stage: str, seconds: float) -> None:
     """Divide a batch's wall time equally among its episodes."""
     for episode in episodes:
-        episode.timings[stage] += seconds / len(episodes)
+        episode.timings[stage] = episode.timings.get(stage, 0.0) + seconds / len(episodes)
 
 
 def _ignore(_event: Event) -> None:

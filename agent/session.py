@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from agent.rollout import Event, RolloutDriver
+from agent.events import Event
+from agent.rollout import RolloutDriver
+from agent.tools import ToolBox
 from sleuth.errors import ConfigError, DataError, RetrieverError
 from sleuth.protocols import Environment, Policy, Retriever, TextCodec
 from sleuth.trajectories import TrajectoryWriter, read_trajectories
@@ -41,13 +43,14 @@ class Tools:
     """Functions of packages that this one may not import.
 
     ``environment`` raises ConfigError for inconsistent knobs; ``retriever`` opens the retriever named by its argument;
-    ``questions`` reads a data set.
+    ``questions`` reads a data set; ``box`` makes the policy's tools besides search over a retriever.
     """
 
     environment: Callable[[Knobs], Callable[[], Environment]]
     retriever: Callable[[str], Retriever]
     questions: Callable[[str], Sequence[Question]]
     metrics: Mapping[str, Metric]
+    box: Callable[[Knobs, Retriever | None], ToolBox | None] = lambda _knobs, _retriever: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +223,15 @@ class Session:
         """Check that a question can be played, before the session changes."""
         self._tools.environment(knobs)
         if name is not None and _searches(knobs):
-            self._open(name)
+            self._tools.box(knobs, self._open(name))
         elif knobs.mode in SEARCHING:
             raise ConfigError(f"mode {knobs.mode} needs something to search", "/retriever INDEX, or /mode direct")
 
     def _play(self, asked: _Asked, knobs: Knobs, name: str | None, on_event: OnEvent | None) -> Exchange:
-        overheard = _Overheard(self._open(name)) if name is not None and _searches(knobs) else None
-        driver = RolloutDriver(self._policy, self._codec, self._tools.environment(knobs), overheard, knobs.top_k)
+        opened = self._open(name) if name is not None and _searches(knobs) else None
+        overheard = _Overheard(opened) if opened is not None else None
+        environment, box = self._tools.environment(knobs), self._tools.box(knobs, opened)
+        driver = RolloutDriver(self._policy, self._codec, environment, overheard, knobs.top_k, box)
         gate = _Gate(on_event)
         try:
             (trajectory,) = driver.run([asked.question], Sampling(knobs.temperature), [knobs.seed], gate.pass_on)

@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 KIND = "policy"
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 TAGS = tuple(f"<{slash}{name}>" for name in ("think", "search", "information", "answer") for slash in ("", "/"))
+CALL_TAGS = tuple(f"<{slash}{name}>" for name in ("tool_call", "tool_response") for slash in ("", "/"))
+CALL_PIECES = ('{"name": "search", "arguments": {"query": "', '"}}')
+"""What stands around the query of a search in the Hermes form: two tokens, so that there is no JSON to learn."""
+CALL_TEMPLATE = (
+    "{% for tool in tools or [] %}{{ tool['function']['name'] }}\n{% endfor %}"
+    "{% for m in messages %}{% if m['role'] == 'tool' %}<tool_response>\n{{ m['content'] }}\n</tool_response>\n"
+    "{% else %}{{ m['content'] }}{% if m['role'] == 'assistant' %}<eos>\n{% endif %}{% endif %}{% endfor %}"
+)
+"""Chat template of a tiny policy that calls tools, of which it is told the names."""
 OWN_WORDS = ("Question", "nothing", "found", "search", "or", "answer", "now")
 """Whole words of the minimal prompt style and its hints; other unknown words are spelt in characters."""
 NEWLINE = "¶"
@@ -40,14 +49,20 @@ log-probs of the next token by up to 2.4e-4 between sampler and trainer."""
 
 
 def build_tiny_policy(
-    folder: str | Path, vocabulary: Sequence[str], settings: TinySettings, seed: int, *, overwrite: bool = False
+    folder: str | Path,
+    vocabulary: Sequence[str],
+    settings: TinySettings,
+    seed: int,
+    *,
+    calls: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Write a tokenizer over ``vocabulary`` and an untrained model to ``folder``.
 
-    ``vocabulary`` contains words and word pieces (``##`` marks one inside a word). Raises ArtifactError if the folder
-    exists and may not be overwritten.
+    ``vocabulary`` contains words and word pieces (``##`` marks one inside a word). ``calls``: it is to search in the
+    Hermes form. Raises ArtifactError if the folder exists and may not be overwritten.
     """
-    tokenizer = make_tokenizer(vocabulary, settings.max_length)
+    tokenizer = make_tokenizer(vocabulary, settings.max_length, calls=calls)
     model = make_model(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, settings, seed)
     with atomic_folder(folder, overwrite=overwrite) as out:
         tokenizer.save_pretrained(out)
@@ -55,11 +70,13 @@ def build_tiny_policy(
         write_manifest(out, KIND, {"settings": settings.model_dump(mode="json"), "seed": seed, "trained": False})
 
 
-def make_tokenizer(vocabulary: Sequence[str], max_length: int) -> PreTrainedTokenizerFast:
+def make_tokenizer(vocabulary: Sequence[str], max_length: int, *, calls: bool = False) -> PreTrainedTokenizerFast:
     """WordPiece over ``vocabulary``, with single characters for other ASCII text.
 
-    The protocol's tags are added tokens but not special ones, so decoding keeps them.
+    The protocol's tags are added tokens but not special ones, so decoding keeps them. ``calls``: those of the Hermes
+    form too, and a chat template with tool messages.
     """
+    tags = (*TAGS, *CALL_TAGS, *CALL_PIECES) if calls else TAGS
     characters = [c for c in string.printable if not c.isspace()]
     fallback = [*characters, *(f"##{c}" for c in characters if c.isalnum() or c == "_")]
     pieces = list(dict.fromkeys([PAD, EOS, UNKNOWN, NEWLINE, *OWN_WORDS, *vocabulary, *fallback]))
@@ -67,7 +84,7 @@ def make_tokenizer(vocabulary: Sequence[str], max_length: int) -> PreTrainedToke
     core.normalizer = normalizers.Replace("\n", f" {NEWLINE} ")
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     core.decoder = decoders.Sequence([decoders.Replace(NEWLINE, "\n"), decoders.WordPiece(cleanup=True)])
-    core.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in TAGS])
+    core.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in tags])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=PAD,
@@ -75,6 +92,7 @@ def make_tokenizer(vocabulary: Sequence[str], max_length: int) -> PreTrainedToke
         unk_token=UNKNOWN,
         padding_side="left",
         model_max_length=max_length,
+        **({"chat_template": CALL_TEMPLATE} if calls else {}),
     )
 
 

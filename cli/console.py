@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from sleuth.errors import SleuthError
+from sleuth.types import Call
 
 _PAUSE_S = 5.0
 """Seconds between two progress lines in a pipe; work that finishes sooner prints none."""
@@ -38,6 +39,11 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def called(call: Call) -> str:
+    """A call of a tool on one line."""
+    return f"{call.tool} {json.dumps(call.arguments, ensure_ascii=False)}"
 
 
 def print_json(content: Mapping[str, Any]) -> None:

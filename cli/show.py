@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.text import Text
 
-from cli.console import plain
-from sleuth.types import Answer, Hit, Invalid, ScoredTrajectory, Search, Source, Trajectory, Turn
+from cli.console import called, plain
+from sleuth.types import Answer, Call, Hit, Invalid, ScoredTrajectory, Source, Trajectory, Turn
 
 _STYLES: dict[Source, str] = {"prompt": "dim", "policy": "bold green", "environment": "blue"}
 _LETTERS: dict[Source, str] = {"prompt": "prompt", "policy": "POLICY", "environment": "env"}
@@ -57,14 +57,18 @@ def _turn(console: Console, number: int, turn: Turn) -> None:
     console.print()
     _block(console, f"turn {number}", turn.text, "policy")
     action = turn.action
-    if isinstance(action, Search):
-        _field(console, "  search", action.query)
+    for query, hits in turn.found:
+        _field(console, "  search", query)
+        for hit in hits:
+            _hit(console, "  hit", hit)
+    if isinstance(action, Call):
+        _field(console, "  call", called(action))
     elif isinstance(action, Answer):
         _field(console, "  answer", action.text)
     elif isinstance(action, Invalid):
         _field(console, "  invalid", action.reason)
-    for hit in turn.hits:
-        _hit(console, "  hit", hit)
+    if turn.failure:
+        _field(console, "  failed", turn.failure)
     if turn.observation:
         _block(console, "inserted", turn.observation, "environment")
 

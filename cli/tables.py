@@ -48,8 +48,10 @@ def _other_lines(report: EvaluationReport) -> list[tuple[str, str]]:
         found = "no search was made"
     stops = ", ".join(f"{reason} {count}" for reason, count in report.stops.items())
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items())
+    called = f"{_number(report.calls)}, {_percent(report.failed_calls)} of them failed"
     return [
         ("searches per question", _number(report.searches)),
+        *([("calls per question", called)] if report.calls else []),
         ("answered", _percent(report.answered)),
         ("invalid turns", _percent(report.invalid_turns)),
         ("supporting titles", f"{found} (of the {titles.questions} questions that list them)"),

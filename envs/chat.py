@@ -36,15 +36,22 @@ class Opening:
     frame: ChatFrame | None = None
 
 
-def open_chat(wording: str, preset: Preset, settings: EnvironmentSettings, codec: TextCodec) -> Opening:
+def open_chat(
+    wording: str,
+    preset: Preset,
+    settings: EnvironmentSettings,
+    codec: TextCodec,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> Opening:
     """``wording`` as the prompt: inside the chat template if one applies, else after the tokens that the tokenizer
     itself prepends.
 
     The wording is one user message, as in Search-R1, after ``settings.system`` if there is one; instruction-tuned and
-    base models read the same words. Raises ConfigError if the template is required and missing or unusable.
+    base models read the same words. ``tools`` are schemas that the template shows. Raises ConfigError if the template
+    is required and missing or unusable.
     """
     wanted = settings.chat == "always" or (settings.chat == "auto" and preset.chat)
-    text = _render(codec, [wording], settings) if wanted else None
+    text = _render(codec, [_user(wording)], settings, tools) if wanted else None
     if text is None:
         if settings.chat == "always":
             raise ConfigError("chat is 'always', but the tokenizer has no chat template", "set chat: auto or never")
@@ -55,11 +62,45 @@ def open_chat(wording: str, preset: Preset, settings: EnvironmentSettings, codec
         raise ConfigError("the tokenizer's chat template alters the user's message", "set chat: never")
     if settings.system is not None and settings.system.strip() not in text:
         raise ConfigError("the tokenizer's chat template leaves out environment.system", "remove it")
+    without = (_render(codec, [_user(wording)], settings) or "") if tools else ""
+    unseen = next((tool["name"] for tool in tools if text.count(tool["name"]) <= without.count(tool["name"])), None)
+    if unseen is not None:
+        raise ConfigError(f"the tokenizer's chat template does not show the tool {unseen}", "set protocol: tags")
     return Opening(text, _frame(codec, settings))
 
 
+def tool_frame(
+    codec: TextCodec, settings: EnvironmentSettings, tools: Sequence[Mapping[str, Any]], count: int
+) -> tuple[str, ...]:
+    """The template's texts before, between and after ``count`` messages of tools that follow the assistant's.
+
+    The first begins where the assistant's words end, the last ends where the assistant begins again. Raises ConfigError
+    if the template has no such messages.
+    """
+    told = [f"{_TOLD}{number}x" for number in range(count)]
+    messages = [_user(_ASKED), {"role": "assistant", "content": _SAID}]
+    messages += [
+        {"role": "tool", "name": "search", "tool_call_id": f"call{n:05}", "content": t} for n, t in enumerate(told)
+    ]
+    hint = "set environment.protocol: tags"
+    try:
+        text = _render(codec, messages, settings, tools)
+    except ConfigError as error:
+        raise ConfigError(error.message, hint) from None
+    if text is None:
+        raise ConfigError("this protocol needs a tokenizer with a chat template", hint)
+    texts, rest = [], text.partition(_SAID)[2]
+    for word in told:
+        before, found, rest = rest.partition(word)
+        if not found:
+            raise ConfigError("the tokenizer's chat template has no messages of tools", hint)
+        texts.append(before)
+    return (*texts, rest)
+
+
 def _frame(codec: TextCodec, settings: EnvironmentSettings) -> ChatFrame:
-    text = _render(codec, [_ASKED, _SAID, _TOLD], settings) or ""
+    messages = [_user(_ASKED), {"role": "assistant", "content": _SAID}, _user(_TOLD)]
+    text = _render(codec, messages, settings) or ""
     _, said, rest = text.partition(_SAID)
     before, told, after = rest.partition(_TOLD)
     if not said or not told:
@@ -67,11 +108,20 @@ def _frame(codec: TextCodec, settings: EnvironmentSettings) -> ChatFrame:
     return ChatFrame(before, after)
 
 
-def _render(codec: TextCodec, contents: Sequence[str], settings: EnvironmentSettings) -> str | None:
-    """The conversation of user and assistant in turns, up to where the assistant begins; None without a template."""
-    messages = [] if settings.system is None else [{"role": "system", "content": settings.system}]
-    messages += [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
-    return codec.render_chat(messages, template_variables(settings))
+def _user(content: str) -> dict[str, str]:
+    return {"role": "user", "content": content}
+
+
+def _render(
+    codec: TextCodec,
+    messages: Sequence[Mapping[str, str]],
+    settings: EnvironmentSettings,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str | None:
+    """The conversation up to where the assistant begins; None without a template."""
+    system = [] if settings.system is None else [{"role": "system", "content": settings.system}]
+    shown = {"tools": [{"type": "function", "function": dict(tool)} for tool in tools]} if tools else {}
+    return codec.render_chat([*system, *messages], {**template_variables(settings), **shown})
 
 
 def template_variables(settings: EnvironmentSettings) -> Mapping[str, Any]:

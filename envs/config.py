@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from envs.prompts import PRESETS, Preset
 from envs.wording import PromptSettings, wording
 from sleuth.errors import did_you_mean
-from sleuth.settings import Settings
+from sleuth.settings import Seconds, Settings
 
 TEMPLATE_DATE = datetime.date(2024, 7, 26)
 """The date that chat templates are told by default, Llama 3.1's own: a run reads the same prompt on any day."""
@@ -21,16 +21,53 @@ _OURS = frozenset(
 )
 """Arguments of a chat template that are not for the user to set."""
 KINDS = ("search", "direct", "cot", "rag")
+PROTOCOLS = ("tags", "hermes")
+TOOLS = ("search", "open")
 Positive = Annotated[int, Field(gt=0)]
+
+
+class ToolSettings(Settings):
+    """A tool of the search environment: ``search``, ``open`` or one of your own.
+
+    ``open`` shows the whole document of a passage, ``options: {words: 300}`` a page. ``kind`` may be a dotted path to
+    a class, which is called with ``options`` as keyword arguments. A call fails after ``timeout_s``; search has the
+    retriever's own limit.
+    """
+
+    kind: str
+    timeout_s: Seconds = 10.0
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _known(self) -> ToolSettings:
+        if self.kind not in TOOLS and ":" not in self.kind:
+            raise ValueError(f"unknown tool ({did_you_mean(self.kind, TOOLS)})")
+        allowed = {"search": (), "open": ("words",)}.get(self.kind, self.options)
+        strange = next((name for name in self.options if name not in allowed), None)
+        if strange is not None:
+            raise ValueError(f"the tool {self.kind} has no option '{strange}'")
+        words = self.options.get("words", 1) if self.kind == "open" else 1
+        if not isinstance(words, int) or words < 1:
+            raise ValueError("words must be a whole number above 0")
+        return self
 
 
 class EnvironmentSettings(Settings):
     """The kind of episode and its budgets, in tokens of the policy's tokenizer.
 
-    ``turns`` counts every policy turn, including invalid ones; ``total_tokens`` covers prompt, turns and
-    observations. ``kind`` may be a dotted path to a class, which is called with (settings, codec). ``prompts`` are
-    texts of one's own over the preset's. A prompt of more than ``prompt_tokens`` ends its episode before the first
-    turn; None: the prompt needs only fit into ``total_tokens``.
+    ``turns`` counts every policy turn, including invalid ones; ``searches`` every query, of which a turn may have
+    several; ``calls`` the calls of other ``tools``; ``total_tokens`` covers prompt, turns and observations. ``kind``
+    may be a dotted path to a class, which is called with (settings, codec). ``prompts`` are texts of one's own over
+    the preset's. A prompt of more than ``prompt_tokens`` ends its episode before the first turn; None: the prompt
+    needs only fit into ``total_tokens``.
+
+    ``protocol`` is how the policy acts and reads: ``tags`` (``<search> query </search>``), ``hermes``
+    (``<tool_call>{"name": "search", ...}</tool_call>`` and the chat template's own tool messages), or a dotted path.
 
     For the tokenizer's chat template: ``system``, a system message before the prompt; ``chat_template_kwargs``,
     variables of the template (``enable_thinking: false`` for Qwen3); ``date``, what a template that prints today's
@@ -38,6 +75,8 @@ class EnvironmentSettings(Settings):
     """
 
     kind: str = "search"
+    protocol: str = "tags"
+    tools: tuple[ToolSettings, ...] = (ToolSettings(kind="search"),)
     preset: str = "sleuth"
     prompts: PromptSettings | None = None
     chat: Literal["auto", "always", "never"] = "auto"
@@ -46,6 +85,7 @@ class EnvironmentSettings(Settings):
     date: datetime.date | Literal["today"] = TEMPLATE_DATE
     top_k: Positive = 3
     searches: Annotated[int, Field(ge=0)] = 4
+    calls: Annotated[int, Field(ge=0)] = 4
     turns: Positive = 6
     turn_tokens: Positive = 500
     observation_tokens: Positive = 500
@@ -58,6 +98,24 @@ class EnvironmentSettings(Settings):
         if kind not in KINDS and ":" not in kind:
             raise ValueError(f"unknown environment ({did_you_mean(kind, KINDS)})")
         return kind
+
+    @field_validator("protocol")
+    @classmethod
+    def _known_protocol(cls, protocol: str) -> str:
+        if protocol not in PROTOCOLS and ":" not in protocol:
+            raise ValueError(f"unknown protocol ({did_you_mean(protocol, PROTOCOLS)})")
+        return protocol
+
+    @field_validator("tools")
+    @classmethod
+    def _with_search(cls, tools: tuple[ToolSettings, ...]) -> tuple[ToolSettings, ...]:
+        kinds = [tool.kind for tool in tools]
+        if "search" not in kinds:
+            raise ValueError("tools must include search: the environment without it is kind: direct")
+        twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+        if twice is not None:
+            raise ValueError(f"the tool {twice} is listed twice")
+        return tools
 
     @field_validator("preset")
     @classmethod
@@ -103,5 +161,5 @@ class EnvironmentSettings(Settings):
         return self
 
     def wording(self) -> Preset:
-        """The preset with ``prompts`` laid over it."""
-        return wording(self.preset, self.prompts)
+        """The preset with ``prompts`` laid over it. A protocol other than ``tags`` has words of its own below them."""
+        return wording(PRESETS[self.preset], self.prompts)

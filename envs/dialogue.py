@@ -10,18 +10,23 @@ The state follows from what stands in the transcript:
   writing ``</think>`` first.
 
 A lenient preset knows no thoughts and no frames: its observations are appended as they are.
+
+A protocol whose tools answer in messages of their own (Hermes) always has the template's frame: what the policy did not
+sample of the end of its message is written for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from envs.chat import ChatFrame, open_chat
+from envs.chat import ChatFrame, open_chat, tool_frame
 from envs.config import EnvironmentSettings
-from envs.grammar import CLOSE_THOUGHT, action_end, ends_thinking, opens_thought, parse_turn
+from envs.grammar import CLOSE_THOUGHT, ends_thinking, opens_thought
 from envs.observation import Piece, joined, size, trusted
-from envs.prompts import Preset
+from envs.prompts import PRESETS
+from envs.protocols.base import open_protocol
 from envs.search_r1 import parse_lenient
+from envs.wording import wording
 from sleuth.protocols import TextCodec
 from sleuth.types import Action, Generation, Observation
 
@@ -32,16 +37,21 @@ class Dialogue:
     def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
         self._settings = settings
         self._codec = codec
+        self.protocol = open_protocol(settings)
+        self.preset = wording(self.protocol.wording(PRESETS[settings.preset]), settings.prompts)
+        self._shown = self.protocol.schemas if self.protocol.tool_messages else ()
+        self._tool_frames: dict[int, tuple[str, ...]] = {}
         self._frame: ChatFrame | None = None
         self._generation: Generation | None = None
         self._left_open = False
-        self._lenient = False
+        self._lenient = self.preset.lenient and settings.protocol == "tags"
         self.thinking = False
 
-    def begin(self, wording: str, preset: Preset) -> str:
-        """The whole prompt around ``wording``, slots unfilled."""
-        opening = open_chat(wording, preset, self._settings, self._codec)
-        self._lenient = preset.lenient
+    def begin(self, template: str) -> str:
+        """The whole prompt around ``template``, slots unfilled."""
+        opening = open_chat(template, self.preset, self._settings, self._codec, self._shown)
+        if self.protocol.tool_messages:
+            self.tool_frame(1)  # what is wrong with the template is said at the start
         self._frame, self._generation, self._left_open = None if self._lenient else opening.frame, None, False
         self.thinking = not self._lenient and opens_thought(opening.text)
         return opening.text
@@ -49,13 +59,13 @@ class Dialogue:
     def over(self, text: str, generation: Generation) -> bool:
         """Whether the turn has ended: a stop string inside a thought is a mention and ends none."""
         self._generation = generation
-        return self._lenient or generation.finish_reason != "stop" or action_end(text, self.thinking) is not None
+        return self._lenient or generation.finish_reason != "stop" or self.protocol.ended(text, self.thinking)
 
     def parse(self, text: str) -> Action:
         if self._lenient:
             return parse_lenient(text)
         self._left_open = ends_thinking(text, self.thinking)
-        return parse_turn(text, self.thinking)
+        return self.protocol.parse(text, self.thinking)
 
     def margin(self) -> int:
         """How many tokens ``join`` adds to the pieces of an observation."""
@@ -66,9 +76,38 @@ class Dialogue:
         before, after = self._before(), self._after()
         if after:
             pieces = _without_margins(self._codec, pieces)
-        self.thinking = opens_thought("".join(piece.text for piece in after))
-        self._generation, self._left_open = None, False
+        self._begin_turn("".join(piece.text for piece in after))
         return joined([*before, *pieces, *after])
+
+    def results_margin(self, count: int) -> int:
+        """How many tokens ``results`` adds to ``count`` blocks."""
+        if not self.protocol.tool_messages:
+            return self.margin()
+        return size([self._ending(), *(trusted(self._codec, text) for text in self.tool_frame(count)[1:])])
+
+    def results(self, blocks: Sequence[Sequence[Piece]]) -> Observation:
+        """What came back to the turn: a block for each query, or for the called tool, as the observation."""
+        if not self.protocol.tool_messages:
+            return self.join([piece for block in blocks for piece in block])
+        pieces, frame = [self._ending(), *blocks[0]], self.tool_frame(len(blocks))
+        for text, block in zip(frame[1:], [*blocks[1:], ()], strict=True):
+            pieces += [trusted(self._codec, text), *block]
+        self._begin_turn(frame[-1])
+        return joined(pieces)
+
+    def tool_frame(self, count: int) -> tuple[str, ...]:
+        if count not in self._tool_frames:
+            self._tool_frames[count] = tool_frame(self._codec, self._settings, self._shown, count)
+        return self._tool_frames[count]
+
+    def _ending(self) -> Piece:
+        """The end of the policy's message as far as it was not sampled, and the start of a tool's."""
+        text = self.tool_frame(1)[0]
+        return trusted(self._codec, text[_sampled_end(self._codec, text, self._generation) :])
+
+    def _begin_turn(self, after: str) -> None:
+        self.thinking = opens_thought(after)
+        self._generation, self._left_open = None, False
 
     def _before(self) -> list[Piece]:
         if self._framed is not None:
@@ -83,7 +122,7 @@ class Dialogue:
     def _framed(self) -> ChatFrame | None:
         """The frame of the next observation, if it has one."""
         ended = self._generation is not None and self._generation.finish_reason == "eos"
-        return self._frame if ended else None
+        return self._frame if ended or self.protocol.tool_messages else None
 
 
 def _sampled_end(codec: TextCodec, text: str, generation: Generation | None) -> int:

@@ -6,24 +6,22 @@ from collections.abc import Sequence
 
 from envs.config import EnvironmentSettings
 from envs.dialogue import Dialogue
-from envs.grammar import STOP_STRINGS
 from envs.guard import guarded
 from envs.observation import fill, joined
 from envs.search_env import asked, exceeds, hint
 from sleuth.protocols import TextCodec
-from sleuth.types import Action, Answer, Generation, Hit, Invalid, Observation, Question, Search, Stop
+from sleuth.types import Action, Answer, Call, Generation, Hit, Invalid, Observation, Question, Search, Stop
 
 
 class DirectEnvironment:
     """One episode: prompt, then answer. ``kind: cot`` asks for a thought first; ``turns`` is the number of attempts."""
 
-    stop_strings: tuple[str, ...] = STOP_STRINGS
-
     def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
         self._settings = settings
-        self._preset = settings.wording()
-        self._codec = guarded(codec, self._preset)
         self._dialogue = Dialogue(settings, codec)
+        self.stop_strings = self._dialogue.protocol.stop_strings
+        self.preset = self._dialogue.preset
+        self._codec = guarded(codec, self.preset)
         self._turns = 0
         self._too_long = False
         self._action: Action | None = None
@@ -40,8 +38,8 @@ class DirectEnvironment:
         return 0 if self._too_long else max(0, min(self._settings.turn_tokens, room))
 
     def reset(self, question: Question) -> Observation:
-        template = self.begin(self._preset.cot if self._settings.kind == "cot" else self._preset.direct)
-        prompt = joined(fill(self._codec, template, {"question": asked(self._preset, question)}))
+        template = self.begin(self.preset.cot if self._settings.kind == "cot" else self.preset.direct)
+        prompt = joined(fill(self._codec, template, {"question": asked(self.preset, question)}))
         self._too_long = exceeds(self._settings, prompt)
         return prompt
 
@@ -50,7 +48,7 @@ class DirectEnvironment:
         self._turns = 0
         self._too_long = False
         self._action = None
-        return self._dialogue.begin(wording, self._preset)
+        return self._dialogue.begin(wording)
 
     def over(self, text: str, generation: Generation) -> bool:
         return self._dialogue.over(text, generation)
@@ -59,7 +57,7 @@ class DirectEnvironment:
         """The action in a turn; a search is invalid here."""
         self._turns += 1
         action = self._dialogue.parse(text)
-        self._action = Invalid("there is no search engine") if isinstance(action, Search) else action
+        self._action = Invalid("there is no search engine") if isinstance(action, Search | Call) else action
         return self._action
 
     def observe(self, hits: Sequence[Hit] | None, room: int) -> Observation | Stop:
@@ -69,4 +67,4 @@ class DirectEnvironment:
         if self._turns >= self._settings.turns:
             return Stop("turn_budget")
         reason = self._action.reason if isinstance(self._action, Invalid) else ""
-        return hint(self._codec, self._dialogue, self._preset.answer_only.replace("{reason}", reason), room)
+        return hint(self._codec, self._dialogue, self.preset.answer_only.replace("{reason}", reason), room)

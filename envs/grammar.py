@@ -12,52 +12,53 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections.abc import Sequence
 
-from sleuth.reserved import TAGS, is_markup
-from sleuth.types import Action, Answer, Invalid, Search
+from sleuth.reserved import ALL_TAGS, TAGS, is_markup
+from sleuth.types import Action, Answer, Call, Invalid, Search
 
 STOP_STRINGS = ("</search>", "</answer>")
 
 OPEN_THOUGHT, CLOSE_THOUGHT = "<think>", "</think>"
+ACTIONS = ("search", "answer")
+"""Names of the tags that act. Tools besides search add theirs."""
 
-_CLOSING = re.compile(r"</(search|answer)>")
-_EDGE = re.compile(r"</?think>|</(search|answer)>")
-_ANY_TAG = re.compile(rf"</?(?:{'|'.join(TAGS)})>")
-_TAG_VARIANT = rf"<[\s/\\]*(?:{'|'.join(TAGS)})[\s/\\]*>"
+_TAG_VARIANT = rf"<[\s/\\]*(?:{'|'.join(ALL_TAGS)})[\s/\\]*>"
 _MARKS = "·¦‧†"
 _DROPPED = frozenset({"Mn", "Me", "Mc", "Cf", "Cc", "Cn", "Co"})
 _SPACING = re.compile(r"[\r\x0b\x0c\x85]")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def parse_turn(text: str, thinking: bool = False) -> Action:
+def parse_turn(text: str, thinking: bool = False, actions: Sequence[str] = ACTIONS) -> Action:
     """The action in ONE new turn, which begins inside an open thought if ``thinking``.
 
     Tags are exact ASCII; text after the first closing action tag outside a thought is ignored. The content starts at
     the last matching opening tag. What a thought says has no effect (``<think>I can <search>x</search></think>
-    <answer>Oslo</answer>`` answers), and an action inside a thought that is never closed is invalid.
+    <answer>Oslo</answer>`` answers), and an action inside a thought that is never closed is invalid. An action that is
+    neither search nor answer is a Call whose only argument, without a name, is the text between its tags.
     """
-    closing = action_end(text, thinking)
+    closing = action_end(text, thinking, actions)
     head = text[: closing.start()] if closing else text
     if "<information>" in head or "</information>" in head:
         return Invalid("only search results stand between <information> tags")
     if closing is None:
-        return Invalid(_why_unclosed(text, thinking))
+        return Invalid(_why_unclosed(text, thinking, actions))
     name = closing[1]
     _, opening, content = head.rpartition(f"<{name}>")
     if not opening:
         return Invalid(f"</{name}> has no <{name}> before it")
-    if _ANY_TAG.search(content):
+    if _any_tag(tuple(actions)).search(content):
         return Invalid(f"another tag stands between <{name}> and </{name}>")
     content = content.strip()
     if not content:
-        return Invalid("the query is empty" if name == "search" else "the answer is empty")
-    return Search(content) if name == "search" else Answer(content)
+        return Invalid({"search": "the query is empty", "answer": "the answer is empty"}.get(name, "the call is empty"))
+    return Search(content) if name == "search" else Answer(content) if name == "answer" else Call(name, {"": content})
 
 
-def action_end(text: str, thinking: bool = False) -> re.Match[str] | None:
+def action_end(text: str, thinking: bool = False, actions: Sequence[str] = ACTIONS) -> re.Match[str] | None:
     """The first closing action tag outside a thought, group 1 its name; None if the turn has not acted."""
-    for match in _EDGE.finditer(text):
+    for match in _edges(tuple(actions)).finditer(text):
         if match[1] is None:
             thinking = match[0] == OPEN_THOUGHT
         elif not thinking:
@@ -107,14 +108,25 @@ def neutralise(text: str, reserved: frozenset[str] = frozenset()) -> str:
     return "".join(mark if i in replaced else char + mark if i in marked else char for i, char in enumerate(clean))
 
 
-def _why_unclosed(text: str, thinking: bool) -> str:
+def _why_unclosed(text: str, thinking: bool, actions: Sequence[str]) -> str:
     if ends_thinking(text, thinking):
-        acted = _CLOSING.search(text)
+        acted = any(f"</{name}>" in text for name in actions)
         return f"the {'action stands inside a <think> that' if acted else 'thought'} was not closed"
-    name = "search" if text.rfind("<search>") > text.rfind("<answer>") else "answer"
+    name = max(actions, key=lambda name: (text.rfind(f"<{name}>"), name == "answer"))
     if f"<{name}>" in text:
         return f"<{name}> was opened and not closed"
     return "the turn neither searched nor answered"
+
+
+@functools.lru_cache(maxsize=16)
+def _edges(actions: tuple[str, ...]) -> re.Pattern[str]:
+    """The tags that open and close a thought, and those that close an action: group 1 its name."""
+    return re.compile(rf"</?think>|</({'|'.join(actions)})>")
+
+
+@functools.lru_cache(maxsize=16)
+def _any_tag(actions: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"</?(?:{'|'.join(dict.fromkeys((*TAGS, *actions)))})>")
 
 
 @functools.lru_cache(maxsize=16)

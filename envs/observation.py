@@ -132,7 +132,7 @@ def information_block(
 
     Raises ConfigError if ``budget`` itself is too small.
     """
-    pieces = _block(codec, preset, hits, min(budget, room))
+    pieces = block_within(codec, preset, hits, min(budget, room))
     if pieces is None and room >= budget:
         raise ConfigError(
             f"observation_tokens ({budget}) is too small for one passage", "200 to 600 suits most policies"
@@ -149,15 +149,20 @@ def cut_block(codec: TextCodec, preset: Preset, hits: Sequence[Hit], budget: int
     return pieces if size(pieces) <= room else None
 
 
-def _block(codec: TextCodec, preset: Preset, hits: Sequence[Hit], limit: int) -> list[Piece] | None:
-    """Frame and titles in full, texts sharing the rest; only the best-ranked passages if not all fit."""
+def block_within(
+    codec: TextCodec, preset: Preset, hits: Sequence[Hit], limit: int, first: int = 1
+) -> list[Piece] | None:
+    """The block of ``hits``, numbered from ``first``, in at most ``limit`` tokens; None if it does not fit.
+
+    Frame and titles in full, texts sharing the rest; only the best-ranked passages if not all fit.
+    """
     opening, closing = trusted(codec, preset.opening), trusted(codec, preset.closing)
     if not hits:
         pieces = [opening, trusted(codec, preset.nothing_found), closing]
         return pieces if size(pieces) <= limit else None
     texts = [_text(codec, preset, hit, limit) for hit in hits]
     longest = min(TITLE_TOKENS, max(limit // 4, 1))
-    heads = [_head(codec, preset, i + 1, hit, longest) for i, hit in enumerate(hits)]
+    heads = [_head(codec, preset, first + i, hit, longest) for i, hit in enumerate(hits)]
     separator = trusted(codec, preset.separator)
     for count in range(len(hits), 0, -1):
         frame = size([opening, closing, *(p for head in heads[:count] for p in head)])
@@ -167,6 +172,17 @@ def _block(codec: TextCodec, preset: Preset, hits: Sequence[Hit], limit: int) ->
             bodies = [shorten(codec, text, n) for text, n in zip(texts, split_budget(left, wants), strict=False)]
             return [opening, *_interleave(heads, bodies, separator), closing]
     return None
+
+
+def returned_block(codec: TextCodec, preset: Preset, text: str, limit: int) -> list[Piece] | None:
+    """What a tool returned, between the preset's opening and closing, in at most ``limit`` tokens; None if even
+    its first few do not fit.
+    """
+    opening, closing = trusted(codec, preset.opening), trusted(codec, preset.closing)
+    left = limit - size([opening, closing])
+    if left < PASSAGE_TOKENS:
+        return None
+    return [opening, untrusted(codec, text.strip() or "(nothing)", left), closing]
 
 
 def _text(codec: TextCodec, preset: Preset, hit: Hit, limit: int) -> Piece:

@@ -41,9 +41,7 @@ class Preset:
     question_mark: bool = False
 
 
-_ANSWER_FORM = (
-    "Put only the answer itself between <answer> and </answer>, as short as it can be: <answer>Oslo</answer>."
-)
+ANSWER_FORM = "Put only the answer itself between <answer> and </answer>, as short as it can be: <answer>Oslo</answer>."
 
 SLEUTH = Preset(
     search=(
@@ -53,17 +51,17 @@ SLEUTH = Preset(
         "- search: write a short query between <search> and </search>. "
         "The best passages come back between <information> and </information>. One query asks for one fact; "
         "a question that joins several facts needs several searches.\n"
-        f"- answer, as soon as the passages settle it. {_ANSWER_FORM}\n\n"
+        f"- answer, as soon as the passages settle it. {ANSWER_FORM}\n\n"
         "Question: {question}\n"
     ),
-    direct=f"Answer the question. {_ANSWER_FORM} Write nothing else.\n\nQuestion: {{question}}\n",
+    direct=f"Answer the question. {ANSWER_FORM} Write nothing else.\n\nQuestion: {{question}}\n",
     cot=(
         "Answer the question. First think step by step between <think> and </think>. "
-        f"{_ANSWER_FORM}\n\nQuestion: {{question}}\n"
+        f"{ANSWER_FORM}\n\nQuestion: {{question}}\n"
     ),
     rag=(
         "Answer the question with the help of the passages. First think between <think> and </think>. "
-        f"{_ANSWER_FORM}\n{{passages}}\nQuestion: {{question}}\n"
+        f"{ANSWER_FORM}\n{{passages}}\nQuestion: {{question}}\n"
     ),
     opening="\n<information>\n",
     passage="[{number}] {title}\n{text}",

@@ -18,9 +18,9 @@ class RagEnvironment:
 
     def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
         self._settings = settings
-        self._preset = settings.wording()
-        self._codec = guarded(codec, self._preset)
         self._after = DirectEnvironment(settings, codec)
+        self._preset = self._after.preset
+        self._codec = guarded(codec, self._preset)
         self.stop_strings: tuple[str, ...] = self._after.stop_strings
         self._waiting: Question | None = None
 

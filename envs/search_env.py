@@ -3,34 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from envs.config import EnvironmentSettings
 from envs.dialogue import Dialogue
-from envs.grammar import STOP_STRINGS
 from envs.guard import guarded
-from envs.observation import cut_block, fill, information_block, joined, size, trusted
+from envs.observation import (
+    Piece,
+    block_within,
+    cut_block,
+    fill,
+    information_block,
+    joined,
+    returned_block,
+    size,
+    trusted,
+)
 from envs.prompts import Preset
 from envs.search_r1 import with_question_mark
 from sleuth.protocols import TextCodec
-from sleuth.types import Action, Answer, Generation, Hit, Invalid, Observation, Question, Search, Stop
+from sleuth.types import (
+    Action,
+    Answer,
+    Call,
+    Generation,
+    Hit,
+    Invalid,
+    Observation,
+    Question,
+    Search,
+    Stop,
+    ToolAnswer,
+)
 
 ANSWER_TOKENS = 32
 """Tokens that an observation must leave for the policy; with fewer the episode ends."""
 
 
 class SearchEnvironment:
-    """One episode. Budgets: searches, turns (invalid ones count), tokens per observation, tokens in total."""
-
-    stop_strings: tuple[str, ...] = STOP_STRINGS
+    """One episode. Budgets: searches, calls of other tools, turns (invalid ones count), tokens per observation and in
+    total.
+    """
 
     def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
         self._settings = settings
-        self._preset = settings.wording()
-        self._codec = guarded(codec, self._preset)
         self._dialogue = Dialogue(settings, codec)
+        self.stop_strings = self._dialogue.protocol.stop_strings
+        self._preset = self._dialogue.preset
+        self._codec = guarded(codec, self._preset)
+        self._block = self._preset
+        if self._dialogue.protocol.tool_messages:
+            self._block = replace(self._preset, opening="", closing="")
         self._turns = 0
         self._searches = 0
         self._too_long = False
+        self._calls = 0
         self._action: Action | None = None
 
     @property
@@ -46,9 +73,9 @@ class SearchEnvironment:
 
     def reset(self, question: Question) -> Observation:
         """The prompt with the whole question; refusing one that is too long is up to the driver."""
-        self._turns = self._searches = 0
+        self._turns = self._searches = self._calls = 0
         self._action = None
-        template = self._dialogue.begin(self._preset.search, self._preset)
+        template = self._dialogue.begin(self._preset.search)
         prompt = joined(fill(self._codec, template, {"question": asked(self._preset, question)}))
         self._too_long = exceeds(self._settings, prompt)
         return prompt
@@ -57,17 +84,31 @@ class SearchEnvironment:
         return self._dialogue.over(text, generation)
 
     def step(self, text: str) -> Action:
-        """The action in a turn. A search that exceeds the budget is invalid and is not executed."""
+        """The action in a turn. What exceeds a budget is invalid and is not executed, not even in part."""
         self._turns += 1
-        self._action = self._dialogue.parse(text)
-        if isinstance(self._action, Search):
-            if self._searches >= self._settings.searches:
-                self._action = Invalid(NO_SEARCHES)
-            elif self._turns >= self._settings.turns:
-                self._action = Invalid("a search in the last turn: nobody would read what it finds")
-            else:
-                self._searches += 1
+        action = self._dialogue.parse(text)
+        refused = self._refused(action)
+        if isinstance(action, Search) and not refused:
+            self._searches += len(action.queries)
+        if isinstance(action, Call) and not refused:
+            self._calls += 1
+        self._action = Invalid(refused) if refused else action
         return self._action
+
+    def _refused(self, action: Action) -> str:
+        """Why the budgets do not allow ``action``; empty if they do."""
+        if isinstance(action, Search):
+            left = self._settings.searches - self._searches
+            if left <= 0:
+                return NO_SEARCHES
+            if len(action.queries) > left:
+                return f"it makes {len(action.queries)} searches, and only {left} may still be made"
+        if isinstance(action, Call) and self._calls >= self._settings.calls:
+            return "no calls of tools other than search are left"
+        if isinstance(action, Search | Call) and self._turns >= self._settings.turns:
+            what = "search" if isinstance(action, Search) else "call"
+            return f"a {what} in the last turn: nobody would read what it finds"
+        return ""
 
     def observe(self, hits: Sequence[Hit] | None, room: int) -> Observation | Stop:
         if isinstance(self._action, Answer):
@@ -75,16 +116,39 @@ class SearchEnvironment:
         if self._turns >= self._settings.turns:
             return Stop("turn_budget")
         if isinstance(self._action, Search):
-            return self._information(hits or (), room)
+            return self.observe_several([hits or ()], room)
         return hint(self._codec, self._dialogue, self._hint_text(), room)
 
-    def _information(self, hits: Sequence[Hit], room: int) -> Observation | Stop:
+    def observe_several(self, found: Sequence[Sequence[Hit]], room: int) -> Observation | Stop:
+        """The hits of every query, which share the budget equally; they are numbered throughout."""
+        note, room = self._note(len(found), room)
+        budget, share = self._settings.observation_tokens, len(found)
+        blocks: list[list[Piece]] = []
+        first = 1
+        for hits in found:
+            if share == 1:
+                make = cut_block if self._preset.hard_cut else information_block
+                block = make(self._codec, self._block, hits, budget, room)
+            else:
+                block = block_within(self._codec, self._block, hits, min(budget, room) // share, first)
+            if block is None and (share == 1 or room < budget):
+                return Stop("token_budget")
+            blocks.append(block or [trusted(self._codec, "Too many searches in one turn to show what this one found.")])
+            first += len(hits)
+        blocks[-1] += note
+        return self._dialogue.results(blocks)
+
+    def observe_call(self, answer: ToolAnswer, room: int) -> Observation | Stop:
+        note, room = self._note(1, room)
+        limit = min(self._settings.observation_tokens, room)
+        block = returned_block(self._codec, self._block, answer.text, limit)
+        return Stop("token_budget") if block is None else self._dialogue.results([[*block, *note]])
+
+    def _note(self, count: int, room: int) -> tuple[list[Piece], int]:
+        """What is said after results before the last turn, and the room for ``count`` blocks before it."""
         last = self._turns == self._settings.turns - 1 and self._preset.last_turn
         note = [trusted(self._codec, self._preset.last_turn)] if last else []
-        room -= ANSWER_TOKENS + size(note) + self._dialogue.margin()
-        make = cut_block if self._preset.hard_cut else information_block
-        block = make(self._codec, self._preset, hits, self._settings.observation_tokens, room)
-        return Stop("token_budget") if block is None else self._dialogue.join([*block, *note])
+        return note, room - ANSWER_TOKENS - size(note) - self._dialogue.results_margin(count)
 
     def _hint_text(self) -> str:
         reason = self._action.reason if isinstance(self._action, Invalid) else ""

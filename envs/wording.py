@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from envs.prompts import PRESETS, Preset
+from envs.prompts import Preset
 from sleuth.errors import did_you_mean
 from sleuth.settings import Settings
 
@@ -94,14 +94,14 @@ class PromptSettings(Settings):
         return {name: value for name, value in self if isinstance(value, str)}
 
 
-def wording(preset: str, prompts: PromptSettings | None) -> Preset:
+def wording(preset: Preset, prompts: PromptSettings | None) -> Preset:
     """The texts of ``preset`` with ``prompts`` laid over them, ready to be filled."""
     if prompts is None:
-        return PRESETS[preset]
+        return preset
     changes: dict[str, Any] = {name: _WORD.sub(_plain, text) for name, text in prompts.texts().items()}
     if prompts.chat is not None:
         changes["chat"] = prompts.chat
-    return replace(PRESETS[preset], **changes)
+    return replace(preset, **changes)
 
 
 def _plain(match: re.Match[str]) -> str:

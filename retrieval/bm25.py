@@ -131,6 +131,10 @@ class BM25Retriever:
         """Digest of the passages, how they were indexed, and k1 and b."""
         return self._fingerprint
 
+    @property
+    def documents(self) -> PassageStore:
+        return self.store
+
     def _identify(self) -> str:
         identity = {key: self.manifest[key] for key in ("kind", "format", "passages_sha256", "analyzer", "indexed")}
         identity |= {"pyserini": self.manifest["versions"].get("pyserini"), "k1": self.k1, "b": self.b}

@@ -7,9 +7,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from retrieval.documents import documents_of
 from retrieval.size import size_of
 from sleuth.errors import ConfigError
-from sleuth.protocols import Retriever
+from sleuth.protocols import Documents, Retriever
 from sleuth.types import Hit
 
 _Key = tuple[str, int, str]
@@ -48,6 +49,11 @@ class CachedRetriever:
     def passages(self) -> int | None:
         """Passages searched; None if the inner retriever does not say."""
         return size_of(self._inner)
+
+    @property
+    def documents(self) -> Documents | None:
+        """Reads whole documents; None if the inner retriever cannot."""
+        return documents_of(self._inner)
 
     @property
     def statistics(self) -> CacheStatistics:

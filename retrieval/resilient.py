@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from retrieval.documents import documents_of
 from retrieval.size import size_of
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.hits import distinct
-from sleuth.protocols import Retriever
+from sleuth.protocols import Documents, Retriever
 from sleuth.types import Hit
 
 Answer = list[list[Hit]]
@@ -65,6 +66,11 @@ class ResilientRetriever:
     def passages(self) -> int | None:
         """Passages searched; None if the inner retriever does not say."""
         return size_of(self._inner)
+
+    @property
+    def documents(self) -> Documents | None:
+        """Reads whole documents; None if the inner retriever cannot."""
+        return documents_of(self._inner)
 
     def search(self, queries: Sequence[str], k: int) -> Answer:
         """Like the inner retriever. Raises RetrieverError naming the last failure."""

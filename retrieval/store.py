@@ -19,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.documents import document_around
 from retrieval.images import read_image
 from sleuth.errors import ArtifactError
 from sleuth.types import FilePart, Image, Passage
@@ -159,6 +160,17 @@ class PassageStore:
                 passage = self._next_of_same_hash(identifier, int(positions[place]) + 1)
             found.append(passage)
         return found
+
+    def document(self, passage_id: str) -> list[Passage]:
+        """All passages of the document that has this one, in order; empty if there is no such passage."""
+        hashed = id_hashes([passage_id])[0]
+        position = int(np.searchsorted(self._hashes, hashed))
+        while position < len(self) and self._hashes[position] == hashed:
+            ordinal = int(self._ordinals[position])
+            if self[ordinal].id == passage_id:
+                return document_around(self.__getitem__, ordinal, len(self))
+            position += 1
+        return []
 
     def _next_of_same_hash(self, identifier: str, position: int) -> Passage | None:
         """Two ids with one hash stand side by side."""

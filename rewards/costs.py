@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from rewards.config import RewardSettings
 from rewards.text_match import normalise_answer
 from sleuth.settings import Count
-from sleuth.types import Question, Search, Trajectory
+from sleuth.types import Question, Trajectory
 
 
 class SearchCostSettings(RewardSettings):
@@ -69,14 +69,14 @@ class OverlongSettings(RewardSettings):
 
 @dataclass(frozen=True)
 class SearchCost:
-    """-1 for every search beyond the first ``free``."""
+    """-1 for every search beyond the first ``free``; each query of a turn with several is one."""
 
     name: str = "search_cost"
     free: int = 0
 
     def score(self, question: Question, trajectory: Trajectory) -> float | None:
         del question
-        return -float(max(0, len(trajectory.searches) - self.free))
+        return -float(max(0, len(trajectory.queries) - self.free))
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class RepeatedQuery:
 
     def score(self, question: Question, trajectory: Trajectory) -> float | None:
         del question
-        queries = [turn.action.query for turn in trajectory.searches if isinstance(turn.action, Search)]
+        queries = trajectory.queries
         return -float(len(queries) - len(set(map(_normalise_query, queries))))
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rewards.config import RewardSettings
-from sleuth.types import Answer, Invalid, Question, Trajectory, Turn
+from sleuth.types import Answer, Call, Invalid, Question, Trajectory, Turn
 
-_CLOSING = re.compile(r"</(?:search|answer)>")
-_OPENINGS = ("<search>", "<answer>")
+_CALLS = re.compile(r"\s*(?:<tool_call>(?:(?!<tool_call>).)*?</tool_call>\s*)+", re.DOTALL)
 
 
 class FormatSettings(RewardSettings):
@@ -27,8 +26,8 @@ class FormatSettings(RewardSettings):
 class Format:
     """From 0 to 1: the fraction of well-formed turns, halved unless the episode ends in an answer.
 
-    A turn is well-formed if it acted and, with ``think``, if exactly one thought precedes the action.
-    Only the policy's own text is considered.
+    A turn is well-formed if it acted and, with ``think``, if exactly one thought precedes the action, of which the turn
+    has nothing else (in the Hermes form, several calls). Only the policy's own text is considered.
     """
 
     name: str = "format"
@@ -45,13 +44,15 @@ class Format:
     def _well_formed(self, turn: Turn) -> bool:
         if isinstance(turn.action, Invalid):
             return False
-        return not self.think or thinks_then_acts(turn.text, turn.thinking)
+        tool = turn.action.tool if isinstance(turn.action, Call) else ""
+        return not self.think or thinks_then_acts(turn.text, turn.thinking, tool)
 
 
-def thinks_then_acts(text: str, thinking: bool = False) -> bool:
+def thinks_then_acts(text: str, thinking: bool = False, tool: str = "") -> bool:
     """Whether a turn is one closed, non-empty thought followed directly by one action.
 
-    ``thinking``: the thought was open before the turn, so the turn has no tag that opens it.
+    ``thinking``: the thought was open before the turn, so the turn has no tag that opens it. ``tool``: the one that the
+    turn calls, if it calls one.
     """
     if not thinking:
         before, opening, text = text.partition("<think>")
@@ -60,5 +61,9 @@ def thinks_then_acts(text: str, thinking: bool = False) -> bool:
     thought, closing, rest = text.partition("</think>")
     if not closing or not thought.strip() or "<think>" in thought:
         return False
-    action = _CLOSING.split(rest, maxsplit=1)[0]
-    return action.lstrip().startswith(_OPENINGS) and sum(map(action.count, _OPENINGS)) == 1
+    if rest.lstrip().startswith("<tool_call>"):
+        return _CALLS.fullmatch(rest) is not None
+    names = ("search", "answer", *([tool] if tool else []))
+    action = re.split(rf"</(?:{'|'.join(map(re.escape, names))})>", rest, maxsplit=1)[0]
+    openings = tuple(f"<{name}>" for name in names)
+    return action.lstrip().startswith(openings) and sum(map(action.count, openings)) == 1

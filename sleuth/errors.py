@@ -49,6 +49,10 @@ class ScoringError(SleuthError):
     """A trajectory could not be scored, because a judge failed. It is unscored, which is not a reward of zero."""
 
 
+class ToolError(SleuthError):
+    """A tool cannot do what the policy asked of it. The policy reads the message."""
+
+
 class PolicyError(SleuthError):
     """A policy cannot be loaded or does not support what is requested."""
 

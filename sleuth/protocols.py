@@ -11,6 +11,7 @@ from sleuth.types import (
     Generation,
     Hit,
     Observation,
+    Passage,
     Probe,
     Question,
     Request,
@@ -18,7 +19,9 @@ from sleuth.types import (
     ScoredTrajectory,
     Search,
     Stop,
+    ToolAnswer,
     Trajectory,
+    Turn,
 )
 
 OnToken = Callable[[str, int, float], None]
@@ -145,6 +148,32 @@ class Retriever(Protocol):
         ...
 
 
+@runtime_checkable
+class Documents(Protocol):
+    """Whole documents, of which a corpus has passages. A retriever offers them as its attribute ``documents``."""
+
+    def document(self, passage_id: str) -> list[Passage]:
+        """All passages of the document that has this one, in the order of the corpus; empty if there is none."""
+        ...
+
+
+class Tool(Protocol):
+    """What a policy may call besides the search engine. Made once a run; called from several threads at once."""
+
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """``{"name", "description", "parameters"}`` as in OpenAI's function calls; parameters are a JSON schema."""
+        ...
+
+    def call(self, arguments: Mapping[str, Any], turns: Sequence[Turn]) -> str:
+        """The text to show the policy, which counts as outside text. ``turns`` are those of the episode so far.
+
+        Whatever it raises becomes a line to the policy, and is counted: a failure is the policy's to deal with.
+        A ToolError is expected, such as wrong arguments; anything else is logged too.
+        """
+        ...
+
+
 class Environment(Protocol):
     """One episode as a state machine without I/O. Create a new one for every episode."""
 
@@ -189,6 +218,18 @@ class ThinkingEnvironment(Environment, Protocol):
 
         Called before ``step``, once for each generation. False: more is sampled, in the same turn.
         """
+        ...
+
+
+class ToolEnvironment(Environment, Protocol):
+    """An environment whose actions may also be calls of tools, or searches with several queries."""
+
+    def observe_several(self, found: Sequence[Sequence[Hit]], room: int) -> Observation | Stop:
+        """Like ``observe`` after a search with several queries; ``found`` has the hits of each."""
+        ...
+
+    def observe_call(self, answer: ToolAnswer, room: int) -> Observation | Stop:
+        """Like ``observe`` after a call."""
         ...
 
 

@@ -1,8 +1,9 @@
 """Trajectories on disk: JSON lines during a run, one Parquet file when it is closed, one reader for both.
 
 A line is one scored trajectory with every field of ``types.py``: ``{"trajectory": {"question", "segments", "turns",
-"stop", "timings", "given"}, "reward", "parts", "origin"}``. An action is identified by its only key: ``query``
-(search), ``text`` (answer) or ``reason`` (invalid). ``trajectory_table.py`` has the Parquet columns.
+"stop", "timings", "given"}, "reward", "parts", "origin"}``. An action is identified by its keys: ``queries`` (search;
+``query`` in files of before a search could have several), ``tool`` and ``arguments`` (call), ``text`` (answer) or
+``reason`` (invalid). ``trajectory_table.py`` has the Parquet columns.
 """
 
 from __future__ import annotations
@@ -49,11 +50,27 @@ def to_line(scored: ScoredTrajectory) -> str:
 def from_dict(values: Mapping[str, Any]) -> ScoredTrajectory:
     """The trajectory that ``to_dict`` wrote. Raises DataError naming the first field that does not fit."""
     try:
-        return _adapter().validate_python(values)
+        return _adapter().validate_python(_with_queries(values))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "row"
         raise DataError(f"not a trajectory: {field}: {first['msg']}") from None
+
+
+def _with_queries(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``values`` with a list of queries for every search, as it is since a search can have several."""
+    played = values.get("trajectory")
+    turns = played.get("turns") if isinstance(played, Mapping) else None
+    if not isinstance(turns, list | tuple):
+        return values
+    return {**values, "trajectory": {**played, "turns": [_turn_with_queries(turn) for turn in turns]}}  # type: ignore[dict-item]
+
+
+def _turn_with_queries(turn: Any) -> Any:
+    action = turn.get("action") if isinstance(turn, Mapping) else None
+    if not isinstance(action, Mapping) or "query" not in action:
+        return turn
+    return {**turn, "action": {"queries": [action["query"]]}}
 
 
 class TrajectoryWriter:

@@ -7,6 +7,7 @@ added as flat columns, ready to train on; reading trajectories back does not nee
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,8 +24,8 @@ _MARK = "\ufdd0"
 """A Unicode noncharacter used as an escape: four hexadecimal digits follow, for what UTF-8 cannot encode."""
 _UNSTORABLE = re.compile(f"[\ud800-\udfff{_MARK}]")
 _STORED = re.compile(f"{_MARK}([0-9a-f]{{4}})")
-_ACTIONS = {"search": "query", "answer": "text", "invalid": "reason"}
-"""Kind of an action -> its only field."""
+_WORDS = {"answer": "text", "invalid": "reason"}
+"""Kind of an action that is one text -> the field that holds it."""
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -106,13 +107,24 @@ def _from_row(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _to_action(action: Mapping[str, str]) -> dict[str, str]:
-    kind = next(kind for kind, field in _ACTIONS.items() if field in action)
-    return {"kind": kind, "text": action[_ACTIONS[kind]]}
+def _to_action(action: Mapping[str, Any]) -> dict[str, Any]:
+    """``text`` is the answer, the reason, all queries on one line, or a call's arguments as JSON."""
+    if "queries" in action:
+        return {"kind": "search", "text": "; ".join(action["queries"]), "queries": list(action["queries"])}
+    if "tool" in action:
+        return {"kind": "call", "text": json.dumps(action["arguments"]), "tool": action["tool"]}
+    kind = next(kind for kind, field in _WORDS.items() if field in action)
+    return {"kind": kind, "text": action[_WORDS[kind]]}
 
 
-def _from_action(action: Mapping[str, str]) -> dict[str, str]:
-    return {_ACTIONS[action["kind"]]: action["text"]}
+def _from_action(action: Mapping[str, Any]) -> dict[str, Any]:
+    """Older files have neither ``queries`` nor ``tool``."""
+    kind, text = action["kind"], action["text"]
+    if kind == "search":
+        return {"queries": action.get("queries") or [text]}
+    if kind == "call":
+        return {"tool": action["tool"], "arguments": json.loads(text)}
+    return {_WORDS[kind]: text}
 
 
 def _padded(segment: Mapping[str, Any]) -> list[float]:
@@ -158,11 +170,11 @@ def _schema() -> pa.Schema:
     hits = pa.list_(pa.struct({"passage": passage, "score": number, "rank": whole}))
     tokens = {"token_ids": pa.list_(whole), "logprobs": pa.list_(number)}
     generation = pa.struct({**tokens, "finish_reason": text, "policy_version": whole})
-    action = pa.struct({"kind": text, "text": text})
     texts = pa.list_(text)
+    action = pa.struct({"kind": text, "text": text, "queries": texts, "tool": text})
     question = {"id": text, "text": text, "answers": texts, "supporting_titles": texts, "kind": text, "file": text}
     turn = {"generation": generation, "text": text, "action": action, "hits": hits, "observation": text}
-    turn["thinking"] = pa.bool_()
+    turn |= {"thinking": pa.bool_(), "hits_per_query": pa.list_(whole), "failure": text}
     return pa.schema(
         {
             "question": pa.struct(question),

@@ -6,10 +6,11 @@ evaluation read scored trajectories. Rewards read the typed actions and hits, ne
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 FinishReason = Literal["stop", "eos", "length"]
 Source = Literal["prompt", "policy", "environment"]
@@ -72,9 +73,27 @@ class Hit:
     rank: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Search:
-    query: str
+    """One or several queries, each of which counts as a search."""
+
+    queries: tuple[str, ...]
+
+    def __init__(self, *queries: str) -> None:
+        object.__setattr__(self, "queries", queries)
+
+    @property
+    def query(self) -> str:
+        """The query, for whoever expects one; several are joined by semicolons."""
+        return "; ".join(self.queries)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a tool other than the search engine; ``arguments`` are JSON values."""
+
+    tool: str
+    arguments: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +103,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """A turn that neither searched nor answered; ``reason`` says why in human-readable form."""
+    """A turn that did nothing; ``reason`` says why in human-readable form, without words of the policy."""
 
     reason: str
 
 
-Action = Search | Answer | Invalid
+Action = Search | Call | Answer | Invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +173,14 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolAnswer:
+    """What a called tool returned, or in one short line why it failed; outside text either way."""
+
+    text: str
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """The environment ends the episode."""
 
@@ -174,6 +201,8 @@ class Turn:
     """One policy turn: the generation, its action, and the hits and observation that came back.
 
     ``thinking``: a thought was open where the turn began, as after a prompt that ends in ``<think>``.
+    ``hits`` are those of all queries, one after another; ``hits_per_query`` says how many each of several has found.
+    ``failure``: why the tool that it called failed; empty if it did not.
     """
 
     generation: Generation
@@ -182,6 +211,20 @@ class Turn:
     hits: tuple[Hit, ...] = ()
     observation: str = ""
     thinking: bool = False
+    hits_per_query: tuple[int, ...] = ()
+    failure: str = ""
+
+    @property
+    def found(self) -> list[tuple[str, tuple[Hit, ...]]]:
+        """Every query of this turn with its own hits; empty if it did not search."""
+        if not isinstance(self.action, Search):
+            return []
+        counts = self.hits_per_query or (len(self.hits),)
+        ends = itertools.accumulate(counts)
+        return [
+            (query, self.hits[end - count : end])
+            for query, count, end in zip(self.action.queries, counts, ends, strict=False)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +258,18 @@ class Trajectory:
 
     @property
     def searches(self) -> list[Turn]:
-        """The turns whose search was executed."""
+        """The turns whose search was executed; each may have several queries."""
         return [turn for turn in self.turns if isinstance(turn.action, Search)]
+
+    @property
+    def queries(self) -> list[str]:
+        """Every query that was executed: the number of searches."""
+        return [query for turn in self.turns if isinstance(turn.action, Search) for query in turn.action.queries]
+
+    @property
+    def calls(self) -> list[Turn]:
+        """The turns that called a tool other than the search engine."""
+        return [turn for turn in self.turns if isinstance(turn.action, Call)]
 
     @property
     def hits(self) -> list[Hit]:

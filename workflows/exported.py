@@ -43,27 +43,30 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
     """The content of ``sleuth.json``: settings for Sleuth, and the same in explicit form for other programs.
 
     ``prompt`` is the whole prompt including the chat template, with ``{question}`` (and ``{passages}``) in it;
-    ``stop`` the strings that end a turn; ``blocks`` how passages are formatted and the reply to an invalid turn;
-    ``rules`` in which ways the environment acts as Search-R1's code does.
+    ``stop`` the strings that end a turn; ``tools`` the schemas of what may be called; ``blocks`` how passages are
+    formatted and the reply to an invalid turn; ``rules`` in which ways the environment acts as Search-R1's code does;
+    ``results`` what stands around one result that is a message of its own.
     """
-    from envs.chat import open_chat
-    from envs.factory import make_environment
-    from sleuth.reserved import TAGS
+    from envs.dialogue import Dialogue
 
     content: dict[str, Any] = {"environment": environment.model_dump(mode="json")}
     if ":" in environment.kind:
         return content  # a third-party environment: only its class knows
-    preset = environment.wording()
+    dialogue = Dialogue(environment, codec)
+    preset, protocol = dialogue.preset, dialogue.protocol
     templates = ("search", "direct", "cot", "rag")
     texts = {name: value for name, value in asdict(preset).items() if isinstance(value, str)}
     rules = {name: value for name, value in asdict(preset).items() if isinstance(value, bool) and name != "chat"}
+    prompt = dialogue.begin(getattr(preset, environment.kind))
     return {
         **content,
-        "prompt": open_chat(getattr(preset, environment.kind), preset, environment, codec).text,
-        "tags": list(TAGS),
-        "stop": list(make_environment(environment, codec)().stop_strings),
+        "prompt": prompt,
+        "tags": list(protocol.tags),
+        "stop": list(protocol.stop_strings),
+        "tools": [dict(schema) for schema in protocol.schemas],
         "blocks": {name: text for name, text in texts.items() if name not in templates},
         "rules": rules,
+        **({"results": list(dialogue.tool_frame(1))} if protocol.tool_messages else {}),
     }
 
 

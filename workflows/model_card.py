@@ -71,9 +71,18 @@ turn = model.generate(
 print(tokenizer.decode(turn[0]))
 ```
 
-Neutralise every protocol tag in the passages between `<information>` and `</information>`, or a passage could end the
-block and speak for the policy.
+{results}
 """
+_RESULTS = {
+    False: """Neutralise every protocol tag in the passages between `<information>` and `</information>`, or a passage \
+could end the
+block and speak for the policy.""",
+    True: """A turn of calls has no stop string: it ends with the message. What a call returns stands between the two \
+texts of
+`protocol["results"]` and goes after the turn, without the end-of-message token that the turn has sampled already.
+Neutralise every tag and special token in it, or a passage could end the message and speak for the policy.""",
+}
+"""Whether results are messages of their own -> how to give them back."""
 
 
 def model_card(run: Path, settings: RunSettings, protocol: Mapping[str, Any]) -> str:
@@ -90,6 +99,7 @@ def model_card(run: Path, settings: RunSettings, protocol: Mapping[str, Any]) ->
         intervals=f" {said}." if said else "",
         figures=_table(rows),
         curve=_curve(run),
+        results=_RESULTS["results" in protocol],
     )
     return text if "prompt" in protocol else text[: text.index("With transformers")].rstrip() + "\n"
 
@@ -110,10 +120,12 @@ def _facts(settings: RunSettings) -> Iterator[tuple[str, str]]:
             yield f"weights trained by {name}", part
     environment = settings.environment
     budgets = f"{environment.searches} searches, {environment.turns} turns, {environment.total_tokens} tokens"
+    tools = ", ".join(tool.kind for tool in environment.tools)
     yield "environment", f"{environment.kind}, preset {environment.preset}, at most {budgets}"
     if environment.prompts:
         own = ", ".join(environment.prompts.model_dump())
         yield "prompts", f"of the run's own: {own}; the others are the preset's. sleuth.json has the texts"
+    yield "protocol", f"{environment.protocol}, with {tools}"
     yield "retriever", f"{settings.retriever.kind}, top {environment.top_k}" if settings.retriever else "none"
     yield "seed", str(settings.seed)
     yield "versions", ", ".join(f"{name} {version}" for name, version in versions().items())

@@ -191,7 +191,7 @@ def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, A
 
 
 def _reread(settings: RunSettings, saved: dict[str, Any]) -> dict[str, Any]:
-    """The identity with today's defaults where an earlier version had no such settings."""
+    """What an earlier version saved, with the defaults of settings that are new."""
     from envs.config import EnvironmentSettings
     from retrieval.config import RetrieverSettings
     from rewards.config import reread

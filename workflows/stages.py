@@ -98,7 +98,8 @@ def _policy(run: StageContext) -> dict[str, Any] | None:
     from envs.toy_world.write import read_vocabulary
 
     vocabulary = read_vocabulary(run.layout.world)
-    build_tiny_policy(run.layout.start, vocabulary, run.settings.policy.tiny, run.settings.seed)
+    calls = run.settings.environment.protocol == "hermes"
+    build_tiny_policy(run.layout.start, vocabulary, run.settings.policy.tiny, run.settings.seed, calls=calls)
     return {}
 
 
@@ -115,6 +116,7 @@ def _demonstrate(run: StageContext) -> dict[str, Any] | None:
     from agent.policies.loading import load_codec
     from envs.factory import make_environment
     from envs.plans import neutralised
+    from envs.protocols.base import open_protocol
     from envs.toy_world.plans import with_lazy_share
     from sleuth.trajectories import to_line
     from sleuth.types import ScoredTrajectory
@@ -126,7 +128,16 @@ def _demonstrate(run: StageContext) -> dict[str, Any] | None:
     retriever = run.open_retriever()
     assert retriever is not None
     environment = run.settings.environment
-    played = play_plans(plans, codec, make_environment(environment, codec), retriever, environment.top_k)
+    protocol = open_protocol(environment)
+    played = play_plans(
+        plans,
+        codec,
+        make_environment(environment, codec),
+        retriever,
+        environment.top_k,
+        write=protocol.write,
+        end_turns=protocol.tool_messages,
+    )
     kept = [t for t in played if worth_learning(t, settings.require_titles)]
     if not kept:
         ends = ", ".join(f"{stop}: {n}" for stop, n in Counter(t.stop for t in played).most_common())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agent.codec import HFCodec
     from agent.learning.grpo import TrainingData
     from agent.rollout import RolloutDriver
+    from agent.tools import ToolBox
 
 CONSOLE_COLUMNS = {
     "dev/em": "dev EM",
@@ -53,7 +54,28 @@ def make_driver(
     from agent.rollout import RolloutDriver
     from envs.factory import make_environment
 
-    return RolloutDriver(policy, codec, make_environment(environment, codec), retriever, environment.top_k)
+    tools = make_tool_box(environment, retriever)
+    return RolloutDriver(policy, codec, make_environment(environment, codec), retriever, environment.top_k, tools)
+
+
+def make_tool_box(environment: EnvironmentSettings, retriever: Retriever | None) -> ToolBox | None:
+    """The tools besides search; None if there are none.
+
+    Raises ConfigError if ``open`` is among them and the retriever, once it is known, has no whole documents.
+    """
+    if environment.kind != "search" or len(environment.tools) == 1:
+        return None
+    from agent.tools import ToolBox
+    from envs.tools import make_tools, time_limits
+    from retrieval.documents import documents_of
+
+    documents = documents_of(retriever)
+    if retriever is not None and documents is None and any(tool.kind == "open" for tool in environment.tools):
+        raise ConfigError(
+            "environment.tools has open, but this retriever finds passages only, not whole documents",
+            "search an index of this machine made by sleuth index, or leave open out",
+        )
+    return ToolBox(make_tools(environment, documents), time_limits(environment))
 
 
 def make_retriever(settings: RetrieverSettings | None) -> Retriever | None:

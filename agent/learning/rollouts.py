@@ -197,13 +197,18 @@ def summarise(scored: Sequence[ScoredTrajectory]) -> dict[str, float]:
     metrics = {
         "rollout/answered": sum(t.answer is not None for t in trajectories) / count,
         "rollout/searched": sum(bool(t.searches) for t in trajectories) / count,
-        "rollout/searches": sum(len(t.searches) for t in trajectories) / count,
+        "rollout/searches": sum(len(t.queries) for t in trajectories) / count,
         "rollout/invalid_turns": sum(isinstance(turn.action, Invalid) for turn in turns) / max(len(turns), 1),
         "rollout/unscored": sum(s.reward is None for s in scored) / count,
         "rollout/policy_tokens": sum(sum(t.policy_mask) for t in trajectories) / count,
         "time/generate": sum(t.timings["generate"] for t in trajectories),
         "time/retrieve": sum(t.timings["retrieve"] for t in trajectories),
     }
+    calls = [turn for t in trajectories for turn in t.calls]
+    if calls:
+        metrics["rollout/calls"] = len(calls) / count
+        metrics["time/tools"] = sum(t.timings.get("tools", 0.0) for t in trajectories)
+        metrics["rollout/failed_calls"] = sum(bool(turn.failure) for turn in calls) / len(calls)
     for name in scored[0].parts:
         values = [value for s in scored if (value := s.parts.get(name)) is not None]
         if values:

@@ -13,15 +13,19 @@ class ScriptedPolicy:
     """Answers the n-th request of an episode with ``script(question id, n)``, encoded once.
 
     Its log-probs are 0 (probability 1). Turns longer than the request's budget are cut, like sampled turns. Inside a
-    thought that is open already, the script's own ``<think>`` is left out.
+    thought that is open already, the script's own ``<think>`` is left out. ``end_turns``: a turn without a stop string
+    ends in an EOS, as those of a policy that calls tools.
     """
 
     trainable = True
 
-    def __init__(self, codec: TextCodec, script: Callable[[str, int], str], version: int = 0) -> None:
+    def __init__(
+        self, codec: TextCodec, script: Callable[[str, int], str], version: int = 0, *, end_turns: bool = False
+    ) -> None:
         self._codec = codec
         self._script = script
         self._version = version
+        self._end_turns = end_turns
         self._turns: dict[str, int] = {}
 
     @property
@@ -46,6 +50,8 @@ class ScriptedPolicy:
         ids = self._codec.encode(text, trusted=True)
         if not ids:
             raise PolicyError(f"the script has no text for turn {turn} of {request.episode}")
+        if self._end_turns and not any(stop in text for stop in sampling.stop):
+            ids = [*ids, self._codec.eos_token_id]
         cut = ids[: request.max_new_tokens]
         finished = len(cut) == len(ids) and any(stop in text for stop in sampling.stop)
         reason = "stop" if finished else "length" if len(cut) == request.max_new_tokens else "eos"

@@ -108,25 +108,31 @@ def _tools(settings: RunSettings, codec: TextCodec, opened: Retriever | None) ->
     from envs.factory import make_environment
     from rewards.text_match import exact_match, f1
     from sleuth.settings import validate
-    from workflows.wiring import make_retriever, read_questions
+    from workflows.wiring import make_retriever, make_tool_box, read_questions
 
     name = _name_of(settings)
 
-    def environment(knobs: Knobs) -> Any:
+    def chosen(knobs: Knobs) -> EnvironmentSettings:
         values = settings.environment.model_dump() | {
             "kind": knobs.mode,
             "top_k": knobs.top_k,
             "turns": knobs.turns,
             "searches": knobs.searches,
         }
-        return make_environment(validate(EnvironmentSettings, values, "environment"), codec)
+        return validate(EnvironmentSettings, values, "environment")
+
+    def environment(knobs: Knobs) -> Any:
+        return make_environment(chosen(knobs), codec)
+
+    def box(knobs: Knobs, retriever: Retriever | None) -> Any:
+        return make_tool_box(chosen(knobs), retriever)
 
     def retriever(text: str) -> Any:
         if text == name:
             return opened or make_retriever(settings.retriever)
         return make_retriever(retriever_settings(text))
 
-    return Tools(environment, retriever, read_questions, {"em": exact_match, "f1": f1}), name
+    return Tools(environment, retriever, read_questions, {"em": exact_match, "f1": f1}, box), name
 
 
 def _name_of(settings: RunSettings) -> str | None:

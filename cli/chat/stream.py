@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sleuth.reserved import TAGS
+from sleuth.reserved import ALL_TAGS
 
-_TAG = re.compile(rf"<(/?)({'|'.join(TAGS)})>")
-_SPELLED = tuple(f"<{slash}{name}>" for name in TAGS for slash in ("", "/"))
+_TAG = re.compile(rf"<(/?)({'|'.join(ALL_TAGS)})>")
+_SPELLED = tuple(f"<{slash}{name}>" for name in ALL_TAGS for slash in ("", "/"))
 _BROKEN = "\ufffd"
 """What decoders emit for invalid or incomplete bytes."""
 

@@ -12,18 +12,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agent.rollout import Event, PassagesGiven, ThoughtOpen, TokenSampled, TurnTaken
+from agent.events import Event, PassagesGiven, ThoughtOpen, TokenSampled, TurnTaken
 from agent.session import Exchange, Knobs
 from cli.chat.flow import GUTTER, Flow
 from cli.chat.stream import Span, TagStream, TokenText
-from cli.console import plain
-from sleuth.types import Hit, Invalid, Search, Source, Trajectory, Turn
+from cli.console import called, plain
+from sleuth.types import Call, Hit, Invalid, Search, Source, Trajectory, Turn
 
 LOOKS: Mapping[str, tuple[str, str]] = {
     "think": ("think", "dim italic"),
     "search": ("search", "cyan"),
+    "tool_call": ("call", "cyan"),
+    "open": ("open", "cyan"),
     "answer": ("answer", "bold green"),
     "information": ("made up", "red"),
+    "tool_response": ("made up", "red"),
     "": ("", "dim"),
 }
 """Tag -> label and style. Only the environment may write passages; a policy's own are made up."""
@@ -117,6 +120,9 @@ class View:
         self.turns += 1
         if isinstance(turn.action, Invalid):
             self.field("invalid", turn.action.reason, "yellow")
+        if isinstance(turn.action, Call):
+            self.field("called", called(turn.action), "cyan")
+            self.field("failed" if turn.failure else "returned", turn.failure or turn.observation.strip(), "blue")
         self._hits(turn.hits)
         if isinstance(turn.action, Search) and not turn.hits and turn.observation:
             self.line("nothing found", "blue")
@@ -205,9 +211,10 @@ def folded(number: int, hit: Hit, width: int) -> Text:
 def costs(exchange: Exchange) -> list[str]:
     """The cost of a question, in readable form."""
     trajectory = exchange.trajectory
-    searches, turns = len(trajectory.searches), len(trajectory.turns)
+    searches, calls, turns = len(trajectory.queries), len(trajectory.calls), len(trajectory.turns)
     return [
         f"{searches} search{'' if searches == 1 else 'es'}",
+        *([f"{calls} call{'' if calls == 1 else 's'} of tools"] if calls else []),
         f"{turns} turn{'' if turns == 1 else 's'}",
         f"{sum(trajectory.policy_mask)} tokens sampled of {len(trajectory.token_ids)}",
         f"{sum(trajectory.timings.values()):.1f} s",
@@ -237,9 +244,19 @@ def as_json(exchange: Exchange) -> dict[str, Any]:
         **exchange.grades,
         "given": [_hit_json(hit) for hit in trajectory.given],
         "searches": [
-            {"query": turn.action.query, "hits": [_hit_json(hit) for hit in turn.hits]}
+            {"query": query, "hits": [_hit_json(hit) for hit in hits]}
             for turn in trajectory.searches
-            if isinstance(turn.action, Search)
+            for query, hits in turn.found
+        ],
+        "calls": [
+            {
+                "tool": turn.action.tool,
+                "arguments": dict(turn.action.arguments),
+                "answer": turn.observation,
+                **({"failure": turn.failure} if turn.failure else {}),
+            }
+            for turn in trajectory.calls
+            if isinstance(turn.action, Call)
         ],
         "turns": len(trajectory.turns),
         "tokens": len(trajectory.token_ids),
@@ -257,7 +274,9 @@ def _summary(exchange: Exchange) -> list[Text]:
     for turn in trajectory.turns:
         lines = []
         if isinstance(turn.action, Search):
-            lines = [Text(f"search  {_one_line(turn.action.query)}", style=LOOKS["search"][1])]
+            lines = [Text(f"search  {_one_line(query)}", style=LOOKS["search"][1]) for query in turn.action.queries]
+        elif isinstance(turn.action, Call):
+            lines = [Text(f"call  {_one_line(called(turn.action))}", style=LOOKS["search"][1])]
         elif isinstance(turn.action, Invalid):
             lines = [Text(f"invalid  {_one_line(turn.action.reason)}", style="yellow")]
         blocks.append([*lines, *map(_short_hit, turn.hits)])

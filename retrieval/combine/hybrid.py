@@ -15,12 +15,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from retrieval.combine.parts import HYBRID_DEPTH, check_depth, reach
+from retrieval.documents import documents_of
 from retrieval.indexes import check_k
 from retrieval.size import size_of
 from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ConfigError
 from sleuth.hits import distinct
-from sleuth.protocols import Retriever
+from sleuth.protocols import Documents, Retriever
 from sleuth.types import Hit, Passage
 
 Fusion = Literal["rrf", "sum", "dpr"]
@@ -73,6 +74,11 @@ class HybridRetriever:
         """Passages searched; None if a part does not say."""
         sizes = [size_of(part) for part in self.parts]
         return None if None in sizes else max(size for size in sizes if size is not None)
+
+    @property
+    def documents(self) -> Documents | None:
+        """Those of the first part that has any: all parts search the same passages."""
+        return next((found for part in self.parts if (found := documents_of(part))), None)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits per query with fused scores, ties in order of id.

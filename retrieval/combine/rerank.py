@@ -13,13 +13,14 @@ from typing import Any, Protocol
 
 from hub.models import ModelKind, loading
 from retrieval.combine.parts import RERANK_DEPTH, check_depth, reach
+from retrieval.documents import documents_of
 from retrieval.indexes import check_k
 from retrieval.passages import passage_text
 from retrieval.size import size_of
 from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError
 from sleuth.hits import distinct
-from sleuth.protocols import Retriever
+from sleuth.protocols import Documents, Retriever
 from sleuth.types import Hit
 
 BATCH = 32
@@ -56,6 +57,11 @@ class RerankRetriever:
     def passages(self) -> int | None:
         """Passages searched; None if the inner retriever does not say."""
         return size_of(self.inner)
+
+    @property
+    def documents(self) -> Documents | None:
+        """Reads whole documents; None if the inner retriever cannot."""
+        return documents_of(self.inner)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits per query with the model's scores, ties in the inner order."""

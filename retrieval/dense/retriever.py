@@ -22,6 +22,7 @@ from retrieval.indexes import check_k, clean_query
 from retrieval.store import PassageStore
 from sleuth.artifacts import fingerprint_of, read_manifest
 from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
+from sleuth.protocols import Documents
 from sleuth.settings import Settings
 from sleuth.types import Hit, Passage
 
@@ -72,6 +73,11 @@ class DenseRetriever:
     def fingerprint(self) -> str:
         """Digest of the passages, of how they were encoded and indexed, and of the query encoder."""
         return self._fingerprint
+
+    @property
+    def documents(self) -> Documents | None:
+        """Reads whole documents; None if the passages are lines of a corpus file, which ids do not find."""
+        return self.passages if isinstance(self.passages, PassageStore) else None
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits per query, best first, ties in corpus order; none for an empty query.

@@ -15,7 +15,7 @@ from typing import Any
 
 from sleuth.evidence import normalise_title, supporting_titles
 from sleuth.statistics import explained, methods_of
-from sleuth.types import Action, Answer, Hit, Invalid, Question, ScoredTrajectory, Search, Segment, Trajectory
+from sleuth.types import Action, Answer, Call, Hit, Invalid, Question, ScoredTrajectory, Search, Segment, Trajectory
 from workflows.report.collect import RunData, read_run, run_names
 from workflows.report.sample import Sample, choose
 
@@ -132,6 +132,8 @@ def _row(scored: ScoredTrajectory, tables: Tables, tokenizer: Path | None, full:
                 "o": turn.observation,
                 "f": turn.generation.finish_reason,
                 "v": turn.generation.policy_version,
+                **({"n": len(turn.action.queries)} if isinstance(turn.action, Search) else {}),
+                **({"e": turn.failure} if turn.failure else {}),
             }
             for turn in played.turns
         ],
@@ -160,12 +162,14 @@ def _length(played: Trajectory, source: str) -> int:
 
 
 def _kind(action: Action) -> str:
-    return "search" if isinstance(action, Search) else "answer" if isinstance(action, Answer) else "invalid"
+    return {Search: "search", Call: "call", Answer: "answer", Invalid: "invalid"}[type(action)]
 
 
 def _content(action: Action) -> str:
     if isinstance(action, Search):
-        return action.query
+        return "\n".join(action.queries)
+    if isinstance(action, Call):
+        return f"{action.tool} {json.dumps(action.arguments, ensure_ascii=False)}"
     return action.reason if isinstance(action, Invalid) else action.text
 
 

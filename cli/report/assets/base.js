@@ -44,7 +44,7 @@ const unique = (values) => [...new Set(values)];
 const runOf = (row) => state.data.sources[row.s].run;
 const questionOf = (row) => state.data.tables.questions[row.q];
 const sourceOf = (row) => state.data.sources[row.s];
-const searchesOf = (row) => row.t.filter((turn) => turn.k === "search").length;
+const searchesOf = (row) => sum(row.t.map((turn) => (turn.k === "search" ? turn.n ?? 1 : 0)));
 
 function select(label, choices, value, onchange) {
   const options = choices.map(([name, text]) => el("option", { value: name, selected: name === value }, text));

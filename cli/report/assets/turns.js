@@ -1,6 +1,6 @@
 // One trajectory: its turns in colour, or its tokens with the loss mask.
 
-const TAG = /(<\/?(?:think|search|answer|information)>)/;
+const TAG = /(<\/?(?:think|search|answer|information|tool_call|tool_response)>)/;
 
 // Text of the policy: what stands between tags has the look of the tag.
 function spoken(text) {
@@ -22,6 +22,8 @@ function turnsOf(row) {
     el("h4", {}, `Turn ${place + 1}: ${turn.k}`, el("small", {}, ` policy ${turn.v}, ended by ${turn.f}`)),
     el("pre", { class: "policy" }, spoken(turn.x)),
     turn.k === "invalid" ? el("p", { class: "invalid" }, "invalid: " + turn.c) : null,
+    turn.k === "call" ? el("p", { class: "called" }, "called: " + turn.c) : null,
+    turn.e ? el("p", { class: "invalid" }, "failed: " + turn.e) : null,
     hitList(turn.h),
     turn.o ? el("pre", { class: "information" }, turn.o.replace(/^\n+|\n+$/g, "")) : null,
   ))];

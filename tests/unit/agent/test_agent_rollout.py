@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from agent.events import EpisodeEnded, TokenSampled, TurnTaken
 from agent.policies.scripted import ScriptedPolicy
-from agent.rollout import EpisodeEnded, RolloutDriver, TokenSampled, TurnTaken
+from agent.rollout import RolloutDriver
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment
 from sleuth.errors import RetrieverError

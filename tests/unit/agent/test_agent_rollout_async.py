@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from agent.events import TurnTaken
 from agent.policies.scripted import ScriptedPolicy
-from agent.rollout import RolloutDriver, TurnTaken
+from agent.rollout import RolloutDriver
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment
 from sleuth.errors import PolicyError, RetrieverError

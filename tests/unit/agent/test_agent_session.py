@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from agent.events import PassagesGiven, TokenSampled
 from agent.policies.scripted import ScriptedPolicy
 from agent.policies.transformers_policy import TransformersPolicy
-from agent.rollout import PassagesGiven, TokenSampled
 from agent.session import Knobs, Session, Tools
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment

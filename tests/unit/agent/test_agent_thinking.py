@@ -7,8 +7,9 @@ from tiny_tokenizers import byte_level
 
 from agent.codec import HFCodec
 from agent.demonstrate import play_plans
+from agent.events import ThoughtOpen, TokenSampled
 from agent.policies.scripted import ScriptedPolicy
-from agent.rollout import RolloutDriver, ThoughtOpen, TokenSampled
+from agent.rollout import RolloutDriver
 from agent.warmstart import to_example
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from agent.rollout import PassagesGiven, ThoughtOpen, TokenSampled, TurnTaken
+from agent.events import PassagesGiven, ThoughtOpen, TokenSampled, TurnTaken
 from agent.session import Exchange, Knobs
 from cli.chat.flow import GUTTER, Flow
 from cli.chat.view import View, as_json, describe, folded

@@ -37,9 +37,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_run(folder: Path, policy: dict[str, Any], done: bool = True) -> Path:
+def make_run(folder: Path, policy: dict[str, Any], done: bool = True, **environment: Any) -> Path:
     run = RunFolder(folder)
-    config = {"out": str(folder), "seed": 3, "policy": policy, "environment": ENVIRONMENT, "grpo": {"steps": 4}}
+    chosen = ENVIRONMENT | environment
+    config = {"out": str(folder), "seed": 3, "policy": policy, "environment": chosen, "grpo": {"steps": 4}}
     with run.claim({**config, "data": {"test": "questions/test.jsonl"}}):
         if done:
             run.mark_done("grpo", {"best_step": 4})
@@ -186,6 +187,27 @@ def test_other_prompts_than_those_of_training_are_said(full: Path, tmp_path: Pat
         assert said == []
     finally:
         logger.removeHandler(listener)
+
+
+def test_a_policy_that_calls_tools_says_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = make_run(tmp_path / "run", {"tiny": {}}, protocol="hermes", tools=["search", "open"]), tmp_path / "out"
+    build_tiny_policy(run / "grpo" / "policy", WORDS, TinySettings(hidden_size=32, layers=2), 7, calls=True)
+    assert export(str(run), "--out", str(out)) == 0
+    protocol = json.loads((out / "sleuth.json").read_text())
+    assert protocol["prompt"] == "search\nopen\nQuestion: {question}\n"
+    assert protocol["stop"] == ["</answer>", "<tool_response>"]
+    assert [tool["name"] for tool in protocol["tools"]] == ["search", "open"]
+    assert protocol["results"] == ["<eos>\n<tool_response>\n", "\n</tool_response>\n"]
+    settings = evaluation_settings(str(out), [], data="q.jsonl", retriever=Path("index")).environment
+    assert (settings.protocol, [tool.kind for tool in settings.tools]) == ("hermes", ["search", "open"])
+    card = (out / "README.md").read_text()
+    assert "- protocol: hermes, with search, open" in card and "it ends with the message" in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(out)
+    exec(code, {})
+    assert "Question : Who directed the film?" in capsys.readouterr().out
 
 
 def test_the_card_has_the_measured_figures_and_its_code_runs(

@@ -70,6 +70,20 @@ def test_the_rule(question: Question, passage: Passage, rewarded: bool, mark: st
     assert judge(question, passage, rewarded=rewarded) == mark
 
 
+def test_every_query_of_a_turn_is_a_row_with_what_it_found_itself() -> None:
+    found = tuple(Hit(p, 1.0, rank) for p, rank in ((GOLD, 1), (WRONG, 2), (HOLDS, 1)))
+    turn = Turn(SPARE, "", Search("nolan film", "nothing", "again"), found, hits_per_query=(2, 0, 1))
+    segments = (Segment("prompt", (1,)), Segment("policy", (1,), (-0.5,)))
+    row = ScoredTrajectory(Trajectory(OPEN, segments, (turn, Turn(SPARE, "", Answer("x"))), "answer"), 1.0)
+    rows = [query.to_row("q") for query in asked_queries([row], 1.0)]
+    assert [(one["query"], [p["docid"] for p in one["positive_passages"]]) for one in rows] == [
+        ("nolan film", ["p1"]),
+        ("nothing", []),
+        ("again", ["p2"]),
+    ]
+    assert [p["docid"] for p in rows[0]["negative_passages"]] == ["p3"]
+
+
 def test_the_same_query_of_a_question_is_one_row_and_a_positive_is_no_negative() -> None:
     rows = [
         asked(OPEN, 0.0, ("nolan film", [GOLD, WRONG])),

@@ -11,10 +11,14 @@ import yaml
 
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
+from agent.tools import ToolBox
 from cli import main as program
+from envs.config import EnvironmentSettings
+from envs.protocols.base import open_protocol
+from envs.tools import make_tools, time_limits
 from rewards.scorer import make_scorer
 from sleuth.trajectories import read_trajectories
-from sleuth.types import Answer, Generation, Question, Segment, Trajectory, Turn
+from sleuth.types import Answer, Call, Generation, Question, Segment, Trajectory, Turn
 from workflows.config import load_run_settings
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
@@ -86,6 +90,28 @@ def test_the_examples_work_together(played: Any) -> None:
     assert "No passage was found" in second.observation, "what was shown before is not shown again"
 
 
-@pytest.mark.parametrize("name", ["brevity.py", "sqlite_retriever.py", "fresh_environment.py"])
+def test_the_tool_of_the_page_computes_and_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    made = EnvironmentSettings(tools=["search", {"kind": "arithmetic:Arithmetic", "options": {"digits": 2}}])
+    box = ToolBox(make_tools(made, None), time_limits(made))
+    asked = ["(1906 - 1828) / 2", "1/3", "2 ** 9", "__import__('os')", "1 +", "1 / 0"]
+    answers = box.call([(Call("arithmetic", {"expression": text}), ()) for text in asked])
+    assert [answer.text for answer in answers] == [
+        "39",
+        "0.33",
+        "arithmetic failed: only + - * / and numbers are understood",
+        "arithmetic failed: only + - * / and numbers are understood",
+        "arithmetic failed: this is no expression",
+        "arithmetic failed: ZeroDivisionError: float division by zero",
+    ]
+    for protocol, turn in (
+        ("tags", "<think>t</think><arithmetic> 1906 - 1828 </arithmetic>"),
+        ("hermes", '<tool_call>{"name": "arithmetic", "arguments": {"expression": "1906 - 1828"}}</tool_call>'),
+    ):
+        read = open_protocol(made.model_copy(update={"protocol": protocol})).parse(turn, False)
+        assert read == Call("arithmetic", {"expression": "1906 - 1828"})
+
+
+@pytest.mark.parametrize("name", ["brevity.py", "sqlite_retriever.py", "fresh_environment.py", "arithmetic.py"])
 def test_an_example_stays_short(name: str) -> None:
     assert len((EXAMPLES / name).read_text().splitlines()) < 50

@@ -1,8 +1,10 @@
 """Trajectories made by hand."""
 
+import json
+
 import pytest
 
-from sleuth.types import Answer, Generation, Hit, Invalid, Passage, Question, Search, Segment, Trajectory, Turn
+from sleuth.types import Answer, Call, Generation, Hit, Invalid, Passage, Question, Search, Segment, Trajectory, Turn
 
 
 def make_turn(action, hits=(), text=None, observation=""):
@@ -10,6 +12,7 @@ def make_turn(action, hits=(), text=None, observation=""):
     if text is None:
         text = {
             Search: lambda: f"<think>hm</think>\n<search>{action.query}</search>",
+            Call: lambda: f"<think>hm</think>\n<{action.tool}>{json.dumps(action.arguments)}</{action.tool}>",
             Answer: lambda: f"<think>hm</think>\n<answer>{action.text}</answer>",
             Invalid: lambda: "prose",
         }[type(action)]()

@@ -10,7 +10,7 @@ from rewards.format import Format
 from rewards.outcome import F1, CoverMatch, ExactMatch
 from rewards.retrieval import Retrieval
 from rewards.scorer import make_scorer
-from sleuth.types import Answer, Invalid, Question, Search
+from sleuth.types import Answer, Call, Invalid, Question, Search
 
 GYNT = ("Peer Gynt", "A play by Henrik Ibsen.")
 IBSEN = ("Henrik Ibsen", "Born in Skien, Norway.")
@@ -138,6 +138,26 @@ def test_a_turn_that_is_not_a_thought_and_then_an_action(question, turn, traject
     assert Format().score(question, trajectory(turn(Answer("y"), text=text))) == 0.0
 
 
+CALL = '<tool_call>{"name": "search", "arguments": {"query": "<answer>"}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("action", "text", "value"),
+    [
+        (Search("a", "b"), f"<think>t</think>\n{CALL}\n{CALL}\n", 1.0),
+        (Call("open", {"document": "1"}), f"<think>t</think>{CALL}", 1.0),
+        (Call("open", {"document": "1"}), "<think>t</think> <open> 1 </open>", 1.0),
+        (Search("a"), f"<think>t</think>\nprose {CALL}", 0.0),
+        (Search("a"), f"<think>t</think>\n{CALL} prose", 0.0),
+        (Search("a"), CALL, 0.0),
+        (Call("open", {"document": "1"}), "<think>t</think> <open> <open> 1 </open>", 0.0),
+        (Search("a"), "<think>t</think> <open> 1 </open>", 0.0),
+    ],
+)
+def test_format_of_calls(question, turn, trajectory, action, text, value):
+    assert Format().score(question, trajectory(turn(action, text=text), turn(Answer("y")))) == (value + 1) / 2
+
+
 def test_format_of_a_turn_that_begins_inside_a_thought(question, turn, trajectory):
     """Of two turns, only the first begins where the prompt opened a thought."""
 
@@ -195,6 +215,9 @@ def test_costs(question, turn, trajectory):
     assert SearchCost(free=5).score(question, three) == 0.0
     assert RepeatedQuery().score(question, three) == -1.0
     assert RepeatedQuery().score(question, trajectory(turn(Search("?!")), turn(Search("...")))) == 0.0
+    together = trajectory(turn(Search("Peer Gynt", "the peer gynt?", "Ibsen")), turn(Call("open", {"document": "1"})))
+    for reward, value in ((SearchCost(), -3.0), (SearchCost(free=2), -1.0), (RepeatedQuery(), -1.0)):
+        assert reward.score(question, together) == value, "each query of a turn is a search; a call is none"
 
 
 def test_overlong_counts_sampled_tokens_only(question, turn, trajectory):

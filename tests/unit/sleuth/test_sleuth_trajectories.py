@@ -11,6 +11,7 @@ from sleuth.errors import DataError
 from sleuth.trajectories import TrajectoryWriter, from_dict, read_trajectories, to_dict
 from sleuth.types import (
     Answer,
+    Call,
     Generation,
     Hit,
     Invalid,
@@ -34,8 +35,11 @@ questions = st.builds(
 hits = st.builds(Hit, st.builds(Passage, texts, texts, texts), floats, st.integers(1, 100))
 logprobs = st.lists(floats, max_size=5).map(tuple)
 generations = st.builds(Generation, tokens, logprobs, st.sampled_from(["stop", "eos", "length"]), st.integers(0, 9))
-actions = st.one_of(st.builds(Search, texts), st.builds(Answer, texts), st.builds(Invalid, texts))
-turns = st.builds(Turn, generations, texts, actions, st.lists(hits, max_size=2).map(tuple), texts)
+arguments = st.dictionaries(texts, st.none() | st.booleans() | st.integers() | texts | st.lists(texts, max_size=2))
+searches = st.lists(texts, min_size=1, max_size=3).map(lambda queries: Search(*queries))
+actions = st.one_of(searches, st.builds(Call, texts, arguments), st.builds(Answer, texts), st.builds(Invalid, texts))
+counts = st.lists(st.integers(0, 3), max_size=2).map(tuple)
+turns = st.builds(Turn, generations, texts, actions, st.lists(hits, max_size=2).map(tuple), texts, counts, texts)
 segments = st.builds(Segment, st.sampled_from(["prompt", "policy", "environment"]), tokens, logprobs)
 stops = st.sampled_from(["answer", "turn_budget", "token_budget", "prompt_too_long", "retriever_failed"])
 trajectories = st.builds(
@@ -123,3 +127,21 @@ def test_rows_of_another_shape_are_refused(tmp_path: Path, row: str) -> None:
 def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*nothing\.jsonl: No such file"):
         list(read_trajectories(tmp_path / "nothing.jsonl"))
+
+
+@pytest.mark.parametrize("file", ["of_one_query.jsonl", "of_one_query.parquet"])
+def test_files_of_before_a_search_had_several_queries_open(file: str) -> None:
+    (row,) = read_trajectories(Path(__file__).parents[2] / "golden" / "trajectories" / file)
+    played = row.trajectory
+    assert played.turns[0].action == Search("author; of: Peer Gynt")
+    assert [hit.passage.id for hit in dict(played.turns[0].found)["author; of: Peer Gynt"]] == ["p1", "p2"]
+    assert [type(turn.action) for turn in played.turns] == [Search, Invalid, Answer]
+    assert (played.queries, played.calls, played.answer) == (["author; of: Peer Gynt"], [], "Skien")
+    assert (row.reward, row.origin) == (1.0, Origin(4, 2, 0.5))
+
+
+def test_every_query_of_a_turn_has_its_own_hits() -> None:
+    found = tuple(Hit(Passage(name, name, ""), 1.0, 1) for name in "abc")
+    turn = Turn(Generation((1,), (0.0,), "eos"), "", Search("x", "y", "z"), found, hits_per_query=(2, 0, 1))
+    assert turn.found == [("x", found[:2]), ("y", ()), ("z", found[2:])]
+    assert Turn(Generation((1,), (0.0,), "eos"), "", Answer("x")).found == []

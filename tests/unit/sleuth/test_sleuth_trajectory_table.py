@@ -46,7 +46,7 @@ def test_datasets_reads_a_closed_run(tmp_path: Path) -> None:
     assert data[0]["policy_mask"] == row.trajectory.policy_mask == [0, 0, 0, 1, 1]
     assert data[0]["logprobs"] == [0.0, 0.0, 0.0, -0.1, -0.2]
     assert data[0]["question"]["answers"] == ["x"]
-    assert data[0]["turns"][0]["action"] == {"kind": "answer", "text": "x"}
+    assert data[0]["turns"][0]["action"] == {"kind": "answer", "text": "x", "queries": None, "tool": None}
     assert data[1]["origin"] == {"step": 7, "group": 2, "advantage": -0.5}
     assert (data[0]["reward"], data[1]["reward"]) == (0.5, None)
 

@@ -1,0 +1,1 @@
+"""How a policy acts and what it reads back: one file a protocol."""
