@@ -107,7 +107,7 @@ class Session:
         self.retriever = retriever
         self.change()
         if retriever is not None and _searches(knobs):
-            self._open(retriever)
+            self._tools.box(knobs, self._open(retriever))
 
     # Knobs
 

@@ -41,7 +41,7 @@ class Dialogue:
         self.preset = wording(self.protocol.wording(PRESETS[settings.preset]), settings.prompts)
         self._shown = self.protocol.schemas if self.protocol.tool_messages else ()
         self._tool_frames: dict[int, tuple[str, ...]] = {}
-        self._frame: ChatFrame | None = None
+        self.frame: ChatFrame | None = None
         self._generation: Generation | None = None
         self._left_open = False
         self._lenient = self.preset.lenient and settings.protocol == "tags"
@@ -52,7 +52,7 @@ class Dialogue:
         opening = open_chat(template, self.preset, self._settings, self._codec, self._shown)
         if self.protocol.tool_messages:
             self.tool_frame(1)  # what is wrong with the template is said at the start
-        self._frame, self._generation, self._left_open = None if self._lenient else opening.frame, None, False
+        self.frame, self._generation, self._left_open = None if self._lenient else opening.frame, None, False
         self.thinking = not self._lenient and opens_thought(opening.text)
         return opening.text
 
@@ -122,7 +122,7 @@ class Dialogue:
     def _framed(self) -> ChatFrame | None:
         """The frame of the next observation, if it has one."""
         ended = self._generation is not None and self._generation.finish_reason == "eos"
-        return self._frame if ended or self.protocol.tool_messages else None
+        return self.frame if ended or self.protocol.tool_messages else None
 
 
 def _sampled_end(codec: TextCodec, text: str, generation: Generation | None) -> int:

@@ -23,6 +23,7 @@ OPEN_THOUGHT, CLOSE_THOUGHT = "<think>", "</think>"
 ACTIONS = ("search", "answer")
 """Names of the tags that act. Tools besides search add theirs."""
 
+_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _TAG_VARIANT = rf"<[\s/\\]*(?:{'|'.join(ALL_TAGS)})[\s/\\]*>"
 _MARKS = "·¦‧†"
 _DROPPED = frozenset({"Mn", "Me", "Mc", "Cf", "Cc", "Cn", "Co"})
@@ -112,6 +113,7 @@ def _why_unclosed(text: str, thinking: bool, actions: Sequence[str]) -> str:
     if ends_thinking(text, thinking):
         acted = any(f"</{name}>" in text for name in actions)
         return f"the {'action stands inside a <think> that' if acted else 'thought'} was not closed"
+    text = _THOUGHT.sub("", text.partition(CLOSE_THOUGHT)[2] if thinking else text)
     name = max(actions, key=lambda name: (text.rfind(f"<{name}>"), name == "answer"))
     if f"<{name}>" in text:
         return f"<{name}> was opened and not closed"

@@ -19,6 +19,7 @@ def check_inputs(settings: RunSettings, until: str, done: Collection[str] = ()) 
     """
     reached = [stage for stage in STAGES[: STAGES.index(until) + 1] if stage not in done]
     _check_policy(settings, until)
+    _check_environment(settings)
     _check_questions(settings)
     if settings.retriever is not None:
         settings.retriever.check_files(settings.out)
@@ -43,6 +44,21 @@ def _check_policy(settings: RunSettings, until: str) -> None:
         check_device(settings.policy.device)
     if settings.policy.tiny and settings.world is None:
         raise ConfigError("policy.tiny takes its vocabulary from a made-up world", "add a world section")
+
+
+def _check_environment(settings: RunSettings) -> None:
+    environment = settings.environment
+    if environment.kind != "search":
+        return
+    from envs.prompts import PRESETS
+    from envs.protocols.base import open_protocol
+
+    open_protocol(environment).wording(PRESETS[environment.preset])
+    if settings.cluster is not None and any(tool.kind == "open" for tool in environment.tools):
+        raise ConfigError(
+            "environment.tools has open, but the retriever that a cluster shares finds passages only",
+            "leave open out, or train without cluster",
+        )
 
 
 def _check_questions(settings: RunSettings) -> None:

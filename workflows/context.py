@@ -11,7 +11,7 @@ from sleuth.layout import RunLayout
 from sleuth.protocols import Retriever
 from sleuth.runs import RunFolder
 from workflows.config import RunSettings
-from workflows.wiring import make_retriever
+from workflows.wiring import make_retriever, make_tool_box
 
 
 @dataclass(slots=True)
@@ -35,6 +35,7 @@ class StageContext:
         if self.retriever is None:
             self.retriever = make_retriever(self.settings.retriever)
             if self.retriever is not None:
+                make_tool_box(self.settings.environment, self.retriever)  # refuses what cannot be opened
                 self._check_same_index(self.retriever.fingerprint)
         return self.retriever
 

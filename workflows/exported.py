@@ -43,8 +43,10 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
     """The content of ``sleuth.json``: settings for Sleuth, and the same in explicit form for other programs.
 
     ``prompt`` is the whole prompt including the chat template, with ``{question}`` (and ``{passages}``) in it;
-    ``stop`` the strings that end a turn; ``tools`` the schemas of what may be called; ``blocks`` how passages are
-    formatted and the reply to an invalid turn; ``rules`` in which ways the environment acts as Search-R1's code does;
+    ``thinking`` whether it ends inside an open thought, in which no string stops; ``stop`` the strings that end a turn;
+    ``frame`` what stands around an observation after a turn that ended its message (null without a chat template);
+    ``tools`` the schemas of what may be called; ``blocks`` how passages are formatted and the reply to an invalid turn;
+    ``rules`` in which ways the environment acts as Search-R1's code does;
     ``results`` what stands around one result that is a message of its own.
     """
     from envs.dialogue import Dialogue
@@ -61,6 +63,8 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
     return {
         **content,
         "prompt": prompt,
+        "thinking": dialogue.thinking,
+        "frame": asdict(dialogue.frame) if dialogue.frame else None,
         "tags": list(protocol.tags),
         "stop": list(protocol.stop_strings),
         "tools": [dict(schema) for schema in protocol.schemas],

@@ -191,19 +191,17 @@ def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, A
 
 
 def _reread(settings: RunSettings, saved: dict[str, Any]) -> dict[str, Any]:
-    """What an earlier version saved, with the defaults of settings that are new."""
-    from envs.config import EnvironmentSettings
-    from retrieval.config import RetrieverSettings
+    """``saved`` with the defaults of settings that did not exist when it was written."""
     from rewards.config import reread
-    from sleuth.settings import Settings, validate
+    from sleuth.settings import validate
+    from workflows.config import RunSettings
 
     where = "config.yaml of the evaluation"
-    plain = {**saved, "rewards": reread(saved["rewards"], settings.rewards, where)} if "rewards" in saved else {**saved}
-    kinds: dict[str, type[Settings]] = {"environment": EnvironmentSettings, "retriever": RetrieverSettings}
-    for name, of in kinds.items():
-        if saved.get(name) is not None:
-            plain[name] = validate(of, saved[name], where).model_dump(mode="json")
-    return plain
+    sections = ("policy", "environment", "evaluation", "retriever")
+    kept = {name: saved[name] for name in sections if saved.get(name) is not None}
+    read = validate(RunSettings, {"out": "evaluation", "policy": {"model": ""}, **kept}, where)
+    plain = {**saved, **read.model_dump(mode="json", include=set(kept))}
+    return {**plain, "rewards": reread(saved["rewards"], settings.rewards, where)} if "rewards" in saved else plain
 
 
 def _weights_stamp(model: str | None) -> list[str]:

@@ -115,14 +115,17 @@ class OpenAIPolicy:
         body["prompt"] = self._text_of(request.prefix)
         if self._codec.special_tags:  # servers leave special tokens out of their text, and look for no stop in them
             body["skip_special_tokens"] = False
-        text, finish = "", None
+        text, finish, said = "", None, None
         for piece in self._client.stream(body) if on_token else [self._client.complete(body)]:
             fresh = str(piece.get("text") or "")
             text += fresh
             finish = piece.get("finish_reason") or finish
+            said = piece.get("stop_reason") or said
             for token in self._codec.encode(fresh, trusted=True) if on_token else ():
                 on_token(request.episode, token, 0.0)  # type: ignore[misc]
-        closing = _cut_stop(text, sampling.stop) if finish == "stop" else None
+        closing = None
+        if finish == "stop":  # some servers say which stop string they cut off
+            closing = str(said) if said in sampling.stop else _cut_stop(text, sampling.stop)
         stopped = closing is not None or any(stop in text for stop in sampling.stop)
         ids = self._codec.encode(text + (closing or ""), trusted=True)
         for token in self._codec.encode(closing, trusted=True) if on_token and closing else ():

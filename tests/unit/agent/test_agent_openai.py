@@ -13,7 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from policy_contract import CHECKS, STOP
+from tiny_tokenizers import TAGS, byte_level, sentencepiece
 
+from agent.codec import HFCodec
 from agent.config import PolicySettings
 from agent.policies.backends import open_policy
 from agent.policies.config import OpenAISettings
@@ -39,6 +41,7 @@ class Server:
         self.failures: list[int] = []
         self.asked: list[dict] = []
         self.unknown: list[str] = []
+        self.stop_reason: str | None = None
         self.slow = 0.0
         self.breaks_stream = False
         outer = self
@@ -97,6 +100,7 @@ class Server:
                 {"text": "", "finish_reason": finish}
             ]
             whole = {"text": self.says if finish == "stop" else self.codec.decode(cut), "finish_reason": finish}
+            whole["stop_reason"] = self.stop_reason
         if body.get("stream"):
             stream(handler, pieces, self.breaks_stream)
         else:
@@ -209,6 +213,36 @@ def test_what_was_cut_is_the_tag_that_stands_open(server, says, stop, reason):
     done = make(server).generate([request_of(server)], GREEDY)[0]
     text = server.codec.decode(done.token_ids)
     assert done.finish_reason == reason and text.endswith(stop or "Paris")
+
+
+def test_a_server_of_text_may_say_what_it_cut(server):
+    """A mention of <answer> stands open as well; without the server's word, the nearest tag is taken."""
+    server.says = "I could <search> x or <answer> y"
+    done = make(server).generate([request_of(server)], GREEDY)[0]
+    assert server.codec.decode(done.token_ids).endswith("</answer>")
+    server.stop_reason = "</search>"
+    done = make(server).generate([request_of(server)], GREEDY)[0]
+    assert server.codec.decode(done.token_ids).endswith("y </search>") and done.finish_reason == "stop"
+
+
+def test_a_server_is_asked_to_show_tags_that_are_special_tokens(server):
+    codec = HFCodec(byte_level(special=TAGS))
+    asked = []
+    for owner in ("vllm", "somebody"):
+        server.owner, server.codec = owner, codec
+        settings = OpenAISettings(base_url=server.url)
+        OpenAIPolicy(settings, codec, None).generate([Request("q#0", codec.encode("Oslo"), 40)], GREEDY)
+        asked.append(server.asked[-1]["skip_special_tokens"])
+    assert asked == [False, False]
+
+
+def test_a_server_of_text_is_not_given_the_start_that_its_tokenizer_adds(server):
+    codec = HFCodec(sentencepiece(legacy=True))
+    prefix = codec.encode(f"{codec.bos}Find the answer", trusted=True)
+    settings = OpenAISettings(base_url=server.url)
+    OpenAIPolicy(settings, codec, None).generate([Request("q#0", prefix, 40)], GREEDY)
+    assert server.asked[-1]["prompt"] == "Find the answer"
+    assert codec.tokenizer(server.asked[-1]["prompt"])["input_ids"] == prefix
 
 
 def test_an_unfinished_text_gets_no_stop_string(server):

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
+from tiny_tokenizers import byte_level
 
+from agent.codec import HFCodec
 from agent.events import PassagesGiven, ThoughtOpen, TokenSampled, TurnTaken
-from agent.session import Exchange, Knobs
+from agent.policies.scripted import ScriptedPolicy
+from agent.session import Exchange, Knobs, Session, Tools
 from cli.chat.flow import GUTTER, Flow
-from cli.chat.view import View, as_json, describe, folded
+from cli.chat.view import View, as_json, costs, describe, folded
+from envs.config import EnvironmentSettings
+from envs.factory import make_environment
 from sleuth.types import (
     Action,
     Answer,
+    Call,
     Generation,
     Hit,
     Invalid,
@@ -95,6 +102,28 @@ def test_a_turn_that_begins_inside_a_thought_is_shown_as_one(streamed) -> None:
         "   think  Found.",
         "  answer  Oslo",
     ]
+
+
+def test_a_session_with_a_thinking_model() -> None:
+    """Through the driver: the template opens the thought, and what the thought mentions is not shown as a search."""
+    codec = HFCodec(byte_level("deepseek", "deepseek_r1_distill"))
+    said = ["I could <search> but know.</think> Oslo.", "So.</think><answer>Oslo</answer>"]
+    policy = ScriptedPolicy(codec, lambda _, turn: said[turn])
+    settings = EnvironmentSettings(kind="direct")
+    tools = Tools(lambda _: make_environment(settings, codec), lambda _: None, lambda _: [], {})
+    target = console(70)
+    view = View(target, codec.decode)
+    session = Session(policy, codec, tools, Knobs(mode="direct"))
+    with view.playing():
+        exchange = session.ask("What is the capital of Norway?", view.on_event)
+    assert written(target).splitlines() == [
+        "   think  I could <search> but know.",
+        "          Oslo.",
+        " invalid  the turn neither searched nor answered",
+        "   think  So.",
+        "  answer  Oslo",
+    ]
+    assert exchange.trajectory.turns[0].observation.endswith("<｜Assistant｜><think>\n")
 
 
 def test_every_part_of_a_turn_has_its_label() -> None:
@@ -244,3 +273,32 @@ def test_wrapping_keeps_every_word_within_the_margin_and_does_not_depend_on_the_
     words = "".join("".join(chunks).split())
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
     assert "".join(wide[GUTTER:].split()) == shown
+
+
+def test_calls_of_tools_and_several_queries_are_shown() -> None:
+    target = console(70)
+    view = View(target, decode)
+    call = '<tool_call>{"name": "search"}</tool_call>'
+    searched = replace(
+        turn(f"<think>Both.</think>{call}{call}", Search("a", "b"), HITS[:1], "x"), hits_per_query=(0, 1)
+    )
+    opened = turn("<tool_call>{}</tool_call>", Call("open", {"document": "1"}), (), "Oslo (page 1 of 2)")
+    failed = replace(turn("<open>9</open>", Call("open", {"document": "9"}), (), "x"), failure="open failed: no")
+    play(view, searched, opened, failed, turn("<tool_response>Oslo</tool_response>", Invalid("made up")))
+    lines = written(target).splitlines()
+    assert lines[0] == "   think  Both." and [line for line in lines if line.startswith("    call  {")] != []
+    assert '  called  open {"document": "1"}' in lines and "returned  Oslo (page 1 of 2)" in lines
+    assert "  failed  open failed: no" in lines and " made up  Oslo" in lines
+    result = exchange(searched, opened, failed, ANSWERED)
+    assert costs(result)[:3] == ["2 searches", "2 calls of tools", "4 turns"]
+    shown = as_json(result)
+    assert [(one["query"], len(one["hits"])) for one in shown["searches"]] == [("a", 0), ("b", 1)]
+    assert shown["calls"][1] == {
+        "tool": "open",
+        "arguments": {"document": "9"},
+        "answer": "x",
+        "failure": "open failed: no",
+    }
+    target = console(100)
+    View(target, decode).beside(result, result)
+    assert written(target).count('call  open {"document": "1"}') == 2

@@ -11,15 +11,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tiny_tokenizers import byte_level
 
 import agent.export
+from agent.codec import HFCodec
 from agent.config import PolicySettings
 from agent.policies.loading import load_policy_model
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from cli import main as program
+from envs.config import EnvironmentSettings
 from envs.prompts import PRESETS
 from sleuth.runs import RunFolder
+from workflows.exported import protocol_of
 from workflows.grid import Options, cells_of
 from workflows.model_settings import evaluation_settings, session_settings
 
@@ -134,6 +138,7 @@ def test_the_protocol_stands_in_plain_words(full: Path, tmp_path: Path) -> None:
     protocol = json.loads((tmp_path / "out" / "sleuth.json").read_text())
     assert protocol["prompt"] == "Question: {question}\n"
     assert protocol["stop"] == ["</search>", "</answer>"]
+    assert (protocol["thinking"], protocol["frame"]) == (False, None)
     assert protocol["blocks"]["opening"] == "<information>\n"
 
 
@@ -208,6 +213,17 @@ def test_a_policy_that_calls_tools_says_how(
     monkeypatch.chdir(out)
     exec(code, {})
     assert "Question : Who directed the film?" in capsys.readouterr().out
+
+
+def test_the_protocol_of_a_thinking_model_has_its_frame() -> None:
+    codec = HFCodec(byte_level("deepseek", "deepseek_r1_distill"))
+    protocol = protocol_of(EnvironmentSettings(), codec)
+    assert protocol["thinking"] and protocol["prompt"].endswith("<｜Assistant｜><think>\n")
+    assert protocol["frame"] == {
+        "before": "<｜end▁of▁sentence｜><｜User｜>",
+        "after": "<｜Assistant｜><think>\n",
+    }
+    assert protocol["environment"]["date"] == "2024-07-26"
 
 
 def test_the_card_has_the_measured_figures_and_its_code_runs(

@@ -14,6 +14,7 @@ from cli import main as program
 from sleuth.trajectories import TrajectoryWriter
 from sleuth.types import (
     Answer,
+    Call,
     Generation,
     Hit,
     Invalid,
@@ -186,3 +187,26 @@ def test_a_java_that_does_not_start_and_data_that_is_not_there_fail(
     found = {check.name: check for check in doctor.checks()}
     assert found["java"].state == "missing"
     assert found["SLEUTH_DATA"].state == "missing"
+
+
+def test_several_queries_calls_and_failures_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hits = tuple(Hit(Passage(name, name.title(), ""), 1.0, 1) for name in ("oslo", "bergen"))
+    spare = Generation((1,), (-0.5,), "eos")
+    turns = (
+        Turn(spare, "two", Search("a", "b"), hits, "<tool_response>", hits_per_query=(1, 1)),
+        Turn(spare, "call", Call("open", {"document": "\u001b[31m"}), observation="x", failure="open failed: no"),
+    )
+    segments = (Segment("prompt", (1,)), Segment("policy", (1,), (-0.5,)))
+    played = Trajectory(Question("q", "who?", ("y",)), segments, turns, "turn_budget")
+    with TrajectoryWriter(tmp_path / "t.jsonl") as writer:
+        writer.write(ScoredTrajectory(played, 0.0))
+    assert run("trajectory", str(tmp_path / "t.jsonl")) == 0
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    first = shown.index("search a")
+    assert shown[first : first + 4] == [
+        "search a",
+        "hit 1 1.000 Oslo [oslo]",
+        "search b",
+        "hit 1 1.000 Bergen [bergen]",
+    ]
+    assert 'call open {"document": "\\u001b[31m"}' in shown and "failed open failed: no" in shown

@@ -20,6 +20,7 @@ from workflows.checks import check_inputs
 from workflows.cluster import train_on_cluster
 from workflows.config import RunSettings
 from workflows.context import StageContext
+from workflows.play import _identity, _reread
 
 
 def settings(tmp_path: Path, **more: Any) -> RunSettings:
@@ -33,6 +34,18 @@ def settings(tmp_path: Path, **more: Any) -> RunSettings:
 
 def test_a_policy_that_never_searches_is_trained_and_evaluated_without_a_retriever(tmp_path: Path) -> None:
     check_inputs(settings(tmp_path, environment={"kind": "direct"}), "grpo")
+
+
+def test_an_evaluation_begun_before_a_setting_existed_goes_on(tmp_path: Path) -> None:
+    now = _identity(settings(tmp_path), None)
+    then = json.loads(json.dumps(now))
+    for name in ("system", "chat_template_kwargs", "date"):
+        del then["environment"][name]
+    assert then != now
+    assert _reread(then) == now
+    then["environment"]["turns"] = 2
+    then["environment"]["searches"] = 1
+    assert _reread(then) != now
 
 
 @pytest.mark.parametrize(

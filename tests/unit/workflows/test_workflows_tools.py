@@ -54,4 +54,5 @@ def test_an_evaluation_saved_before_there_were_protocols_is_resumed() -> None:
     now = EnvironmentSettings().model_dump(mode="json")
     before = {name: now[name] for name in now if name not in ("protocol", "tools", "calls")}
     settings = RunSettings(out=Path("x"), policy=PolicySettings(model="m"))
-    assert _reread(settings, {"environment": before, "retriever": None})["environment"] == now
+    saved = {"policy": {"model": "m"}, "environment": before, "retriever": None}
+    assert _reread(settings, saved)["environment"] == now
