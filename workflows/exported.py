@@ -46,6 +46,7 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
     ``thinking`` whether it ends inside an open thought, in which no string stops; ``stop`` the strings that end a turn;
     ``frame`` what stands around an observation after a turn that ended its message (null without a chat template);
     ``tools`` the schemas of what may be called; ``blocks`` how passages are formatted and the reply to an invalid turn;
+    ``rules`` in which ways the environment acts as Search-R1's code does;
     ``results`` what stands around one result that is a message of its own.
     ``rules`` in which ways the environment acts as Search-R1's code does.
     """
