@@ -53,7 +53,7 @@ def _dev_evaluation(run: StageContext, dev: Sequence[Question], scorer: Scorer) 
     """Greedy metrics on the dev questions: overall EM and F1, EM by kind, and the number of unscored questions.
 
     Every evaluation keeps its trajectories. Several training processes each play their part of a batch, so the batch
-    has as many times the questions.
+    has as many times the questions; the first, whose figures count, scores them all, so that a judge is asked once.
     """
     from agent.evaluate import evaluate
     from rewards.text_match import exact_match, f1
@@ -62,7 +62,8 @@ def _dev_evaluation(run: StageContext, dev: Sequence[Question], scorer: Scorer) 
     from workflows.summary import hop_figures
 
     settings = run.settings
-    keep = settings.grpo is not None and settings.grpo.save_trajectories and os.environ.get("RANK", "0") == "0"
+    first = os.environ.get("RANK", "0") == "0"
+    keep = settings.grpo is not None and settings.grpo.save_trajectories and first
 
     failures = FailureLog()
 
@@ -73,7 +74,7 @@ def _dev_evaluation(run: StageContext, dev: Sequence[Question], scorer: Scorer) 
                 driver,
                 dev,
                 metrics={"em": exact_match, "f1": f1},
-                score=scorer.score_all,
+                score=scorer.score_all if first else None,
                 out=stack.enter_context(atomic_folder(folder, overwrite=True)) if keep else None,
                 batch_size=settings.evaluation.batch_size * int(os.environ.get("WORLD_SIZE", "1")),
                 resamples=1,

@@ -75,7 +75,7 @@ def learn(folder: Path, out: Path, batch_size: int) -> dict[str, Any]:
 
     def figures(driver: Any) -> dict[str, float]:
         report = evaluate(
-            driver, dev, metrics={"em": len_of}, score=TokenSum().score, batch_size=batch_size, resamples=1
+            driver, dev, metrics={"em": len_of}, score=TokenSum().score_all, batch_size=batch_size, resamples=1
         )
         seen = {"em": report.reward, "policy_tokens": report.policy_tokens, "unscored": float(report.unscored)}
         found.append({**seen, "n": float(report.overall.n)})
