@@ -88,6 +88,7 @@ def main() -> None:
         build_tiny_policy(folder, [], TinySettings(**WIDE), 0)
         base = elsewhere(folder, "0", options, rows=options.batch, turns=1)
         print(f"one batch, one turn: peak {base['peak']:.0f} MiB")
+        print(f"load of the machine: {os.getloadavg()[0]:.1f}")
         runs = {bound: elsewhere(folder, bound, options) for bound in ("none", options.bound, "0")}
     for bound, run in runs.items():
         print(

@@ -146,10 +146,15 @@ def test_the_trainer_recomputes_the_logprobs_that_were_sampled(folders: Any, fam
     assert not inputs["prompt_mask"].all(), "prompts of unequal length are padded"
     trainer.current_gradient_accumulation_steps, trainer.sampled_at_step = 1, 0
     trainer.model.train()
+    masks: list[torch.Tensor] = []
+    trainer.model.register_forward_pre_hook(
+        lambda _m, _a, given: masks.append(given["attention_mask"]), with_kwargs=True
+    )
     trainer._compute_loss(trainer.model, inputs).backward()
     (gap,) = trainer._metrics["train"]["check/logprob_gap"]
     sampled = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
     reference = (inputs["ref_per_token_logps"] - inputs["sampling_per_token_logps"])[sampled].abs().max()
+    assert masks and all(mask[:, 0].all() for mask in masks), "kernels may read padding before a row"
     assert sampled.any() and gap < BOUND and reference < BOUND
     assert all(p.grad is None or p.grad.isfinite().all() for p in trainer.model.parameters())
 
