@@ -132,6 +132,7 @@ def _row(scored: ScoredTrajectory, tables: Tables, tokenizer: Path | None, full:
                 "o": turn.observation,
                 "f": turn.generation.finish_reason,
                 "v": turn.generation.policy_version,
+                **({"i": 1} if turn.thinking else {}),
             }
             for turn in played.turns
         ],
