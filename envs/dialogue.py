@@ -44,7 +44,7 @@ class Dialogue:
         self.frame: ChatFrame | None = None
         self._generation: Generation | None = None
         self._left_open = False
-        self._lenient = self.preset.lenient
+        self._lenient = self.preset.lenient and settings.protocol == "tags"
         self.thinking = False
 
     def begin(self, wording: str) -> str:

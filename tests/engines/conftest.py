@@ -45,6 +45,11 @@ def settings(folder: Path, **own: object) -> PolicySettings:
 
 
 @pytest.fixture(scope="session")
+def settings_of():
+    return settings
+
+
+@pytest.fixture(scope="session")
 def tiny(tiny_folder: Path):
     """The trainer's side: model and codec."""
     return load_policy_model(PolicySettings(model=str(tiny_folder), device="cpu"), str(tiny_folder))

@@ -6,22 +6,22 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from conftest import HEADS_OF_32, settings
 from episodes import CASES, Shelf, check, environment_of, keep, llama, play
 
 from agent.rollout import RolloutDriver
+from agent.tiny_config import TinySettings
 from sleuth.types import Sampling
 
 
 @pytest.mark.parametrize("name", ["opened-thought", "special-tags", "sentencepiece-legacy", "framed-hint"])
-def test_an_episode_on_the_engine(name, tmp_path):
+def test_an_episode_on_the_engine(name, tmp_path, settings_of):
     from agent.policies.vllm_policy import open_vllm_policy
 
     case = next(case for case in CASES if case.name == name)
-    episode = play(replace(case, model=partial(llama, settings=HEADS_OF_32)))
+    episode = play(replace(case, model=partial(llama, settings=TinySettings(hidden_size=128, layers=2))))
     check(episode)
     keep(episode, tmp_path)
-    policy, codec = open_vllm_policy(settings(tmp_path), str(tmp_path))
+    policy, codec = open_vllm_policy(settings_of(tmp_path), str(tmp_path))
     try:
         driver = RolloutDriver(policy, codec, environment_of(case, codec), Shelf(), 1)
         (played,) = driver.run([episode.trajectory.question], Sampling(0.0))

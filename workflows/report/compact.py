@@ -138,6 +138,7 @@ def _row(scored: ScoredTrajectory, tables: Tables, tokenizer: Path | None, full:
                 "v": turn.generation.policy_version,
                 **({"n": len(turn.action.queries)} if isinstance(turn.action, Search) else {}),
                 **({"e": turn.failure} if turn.failure else {}),
+                **({"i": 1} if turn.thinking else {}),
             }
             for turn in played.turns
         ],

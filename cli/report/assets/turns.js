@@ -2,12 +2,12 @@
 
 const TAG = /(<\/?(?:think|search|answer|information|tool_call|tool_response)>)/;
 
-// Text of the policy: what stands between tags has the look of the tag.
-function spoken(text) {
-  let look = "plain";
+// Text of the policy: what stands between tags has the look of the tag. Inside a thought, other tags are mentions.
+function spoken(text, thinking) {
+  let look = thinking ? "think" : "plain";
   return text.split(TAG).filter(Boolean).map((piece) => {
     const tag = /^<(\/?)(\w+)>$/.exec(piece);
-    if (!tag || !TAG.test(piece)) return el("span", { class: look }, piece);
+    if (!tag || !TAG.test(piece) || (look === "think" && piece !== "</think>")) return el("span", { class: look }, piece);
     const name = tag[2];
     if (!tag[1]) look = name;
     const node = el("span", { class: "tag " + name }, piece);
@@ -30,7 +30,7 @@ function turnsOf(row) {
   return [given, ...row.t.map((turn, place) => el("div", { class: "turn" },
     el("h4", {}, `Turn ${place + 1}: ${turn.k}`, el("small", {}, ` policy ${turn.v}, ended by ${turn.f}`)),
     earned(row, place),
-    el("pre", { class: "policy" }, spoken(turn.x)),
+    el("pre", { class: "policy" }, spoken(turn.x, turn.i)),
     turn.k === "invalid" ? el("p", { class: "invalid" }, "invalid: " + turn.c) : null,
     turn.k === "call" ? el("p", { class: "called" }, "called: " + turn.c) : null,
     turn.e ? el("p", { class: "invalid" }, "failed: " + turn.e) : null,

@@ -9,6 +9,7 @@ import re
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
@@ -79,6 +80,17 @@ def test_a_run_that_is_going_on_is_read_as_far_as_it_is(tmp_path: Path) -> None:
     assert not data["runs"][0]["finished"]
     assert data["runs"][0]["series"]["reward"] == [[1, 0], [2, 0.1]]
     assert next(s for s in data["sources"] if s["name"] == "test, warmstart-search")["shown"] == 2
+
+
+def test_the_page_knows_which_turns_begin_inside_a_thought(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (row, *_) = rollouts(0, 1)
+    first, *rest = row.trajectory.turns
+    opened = replace(row, trajectory=replace(row.trajectory, turns=(replace(first, thinking=True), *rest)))
+    write_rows(run / "evaluation" / "warmstart-search" / "trajectories.jsonl", [row, opened])
+    data = unpack(pack_runs([run], 2000, LIMIT))
+    shown = [turns for r in data["rows"] if (turns := r["t"]) and any("i" in turn for turn in turns)]
+    assert [["i" in turn for turn in turns] for turns in shown] == [[True, *(False for _ in rest)]]
 
 
 def test_what_is_damaged_is_skipped_and_said(tmp_path: Path) -> None:
