@@ -51,7 +51,10 @@ class Episode:
     @property
     def thinking(self) -> bool:
         """Whether a thought is open where the next turn begins."""
-        return isinstance(self.environment, ThinkingEnvironment) and self.environment.thinking
+        found = [False]  # also where the environment fails
+        with self.playing():
+            found.append(isinstance(self.environment, ThinkingEnvironment) and self.environment.thinking)
+        return found[-1]
 
     @contextmanager
     def playing(self) -> Iterator[None]:

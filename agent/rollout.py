@@ -192,11 +192,10 @@ class RolloutDriver:
     def _over(self, episode: Episode, generation: Generation) -> bool:
         """Add what was sampled to the turn, and say whether the turn is over."""
         said = episode.said = together(episode.said, generation)
-        if not isinstance(episode.environment, ThinkingEnvironment):
-            return True
-        over = True  # also where the environment fails
+        over = True  # also where the environment fails, or knows no thoughts
         with episode.playing():
-            over = episode.environment.over(self.codec.decode(said.token_ids), said)
+            if isinstance(episode.environment, ThinkingEnvironment):
+                over = episode.environment.over(self.codec.decode(said.token_ids), said)
         if over or episode.turn_room > 0:
             return over
         episode.said = replace(said, finish_reason="length")
@@ -210,7 +209,8 @@ class RolloutDriver:
         text = self.codec.decode(generation.token_ids)
         action: Action = Invalid("the environment failed")
         with episode.playing():
-            action = episode.environment.step(text)
+            if episode.stop is None:
+                action = episode.environment.step(text)
         episode.append(Segment("policy", generation.token_ids, generation.logprobs))
         episode.pending = action if isinstance(action, Search | Call) else None
         return Turn(generation, text, action, thinking=thinking)

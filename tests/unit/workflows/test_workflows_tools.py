@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import PolicySettings
 from envs.config import EnvironmentSettings
 from retrieval.cache import CachedRetriever
 from retrieval.store import PassageStore, StoreWriter
