@@ -24,7 +24,7 @@ from envs.config import EnvironmentSettings
 from envs.grammar import CLOSE_THOUGHT, ends_thinking, opens_thought
 from envs.observation import Piece, joined, size, trusted
 from envs.prompts import PRESETS
-from envs.protocols.base import open_protocol
+from envs.protocols.base import TurnProtocol, open_protocol
 from envs.search_r1 import parse_lenient
 from envs.wording import laid_over
 from sleuth.protocols import TextCodec
@@ -34,10 +34,11 @@ from sleuth.types import Action, Generation, Observation
 class Dialogue:
     """One episode's state. ``thinking``: a thought is open where the next turn begins."""
 
-    def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
+    def __init__(self, settings: EnvironmentSettings, codec: TextCodec, protocol: TurnProtocol | None = None) -> None:
+        """``protocol``: that of the settings, where it is open already."""
         self._settings = settings
         self._codec = codec
-        self.protocol = open_protocol(settings)
+        self.protocol = protocol or open_protocol(settings)
         self.preset = laid_over(self.protocol.wording(PRESETS[settings.preset]), settings.prompts)
         self._shown = self.protocol.schemas if self.protocol.tool_messages else ()
         self._tool_frames: dict[int, tuple[str, ...]] = {}

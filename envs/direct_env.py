@@ -8,6 +8,7 @@ from envs.config import EnvironmentSettings
 from envs.dialogue import Dialogue
 from envs.guard import guarded
 from envs.observation import fill, joined
+from envs.protocols.base import TurnProtocol
 from envs.search_env import asked, exceeds, hint
 from sleuth.protocols import TextCodec
 from sleuth.types import Action, Answer, Call, Generation, Hit, Invalid, Observation, Question, Search, Stop
@@ -16,9 +17,9 @@ from sleuth.types import Action, Answer, Call, Generation, Hit, Invalid, Observa
 class DirectEnvironment:
     """One episode: prompt, then answer. ``kind: cot`` asks for a thought first; ``turns`` is the number of attempts."""
 
-    def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
+    def __init__(self, settings: EnvironmentSettings, codec: TextCodec, protocol: TurnProtocol | None = None) -> None:
         self._settings = settings
-        self._dialogue = Dialogue(settings, codec)
+        self._dialogue = Dialogue(settings, codec, protocol)
         self.stop_strings = self._dialogue.protocol.stop_strings
         self.preset = self._dialogue.preset
         self._codec = guarded(codec, self.preset)

@@ -8,6 +8,7 @@ from envs.config import EnvironmentSettings
 from envs.direct_env import DirectEnvironment
 from envs.guard import guarded
 from envs.observation import fill, information_block, joined, size
+from envs.protocols.base import TurnProtocol
 from envs.search_env import ANSWER_TOKENS, asked
 from sleuth.protocols import TextCodec
 from sleuth.types import Action, Generation, Hit, Observation, Question, Search, Stop
@@ -16,9 +17,9 @@ from sleuth.types import Action, Generation, Hit, Observation, Question, Search,
 class RagEnvironment:
     """One episode: the passages are part of the prompt; after that it behaves like the direct environment."""
 
-    def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
+    def __init__(self, settings: EnvironmentSettings, codec: TextCodec, protocol: TurnProtocol | None = None) -> None:
         self._settings = settings
-        self._after = DirectEnvironment(settings, codec)
+        self._after = DirectEnvironment(settings, codec, protocol)
         self._preset = self._after.preset
         self._codec = guarded(codec, self._preset)
         self.stop_strings: tuple[str, ...] = self._after.stop_strings

@@ -20,6 +20,7 @@ from envs.observation import (
     trusted,
 )
 from envs.prompts import Preset
+from envs.protocols.base import TurnProtocol
 from envs.search_r1 import with_question_mark
 from sleuth.protocols import TextCodec
 from sleuth.types import (
@@ -45,9 +46,9 @@ class SearchEnvironment:
     total.
     """
 
-    def __init__(self, settings: EnvironmentSettings, codec: TextCodec) -> None:
+    def __init__(self, settings: EnvironmentSettings, codec: TextCodec, protocol: TurnProtocol | None = None) -> None:
         self._settings = settings
-        self._dialogue = Dialogue(settings, codec)
+        self._dialogue = Dialogue(settings, codec, protocol)
         self.stop_strings = self._dialogue.protocol.stop_strings
         self._preset = self._dialogue.preset
         self._codec = guarded(codec, self._preset, self._dialogue.protocol.tags)

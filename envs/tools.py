@@ -81,13 +81,17 @@ def schemas(settings: EnvironmentSettings) -> tuple[Schema, ...]:
 def make_tools(settings: EnvironmentSettings, documents: Documents | None) -> dict[str, Tool]:
     """The tools besides search, by name; ``documents`` are the retriever's. Raises ConfigError."""
     made = [_make(one, settings, documents) for one in settings.tools if one.kind != "search"]
-    return {str(tool.schema["name"]): tool for tool in made}
+    names = [str(tool.schema["name"]) for tool in made]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two tools are called '{twice}'", "give one of them another name in its schema")
+    return dict(zip(names, made, strict=True))
 
 
-def time_limits(settings: EnvironmentSettings) -> dict[str, float]:
-    """Seconds that a call may take, by the tool's name."""
+def time_limits(settings: EnvironmentSettings, tools: Mapping[str, Tool]) -> dict[str, float]:
+    """Seconds that a call of each of ``make_tools`` may take."""
     others = [one for one in settings.tools if one.kind != "search"]
-    return {str(_make(one, settings, None).schema["name"]): one.timeout_s for one in others}
+    return {name: one.timeout_s for name, one in zip(tools, others, strict=True)}
 
 
 def _make(one: ToolSettings, settings: EnvironmentSettings, documents: Documents | None) -> Tool:

@@ -75,7 +75,8 @@ def make_tool_box(environment: EnvironmentSettings, retriever: Retriever | None)
             "environment.tools has open, but this retriever finds passages only, not whole documents",
             "search an index of this machine made by sleuth index, or leave open out",
         )
-    return ToolBox(make_tools(environment, documents), time_limits(environment))
+    tools = make_tools(environment, documents)
+    return ToolBox(tools, time_limits(environment, tools))
 
 
 def make_retriever(settings: RetrieverSettings | None) -> Retriever | None:

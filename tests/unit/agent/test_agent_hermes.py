@@ -54,7 +54,8 @@ def play(said, shelf=None, codec=CODEC, end_turns=True, **settings):
     shelf = shelf or Shelf()
     chosen = EnvironmentSettings(protocol="hermes", **settings)
     policy = ScriptedPolicy(codec, lambda _, turn: said[turn], end_turns=end_turns)
-    box = ToolBox(make_tools(chosen, shelf), time_limits(chosen))
+    tools = make_tools(chosen, shelf)
+    box = ToolBox(tools, time_limits(chosen, tools))
     (played,) = RolloutDriver(policy, codec, make_environment(chosen, codec), shelf, 2, box).run(
         [QUESTION], Sampling(0.0)
     )

@@ -75,6 +75,10 @@ class Nameless(Lookup):
     schema = SCHEMA | {"name": "answer"}
 
 
+class Namesake(Lookup):
+    pass
+
+
 class Mute:
     schema = SCHEMA
 
@@ -88,7 +92,7 @@ def test_tools_are_made_from_settings():
     assert [schema["name"] for schema in schemas(settings)] == ["search", "open", "lookup"]
     made = make_tools(settings, Shelf())
     assert list(made) == ["open", "lookup"] and made["lookup"].size == 3
-    assert time_limits(settings) == {"open": 10.0, "lookup": 2.0}
+    assert time_limits(settings, made) == {"open": 10.0, "lookup": 2.0}
     assert EnvironmentSettings.model_validate(settings.model_dump(mode="json")) == settings
 
 
@@ -97,13 +101,14 @@ def test_tools_are_made_from_settings():
     [
         (f"{HERE}:Nameless", "cannot be called 'answer'"),
         (f"{HERE}:Mute", "has no method call"),
-        ({"kind": f"{HERE}:Lookup", "options": {"depth": 1}}, "unexpected keyword argument 'depth'"),
+        ({"kind": f"{HERE}:Namesake", "options": {"depth": 1}}, "unexpected keyword argument 'depth'"),
         (f"{HERE}:Absent", "has no 'Absent'"),
+        (f"{HERE}:Namesake", "two tools are called 'lookup'"),
     ],
 )
 def test_an_unusable_tool_is_named(tool, fault):
     with pytest.raises(ConfigError, match=fault):
-        make_tools(EnvironmentSettings(tools=["search", tool]), None)
+        make_tools(EnvironmentSettings(tools=["search", tool, f"{HERE}:Lookup"]), None)
 
 
 @pytest.mark.parametrize(
