@@ -41,15 +41,16 @@ def test_a_policy_that_never_searches_is_trained_and_evaluated_without_a_retriev
 
 
 def test_an_evaluation_begun_before_a_setting_existed_goes_on(tmp_path: Path) -> None:
-    now = _identity(settings(tmp_path), None)
+    asked = settings(tmp_path)
+    now = _identity(asked, None)
     then = json.loads(json.dumps(now))
     for name in ("system", "chat_template_kwargs", "date"):
         del then["environment"][name]
     assert then != now
-    assert _reread(then) == now
+    assert _reread(asked, then) == now
     then["environment"]["turns"] = 2
     then["environment"]["searches"] = 1
-    assert _reread(then) != now
+    assert _reread(asked, then) != now
 
 
 @pytest.mark.parametrize(
