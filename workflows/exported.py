@@ -48,7 +48,6 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
     ``tools`` the schemas of what may be called; ``blocks`` how passages are formatted and the reply to an invalid turn;
     ``rules`` in which ways the environment acts as Search-R1's code does;
     ``results`` what stands around one result that is a message of its own.
-    ``rules`` in which ways the environment acts as Search-R1's code does.
     """
     from envs.dialogue import Dialogue
 

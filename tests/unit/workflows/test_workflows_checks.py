@@ -72,6 +72,10 @@ def test_a_run_that_has_what_it_needs_is_let_through(tmp_path: Path, model: Path
             {"environment": {"kind": "cot"}, "grpo": {"credit": {"kind": "turns", "score": "information_gain"}}},
             "judges searches, and the environment cot makes none",
         ),
+        (
+            {"environment": {"protocol": "hermes"}, "rewards": [{"kind": "search_r1_format"}]},
+            "the reward search_r1_format reads the protocol tags, and environment.protocol is hermes",
+        ),
         ({"grpo": {"credit": {"kind": "turns", "score": "no.such:Judge"}}}, "cannot import no.such"),
         ({"data": {"train": [{"path": "QUESTIONS", "kinds": ["y"]}], "dev": "QUESTIONS"}}, "no question of kind y"),
         ({"data": {"train": [{"path": "BROKEN"}], "dev": "QUESTIONS"}}, "line 2"),
