@@ -56,7 +56,9 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
         return content  # a third-party environment: only its class knows
     dialogue = Dialogue(environment, codec)
     preset, protocol = dialogue.preset, dialogue.protocol
-    templates = ("search", "direct", "cot", "rag")
+    unused = {"search", "direct", "cot", "rag"}
+    if protocol.tool_messages and environment.kind == "search":
+        unused |= {"opening", "closing"}
     texts = {name: value for name, value in asdict(preset).items() if isinstance(value, str)}
     rules = {name: value for name, value in asdict(preset).items() if isinstance(value, bool) and name != "chat"}
     prompt = dialogue.begin(getattr(preset, environment.kind))
@@ -68,7 +70,7 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
         "tags": list(protocol.tags),
         "stop": list(protocol.stop_strings),
         "tools": [dict(schema) for schema in protocol.schemas],
-        "blocks": {name: text for name, text in texts.items() if name not in templates},
+        "blocks": {name: text for name, text in texts.items() if name not in unused},
         "rules": rules,
         **({"results": list(dialogue.tool_frame(1))} if protocol.tool_messages else {}),
     }
