@@ -36,6 +36,8 @@ class JudgeRewardSettings(RewardSettings, JudgeSettings):
     max_words: Count | None = None
 
     def open(self) -> JudgeReward:
+        if self.cache is not None and self.cache.is_dir():
+            raise ConfigError(f"the judge's cache {self.cache} is a folder", "name a file")
         server = JudgeSettings(**{name: getattr(self, name) for name in JudgeSettings.model_fields})
         return JudgeReward(server, Verdicts(self.cache, self.model), self.max_words)
 

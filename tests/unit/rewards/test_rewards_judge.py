@@ -211,9 +211,10 @@ def test_a_verdict_holds_for_one_judge_question_and_answer(server, answering, tm
 
 def test_a_cache_that_cannot_be_written_is_said_before_anything_is_asked(server, answering, tmp_path):
     (tmp_path / "file").write_text("")
-    for cache in (tmp_path, tmp_path / "file" / "verdicts.jsonl"):
-        with pytest.raises(ConfigError, match=r"cannot write the judge's cache .*name another file"):
-            judge(server, cache=cache).score(answering("a"))
+    with pytest.raises(ConfigError, match=r"cache .* is a folder"):
+        judge(server, cache=tmp_path)
+    with pytest.raises(ConfigError, match=r"cannot write the judge's cache .*name another file"):
+        judge(server, cache=tmp_path / "file" / "verdicts.jsonl").score(answering("a"))
     assert server.asked == []
 
 
