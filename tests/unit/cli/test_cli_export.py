@@ -222,6 +222,12 @@ def test_other_prompts_than_those_of_training_are_said(full: Path, tmp_path: Pat
             session_settings(str(model), [], retriever="index", preset="sleuth")
             assert said[1].startswith(f"{model} was trained with other prompts than it is given (preset minimal, here")
             said.clear()
+            plan([str(model)], Options(["environment.chat_template_kwargs={enable_thinking: false}"]))
+            assert said == [
+                f"{model} was trained with other prompts than it is given"
+                " (preset minimal, here minimal; chat_template_kwargs differ)"
+            ]
+            said.clear()
         plan(["smollm2"], Options(["environment.prompts.invalid=again"]))
         assert said == []
     finally:
