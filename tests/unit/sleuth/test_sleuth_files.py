@@ -115,7 +115,7 @@ def test_a_cut_parquet_file_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".tsv", ".parquet"])
 def test_a_large_corpus_is_read_in_little_memory(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"corpus{suffix}"
-    count, text = 30_000, "A town by a river. " * 20
+    count, text = 6_000, "A town by a river. " * 100
     rows = ({"id": str(i), "title": "T", "text": text} for i in range(count))
     if suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(list(rows)), path)
