@@ -240,6 +240,9 @@ Mode = Literal["direct", "cot", "rag", "search"]
 class EvaluationSettings(Settings):
     """Evaluation; ``batch_size`` episodes advance together.
 
+    The stages of a run answer greedily and ask no judge; ``samples``, ``temperature`` and ``judge`` are those of
+    ``sleuth evaluate``, for which a run's config is one too.
+
     Greedy, or ``samples`` answers per question at ``temperature``: mean@k, pass@k and majority@k.
     ``start_modes`` are the modes in which the untrained policy is evaluated, ``modes`` those after each stage;
     None: the mode it is trained in.

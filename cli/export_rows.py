@@ -26,7 +26,7 @@ def export_rows(
     from sleuth.errors import DataError
     from sleuth.trajectories import read_trajectories
 
-    files = [file for source in sources for file in _files(source)]
+    files = [file for source in sources for file in files_of(source)]
     asked = asked_queries((row for file in files for row in read_trajectories(file)), rewarded_from)
     rows = [query.to_row(f"q{number}") for number, query in enumerate(asked)]
     kept = [row for row in rows if every or row["positive_passages"]]
@@ -43,7 +43,7 @@ def export_rows(
     )
 
 
-def _files(source: Path) -> list[Path]:
+def files_of(source: Path) -> list[Path]:
     """The trajectory files in ``source``; of a run, only those of training, which are on training questions."""
     from sleuth.errors import DataError
     from sleuth.layout import RunLayout

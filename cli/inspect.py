@@ -26,7 +26,7 @@ def config(
 
 @app.command()
 def trajectory(
-    file: Annotated[Path, typer.Argument(help="Trajectories: a .jsonl or .parquet file, or a folder of them.")],
+    file: Annotated[Path, typer.Argument(help="A run, a .jsonl or .parquet file, or a folder of them.")],
     index: Annotated[int, typer.Option("--index", "-i", min=0, help="Which row, from 0.")] = 0,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show the mask token by token.")] = False,
     model: Annotated[
@@ -36,13 +36,15 @@ def trajectory(
     """Show one trajectory turn by turn, or token by token with the loss mask."""
     from itertools import islice
 
+    from cli.export_rows import files_of
     from cli.show import show_tokens, show_turns
     from sleuth.errors import DataError
     from sleuth.trajectories import read_trajectories
 
-    row = next(islice(read_trajectories(file), index, None), None)
+    files = files_of(file)
+    row = next(islice((row for part in files for row in read_trajectories(part)), index, None), None)
     if row is None:
-        count = sum(1 for _ in read_trajectories(file))
+        count = sum(1 for part in files for _ in read_trajectories(part))
         raise DataError(f"{file} has {count} trajectories, none at --index {index}", "the first is 0")
     console = output_console()
     show_turns(row, console)

@@ -32,6 +32,7 @@ from retrieval.images import find_image
 from sleuth.errors import ConfigError, DataError, did_you_mean
 from sleuth.files import (
     DELIMITERS,
+    OTHER_ENCODING,
     PARQUET,
     hub_dataset,
     on_hub,
@@ -198,7 +199,7 @@ def _parse(line: bytes) -> dict[str, Any] | str:
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
-        return "not UTF-8"
+        return OTHER_ENCODING
     except (ValueError, RecursionError):
         return "broken JSON"
     return row if isinstance(row, dict) else "not a JSON object"
@@ -290,8 +291,9 @@ def _passage(identifier: object, title: object, text: object, image: object) -> 
     try:
         size = len(passage.id.encode("utf-8"))
         (passage.title + passage.text).encode("utf-8")
-    except UnicodeEncodeError:  # JSON can spell half a surrogate pair, which no encoding can hold
-        raise _Unfit("not UTF-8") from None
+    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no encoding can hold
+        escaped = "\udc80" <= error.object[error.start] <= "\udcff"  # how a table holds bytes that are not UTF-8
+        raise _Unfit(OTHER_ENCODING if escaped else "half a surrogate pair") from None
     if size > MAX_ID_BYTES:
         raise _Unfit(f"id longer than {MAX_ID_BYTES} bytes")
     return passage

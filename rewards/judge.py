@@ -12,11 +12,13 @@ from typing import Any, ClassVar, Literal
 
 from rewards.config import RewardSettings
 from sleuth.artifacts import fingerprint_of
-from sleuth.errors import DataError, ScoringError
+from sleuth.errors import ConfigError, DataError, ScoringError
 from sleuth.judge import PROMPT, Claim, Judge, JudgeSettings
 from sleuth.settings import Count
 from sleuth.trajectories import open_for_append, read_jsonl
 from sleuth.types import Question, Trajectory
+
+_START = b'{"judge": "'
 
 
 class JudgeRewardSettings(RewardSettings, JudgeSettings):
@@ -34,6 +36,8 @@ class JudgeRewardSettings(RewardSettings, JudgeSettings):
     max_words: Count | None = None
 
     def open(self) -> JudgeReward:
+        if self.cache is not None and self.cache.is_dir():
+            raise ConfigError(f"the judge's cache {self.cache} is a folder", "name a file")
         server = JudgeSettings(**{name: getattr(self, name) for name in JudgeSettings.model_fields})
         return JudgeReward(server, Verdicts(self.cache, self.model), self.max_words)
 
@@ -96,7 +100,9 @@ class Verdicts:
         self._lock = threading.Lock()
 
     def of(self, claims: Sequence[Claim]) -> dict[Claim, bool | None]:
-        """The verdict on each, None where there is none yet. Raises DataError for a file that is not of verdicts."""
+        """The verdict on each, None where there is none yet. Raises DataError for a file that is not of verdicts,
+        ConfigError for one that cannot be written.
+        """
         with self._lock:
             if self._known is None:
                 self._known = self._read()
@@ -114,9 +120,15 @@ class Verdicts:
 
     def _read(self) -> dict[str, bool]:
         known: dict[str, bool] = {}
-        if self._file is None or not self._file.exists():
+        if self._file is None:
             return known
-        open_for_append(self._file).close()  # drops a last line that a killed run did not finish
+        try:
+            if self._file.exists() and not _may_be_verdicts(self._file):
+                raise DataError(f"{self._file}, line 1: not a judge's verdict", "name another file as cache")
+            open_for_append(self._file).close()  # drops a last line that a killed run did not finish
+        except OSError as error:  # said before a verdict is paid for that could not be kept
+            reason = f"cannot write the judge's cache {self._file}: {error.strerror}"
+            raise ConfigError(reason, "name another file as cache") from None
         for number, row in read_jsonl(self._file):
             if not _is_verdict(row):
                 raise DataError(f"{self._file}, line {number}: not a judge's verdict", "name another file as cache")
@@ -127,6 +139,12 @@ class Verdicts:
     def _key(self, claim: Claim) -> str:
         question, accepted, answer = claim
         return fingerprint_of([question, list(accepted), answer])
+
+
+def _may_be_verdicts(file: Path) -> bool:
+    """Whether the file begins as one of verdicts; any other must not lose its last line."""
+    with file.open("rb") as content:
+        return _START.startswith(content.read(len(_START)))
 
 
 def _is_verdict(row: dict[str, Any]) -> bool:

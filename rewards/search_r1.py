@@ -76,6 +76,7 @@ class SearchR1Format:
 
 def _well_formed(turn: Turn) -> bool:
     """Whether the turn is a thought, then the action; what was sampled past its closing tag was never read."""
-    pieces = _TAG.split(turn.text)[:8]  # text and tags in turn
+    text = f"<think>{turn.text}" if turn.thinking else turn.text  # the prompt opened the thought
+    pieces = _TAG.split(text)[:8]  # text and tags in turn
     tags, texts = pieces[1::2], pieces[0::2]
     return tags == _SHAPES.get(type(turn.action)) and not texts[0].strip() and not texts[2].strip()

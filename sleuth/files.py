@@ -30,6 +30,7 @@ _MAX_FIELD = 1 << 24
 
 _UNPACK = "unpack it"
 _CONVERT = "convert it: iconv -f UTF-16 -t UTF-8 FILE"
+_CONVERT_32 = "convert it: iconv -f UTF-32 -t UTF-8 FILE"
 _EXPORT = "write its rows as JSON lines"
 _FETCH = "fetch the file itself"
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
@@ -50,13 +51,22 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"Obj\x01", "an Avro file", _EXPORT),
     (b"%PDF-", "a PDF", _EXPORT),
     *((bytes([0x80, version]), "a Python pickle", _EXPORT) for version in (2, 3, 4, 5)),
+    (b"\xff\xfe\x00\x00", "UTF-32 text", _CONVERT_32),
+    (b"\x00\x00\xfe\xff", "UTF-32 text", _CONVERT_32),
     (b"\xff\xfe", "UTF-16 text", _CONVERT),
     (b"\xfe\xff", "UTF-16 text", _CONVERT),
     *((start, "UTF-16 text", _CONVERT) for start in (b'{\x00"\x00', b'\x00{\x00"', b"[\x00{\x00", b"\x00[\x00{")),
     (b"version https://git-lfs.github.com/", "a Git LFS pointer", f"{_FETCH}: git lfs pull"),
-    (b"<!DOCTYPE html", "a web page", _FETCH),
-    (b"<html", "a web page", _FETCH),
 )
+_MARKUP: tuple[tuple[bytes, str, str], ...] = (
+    (b"<!doctype html", "a web page", _FETCH),
+    (b"<html", "a web page", _FETCH),
+    (b"<?xml", "XML", _EXPORT),
+)
+"""In any case, after any blank lines."""
+
+OTHER_ENCODING = "text in another encoding than UTF-8"
+RECODE = "convert it; if it is Latin-1: iconv -f LATIN1 -t UTF-8 FILE"
 
 
 def suffix_of(path: str | Path) -> str:
@@ -116,7 +126,9 @@ def _decompressed(file: BinaryIO, packed: str) -> Any:
 
 def _check_head(path: Path, file: io.BufferedReader, wanted: str | None = None, where: str = "") -> None:
     head = file.peek(_HEAD)
-    what, hint = ("a tar archive", _UNPACK) if head[257:262] == b"ustar" else _known(head)
+    what, hint = _known(head)
+    if wanted and not what and head[:4].isascii() and head[:4].decode().isprintable():
+        what = "text" if head else ""
     if what and what != wanted:
         instead = f", not {wanted}" if wanted else ""
         raise DataError(f"{where or path} is {what}{instead}", hint if wanted is None else "rename or unpack it")
@@ -124,7 +136,14 @@ def _check_head(path: Path, file: io.BufferedReader, wanted: str | None = None, 
 
 def _known(head: bytes) -> tuple[str, str]:
     """What the first bytes of a file give away, and what to do about it; blank if it may be text."""
-    return next(((what, hint) for magic, what, hint in _MAGIC if head.startswith(magic)), ("", ""))
+    start = head.lstrip()[:16].lower()
+    found = [(what, hint) for magic, what, hint in _MAGIC if head.startswith(magic)]
+    found += [(what, hint) for magic, what, hint in _MARKUP if start.startswith(magic)]
+    if head[257:262] == b"ustar":
+        found.insert(0, ("a tar archive", _UNPACK))
+    if b"\x00" in head[:_HEAD]:  # no text has one
+        found.append((f"binary data that begins with the bytes {head[:8].hex(' ')}", _EXPORT))
+    return found[0] if found else ("", "")
 
 
 def table_rows(stream: BinaryIO, delimiter: str) -> Iterator[tuple[int, dict[str, Any] | str]]:

@@ -115,11 +115,11 @@ class Judge:
         return self._at_once(attempt, claims)
 
     def verdict(self, claim: Claim) -> bool | None:
-        """Whether the answer is right; without asking, if there is none. None for a reply that is no verdict.
+        """Whether the answer is right; without asking, if it is missing or blank. None for a reply that is no verdict.
 
         Raises like ``verdicts``.
         """
-        return False if claim[2] is None else verdict_in(self._ask(question_about(claim)) or "")
+        return False if not (claim[2] or "").strip() else verdict_in(self._ask(question_about(claim)) or "")
 
     def close(self) -> None:
         self._client.close()

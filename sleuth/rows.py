@@ -19,7 +19,9 @@ from sleuth.errors import DataError
 from sleuth.files import (
     DELIMITERS,
     HUB,
+    OTHER_ENCODING,
     PARQUET,
+    RECODE,
     hub_dataset,
     on_hub,
     open_data,
@@ -151,7 +153,7 @@ def _table_rows(path: Path, file: BinaryIO, delimiter: str) -> Iterator[RawRow]:
         try:
             "".join(fields.values()).encode()
         except UnicodeEncodeError:
-            raise DataError(f"{where}: not UTF-8", "convert the file to UTF-8") from None
+            raise DataError(f"{where}: {OTHER_ENCODING}", RECODE) from None
         yield RawRow(where, number, fields)
 
 
@@ -171,4 +173,4 @@ def _decode(content: bytes, where: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 (byte {error.start})", "convert the file to UTF-8") from None
+        raise DataError(f"{where}: {OTHER_ENCODING} (byte {error.start})", RECODE) from None

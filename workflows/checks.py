@@ -6,8 +6,10 @@ import importlib.util
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from rewards.scorer import make_scorer
 from sleuth.errors import ConfigError, DataError, MissingExtraError
 from sleuth.layout import STAGES, RunLayout
+from sleuth.plugins import load_object
 from workflows.config import RunSettings, modes_of
 from workflows.model_checks import check_model
 from workflows.wiring import read_questions, read_source
@@ -22,6 +24,7 @@ def check_inputs(settings: RunSettings, until: str, done: Collection[str] = ()) 
     _check_policy(settings, until)
     check_model(settings, reached)
     _check_environment(settings)
+    make_scorer(settings.rewards)
     _check_questions(settings)
     if settings.retriever is not None:
         settings.retriever.check_files(settings.out)
@@ -50,12 +53,19 @@ def _check_policy(settings: RunSettings, until: str) -> None:
 
 def _check_environment(settings: RunSettings) -> None:
     environment = settings.environment
+    if ":" in environment.kind:
+        load_object(environment.kind)
     if environment.kind != "search":
         return
     from envs.prompts import PRESETS
     from envs.protocols.base import open_protocol
 
     open_protocol(environment).wording(PRESETS[environment.preset])
+    if environment.protocol != "tags" and any(reward.kind == "search_r1_format" for reward in settings.rewards):
+        raise ConfigError(
+            f"the reward search_r1_format reads the protocol tags, and environment.protocol is {environment.protocol}",
+            "use the rewards exact_match and format",
+        )
     if settings.cluster is not None and any(tool.kind == "open" for tool in environment.tools):
         raise ConfigError(
             "environment.tools has open, but the retriever that a cluster shares finds passages only",

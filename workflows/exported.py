@@ -48,7 +48,6 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
     ``tools`` the schemas of what may be called; ``blocks`` how passages are formatted and the reply to an invalid turn;
     ``rules`` in which ways the environment acts as Search-R1's code does;
     ``results`` what stands around one result that is a message of its own.
-    ``rules`` in which ways the environment acts as Search-R1's code does.
     """
     from envs.dialogue import Dialogue
 
@@ -57,7 +56,9 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
         return content  # a third-party environment: only its class knows
     dialogue = Dialogue(environment, codec)
     preset, protocol = dialogue.preset, dialogue.protocol
-    templates = ("search", "direct", "cot", "rag")
+    unused = {"search", "direct", "cot", "rag"}
+    if protocol.tool_messages and environment.kind == "search":
+        unused |= {"opening", "closing"}
     texts = {name: value for name, value in asdict(preset).items() if isinstance(value, str)}
     rules = {name: value for name, value in asdict(preset).items() if isinstance(value, bool) and name != "chat"}
     prompt = dialogue.begin(getattr(preset, environment.kind))
@@ -69,7 +70,7 @@ def protocol_of(environment: EnvironmentSettings, codec: TextCodec) -> dict[str,
         "tags": list(protocol.tags),
         "stop": list(protocol.stop_strings),
         "tools": [dict(schema) for schema in protocol.schemas],
-        "blocks": {name: text for name, text in texts.items() if name not in templates},
+        "blocks": {name: text for name, text in texts.items() if name not in unused},
         "rules": rules,
         **({"results": list(dialogue.tool_frame(1))} if protocol.tool_messages else {}),
     }

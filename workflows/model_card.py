@@ -112,7 +112,7 @@ def _facts(settings: RunSettings) -> Iterator[tuple[str, str]]:
     if settings.grpo:
         grpo = settings.grpo
         size = f"{grpo.questions} questions x {grpo.group_size} rollouts per step, learning rate {grpo.learning_rate:g}"
-        yield "reinforcement", f"GRPO, {grpo.steps} steps, {size}, KL {grpo.beta:g}"
+        yield "reinforcement", f"{grpo.algorithm or 'GRPO'}, {grpo.steps} steps, {size}, KL {grpo.beta:g}"
         yield "rewards", ", ".join(f"{r.weight:g} x {r.kind}" for r in settings.rewards)
     for name, stage in (("warm start", settings.warmstart), ("reinforcement", settings.grpo)):
         if stage:

@@ -128,9 +128,8 @@ def compare_prompts(model: str, settings: RunSettings) -> None:
         return
     before, after = trained.wording(), now.wording()
     changed = [field.name for field in fields(before) if getattr(before, field.name) != getattr(after, field.name)]
-    changed += [
-        name for name in ("protocol", "tools", "system", "chat") if getattr(trained, name) != getattr(now, name)
-    ]
+    around = ("protocol", "tools", "system", "chat", "chat_template_kwargs")
+    changed += [name for name in around if getattr(trained, name) != getattr(now, name)]
     if changed:
         said = f"preset {trained.preset}, here {now.preset}; {', '.join(changed)} differ"
         log.warning("%s was trained with other prompts than it is given (%s)", model, said)

@@ -35,7 +35,7 @@ class Arithmetic:
             value = self._value(ast.parse(str(arguments["expression"]).strip(), mode="eval").body)
         except (SyntaxError, RecursionError):
             raise ToolError("this is no expression") from None
-        return f"{round(value, self.digits):g}"
+        return f"{round(value, self.digits):.15g}"
 
     def _value(self, node: ast.expr) -> float:
         if isinstance(node, ast.Constant) and type(node.value) in (int, float):

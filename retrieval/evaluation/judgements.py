@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sleuth.errors import DataError, did_you_mean
-from sleuth.files import open_data, suffix_of
+from sleuth.files import OTHER_ENCODING, RECODE, open_data, suffix_of
 from sleuth.rows import RawRow, read_rows
 from sleuth.types import Question
 
@@ -78,7 +78,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError:
-                raise DataError(f"{path}, line {number}: not UTF-8", "convert the file to UTF-8") from None
+                raise DataError(f"{path}, line {number}: {OTHER_ENCODING}", RECODE) from None
             if text.strip():
                 yield number, text.rstrip("\r\n")
 

@@ -44,7 +44,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_run(folder: Path, policy: dict[str, Any], done: bool = True, **environment: Any) -> Path:
     run = RunFolder(folder)
     chosen = ENVIRONMENT | environment
-    config = {"out": str(folder), "seed": 3, "policy": policy, "environment": chosen, "grpo": {"steps": 4}}
+    config = {"out": str(folder), "seed": 3, "policy": policy, "environment": chosen}
+    config["grpo"] = {"steps": 4, "algorithm": "cispo"}
     with run.claim({**config, "data": {"test": "questions/test.jsonl"}}):
         if done:
             run.mark_done("grpo", {"best_step": 4})
@@ -157,6 +158,7 @@ def test_a_policy_that_calls_tools_says_how(
     assert (settings.protocol, [tool.kind for tool in settings.tools]) == ("hermes", ["search", "open"])
     card = (out / "README.md").read_text()
     assert "- protocol: hermes, with search, open" in card and "it ends with the message" in card
+    assert not {"opening", "closing"} & protocol["blocks"].keys(), "a result stands in a message instead"
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     monkeypatch.chdir(out)
     exec(code, {})
@@ -220,6 +222,12 @@ def test_other_prompts_than_those_of_training_are_said(full: Path, tmp_path: Pat
             session_settings(str(model), [], retriever="index", preset="sleuth")
             assert said[1].startswith(f"{model} was trained with other prompts than it is given (preset minimal, here")
             said.clear()
+            plan([str(model)], Options(["environment.chat_template_kwargs={enable_thinking: false}"]))
+            assert said == [
+                f"{model} was trained with other prompts than it is given"
+                " (preset minimal, here minimal; chat_template_kwargs differ)"
+            ]
+            said.clear()
         plan(["smollm2"], Options(["environment.prompts.invalid=again"]))
         assert said == []
     finally:
@@ -236,7 +244,7 @@ def test_the_card_has_the_measured_figures_and_its_code_runs(
     assert "| grpo-search | 40 | 0.625 [0.500, 0.750] | 0.700 [0.600, 0.800] | 1.500 | 1.000 |" in card
     assert "95 % intervals: bootstrap over questions (em, f1).\nQuestions" in card
     assert "0.250 at step 0 and 0.750 at step 4; these are the weights of that step" in card
-    assert "- weights trained by reinforcement: all" in card
+    assert "- weights trained by reinforcement: all" in card and "- reinforcement: cispo, 4 steps, " in card
     assert "`test.jsonl`" in card
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     monkeypatch.chdir(out)

@@ -235,7 +235,7 @@ def test_a_bad_row_of_a_table_is_named_by_its_line(program: typer.Typer, tmp_pat
         CliRunner().invoke(program, ["index", str(path), "--out", str(tmp_path / "i")], catch_exceptions=False)
     done = CliRunner().invoke(program, ["index", str(path), "--out", str(tmp_path / "i"), "--skip-bad-rows"])
     assert "2 passages in" in done.stderr
-    for line, reason in ((5, "broken table"), (6, "not UTF-8"), (8, "empty text")):
+    for line, reason in ((5, "broken table"), (6, "text in another encoding than UTF-8"), (8, "empty text")):
         assert f"c.tsv:{line}: {reason}" in done.stderr
     path.write_text("0\tThe presence\n1\tof communication\n")
     with pytest.raises(DataError, match="the first line of a table names its columns"):

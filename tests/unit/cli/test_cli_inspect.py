@@ -12,6 +12,7 @@ from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from cli import doctor
 from cli import main as program
+from sleuth.layout import RunLayout
 from sleuth.trajectories import TrajectoryWriter
 from sleuth.types import (
     Answer,
@@ -142,6 +143,15 @@ def test_tokens_have_their_text_where_the_model_is_known(
 def test_a_row_that_is_not_there_is_said(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("trajectory", file, "--index", "2") == 2
     assert "has 2 trajectories, none at --index 2" in capsys.readouterr().err
+
+
+def test_a_run_shows_the_trajectories_of_its_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("trajectory", str(tmp_path)) == 2
+    assert f"{tmp_path} has no trajectories" in capsys.readouterr().err
+    with TrajectoryWriter(RunLayout(tmp_path).grpo.trajectories / "step-000000.jsonl") as file:
+        file.write(scored("first"))
+    assert run("trajectory", str(tmp_path)) == 0
+    assert "[first" in capsys.readouterr().out
 
 
 def test_the_resolved_config_can_be_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

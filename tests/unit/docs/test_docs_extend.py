@@ -13,8 +13,12 @@ from agent.learning.credit.config import CreditSettings
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from cli import main as program
+from envs.config import EnvironmentSettings
+from envs.tools import make_tools
 from rewards.config import RewardSettings
 from rewards.scorer import make_scorer
+from sleuth.errors import ToolError
+from sleuth.plugins import load_object
 from sleuth.trajectories import read_trajectories
 from sleuth.types import Answer, Generation, Hit, Passage, Question, Search, Segment, Trajectory, Turn
 from workflows.config import load_run_settings
@@ -34,7 +38,7 @@ def make(settings, codec):
 
 @pytest.fixture
 def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An evaluation in which all three examples take part."""
+    """An evaluation in which a reward, a retriever and an environment of one's own take part."""
     (tmp_path / "scripted_backend.py").write_text(BACKEND)
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.syspath_prepend(tmp_path)
@@ -106,7 +110,24 @@ def test_the_examples_work_together(played: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["brevity.py", "news.py", "sqlite_retriever.py", "fresh_environment.py", "arithmetic.py"]
+    ("expression", "value"),
+    [("1906 - 1828", "78"), ("(1906 - 1828) / 4", "19.5"), ("-2 / 3", "-0.67"), ("1906 * 1000 + 1", "1906001")],
 )
-def test_an_example_stays_short(name: str) -> None:
-    assert len((EXAMPLES / name).read_text().splitlines()) < 50
+def test_the_tool_computes(monkeypatch: pytest.MonkeyPatch, expression: str, value: str) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    named = {"kind": "arithmetic:Arithmetic", "options": {"digits": 2}}
+    tools = make_tools(EnvironmentSettings(tools=["search", named]), None)
+    assert tools["arithmetic"].call({"expression": expression}, []) == value
+
+
+@pytest.mark.parametrize("expression", ["2 +", "2 ** 9", "Ibsen", "__import__('os')"])
+def test_the_tool_says_what_it_does_not_compute(monkeypatch: pytest.MonkeyPatch, expression: str) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    tool = load_object("arithmetic:Arithmetic")()
+    with pytest.raises(ToolError, match=r"this is no expression|only \+ - \* / and numbers"):
+        tool.call({"expression": expression}, [])
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.rglob("*.py")), ids=lambda file: file.name)
+def test_an_example_stays_short(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 60

@@ -94,8 +94,8 @@ def test_no_bytes_crash_the_reader(tmp_path_factory: pytest.TempPathFactory, lin
         (b'{"_id": "x", "text": "a"', "broken JSON"),
         (b"[" * 100_000, "broken JSON"),
         (b'["x", "t", "a"]', "not a JSON object"),
-        (b'{"_id": "x", "text": "caf\xe9"}', "not UTF-8"),
-        (b'{"_id": "x", "text": "half \\ud83d pair"}', "not UTF-8"),
+        (b'{"_id": "x", "text": "caf\xe9"}', "text in another encoding than UTF-8"),
+        (b'{"_id": "x", "text": "half \\ud83d pair"}', "half a surrogate pair"),
         (b'{"_id": "' + b"x" * 513 + b'", "text": "a"}', "id longer than 512 bytes"),
     ],
 )
@@ -140,7 +140,7 @@ def test_what_is_no_corpus_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a whole gzip file"):
         list(read_rows(tmp_path / "cut.jsonl.gz"))
     (tmp_path / "fake.jsonl.gz").write_bytes(b"{}")
-    with pytest.raises(DataError, match="not a whole gzip file"):
+    with pytest.raises(DataError, match="is text, not a gzip file"):
         list(read_rows(tmp_path / "fake.jsonl.gz"))
     (tmp_path / "a.json").write_text(json.dumps([as_beir(p) for p in SAMPLE], indent=1))
     with pytest.raises(DataError, match="is one JSON array, not JSON lines"):

@@ -68,7 +68,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is UTF-16 text"):
         read_run(tmp_path / "bin")
     (tmp_path / "bin").write_bytes(b"q 0 d\xe9 1\n")
-    with pytest.raises(DataError, match="bin, line 1: not UTF-8"):
+    with pytest.raises(DataError, match="bin, line 1: text in another encoding than UTF-8"):
         read_run(tmp_path / "bin")
 
 

@@ -209,6 +209,23 @@ def test_a_verdict_holds_for_one_judge_question_and_answer(server, answering, tm
         judge(server, cache=file).score(made)
 
 
+def test_a_cache_that_cannot_be_written_is_said_before_anything_is_asked(server, answering, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cache .* is a folder"):
+        judge(server, cache=tmp_path)
+    with pytest.raises(ConfigError, match=r"cannot write the judge's cache .*name another file"):
+        judge(server, cache=tmp_path / "file" / "verdicts.jsonl").score(answering("a"))
+    assert server.asked == []
+
+
+def test_a_file_that_is_not_of_verdicts_is_left_as_it_is(server, answering, tmp_path):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("a line\nand one without an end")
+    with pytest.raises(DataError, match=r"notes\.txt, line 1: not a judge's verdict"):
+        judge(server, cache=notes).score(answering("a"))
+    assert notes.read_text() == "a line\nand one without an end"
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -3,6 +3,8 @@
 The three scores are chosen so that no two cases give the same: structure 0.2, final 0.1, retrieval 0.05.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from rewards.config import RewardSettings
@@ -68,6 +70,15 @@ def test_the_format(question, turn, trajectory, turns, well_formed):
 
     value = REWARD.score(question, trajectory(*map(played, turns)))
     assert value == pytest.approx(1.0 if well_formed else 0.8)
+
+
+def test_a_thought_that_the_prompt_opened_is_the_turn_s_one(question, turn, trajectory):
+    def played(text):
+        return trajectory(replace(turn(Answer("Skien"), text=text), thinking=True))
+
+    assert REWARD.score(question, played("t</think>" + TELL)) == 1.0
+    assert REWARD.score(question, played(TELL)) == pytest.approx(0.8)
+    assert REWARD.score(question, played(THINK + TELL)) == pytest.approx(0.8), "a thought within the open one"
 
 
 def test_tags_in_a_passage_neither_answer_nor_spoil_the_format(question, turn, trajectory):

@@ -60,7 +60,16 @@ OTHERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "UTF-16 text": ("q.tsv", lambda path: path.write_text("id\ttext\n1\tAnn\n", encoding="utf-16")),
     "UTF-16 text (": ("q.jsonl", lambda path: path.write_text(TEXT, encoding="utf-16-le")),
     "a Git LFS pointer": ("q.jsonl", lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n")),
+    "UTF-32 text": ("q.jsonl", lambda path: path.write_text(TEXT, encoding="utf-32")),
     "a web page": ("q.jsonl", lambda path: path.write_text("<!DOCTYPE html><title>Sign in</title>")),
+    "a web page (": ("q.jsonl", lambda path: path.write_text("\n\n<!doctype HTML><title>Sign in</title>")),
+    "XML": ("q.jsonl", lambda path: path.write_text('<?xml version="1.0"?><rows/>')),
+    "binary data that begins with the bytes 89 50 4e 47 0d 0a 1a 0a (": (
+        "q.jsonl",
+        lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"),
+    ),
+    "text, not a gzip file": ("q.jsonl.gz", lambda path: path.write_text(TEXT)),
+    "text, not a zstd file": ("q.jsonl.zst", lambda path: path.write_text(TEXT)),
     "no Parquet file": ("q.parquet", lambda path: path.write_text(TEXT)),
     "a zip archive (": ("q.parquet", as_zip),
 }
@@ -106,7 +115,7 @@ def test_a_cut_parquet_file_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".tsv", ".parquet"])
 def test_a_large_corpus_is_read_in_little_memory(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"corpus{suffix}"
-    count, text = 30_000, "A town by a river. " * 20
+    count, text = 6_000, "A town by a river. " * 100
     rows = ({"id": str(i), "title": "T", "text": text} for i in range(count))
     if suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(list(rows)), path)

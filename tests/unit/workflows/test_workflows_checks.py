@@ -72,6 +72,15 @@ def test_a_run_that_has_what_it_needs_is_let_through(tmp_path: Path, model: Path
             {"environment": {"kind": "cot"}, "grpo": {"credit": {"kind": "turns", "score": "information_gain"}}},
             "judges searches, and the environment cot makes none",
         ),
+        ({"environment": {"kind": "no.such:Environment"}}, "cannot import no.such"),
+        ({"rewards": []}, "no reward is set"),
+        ({"rewards": [{"kind": "f1"}, {"kind": "f1"}]}, "two rewards are called 'f1'"),
+        ({"rewards": [{"kind": "no.such:Reward"}]}, "cannot import no.such"),
+        ({"rewards": [{"kind": "judge", "base_url": "http://j/v1", "model": "m", "cache": "FOLDER"}]}, "is a folder"),
+        (
+            {"environment": {"protocol": "hermes"}, "rewards": [{"kind": "search_r1_format"}]},
+            "the reward search_r1_format reads the protocol tags, and environment.protocol is hermes",
+        ),
         ({"grpo": {"credit": {"kind": "turns", "score": "no.such:Judge"}}}, "cannot import no.such"),
         ({"data": {"train": [{"path": "QUESTIONS", "kinds": ["y"]}], "dev": "QUESTIONS"}}, "no question of kind y"),
         ({"data": {"train": [{"path": "BROKEN"}], "dev": "QUESTIONS"}}, "line 2"),
@@ -83,6 +92,7 @@ def test_what_is_missing_or_broken_is_said_first(
 ) -> None:
     (tmp_path / "broken.jsonl").write_text('{"id": "1", "question": "who?", "golden_answers": ["a"]}\n{"id": \n')
     places = {"MODEL": str(model), "QUESTIONS": str(tmp_path / "q.jsonl"), "BROKEN": str(tmp_path / "broken.jsonl")}
+    places["FOLDER"] = str(tmp_path)
     text = json.dumps(more)
     for name, path in places.items():
         text = text.replace(name, path)
