@@ -120,7 +120,7 @@ class MonitorSettings(Settings):
     """Fraction of trajectories with a search; monitored once the policy has reached it."""
     max_unscored: Share = 0.5
     """Fraction of a rollout's trajectories. A run in which more could not be scored saves a checkpoint and stops; 1:
-    never.
+    never. A dev evaluation of which more could not be scored chooses no checkpoint.
     """
     max_flat: Share = 0.99
     """Fraction of flat groups, in which no token has an advantage."""

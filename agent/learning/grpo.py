@@ -61,8 +61,8 @@ class TrainingData:
 class GrpoJob:
     """What is trained, on which questions, with which rewards, and where it is saved.
 
-    ``evaluate`` plays dev questions greedily and returns metrics, including ``em``; with several training processes
-    all call it alike, and the driver divides the questions among them. ``make_source`` makes a source of rollouts that
+    ``evaluate`` plays dev questions greedily and returns metrics, those that ``DevEvaluation`` uses among them; with
+    several training processes all call it alike, and the driver divides the questions among them. ``make_source`` makes a source of rollouts that
     are played in other processes.
     """
 
@@ -102,7 +102,7 @@ def train_grpo(job: GrpoJob, *, resume: bool = False) -> GrpoOutcome:
 
     state = trainer.state
     if state.best_model_checkpoint is None:
-        log.warning("no evaluation could score every dev question: the last checkpoint is published")
+        log.warning("no evaluation could score enough dev questions: the last checkpoint is published")
     outcome = GrpoOutcome(
         int(state.global_step if state.best_model_checkpoint is None else state.best_global_step),
         None if state.best_metric is None else float(state.best_metric),
@@ -177,12 +177,20 @@ def _callbacks(job: GrpoJob, trainer: Any) -> list[Any]:
         with trainer.source.current(trainer) as driver:
             return job.evaluate(shared(driver, trainer.accelerator))
 
-    every, patience = job.settings.eval_steps, job.settings.early_stop
+    settings = job.settings
+    dev = DevEvaluation(
+        trainer,
+        evaluate_dev,
+        job.sink,
+        every=settings.eval_steps,
+        patience=settings.early_stop,
+        max_unscored=settings.monitors.max_unscored,
+    )
     return [
         StageTimer(trainer),
         GradientGuard("grpo"),
-        DevEvaluation(trainer, evaluate_dev, job.sink, every=every, patience=patience),
-        Monitors(job.settings.monitors, job.policy.dtype),
+        dev,
+        Monitors(settings.monitors, job.policy.dtype),
         LogToSink(job.sink),
         ReferenceKeeper(trainer),
         CompletionMarker(),

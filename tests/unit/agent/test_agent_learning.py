@@ -263,13 +263,13 @@ def test_settings_that_cannot_be_split_are_refused():
 
 
 def dev_evaluations(tmp_path, figures, patience=0):
-    """The trainer's state and control after evaluations with these dev EMs at steps 0, 10, 20, …"""
+    """The trainer's state and control after evaluations with these dev EMs, or figures, at steps 0, 10, 20, …"""
     args = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
     state, control = TrainerState(max_steps=1000), TrainerControl()
-    coming = iter(figures)
+    coming = iter([found if isinstance(found, dict) else {"em": found} for found in figures])
     saved = SimpleNamespace(on_save=lambda *_args: None)
     trainer = SimpleNamespace(model=None, _save_checkpoint=lambda *_args, **_kwargs: None, callback_handler=saved)
-    dev = DevEvaluation(trainer, lambda: {"em": next(coming)}, MultiSink([]), every=10, patience=patience)
+    dev = DevEvaluation(trainer, lambda: next(coming), MultiSink([]), every=10, patience=patience)
     dev.on_train_begin(args, state, control)
     for step in range(10, 10 * len(figures), 10):
         state.global_step = step
@@ -287,6 +287,17 @@ def test_of_equally_good_checkpoints_the_latest_is_published(tmp_path):
 def test_patience_counts_from_the_first_of_equals(tmp_path, figures, stops):
     _, control = dev_evaluations(tmp_path, figures, patience=2)
     assert control.should_training_stop is stops
+
+
+def test_a_dev_question_that_fails_does_not_keep_a_run_from_choosing_its_best(tmp_path, caplog):
+    """One question fails in every evaluation, as one that a judge cannot decide; in one evaluation all but one fail."""
+    one, most = {"scored": 9.0, "unscored": 1.0}, {"scored": 1.0, "unscored": 9.0}
+    figures = [{"em": 3 / 9, **one}, {"em": 5 / 9, **one}, {"em": 1.0, **most}, {"em": 4 / 9, **one}]
+    state, _ = dev_evaluations(tmp_path, [*figures, {"unscored": 10.0, "scored": 0.0}])
+    assert (state.best_metric, state.best_global_step) == (5 / 9, 10)
+    assert [row["dev/em"] for row in state.log_history] == [3 / 9, 5 / 9, 4 / 9]
+    assert "1 of 10 dev questions could not be scored: EM is that of the others" in caplog.text
+    assert "9 of 10 dev questions could not be scored: these metrics are not used" in caplog.text
 
 
 def test_the_best_of_a_run_that_an_earlier_version_began_is_not_forgotten(tmp_path):
