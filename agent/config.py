@@ -108,12 +108,16 @@ class WarmstartSettings(OptimizerSettings):
         return self
 
 
+_AtMost = Annotated[float, Field(ge=0.0, allow_inf_nan=True)]
+"""A bound that may be infinite, that is, none; ``ge`` refuses NaN."""
+
+
 class MonitorSettings(Settings):
     """When to warn that a run is collapsing, and when to stop it."""
 
     min_entropy: float = 0.005
-    max_kl: float = 1.0
-    max_ratio: float = 10.0
+    max_kl: _AtMost = 1.0
+    max_ratio: _AtMost = 10.0
     min_answered: Share = 0.3
     max_invalid: Share = 0.5
     min_searched: Share = 0.05
@@ -124,7 +128,7 @@ class MonitorSettings(Settings):
     """
     max_flat: Share = 0.99
     """Fraction of flat groups, in which no token has an advantage."""
-    max_logprob_gap: float | None = None
+    max_logprob_gap: _AtMost | None = None
     """Between sampler and trainer, in nats; None: 1e-4 in float32, more in 16 bits because of rounding."""
     patience: Count = 5
     stop_on_collapse: bool = False

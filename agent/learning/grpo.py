@@ -61,9 +61,9 @@ class TrainingData:
 class GrpoJob:
     """What is trained, on which questions, with which rewards, and where it is saved.
 
-    ``evaluate`` plays dev questions greedily and returns metrics, those that ``DevEvaluation`` uses among them; with
-    several training processes all call it alike, and the driver divides the questions among them. ``make_source`` makes a source of rollouts that
-    are played in other processes.
+    ``evaluate`` plays dev questions greedily and returns the metrics that ``DevEvaluation`` uses, and more; with
+    several training processes all call it alike, and the driver divides the questions among them. ``make_source``
+    makes a source of rollouts that are played in other processes.
     """
 
     settings: GrpoSettings

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sleuth.settings import Rate, Settings, Share
+from sleuth.settings import Rate, Settings
 
 ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
@@ -45,7 +45,7 @@ class StabilitySettings(Settings):
 
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     entropy_coefficient: Annotated[float, Field(ge=0.0)] = 0.0
-    top_entropy_quantile: Share = 1.0
+    top_entropy_quantile: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     importance_cap: Annotated[float, Field(ge=1.0)] | Literal["auto", "off"] = "auto"
     importance_floor: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     importance_mode: ImportanceMode = "token_truncate"

@@ -20,7 +20,8 @@ from agent.learning.rollouts import GroupRollouts, to_row
 from agent.warmstart import bucketed_order, make_examples
 from hub.config import LoraSettings
 from sleuth.checkpoints import is_complete, mark_complete, newest_complete
-from sleuth.errors import ArtifactError, DataError
+from sleuth.errors import ArtifactError, ConfigError, DataError
+from sleuth.settings import validate
 from sleuth.sinks import MultiSink
 from sleuth.types import Answer, Generation, Question, ScoredTrajectory, Segment, Trajectory, Turn
 
@@ -260,6 +261,31 @@ def test_settings_that_cannot_be_split_are_refused():
     for more in ({"lora": LoraSettings()}, {"beta": 0.0}):
         with pytest.raises(ValueError, match="sync_reference"):
             GrpoSettings(sync_reference=8, **more)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({name: float("inf")} for name in ("oversample", "temperature", "entropy_coefficient", "importance_cap")),
+        *({name: float("inf")} for name in ("learning_rate", "beta")),
+        {"weight_decay": float("nan")},
+        {"top_entropy_quantile": 0.0},
+        {"algorithm": ["grpo"]},
+        {"monitors": {"max_kl": float("nan")}},
+        {"monitors": {"max_ratio": -1.0}},
+        {"credit": {"kind": "turns", "outcome": None}},
+        {"credit": {"kind": "turns", "score": "gold_found", "weight": 0, "outcome": None}},
+    ],
+)
+def test_values_that_mean_nothing_are_refused_in_one_line_that_names_the_setting(values):
+    with pytest.raises(ConfigError) as caught:
+        validate(GrpoSettings, values, "grpo")
+    assert next(iter(values)) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_monitor_without_a_bound_is_one_at_infinity():
+    limits = MonitorSettings(max_kl=float("inf"))
+    assert collapse_signs({"kl": 1e9}, limits) == [] and collapse_signs({"kl": 1e9}, MonitorSettings())
 
 
 def dev_evaluations(tmp_path, figures, patience=0):
