@@ -123,8 +123,8 @@ class MonitorSettings(Settings):
     min_searched: Share = 0.05
     """Fraction of trajectories with a search; monitored once the policy has reached it."""
     max_unscored: Share = 0.5
-    """Fraction of a rollout's trajectories. A run in which more could not be scored saves a checkpoint and stops; 1:
-    never. A dev evaluation of which more could not be scored chooses no checkpoint.
+    """Fraction of a rollout's trajectories on which an environment, a retriever or a reward may fail. Above it a
+    checkpoint is saved and the run stops; 1: never. A dev evaluation with more of them chooses no checkpoint.
     """
     max_flat: Share = 0.99
     """Fraction of flat groups, in which no token has an advantage."""

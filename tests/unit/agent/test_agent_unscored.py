@@ -125,17 +125,26 @@ def test_the_whole_rollout_scored_changes_no_bit(trainers, monkeypatch):
 
 
 def test_a_share_above_the_limit_ends_the_run_in_one_line():
-    failed = unscored(rows_of([None])[0].trajectory, failure_of("the reward f1", KeyError("x")))
-    rows = [*rows_of([1.0, 0.0, None]), failed]
+    rows = [*rows_of([1.0, 0.0]), failed("the reward f1"), failed("the environment")]
     assert check_unscored(rows, 0.5, 3) is None
     error = check_unscored(rows, 0.49, 3)
     assert str(error).startswith(
-        "2 of 4 trajectories of step 3 could not be scored (no reward applies: 1, the reward f1: 1): stopped before"
+        "2 of 4 trajectories of step 3 could not be scored (the reward f1: 1, the environment: 1): stopped before"
         " the update (a checkpoint is saved"
     )
+
+
+def test_questions_to_which_no_reward_applies_do_not_end_a_run():
+    assert check_unscored(rows_of([1.0, None, None, None]), 0.5, 0) is None
+    error = check_unscored([*rows_of([1.0, None]), failed("the judge"), failed("the judge")], 0.4, 0)
+    assert str(error).startswith("2 of 4 trajectories of step 0 could not be scored (the judge: 2)")
+
+
+def failed(by):
+    return unscored(rows_of([None])[0].trajectory, failure_of(by, KeyError("x")))
 
 
 def test_the_share_is_that_of_all_processes(monkeypatch):
     monkeypatch.setattr(module, "gather_object", lambda mine: [*mine, (4, Counter({"the environment": 4}))])
     assert check_unscored(rows_of([1.0] * 4), 0.5, 0) is None
-    assert check_unscored(rows_of([1.0, 1.0, 1.0, None]), 0.5, 0) is not None
+    assert check_unscored([*rows_of([1.0] * 3), failed("the environment")], 0.5, 0) is not None
