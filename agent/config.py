@@ -222,13 +222,13 @@ class GrpoSettings(OptimizerSettings, StabilitySettings):
                 " set sync_reference to 0"
             )
         rows = self.questions * self.group_size
-        micro = self.micro_batch or rows // self.minibatches
+        micro = self.micro_batch or rows // self.minibatches or 1
         if rows % (self.minibatches * micro):
             raise ValueError(
                 f"questions x group_size = {rows} rows cannot be split into {self.minibatches} minibatches"
                 f" of micro-batches of {micro}"
             )
-        updates = self.minibatches * self.iterations
+        updates = self.updates_per_rollout
         for name in ("save_steps", "eval_steps"):
             if getattr(self, name) % updates:
                 raise ValueError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
 
-from agent.learning.stability import ImportanceMode, StabilitySettings
+from agent.learning.stability import CORRECTIONS, ImportanceMode, StabilitySettings, changed
 
+log = logging.getLogger("sleuth.train")
 AUTO_CAP = 2.0
 
 
@@ -55,6 +57,11 @@ class Importance:
 def importance_of(settings: StabilitySettings, *, differs: bool) -> Importance | None:
     """The correction that ``settings`` ask for; ``differs``: the sampler is not the policy that is trained."""
     cap = settings.importance_cap
+    if cap == "auto" and not differs and (without := sorted(changed(settings) & CORRECTIONS)):
+        log.warning(
+            "grpo.%s has no effect: the policy that is trained samples itself, so importance_cap auto is off",
+            without[0],
+        )
     if cap == "off" or (cap == "auto" and not differs):
         return None
     return Importance(AUTO_CAP if cap == "auto" else cap, settings.importance_floor, settings.importance_mode)

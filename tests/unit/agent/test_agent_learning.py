@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from agent.config import GrpoSettings, MonitorSettings
+from agent.config import GrpoSettings, MonitorSettings, PolicySettings
 from agent.learning.callbacks import DevEvaluation, Monitors, collapse_signs
 from agent.learning.checkpoints import publish_policy
 from agent.learning.credit.group import GroupCredit
+from agent.learning.grpo import grpo_config
 from agent.learning.mixture import mixture, spare_question
 from agent.learning.rollouts import GroupRollouts, to_row
 from agent.warmstart import bucketed_order, make_examples
@@ -256,6 +257,8 @@ def test_how_far_sampler_and_trainer_may_be_apart_follows_the_precision(caplog):
 def test_settings_that_cannot_be_split_are_refused():
     with pytest.raises(ValueError, match="micro-batches"):
         GrpoSettings(questions=3, group_size=4, micro_batch=5)
+    with pytest.raises(ValueError, match="8 rows cannot be split into 16 minibatches"):
+        GrpoSettings(questions=2, group_size=4, minibatches=16)
     with pytest.raises(ValueError, match="save_steps"):
         GrpoSettings(minibatches=4, save_steps=10, eval_steps=12)
     for more in ({"lora": LoraSettings()}, {"beta": 0.0}):
@@ -286,6 +289,19 @@ def test_values_that_mean_nothing_are_refused_in_one_line_that_names_the_setting
 def test_a_monitor_without_a_bound_is_one_at_infinity():
     limits = MonitorSettings(max_kl=float("inf"))
     assert collapse_signs({"kl": 1e9}, limits) == [] and collapse_signs({"kl": 1e9}, MonitorSettings())
+
+
+def test_oversampling_that_could_replace_no_group_is_refused(monkeypatch, tmp_path):
+    policy = PolicySettings(model="m", device="cpu")
+    grpo_config(GrpoSettings(questions=4, oversample=1.25), policy, tmp_path, 0, 64)
+    for processes, message in (
+        ("2", r"grpo\.oversample 1\.25 replaces no group where a process plays 2 \(set it to 1\.5 or more"),
+        ("8", r"whole groups in each of 8 processes \(make grpo\.questions a multiple of 8\)"),
+        ("64", "32 rows per rollout cannot be split among 64 processes"),
+    ):
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        with pytest.raises(ConfigError, match=message):
+            grpo_config(GrpoSettings(questions=4, oversample=1.25), policy, tmp_path, 0, 64)
 
 
 def dev_evaluations(tmp_path, figures, patience=0):

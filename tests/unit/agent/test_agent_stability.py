@@ -80,6 +80,17 @@ def test_correction_is_on_by_itself_where_another_policy_or_engine_samples():
     ]
 
 
+def test_a_mode_that_switches_nothing_on_is_said(caplog):
+    """Not refused: one config may serve this machine and a cluster."""
+    chosen = settings(importance_mode="sequence_mask", importance_floor=0.5)
+    assert importance_of(chosen, differs=True) == Importance(2.0, 0.5, "sequence_mask")
+    assert importance_of(settings(), differs=False) is None
+    assert not caplog.records
+    assert importance_of(chosen, differs=False) is None
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("grpo.importance_floor has no effect: the policy that is trained samples itself")
+
+
 def test_what_trl_has_is_passed_through(tmp_path: Path):
     chosen = {
         "off_policy_mask_threshold": 0.5,
