@@ -108,23 +108,27 @@ class WarmstartSettings(OptimizerSettings):
         return self
 
 
+_AtMost = Annotated[float, Field(ge=0.0, allow_inf_nan=True)]
+"""A bound that may be infinite, that is, none; ``ge`` refuses NaN."""
+
+
 class MonitorSettings(Settings):
     """When to warn that a run is collapsing, and when to stop it."""
 
     min_entropy: float = 0.005
-    max_kl: float = 1.0
-    max_ratio: float = 10.0
+    max_kl: _AtMost = 1.0
+    max_ratio: _AtMost = 10.0
     min_answered: Share = 0.3
     max_invalid: Share = 0.5
     min_searched: Share = 0.05
     """Fraction of trajectories with a search; monitored once the policy has reached it."""
     max_unscored: Share = 0.5
-    """Fraction of a rollout's trajectories. A run in which more could not be scored saves a checkpoint and stops; 1:
-    never.
+    """Fraction of a rollout's trajectories on which an environment, a retriever or a reward may fail. Above it a
+    checkpoint is saved and the run stops; 1: never. A dev evaluation with more of them chooses no checkpoint.
     """
     max_flat: Share = 0.99
     """Fraction of flat groups, in which no token has an advantage."""
-    max_logprob_gap: float | None = None
+    max_logprob_gap: _AtMost | None = None
     """Between sampler and trainer, in nats; None: 1e-4 in float32, more in 16 bits because of rounding."""
     patience: Count = 5
     stop_on_collapse: bool = False
@@ -218,13 +222,13 @@ class GrpoSettings(OptimizerSettings, StabilitySettings):
                 " set sync_reference to 0"
             )
         rows = self.questions * self.group_size
-        micro = self.micro_batch or rows // self.minibatches
+        micro = self.micro_batch or rows // self.minibatches or 1
         if rows % (self.minibatches * micro):
             raise ValueError(
                 f"questions x group_size = {rows} rows cannot be split into {self.minibatches} minibatches"
                 f" of micro-batches of {micro}"
             )
-        updates = self.minibatches * self.iterations
+        updates = self.updates_per_rollout
         for name in ("save_steps", "eval_steps"):
             if getattr(self, name) % updates:
                 raise ValueError(

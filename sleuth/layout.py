@@ -280,7 +280,7 @@ class RetrieverRunLayout:
 
 @dataclass(frozen=True, slots=True)
 class GrpoOutcome:
-    """The step and dev EM of the published policy (None if no evaluation was complete), and the last step."""
+    """The step and dev EM of the published policy (None if no evaluation scored enough), and the last step."""
 
     best_step: int
     best_em: float | None

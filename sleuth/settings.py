@@ -34,9 +34,9 @@ Seconds = Annotated[float, Field(gt=0.0)]
 
 
 class Settings(BaseModel):
-    """Base of every settings section: unknown keys are refused and instances are immutable."""
+    """Base of every settings section: unknown keys and numbers that are not finite are refused, instances immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Settings)

@@ -50,7 +50,7 @@ def learn(run: StageContext, make_source: MakeSource | None) -> GrpoOutcome:
 
 
 def _dev_evaluation(run: StageContext, dev: Sequence[Question], scorer: Scorer) -> Callable[[Any], dict[str, float]]:
-    """Greedy metrics on the dev questions: overall EM and F1, EM by kind, and the number of unscored questions.
+    """Greedy metrics on the dev questions: EM and F1, EM by kind, and how many were scored, if not all.
 
     Every evaluation keeps its trajectories. Several training processes each play their part of a batch, so the batch
     has as many times the questions; the first, whose figures count, scores them all, so that a judge is asked once.
@@ -81,7 +81,8 @@ def _dev_evaluation(run: StageContext, dev: Sequence[Question], scorer: Scorer) 
                 failures=failures,
             )
         wanted = {"em": report.overall.means["em"], "f1": report.overall.means["f1"], "searches": report.searches}
-        wanted["unscored"] = report.unscored or None
+        if report.unscored:
+            wanted |= {"unscored": report.unscored, "scored": report.overall.scored}
         wanted |= {f"em_{kind}": by.means["em"] for kind, by in report.by_kind.items()}
         chains = hop_figures({kind: by.to_dict() for kind, by in report.by_kind.items()})
         wanted["em_one_to_three_hops"] = chains[0] if chains else None

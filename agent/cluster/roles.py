@@ -93,7 +93,7 @@ def source_maker(
             rollouts,
             upcoming,
             ahead=settings.max_staleness if settings.schedule == "async" else 0,
-            updates=plan.grpo.minibatches * plan.grpo.iterations,
+            updates=plan.grpo.updates_per_rollout,
             probe=probe_tokens(codec),
             apart=has_own_engine(plan.policy.backend),
         )

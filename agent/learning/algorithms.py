@@ -74,9 +74,11 @@ def spelled_out(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises ValueError for an unknown algorithm.
     """
     name = values.get("algorithm")
-    if name is not None and name not in ALGORITHMS:
+    if name is not None and (not isinstance(name, str) or name not in ALGORITHMS):
         raise ValueError(f"unknown algorithm {name!r}; {did_you_mean(str(name), ALGORITHMS)}")
     preset = ALGORITHMS[name] if name is not None else {}
+    if _other_ratio(preset, {**preset, **values}):
+        preset = {part: value for part, value in preset.items() if part not in ("epsilon", "epsilon_high")}
     by_loss = _BY_LOSS.get(str(values.get("loss", preset.get("loss"))), {})
     found = {**by_loss, **preset, **values}
     if found.get("importance") == "sequence":
@@ -84,6 +86,13 @@ def spelled_out(values: Mapping[str, Any]) -> dict[str, Any]:
         if "epsilon" in values and "epsilon_high" not in values:
             found["epsilon_high"] = None  # as wide above as below
     return found
+
+
+def _other_ratio(preset: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
+    """Whether ``chosen`` bounds another ratio than ``preset``, whose bounds then mean nothing."""
+    losses = {str(preset.get("loss")), str(chosen.get("loss"))}
+    own = any("epsilon_high" in _BY_LOSS.get(loss, {}) for loss in losses)
+    return chosen.get("importance") != preset.get("importance") or (len(losses) > 1 and own)
 
 
 BY_TOKEN = frozenset({"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"})

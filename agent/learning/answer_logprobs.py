@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import pad
 
 from agent.learning.credit.turn_scores import AnswerLogprobs
+from agent.policies.kv_cache import is_recurrent
 from sleuth.errors import ConfigError
 from sleuth.protocols import Environment, TextCodec
 
@@ -48,13 +49,14 @@ class AnswerReader:
         starts = [self._codec.encode(opening.rstrip(), trusted=True) for opening in openings]
         found: list[float | None] = [None] * len(pairs)
         order = sorted((i for i, gold in enumerate(golds) if gold), key=lambda i: len(pairs[i][0]) + len(golds[i]))
+        left = not is_recurrent(model)  # a recurrent layer may take padding before a row for tokens
         training = model.training
         model.eval()
         try:
             for start in range(0, len(order), self._rows):
                 places = order[start : start + self._rows]
                 rows = [[*pairs[i][0], *starts[i], *golds[i]] for i in places]
-                values = _mean_logprobs(model, rows, [len(golds[i]) for i in places])
+                values = _mean_logprobs(model, rows, [len(golds[i]) for i in places], left=left)
                 for place, value in zip(places, values, strict=True):
                     found[place] = value
         finally:
@@ -62,17 +64,24 @@ class AnswerReader:
         return found
 
 
-def _mean_logprobs(model: Any, rows: Sequence[Sequence[int]], counts: Sequence[int]) -> list[float]:
-    """The mean log-prob of the last ``counts`` tokens of each row, in nats."""
-    width, last = max(map(len, rows)), max(counts)
-    ids = torch.stack([pad(torch.tensor(row), (width - len(row), 0)) for row in rows]).to(model.device)
-    lengths = torch.tensor([len(row) for row in rows], device=ids.device)
-    mask = (torch.arange(width, device=ids.device) >= width - lengths[:, None]).long()
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+def _mean_logprobs(model: Any, rows: Sequence[Sequence[int]], counts: Sequence[int], *, left: bool) -> list[float]:
+    """The mean log-prob of the last ``counts`` tokens of each row, in nats; ``left``: rows are padded on the left."""
+    width = max(map(len, rows))
+    padded = [pad(torch.tensor(row), (width - len(row), 0) if left else (0, width - len(row))) for row in rows]
+    ids = torch.stack(padded).to(model.device)
+    lengths, read = (torch.tensor(of, device=ids.device)[:, None] for of in (list(map(len, rows)), list(counts)))
+    ends = torch.full_like(lengths, width) if left else lengths
+    columns = torch.arange(width, device=ids.device)
+    mask = ((columns >= ends - lengths) & (columns < ends)).long()
+    first = int((ends - read).min())  # the first column that is read
     logits = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=last + 1
-    ).logits[:, -last - 1 : -1]
-    logps = torch.log_softmax(logits.float(), dim=-1).gather(-1, ids[:, -last:, None]).squeeze(-1)
-    chosen = torch.arange(last, device=ids.device) >= last - torch.tensor(counts, device=ids.device)[:, None]
-    values: list[float] = ((logps * chosen).sum(-1) / chosen.sum(-1)).tolist()
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+        use_cache=False,
+        logits_to_keep=width - first + 1,
+    ).logits[:, -(width - first + 1) : -1]
+    logps = torch.log_softmax(logits.float(), dim=-1).gather(-1, ids[:, first:, None]).squeeze(-1)
+    chosen = ((columns >= ends - read) & (columns < ends))[:, first:]
+    values: list[float] = (torch.where(chosen, logps, 0.0).sum(-1) / chosen.sum(-1)).tolist()
     return values

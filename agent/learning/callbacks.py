@@ -104,20 +104,29 @@ class ReferenceKeeper(TrainerCallback):  # type: ignore[misc]
 class DevEvaluation(TrainerCallback):  # type: ignore[misc]
     """Greedy evaluation on dev questions at step 0 and every ``every`` steps; keeps the best, may stop early.
 
-    ``evaluate`` returns metrics, including ``em`` if any question could be scored. If questions are ``unscored``, the
-    metrics are logged but not used. Among ties the latest is kept, and patience counts from the first. All state is
-    the trainer's, so it survives a resume. With several processes, all call ``evaluate``, which shares the questions
-    out, and all use the first one's metrics, so that they stop and save together.
+    ``evaluate`` returns metrics: ``em`` over the questions that could be scored, if any, and the numbers ``scored`` and
+    ``unscored`` if any could not. Above the share ``max_unscored`` the metrics are logged but not used. Among ties the
+    latest is kept, and patience counts from the first. All state is the trainer's, so it survives a resume. With
+    several processes, all call ``evaluate``, which shares the questions out, and all use the first one's metrics, so
+    that they stop and save together.
     """
 
     def __init__(
-        self, trainer: Any, evaluate: Callable[[], Mapping[str, float]], sink: MetricSink, *, every: int, patience: int
+        self,
+        trainer: Any,
+        evaluate: Callable[[], Mapping[str, float]],
+        sink: MetricSink,
+        *,
+        every: int,
+        patience: int,
+        max_unscored: float = 0.5,
     ) -> None:
         self._trainer = trainer
         self._evaluate = evaluate
         self._sink = sink
         self._every = every
         self._patience = patience
+        self._max_unscored = max_unscored
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
         """Evaluate the starting policy and save it as a checkpoint: it may remain the best."""
@@ -135,11 +144,7 @@ class DevEvaluation(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             self._sink.scalars(state.global_step, {f"dev/{name}": value for name, value in figures.items()})
         control.should_save = True
-        if figures.get("unscored"):
-            log.warning(
-                "%d dev questions could not be scored: these metrics are not used to choose a checkpoint",
-                figures["unscored"],
-            )
+        if not self._usable(figures):
             return
         if state.best_metric is None or figures["em"] >= state.best_metric:
             state.best_metric = figures["em"]
@@ -151,6 +156,16 @@ class DevEvaluation(TrainerCallback):  # type: ignore[misc]
         if self._patience and waited >= self._patience:
             log.warning("no better dev EM for %d evaluations: stopping early", waited)
             control.should_training_stop = True
+
+    def _usable(self, figures: Mapping[str, float]) -> bool:
+        """Whether enough questions were scored to choose a checkpoint by."""
+        unscored = figures.get("unscored", 0.0)
+        asked = unscored + figures.get("scored", 0.0)
+        enough = "em" in figures and unscored <= self._max_unscored * asked
+        if unscored:
+            what = "EM is that of the others" if enough else "these metrics are not used to choose a checkpoint"
+            log.warning("%d of %d dev questions could not be scored: %s", unscored, asked, what)
+        return enough
 
 
 _GAPS = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}

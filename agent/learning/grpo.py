@@ -6,6 +6,7 @@ TRL takes the optimizer steps, saves checkpoints and resumes from them. A single
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,9 +62,9 @@ class TrainingData:
 class GrpoJob:
     """What is trained, on which questions, with which rewards, and where it is saved.
 
-    ``evaluate`` plays dev questions greedily and returns metrics, including ``em``; with several training processes
-    all call it alike, and the driver divides the questions among them. ``make_source`` makes a source of rollouts that
-    are played in other processes.
+    ``evaluate`` plays dev questions greedily and returns the metrics that ``DevEvaluation`` uses, and more; with
+    several training processes all call it alike, and the driver divides the questions among them. ``make_source``
+    makes a source of rollouts that are played in other processes.
     """
 
     settings: GrpoSettings
@@ -102,7 +103,7 @@ def train_grpo(job: GrpoJob, *, resume: bool = False) -> GrpoOutcome:
 
     state = trainer.state
     if state.best_model_checkpoint is None:
-        log.warning("no evaluation could score every dev question: the last checkpoint is published")
+        log.warning("no evaluation could score enough dev questions: the last checkpoint is published")
     outcome = GrpoOutcome(
         int(state.global_step if state.best_model_checkpoint is None else state.best_global_step),
         None if state.best_metric is None else float(state.best_metric),
@@ -147,8 +148,7 @@ def make_trainer(job: GrpoJob) -> Any:
         turn_scorer=scorer,
         read=AnswerReader(codec, environment, args.per_device_train_batch_size).of if reads else None,
     )
-    updates = settings.minibatches * settings.iterations
-    order = mixture(sizes, data.weights, -(-settings.steps // updates) * settings.questions, job.seed)
+    order = mixture(sizes, data.weights, settings.rollouts * settings.questions, job.seed)
     make_source = job.make_source or local_source(job.policy, job.model_name, settings.lora, job.make_driver)
     source = make_source(model, codec, rollouts, _upcoming(order, settings))
     trainer = MeasuredGRPOTrainer(
@@ -177,12 +177,20 @@ def _callbacks(job: GrpoJob, trainer: Any) -> list[Any]:
         with trainer.source.current(trainer) as driver:
             return job.evaluate(shared(driver, trainer.accelerator))
 
-    every, patience = job.settings.eval_steps, job.settings.early_stop
+    settings = job.settings
+    dev = DevEvaluation(
+        trainer,
+        evaluate_dev,
+        job.sink,
+        every=settings.eval_steps,
+        patience=settings.early_stop,
+        max_unscored=settings.monitors.max_unscored,
+    )
     return [
         StageTimer(trainer),
         GradientGuard("grpo"),
-        DevEvaluation(trainer, evaluate_dev, job.sink, every=every, patience=patience),
-        Monitors(job.settings.monitors, job.policy.dtype),
+        dev,
+        Monitors(settings.monitors, job.policy.dtype),
         LogToSink(job.sink),
         ReferenceKeeper(trainer),
         CompletionMarker(),
@@ -198,14 +206,13 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
 
     rows = settings.questions * settings.group_size
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    micro = settings.micro_batch or rows // settings.minibatches // world
+    micro = settings.micro_batch or rows // settings.minibatches // world or 1
     if rows % (micro * world * settings.minibatches):
         raise ConfigError(
             f"{rows} rows per rollout cannot be split among {world} processes in micro-batches of {micro}",
             "change grpo.questions, grpo.group_size or grpo.micro_batch",
         )
-    if settings.oversample > 1 and (rows // world) % settings.group_size:
-        raise ConfigError("grpo.oversample needs whole groups in every process", "make grpo.questions a multiple")
+    _check_oversample(settings, world)
     args = GRPOConfig(
         output_dir=str(work),
         max_steps=settings.steps,
@@ -243,12 +250,26 @@ def grpo_config(settings: GrpoSettings, policy: PolicySettings, work: Path, seed
     return on_one_device(args)
 
 
+def _check_oversample(settings: GrpoSettings, world: int) -> None:
+    """Raises ConfigError if a process has no whole groups, or may replace none of them."""
+    groups, rest = divmod(settings.questions, world)
+    if settings.oversample > 1 and rest:
+        raise ConfigError(
+            f"grpo.oversample needs whole groups in each of {world} processes",
+            f"make grpo.questions a multiple of {world}",
+        )
+    if settings.oversample > 1 and int(groups * settings.oversample) == groups:
+        raise ConfigError(
+            f"grpo.oversample {settings.oversample:g} replaces no group where a process plays {groups}",
+            f"set it to {math.ceil(100 + 100 / groups) / 100:g} or more, or to 1",
+        )
+
+
 def _upcoming(order: Sequence[int], settings: GrpoSettings) -> Upcoming:
     """The rows TRL passes to a process: its part of each rollout's questions, each ``group_size`` times."""
-    updates = settings.minibatches * settings.iterations
 
     def prompts(trainer: Any, rows: int, ahead: int) -> list[str] | None:
-        start = (int(trainer.state.global_step) // updates + ahead) * settings.questions
+        start = (int(trainer.state.global_step) // settings.updates_per_rollout + ahead) * settings.questions
         first = int(trainer.accelerator.process_index) * rows
         asked = order[start : start + settings.questions]
         repeated = [str(position) for position in asked for _ in range(settings.group_size)]

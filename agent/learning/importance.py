@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
 
-from agent.learning.stability import ImportanceMode, StabilitySettings
+from agent.learning.stability import CORRECTIONS, ImportanceMode, StabilitySettings, changed
 
+log = logging.getLogger("sleuth.train")
 AUTO_CAP = 2.0
 
 
@@ -29,11 +31,10 @@ class Importance:
         """Weights of the loss, [rows, tokens] or by sequence [rows, 1], and figures for the log.
 
         ``old`` and ``sampled`` [rows, tokens] are log-probs by the policy before this rollout's first update and by the
-        one that sampled, whatever its version or engine. Where ``mask`` is False the weight of a token is 1; a token
-        whose log-prob the sampler does not know counts as sampled by the trainer.
+        one that sampled, whatever its version or engine. Where ``mask`` is False the weight of a token is 1.
         """
         by_sequence = self.mode.startswith("sequence")
-        difference = torch.where(mask, old - sampled, torch.zeros_like(old)).nan_to_num(nan=0.0)
+        difference = torch.where(mask, old - sampled, 0.0)
         ratio = (difference.sum(-1, keepdim=True) if by_sequence else difference).exp()
         outside = (ratio > self.cap) | (ratio < (self.floor or 0.0))
         if self.mode.endswith("truncate"):
@@ -55,6 +56,11 @@ class Importance:
 def importance_of(settings: StabilitySettings, *, differs: bool) -> Importance | None:
     """The correction that ``settings`` ask for; ``differs``: the sampler is not the policy that is trained."""
     cap = settings.importance_cap
+    if cap == "auto" and not differs and (without := sorted(changed(settings) & CORRECTIONS)):
+        log.warning(
+            "grpo.%s has no effect: the policy that is trained samples itself, so importance_cap auto is off",
+            without[0],
+        )
     if cap == "off" or (cap == "auto" and not differs):
         return None
     return Importance(AUTO_CAP if cap == "auto" else cap, settings.importance_floor, settings.importance_mode)

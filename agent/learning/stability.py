@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sleuth.settings import Rate, Settings, Share
+from sleuth.settings import Rate, Settings
 
 ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
+CORRECTIONS = frozenset({"importance_mode", "importance_floor"})
+"""Settings of a correction by importance weights, which alone do not switch it on."""
 CLIPPED = frozenset({"grpo", "bnpo", "dr_grpo", "dapo", "luspo"})
 """Losses that clip the ratio on both sides; the others have no use for ``delta``."""
 _OF_TRL = (
@@ -32,7 +34,8 @@ class StabilitySettings(Settings):
 
     ``importance_cap`` corrects for tokens that were not sampled by the policy that is trained: the loss of a token is
     weighted by the ratio of the trainer's probability to the sampler's. ``auto`` is 2 if rollouts are sampled by older
-    weights (an asynchronous cluster) or by an engine with kernels and weights of its own (vLLM), else off.
+    weights (an asynchronous cluster) or by an engine with kernels and weights of its own (vLLM), else off, whatever the
+    mode and the floor.
     ``importance_mode``: one ratio a token, or the product of them a sequence; larger ones are cut off at the cap
     (``truncate``) or get the weight 0 (``mask``). ``importance_floor`` does the same below. A mask by sequence soon
     drops every long trajectory.
@@ -45,7 +48,7 @@ class StabilitySettings(Settings):
 
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     entropy_coefficient: Annotated[float, Field(ge=0.0)] = 0.0
-    top_entropy_quantile: Share = 1.0
+    top_entropy_quantile: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     importance_cap: Annotated[float, Field(ge=1.0)] | Literal["auto", "off"] = "auto"
     importance_floor: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     importance_mode: ImportanceMode = "token_truncate"
@@ -59,20 +62,23 @@ class StabilitySettings(Settings):
     vespo_lambda_neg: Rate = 2.0
 
 
+def changed(settings: StabilitySettings) -> set[str]:
+    """Names of the settings that are not at their defaults."""
+    fields = StabilitySettings.model_fields
+    return {name for name, field in fields.items() if getattr(settings, name) != field.default}
+
+
 def without_effect(settings: StabilitySettings, loss: str, epsilon_high: float) -> str | None:
     """Which setting TRL would refuse or ignore beside the others, in one line; None if all have an effect."""
-    changed = {
-        name for name, field in StabilitySettings.model_fields.items() if getattr(settings, name) != field.default
-    }
     if settings.delta is not None and loss not in CLIPPED:
         return f"loss {loss} does not clip, so delta has no effect: remove it"
     if settings.delta is not None and settings.delta <= 1.0 + epsilon_high:
         return f"delta {settings.delta:g} leaves no room for clipping at 1 + {epsilon_high:g}: set it higher"
     for of in ("sapo", "vespo"):
-        other = sorted(name for name in changed if name.startswith(f"{of}_"))
+        other = sorted(name for name in changed(settings) if name.startswith(f"{of}_"))
         if other and loss != of:
             return f"{other[0]} is a number of loss {of}, not of {loss}: remove it"
-    corrections = sorted(changed & {"importance_mode", "importance_floor"})
+    corrections = sorted(changed(settings) & CORRECTIONS)
     if corrections and settings.importance_cap == "off":
         return f"{corrections[0]} has no effect with importance_cap off: remove one of them"
     if loss == "vespo" and settings.importance_mode.startswith("sequence"):

@@ -48,8 +48,11 @@ def factor_of(loss: str, rows: float, batches: float) -> float:
 
 
 def check_unscored(scored: Sequence[ScoredTrajectory], limit: float, step: int) -> TrainingError | None:
-    """The error that ends a run of which more than the share ``limit`` of a rollout, all processes', has no reward."""
-    mine = Counter(cause(one.trajectory) for one in scored if one.reward is None)
+    """The error that ends a run if more than the share ``limit`` of a rollout, all processes', has failed.
+
+    A trajectory to which no reward applies has not: that depends on its question alone, and nothing is to be mended.
+    """
+    mine = Counter(cause(one.trajectory) for one in scored if not one.trajectory.scorable)
     everyones = gather_object([(len(scored), mine)])
     rows = sum(count for count, _ in everyones)
     found = sum((counts for _, counts in everyones), Counter[str]())

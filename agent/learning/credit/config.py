@@ -14,7 +14,10 @@ from sleuth.protocols import Credit
 
 
 class CreditSettings(KindSettings):
-    """How rewards become advantages. Validating gives the settings of the kind that is named: ``group`` if none is."""
+    """How rewards become advantages. Validating gives the settings of the kind that is named: ``group`` if none is.
+
+    ``credit: leave_one_out`` is short for ``credit: {kind: leave_one_out}``.
+    """
 
     NOUN: ClassVar[str] = "credit scheme"
     KINDS: ClassVar[Mapping[str, str]] = {
@@ -33,6 +36,8 @@ class CreditSettings(KindSettings):
 
     @classmethod
     def spelled_out(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"kind": value}
         return {"kind": "group", **value} if isinstance(value, Mapping) else value
 
 

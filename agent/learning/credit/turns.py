@@ -25,18 +25,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from agent.learning.credit.config import CreditSettings
-from agent.learning.credit.group import GroupSettings, centred, deviation
+from agent.learning.credit.group import EPSILON, GroupSettings, centred, deviation
 from agent.learning.credit.turn_scores import TurnScorer, TurnScoreSettings
 from sleuth.errors import TrainingError
 from sleuth.protocols import Advantage, Credit
 from sleuth.settings import Share
 from sleuth.types import ScoredTrajectory
 
-_EPSILON = 1e-4
-"""Added to a standard deviation before it divides, as in `group`."""
 Baseline = Literal["turn", "group", "none"]
 _Groups = Sequence[Sequence[ScoredTrajectory]]
 _Scores = Sequence[float | None]
@@ -55,7 +53,7 @@ class TurnsSettings(CreditSettings):
     kind: Literal["turns"] = "turns"
     score: SerializeAsAny[TurnScoreSettings] | None = None
     gamma: Share = 1.0
-    weight: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(ge=0.0)] = 1.0
     outcome: SerializeAsAny[CreditSettings] | None = GroupSettings()
     baseline: Baseline = "turn"
     scale: Literal["group", "none"] = "group"
@@ -66,6 +64,12 @@ class TurnsSettings(CreditSettings):
         if outcome is not None and outcome.BY_TOKEN:
             raise ValueError("the outcome's scheme cannot be turns itself; name group, leave_one_out or reinforce")
         return outcome
+
+    @model_validator(mode="after")
+    def _gives_any(self) -> TurnsSettings:
+        if self.outcome is None and (self.score is None or self.weight == 0.0):
+            raise ValueError("no turn ever has an advantage without an outcome: name a score of a weight above 0")
+        return self
 
     @property
     def needs_model(self) -> bool:
@@ -131,7 +135,7 @@ class TurnCredit:
     def _relative(self, values: Sequence[float]) -> list[float]:
         if not values:
             return []
-        spread = deviation(values) + _EPSILON if self.scale else 1.0
+        spread = deviation(values) + EPSILON if self.scale else 1.0
         return [value / spread for value in centred(values)]
 
     def _returns(self, scores: Sequence[float]) -> list[float]:

@@ -54,6 +54,23 @@ def test_a_loss_alone_has_what_it_is_meant_to_have():
     assert (settings().epsilon, settings().epsilon_high, settings().loss) == (0.2, None, "grpo")
 
 
+@pytest.mark.parametrize(
+    ("values", "bounds"),
+    [
+        ({"algorithm": "dapo", "loss": "cispo"}, (0.2, 5.0)),  # at 0.28 most tokens would lose most of their gradient
+        ({"algorithm": "cispo", "loss": "dapo"}, (0.2, None)),  # at 5 nothing would be clipped
+        ({"algorithm": "gspo", "importance": "token"}, (0.2, None)),  # at 4e-4 every token would be
+        ({"algorithm": "gspo", "loss": "luspo"}, (2e-3, 2.5e-3)),
+        ({"algorithm": "dapo", "loss": "grpo"}, (0.2, 0.28)),  # both clip the same ratio
+        ({"algorithm": "dapo", "loss": "cispo", "epsilon_high": 3.0}, (0.2, 3.0)),
+        ({"algorithm": "gspo", "importance": "token", "epsilon": 0.1}, (0.1, None)),
+    ],
+)
+def test_bounds_follow_the_ratio_when_another_loss_or_level_is_set_beside_an_algorithm(values, bounds):
+    chosen = settings(**values)
+    assert (chosen.epsilon, chosen.epsilon_high) == bounds
+
+
 def test_cispo_cuts_the_ratio_off_at_five_in_trl(tmp_path: Path):
     assert trl_of(tmp_path, loss="cispo").epsilon_high == 5.0
 

@@ -153,6 +153,7 @@ def test_settings_name_a_scheme():
     assert GrpoSettings(**outside.model_dump(mode="json")) == outside
     for kind in CreditSettings.KINDS:
         assert callable(CreditSettings.of(kind=kind).open().advantages)
+        assert GrpoSettings(credit=kind).credit == CreditSettings.of(kind=kind)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,8 @@ def test_settings_name_a_scheme():
             {"kind": "my.module:Scheme", "scale": "none"},
             "scale does nothing for .* of kind my.module:Scheme",
         ),
-        ("group", "credit: .*valid dictionary"),
+        (3, "credit: .*valid dictionary"),
+        ("leave_on_out", "did you mean 'leave_one_out'"),
     ],
 )
 def test_a_wrong_setting_names_the_right_one(credit, message):

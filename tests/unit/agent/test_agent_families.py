@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from agent.config import GrpoSettings, PolicySettings
+from agent.learning.answer_logprobs import AnswerReader
 from agent.learning.grpo import GrpoJob, TrainingData, make_trainer
 from agent.learning.length_groups import score_trimmed
 from agent.policies.loading import load_policy_model
@@ -179,6 +180,16 @@ def test_padding_before_a_row_does_not_reach_a_recurrent_layer(folders: Any, lef
     expected = torch.tensor([logprobs_alone(model, row)[-keep:] for row in rows])
     gap = (found - expected).abs().max()
     assert gap > 0.01 if left else gap < BOUND
+
+
+@pytest.mark.parametrize("family", ["recurrent_gemma", "qwen3_5_text", "mistral"])
+def test_an_answer_is_as_likely_in_a_batch_as_alone(folders: Any, family: str) -> None:
+    """Information gain reads answers after transcripts of many lengths."""
+    model, codec = load(folders(family), attention="eager")
+    environment = make_environment(ENVIRONMENT, codec)()
+    pairs = [(tuple(range(4, 30)), "Paris"), (tuple(range(4, 9)), "the city of Paris"), (tuple(range(6, 24)), "London")]
+    together, alone = (AnswerReader(codec, environment, rows).of(model)(pairs) for rows in (3, 1))
+    assert together == pytest.approx(alone, abs=BOUND)
 
 
 @pytest.mark.parametrize(

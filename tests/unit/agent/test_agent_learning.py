@@ -11,16 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from agent.config import GrpoSettings, MonitorSettings
+from agent.config import GrpoSettings, MonitorSettings, PolicySettings
 from agent.learning.callbacks import DevEvaluation, Monitors, collapse_signs
 from agent.learning.checkpoints import publish_policy
 from agent.learning.credit.group import GroupCredit
+from agent.learning.grpo import grpo_config
 from agent.learning.mixture import mixture, spare_question
 from agent.learning.rollouts import GroupRollouts, to_row
 from agent.warmstart import bucketed_order, make_examples
 from hub.config import LoraSettings
 from sleuth.checkpoints import is_complete, mark_complete, newest_complete
-from sleuth.errors import ArtifactError, DataError
+from sleuth.errors import ArtifactError, ConfigError, DataError
+from sleuth.settings import validate
 from sleuth.sinks import MultiSink
 from sleuth.types import Answer, Generation, Question, ScoredTrajectory, Segment, Trajectory, Turn
 
@@ -255,6 +257,8 @@ def test_how_far_sampler_and_trainer_may_be_apart_follows_the_precision(caplog):
 def test_settings_that_cannot_be_split_are_refused():
     with pytest.raises(ValueError, match="micro-batches"):
         GrpoSettings(questions=3, group_size=4, micro_batch=5)
+    with pytest.raises(ValueError, match="8 rows cannot be split into 16 minibatches"):
+        GrpoSettings(questions=2, group_size=4, minibatches=16)
     with pytest.raises(ValueError, match="save_steps"):
         GrpoSettings(minibatches=4, save_steps=10, eval_steps=12)
     for more in ({"lora": LoraSettings()}, {"beta": 0.0}):
@@ -262,14 +266,55 @@ def test_settings_that_cannot_be_split_are_refused():
             GrpoSettings(sync_reference=8, **more)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({name: float("inf")} for name in ("oversample", "temperature", "entropy_coefficient", "importance_cap")),
+        *({name: float("inf")} for name in ("learning_rate", "beta")),
+        {"weight_decay": float("nan")},
+        {"top_entropy_quantile": 0.0},
+        {"algorithm": ["grpo"]},
+        {"monitors": {"max_kl": float("nan")}},
+        {"monitors": {"max_ratio": -1.0}},
+        {"credit": {"kind": "turns", "outcome": None}},
+        {"credit": {"kind": "turns", "score": "gold_found", "weight": 0, "outcome": None}},
+    ],
+)
+def test_values_that_mean_nothing_are_refused_in_one_line_that_names_the_setting(values):
+    with pytest.raises(ConfigError) as caught:
+        validate(GrpoSettings, values, "grpo")
+    assert next(iter(values)) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_monitor_without_a_bound_is_one_at_infinity():
+    limits = MonitorSettings(max_kl=float("inf"))
+    assert collapse_signs({"kl": 1e9}, limits) == [] and collapse_signs({"kl": 1e9}, MonitorSettings())
+
+
+def test_oversampling_that_could_replace_no_group_is_refused(monkeypatch, tmp_path):
+    policy = PolicySettings(model="m", device="cpu")
+    grpo_config(GrpoSettings(questions=4, oversample=1.25), policy, tmp_path, 0, 64)
+    with pytest.raises(ConfigError, match=r"set it to 1\.34 or more"):
+        grpo_config(GrpoSettings(questions=3, oversample=1.33), policy, tmp_path, 0, 64)
+    grpo_config(GrpoSettings(questions=3, oversample=1.34), policy, tmp_path, 0, 64)
+    for processes, message in (
+        ("2", r"grpo\.oversample 1\.25 replaces no group where a process plays 2 \(set it to 1\.5 or more"),
+        ("8", r"whole groups in each of 8 processes \(make grpo\.questions a multiple of 8\)"),
+        ("64", "32 rows per rollout cannot be split among 64 processes"),
+    ):
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        with pytest.raises(ConfigError, match=message):
+            grpo_config(GrpoSettings(questions=4, oversample=1.25), policy, tmp_path, 0, 64)
+
+
 def dev_evaluations(tmp_path, figures, patience=0):
-    """The trainer's state and control after evaluations with these dev EMs at steps 0, 10, 20, …"""
+    """The trainer's state and control after evaluations with these dev EMs, or figures, at steps 0, 10, 20, …"""
     args = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
     state, control = TrainerState(max_steps=1000), TrainerControl()
-    coming = iter(figures)
+    coming = iter([found if isinstance(found, dict) else {"em": found} for found in figures])
     saved = SimpleNamespace(on_save=lambda *_args: None)
     trainer = SimpleNamespace(model=None, _save_checkpoint=lambda *_args, **_kwargs: None, callback_handler=saved)
-    dev = DevEvaluation(trainer, lambda: {"em": next(coming)}, MultiSink([]), every=10, patience=patience)
+    dev = DevEvaluation(trainer, lambda: next(coming), MultiSink([]), every=10, patience=patience)
     dev.on_train_begin(args, state, control)
     for step in range(10, 10 * len(figures), 10):
         state.global_step = step
@@ -287,6 +332,17 @@ def test_of_equally_good_checkpoints_the_latest_is_published(tmp_path):
 def test_patience_counts_from_the_first_of_equals(tmp_path, figures, stops):
     _, control = dev_evaluations(tmp_path, figures, patience=2)
     assert control.should_training_stop is stops
+
+
+def test_a_dev_question_that_fails_does_not_keep_a_run_from_choosing_its_best(tmp_path, caplog):
+    """One question fails in every evaluation, as one that a judge cannot decide; in one evaluation all but one fail."""
+    one, most = {"scored": 9.0, "unscored": 1.0}, {"scored": 1.0, "unscored": 9.0}
+    figures = [{"em": 3 / 9, **one}, {"em": 5 / 9, **one}, {"em": 1.0, **most}, {"em": 4 / 9, **one}]
+    state, _ = dev_evaluations(tmp_path, [*figures, {"unscored": 10.0, "scored": 0.0}])
+    assert (state.best_metric, state.best_global_step) == (5 / 9, 10)
+    assert [row["dev/em"] for row in state.log_history] == [3 / 9, 5 / 9, 4 / 9]
+    assert "1 of 10 dev questions could not be scored: EM is that of the others" in caplog.text
+    assert "9 of 10 dev questions could not be scored: these metrics are not used" in caplog.text
 
 
 def test_the_best_of_a_run_that_an_earlier_version_began_is_not_forgotten(tmp_path):

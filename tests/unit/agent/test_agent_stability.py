@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -61,12 +60,6 @@ def test_a_sequence_s_ratio_is_the_product_of_its_tokens():
     assert weights_of(cap=3.0, floor=0.5, mode="sequence_mask")[0] == [[2.0], [0.0], [1.0]]
 
 
-def test_a_token_whose_log_prob_is_not_known_counts_as_sampled_by_the_trainer():
-    old = torch.tensor([[-1.0, -2.0]])
-    found, _ = Importance(2.0).weights(old, torch.tensor([[math.nan, -2.5]]), torch.ones(1, 2).bool())
-    assert found.tolist() == [[1.0, pytest.approx(math.exp(0.5))]]
-
-
 def test_correction_is_on_by_itself_where_another_policy_or_engine_samples():
     assert importance_of(settings(), differs=False) is None
     assert importance_of(settings(), differs=True) == Importance(2.0, None, "token_truncate")
@@ -78,6 +71,17 @@ def test_correction_is_on_by_itself_where_another_policy_or_engine_samples():
         True,
         True,
     ]
+
+
+def test_a_mode_that_switches_nothing_on_is_said(caplog):
+    """Not refused: one config may serve this machine and a cluster."""
+    chosen = settings(importance_mode="sequence_mask", importance_floor=0.5)
+    assert importance_of(chosen, differs=True) == Importance(2.0, 0.5, "sequence_mask")
+    assert importance_of(settings(), differs=False) is None
+    assert not caplog.records
+    assert importance_of(chosen, differs=False) is None
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("grpo.importance_floor has no effect: the policy that is trained samples itself")
 
 
 def test_what_trl_has_is_passed_through(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import get_args
 
@@ -106,12 +107,28 @@ def test_the_entropy_bonus_is_that_of_the_micro_batches_with_scored_rows(trainer
     made.entropy_coef, made._entropy_bonus_enabled = 0.5, True
     try:
         (found,) = steps(made)
+        assert set(made._metrics["train"]["entropy_coef"]) == {0.5}, "what is logged is the setting"
         wanted = expected(made, made._buffered_inputs)
     finally:
         made.entropy_coef, made._entropy_bonus_enabled = 0.0, False
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=5e-6)
     (without,) = steps(with_loss(made, settings_of("bnpo")))
     assert not all(torch.allclose(found[name], without[name], atol=1e-4) for name in found)
+
+
+def test_a_micro_batch_without_a_scored_row_is_left_out_of_logged_means(trainers, monkeypatch):
+    """Counted as 0, it would make the entropy look like a collapse."""
+    made = with_loss(trainers[0], settings_of("grpo"))
+    monkeypatch.setattr(made.source, "rows", rows_of([1.0, None, None, None, None, None, None, 2.0]))
+    made._metrics["train"].clear()
+    steps(made)
+    empty = [not (batch["completion_mask"] * batch["tool_mask"]).any() for batch in made._buffered_inputs]
+    assert 1 < sum(empty) < 4
+    for name in ("entropy", "kl", "clip_ratio/region_mean"):
+        assert [math.isnan(value) for value in made._metrics["train"][name]] == empty, name
+    entropies = [value for value in made._metrics["train"]["entropy"] if not math.isnan(value)]
+    made.log({"loss": 0.0})
+    assert made.state.log_history[-1]["entropy"] == pytest.approx(sum(entropies) / len(entropies))
 
 
 def test_the_whole_rollout_scored_changes_no_bit(trainers, monkeypatch):
@@ -125,17 +142,26 @@ def test_the_whole_rollout_scored_changes_no_bit(trainers, monkeypatch):
 
 
 def test_a_share_above_the_limit_ends_the_run_in_one_line():
-    failed = unscored(rows_of([None])[0].trajectory, failure_of("the reward f1", KeyError("x")))
-    rows = [*rows_of([1.0, 0.0, None]), failed]
+    rows = [*rows_of([1.0, 0.0]), failed("the reward f1"), failed("the environment")]
     assert check_unscored(rows, 0.5, 3) is None
     error = check_unscored(rows, 0.49, 3)
     assert str(error).startswith(
-        "2 of 4 trajectories of step 3 could not be scored (no reward applies: 1, the reward f1: 1): stopped before"
+        "2 of 4 trajectories of step 3 could not be scored (the reward f1: 1, the environment: 1): stopped before"
         " the update (a checkpoint is saved"
     )
+
+
+def test_questions_to_which_no_reward_applies_do_not_end_a_run():
+    assert check_unscored(rows_of([1.0, None, None, None]), 0.5, 0) is None
+    error = check_unscored([*rows_of([1.0, None]), failed("the judge"), failed("the judge")], 0.4, 0)
+    assert str(error).startswith("2 of 4 trajectories of step 0 could not be scored (the judge: 2)")
+
+
+def failed(by):
+    return unscored(rows_of([None])[0].trajectory, failure_of(by, KeyError("x")))
 
 
 def test_the_share_is_that_of_all_processes(monkeypatch):
     monkeypatch.setattr(module, "gather_object", lambda mine: [*mine, (4, Counter({"the environment": 4}))])
     assert check_unscored(rows_of([1.0] * 4), 0.5, 0) is None
-    assert check_unscored(rows_of([1.0, 1.0, 1.0, None]), 0.5, 0) is not None
+    assert check_unscored([*rows_of([1.0] * 3), failed("the environment")], 0.5, 0) is not None
