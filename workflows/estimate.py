@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from agent.config import GrpoSettings, WarmstartSettings
@@ -97,7 +96,6 @@ def count_parameters(settings: RunSettings) -> int:
         # The vocabulary, and so the embedding, is unknown until the world is made.
         per_layer = 4 * tiny.hidden_size**2 + 3 * tiny.hidden_size * tiny.intermediate_size
         return tiny.layers * per_layer
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told by the error, once
     config = read_config(settings.policy)
     try:
         with torch.device("meta"):

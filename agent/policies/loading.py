@@ -9,6 +9,7 @@ from agent.codec import HFCodec
 from agent.config import PolicySettings
 from hub import adapters, models
 from hub.models import ModelKind
+from hub.reach import hub_or_cache
 from sleuth.errors import ConfigError, PolicyError, first_line
 
 POLICY = ModelKind("policy", PolicyError)
@@ -28,7 +29,7 @@ def load_policy_model(settings: PolicySettings, name: str, *, trainable: bool = 
     codec = load_codec(source, trust_remote_code=settings.trust_remote_code)
     adapter = adapter_base(source)
     base = resolve_model(adapter) if adapter else source
-    with models.loading(name, POLICY):
+    with models.loading(name, POLICY), hub_or_cache(base):
         model = AutoModelForCausalLM.from_pretrained(
             base,
             dtype=getattr(torch, settings.dtype),
@@ -50,11 +51,11 @@ def read_config(settings: PolicySettings) -> Any:
     from transformers import AutoConfig
 
     source = resolve_model(settings.model or "")
-    base = adapter_base(source)
+    adapter = adapter_base(source)
+    base = resolve_model(adapter) if adapter else source
     try:
-        return AutoConfig.from_pretrained(
-            resolve_model(base) if base else source, trust_remote_code=settings.trust_remote_code
-        )
+        with hub_or_cache(base):
+            return AutoConfig.from_pretrained(base, trust_remote_code=settings.trust_remote_code)
     except (OSError, ValueError) as error:
         raise PolicyError(
             f"cannot read the configuration of policy.model '{settings.model}': {first_line(error)}",
@@ -74,9 +75,10 @@ def load_codec(name: str, *, trust_remote_code: bool = False) -> HFCodec:
     generic = _tokenizer_class(source) in ("PreTrainedTokenizerFast", "TokenizersBackend")
     loader: Any = PreTrainedTokenizerFast if generic else AutoTokenizer
     extra = {} if generic else {"trust_remote_code": trust_remote_code}
-    with models.loading(name, _TOKENIZER):
+    with models.loading(name, _TOKENIZER), hub_or_cache(source):
         tokenizer = loader.from_pretrained(source, padding_side="left", **extra)
-    return HFCodec(tokenizer, _end_tokens(source, trust_remote_code))
+        ends = _end_tokens(source, trust_remote_code)
+    return HFCodec(tokenizer, ends)
 
 
 def _end_tokens(source: str, trust_remote_code: bool) -> list[int]:
