@@ -7,6 +7,7 @@ from typing import Any
 
 from hub.config import LoraSettings
 from hub.models import ModelKind, read_json
+from sleuth.errors import ConfigError, did_you_mean
 
 _CONFIG = "adapter_config.json"
 
@@ -22,6 +23,24 @@ def lora_config(settings: LoraSettings, **task: Any) -> Any:
         target_modules=settings.target_modules,
         **task,
     )
+
+
+def check_targets(model: Any, settings: LoraSettings) -> None:
+    """Raise ConfigError for a name in ``target_modules`` that no layer of ``model`` has.
+
+    peft leaves such a name out without a word, unless none fits.
+    """
+    if settings.target_modules == "all-linear":
+        return
+    modules = dict(model.named_modules())
+    for target in settings.target_modules:
+        if not any(name == target or name.endswith(f".{target}") for name in modules):
+            matrices = [name for name, one in modules.items() if getattr(one, "weight", None) is not None]
+            layers = {name.rpartition(".")[2] for name in matrices if modules[name].weight.ndim == 2}
+            raise ConfigError(
+                f"lora.target_modules has '{target}', and no layer of this model has that name",
+                did_you_mean(target, sorted(layers)),
+            )
 
 
 def adapter_base(source: str, kind: ModelKind) -> str | None:

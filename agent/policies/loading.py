@@ -91,7 +91,10 @@ def _end_tokens(source: str, trust_remote_code: bool) -> list[int]:
         except (OSError, ValueError, AttributeError):
             continue
         if named is not None:
-            return [named] if isinstance(named, int) else list(named)
+            ends = named if isinstance(named, list) else [named]
+            if not all(isinstance(end, int) for end in ends):
+                raise PolicyError(f"{source} gives {named!r} as its eos_token_id", "write token ids there")
+            return [end for end in ends if end >= 0]
     return []
 
 
@@ -127,6 +130,17 @@ def check_device(name: str) -> None:
         ) from None
     if kind == "cuda" and (index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"policy.device is '{name}', but torch finds {torch.cuda.device_count()} GPUs", "write auto")
+    if kind in ("cpu", "cuda"):
+        return
+    try:
+        torch.zeros(1, device=name).item()
+    except (
+        RuntimeError,
+        NotImplementedError,
+        AssertionError,
+    ) as error:  # no such device in this build
+        reason = first_line(error).partition(". ")[0]
+        raise ConfigError(f"policy.device '{name}' cannot be used here: {reason}", "write auto") from None
 
 
 def adapter_base(source: str) -> str | None:
