@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ def load_policy_model(settings: PolicySettings, name: str, *, trainable: bool = 
     codec = load_codec(source, trust_remote_code=settings.trust_remote_code)
     adapter = adapter_base(source)
     base = resolve_model(adapter) if adapter else source
-    with models.loading(name, POLICY), hub_or_cache(base):
+    with models.loading(name, POLICY), hub_or_cache(base), _attending(settings.attention):
         model = AutoModelForCausalLM.from_pretrained(
             base,
             dtype=getattr(torch, settings.dtype),
@@ -41,6 +43,20 @@ def load_policy_model(settings: PolicySettings, name: str, *, trainable: bool = 
 
             model = PeftModel.from_pretrained(model, source, is_trainable=trainable)
     return model.to(pick_device(settings.device)), codec
+
+
+@contextlib.contextmanager
+def _attending(attention: str) -> Iterator[None]:
+    """Turn the error of a model or an installation without this kind of attention into one that names the setting."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        if "attention" not in str(error).lower():
+            raise
+        other = "eager" if attention == "sdpa" else "sdpa"
+        raise PolicyError(
+            f"policy.attention is '{attention}': {first_line(error).partition('. ')[0]}", f"set it to {other}"
+        ) from error
 
 
 def read_config(settings: PolicySettings) -> Any:

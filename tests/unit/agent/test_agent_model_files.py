@@ -197,6 +197,13 @@ def test_a_device_that_cannot_compute_here_is_refused_in_a_line(device: str) -> 
         check_device(device)
 
 
+def test_attention_that_a_model_does_not_have_is_named_by_its_setting(tmp_path: Path) -> None:
+    build_tiny_family(tmp_path / "mamba", WORDS, "mamba")
+    said = r"policy\.attention is 'sdpa': MambaForCausalLM does not support [^\n]+ \(set it to eager\)"
+    with pytest.raises(PolicyError, match=said):
+        load(str(tmp_path / "mamba"))
+
+
 @pytest.mark.parametrize(("named", "ends"), [("</s>", None), ([3, "</s>"], None), ([3, -1], (3,))])
 def test_end_tokens_are_numbers(turns_end: Any, tmp_path: Path, named: Any, ends: Any) -> None:
     folder, first, _ = turns_end
