@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 from hub.config import LoraSettings
-from hub.models import ModelKind, read_json
+from hub.models import ModelKind, loading, read_json
+from hub.reach import hub_or_cache
 from sleuth.errors import ConfigError, did_you_mean
 
 _CONFIG = "adapter_config.json"
@@ -52,6 +54,20 @@ def adapter_base(source: str, kind: ModelKind) -> str | None:
     if not base:
         raise kind.error(f"{path} names no base model", "set base_model_name_or_path in it")
     return base
+
+
+@functools.cache
+def hub_adapter(name: str, kind: ModelKind) -> str | None:
+    """The folder in the hub's cache of the adapter called ``name``, downloaded if need be; None if it is no adapter."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    with hub_or_cache(name):
+        try:
+            hf_hub_download(name, _CONFIG)
+        except Exception:  # noqa: BLE001 - what is wrong with a name is said when it is loaded
+            return None
+    with loading(name, kind):
+        return str(snapshot_download(name))
 
 
 def adapter_rank(source: str, kind: ModelKind) -> int:

@@ -115,12 +115,16 @@ def _end_tokens(source: str, trust_remote_code: bool) -> list[int]:
 
 
 def resolve_model(name: str) -> str:
-    """``name`` in a form that transformers loads: ``smollm2`` and GGUF files become converted folders."""
+    """``name`` in a form that transformers loads: ``smollm2`` and GGUF files become converted folders.
+
+    An adapter on the hub becomes its folder in the hub's cache: loaded by its name, none of its weights can be trained.
+    """
     if name.startswith(("http://", "https://")):
         raise PolicyError(
             f"{name} is a server, whose weights are not here", "evaluate it or chat with it; to train, name a model"
         )
-    return models.resolve_model(name, POLICY)
+    found = models.resolve_model(name, POLICY)
+    return found if Path(found).exists() else adapters.hub_adapter(found, POLICY) or found
 
 
 def pick_device(name: str) -> str:

@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 
 from agent.config import GrpoSettings, PolicySettings
 from agent.learning.grpo import GrpoJob, TrainingData, make_trainer
+from agent.learning.options import load_trained
 from agent.learning.rollouts import to_row
 from agent.policies.loading import check_device, load_codec, load_policy_model, read_config
 from agent.policies.openai_policy import OpenAIPolicy
@@ -181,6 +182,27 @@ def test_an_adapter_is_trained_itself_and_never_beneath_a_second(turns_end: Any,
     assert {c.r for c in trainer.model.peft_config.values()} == {2}
     with pytest.raises(ConfigError, match=r"is an adapter already, and grpo\.lora would add a second one"):
         make_trainer(job_of(adapter, tmp_path / "second", lora=LoraSettings(r=4)))
+
+
+def test_an_adapter_on_the_hub_is_trained_like_one_in_a_folder(
+    turns_end: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loaded by its name, transformers freezes the base and the adapter: nothing would be trained."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    cached, commit = tmp_path / "models--owner--adapter", "a" * 40
+    folder, *_ = turns_end
+    model, codec = load(folder)
+    adapter = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    adapter.save_pretrained(cached / "snapshots" / commit)
+    codec.tokenizer.save_pretrained(cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    trained, _ = load_trained(PolicySettings(model="owner/adapter", device="cpu"), "owner/adapter", None)
+    names = {name.split(".")[-3] for name, weight in trained.named_parameters() if weight.requires_grad}
+    assert names == {"lora_A", "lora_B"}
 
 
 @pytest.mark.parametrize("targets", [["nope"], ["q_proj", "nope"]])
