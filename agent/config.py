@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ByteSize, Field, SerializeAsAny, model_validator
+from pydantic import ByteSize, Field, SerializeAsAny, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from agent.learning.algorithms import by_token_refused, contradiction, spelled_out
 from agent.learning.credit.config import CreditSettings
@@ -45,6 +45,17 @@ class PolicySettings(Settings):
     """
     vllm: VllmSettings = VllmSettings()
     openai: OpenAISettings = OpenAISettings()
+
+    @field_validator("cache_bytes", mode="wrap")
+    @classmethod
+    def _is_a_size(cls, value: Any, parse: ValidatorFunctionWrapHandler) -> ByteSize | None:
+        try:
+            size: ByteSize | None = parse(None if isinstance(value, bool) else value)
+        except ValueError:
+            size = None
+        if size is None and value is not None:
+            raise ValueError("write a size such as 8GiB, a number of bytes, 0, or null")
+        return size
 
     @model_validator(mode="after")
     def _one_source(self) -> PolicySettings:
