@@ -18,7 +18,6 @@ class HFCodec:
     Untrusted text is encoded with special tokens switched off, and any reserved id that still results is dropped:
     dropping a token id, unlike deleting text, cannot create a new special token. The protocol's own tags may be special
     tokens of the tokenizer: they are decoded like any text, while other special tokens have none.
-    ``end_token_ids`` are those that the model's settings name beside the tokenizer's EOS.
 
     Text and tokens agree at seams: a piece gets no space that it does not have, and loses none. After a control token
     inside trusted text, such as a chat template's ``[INST]``, the tokenizer's own custom holds.

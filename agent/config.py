@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ByteSize, Field, SerializeAsAny, model_validator
+from pydantic import ByteSize, Field, SerializeAsAny, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from agent.learning.algorithms import by_token_refused, contradiction, spelled_out
 from agent.learning.credit.config import CreditSettings
@@ -15,7 +15,7 @@ from agent.policies.config import OpenAISettings, VllmSettings
 from agent.tiny_config import TinySettings
 from hub.config import LoraSettings
 from sleuth.judge import JudgeSettings
-from sleuth.settings import Count, Rate, Settings, Share
+from sleuth.settings import Count, Limit, Rate, Settings, Share, Threshold
 
 
 class PolicySettings(Settings):
@@ -45,6 +45,17 @@ class PolicySettings(Settings):
     """
     vllm: VllmSettings = VllmSettings()
     openai: OpenAISettings = OpenAISettings()
+
+    @field_validator("cache_bytes", mode="wrap")
+    @classmethod
+    def _is_a_size(cls, value: Any, parse: ValidatorFunctionWrapHandler) -> ByteSize | None:
+        try:
+            size: ByteSize | None = parse(None if isinstance(value, bool) else value)
+        except ValueError:
+            size = None
+        if size is None and value is not None:
+            raise ValueError("write a size such as 8GiB, a number of bytes, 0, or null")
+        return size
 
     @model_validator(mode="after")
     def _one_source(self) -> PolicySettings:
@@ -77,7 +88,7 @@ class OptimizerSettings(Settings):
     warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     betas: tuple[Share, Share] = (0.9, 0.999)
-    max_grad_norm: Rate = 1.0
+    max_grad_norm: Limit = 1.0
 
     @model_validator(mode="after")
     def _one_warmup(self) -> OptimizerSettings:
@@ -108,16 +119,12 @@ class WarmstartSettings(OptimizerSettings):
         return self
 
 
-_AtMost = Annotated[float, Field(ge=0.0, allow_inf_nan=True)]
-"""A bound that may be infinite, that is, none; ``ge`` refuses NaN."""
-
-
 class MonitorSettings(Settings):
     """When to warn that a run is collapsing, and when to stop it."""
 
-    min_entropy: float = 0.005
-    max_kl: _AtMost = 1.0
-    max_ratio: _AtMost = 10.0
+    min_entropy: Threshold = 0.005
+    max_kl: Threshold = 1.0
+    max_ratio: Threshold = 10.0
     min_answered: Share = 0.3
     max_invalid: Share = 0.5
     min_searched: Share = 0.05
@@ -128,7 +135,7 @@ class MonitorSettings(Settings):
     """
     max_flat: Share = 0.99
     """Fraction of flat groups, in which no token has an advantage."""
-    max_logprob_gap: _AtMost | None = None
+    max_logprob_gap: Threshold | None = None
     """Between sampler and trainer, in nats; None: 1e-4 in float32, more in 16 bits because of rounding."""
     patience: Count = 5
     stop_on_collapse: bool = False

@@ -37,16 +37,20 @@ from agent.tiny_families import make_family
 from agent.warmstart import to_example
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment
+from sleuth.reserved import TAG_STRINGS
 from sleuth.trajectories import TrajectoryWriter
 from sleuth.types import Generation, Hit, Passage, Question, Request, Sampling, ScoredTrajectory, Trajectory
 
 QUESTION = Question("q", "Where was Ibsen born?", ("Skien",))
-PASSAGES = {"Ibsen": Passage("p1", "Henrik Ibsen", "A playwright, born in Skien in 1828.")}
+PASSAGES = {
+    "Ibsen": Passage("p1", "Henrik Ibsen", "A playwright, born in Skien in 1828."),
+    "Skien": Passage("p2", "Skien", "A city in Telemark."),
+}
 END = "{end}"
 """In a script: the token that ends a message."""
+CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "%s"}}\n</tool_call>'
 
-
-SMALL = TinySettings(hidden_size=64, layers=2)
+SMALL = TinySettings(hidden_size=64, layers=2, max_length=2048)
 
 
 def llama(codec: HFCodec, settings: TinySettings = SMALL) -> Any:
@@ -101,6 +105,17 @@ CASES = [
         ("<search> Ibsen </search>", f"Skien{END}", "<answer> Skien </answer>"),
         (1, 1, 1),
         {"chat": "always", "chat_template_kwargs": {"enable_thinking": False}, "system": "Be brief."},
+    ),
+    Case(
+        "hermes",
+        "Qwen3's template with tools: calls in JSON, two in one turn, and answers in messages of the template's own",
+        partial(byte_level, "chatml", "qwen3", added=[tag for tag in TAG_STRINGS if "tool" in tag]),
+        (
+            f"<think> Both. </think>\n{CALL % 'Ibsen'}\n{CALL % 'Skien'}{END}",
+            "<think> Skien. </think>\n<answer> Skien </answer>",
+        ),
+        (1, 1),
+        {"protocol": "hermes", "chat": "always", "prompt_tokens": 1000, "total_tokens": 1900},
     ),
     Case(
         "sentencepiece-legacy",
@@ -255,7 +270,7 @@ def gap(played: Played) -> float:
 
 def without_control(codec: HFCodec, text: str) -> str:
     """``text`` without the control tokens that a chat template writes, which decode to nothing."""
-    for string in sorted(codec.reserved - set(TAGS), key=len, reverse=True):
+    for string in sorted(codec.reserved - set(TAG_STRINGS), key=len, reverse=True):
         text = text.replace(string, "")
     return text
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 from hub.config import LoraSettings
-from hub.models import ModelKind, read_json
+from hub.models import ModelKind, loading, read_json
+from hub.reach import hub_or_cache
+from sleuth.errors import ConfigError, did_you_mean
 
 _CONFIG = "adapter_config.json"
 
@@ -24,6 +27,24 @@ def lora_config(settings: LoraSettings, **task: Any) -> Any:
     )
 
 
+def check_targets(model: Any, settings: LoraSettings) -> None:
+    """Raise ConfigError for a name in ``target_modules`` that no layer of ``model`` has.
+
+    peft leaves such a name out without a word, unless none fits.
+    """
+    if settings.target_modules == "all-linear":
+        return
+    modules = dict(model.named_modules())
+    for target in settings.target_modules:
+        if not any(name == target or name.endswith(f".{target}") for name in modules):
+            matrices = [name for name, one in modules.items() if getattr(one, "weight", None) is not None]
+            layers = {name.rpartition(".")[2] for name in matrices if modules[name].weight.ndim == 2}
+            raise ConfigError(
+                f"lora.target_modules has '{target}', and no layer of this model has that name",
+                did_you_mean(target, sorted(layers)),
+            )
+
+
 def adapter_base(source: str, kind: ModelKind) -> str | None:
     """The base model named in an adapter folder; None if ``source`` is not an adapter folder."""
     path = Path(source) / _CONFIG
@@ -33,6 +54,20 @@ def adapter_base(source: str, kind: ModelKind) -> str | None:
     if not base:
         raise kind.error(f"{path} names no base model", "set base_model_name_or_path in it")
     return base
+
+
+@functools.cache
+def hub_adapter(name: str, kind: ModelKind) -> str | None:
+    """The folder in the hub's cache of the adapter called ``name``, downloaded if need be; None if it is no adapter."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    with hub_or_cache(name):
+        try:
+            hf_hub_download(name, _CONFIG)
+        except Exception:  # noqa: BLE001 - what is wrong with a name is said when it is loaded
+            return None
+    with loading(name, kind):
+        return str(snapshot_download(name))
 
 
 def adapter_rank(source: str, kind: ModelKind) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from sleuth.settings import Count, Settings, Share
 
@@ -16,7 +18,7 @@ class LoraSettings(Settings):
     r: Count = 16
     alpha: Count = 32
     dropout: Share = 0.0
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    target_modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
 
 
 class EncoderLoraSettings(LoraSettings):

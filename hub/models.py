@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hub.cache import cache_folder
+from hub.reach import hub_or_cache
 from sleuth.artifacts import atomic_folder, file_digest, write_manifest
 from sleuth.errors import SleuthError, first_line
 
@@ -34,7 +35,8 @@ class ModelKind:
 def loading(source: str, kind: ModelKind) -> Iterator[None]:
     """Wraps the loading of a model, where broken files and missing hub names can raise anything."""
     try:
-        yield
+        with hub_or_cache(source):
+            yield
     except SleuthError:
         raise
     except Exception as error:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from agent.config import GrpoSettings, WarmstartSettings
-from hub.config import LoraSettings
 from sleuth.errors import PolicyError, first_line
 from sleuth.layout import STAGES
 from workflows.config import RunSettings
@@ -23,10 +21,13 @@ def estimate_lines(settings: RunSettings, until: str) -> list[str]:
     width = _BYTES[settings.policy.dtype]
     parameters, line = _size(settings, width)
     lines = [line]
+    given = _is_adapter(settings)  # is trained itself, or in a warm start merged
     if "warmstart" in reached and settings.warmstart:
-        lines += _warmstart_lines(settings.warmstart, parameters, width)
+        adapter = given or settings.warmstart.lora is not None
+        lines += _warmstart_lines(settings.warmstart, parameters, width, adapter=adapter)
     if "grpo" in reached and settings.grpo:
-        lines += _grpo_lines(settings.grpo, settings.environment.total_tokens, parameters, width)
+        adapter = settings.grpo.lora is not None or (given and settings.warmstart is None)
+        lines += _grpo_lines(settings.grpo, settings.environment.total_tokens, parameters, width, adapter=adapter)
     return lines
 
 
@@ -40,14 +41,16 @@ def _size(settings: RunSettings, width: int) -> tuple[int | None, str]:
     return parameters, f"policy: {parameters / 1e6:.1f} M parameters, {parameters * width / 2**20:,.0f} MiB of weights"
 
 
-def _warmstart_lines(warmstart: WarmstartSettings, parameters: int | None, width: int) -> list[str]:
+def _warmstart_lines(warmstart: WarmstartSettings, parameters: int | None, width: int, *, adapter: bool) -> list[str]:
     tokens = f"warm start: at most {warmstart.batch_size * warmstart.max_tokens:,} tokens per step"
     if parameters is None:
         return [tokens]
-    return [f"{tokens}; memory before activations: {_memory(parameters, width, warmstart.lora, reference=0)}"]
+    return [f"{tokens}; memory before activations: {_memory(parameters, width, adapter, reference=0)}"]
 
 
-def _grpo_lines(grpo: GrpoSettings, total_tokens: int, parameters: int | None, width: int) -> list[str]:
+def _grpo_lines(
+    grpo: GrpoSettings, total_tokens: int, parameters: int | None, width: int, *, adapter: bool
+) -> list[str]:
     rows = grpo.questions * grpo.group_size
     size = rows // grpo.minibatches
     asked, played = grpo.rollouts * grpo.questions, grpo.rollouts * rows
@@ -63,16 +66,22 @@ def _grpo_lines(grpo: GrpoSettings, total_tokens: int, parameters: int | None, w
         lines.append(f"dynamic sampling: up to {grpo.oversample:g} times as many questions, trajectories and tokens")
     if parameters is None:
         return lines
-    reference = width if grpo.beta and not grpo.lora else 0
-    return [*lines, f"GRPO, memory before activations: {_memory(parameters, width, grpo.lora, reference)}"]
+    reference = width if grpo.beta and not adapter else 0
+    return [*lines, f"GRPO, memory before activations: {_memory(parameters, width, adapter, reference)}"]
 
 
-def _memory(parameters: int, width: int, lora: LoraSettings | None, reference: int) -> str:
-    if lora:
+def _memory(parameters: int, width: int, adapter: bool, reference: int) -> str:
+    if adapter:
         return f"about {parameters * width / 2**20:,.0f} MiB (weights; plus the adapter, its gradients and moments)"
     also = ", reference" if reference else ""
     total = parameters * (4 * _BYTES["float32"] + reference)
     return f"about {total / 2**20:,.0f} MiB (weights, gradients, two Adam moments{also})"
+
+
+def _is_adapter(settings: RunSettings) -> bool:
+    from agent.policies.loading import adapter_base, resolve_model
+
+    return settings.policy.model is not None and adapter_base(resolve_model(settings.policy.model)) is not None
 
 
 def _is_local(settings: RunSettings) -> bool:
@@ -97,7 +106,6 @@ def count_parameters(settings: RunSettings) -> int:
         # The vocabulary, and so the embedding, is unknown until the world is made.
         per_layer = 4 * tiny.hidden_size**2 + 3 * tiny.hidden_size * tiny.intermediate_size
         return tiny.layers * per_layer
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told by the error, once
     config = read_config(settings.policy)
     try:
         with torch.device("meta"):

@@ -7,6 +7,7 @@ from typing import Any
 from agent.codec import HFCodec
 from agent.config import OptimizerSettings, PolicySettings
 from agent.policies.loading import adapter_base, load_policy_model, pick_device, resolve_model
+from hub.adapters import check_targets
 from hub.config import LoraSettings
 
 
@@ -22,6 +23,8 @@ def load_trained(policy: PolicySettings, name: str, lora: LoraSettings | None) -
     text = model.config.get_text_config()
     if hasattr(text, "num_local_experts") and not hasattr(text, "num_experts"):
         text.num_experts = text.num_local_experts  # as TRL's load-balancing loss reads it, of Granite's models too
+    if lora:
+        check_targets(model, lora)
     return model, codec
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from agent.codec import HFCodec
 from agent.config import PolicySettings
 from agent.policies.loading import adapter_base, load_codec, resolve_model
+from hub.adapters import check_targets
 from hub.config import LoraSettings
 from sleuth.errors import ConfigError, PolicyError, did_you_mean, first_line
 from sleuth.plugins import load_object
@@ -140,6 +141,7 @@ def _transformers(settings: PolicySettings, name: str, lora: LoraSettings | None
 
         from agent.policies.adapters import peft_config
 
+        check_targets(model, lora)
         model = get_peft_model(model, peft_config(lora))
     return _around(settings, model, codec), codec
 

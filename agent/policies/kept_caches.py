@@ -13,10 +13,11 @@ from agent.policies.kv_cache import RowCache
 
 
 class KeptCaches:
-    """Caches in the order of their next use. Beside the one in use, they hold at most ``limit`` bytes; None: no bound.
+    """Caches in the order of their next use, of at most ``limit`` bytes; None: no bound.
 
-    The cache in use counts too, with the most that its batch may grow to. It alone may exceed the bound: what bounds
-    a batch is its rows. Evicted rows are encoded again when they come back.
+    While a batch is sampled its cache counts too, with the most that it may grow to. It alone may exceed the bound,
+    as what bounds a batch is its rows; it is not kept then. Rows that are not kept are encoded again when they come
+    back.
     """
 
     def __init__(self, limit: int | None) -> None:
@@ -48,7 +49,8 @@ class KeptCaches:
 
     def keep(self, cache: RowCache) -> None:
         self._bytes_of_a_token = cache.nbytes / (len(cache.episodes) * cache.allocated)
-        self._behind.append(cache)
+        if self._limit is None or cache.nbytes <= self._limit:
+            self._behind.append(cache)
 
     def release(self, episodes: Iterable[str]) -> None:
         """Drop the caches all of whose rows are among ``episodes``."""

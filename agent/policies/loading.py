@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from agent.codec import HFCodec
 from agent.config import PolicySettings
 from hub import adapters, models
 from hub.models import ModelKind
+from hub.reach import hub_or_cache
 from sleuth.errors import ConfigError, PolicyError, first_line
 
 POLICY = ModelKind("policy", PolicyError)
@@ -28,7 +31,7 @@ def load_policy_model(settings: PolicySettings, name: str, *, trainable: bool = 
     codec = load_codec(source, trust_remote_code=settings.trust_remote_code)
     adapter = adapter_base(source)
     base = resolve_model(adapter) if adapter else source
-    with models.loading(name, POLICY):
+    with models.loading(name, POLICY), hub_or_cache(base), _attending(settings.attention):
         model = AutoModelForCausalLM.from_pretrained(
             base,
             dtype=getattr(torch, settings.dtype),
@@ -42,6 +45,20 @@ def load_policy_model(settings: PolicySettings, name: str, *, trainable: bool = 
     return model.to(pick_device(settings.device)), codec
 
 
+@contextlib.contextmanager
+def _attending(attention: str) -> Iterator[None]:
+    """Turn the error of a model or an installation without this kind of attention into one that names the setting."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        if "attention" not in str(error).lower():
+            raise
+        other = "eager" if attention == "sdpa" else "sdpa"
+        raise PolicyError(
+            f"policy.attention is '{attention}': {first_line(error).partition('. ')[0]}", f"set it to {other}"
+        ) from error
+
+
 def read_config(settings: PolicySettings) -> Any:
     """The transformers configuration of ``settings.model``, or of its base if it is an adapter; no weights are read.
 
@@ -50,11 +67,11 @@ def read_config(settings: PolicySettings) -> Any:
     from transformers import AutoConfig
 
     source = resolve_model(settings.model or "")
-    base = adapter_base(source)
+    adapter = adapter_base(source)
+    base = resolve_model(adapter) if adapter else source
     try:
-        return AutoConfig.from_pretrained(
-            resolve_model(base) if base else source, trust_remote_code=settings.trust_remote_code
-        )
+        with hub_or_cache(base):
+            return AutoConfig.from_pretrained(base, trust_remote_code=settings.trust_remote_code)
     except (OSError, ValueError) as error:
         raise PolicyError(
             f"cannot read the configuration of policy.model '{settings.model}': {first_line(error)}",
@@ -74,9 +91,10 @@ def load_codec(name: str, *, trust_remote_code: bool = False) -> HFCodec:
     generic = _tokenizer_class(source) in ("PreTrainedTokenizerFast", "TokenizersBackend")
     loader: Any = PreTrainedTokenizerFast if generic else AutoTokenizer
     extra = {} if generic else {"trust_remote_code": trust_remote_code}
-    with models.loading(name, _TOKENIZER):
+    with models.loading(name, _TOKENIZER), hub_or_cache(source):
         tokenizer = loader.from_pretrained(source, padding_side="left", **extra)
-    return HFCodec(tokenizer, _end_tokens(source, trust_remote_code))
+        ends = _end_tokens(source, trust_remote_code)
+    return HFCodec(tokenizer, ends)
 
 
 def _end_tokens(source: str, trust_remote_code: bool) -> list[int]:
@@ -89,17 +107,24 @@ def _end_tokens(source: str, trust_remote_code: bool) -> list[int]:
         except (OSError, ValueError, AttributeError):
             continue
         if named is not None:
-            return [named] if isinstance(named, int) else list(named)
+            ends = named if isinstance(named, list) else [named]
+            if not all(isinstance(end, int) for end in ends):
+                raise PolicyError(f"{source} gives {named!r} as its eos_token_id", "write token ids there")
+            return [end for end in ends if end >= 0]
     return []
 
 
 def resolve_model(name: str) -> str:
-    """``name`` in a form that transformers loads: ``smollm2`` and GGUF files become converted folders."""
+    """``name`` in a form that transformers loads: ``smollm2`` and GGUF files become converted folders.
+
+    An adapter on the hub becomes its folder in the hub's cache: loaded by its name, none of its weights can be trained.
+    """
     if name.startswith(("http://", "https://")):
         raise PolicyError(
             f"{name} is a server, whose weights are not here", "evaluate it or chat with it; to train, name a model"
         )
-    return models.resolve_model(name, POLICY)
+    found = models.resolve_model(name, POLICY)
+    return found if Path(found).exists() else adapters.hub_adapter(found, POLICY) or found
 
 
 def pick_device(name: str) -> str:
@@ -125,6 +150,17 @@ def check_device(name: str) -> None:
         ) from None
     if kind == "cuda" and (index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"policy.device is '{name}', but torch finds {torch.cuda.device_count()} GPUs", "write auto")
+    if kind in ("cpu", "cuda"):
+        return
+    try:
+        torch.zeros(1, device=name).item()
+    except (
+        RuntimeError,
+        NotImplementedError,
+        AssertionError,
+    ) as error:  # no such device in this build
+        reason = first_line(error).partition(". ")[0]
+        raise ConfigError(f"policy.device '{name}' cannot be used here: {reason}", "write auto") from None
 
 
 def adapter_base(source: str) -> str | None:

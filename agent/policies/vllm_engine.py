@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from agent.policies.neutral import NEUTRAL
+from hub.reach import hub_or_cache
 from sleuth.errors import MissingExtraError, PolicyError, first_line
 from sleuth.protocols import OnToken
 from sleuth.types import FinishReason, Request, Sampling
@@ -100,7 +101,8 @@ def why_unusable(model: str, *, trust_remote_code: bool = False) -> str | None:
         from transformers import AutoConfig
         from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
-        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code).get_text_config()
+        with hub_or_cache(model):
+            config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code).get_text_config()
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         sizes = CPUAttentionBackend.get_supported_head_sizes()
     except Exception as error:  # noqa: BLE001 - a broken installation raises anything

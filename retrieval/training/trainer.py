@@ -20,7 +20,7 @@ from sentence_transformers.util import get_rank
 from torch import Tensor, nn
 from transformers import get_scheduler
 
-from hub.adapters import lora_config
+from hub.adapters import check_targets, lora_config
 from hub.config import LoraSettings
 from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder
@@ -273,6 +273,7 @@ def add_adapter(encoder: Encoder, settings: LoraSettings) -> None:
     for role in roles:
         backbone: Any = next(iter(encoder.tower(role).children())).model
         if not getattr(backbone, "_hf_peft_config_loaded", False):
+            check_targets(backbone, settings)
             backbone.add_adapter(config)
         for name, weight in backbone.named_parameters():
             weight.requires_grad_("lora_" in name)  # a loaded adapter is frozen

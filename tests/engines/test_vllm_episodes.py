@@ -13,12 +13,14 @@ from agent.tiny_config import TinySettings
 from sleuth.types import Sampling
 
 
-@pytest.mark.parametrize("name", ["opened-thought", "special-tags", "sentencepiece-legacy", "framed-hint"])
+@pytest.mark.parametrize("name", ["opened-thought", "special-tags", "sentencepiece-legacy", "framed-hint", "hermes"])
 def test_an_episode_on_the_engine(name, tmp_path, settings_of):
     from agent.policies.vllm_policy import open_vllm_policy
 
     case = next(case for case in CASES if case.name == name)
-    episode = play(replace(case, model=partial(llama, settings=TinySettings(hidden_size=128, layers=2))))
+    episode = play(
+        replace(case, model=partial(llama, settings=TinySettings(hidden_size=128, layers=2, max_length=2048)))
+    )
     check(episode)
     keep(episode, tmp_path)
     policy, codec = open_vllm_policy(settings_of(tmp_path), str(tmp_path))

@@ -12,6 +12,7 @@ from agent.config import GrpoSettings, PolicySettings
 from agent.learning.answer_logprobs import AnswerReader
 from agent.learning.grpo import GrpoJob, TrainingData, make_trainer
 from agent.learning.length_groups import score_trimmed
+from agent.policies import row_check
 from agent.policies.loading import load_policy_model
 from agent.policies.transformers_policy import TransformersPolicy
 from agent.rollout import RolloutDriver
@@ -202,6 +203,16 @@ def test_a_family_whose_rows_cannot_be_batched_is_refused_when_it_is_opened(
     with pytest.raises(PolicyError) as refused:
         TransformersPolicy(model, codec)
     assert reason in str(refused.value) and family in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_rows_may_differ_by_as_much_as_sampler_and_trainer(folders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 the monitor warns of more than 1e-4 nats between them."""
+    model, codec = load(folders("lfm2"))
+    monkeypatch.setattr(row_check, "_gap", lambda *_: 0.9 * BOUND)
+    row_check.check_rows(model, codec)
+    monkeypatch.setattr(row_check, "_gap", lambda *_: 1.1 * BOUND)
+    with pytest.raises(PolicyError, match=r"log-prob is 0\.00011 nats off"):
+        row_check.check_rows(model, codec)
 
 
 @pytest.mark.parametrize("family", WINDOWED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +15,9 @@ from peft import LoraConfig, get_peft_model
 
 from agent.config import GrpoSettings, PolicySettings
 from agent.learning.grpo import GrpoJob, TrainingData, make_trainer
+from agent.learning.options import load_trained
 from agent.learning.rollouts import to_row
-from agent.policies.loading import load_codec, load_policy_model, read_config
+from agent.policies.loading import check_device, load_codec, load_policy_model, read_config
 from agent.policies.openai_policy import OpenAIPolicy
 from agent.policies.transformers_policy import TransformersPolicy
 from agent.rollout import RolloutDriver
@@ -180,6 +182,60 @@ def test_an_adapter_is_trained_itself_and_never_beneath_a_second(turns_end: Any,
     assert {c.r for c in trainer.model.peft_config.values()} == {2}
     with pytest.raises(ConfigError, match=r"is an adapter already, and grpo\.lora would add a second one"):
         make_trainer(job_of(adapter, tmp_path / "second", lora=LoraSettings(r=4)))
+
+
+def test_an_adapter_on_the_hub_is_trained_like_one_in_a_folder(
+    turns_end: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loaded by its name, transformers freezes the base and the adapter: nothing would be trained."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    cached, commit = tmp_path / "models--owner--adapter", "a" * 40
+    folder, *_ = turns_end
+    model, codec = load(folder)
+    adapter = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    adapter.save_pretrained(cached / "snapshots" / commit)
+    codec.tokenizer.save_pretrained(cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    trained, _ = load_trained(PolicySettings(model="owner/adapter", device="cpu"), "owner/adapter", None)
+    names = {name.split(".")[-3] for name, weight in trained.named_parameters() if weight.requires_grad}
+    assert names == {"lora_A", "lora_B"}
+
+
+@pytest.mark.parametrize("targets", [["nope"], ["q_proj", "nope"]])
+def test_an_adapter_for_layers_that_are_not_there_is_refused(turns_end: Any, tmp_path: Path, targets: Any) -> None:
+    """peft would leave out the one that is not there without a word."""
+    folder, *_ = turns_end
+    with pytest.raises(ConfigError, match=r"target_modules has 'nope', and no layer .*q_proj"):
+        make_trainer(job_of(folder, tmp_path / "run", lora=LoraSettings(target_modules=targets)))
+
+
+@pytest.mark.parametrize("device", ["meta", "xla"])
+def test_a_device_that_cannot_compute_here_is_refused_in_a_line(device: str) -> None:
+    with pytest.raises(ConfigError, match=rf"policy\.device '{device}' cannot be used here: [^\n]+ \(write auto\)"):
+        check_device(device)
+
+
+def test_attention_that_a_model_does_not_have_is_named_by_its_setting(tmp_path: Path) -> None:
+    build_tiny_family(tmp_path / "mamba", WORDS, "mamba")
+    said = r"policy\.attention is 'sdpa': MambaForCausalLM does not support [^\n]+ \(set it to eager\)"
+    with pytest.raises(PolicyError, match=said):
+        load(str(tmp_path / "mamba"))
+
+
+@pytest.mark.parametrize(("named", "ends"), [("</s>", None), ([3, "</s>"], None), ([3, -1], (3,))])
+def test_end_tokens_are_numbers(turns_end: Any, tmp_path: Path, named: Any, ends: Any) -> None:
+    folder, first, _ = turns_end
+    shutil.copytree(folder, tmp_path / "m")
+    (tmp_path / "m" / "generation_config.json").write_text(json.dumps({"eos_token_id": named}))
+    if ends is not None:
+        assert load_codec(str(tmp_path / "m")).end_token_ids == (first, *ends)
+        return
+    with pytest.raises(PolicyError, match=r"as its eos_token_id \(write token ids there\)"):
+        load_codec(str(tmp_path / "m"))
 
 
 def test_a_request_beyond_the_models_positions_is_one_line(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Settings are strict, layered, and their errors say what to write instead."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,7 +8,17 @@ import pytest
 from pydantic import Field
 
 from sleuth.errors import ConfigError
-from sleuth.settings import Settings, apply_override, load_settings, merge, read_layers, to_yaml, validate
+from sleuth.settings import (
+    Limit,
+    Settings,
+    Threshold,
+    apply_override,
+    load_settings,
+    merge,
+    read_layers,
+    to_yaml,
+    validate,
+)
 
 
 class GrpoSettings(Settings):
@@ -274,3 +285,21 @@ def test_settings_cannot_change() -> None:
     settings = validate(AllSettings, {"out": "x"}, "test")
     with pytest.raises(ValueError, match="frozen"):
         settings.seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+def test_a_number_is_finite(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"grpo\.beta: Input should be a finite number"):
+        load(tmp_path, f"out: x\ngrpo: {{beta: {value}}}\n")
+
+
+def test_only_a_bound_may_be_infinite_and_none_is_nan() -> None:
+    class Bounds(Settings):
+        limit: Limit = 1.0
+        threshold: Threshold = 1.0
+
+    bounds = validate(Bounds, {"limit": math.inf, "threshold": -math.inf}, "test")
+    assert (bounds.limit, bounds.threshold) == (math.inf, -math.inf)
+    for name in ("limit", "threshold"):
+        with pytest.raises(ConfigError, match=rf"{name}: .*got nan"):
+            validate(Bounds, {name: math.nan}, "test")

@@ -253,10 +253,14 @@ def test_the_estimate_is_of_every_stage_that_is_reached(tmp_path: Path, model: P
     assert estimate_lines(given, "warmstart") == [policy, warm]
 
 
-def test_the_estimate_of_an_adapter_counts_its_base(tmp_path: Path, model: Path) -> None:
+def test_the_estimate_of_an_adapter_counts_its_base_which_is_not_trained(tmp_path: Path, model: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(model)}))
     alone = estimate_lines(settings(tmp_path, model), "grpo")
-    assert estimate_lines(settings(tmp_path, tmp_path / "adapter"), "grpo") == alone
+    policy, warm, *merged = estimate_lines(settings(tmp_path, tmp_path / "adapter"), "grpo")
+    assert [policy, *merged] == [alone[0], *alone[2:]] and "two Adam moments, reference" in merged[-1]
+    assert "the adapter" in warm and "Adam" not in warm
+    *_, memory = estimate_lines(settings(tmp_path, tmp_path / "adapter", warmstart=None), "grpo")
+    assert "the adapter" in memory and "Adam" not in memory and "reference" not in memory
     with pytest.raises(PolicyError, match=r"configuration of policy\.model"):
         estimate_lines(settings(tmp_path, tmp_path), "grpo")
