@@ -15,6 +15,7 @@ from envs.observation import (
     fill,
     information_block,
     joined,
+    message_block,
     returned_block,
     size,
     trusted,
@@ -22,6 +23,7 @@ from envs.observation import (
 from envs.prompts import Preset
 from envs.protocols.base import TurnProtocol
 from envs.search_r1 import with_question_mark
+from sleuth.hits import first_seen
 from sleuth.protocols import TextCodec
 from sleuth.types import (
     Action,
@@ -121,24 +123,31 @@ class SearchEnvironment:
         return hint(self._codec, self._dialogue, self._hint_text(), room)
 
     def observe_several(self, found: Sequence[Sequence[Hit]], room: int) -> Observation | Stop:
-        """The hits of every query, which share the budget equally; they are numbered throughout."""
+        """The hits of every query, which share the budget; what one leaves, the later ones have.
+
+        A passage is shown once, where it was found first; the passages are numbered throughout.
+        """
         note, room = self._note(len(found), room)
-        budget, share = self._settings.observation_tokens, len(found)
-        whole = cut_block if self._preset.hard_cut else information_block
+        budget = self._settings.observation_tokens
+        if len(found) == 1:
+            whole = cut_block if self._preset.hard_cut else information_block
+            one = whole(self._codec, self._block, found[0], budget, room)
+            return Stop("token_budget") if one is None else self._dialogue.results([[*one, *note]])
         blocks: list[list[Piece]] = []
-        first = 1
-        for hits in found:
-            block = (
-                whole(self._codec, self._block, hits, budget, room)
-                if share == 1
-                else block_within(self._codec, self._block, hits, min(budget, room) // share, first)
-            )
-            if block is None and (share == 1 or room < budget):
+        first, left = 1, min(budget, room)
+        for hits, new in zip(found, first_seen(found), strict=True):
+            share = max(left, 0) // (len(found) - len(blocks))
+            if new or not hits:
+                block = block_within(self._codec, self._block, new, share, first)
+            else:
+                block = message_block(self._codec, self._block, FOUND_BEFORE, share)
+            if block is None and room < budget:
                 return Stop("token_budget")
-            blocks.append(block or [trusted(self._codec, "Too many searches in one turn to show what this one found.")])
-            first += len(hits)
-        blocks[-1] += note
-        return self._dialogue.results(blocks)
+            block = block or message_block(self._codec, self._block, NOT_SHOWN, share) or []
+            blocks.append(block)
+            first += len(new)
+            left -= size(block)
+        return self._dialogue.results([*blocks[:-1], [*blocks[-1], *note]])
 
     def answer_opening(self, transcript: str) -> str:
         """How an answer begins after ``transcript``, as demonstrations write it; an open thought is closed first."""
@@ -165,6 +174,8 @@ class SearchEnvironment:
 
 
 NO_SEARCHES = "no searches are left"
+FOUND_BEFORE = "Only passages that an earlier search of this turn found as well."
+NOT_SHOWN = "Too many searches in one turn to show what this one found."
 
 
 def asked(preset: Preset, question: Question) -> str:

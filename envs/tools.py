@@ -12,6 +12,7 @@ from typing import Any
 from envs.config import EnvironmentSettings, ToolSettings
 from sleuth.errors import ConfigError, ToolError
 from sleuth.evidence import normalise_title
+from sleuth.hits import first_seen
 from sleuth.plugins import load_object
 from sleuth.protocols import Documents, Tool
 from sleuth.types import Hit, Passage, Search, Turn
@@ -129,7 +130,8 @@ def _asked(arguments: Mapping[str, Any]) -> tuple[str, int]:
 
 def _find(wanted: str, turns: Sequence[Turn]) -> Passage:
     """The passage with this number in the last results, or with this id or title, the newest first."""
-    last = next((turn.hits for turn in reversed(turns) if isinstance(turn.action, Search)), ())
+    newest = next((turn.hits for turn in reversed(turns) if isinstance(turn.action, Search)), ())
+    (last,) = first_seen([newest])  # as they were numbered
     number = wanted.removeprefix("[").removesuffix("]")
     if number.isdecimal() and 1 <= int(number) <= len(last):
         return last[int(number) - 1].passage

@@ -232,3 +232,34 @@ def test_baselines_have_no_tools():
     played = play([call(query="x"), TURNS[2]], kind="direct")
     assert played.turns[0].action == Invalid("there is no tool to call")
     assert "<tools>" not in text_of(played, "prompt") and played.answer == "Skien"
+
+
+def test_a_passage_that_two_queries_find_is_shown_once():
+    born, city = ("Henrik Ibsen", "Born in Skien."), ("Skien", "A city.")
+    shelf = Shelf({"a": [born], "b": [born, city], "c": [city]})
+    asked = "".join(call(query=query) for query in "abc")
+    played = play([asked, call("open", document="2"), TURNS[2]], shelf, tools=["search", "open"])
+    seen = played.turns[0].observation
+    assert seen.count("Born in Skien.") == seen.count("A city.") == 1
+    blocks = [part.partition("\n</tool_response>")[0] for part in seen.split("<tool_response>\n")[1:]]
+    assert blocks == [
+        "[1] Henrik Ibsen\nBorn in Skien.",
+        "[2] Skien\nA city.",
+        "Only passages that an earlier search of this turn found as well.",
+    ]
+    assert "Skien (page 1" in played.turns[1].observation, "opened by the number that was shown"
+    assert [len(hits) for _, hits in played.turns[0].found] == [1, 2, 1], "what each query found is kept"
+
+
+@pytest.mark.parametrize("budget", [20, 60, 200, 400])
+def test_many_queries_of_a_turn_stay_within_the_budget(budget):
+    shelf = Shelf({str(n): [(str(n), "word " * 99)] for n in range(40)})
+    asked = "".join(call(query=str(n)) for n in range(40))
+    settings = {"searches": 40, "turns": 41, "turn_tokens": 4000, "total_tokens": 20000}
+    played = play([asked, TURNS[2]], shelf, observation_tokens=budget, **settings)
+    assert played.turns[0].action == Search(*map(str, range(40)))
+    bare = play([asked, TURNS[2]], Shelf({}), observation_tokens=4000, **settings)
+    frames = bare.turns[0].observation.replace("No passage was found. Try other words.", "")
+    observed = played.segments[2]
+    assert len(observed.token_ids) <= budget + len(CODEC.encode(frames, trusted=True))
+    assert played.turns[0].observation.count("</tool_response>") == 40 and played.answer == "Skien"
