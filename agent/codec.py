@@ -18,7 +18,6 @@ class HFCodec:
     Untrusted text is encoded with special tokens switched off, and any reserved id that still results is dropped:
     dropping a token id, unlike deleting text, cannot create a new special token. The protocol's own tags may be special
     tokens of the tokenizer: they are decoded like any text, while other special tokens have none.
-    ``end_token_ids`` are those that the model's settings name beside the tokenizer's EOS.
 
     Text and tokens agree at seams: a piece gets no space that it does not have, and loses none. After a control token
     inside trusted text, such as a chat template's ``[INST]``, the tokenizer's own custom holds.
@@ -57,7 +56,7 @@ class HFCodec:
         return decode_all(self.tokenizer, ids)
 
     def render_chat(
-        self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any] | None = None
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None
     ) -> str | None:
         """Raises ConfigError if the template refuses the messages."""
         from jinja2 import TemplateError

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from envs.config import EnvironmentSettings
 from envs.dialogue import Dialogue
+from envs.grammar import CLOSE_THOUGHT, opens_thought
 from envs.guard import guarded
 from envs.observation import (
     Piece,
@@ -55,8 +56,10 @@ class SearchEnvironment:
         self._preset = self._dialogue.preset
         self._codec = guarded(codec, self._preset, self._dialogue.protocol.tags)
         self._block = self._preset
-        if self._dialogue.protocol.tool_messages:
-            self._block = replace(self._preset, opening="", closing="")
+        if self._dialogue.protocol.tool_messages:  # the message is a frame; only one's own stands inside it
+            own = settings.prompts.texts() if settings.prompts else {}
+            bare = {name: "" for name in ("opening", "closing") if name not in own}
+            self._block = replace(self._preset, **bare)
         self._turns = 0
         self._searches = 0
         self._calls = 0
@@ -151,7 +154,10 @@ class SearchEnvironment:
 
     def answer_opening(self, transcript: str) -> str:
         """How an answer begins after ``transcript``, as demonstrations write it; an open thought is closed first."""
-        return ("\n</think>\n" if transcript.rstrip().endswith("<think>") else "") + "<answer> "
+        mark = "sleuthsanswer"
+        written = self._dialogue.protocol.write("", Answer(mark)).partition(mark)[0]
+        opening = written.rpartition(CLOSE_THOUGHT)[2].lstrip()
+        return (f"\n{CLOSE_THOUGHT}\n" if opens_thought(transcript) else "") + opening
 
     def observe_call(self, answer: ToolAnswer, room: int) -> Observation | Stop:
         note, room = self._note(1, room)
