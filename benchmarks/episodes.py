@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_tokenizers import TAGS, byte_level, sentencepiece
+from tiny_tokenizers import CALLS, SPECIAL, TAGS, byte_level, sentencepiece
 
 from agent.codec import HFCodec
 from agent.policies.scripted import ScriptedPolicy
@@ -37,16 +37,24 @@ from agent.tiny_families import make_family
 from agent.warmstart import to_example
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment
+from sleuth.reserved import TAG_STRINGS
 from sleuth.trajectories import TrajectoryWriter
 from sleuth.types import Generation, Hit, Passage, Question, Request, Sampling, ScoredTrajectory, Trajectory
 
 QUESTION = Question("q", "Where was Ibsen born?", ("Skien",))
-PASSAGES = {"Ibsen": Passage("p1", "Henrik Ibsen", "A playwright, born in Skien in 1828.")}
+PASSAGES = {
+    "Ibsen": Passage("p1", "Henrik Ibsen", "A playwright, born in Skien in 1828."),
+    "Skien": Passage("p2", "Skien", "A city in Norway."),
+}
 END = "{end}"
 """In a script: the token that ends a message."""
-
+IBSEN, SKIEN = (
+    f'<tool_call>\n{{"name": "search", "arguments": {{"query": "{query}"}}}}\n</tool_call>' for query in PASSAGES
+)
+ROOMY = {"protocol": "hermes", "turn_tokens": 300, "total_tokens": 2048, "turns": 5}
 
 SMALL = TinySettings(hidden_size=64, layers=2)
+LONG = TinySettings(hidden_size=64, layers=2, max_length=2048)
 
 
 def llama(codec: HFCodec, settings: TinySettings = SMALL) -> Any:
@@ -125,6 +133,37 @@ CASES = [
             "<think> Skien. </think><answer> Skien </answer>",
         ),
         (2, 1),
+    ),
+    Case(
+        "hermes",
+        "Qwen3's template and special tokens for calls: two calls in a turn, and a made-up result is a mention",
+        partial(byte_level, "chatml", "qwen3", CALLS),
+        (
+            f"<think> No <tool_response> yet. </think>\n{IBSEN}\n{SKIEN}{END}",
+            f"Skien.{END}",
+            "<think> Skien. </think>\n<answer> Skien </answer>",
+        ),
+        (2, 1, 1),
+        ROOMY,
+        partial(llama, settings=LONG),
+    ),
+    Case(
+        "hermes-opened-thought",
+        "Qwen3.5's template opens each thought; the call mentioned in the first is not made",
+        partial(byte_level, "chatml", "qwen3_5_think", (*TAGS, *CALLS)),
+        (f"I could {IBSEN} but ask for Skien.</think>\n{SKIEN}{END}", "Skien.</think>\n<answer> Skien </answer>"),
+        (1, 1),
+        ROOMY,
+        partial(llama, settings=LONG),
+    ),
+    Case(
+        "hermes-sentencepiece",
+        "Llama 2's tokenizer with Qwen3's template, whose end of a message is not the tokenizer's EOS",
+        partial(sentencepiece, legacy=False, special=SPECIAL["chatml"][1:], template="qwen3"),
+        (f"<think> Where? </think>\n{IBSEN}{END}", "<think> Skien. </think>\n<answer> Skien </answer>"),
+        (1, 1),
+        ROOMY,
+        partial(llama, settings=LONG),
     ),
     Case(
         "hybrid-attention",
@@ -255,7 +294,7 @@ def gap(played: Played) -> float:
 
 def without_control(codec: HFCodec, text: str) -> str:
     """``text`` without the control tokens that a chat template writes, which decode to nothing."""
-    for string in sorted(codec.reserved - set(TAGS), key=len, reverse=True):
+    for string in sorted(codec.reserved - set(TAG_STRINGS), key=len, reverse=True):
         text = text.replace(string, "")
     return text
 

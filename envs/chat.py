@@ -103,7 +103,8 @@ def written_call(
 ) -> str | None:
     """A call of ``search`` as the template writes it in the assistant's message; None if it does not show calls."""
     call = {"type": "function", "id": "call00000", "function": {"name": "search", "arguments": {"query": query}}}
-    messages = [_user(_ASKED), {"role": "assistant", "content": "", "tool_calls": [call]}, _user(_TOLD)]
+    said: dict[str, Any] = {"role": "assistant", "content": "", "tool_calls": [call]}
+    messages = [_user(_ASKED), said, _user(_TOLD)]
     try:
         text = _render(codec, messages, settings, tools) or ""
     except (ConfigError, TypeError):  # some templates take the arguments as text only

@@ -24,6 +24,7 @@ from envs.observation import (
 from envs.prompts import Preset
 from envs.protocols.base import TurnProtocol
 from envs.search_r1 import with_question_mark
+from envs.wording import PromptSettings
 from sleuth.hits import first_seen
 from sleuth.protocols import TextCodec
 from sleuth.types import (
@@ -57,9 +58,11 @@ class SearchEnvironment:
         self._codec = guarded(codec, self._preset, self._dialogue.protocol.tags)
         self._block = self._preset
         if self._dialogue.protocol.tool_messages:  # the message is a frame; only one's own stands inside it
-            own = settings.prompts.texts() if settings.prompts else {}
-            bare = {name: "" for name in ("opening", "closing") if name not in own}
-            self._block = replace(self._preset, **bare)
+            own = settings.prompts or PromptSettings()
+            opening, closing = self._preset.opening, self._preset.closing
+            self._block = replace(
+                self._preset, opening=opening if own.opening else "", closing=closing if own.closing else ""
+            )
         self._turns = 0
         self._searches = 0
         self._calls = 0

@@ -10,7 +10,7 @@ import json
 
 import pytest
 from qwen_like import QWEN, qwen_codec
-from tiny_tokenizers import TAGS, byte_level
+from tiny_tokenizers import CALLS, TAGS, byte_level
 
 from agent.codec import HFCodec
 from agent.policies.scripted import ScriptedPolicy
@@ -31,7 +31,6 @@ PASSAGES = {
 
 
 CODEC = qwen_codec()
-CALL_TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 
 
 class Shelf:
@@ -296,7 +295,7 @@ FAMILIES = {"deepseek_r1_distill": "deepseek", "llama3_1": "llama3"}
 @pytest.mark.parametrize("template", ["qwen2_5", "qwen3", "qwen3_5_think", "qwen3_vl", "nemotron_3_nano"])
 def test_bundled_templates_with_the_form_or_qwen3_5s(template, thinking, special):
     """With the tags of thoughts, calls and answers as special tokens too."""
-    codec = HFCodec(byte_level("chatml", template, CALL_TAGS + TAGS if special else ()))
+    codec = HFCodec(byte_level("chatml", template, CALLS + TAGS if special else ()))
     settings = {"chat_template_kwargs": thinking, "total_tokens": 9000, "turn_tokens": 900}
     played = play([*TURNS[:2], "<think>Why?</think>prose", TURNS[2]], codec=codec, **settings)
     opens = template in ("qwen3_5_think", "nemotron_3_nano") and not thinking
