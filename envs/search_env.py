@@ -142,7 +142,7 @@ class SearchEnvironment:
         blocks: list[list[Piece]] = []
         first, left = 1, min(budget, room)
         for hits, new in zip(found, first_seen(found), strict=True):
-            share = max(left, 0) // (len(found) - len(blocks))
+            share = left // (len(found) - len(blocks))
             if new or not hits:
                 block = block_within(self._codec, self._block, new, share, first)
             else:
