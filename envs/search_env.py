@@ -25,6 +25,7 @@ from envs.prompts import Preset
 from envs.protocols.base import TurnProtocol
 from envs.search_r1 import with_question_mark
 from envs.wording import PromptSettings
+from sleuth.errors import ConfigError
 from sleuth.hits import first_seen
 from sleuth.protocols import TextCodec
 from sleuth.types import (
@@ -164,8 +165,12 @@ class SearchEnvironment:
 
     def observe_call(self, answer: ToolAnswer, room: int) -> Observation | Stop:
         note, room = self._note(1, room)
-        limit = min(self._settings.observation_tokens, room)
-        block = returned_block(self._codec, self._block, answer.text, limit)
+        budget = self._settings.observation_tokens
+        block = returned_block(self._codec, self._block, answer.text, min(budget, room))
+        if block is None and room >= budget:
+            raise ConfigError(
+                f"observation_tokens ({budget}) is too small for what a tool returns", "200 to 600 suits most policies"
+            )
         return Stop("token_budget") if block is None else self._dialogue.results([[*block, *note]])
 
     def _note(self, count: int, room: int) -> tuple[list[Piece], int]:
