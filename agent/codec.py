@@ -11,6 +11,8 @@ from agent.seams import Seam, decode_all, encode_plain, find_seam
 from sleuth.errors import ConfigError, PolicyError, first_line
 from sleuth.reserved import TAG_STRINGS, is_markup
 
+_SAID = "sleuthhassaid"
+
 
 class HFCodec:
     """A transformers tokenizer as a ``TextCodec``.
@@ -22,7 +24,8 @@ class HFCodec:
     Text and tokens agree at seams: a piece gets no space that it does not have, and loses none. After a control token
     inside trusted text, such as a chat template's ``[INST]``, the tokenizer's own custom holds.
 
-    ``end_token_ids`` are those that the model's settings name beside the tokenizer's EOS.
+    ``end_token_ids`` are those that the model's settings name beside the tokenizer's EOS; the end of a message in the
+    chat template is added, which a base model's EOS is often not.
     """
 
     def __init__(self, tokenizer: Any, end_token_ids: Sequence[int] = ()) -> None:
@@ -36,7 +39,9 @@ class HFCodec:
             tokenizer.pad_token = tokenizer.eos_token  # harmless: masks are never derived from pad ids
         self.eos_token_id: int = tokenizer.eos_token_id
         self.pad_token_id: int = tokenizer.pad_token_id
-        self.end_token_ids: tuple[int, ...] = tuple(dict.fromkeys([self.eos_token_id, *end_token_ids]))
+        self.end_token_ids: tuple[int, ...] = tuple(
+            dict.fromkeys([self.eos_token_id, *end_token_ids, *_message_end(tokenizer)])
+        )
         added: dict[str, int] = tokenizer.get_added_vocab()
         self.reserved: frozenset[str] = frozenset(added) | frozenset(tokenizer.all_special_tokens)
         self._added = frozenset(added.values()) | frozenset(tokenizer.all_special_ids)
@@ -122,6 +127,25 @@ class HFCodec:
         whole = encode_plain(self.tokenizer, self._seam.text + text, split_special=not trusted)
         length = len(self._seam.token_ids)
         return whole[length:] if tuple(whole[:length]) == self._seam.token_ids else ids
+
+
+def _message_end(tokenizer: Any) -> list[int]:
+    """The control token that the chat template writes after the assistant's words; empty if it writes none."""
+    if not tokenizer.chat_template:
+        return []
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": _SAID},
+        {"role": "user", "content": "a"},
+    ]
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # noqa: BLE001 (templates raise what they like; a chat that is asked for reports it)
+        return []
+    after = text.partition(_SAID)[2].lstrip()
+    known = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    token = max((string for string in known if after.startswith(string)), key=len, default="")
+    return [known[token]] if token else []
 
 
 def _bos(tokenizer: Any) -> str:

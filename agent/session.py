@@ -100,6 +100,7 @@ class Session:
         self._codec = codec
         self._tools = tools
         self._opened: dict[str, Retriever] = {}
+        self._boxes: dict[tuple[str, str | None], ToolBox | None] = {}
         self._source = source
         self._sets: dict[str, Sequence[Question]] = {}
         self._next = 0
@@ -109,7 +110,7 @@ class Session:
         self.retriever = retriever
         self.change()
         if retriever is not None and _searches(knobs):
-            self._tools.box(knobs, self._open(retriever))
+            self._box(knobs, retriever)
 
     # Knobs
 
@@ -225,14 +226,14 @@ class Session:
         """Check that a question can be played, before the session changes."""
         self._tools.environment(knobs)
         if name is not None and _searches(knobs):
-            self._tools.box(knobs, self._open(name))
+            self._box(knobs, name)
         elif knobs.mode in SEARCHING:
             raise ConfigError(f"mode {knobs.mode} needs something to search", "/retriever INDEX, or /mode direct")
 
     def _play(self, asked: _Asked, knobs: Knobs, name: str | None, on_event: OnEvent | None) -> Exchange:
         opened = self._open(name) if name is not None and _searches(knobs) else None
         overheard = _Overheard(opened) if opened is not None else None
-        environment, box = self._tools.environment(knobs), self._tools.box(knobs, opened)
+        environment, box = self._tools.environment(knobs), self._box(knobs, name if opened is not None else None)
         driver = RolloutDriver(self._policy, self._codec, environment, overheard, knobs.top_k, box)
         gate = _Gate(on_event)
         try:
@@ -257,6 +258,13 @@ class Session:
             return exchange
         grades = {name: metric(trajectory.answer, answers) for name, metric in self._tools.metrics.items()}
         return replace(exchange, grades=grades)
+
+    def _box(self, knobs: Knobs, name: str | None) -> ToolBox | None:
+        """The tools over the retriever ``name``: made once, since one may be slow to make."""
+        key = (knobs.mode, name)
+        if key not in self._boxes:
+            self._boxes[key] = self._tools.box(knobs, None if name is None else self._open(name))
+        return self._boxes[key]
 
     def _open(self, name: str) -> Retriever:
         if name not in self._opened:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_tokenizers import TAGS, byte_level, sentencepiece
+from tiny_tokenizers import CALLS, SPECIAL, TAGS, byte_level, sentencepiece
 
 from agent.codec import HFCodec
 from agent.policies.scripted import ScriptedPolicy
@@ -44,13 +44,17 @@ from sleuth.types import Generation, Hit, Passage, Question, Request, Sampling, 
 QUESTION = Question("q", "Where was Ibsen born?", ("Skien",))
 PASSAGES = {
     "Ibsen": Passage("p1", "Henrik Ibsen", "A playwright, born in Skien in 1828."),
-    "Skien": Passage("p2", "Skien", "A city in Telemark."),
+    "Skien": Passage("p2", "Skien", "A city in Norway."),
 }
 END = "{end}"
 """In a script: the token that ends a message."""
-CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "%s"}}\n</tool_call>'
+IBSEN, SKIEN = (
+    f'<tool_call>\n{{"name": "search", "arguments": {{"query": "{query}"}}}}\n</tool_call>' for query in PASSAGES
+)
+ROOMY = {"protocol": "hermes", "turn_tokens": 300, "total_tokens": 2048, "turns": 5}
 
-SMALL = TinySettings(hidden_size=64, layers=2, max_length=2048)
+SMALL = TinySettings(hidden_size=64, layers=2)
+LONG = TinySettings(hidden_size=64, layers=2, max_length=2048)
 
 
 def llama(codec: HFCodec, settings: TinySettings = SMALL) -> Any:
@@ -107,17 +111,6 @@ CASES = [
         {"chat": "always", "chat_template_kwargs": {"enable_thinking": False}, "system": "Be brief."},
     ),
     Case(
-        "hermes",
-        "Qwen3's template with tools: calls in JSON, two in one turn, and answers in messages of the template's own",
-        partial(byte_level, "chatml", "qwen3", added=[tag for tag in TAG_STRINGS if "tool" in tag]),
-        (
-            f"<think> Both. </think>\n{CALL % 'Ibsen'}\n{CALL % 'Skien'}{END}",
-            "<think> Skien. </think>\n<answer> Skien </answer>",
-        ),
-        (1, 1),
-        {"protocol": "hermes", "chat": "always", "prompt_tokens": 1000, "total_tokens": 1900},
-    ),
-    Case(
         "sentencepiece-legacy",
         "a legacy Llama tokenizer, which puts a space before every text that it encodes",
         partial(sentencepiece, legacy=True),
@@ -140,6 +133,37 @@ CASES = [
             "<think> Skien. </think><answer> Skien </answer>",
         ),
         (2, 1),
+    ),
+    Case(
+        "hermes",
+        "Qwen3's template and special tokens for calls: two calls in a turn, and a made-up result is a mention",
+        partial(byte_level, "chatml", "qwen3", CALLS),
+        (
+            f"<think> No <tool_response> yet. </think>\n{IBSEN}\n{SKIEN}{END}",
+            f"Skien.{END}",
+            "<think> Skien. </think>\n<answer> Skien </answer>",
+        ),
+        (2, 1, 1),
+        ROOMY,
+        partial(llama, settings=LONG),
+    ),
+    Case(
+        "hermes-opened-thought",
+        "Qwen3.5's template opens each thought; the call mentioned in the first is not made",
+        partial(byte_level, "chatml", "qwen3_5_think", (*TAGS, *CALLS)),
+        (f"I could {IBSEN} but ask for Skien.</think>\n{SKIEN}{END}", "Skien.</think>\n<answer> Skien </answer>"),
+        (1, 1),
+        ROOMY,
+        partial(llama, settings=LONG),
+    ),
+    Case(
+        "hermes-sentencepiece",
+        "Llama 2's tokenizer with Qwen3's template, whose end of a message is not the tokenizer's EOS",
+        partial(sentencepiece, legacy=False, special=SPECIAL["chatml"][1:], template="qwen3"),
+        (f"<think> Where? </think>\n{IBSEN}{END}", "<think> Skien. </think>\n<answer> Skien </answer>"),
+        (1, 1),
+        ROOMY,
+        partial(llama, settings=LONG),
     ),
     Case(
         "hybrid-attention",

@@ -17,6 +17,7 @@ Question: who wrote the opera? Write a query between <search> and </search>, the
 Find the answer to the question at the end with the help of a search engine. First think between <think> and
 </think>."""
 TAGS = tuple(f"<{slash}{name}>" for name in ("think", "search", "answer", "information") for slash in ("", "/"))
+CALLS = tuple(f"<{slash}{name}>" for name in ("tool_call", "tool_response") for slash in ("", "/"))
 SPECIAL = {
     "chatml": ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
     "deepseek": ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"),

@@ -98,6 +98,21 @@ def tool_frame(
     return (*texts, rest)
 
 
+def written_call(
+    codec: TextCodec, settings: EnvironmentSettings, tools: Sequence[Mapping[str, Any]], query: str
+) -> str | None:
+    """A call of ``search`` as the template writes it in the assistant's message; None if it does not show calls."""
+    call = {"type": "function", "id": "call00000", "function": {"name": "search", "arguments": {"query": query}}}
+    said: dict[str, Any] = {"role": "assistant", "content": "", "tool_calls": [call]}
+    messages = [_user(_ASKED), said, _user(_TOLD)]
+    try:
+        text = _render(codec, messages, settings, tools) or ""
+    except (ConfigError, TypeError):  # some templates take the arguments as text only
+        return None
+    text = text.partition(_ASKED)[2].partition(_TOLD)[0]
+    return text if query in text else None
+
+
 def _frame(codec: TextCodec, settings: EnvironmentSettings) -> ChatFrame:
     messages = [_user(_ASKED), {"role": "assistant", "content": _SAID}, _user(_TOLD)]
     text = _render(codec, messages, settings) or ""
@@ -114,7 +129,7 @@ def _user(content: str) -> dict[str, str]:
 
 def _render(
     codec: TextCodec,
-    messages: Sequence[Mapping[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     settings: EnvironmentSettings,
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> str | None:

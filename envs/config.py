@@ -52,7 +52,7 @@ class ToolSettings(Settings):
         if strange is not None:
             raise ValueError(f"the tool {self.kind} has no option '{strange}'")
         words = self.options.get("words", 1) if self.kind == "open" else 1
-        if not isinstance(words, int) or words < 1:
+        if isinstance(words, bool) or not isinstance(words, int) or words < 1:
             raise ValueError("words must be a whole number above 0")
         return self
 
@@ -144,6 +144,15 @@ class EnvironmentSettings(Settings):
     def _system_is_shown(self) -> EnvironmentSettings:
         if self.system is not None and self.chat == "never":
             raise ValueError("system needs a chat template: remove it, or set chat: auto or always")
+        return self
+
+    @model_validator(mode="after")
+    def _protocol_is_shown(self) -> EnvironmentSettings:
+        plain = self.chat == "never" or (
+            self.chat == "auto" and self.prompts is not None and self.prompts.chat is False
+        )
+        if self.protocol == "hermes" and plain:
+            raise ValueError("protocol hermes needs the chat template: set chat: always, or protocol: tags")
         return self
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from envs.chat import ChatFrame, open_chat, tool_frame
+from envs.chat import ChatFrame, open_chat, tool_frame, written_call
 from envs.config import EnvironmentSettings
 from envs.grammar import CLOSE_THOUGHT, ends_thinking, opens_thought
 from envs.observation import Piece, joined, size, trusted
@@ -27,8 +27,9 @@ from envs.prompts import PRESETS
 from envs.protocols.base import TurnProtocol, open_protocol
 from envs.search_r1 import parse_lenient
 from envs.wording import laid_over
+from sleuth.errors import ConfigError
 from sleuth.protocols import TextCodec
-from sleuth.types import Action, Generation, Observation
+from sleuth.types import Action, Generation, Observation, Search
 
 
 class Dialogue:
@@ -52,10 +53,22 @@ class Dialogue:
         """The whole prompt around ``wording``, slots unfilled."""
         opening = open_chat(wording, self.preset, self._settings, self._codec, self._shown)
         if self.protocol.tool_messages:
-            self.tool_frame(1)  # what is wrong with the template is said at the start
+            self._check_template(opening.frame is not None)
         self.frame, self._generation, self._left_open = None if self._lenient else opening.frame, None, False
         self.thinking = not self._lenient and opens_thought(opening.text)
         return opening.text
+
+    def _check_template(self, applies: bool) -> None:
+        """What is wrong with the chat template is said at the start."""
+        self.tool_frame(1)
+        if not applies:
+            said = f"protocol {self._settings.protocol} needs the tokenizer's chat template, and plain text is set"
+            raise ConfigError(said, "set environment.chat: always, or environment.protocol: tags")
+        query = "sleuthhassearched"
+        written = written_call(self._codec, self._settings, self._shown, query) if self._shown else None
+        if written is not None and self.protocol.parse(written, False) != Search(query):
+            said = f"the tokenizer's chat template has calls written in another form than {self._settings.protocol}"
+            raise ConfigError(said, "set environment.protocol: tags")
 
     def over(self, text: str, generation: Generation) -> bool:
         """Whether the turn has ended: a stop string inside a thought is a mention and ends none."""

@@ -44,6 +44,6 @@ class _Guarded:
         return self.codec.decode(token_ids)
 
     def render_chat(
-        self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any] | None = None
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None
     ) -> str | None:
         return self.codec.render_chat(messages, variables)

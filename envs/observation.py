@@ -156,10 +156,9 @@ def block_within(
 
     Frame and titles in full, texts sharing the rest; only the best-ranked passages if not all fit.
     """
-    opening, closing = trusted(codec, preset.opening), trusted(codec, preset.closing)
     if not hits:
-        pieces = [opening, trusted(codec, preset.nothing_found), closing]
-        return pieces if size(pieces) <= limit else None
+        return message_block(codec, preset, preset.nothing_found, limit)
+    opening, closing = trusted(codec, preset.opening), trusted(codec, preset.closing)
     texts = [_text(codec, preset, hit, limit) for hit in hits]
     longest = min(TITLE_TOKENS, max(limit // 4, 1))
     heads = [_head(codec, preset, first + i, hit, longest) for i, hit in enumerate(hits)]
@@ -172,6 +171,12 @@ def block_within(
             bodies = [shorten(codec, text, n) for text, n in zip(texts, split_budget(left, wants), strict=False)]
             return [opening, *_interleave(heads, bodies, separator), closing]
     return None
+
+
+def message_block(codec: TextCodec, preset: Preset, text: str, limit: int) -> list[Piece] | None:
+    """Our own ``text`` in the place of passages, in full; None if it is longer than ``limit`` tokens."""
+    pieces = [trusted(codec, part) for part in (preset.opening, text, preset.closing)]
+    return pieces if size(pieces) <= limit else None
 
 
 def returned_block(codec: TextCodec, preset: Preset, text: str, limit: int) -> list[Piece] | None:

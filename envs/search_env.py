@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from envs.config import EnvironmentSettings
 from envs.dialogue import Dialogue
+from envs.grammar import CLOSE_THOUGHT, opens_thought
 from envs.guard import guarded
 from envs.observation import (
     Piece,
@@ -15,6 +16,7 @@ from envs.observation import (
     fill,
     information_block,
     joined,
+    message_block,
     returned_block,
     size,
     trusted,
@@ -22,6 +24,9 @@ from envs.observation import (
 from envs.prompts import Preset
 from envs.protocols.base import TurnProtocol
 from envs.search_r1 import with_question_mark
+from envs.wording import PromptSettings
+from sleuth.errors import ConfigError
+from sleuth.hits import first_seen
 from sleuth.protocols import TextCodec
 from sleuth.types import (
     Action,
@@ -53,8 +58,12 @@ class SearchEnvironment:
         self._preset = self._dialogue.preset
         self._codec = guarded(codec, self._preset, self._dialogue.protocol.tags)
         self._block = self._preset
-        if self._dialogue.protocol.tool_messages:
-            self._block = replace(self._preset, opening="", closing="")
+        if self._dialogue.protocol.tool_messages:  # the message is a frame; only one's own stands inside it
+            own = settings.prompts or PromptSettings()
+            opening, closing = self._preset.opening, self._preset.closing
+            self._block = replace(
+                self._preset, opening=opening if own.opening else "", closing=closing if own.closing else ""
+            )
         self._turns = 0
         self._searches = 0
         self._calls = 0
@@ -121,33 +130,47 @@ class SearchEnvironment:
         return hint(self._codec, self._dialogue, self._hint_text(), room)
 
     def observe_several(self, found: Sequence[Sequence[Hit]], room: int) -> Observation | Stop:
-        """The hits of every query, which share the budget equally; they are numbered throughout."""
+        """The hits of every query, which share the budget; what one leaves, the later ones have.
+
+        A passage is shown once, where it was found first; the passages are numbered throughout.
+        """
         note, room = self._note(len(found), room)
-        budget, share = self._settings.observation_tokens, len(found)
-        whole = cut_block if self._preset.hard_cut else information_block
+        budget = self._settings.observation_tokens
+        if len(found) == 1:
+            whole = cut_block if self._preset.hard_cut else information_block
+            one = whole(self._codec, self._block, found[0], budget, room)
+            return Stop("token_budget") if one is None else self._dialogue.results([[*one, *note]])
         blocks: list[list[Piece]] = []
-        first = 1
-        for hits in found:
-            block = (
-                whole(self._codec, self._block, hits, budget, room)
-                if share == 1
-                else block_within(self._codec, self._block, hits, min(budget, room) // share, first)
-            )
-            if block is None and (share == 1 or room < budget):
+        first, left = 1, min(budget, room)
+        for hits, new in zip(found, first_seen(found), strict=True):
+            share = left // (len(found) - len(blocks))
+            if new or not hits:
+                block = block_within(self._codec, self._block, new, share, first)
+            else:
+                block = message_block(self._codec, self._block, FOUND_BEFORE, share)
+            if block is None and room < budget:
                 return Stop("token_budget")
-            blocks.append(block or [trusted(self._codec, "Too many searches in one turn to show what this one found.")])
-            first += len(hits)
-        blocks[-1] += note
-        return self._dialogue.results(blocks)
+            block = block or message_block(self._codec, self._block, NOT_SHOWN, share) or []
+            blocks.append(block)
+            first += len(new)
+            left -= size(block)
+        return self._dialogue.results([*blocks[:-1], [*blocks[-1], *note]])
 
     def answer_opening(self, transcript: str) -> str:
         """How an answer begins after ``transcript``, as demonstrations write it; an open thought is closed first."""
-        return ("\n</think>\n" if transcript.rstrip().endswith("<think>") else "") + "<answer> "
+        mark = "sleuthsanswer"
+        written = self._dialogue.protocol.write("", Answer(mark)).partition(mark)[0]
+        opening = written.rpartition(CLOSE_THOUGHT)[2].lstrip()
+        return (f"\n{CLOSE_THOUGHT}\n" if opens_thought(transcript) else "") + opening
 
     def observe_call(self, answer: ToolAnswer, room: int) -> Observation | Stop:
         note, room = self._note(1, room)
-        limit = min(self._settings.observation_tokens, room)
-        block = returned_block(self._codec, self._block, answer.text, limit)
+        budget = self._settings.observation_tokens
+        block = returned_block(self._codec, self._block, answer.text, min(budget, room))
+        if block is None and room >= budget:
+            raise ConfigError(
+                f"observation_tokens ({budget}) is too small for what a tool returns", "200 to 600 suits most policies"
+            )
         return Stop("token_budget") if block is None else self._dialogue.results([[*block, *note]])
 
     def _note(self, count: int, room: int) -> tuple[list[Piece], int]:
@@ -165,6 +188,8 @@ class SearchEnvironment:
 
 
 NO_SEARCHES = "no searches are left"
+FOUND_BEFORE = "Only passages that an earlier search of this turn found as well."
+NOT_SHOWN = "Too many searches in one turn to show what this one found."
 
 
 def asked(preset: Preset, question: Question) -> str:

@@ -5,13 +5,15 @@ The environment only shows and parses calls; the rollout driver makes them.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envs.config import EnvironmentSettings, ToolSettings
-from sleuth.errors import ConfigError, ToolError
+from sleuth.errors import ConfigError, ToolError, first_line
 from sleuth.evidence import normalise_title
+from sleuth.hits import first_seen
 from sleuth.plugins import load_object
 from sleuth.protocols import Documents, Tool
 from sleuth.types import Hit, Passage, Search, Turn
@@ -100,20 +102,39 @@ def _make(one: ToolSettings, settings: EnvironmentSettings, documents: Documents
     kind = load_object(one.kind)
     try:
         tool: Tool = kind(**one.options)
-    except TypeError as error:
-        raise ConfigError(f"tool {one.kind}: {error}", "check its options") from None
-    _check(one.kind, getattr(tool, "schema", None), callable(getattr(tool, "call", None)))
+        schema = getattr(tool, "schema", None)
+    except ConfigError:
+        raise
+    except Exception as error:  # a tool may be anybody's code
+        raise ConfigError(f"tool {one.kind}: {first_line(error)}", "check its options") from error
+    if not callable(getattr(tool, "call", None)):
+        raise ConfigError(f"tool {one.kind} has no method call(arguments, turns)", "see docs/extend.md")
+    wrong = _fault(schema)
+    if wrong:
+        raise ConfigError(f"tool {one.kind} {wrong}", "its schema is like those in docs/examples/arithmetic.py")
     return tool
 
 
-def _check(kind: str, schema: Any, callable_: bool) -> None:
-    if not callable_:
-        raise ConfigError(f"tool {kind} has no method call(arguments, turns)", "see docs/extend.md")
+def _fault(schema: Any) -> str | None:
+    """What is wrong with the schema of a tool; None if nothing is."""
     if not isinstance(schema, Mapping) or not isinstance(schema.get("parameters"), Mapping):
-        raise ConfigError(f"tool {kind} has no schema", 'it needs {"name", "description", "parameters"}')
-    name = schema.get("name")
+        return 'has no schema {"name", "description", "parameters"}'
+    name, parameters = schema.get("name"), schema["parameters"]
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _TAKEN:
-        raise ConfigError(f"tool {kind} cannot be called {name!r}", "a name is a new lower-case word, such as lookup")
+        return f"cannot be called {name!r}: a name is a new lower-case word, such as lookup"
+    if not isinstance(schema.get("description"), str):
+        return "has no description in its schema"
+    properties, required = parameters.get("properties", {}), parameters.get("required", [])
+    if not isinstance(properties, Mapping) or not all(isinstance(key, str) for key in properties):
+        return "has properties that are no mapping from names"
+    if not isinstance(required, list | tuple) or any(key not in properties for key in required):
+        return "requires an argument that is not among its properties"
+    try:
+        text = json.dumps(schema)
+    except (TypeError, ValueError) as error:
+        return f"has a schema that is not JSON: {first_line(error)}"
+    slot = next((slot for slot in ("{question}", "{passages}") if slot in text), None)
+    return f"has {slot} in its schema, where the prompt would fill it in" if slot else None
 
 
 def _asked(arguments: Mapping[str, Any]) -> tuple[str, int]:
@@ -129,7 +150,8 @@ def _asked(arguments: Mapping[str, Any]) -> tuple[str, int]:
 
 def _find(wanted: str, turns: Sequence[Turn]) -> Passage:
     """The passage with this number in the last results, or with this id or title, the newest first."""
-    last = next((turn.hits for turn in reversed(turns) if isinstance(turn.action, Search)), ())
+    newest = next((turn.hits for turn in reversed(turns) if isinstance(turn.action, Search)), ())
+    (last,) = first_seen([newest])  # as they were numbered
     number = wanted.removeprefix("[").removesuffix("]")
     if number.isdecimal() and 1 <= int(number) <= len(last):
         return last[int(number) - 1].passage

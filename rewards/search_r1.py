@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rewards.config import RewardSettings
+from rewards.format import thinks_then_acts
 from rewards.text_match import exact_match
 from sleuth.evidence import contains_answer
 from sleuth.settings import Share
@@ -75,8 +76,15 @@ class SearchR1Format:
 
 
 def _well_formed(turn: Turn) -> bool:
-    """Whether the turn is a thought, then the action; what was sampled past its closing tag was never read."""
-    text = f"<think>{turn.text}" if turn.thinking else turn.text  # the prompt opened the thought
-    pieces = _TAG.split(text)[:8]  # text and tags in turn
-    tags, texts = pieces[1::2], pieces[0::2]
+    """Whether the turn is a thought, then the action; what was sampled past its closing tag was never read.
+
+    A thought that was open before the turn has no tag there that opens it. In the Hermes form the action may be
+    several searches.
+    """
+    if isinstance(turn.action, Search) and "<tool_call>" in turn.text:
+        return thinks_then_acts(turn.text, turn.thinking)
+    pieces = _TAG.split(turn.text)
+    if turn.thinking:
+        pieces = ["", "<think>", *pieces]
+    tags, texts = pieces[1:8:2], pieces[0:8:2]  # text and tags in turn
     return tags == _SHAPES.get(type(turn.action)) and not texts[0].strip() and not texts[2].strip()

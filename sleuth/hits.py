@@ -1,4 +1,4 @@
-"""What a retriever found, with every passage once."""
+"""What a retriever found, with every passage once: within the hits of a query, and within those of a turn."""
 
 from __future__ import annotations
 
@@ -22,3 +22,16 @@ def distinct(hits: Sequence[Hit]) -> list[Hit]:
         return list(hits)
     ordered = sorted(best.values(), key=lambda hit: -hit.score)
     return [replace(hit, rank=rank) for rank, hit in enumerate(ordered, start=1)]
+
+
+def first_seen(found: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
+    """The hits of several queries, each passage only with the first query that has found it; order and ranks stay."""
+    seen: set[str] = set()
+    fresh: list[list[Hit]] = []
+    for hits in found:
+        fresh.append([])
+        for hit in hits:
+            if hit.passage.id not in seen:
+                seen.add(hit.passage.id)
+                fresh[-1].append(hit)
+    return fresh

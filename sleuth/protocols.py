@@ -49,7 +49,7 @@ class TextCodec(Protocol):
         ...
 
     def render_chat(
-        self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any] | None = None
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None
     ) -> str | None:
         """The chat template's text up to where the assistant begins; None without a template.
 

@@ -31,7 +31,8 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0)]
-Seconds = Annotated[float, Field(gt=0.0)]
+Seconds = Annotated[float, Field(gt=0.0, le=31_536_000.0)]
+"""Up to a year: more than clocks and threads can wait for is an error there."""
 Limit = Annotated[float, Field(gt=0.0, allow_inf_nan=True)]
 """What is cut or refused above it: infinity means nothing is. NaN is refused."""
 Threshold = Annotated[float, Field(ge=-math.inf, allow_inf_nan=True)]

@@ -61,11 +61,6 @@ def _check_environment(settings: RunSettings) -> None:
     from envs.protocols.base import open_protocol
 
     open_protocol(environment).wording(PRESETS[environment.preset])
-    if environment.protocol != "tags" and any(reward.kind == "search_r1_format" for reward in settings.rewards):
-        raise ConfigError(
-            f"the reward search_r1_format reads the protocol tags, and environment.protocol is {environment.protocol}",
-            "use the rewards exact_match and format",
-        )
     if settings.cluster is not None and any(tool.kind == "open" for tool in environment.tools):
         raise ConfigError(
             "environment.tools has open, but the retriever that a cluster shares finds passages only",

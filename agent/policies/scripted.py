@@ -53,8 +53,13 @@ class ScriptedPolicy:
         if self._end_turns and not any(stop in text for stop in sampling.stop):
             ids = [*ids, self._codec.eos_token_id]
         cut = ids[: request.max_new_tokens]
-        finished = len(cut) == len(ids) and any(stop in text for stop in sampling.stop)
-        reason = "stop" if finished else "length" if len(cut) == request.max_new_tokens else "eos"
+        whole = len(cut) == len(ids)
+        if whole and cut[-1] == self._codec.eos_token_id:
+            reason = "eos"
+        elif whole and any(stop in text for stop in sampling.stop):
+            reason = "stop"
+        else:
+            reason = "length" if len(cut) == request.max_new_tokens else "eos"
         for token in cut if on_token else ():
             on_token(request.episode, token, 0.0)  # type: ignore[misc]
         return Generation(tuple(cut), (0.0,) * len(cut), reason, self._version)  # type: ignore[arg-type]

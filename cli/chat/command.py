@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -123,8 +125,12 @@ def _tools(settings: RunSettings, codec: TextCodec, opened: Retriever | None) ->
         }
         return validate(EnvironmentSettings, values, "environment")
 
-    def environment(knobs: Knobs) -> Any:
+    @cache
+    def made(knobs: Knobs) -> Any:
         return make_environment(chosen(knobs), codec)
+
+    def environment(knobs: Knobs) -> Any:
+        return made(replace(knobs, seed=0, temperature=0.0))  # no part of an environment
 
     def box(knobs: Knobs, retriever: Retriever | None) -> Any:
         return make_tool_box(chosen(knobs), retriever)

@@ -10,6 +10,7 @@ from envs.prompts import Preset
 from envs.protocols.hermes import Hermes
 from envs.protocols.tags import Tags
 from envs.tools import schemas
+from sleuth.errors import ConfigError, first_line
 from sleuth.plugins import load_object
 from sleuth.types import Action
 
@@ -62,6 +63,20 @@ def open_protocol(settings: EnvironmentSettings) -> TurnProtocol:
 
     A dotted path names a class, which is called with the tools' schemas. Raises ConfigError if it cannot be loaded.
     """
-    make: Callable[[Sequence[Schema]], TurnProtocol]
-    make = PROTOCOLS[settings.protocol] if settings.protocol in PROTOCOLS else load_object(settings.protocol)
-    return make(schemas(settings) if settings.kind == "search" else ())
+    shown = schemas(settings) if settings.kind == "search" else ()
+    if settings.protocol in PROTOCOLS:
+        return PROTOCOLS[settings.protocol](shown)
+    make: Callable[[Sequence[Schema]], TurnProtocol] = load_object(settings.protocol)
+    try:
+        protocol = make(shown)
+    except ConfigError:
+        raise
+    except Exception as error:  # anybody's code
+        raise ConfigError(f"protocol {settings.protocol}: {first_line(error)}", "see envs/protocols/base.py") from error
+    missing = next((name for name in _MEMBERS if not hasattr(protocol, name)), None)
+    if missing is not None:
+        raise ConfigError(f"protocol {settings.protocol} has no '{missing}'", "see envs/protocols/base.py")
+    return protocol
+
+
+_MEMBERS = ("stop_strings", "schemas", "tags", "tool_messages", "wording", "parse", "ended", "write")

@@ -4,6 +4,9 @@ A turn is a thought, then ``<tool_call>{"name": "search", "arguments": {"query":
 times, or ``<answer>text</answer>``: a final answer needs a form of its own, since thoughts and answers are both plain
 words of the assistant, and these tags are what Search-R1 and its successors with tool calls train on. Only text that
 the policy sampled is ever parsed.
+
+Inside ``<tool_call>``, Qwen3.5's form is read as well, for templates that ask for it:
+``<function=search><parameter=query>...</parameter></function>``. Demonstrations have the JSON.
 """
 
 from __future__ import annotations
@@ -48,6 +51,8 @@ _WORDINGS = {
 _THOUGHT = re.compile(r"</?think>")
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
+_FUNCTION = re.compile(r"\s*<function=([^<>]+)>(.*?)</function>\s*", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=([^<>]+)>(.*?)</parameter>", re.DOTALL)
 _TAG = re.compile(r"</?(?:think|tool_call|tool_response|answer)>")
 
 
@@ -121,6 +126,9 @@ def _answer(content: str) -> Action:
 
 def _call(content: str) -> tuple[str, Mapping[str, Any]] | Invalid:
     """Name and arguments. The arguments may also be JSON in a string, as in OpenAI's calls."""
+    function = _FUNCTION.fullmatch(content)
+    if function:
+        return function[1].strip(), {name.strip(): value.strip() for name, value in _PARAMETER.findall(function[2])}
     call = json_object(content)
     if call is None:
         return Invalid("a <tool_call> is a JSON object with name and arguments")

@@ -30,12 +30,13 @@ class InformationGainSettings(TurnScoreSettings):
 
 @dataclass(frozen=True, slots=True)
 class InformationGain:
-    """The score of a search: L(transcript with its observation) - L(transcript before its turn), in nats.
+    """The score of a search or of a tool's call, in nats: L(transcript with its observation) - L(transcript before its
+    turn).
 
     L is the mean log-prob of the tokens of an accepted answer, written where the policy would write it, and that of the
     best answer. The best is chosen anew at every point, so that L depends on the transcript alone and the scores of an
-    episode add up to what all its searches have gained. Turns that are not searches, and a search whose observation
-    found no room, are not judged; nor is a question without accepted answers.
+    episode add up to what all its observations have gained. Turns that ask nothing, and one whose observation found no
+    room, are not judged; nor is a question without accepted answers.
     """
 
     needs_model: ClassVar[bool] = True

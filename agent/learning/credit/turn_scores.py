@@ -15,7 +15,7 @@ from sleuth.failures import ends_run, failure_of
 from sleuth.kinds import KindSettings
 from sleuth.plugins import load_object
 from sleuth.protocols import TurnReward
-from sleuth.types import Answer, Failure, Hit, Invalid, Question, Trajectory, Turn
+from sleuth.types import Answer, Failure, Hit, Invalid, Question, Search, Trajectory, Turn
 
 TurnScores = tuple[float | None, ...]
 """One for each turn; None for a turn that is not judged."""
@@ -110,13 +110,13 @@ class GoldFound:
         scores: list[float | None] = []
         for turn in trajectory.turns:
             found = gold(turn.hits)
-            scores.append(float(not found <= seen) if asked(turn) else None)
+            scores.append(float(not found <= seen) if isinstance(turn.action, Search) else None)
             seen |= found
         return tuple(scores)
 
 
 def asked(turn: Turn) -> bool:
-    """Whether the turn's action asked something of the world outside the transcript."""
+    """Whether the turn searched or called a tool: its action asked something of the world outside the transcript."""
     return not isinstance(turn.action, Answer | Invalid)
 
 

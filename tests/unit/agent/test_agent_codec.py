@@ -160,3 +160,27 @@ def test_a_model_file_of_sentencepiece(tmp_path, legacy):
     assert codec.decode([t for text in ("Oslo\n", "is\nthe", " opera") for t in codec.encode(text)]) == (
         "Oslo\nis\nthe opera"
     )
+
+
+@pytest.mark.parametrize(
+    ("family", "template", "eos", "end"),
+    [
+        ("chatml", "qwen2_5", "<|endoftext|>", "<|im_end|>"),
+        ("chatml", "qwen3", "<|im_end|>", "<|im_end|>"),
+        ("llama3", "llama3_1", "<|end_header_id|>", "<|eot_id|>"),
+        ("deepseek", "deepseek_r1_distill", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
+        ("chatml", None, "<|endoftext|>", "<|endoftext|>"),
+    ],
+)
+def test_the_templates_end_of_a_message_ends_a_generation(family, template, eos, end):
+    """A base model's EOS is often another token; a turn of calls has no other end."""
+    tokenizer = byte_level(family, template)
+    tokenizer.eos_token = eos
+    codec = HFCodec(tokenizer)
+    assert [tokenizer.convert_ids_to_tokens(token) for token in codec.end_token_ids] == list(dict.fromkeys([eos, end]))
+
+
+def test_a_template_that_refuses_a_conversation_adds_no_end_token():
+    tokenizer = byte_level("chatml", "qwen3")
+    tokenizer.chat_template = "{{ raise_exception('system first') }}"
+    assert HFCodec(tokenizer).end_token_ids == (tokenizer.eos_token_id,)

@@ -10,12 +10,15 @@ import json
 
 import pytest
 from qwen_like import QWEN, qwen_codec
+from tiny_tokenizers import CALLS, TAGS, byte_level
 
+from agent.codec import HFCodec
 from agent.policies.scripted import ScriptedPolicy
 from agent.rollout import RolloutDriver
 from agent.tools import ToolBox
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment
+from envs.protocols.hermes import Hermes
 from envs.tools import OPEN, SEARCH, make_tools, time_limits
 from sleuth.errors import ConfigError, ToolError
 from sleuth.types import Answer, Call, Hit, Invalid, Passage, Question, Sampling, Search
@@ -50,9 +53,9 @@ def call(name="search", **arguments):
     return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
 
 
-def play(said, shelf=None, codec=CODEC, end_turns=True, **settings):
+def play(said, shelf=None, codec=CODEC, end_turns=True, form="hermes", **settings):
     shelf = shelf or Shelf()
-    chosen = EnvironmentSettings(protocol="hermes", **settings)
+    chosen = EnvironmentSettings(protocol=form, **settings)
     policy = ScriptedPolicy(codec, lambda _, turn: said[turn], end_turns=end_turns)
     tools = make_tools(chosen, shelf)
     box = ToolBox(tools, time_limits(chosen, tools))
@@ -220,6 +223,7 @@ def test_a_tool_of_ones_own_fails_without_ending_anything(monkeypatch, caplog):
         (None, {}, "needs a tokenizer with a chat template"),
         (QWEN.replace("tool | tojson", "''"), {}, "does not show the tool search"),
         (QWEN.replace('message.role == "tool"', 'message.role == "never"'), {}, "has no messages of tools"),
+        (QWEN.replace("message.content +", "message.content + message.tool_calls|string +"), {}, "in another form"),
         (QWEN, {"preset": "search_r1"}, "the preset search_r1 is written for the protocol tags"),
     ],
 )
@@ -232,3 +236,95 @@ def test_baselines_have_no_tools():
     played = play([call(query="x"), TURNS[2]], kind="direct")
     assert played.turns[0].action == Invalid("there is no tool to call")
     assert "<tools>" not in text_of(played, "prompt") and played.answer == "Skien"
+
+
+def test_a_passage_that_two_queries_find_is_shown_once():
+    born, city = ("Henrik Ibsen", "Born in Skien."), ("Skien", "A city.")
+    shelf = Shelf({"a": [born], "b": [born, city], "c": [city]})
+    asked = "".join(call(query=query) for query in "abc")
+    played = play([asked, call("open", document="2"), TURNS[2]], shelf, tools=["search", "open"])
+    seen = played.turns[0].observation
+    assert seen.count("Born in Skien.") == seen.count("A city.") == 1
+    blocks = [part.partition("\n</tool_response>")[0] for part in seen.split("<tool_response>\n")[1:]]
+    assert blocks == [
+        "[1] Henrik Ibsen\nBorn in Skien.",
+        "[2] Skien\nA city.",
+        "Only passages that an earlier search of this turn found as well.",
+    ]
+    assert "Skien (page 1" in played.turns[1].observation, "opened by the number that was shown"
+    assert [len(hits) for _, hits in played.turns[0].found] == [1, 2, 1], "what each query found is kept"
+
+
+@pytest.mark.parametrize("budget", [20, 60, 200, 400])
+def test_many_queries_of_a_turn_stay_within_the_budget(budget):
+    shelf = Shelf({str(n): [(str(n), "word " * 99)] for n in range(40)})
+    asked = "".join(call(query=str(n)) for n in range(40))
+    settings = {"searches": 40, "turns": 41, "turn_tokens": 4000, "total_tokens": 20000}
+    played = play([asked, TURNS[2]], shelf, observation_tokens=budget, **settings)
+    assert played.turns[0].action == Search(*map(str, range(40)))
+    bare = play([asked, TURNS[2]], Shelf({}), observation_tokens=4000, **settings)
+    frames = bare.turns[0].observation.replace("No passage was found. Try other words.", "")
+    observed = played.segments[2]
+    assert len(observed.token_ids) <= budget + len(CODEC.encode(frames, trusted=True))
+    assert played.turns[0].observation.count("</tool_response>") == 40 and played.answer == "Skien"
+
+
+def test_plain_text_leaves_nothing_to_show_the_tools_in():
+    for plain in ({"chat": "never"}, {"prompts": {"chat": False}}):
+        with pytest.raises(ValueError, match="protocol hermes needs the chat template: set chat: always"):
+            EnvironmentSettings(protocol="hermes", **plain)
+    played = play(TURNS, chat="always", prompts={"chat": False})
+    assert played.answer == "Skien" and "<tools>" in text_of(played, "prompt")
+    with pytest.raises(ConfigError, match="needs the tokenizer's chat template, and plain text is set"):
+        play(TURNS, chat="never", form="test_agent_hermes:Hermes")
+
+
+def test_tags_of_ones_own_stand_inside_the_message_and_are_not_forged():
+    own = {"opening": "<docs>\n", "passage": "{text}", "closing": "\n</docs>"}
+    shelf = Shelf({"author of Peer Gynt": [("a", "Ibsen</docs>")], "Henrik Ibsen": [("b", "Skien")]})
+    played = play(TURNS, shelf, prompts=own)
+    assert "<tool_response>\n<docs>\nIbsen<·/docs>\n</docs>\n</tool_response>" in played.turns[0].observation
+    assert "<tool_response>\n<docs>\nSkien\n</docs>\n</tool_response>" in played.turns[1].observation
+
+
+FAMILIES = {"deepseek_r1_distill": "deepseek", "llama3_1": "llama3"}
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("thinking", [{}, {"enable_thinking": False}])
+@pytest.mark.parametrize("template", ["qwen2_5", "qwen3", "qwen3_5_think", "qwen3_vl", "nemotron_3_nano"])
+def test_bundled_templates_with_the_form_or_qwen3_5s(template, thinking, special):
+    """With the tags of thoughts, calls and answers as special tokens too."""
+    codec = HFCodec(byte_level("chatml", template, CALLS + TAGS if special else ()))
+    settings = {"chat_template_kwargs": thinking, "total_tokens": 9000, "turn_tokens": 900}
+    played = play([*TURNS[:2], "<think>Why?</think>prose", TURNS[2]], codec=codec, **settings)
+    opens = template in ("qwen3_5_think", "nemotron_3_nano") and not thinking
+    assert [turn.thinking for turn in played.turns] == [opens] * 4
+    assert [type(turn.action) for turn in played.turns] == [Search, Search, Invalid, Answer]
+    assert played.queries == ["author of Peer Gynt", "Henrik Ibsen", "nothing"] and played.answer == "Skien"
+    assert all(turn.observation.startswith("\n<|im_start|>user\n") for turn in played.turns[:3])
+    ends = [codec.eos_token_id]
+    assert [s.token_ids[-1:] == (*ends,) for s in played.segments if s.source == "policy"] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("template", ["deepseek_r1_distill", "llama3_1", "glm4moe", "lfm2_2_5"])
+def test_bundled_templates_with_another_form_are_refused(template):
+    codec = HFCodec(byte_level(FAMILIES.get(template, "chatml"), template))
+    with pytest.raises(ConfigError, match=r"in another form|does not show the tool"):
+        play(TURNS, codec=codec, total_tokens=9000)
+
+
+class Boxed(Hermes):
+    """Hermes with answers in another form."""
+
+    def write(self, think, action):
+        return f"<think> {think} </think>\n\\boxed{{{action.text}}}"
+
+
+@pytest.mark.parametrize(("form", "begins"), [("hermes", "<answer> "), (f"{__name__}:Boxed", "\\boxed{")])
+def test_an_answer_begins_as_the_protocol_writes_it(form, begins):
+    """Information gain reads the accepted answers there."""
+    env = make_environment(EnvironmentSettings(protocol=form), CODEC)()
+    assert env.answer_opening("<|im_start|>assistant\n") == begins
+    assert env.answer_opening("<|im_start|>assistant\n<think>\n\n</think>\n\n") == begins
+    assert env.answer_opening("<|im_start|>assistant\n<think>\n") == f"\n</think>\n{begins}"

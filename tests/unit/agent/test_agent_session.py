@@ -46,7 +46,9 @@ class Bench:
     def __init__(self, codec, policy=None, turns=(SEARCH, SEARCH, ANSWER), knobs=None, retriever="a", source=None):
         self.shelves: dict[str, Shelf] = {}
         policy = policy or ScriptedPolicy(codec, lambda _question, turn: turns[turn])
-        tools = Tools(lambda k: self.environment(k, codec), self.open, self.read, {"em": exact_match, "f1": f1})
+        self.boxes: list[tuple[str, str | None]] = []
+        graders = {"em": exact_match, "f1": f1}
+        tools = Tools(lambda k: self.environment(k, codec), self.open, self.read, graders, self.box)
         self.session = Session(policy, codec, tools, knobs or Knobs(), retriever, source)
 
     def environment(self, knobs, codec):
@@ -58,6 +60,9 @@ class Bench:
         if name == "nowhere":
             raise ArtifactError("no index at nowhere", "make it")
         return self.shelves.setdefault(name, Shelf(name))
+
+    def box(self, knobs, retriever):
+        self.boxes.append((knobs.mode, retriever.fingerprint if retriever else None))
 
     def read(self, name):
         if name == "none":
@@ -301,3 +306,12 @@ def test_no_file_of_something_else_is_appended_to(bench, tmp_path):
     assert corpus.read_text() == '{"id": "1", "text": "no newline yet"}'
     with pytest.raises(ConfigError, match=r"no \.jsonl file"):
         bench.session.save(tmp_path / "a.parquet")
+
+
+def test_tools_are_made_once_for_a_mode_and_a_retriever(bench):
+    for _ in range(2):
+        bench.session.ask("what?")
+        bench.session.again("b")
+    bench.session.change(mode="direct")
+    bench.session.ask("what?")
+    assert bench.boxes == [("search", "a"), ("search", "b"), ("direct", None)]

@@ -26,6 +26,7 @@ from sleuth.errors import ConfigError, TrainingError
 from sleuth.settings import validate
 from sleuth.types import (
     Answer,
+    Call,
     Generation,
     Hit,
     Invalid,
@@ -177,6 +178,16 @@ def test_invalid_turns_are_not_judged():
     trajectory = played(1, 1, hits=(("France",),))
     turns = (replace(trajectory.turns[0], action=Invalid("no")), *trajectory.turns[1:])
     assert GoldFound().score_turns(QUESTION, replace(trajectory, turns=turns)) == (None, None)
+
+
+def test_a_call_of_a_tool_is_no_search_that_found_nothing():
+    """What it read may help, which information gain tells; that it found no title is not held against it."""
+    trajectory = played(1, 1, 1, hits=(("France",), ()))
+    opened = replace(trajectory.turns[1], action=Call("open", {"document": "1"}))
+    opening = replace(trajectory, turns=(trajectory.turns[0], opened, trajectory.turns[2]))
+    assert GoldFound().score_turns(QUESTION, opening) == (1.0, None, None)
+    values = {(length, answer): -length for length in (2, 4, 6) for answer in QUESTION.answers}
+    assert InformationGain().score([opening], a_model(values)) == [(-2.0, -2.0, None)]
 
 
 @pytest.mark.parametrize("answers", [(), ("yes",)])

@@ -11,6 +11,8 @@ from sleuth.types import Answer, Call, Invalid, Search
 TOOLS = (SEARCH, OPEN)
 ONE = '<tool_call>\n{"name": "search", "arguments": {"query": "capital of Norway"}}\n</tool_call>'
 OTHER = '<tool_call>{"name": "search", "arguments": {"query": " Oslo "}}</tool_call>'
+LINES = "capital\nof Norway"
+XML = f"<tool_call>\n<function=search>\n<parameter=query>\n{LINES}\n</parameter>\n</function>\n</tool_call>"
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,8 @@ OTHER = '<tool_call>{"name": "search", "arguments": {"query": " Oslo "}}</tool_c
             '<tool_call>{"name": "open", "arguments": {"document": "Oslo", "page": 2}}</tool_call>',
             Call("open", {"document": "Oslo", "page": 2}),
         ),
+        (f"{XML}\n{ONE}", Search("capital\nof Norway", "capital of Norway")),
+        (XML.replace("=search>", "=open>").replace("=query>", "=document>"), Call("open", {"document": LINES})),
         ("<think>so</think>\n<answer> Oslo </answer>", Answer("Oslo")),
         (f"<think>{ONE}</think><answer>Oslo</answer>", Answer("Oslo")),
         ("<think>an <answer> is due</think><answer>Oslo</answer>", Answer("Oslo")),
@@ -54,6 +58,9 @@ def test_what_acts(text, action):
         ('<tool_call>{"name": "open", "arguments": {}}</tool_call>', "the call lacks document"),
         ('<tool_call>{"name": "open", "arguments": {"document": "a", "size": 1}}</tool_call>', "takes document, page"),
         (f'{ONE}<tool_call>{{"name": "open", "arguments": {{"document": "a"}}}}</tool_call>', "one call of another"),
+        (XML.replace("=search>", "=close>"), "there is open, search"),
+        (XML.replace("</function>", ""), "is a JSON object"),
+        (XML.replace("=query>", "=size>"), 'needs a "query"'),
         ("<answer>Oslo", "<answer> was opened and not closed"),
         ("<answer> </answer>", "the answer is empty"),
         ("<answer>a<think>b</answer>", "not closed"),

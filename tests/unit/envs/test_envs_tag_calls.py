@@ -1,6 +1,7 @@
 """Tools besides search in the tag protocol: their tags act, end turns, and stand in no outside text."""
 
 import pytest
+from qwen_like import qwen_codec
 
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment
@@ -8,6 +9,7 @@ from envs.observation import untrusted
 from envs.prompts import PRESETS
 from envs.protocols.base import open_protocol
 from envs.tools import OPEN
+from sleuth.errors import ConfigError
 from sleuth.types import Answer, Call, Generation, Hit, Invalid, Passage, Search, Stop, ToolAnswer
 
 SCHEMA = {"name": "lookup", "description": "Looks up.", "parameters": {"type": "object", "properties": {}}}
@@ -98,3 +100,14 @@ def test_tags_of_ones_own_tools_stand_in_no_outside_text(byte_codec, question):
     seen = env.observe([Hit(Passage("p", "</lookup>", "<LOOKUP>x</lookup><open>"), 1.0, 1)], 900).text
     assert "LOOKUP>x" in seen and not any(tag in seen for tag in ("</lookup>", "<LOOKUP>", "<open>"))
     assert untrusted(byte_codec, "</lookup>").text == "</lookup>", "which is text like any other without the tool"
+
+
+@pytest.mark.parametrize("protocol", ["tags", "hermes"])
+def test_a_budget_too_small_for_any_answer_of_a_tool_is_said(question, protocol):
+    chosen = EnvironmentSettings(protocol=protocol, tools=TOOLS, observation_tokens=7)
+    env = make_environment(chosen, qwen_codec())()
+    env.reset(question)
+    env.step(open_protocol(chosen).write("t", Call("open", {"document": "1"})))
+    with pytest.raises(ConfigError, match=r"observation_tokens \(7\) is too small for what a tool returns"):
+        env.observe_call(ToolAnswer("found"), 3000)
+    assert env.observe_call(ToolAnswer("found"), 30) == Stop("token_budget"), "the transcript is full"

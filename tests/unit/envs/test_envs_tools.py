@@ -1,8 +1,11 @@
 """``open`` shows a found document page by page; tools of one's own are checked before the first episode."""
 
+import re
+
 import pytest
 
 from envs.config import EnvironmentSettings
+from envs.protocols.base import open_protocol
 from envs.tools import OpenDocument, make_tools, schemas, time_limits
 from sleuth.errors import ConfigError, ToolError
 from sleuth.types import Generation, Hit, Passage, Search, Turn
@@ -83,6 +86,23 @@ class Mute:
     schema = SCHEMA
 
 
+class Shaped(Lookup):
+    """A tool whose schema has ``changes``."""
+
+    def __init__(self, **changes):
+        self.schema = SCHEMA | changes
+
+
+class Faulty(Lookup):
+    def __init__(self, size):
+        raise ValueError(f"size {size}\nis too small")
+
+
+class FaultyProtocol(Lookup):
+    def __init__(self, schemas):
+        del schemas
+
+
 HERE = __name__
 
 
@@ -104,11 +124,28 @@ def test_tools_are_made_from_settings():
         ({"kind": f"{HERE}:Namesake", "options": {"depth": 1}}, "unexpected keyword argument 'depth'"),
         (f"{HERE}:Absent", "has no 'Absent'"),
         (f"{HERE}:Namesake", "two tools are called 'lookup'"),
+        ({"kind": f"{HERE}:Faulty", "options": {"size": 1}}, "tool .*:Faulty: size 1$"),
+        ({"kind": f"{HERE}:Shaped", "options": {"description": None}}, "has no description"),
+        ({"kind": f"{HERE}:Shaped", "options": {"description": "the {question}"}}, "has {question} in its schema"),
+        ({"kind": f"{HERE}:Shaped", "options": {"parameters": []}}, "has no schema"),
+        ({"kind": f"{HERE}:Shaped", "options": {"parameters": {"properties": ["x"]}}}, "no mapping from names"),
+        ({"kind": f"{HERE}:Shaped", "options": {"parameters": {"required": "x"}}}, "not among its properties"),
+        ({"kind": f"{HERE}:Shaped", "options": {"parameters": {"required": ["x"]}}}, "not among its properties"),
+        ({"kind": f"{HERE}:Shaped", "options": {"strict": {1}}}, "is not JSON"),
     ],
 )
 def test_an_unusable_tool_is_named(tool, fault):
-    with pytest.raises(ConfigError, match=fault):
+    with pytest.raises(ConfigError) as raised:
         make_tools(EnvironmentSettings(tools=["search", tool, f"{HERE}:Lookup"]), None)
+    assert re.search(fault, raised.value.message) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"), [("FaultyProtocol", "has no 'stop_strings'"), ("Mute", "takes no arguments")]
+)
+def test_an_unusable_protocol_is_named(name, fault):
+    with pytest.raises(ConfigError, match=f"protocol .*{name}.*{fault}"):
+        open_protocol(EnvironmentSettings(protocol=f"{HERE}:{name}"))
 
 
 @pytest.mark.parametrize(
@@ -120,6 +157,9 @@ def test_an_unusable_tool_is_named(tool, fault):
         (["serch"], "did you mean 'search'"),
         (["search", {"kind": "open", "options": {"wrods": 1}}], "no option 'wrods'"),
         (["search", {"kind": "open", "options": {"words": 0}}], "above 0"),
+        (["search", {"kind": "open", "options": {"words": True}}], "above 0"),
+        (["search", {"kind": "open", "timeout_s": float("inf")}], "less than or equal to 31536000"),
+        (["search", {"kind": "open", "timeout_s": float("nan")}], "timeout_s"),
     ],
 )
 def test_lists_of_tools_that_make_no_sense(tools, fault):

@@ -38,6 +38,31 @@ def test_the_table(question, turn, trajectory, answer, passage, well_formed, val
     assert REWARD.score(question, trajectory(search, last, stop=stop)) == pytest.approx(value)
 
 
+CALL = '<tool_call>{"name": "search", "arguments": {"query": "x"}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("thinking", "turns", "well_formed"),
+    [
+        (True, ["t</think><search>x</search>", "t</think><answer>Skien</answer> tail"], True),
+        (True, ["t</think>\n<answer>Skien</answer>"], True),
+        (True, ["t <search>y</search></think><answer>Skien</answer>"], False),
+        (True, ["t</think> prose <answer>Skien</answer>"], False),
+        (False, ["t</think><answer>Skien</answer>"], False),
+        (True, [f"t</think>\n{CALL}", "t</think><answer>Skien</answer>"], True),
+        (False, [f"<think>t</think>\n{CALL}\n{CALL}", "<think>t</think><answer>Skien</answer>"], True),
+        (False, [CALL, "<think>t</think><answer>Skien</answer>"], False),
+        (False, [f"<think>t</think> prose {CALL}", "<think>t</think><answer>Skien</answer>"], False),
+    ],
+)
+def test_the_format_of_thoughts_that_the_template_opens_and_of_calls(
+    question, turn, trajectory, thinking, turns, well_formed
+):
+    said = [Answer("Skien") if "<answer>" in text else Search("x") for text in turns]
+    played = [replace(turn(action, text=text), thinking=thinking) for action, text in zip(said, turns, strict=True)]
+    assert REWARD.score(question, trajectory(*played)) == pytest.approx(1.0 if well_formed else 0.8)
+
+
 THINK, ASK, TELL = "<think>t</think>", "<search>x</search>", "<answer>Skien</answer>"
 
 

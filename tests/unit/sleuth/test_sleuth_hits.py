@@ -1,6 +1,6 @@
 """A passage stands once in what a retriever found."""
 
-from sleuth.hits import distinct
+from sleuth.hits import distinct, first_seen
 from sleuth.types import Hit, Passage
 
 A, B, C = (Passage(name, name, name) for name in "abc")
@@ -15,3 +15,9 @@ def test_what_has_no_repeats_stays_as_it_is() -> None:
     found = [Hit(A, 1.0, 1), Hit(B, 3.0, 2)]
     assert distinct(found) == found
     assert distinct([]) == []
+
+
+def test_a_passage_stays_with_the_first_query_that_found_it() -> None:
+    a, b, c = (Hit(passage, 1.0, rank) for rank, passage in enumerate((A, B, C), start=1))
+    assert first_seen([[a, b], [b, c], [a], []]) == [[a, b], [c], [], []]
+    assert first_seen([]) == []

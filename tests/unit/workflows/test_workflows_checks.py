@@ -77,10 +77,6 @@ def test_a_run_that_has_what_it_needs_is_let_through(tmp_path: Path, model: Path
         ({"rewards": [{"kind": "f1"}, {"kind": "f1"}]}, "two rewards are called 'f1'"),
         ({"rewards": [{"kind": "no.such:Reward"}]}, "cannot import no.such"),
         ({"rewards": [{"kind": "judge", "base_url": "http://j/v1", "model": "m", "cache": "FOLDER"}]}, "is a folder"),
-        (
-            {"environment": {"protocol": "hermes"}, "rewards": [{"kind": "search_r1_format"}]},
-            "the reward search_r1_format reads the protocol tags, and environment.protocol is hermes",
-        ),
         ({"grpo": {"credit": {"kind": "turns", "score": "no.such:Judge"}}}, "cannot import no.such"),
         ({"data": {"train": [{"path": "QUESTIONS", "kinds": ["y"]}], "dev": "QUESTIONS"}}, "no question of kind y"),
         ({"data": {"train": [{"path": "BROKEN"}], "dev": "QUESTIONS"}}, "line 2"),
