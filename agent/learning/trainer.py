@@ -49,6 +49,15 @@ _JOINED: dict[str, Callable[[list[float]], float]] = {
 """Metrics of an optimizer step that are not means over micro-batches and processes, and how they are reduced."""
 
 
+_TOKEN_MEANS = frozenset(
+    {
+        *("entropy", "kl", "cispo_clip_ratio", "vespo/phi_seq_mean"),
+        *("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"),
+    }
+)
+"""TRL's means over the tokens of a micro-batch. Its log leaves out NaN."""
+
+
 class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's trainer on a source of rollouts, with our own advantages. What it overrides, and why:
 
@@ -250,6 +259,9 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         mask = inputs["completion_mask"] * inputs["tool_mask"]
         logps = self._current_logps
         mode = "train" if self.model.training else "eval"
+        if not mask.any() and self._metrics[mode]["entropy"][-1] == 0.0:  # no process had a token: TRL's means are 0
+            for name in _TOKEN_MEANS & self._metrics[mode].keys():
+                self._metrics[mode][name][-1] = math.nan
         old = inputs.get("old_per_token_logps")
         if mask.any():
             chosen = mask.bool()

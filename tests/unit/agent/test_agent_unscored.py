@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import get_args
 
@@ -112,6 +113,21 @@ def test_the_entropy_bonus_is_that_of_the_micro_batches_with_scored_rows(trainer
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=5e-6)
     (without,) = steps(with_loss(made, settings_of("bnpo")))
     assert not all(torch.allclose(found[name], without[name], atol=1e-4) for name in found)
+
+
+def test_a_micro_batch_without_a_scored_row_is_left_out_of_logged_means(trainers, monkeypatch):
+    """Counted as 0, it would make the entropy look like a collapse."""
+    made = with_loss(trainers[0], settings_of("grpo"))
+    monkeypatch.setattr(made.source, "rows", rows_of([1.0, None, None, None, None, None, None, 2.0]))
+    made._metrics["train"].clear()
+    steps(made)
+    empty = [not (batch["completion_mask"] * batch["tool_mask"]).any() for batch in made._buffered_inputs]
+    assert 1 < sum(empty) < 4
+    for name in ("entropy", "kl", "clip_ratio/region_mean"):
+        assert [math.isnan(value) for value in made._metrics["train"][name]] == empty, name
+    entropies = [value for value in made._metrics["train"]["entropy"] if not math.isnan(value)]
+    made.log({"loss": 0.0})
+    assert made.state.log_history[-1]["entropy"] == pytest.approx(sum(entropies) / len(entropies))
 
 
 def test_the_whole_rollout_scored_changes_no_bit(trainers, monkeypatch):
