@@ -250,6 +250,9 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             loss: torch.Tensor = super()._compute_loss(model, inputs)
         finally:
             self._weighing, self._sampled, self.beta, self.entropy_coef = None, None, beta, bonus
+        mode = "train" if self.model.training else "eval"
+        if written := self._metrics[mode].get("entropy_coef"):
+            written[-1] = bonus
         check_sampled(self._current_logps, inputs, self.state.global_step)
         if not torch.isfinite(loss):
             raise TrainingError(
@@ -258,7 +261,6 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             )
         mask = inputs["completion_mask"] * inputs["tool_mask"]
         logps = self._current_logps
-        mode = "train" if self.model.training else "eval"
         if not mask.any() and self._metrics[mode]["entropy"][-1] == 0.0:  # no process had a token: TRL's means are 0
             for name in _TOKEN_MEANS & self._metrics[mode].keys():
                 self._metrics[mode][name][-1] = math.nan

@@ -107,6 +107,7 @@ def test_the_entropy_bonus_is_that_of_the_micro_batches_with_scored_rows(trainer
     made.entropy_coef, made._entropy_bonus_enabled = 0.5, True
     try:
         (found,) = steps(made)
+        assert set(made._metrics["train"]["entropy_coef"]) == {0.5}, "what is logged is the setting"
         wanted = expected(made, made._buffered_inputs)
     finally:
         made.entropy_coef, made._entropy_bonus_enabled = 0.0, False
