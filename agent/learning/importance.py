@@ -31,11 +31,10 @@ class Importance:
         """Weights of the loss, [rows, tokens] or by sequence [rows, 1], and figures for the log.
 
         ``old`` and ``sampled`` [rows, tokens] are log-probs by the policy before this rollout's first update and by the
-        one that sampled, whatever its version or engine. Where ``mask`` is False the weight of a token is 1; a token
-        whose log-prob the sampler does not know counts as sampled by the trainer.
+        one that sampled, whatever its version or engine. Where ``mask`` is False the weight of a token is 1.
         """
         by_sequence = self.mode.startswith("sequence")
-        difference = torch.where(mask, old - sampled, torch.zeros_like(old)).nan_to_num(nan=0.0)
+        difference = torch.where(mask, old - sampled, 0.0)
         ratio = (difference.sum(-1, keepdim=True) if by_sequence else difference).exp()
         outside = (ratio > self.cap) | (ratio < (self.floor or 0.0))
         if self.mode.endswith("truncate"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -59,12 +58,6 @@ def test_a_sequence_s_ratio_is_the_product_of_its_tokens():
     )
     assert weights_of(cap=1.5, mode="sequence_mask")[0] == [[0.0], [0.125], [1.0]]
     assert weights_of(cap=3.0, floor=0.5, mode="sequence_mask")[0] == [[2.0], [0.0], [1.0]]
-
-
-def test_a_token_whose_log_prob_is_not_known_counts_as_sampled_by_the_trainer():
-    old = torch.tensor([[-1.0, -2.0]])
-    found, _ = Importance(2.0).weights(old, torch.tensor([[math.nan, -2.5]]), torch.ones(1, 2).bool())
-    assert found.tolist() == [[1.0, pytest.approx(math.exp(0.5))]]
 
 
 def test_correction_is_on_by_itself_where_another_policy_or_engine_samples():
