@@ -6,6 +6,7 @@ TRL takes the optimizer steps, saves checkpoints and resumes from them. A single
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -260,7 +261,7 @@ def _check_oversample(settings: GrpoSettings, world: int) -> None:
     if settings.oversample > 1 and int(groups * settings.oversample) == groups:
         raise ConfigError(
             f"grpo.oversample {settings.oversample:g} replaces no group where a process plays {groups}",
-            f"set it to {1 + 1 / groups:.3g} or more, or to 1",
+            f"set it to {math.ceil(100 + 100 / groups) / 100:g} or more, or to 1",
         )
 
 

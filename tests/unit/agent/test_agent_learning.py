@@ -294,6 +294,9 @@ def test_a_monitor_without_a_bound_is_one_at_infinity():
 def test_oversampling_that_could_replace_no_group_is_refused(monkeypatch, tmp_path):
     policy = PolicySettings(model="m", device="cpu")
     grpo_config(GrpoSettings(questions=4, oversample=1.25), policy, tmp_path, 0, 64)
+    with pytest.raises(ConfigError, match=r"set it to 1\.34 or more"):
+        grpo_config(GrpoSettings(questions=3, oversample=1.33), policy, tmp_path, 0, 64)
+    grpo_config(GrpoSettings(questions=3, oversample=1.34), policy, tmp_path, 0, 64)
     for processes, message in (
         ("2", r"grpo\.oversample 1\.25 replaces no group where a process plays 2 \(set it to 1\.5 or more"),
         ("8", r"whole groups in each of 8 processes \(make grpo\.questions a multiple of 8\)"),
