@@ -12,7 +12,7 @@ from agent.learning.credit.config import CreditSettings
 from sleuth.types import ScoredTrajectory
 
 Scale = Literal["group", "batch", "none"]
-_EPSILON = 1e-4
+EPSILON = 1e-4
 """Added to a standard deviation before it divides, as TRL does."""
 _EQUAL, _NOTHING = 1e-9, 1e-12
 """Rewards closer than this, in proportion and outright, are equal: sums of the same parts in another order round
@@ -47,7 +47,7 @@ class GroupCredit:
         if self.scale == "none":
             return centred(rewards)
         spread = whole if self.scale == "batch" else deviation(rewards)
-        return [value / (spread + _EPSILON) for value in centred(rewards)]
+        return [value / (spread + EPSILON) for value in centred(rewards)]
 
 
 def centred(values: Sequence[float]) -> list[float]:

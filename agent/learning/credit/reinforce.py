@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.learning.credit.config import CreditSettings
-from agent.learning.credit.group import centred, deviation
+from agent.learning.credit.group import EPSILON, centred, deviation
 from sleuth.types import ScoredTrajectory
-
-_EPSILON = 1e-4
-"""Added to a standard deviation before it divides, as in `group`."""
 
 
 class ReinforceSettings(CreditSettings):
@@ -39,6 +36,6 @@ class ReinforceCredit:
         rewards = [s.reward for group in groups for s in group if s.reward is not None]
         values = centred(rewards) if self.baseline == "batch" else rewards
         if self.scale == "batch":
-            values = [value / (deviation(rewards) + _EPSILON) for value in values]
+            values = [value / (deviation(rewards) + EPSILON) for value in values]
         rest = iter(values)
         return [[next(rest) for _ in group] for group in groups]

@@ -28,15 +28,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from agent.learning.credit.config import CreditSettings
-from agent.learning.credit.group import GroupSettings, centred, deviation
+from agent.learning.credit.group import EPSILON, GroupSettings, centred, deviation
 from agent.learning.credit.turn_scores import TurnScorer, TurnScoreSettings
 from sleuth.errors import TrainingError
 from sleuth.protocols import Advantage, Credit
 from sleuth.settings import Share
 from sleuth.types import ScoredTrajectory
 
-_EPSILON = 1e-4
-"""Added to a standard deviation before it divides, as in `group`."""
 Baseline = Literal["turn", "group", "none"]
 _Groups = Sequence[Sequence[ScoredTrajectory]]
 _Scores = Sequence[float | None]
@@ -137,7 +135,7 @@ class TurnCredit:
     def _relative(self, values: Sequence[float]) -> list[float]:
         if not values:
             return []
-        spread = deviation(values) + _EPSILON if self.scale else 1.0
+        spread = deviation(values) + EPSILON if self.scale else 1.0
         return [value / spread for value in centred(values)]
 
     def _returns(self, scores: Sequence[float]) -> list[float]:
