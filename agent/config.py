@@ -15,7 +15,7 @@ from agent.policies.config import OpenAISettings, VllmSettings
 from agent.tiny_config import TinySettings
 from hub.config import LoraSettings
 from sleuth.judge import JudgeSettings
-from sleuth.settings import Count, Rate, Settings, Share
+from sleuth.settings import Count, Limit, Rate, Settings, Share, Threshold
 
 
 class PolicySettings(Settings):
@@ -77,7 +77,7 @@ class OptimizerSettings(Settings):
     warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     betas: tuple[Share, Share] = (0.9, 0.999)
-    max_grad_norm: Rate = 1.0
+    max_grad_norm: Limit = 1.0
 
     @model_validator(mode="after")
     def _one_warmup(self) -> OptimizerSettings:
@@ -108,16 +108,12 @@ class WarmstartSettings(OptimizerSettings):
         return self
 
 
-_AtMost = Annotated[float, Field(ge=0.0, allow_inf_nan=True)]
-"""A bound that may be infinite, that is, none; ``ge`` refuses NaN."""
-
-
 class MonitorSettings(Settings):
     """When to warn that a run is collapsing, and when to stop it."""
 
-    min_entropy: float = 0.005
-    max_kl: _AtMost = 1.0
-    max_ratio: _AtMost = 10.0
+    min_entropy: Threshold = 0.005
+    max_kl: Threshold = 1.0
+    max_ratio: Threshold = 10.0
     min_answered: Share = 0.3
     max_invalid: Share = 0.5
     min_searched: Share = 0.05
@@ -128,7 +124,7 @@ class MonitorSettings(Settings):
     """
     max_flat: Share = 0.99
     """Fraction of flat groups, in which no token has an advantage."""
-    max_logprob_gap: _AtMost | None = None
+    max_logprob_gap: Threshold | None = None
     """Between sampler and trainer, in nats; None: 1e-4 in float32, more in 16 bits because of rounding."""
     patience: Count = 5
     stop_on_collapse: bool = False

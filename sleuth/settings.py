@@ -9,6 +9,7 @@ Paths are relative to the working directory, as on a command line.
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import re
 import typing
@@ -31,10 +32,14 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0)]
 Seconds = Annotated[float, Field(gt=0.0)]
+Limit = Annotated[float, Field(gt=0.0, allow_inf_nan=True)]
+"""What is cut or refused above it: infinity means nothing is. NaN is refused."""
+Threshold = Annotated[float, Field(ge=-math.inf, allow_inf_nan=True)]
+"""What is warned of beyond it: infinity is never reached. NaN is refused."""
 
 
 class Settings(BaseModel):
-    """Base of every settings section: unknown keys and numbers that are not finite are refused, instances immutable."""
+    """Base of every settings section: unknown keys, NaN and infinity are refused, and instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
