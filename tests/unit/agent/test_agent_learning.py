@@ -275,7 +275,6 @@ def test_settings_that_cannot_be_split_are_refused():
         {"top_entropy_quantile": 0.0},
         {"algorithm": ["grpo"]},
         {"monitors": {"max_kl": float("nan")}},
-        {"monitors": {"max_ratio": -1.0}},
         {"credit": {"kind": "turns", "outcome": None}},
         {"credit": {"kind": "turns", "score": "gold_found", "weight": 0, "outcome": None}},
     ],
