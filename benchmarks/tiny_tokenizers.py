@@ -38,17 +38,11 @@ def template_names() -> list[str]:
 
 
 def byte_level(
-    family: str = "chatml",
-    template: str | None = None,
-    special: Iterable[str] = (),
-    *,
-    added: Iterable[str] = (),
-    prefix_space: bool = False,
+    family: str = "chatml", template: str | None = None, special: Iterable[str] = (), *, prefix_space: bool = False
 ) -> Any:
     """Byte-level BPE, as of Qwen, Llama 3 and DeepSeek; ``special`` are more special tokens.
 
-    ``added`` are more tokens that are text, as Qwen's tags of tool calls. ``prefix_space``: a space before every text,
-    as some of GPT-2's descendants put it.
+    ``prefix_space``: a space before every text, as some of GPT-2's descendants put it.
     """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
@@ -58,7 +52,6 @@ def byte_level(
     core.train_from_iterator([PROSE], trainer)
     more = [*SPECIAL[family], *special]
     core.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in more])
-    core.add_tokens([AddedToken(text, special=False, normalized=False) for text in added])
     return _wrapped(core, template, bos=None if family == "chatml" else more[0], eos=_ENDS[family], pad=more[0])
 
 
