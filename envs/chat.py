@@ -58,15 +58,16 @@ def open_chat(
         if settings.system is not None:
             raise ConfigError("environment.system needs a chat template, and none applies", "remove it")
         return Opening(codec.bos + wording)
+    plain = "set protocol: tags and chat: never" if tools else "set chat: never"
     if any(text.count(slot) != wording.count(slot) for slot in _SLOTS):
-        raise ConfigError("the tokenizer's chat template alters the user's message", "set chat: never")
+        raise ConfigError("the tokenizer's chat template alters the user's message", plain)
     if settings.system is not None and settings.system.strip() not in text:
         raise ConfigError("the tokenizer's chat template leaves out environment.system", "remove it")
     without = (_render(codec, [_user(wording)], settings) or "") if tools else ""
     unseen = next((tool["name"] for tool in tools if text.count(tool["name"]) <= without.count(tool["name"])), None)
     if unseen is not None:
         raise ConfigError(f"the tokenizer's chat template does not show the tool {unseen}", "set protocol: tags")
-    return Opening(text, _frame(codec, settings))
+    return Opening(text, _frame(codec, settings, plain))
 
 
 def tool_frame(
@@ -113,13 +114,13 @@ def written_call(
     return text if query in text else None
 
 
-def _frame(codec: TextCodec, settings: EnvironmentSettings) -> ChatFrame:
+def _frame(codec: TextCodec, settings: EnvironmentSettings, plain: str) -> ChatFrame:
     messages = [_user(_ASKED), {"role": "assistant", "content": _SAID}, _user(_TOLD)]
     text = _render(codec, messages, settings) or ""
     _, said, rest = text.partition(_SAID)
     before, told, after = rest.partition(_TOLD)
     if not said or not told:
-        raise ConfigError("the tokenizer's chat template leaves out earlier messages", "set chat: never")
+        raise ConfigError("the tokenizer's chat template leaves out earlier messages", plain)
     return ChatFrame(before, after)
 
 

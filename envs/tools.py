@@ -22,7 +22,7 @@ Schema = Mapping[str, Any]
 
 SEARCH: Schema = {
     "name": "search",
-    "description": "Searches for passages. One query asks for one fact; a list of queries makes several searches.",
+    "description": "Searches for passages. One query asks for one fact; several calls may stand in one turn.",
     "parameters": {
         "type": "object",
         "properties": {"query": {"type": "string", "description": "What to look for, in a few words."}},

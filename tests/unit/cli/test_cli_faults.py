@@ -112,6 +112,7 @@ class _Tokenizer:
     unk_token_id = None
     all_special_tokens = ("<eos>",)
     all_special_ids = (1,)
+    chat_template = None
 
     @property
     def pad_token(self) -> None:

@@ -158,7 +158,7 @@ def test_an_unusable_protocol_is_named(name, fault):
         (["search", {"kind": "open", "options": {"wrods": 1}}], "no option 'wrods'"),
         (["search", {"kind": "open", "options": {"words": 0}}], "above 0"),
         (["search", {"kind": "open", "options": {"words": True}}], "above 0"),
-        (["search", {"kind": "open", "timeout_s": float("inf")}], "less than or equal to 31536000"),
+        (["search", {"kind": "open", "timeout_s": float("inf")}], "finite number"),
         (["search", {"kind": "open", "timeout_s": float("nan")}], "timeout_s"),
     ],
 )
