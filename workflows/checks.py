@@ -22,7 +22,7 @@ def check_inputs(settings: RunSettings, until: str, done: Collection[str] = ()) 
     """
     reached = [stage for stage in STAGES[: STAGES.index(until) + 1] if stage not in done]
     _check_policy(settings, until)
-    check_model(settings, reached)
+    check_model(settings, reached, begun=bool(done))
     _check_environment(settings)
     make_scorer(settings.rewards)
     _check_questions(settings)

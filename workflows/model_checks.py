@@ -12,12 +12,24 @@ from sleuth.errors import ConfigError
 from workflows.config import RunSettings
 
 log = logging.getLogger("sleuth.run")
+_PLAYING = frozenset({"start", "demonstrate", "warmstart", "grpo"})
+"""Stages that play episodes, or learn from them."""
 
 
-def check_model(settings: RunSettings, reached: Collection[str]) -> None:
-    """Raise ConfigError if the model cannot be trained as the settings of the stages in ``reached`` say."""
+def check_model(settings: RunSettings, reached: Collection[str], *, begun: bool = False) -> None:
+    """Raise ConfigError if the model cannot be trained as the settings of the stages in ``reached`` say.
+
+    A run that has ``begun`` with transcripts longer than the model knows, as earlier versions let it, goes on with a
+    warning: its budgets cannot change any more.
+    """
     learned = any(stage in reached and getattr(settings, stage) for stage in ("warmstart", "grpo"))
-    check_context(settings.policy, settings.environment, learned=learned)
+    try:
+        if not _PLAYING.isdisjoint(reached):
+            check_context(settings.policy, settings.environment, learned=learned)
+    except ConfigError as error:
+        if not begun:
+            raise
+        log.warning("%s", error.message)
     if "grpo" in reached and settings.grpo and settings.warmstart is None:  # a warm start merges its adapter
         check_second_adapter(settings)
 

@@ -19,6 +19,7 @@ from workflows.model_checks import check_model, fit_context
 
 BUDGETS = {"turn_tokens": 50, "observation_tokens": 50}
 REACHED = ("warmstart", "grpo")
+PLAYED = ("start",)
 
 
 def settings(policy: dict[str, Any], total: int | None = None, **more: Any) -> RunSettings:
@@ -35,9 +36,16 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_transcript_longer_than_the_model_knows_is_refused(short: str) -> None:
-    check_model(settings({"model": short}, 256), ())
+    check_model(settings({"model": short}, 256), PLAYED)
     with pytest.raises(ConfigError, match=r"256 positions, but environment\.total_tokens is 257 .*to 256 or less"):
-        check_model(settings({"model": short}, 257), ())
+        check_model(settings({"model": short}, 257), PLAYED)
+
+
+def test_a_run_that_began_with_longer_transcripts_goes_on(short: str, caplog: pytest.LogCaptureFixture) -> None:
+    check_model(settings({"model": short}, 257), ("world", "policy"))  # which play nothing
+    assert not caplog.records
+    check_model(settings({"model": short}, 257), PLAYED, begun=True)
+    assert "256 positions, but environment.total_tokens is 257" in caplog.text
 
 
 def test_what_is_learned_from_needs_a_position_for_its_end(short: str) -> None:
@@ -57,13 +65,13 @@ def test_what_is_learned_from_needs_a_position_for_its_end(short: str) -> None:
 def test_the_smallest_limit_is_named(short: str, policy: dict[str, Any], where: str) -> None:
     policy = {key: short if value == "SHORT" else value for key, value in policy.items()}
     with pytest.raises(ConfigError, match=where):
-        check_model(settings(policy, 4096), ())
+        check_model(settings(policy, 4096), PLAYED)
 
 
 def test_an_adapter_has_its_bases_positions(short: str, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": short}))
     with pytest.raises(ConfigError, match="256 positions"):
-        check_model(settings({"model": str(tmp_path)}, 300), ())
+        check_model(settings({"model": str(tmp_path)}, 300), PLAYED)
 
 
 def test_a_model_whose_configuration_cannot_be_had_is_not_held_up(
@@ -74,16 +82,16 @@ def test_a_model_whose_configuration_cannot_be_had_is_not_held_up(
 
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", offline)
     with caplog.at_level(logging.WARNING):
-        check_model(settings({"model": "someone/some-model"}, 4096), ())
+        check_model(settings({"model": "someone/some-model"}, 4096), PLAYED)
     (record,) = (record for record in caplog.records if record.name == "sleuth.run")
     message = record.getMessage()
     assert "not checked" in message and "someone/some-model" in message and "\n" not in message
 
 
 def test_servers_and_environments_of_ones_own_are_left_alone(short: str) -> None:
-    check_model(settings({"model": "http://127.0.0.1:1/v1"}, 4096), ())
+    check_model(settings({"model": "http://127.0.0.1:1/v1"}, 4096), PLAYED)
     fresh = {"kind": "my_environment:Mine"}
-    check_model(validate(RunSettings, {"out": "r", "policy": {"model": short}, "environment": fresh}, "r"), ())
+    check_model(validate(RunSettings, {"out": "r", "policy": {"model": short}, "environment": fresh}, "r"), PLAYED)
 
 
 def test_a_length_that_nobody_chose_is_the_models(short: str, caplog: pytest.LogCaptureFixture) -> None:
