@@ -42,7 +42,8 @@ def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
     for saved in on_two_ranks("gradients", still, tmp_path):
         assert saved.keys() == expected.keys()
         for name, gradient in expected.items():
-            torch.testing.assert_close(saved[name], gradient, rtol=1e-3, atol=1e-6)
+            rounding = 1e-6 + 1e-3 * float(gradient.abs().max())  # sums in another order, on any processor
+            torch.testing.assert_close(saved[name], gradient, rtol=1e-3, atol=rounding)
     assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-2
 
 
