@@ -27,7 +27,7 @@ OnEncoded = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Encoded texts, float32.
+    """Encoded texts, in float32, or in float64 if the model is.
 
     ``values``: one vector per text [texts, d], one weight per word [texts, vocabulary], or several vectors per text
     [texts, tokens, d]. ``mask``: bool [texts, tokens], which of several vectors count; None if all do.
@@ -52,6 +52,11 @@ class Encoded:
             return self
         short = self.values[..., :dimensions]
         return Encoded(functional.normalize(short, dim=-1) if unit_length else short, self.mask)
+
+
+def single(values: Tensor) -> Tensor:
+    """``values`` in float32 at least: scores and losses of half precision would round too coarsely."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def join(parts: Sequence[Encoded]) -> Encoded:
@@ -124,7 +129,7 @@ class Dense:
     kind: str = "dense"
 
     def read(self, outputs: Mapping[str, Tensor], settings: EncoderSettings) -> Encoded:
-        vectors = outputs["sentence_embedding"].float()[:, : settings.dimensions]
+        vectors = single(outputs["sentence_embedding"])[:, : settings.dimensions]
         return Encoded(functional.normalize(vectors, dim=-1) if settings.unit_length else vectors)
 
     def scores(self, queries: Encoded, passages: Encoded) -> Tensor:

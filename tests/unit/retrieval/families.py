@@ -24,7 +24,7 @@ from transformers import AutoConfig, BertForMaskedLM
 
 from retrieval.encoders.config import EncoderSettings, ScratchSettings
 from retrieval.encoders.encoder import Encoder
-from retrieval.encoders.family import Encoded
+from retrieval.encoders.family import Encoded, single
 from retrieval.encoders.loading import limit_tokens, new_encoder
 from retrieval.encoders.pieces import encode_pieces, nearest, pieces_of
 from retrieval.encoders.scratch import make_backbone
@@ -62,7 +62,7 @@ class LateInteraction:
     kind: str = "late"
 
     def read(self, outputs: Mapping[str, Tensor], settings: EncoderSettings) -> Encoded:
-        return Encoded(outputs["token_embeddings"].float(), outputs["attention_mask"].bool())
+        return Encoded(single(outputs["token_embeddings"]), outputs["attention_mask"].bool())
 
     def scores(self, queries: Encoded, passages: Encoded) -> Tensor:
         found: Tensor = maxsim(queries.values, passages.values, queries.mask, passages.mask)
@@ -76,7 +76,7 @@ class Sparse:
     kind: str = "sparse"
 
     def read(self, outputs: Mapping[str, Tensor], settings: EncoderSettings) -> Encoded:
-        return Encoded(outputs["sentence_embedding"].float())
+        return Encoded(single(outputs["sentence_embedding"]))
 
     def scores(self, queries: Encoded, passages: Encoded) -> Tensor:
         return queries.values @ passages.values.T

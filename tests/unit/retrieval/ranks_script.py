@@ -35,7 +35,7 @@ def gradients(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
     found = {}
     for family, count in [*((family, 7) for family in FAMILIES), ("late", 1)]:
         encoder, chosen = FAMILIES[family](backbone), settings(batch_size=max(count, 2), micro_batch=2)
-        encoder.model.train()
+        encoder.model.train().double()
         InBatch(rows()[:count], chosen, 0, flops).backward(encoder, 0)
         sum_gradients(trainable(encoder).values())
         for name, weight in trainable(encoder).items():

@@ -35,15 +35,15 @@ def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
     """Texts are gathered with their gradients: these add up to those of one process with the whole batch.
 
     Dense, late interaction and sparse, with a regulariser of the whole batch. The batch of 7 queries does not divide,
-    that of one leaves a rank without any, and this process is one of the ranks.
+    that of one leaves a rank without any, and this process is one of the ranks. In float64: gradients of up to 100 are
+    sums of terms that cancel, which float32 rounds differently on every processor.
     """
     still = masked_lm(tmp_path / "backbone")
     expected = gradients(still, tmp_path)
     for saved in on_two_ranks("gradients", still, tmp_path):
         assert saved.keys() == expected.keys()
         for name, gradient in expected.items():
-            rounding = 1e-6 + 1e-3 * float(gradient.abs().max())  # sums in another order, on any processor
-            torch.testing.assert_close(saved[name], gradient, rtol=1e-3, atol=rounding)
+            torch.testing.assert_close(saved[name], gradient, rtol=1e-9, atol=1e-12)
     assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-2
 
 
