@@ -14,7 +14,7 @@ from envs.config import EnvironmentSettings, ToolSettings
 from sleuth.errors import ConfigError, ToolError, first_line
 from sleuth.evidence import normalise_title
 from sleuth.hits import first_seen
-from sleuth.plugins import load_object
+from sleuth.plugins import make_object
 from sleuth.protocols import Documents, Tool
 from sleuth.types import Hit, Passage, Search, Turn
 
@@ -99,17 +99,8 @@ def time_limits(settings: EnvironmentSettings, tools: Mapping[str, Tool]) -> dic
 def _make(one: ToolSettings, settings: EnvironmentSettings, documents: Documents | None) -> Tool:
     if one.kind == "open":
         return OpenDocument(documents, int(one.options.get("words") or settings.observation_tokens * WORDS_PER_TOKEN))
-    kind = load_object(one.kind)
-    try:
-        tool: Tool = kind(**one.options)
-        schema = getattr(tool, "schema", None)
-    except ConfigError:
-        raise
-    except Exception as error:  # a tool may be anybody's code
-        raise ConfigError(f"tool {one.kind}: {first_line(error)}", "check its options") from error
-    if not callable(getattr(tool, "call", None)):
-        raise ConfigError(f"tool {one.kind} has no method call(arguments, turns)", "see docs/extend.md")
-    wrong = _fault(schema)
+    tool: Tool = make_object(one.kind, "tool", options=one.options, methods=["call"])
+    wrong = _fault(getattr(tool, "schema", None))
     if wrong:
         raise ConfigError(f"tool {one.kind} {wrong}", "its schema is like those in docs/examples/arithmetic.py")
     return tool

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from retrieval.config import Progress, RetrieverSettings
 from sleuth.errors import ConfigError
-from sleuth.plugins import load_object
+from sleuth.plugins import make_object
 from sleuth.protocols import Retriever
 
 
@@ -19,11 +19,7 @@ class OutsideSettings(RetrieverSettings):
     """Keyword arguments of the class."""
 
     def open(self, _progress: Progress, /) -> Retriever:
-        make = load_object(self.kind)
-        try:
-            retriever = make(**self.options)
-        except TypeError as error:
-            raise ConfigError(f"retriever {self.kind} does not take these options: {error}") from error
+        retriever = make_object(self.kind, "retriever", options=self.options)
         if not isinstance(retriever, Retriever):
             raise ConfigError(f"{self.kind} is no Retriever", "it needs a fingerprint and search(queries, k)")
         return retriever

@@ -7,9 +7,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, SerializeAsAny
 
-from sleuth.errors import ConfigError, first_line
 from sleuth.kinds import KindSettings
-from sleuth.plugins import load_object
+from sleuth.plugins import make_object
 from sleuth.protocols import Reward
 from sleuth.settings import validate
 
@@ -80,12 +79,8 @@ class OutsideSettings(RewardSettings):
     options: dict[str, Any] = Field(default_factory=dict)
 
     def open(self) -> Reward:
-        try:
-            reward: Reward = load_object(self.kind)(**self.options)
-        except TypeError as error:
-            raise ConfigError(f"reward {self.kind}: {first_line(error)}", "check its options") from None
-        if not callable(getattr(reward, "score", None)):
-            raise ConfigError(f"reward {self.kind} has no method score", "see sleuth.protocols.Reward")
+        see = "see sleuth.protocols.Reward"
+        reward: Reward = make_object(self.kind, "reward", options=self.options, methods=["score"], see=see)
         return reward
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sleuth.errors import ConfigError
+from sleuth.errors import ConfigError, SleuthError, first_line
 
 
 def load_object(path: str) -> Any:
@@ -22,3 +23,34 @@ def load_object(path: str) -> Any:
     if not hasattr(module, name):
         raise ConfigError(f"{module_name} has no '{name}'")
     return getattr(module, name)
+
+
+def make_object(
+    path: str,
+    what: str,
+    *given: Any,
+    options: Mapping[str, Any] | None = None,
+    methods: Sequence[str] = (),
+    attributes: Sequence[str] = (),
+    see: str = "see docs/extend.md",
+) -> Any:
+    """What the class or function at ``path`` makes of ``given`` and ``options``; ``what`` names it in messages.
+
+    Raises ConfigError, in one line, if it cannot be made, for whatever reason (it may be anybody's code), or lacks one
+    of its ``methods`` or ``attributes``.
+    """
+    make = load_object(path)
+    try:
+        made = make(*given, **(options or {}))
+        missing = [f"method {name}" for name in methods if not callable(getattr(made, name, None))]
+        missing += [f"'{name}'" for name in attributes if not hasattr(made, name)]
+    except SleuthError:
+        raise
+    except TypeError as error:
+        line = f"{what} {path} does not take these options: {first_line(error)}"
+        raise ConfigError(line, "look at its options") from error
+    except Exception as error:
+        raise ConfigError(f"{what} {path}: {first_line(error)}", "look at its options") from error
+    if missing:
+        raise ConfigError(f"{what} {path} has no {missing[0]}", see)
+    return made

@@ -10,8 +10,7 @@ from envs.prompts import Preset
 from envs.protocols.hermes import Hermes
 from envs.protocols.tags import Tags
 from envs.tools import schemas
-from sleuth.errors import ConfigError, first_line
-from sleuth.plugins import load_object
+from sleuth.plugins import make_object
 from sleuth.types import Action
 
 Schema = Mapping[str, Any]
@@ -66,16 +65,8 @@ def open_protocol(settings: EnvironmentSettings) -> TurnProtocol:
     shown = schemas(settings) if settings.kind == "search" else ()
     if settings.protocol in PROTOCOLS:
         return PROTOCOLS[settings.protocol](shown)
-    make: Callable[[Sequence[Schema]], TurnProtocol] = load_object(settings.protocol)
-    try:
-        protocol = make(shown)
-    except ConfigError:
-        raise
-    except Exception as error:  # anybody's code
-        raise ConfigError(f"protocol {settings.protocol}: {first_line(error)}", "see envs/protocols/base.py") from error
-    missing = next((name for name in _MEMBERS if not hasattr(protocol, name)), None)
-    if missing is not None:
-        raise ConfigError(f"protocol {settings.protocol} has no '{missing}'", "see envs/protocols/base.py")
+    see = "see envs/protocols/base.py"
+    protocol: TurnProtocol = make_object(settings.protocol, "protocol", shown, attributes=_MEMBERS, see=see)
     return protocol
 
 

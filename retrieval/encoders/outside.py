@@ -22,8 +22,8 @@ from retrieval.encoders.config import OutsideEncoderSettings, Role
 from retrieval.encoders.family import DENSE, Encoded
 from retrieval.encoders.modalities import TEXT, Modalities
 from sleuth.artifacts import fingerprint_of
-from sleuth.errors import ConfigError, DataError
-from sleuth.plugins import load_object
+from sleuth.errors import DataError
+from sleuth.plugins import make_object
 from sleuth.types import Passage
 
 
@@ -36,16 +36,14 @@ class OutsideEncoder:
     def __init__(self, settings: OutsideEncoderSettings) -> None:
         self.settings = settings
         self.source: str | None = settings.kind
-        try:
-            self._made = load_object(settings.kind)(**settings.options)
-        except TypeError as error:
-            raise ConfigError(f"encoder {settings.kind} does not take these options: {error}") from error
-        missing = [name for name in ("dimension", "encode_queries", "encode_passages") if not hasattr(self._made, name)]
-        if missing:
-            raise ConfigError(
-                f"{settings.kind} is not an encoder: it has no {missing[0]}",
-                "it needs dimension, encode_queries(queries) and encode_passages(passages)",
-            )
+        self._made = make_object(
+            settings.kind,
+            "encoder",
+            options=settings.options,
+            methods=("encode_queries", "encode_passages"),
+            attributes=("dimension",),
+            see="it needs dimension, encode_queries(queries) and encode_passages(passages)",
+        )
         self.dimension = int(self._made.dimension)
         self.modalities: Modalities = getattr(self._made, "modalities", TEXT)
 

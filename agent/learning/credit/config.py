@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from sleuth.errors import ConfigError, first_line
 from sleuth.kinds import KindSettings
-from sleuth.plugins import load_object
+from sleuth.plugins import make_object
 from sleuth.protocols import Credit
 
 
@@ -47,10 +46,6 @@ class OutsideSettings(CreditSettings):
     options: dict[str, Any] = Field(default_factory=dict)
 
     def open(self) -> Credit:
-        try:
-            credit: Credit = load_object(self.kind)(**self.options)
-        except TypeError as error:
-            raise ConfigError(f"grpo.credit {self.kind}: {first_line(error)}", "look at its options") from error
-        if not callable(getattr(credit, "advantages", None)):
-            raise ConfigError(f"grpo.credit {self.kind} has no method advantages", "see sleuth.protocols.Credit")
+        see = "see sleuth.protocols.Credit"
+        credit: Credit = make_object(self.kind, "grpo.credit", options=self.options, methods=["advantages"], see=see)
         return credit

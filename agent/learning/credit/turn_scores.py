@@ -9,11 +9,10 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
-from sleuth.errors import ConfigError, first_line
 from sleuth.evidence import contains_answer, informative_answers, normalise_title, supporting_titles
 from sleuth.failures import ends_run, failure_of
 from sleuth.kinds import KindSettings
-from sleuth.plugins import load_object
+from sleuth.plugins import make_object
 from sleuth.protocols import TurnReward
 from sleuth.types import Answer, Failure, Hit, Invalid, Question, Search, Trajectory, Turn
 
@@ -77,14 +76,8 @@ class OutsideTurnScoreSettings(TurnScoreSettings):
     options: dict[str, Any] = Field(default_factory=dict)
 
     def open(self) -> TurnScorer:
-        try:
-            judge: TurnReward = load_object(self.kind)(**self.options)
-        except TypeError as error:
-            raise ConfigError(f"grpo.credit.score {self.kind}: {first_line(error)}", "look at its options") from error
-        if not callable(getattr(judge, "score_turns", None)):
-            raise ConfigError(
-                f"grpo.credit.score {self.kind} has no method score_turns", "see sleuth.protocols.TurnReward"
-            )
+        see = "see sleuth.protocols.TurnReward"
+        judge = make_object(self.kind, "grpo.credit.score", options=self.options, methods=["score_turns"], see=see)
         return PureTurnScorer(judge, self.kind)
 
 

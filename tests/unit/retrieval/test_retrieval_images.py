@@ -272,7 +272,7 @@ def test_bm25_cannot_index_a_passage_without_words(corpus: Path, tmp_path: Path,
 @pytest.mark.parametrize(
     ("code", "error"),
     [
-        ("class E:\n    dimension = 2", "has no encode_queries"),
+        ("class E:\n    dimension = 2", "has no method encode_queries"),
         ("class E:\n    def __init__(self, size): ...", "does not take these options"),
     ],
 )
