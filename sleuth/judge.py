@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from sleuth.errors import ConfigError, ScoringError
 from sleuth.retries import PASSING, pause
-from sleuth.settings import Count, Rate, Settings
+from sleuth.settings import SECRET, Count, Rate, Settings
 
 if TYPE_CHECKING:
     import httpx
@@ -66,8 +67,13 @@ class JudgeSettings(Settings):
     def _is_plain_http(cls, url: str) -> str:
         if not url.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
-        if urlsplit(url).username is not None:
-            raise ValueError("must not hold a user or key: export the key in the variable that key_variable names")
+        parts = urlsplit(url)
+        if parts.username is not None or parts.query or parts.fragment:
+            # Not a ValueError: the message would show what may be a key.
+            raise PydanticCustomError(
+                SECRET,
+                "must not hold a user or key, nor a query: export the key in the variable named by key_variable",
+            )
         return url
 
 

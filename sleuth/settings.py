@@ -28,6 +28,8 @@ VERBATIM = "prompts"
 """The section whose texts are a user's own to the last byte, dollars and braces included."""
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
+SECRET = "secret"
+"""Type of an error about a value that is not to be shown."""
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0)]
@@ -234,7 +236,8 @@ def _explain(model: type[BaseModel], error: ValidationError, values: Mapping[str
     if first["type"] == "missing":
         return f"{where}: setting '{key}' is missing", "add it, or --set it"
     given = first.get("input")
-    shown = f", got {given!r}" if isinstance(given, str | int | float | bool | None) else ""
+    plain = first["type"] != SECRET and isinstance(given, str | int | float | bool | None)
+    shown = f", got {given!r}" if plain else ""
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {key or 'settings'}: {message}{shown}", "see docs/configuration.md"
 

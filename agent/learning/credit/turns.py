@@ -38,6 +38,8 @@ from sleuth.types import ScoredTrajectory
 Baseline = Literal["turn", "group", "none"]
 _Groups = Sequence[Sequence[ScoredTrajectory]]
 _Scores = Sequence[float | None]
+_OF_SCORES = ("weight", "baseline", "scale")
+"""Settings that do nothing without scores of turns."""
 
 
 class TurnsSettings(CreditSettings):
@@ -69,6 +71,9 @@ class TurnsSettings(CreditSettings):
     def _gives_any(self) -> TurnsSettings:
         if self.outcome is None and (self.score is None or self.weight == 0.0):
             raise ValueError("no turn ever has an advantage without an outcome: name a score of a weight above 0")
+        idle = [name for name in _OF_SCORES if getattr(self, name) != type(self).model_fields[name].default]
+        if self.score is None and idle:
+            raise ValueError(f"{idle[0]} is about turn scores, and there is no score: name one, or leave {idle[0]} out")
         return self
 
     @property

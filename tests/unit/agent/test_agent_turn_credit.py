@@ -146,6 +146,8 @@ def test_one_line_of_a_config_is_a_scheme():
         ({"outcome": {"kind": "turns"}}, "the outcome's scheme cannot be turns itself"),
         ({"scale": "batch"}, "credit.scale"),
         ({"baseline": "batch"}, "credit.baseline"),
+        ({"weight": 0.5}, "weight is about turn scores, and there is no score"),
+        ({"baseline": "group", "gamma": 0.5}, "leave baseline out"),
     ],
 )
 def test_a_wrong_setting_of_turns_is_said(credit, message):

@@ -154,10 +154,12 @@ def test_the_key_comes_from_the_environment_alone(server, answering, monkeypatch
     scorer.score(answering("a"))
     judge(server).score(answering("a"))
     assert server.keys == ["Bearer secret", None]
-    for wrong in ({"api_key": "secret"}, {"url": "https://me:secret@example.org/v1"}):
+    urls = ("https://me:secret@example.org/v1", "https://example.org/v1?key=secret", "https://example.org/v1#secret")
+    for wrong in ({"api_key": "secret"}, *({"url": url} for url in urls)):
         with pytest.raises(ConfigError) as error:
             validate(RewardSettings, {"kind": "judge", "url": server.url, "model": "m", **wrong}, "x.yaml")
         assert "unknown setting 'api_key'" in str(error.value) or "must not hold a user or key" in str(error.value)
+        assert "secret" not in str(error.value)
     with pytest.raises(ConfigError, match="base_url is missing"):
         validate(RewardSettings, {"kind": "judge", "model": "m"}, "x.yaml")
 
