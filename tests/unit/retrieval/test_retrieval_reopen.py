@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from retrieval.config import RetrieverSettings
-from retrieval.dense.build import build_dense
-from retrieval.dense.retriever import DenseRetriever
-from retrieval.encoders.config import EncoderChoice, preset
+from retrieval.dense.retriever import build_dense
+from retrieval.encoders.config import DenseChoice, preset
 from retrieval.encoders.loading import load_encoder, new_encoder
+from retrieval.encoders.retriever import EncoderRetriever
 from retrieval.open import open_retriever
 from sleuth.errors import ArtifactError, ConfigError
 from sleuth.settings import load_settings, to_yaml
 
 
-def opened(**values: Any) -> DenseRetriever:
+def opened(**values: Any) -> EncoderRetriever:
     retriever = open_retriever(RetrieverSettings.of(**values), cached=False, resilient=False)
-    assert isinstance(retriever, DenseRetriever)
+    assert isinstance(retriever, EncoderRetriever)
     return retriever
 
 
@@ -34,7 +34,7 @@ def opened(**values: Any) -> DenseRetriever:
 def test_an_index_is_opened_with_the_settings_of_the_encoder_that_made_it(
     corpus: Path, encoder_folder: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    made_with = load_encoder(EncoderChoice(backbone=str(encoder_folder), **change))
+    made_with = load_encoder(DenseChoice(backbone=str(encoder_folder), **change))
     build_dense(corpus, tmp_path / "i", made_with)
     found = opened(index=tmp_path / "i")
     assert found.encoder.settings == made_with.settings
