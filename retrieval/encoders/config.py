@@ -189,11 +189,13 @@ class EncoderChoice(EncoderKind):
     append_eos: bool | None = None
     towers: Towers | None = None
     dtype: WeightDtype | None = None
+    device: str | None = None
+    """Where it runs (cpu, cuda, cuda:1); None: a GPU, if there is one. Not a property of the weights."""
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """What is not None, ``backbone`` too."""
-        return self.model_dump(exclude_none=True)
+        """What is not None, ``backbone`` too; without ``device``."""
+        return self.model_dump(exclude_none=True, exclude={"device"})
 
     def as_new(self) -> EncoderSettings:
         """The settings of a new encoder. Raises ConfigError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from retrieval.config import IndexedSettings, Progress
+from retrieval.config import Count, IndexedSettings, Progress
 from retrieval.encoders.config import AnyEncoder
 from sleuth.errors import ArtifactError, ConfigError
 from sleuth.plugins import load_object
@@ -25,6 +25,8 @@ class EncodedIndexSettings(IndexedSettings):
 
     encoder: AnyEncoder | None = None
     """None: the one that the index was made with."""
+    query_batch: Count | None = None
+    """Queries encoded at once; None: 8 on a CPU, else 64."""
 
     @classmethod
     def index_of(cls) -> IndexKind:
@@ -61,7 +63,7 @@ class EncodedIndexSettings(IndexedSettings):
             if manifest["encoder"]["source"] is None:
                 raise ConfigError(f"{self.index} does not say where its encoder lies", "set encoder to its folder")
             encoder = reload_encoder(manifest["encoder"]["source"], manifest["encoder"]["settings"])
-        return open_encoded(kind, self.index, encoder, self.tuning())
+        return open_encoded(kind, self.index, encoder, self.tuning(), query_batch=self.query_batch)
 
     def _check_made_so(self, manifest: Mapping[str, Any]) -> None:
         from retrieval.encoders.indexes import rebuild_command

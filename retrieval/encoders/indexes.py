@@ -78,7 +78,11 @@ def build_encoded(
 
 
 def open_encoded(
-    kind: IndexKind, index: str | Path, encoder: PassageEncoder, tuning: Mapping[str, Any] | None = None
+    kind: IndexKind,
+    index: str | Path,
+    encoder: PassageEncoder,
+    tuning: Mapping[str, Any] | None = None,
+    query_batch: int | None = None,
 ) -> EncoderRetriever:
     """The retriever over an index made by `build_encoded`, with the encoder that made it.
 
@@ -91,7 +95,7 @@ def open_encoded(
     loaded = kind.load(Path(index), manifest, encoder, tuning or {})
     identity: dict[str, Any] = {key: manifest[key] for key in (*_CHECKED, *kind.identity)}
     identity |= {"encoder": encoder.fingerprint, **(tuning or {})}
-    return EncoderRetriever(encoder, loaded, PassageStore(index), str(index), fingerprint_of(identity))
+    return EncoderRetriever(encoder, loaded, PassageStore(index), str(index), fingerprint_of(identity), query_batch)
 
 
 def read_encoded_manifest(kind: IndexKind, index: str | Path) -> dict[str, Any]:

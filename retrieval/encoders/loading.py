@@ -16,7 +16,7 @@ from retrieval.encoders.encoder import KIND, Encoder, separate_towers
 from retrieval.encoders.family import PassageEncoder
 from retrieval.encoders.quiet import quiet_transformers
 from sleuth.artifacts import MANIFEST
-from sleuth.errors import ArtifactError, ConfigError
+from sleuth.errors import ArtifactError, ConfigError, first_line
 from sleuth.plugins import load_object
 from sleuth.settings import validate
 
@@ -31,6 +31,7 @@ def new_encoder(settings: EncoderSettings, *, device: str | None = None) -> Enco
     Separate towers start out equal. Raises ArtifactError if it cannot be loaded or put together that way.
     """
     _check_path(settings.backbone)
+    _check_device(device)
     assembly = assembly_of(settings.kind)
     with loading(settings.backbone, ENCODER), quiet_transformers():
         model = assembly.new(settings, device)
@@ -67,8 +68,9 @@ def load_encoder(source: str | Path | EncoderChoice, *, device: str | None = Non
     """
     wanted = source if isinstance(source, EncoderChoice) else EncoderKind.of(backbone=str(source))
     assert isinstance(wanted, EncoderChoice)
-    name, changes = wanted.backbone, wanted.chosen
+    name, changes, device = wanted.backbone, wanted.chosen, device or wanted.device
     _check_path(name)
+    _check_device(device)
     if _is_bare(name) and isinstance(source, EncoderChoice):
         return new_encoder(wanted.as_new(), device=device)
     if _is_bare(name):
@@ -138,3 +140,10 @@ def _check_path(name: str) -> None:
     if Path(name).is_file():
         raise ArtifactError(f"{name} is a file, not an encoder folder")
     check_path(name, ENCODER)
+
+
+def _check_device(name: str | None) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"no device '{name}' here: {first_line(error)}", "leave it out, or say cpu") from None

@@ -43,7 +43,13 @@ class EncoderRetriever:
     """A retriever over one index and the encoder that made it. Thread-safe; encoding is serialised."""
 
     def __init__(
-        self, encoder: PassageEncoder, index: EncodedIndex, passages: Passages, name: str, fingerprint: str
+        self,
+        encoder: PassageEncoder,
+        index: EncodedIndex,
+        passages: Passages,
+        name: str,
+        fingerprint: str,
+        query_batch: int | None = None,
     ) -> None:
         """``name`` is the index's name in error messages; ``fingerprint`` covers passages, index and encoder."""
         check_queries(encoder.modalities, str(encoder.source))
@@ -54,6 +60,7 @@ class EncoderRetriever:
         self.passages = passages
         self.name = name
         self._fingerprint = fingerprint
+        self._batch = query_batch or (CPU_BATCH if encoder.device.type == "cpu" else BATCH)
         self._encoding = threading.Lock()
 
     def __len__(self) -> int:
@@ -86,10 +93,9 @@ class EncoderRetriever:
         return answers
 
     def _encode(self, queries: list[str]) -> Encoded:
-        batch = CPU_BATCH if self.encoder.device.type == "cpu" else BATCH
         with self._encoding:
             try:
-                return self.encoder.encode_texts(queries, "query", batch)
+                return self.encoder.encode_texts(queries, "query", self._batch)
             except DataError as error:
                 raise RetrieverError(error.message, error.hint) from error
 
