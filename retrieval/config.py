@@ -22,13 +22,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, ByteSize, Field, SerializeAsAny
 
 from sleuth.artifacts import MANIFEST, read_manifest
 from sleuth.errors import ArtifactError, DataError, did_you_mean
 from sleuth.files import local_or_hub, on_hub
 from sleuth.kinds import KindSettings
 from sleuth.protocols import Retriever
+from sleuth.settings import Size
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -66,7 +67,9 @@ class RetrieverSettings(KindSettings):
     """Settings that all kinds share which mean something even to a part of another retriever."""
 
     cache: Annotated[int, Field(ge=0)] = 10_000
-    """Queries whose hits are kept in memory."""
+    """Queries whose hits are kept in memory, at most; 0 keeps none."""
+    cache_bytes: Size = ByteSize(256 * 2**20)
+    """Memory for those hits, passages included: ``256MiB``, or a number of bytes. 0 keeps none; null: no bound."""
     timeout_s: Positive | None = None
     """Seconds that one search may take; None: 30, and 900 where a reranker reads every pair."""
     retries: Annotated[int, Field(ge=0)] = 2
