@@ -40,7 +40,7 @@ def index(
     ] = None,
     address: Annotated[str | None, typer.Option(help="dense: a running Ray cluster for the workers, or auto.")] = None,
     layout: Annotated[
-        str | None, typer.Option(help="beir, search_r1, pyserini, tevatron or dpr. [told from the first row]")
+        str | None, typer.Option(help="beir, search_r1, pyserini, tevatron, dpr or bright. [told from the first row]")
     ] = None,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave bad rows out and count them.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,
