@@ -117,11 +117,15 @@ def parse_line(line: bytes, file: Path, number: int, *, images: bool = True) -> 
 def corpus_files(path: str | Path) -> list[Path]:
     """The files of a corpus: ``path`` itself; in a folder ``corpus.*``, else all files of one format by name.
 
+    A ``*`` in the last part of ``path`` stands for anything: ``documents/biology-*.parquet``.
+
     Formats are tried in the order JSON lines, Parquet, tables. A dataset of the hub has no files of its own.
     """
     if on_hub(path):
         return []
     found = Path(path)
+    if "*" in found.name and (shards := sorted(found.parent.glob(found.name))):
+        return shards
     if not found.exists():
         near = [p.name for p in found.parent.iterdir()] if found.parent.is_dir() else []
         raise DataError(f"no corpus at {path}", did_you_mean(found.name, near) if near else "")

@@ -39,7 +39,15 @@ class DenseSettings(IndexedSettings):
                 )
             kept, dtype = self.index_type or "flat", self.dtype or "float32"
             with progress(f"encoding {corpus}") as on_progress:
-                build_dense(corpus, self.index, encoder, index_type=kept, dtype=dtype, on_progress=on_progress)
+                build_dense(
+                    corpus,
+                    self.index,
+                    encoder,
+                    index_type=kept,
+                    dtype=dtype,
+                    skip_bad_rows=self.skip_bad_rows,
+                    on_progress=on_progress,
+                )
         manifest = read_dense_manifest(self.index)
         self._check_made_so(manifest)
         if encoder is None:
