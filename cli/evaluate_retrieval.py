@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +32,10 @@ def evaluate_retrieval(
     bright: Annotated[
         list[str] | None, typer.Option(metavar="NAME|FOLDER", help=f"A domain of BRIGHT, all, or a folder; {SEVERAL}.")
     ] = None,
+    mteb: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK", help=f"A task or benchmark of mteb, run by mteb on an encoder; {SEVERAL}."),
+    ] = None,
     long: Annotated[bool, typer.Option("--long", help="BRIGHT: search whole documents.")] = False,
     split: Annotated[
         str | None, typer.Option(help="BEIR: the judgements to use. [test; msmarco: dev]", show_default=False)
@@ -51,6 +56,8 @@ def evaluate_retrieval(
         Path | None, typer.Option(help="Keep each finished set in this folder; the same command goes on from there.")
     ] = None,
     mteb_json: Annotated[Path | None, typer.Option(help="Write results that mteb reads to this folder.")] = None,
+    model_name: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Its name in mteb's results.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="mteb: batch size of the encoder.")] = 32,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Leave bad rows out of an index that is made, and count them.")
     ] = False,
@@ -66,6 +73,12 @@ def evaluate_retrieval(
     accuracy, Answer@k.
     """
     chosen = overrides or []
+    if mteb:
+        others = (queries, topics, qrels, beir, bright, split, k, run, run_out, per_query, against, measures, out)
+        if index is None or any(others):
+            raise ConfigError("--mteb goes with an encoder or retriever, --set, --mteb-json and --json only")
+        _run_mteb(index, chosen, mteb, model_name, mteb_json, batch_size, json)
+        return
     if (index is None and not any(override.startswith("retriever=") for override in chosen)) == (run is None):
         raise ConfigError("give either an index or --run FILE")
     if run and (index or k or run_out or chosen):
@@ -76,7 +89,8 @@ def evaluate_retrieval(
     from workflows.retrieval_sets import Sources, read_sets
 
     sources = Sources(queries, qrels, topics, topic_field, beir or (), bright or (), long, split, keep_itself)
-    job = Job(index, chosen, run, k, measures, against, passages, run_out, per_query, out, mteb_json, skip_bad_rows)
+    job = Job(index, chosen, run, k, measures, against, passages, run_out, per_query, out, skip_bad_rows)
+    job = replace(job, mteb=mteb_json, model=model_name)
     sets = read_sets(sources, _warn)
     what = str(run or index or "retriever")
 
@@ -97,3 +111,15 @@ def evaluate_retrieval(
 
 def _warn(text: str) -> None:
     error_console().print(f"[yellow]warning:[/] {text}", soft_wrap=True)
+
+
+def _run_mteb(
+    index: str, overrides: list[str], tasks: list[str], name: str | None, folder: Path | None, batch: int, json: bool
+) -> None:
+    from cli.retrieval_tables import show_tasks
+    from workflows.mteb_tasks import run_tasks
+
+    scores = run_tasks(index, overrides, tasks, name, folder, batch)
+    show_tasks(scores, index)
+    if json:
+        print_json({found.task: {found.measure: found.score, "scores": found.scores} for found in scores})

@@ -13,6 +13,7 @@ from cli.console import error_console
 from sleuth.statistics import explained
 
 if TYPE_CHECKING:
+    from workflows.mteb_tasks import TaskScore
     from workflows.retrieval_evaluation import RetrievalReport
 
 
@@ -78,6 +79,21 @@ def show_sets(reports: Sequence[RetrievalReport], what: str) -> None:
         table.add_row(Text(report.name), str(report.queries), *cells)
     last = [f"{mean:.4f}" + ("" if count == len(reports) else f" of {count}") for mean, count in means.values()]
     table.add_row(Text("mean"), "", *last, style="bold")
+    console.print(table)
+
+
+def show_tasks(scores: Sequence[TaskScore], what: str) -> None:
+    """Tasks of mteb: a line for each with its main score, and their mean."""
+    console = error_console()
+    console.print(Text(f"{what}: {len(scores)} {'task' if len(scores) == 1 else 'tasks'} of mteb", style="bold"))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("task", "type", "measure"):
+        table.add_column(column)
+    table.add_column("score", justify="right")
+    for found in scores:
+        table.add_row(*map(Text, (found.task, found.kind, found.measure, f"{found.score:.4f}")))
+    if len(scores) > 1:
+        table.add_row("mean", "", "", f"{sum(found.score for found in scores) / len(scores):.4f}", style="bold")
     console.print(table)
 
 

@@ -27,7 +27,8 @@ class Job:
     """What is evaluated and how; paths may have the name of the set in them as ``{set}``.
 
     Either ``index`` with ``overrides``, or ``run``, a finished run. ``k`` and ``measures`` None: the usual ones.
-    ``out`` keeps finished sets; ``mteb`` is the folder of result files for mteb.
+    ``out`` keeps finished sets; ``mteb`` is the folder of result files for mteb, where it is
+    called ``model``.
     """
 
     index: str | None = None
@@ -40,8 +41,9 @@ class Job:
     run_out: Path | None = None
     per_query: Path | None = None
     out: Path | None = None
-    mteb: Path | None = None
     skip_bad_rows: bool = False
+    mteb: Path | None = None
+    model: str | None = None
 
 
 def evaluate_sets(
@@ -61,6 +63,8 @@ def evaluate_sets(
         on_report(report)
         _write(report, run, chosen, job)  # last: an unwritable file must not lose figures that took an hour
         reports.append(report)
+    if job.mteb:
+        _write_mteb(sets, reports, job)
     return reports
 
 
@@ -120,7 +124,7 @@ def _open(chosen: RetrievalSet, job: Job, warn: Warn) -> tuple[RetrieverSettings
             f"to make it from {chosen.corpus}, name its kind: '{{kind: bm25, index: {job.index}}}'",
         )
     if chosen.corpus:
-        settings = _made_from(settings, chosen.corpus, job.skip_bad_rows)
+        settings = made_from(settings, chosen.corpus, skip_bad_rows=job.skip_bad_rows)
     for index in missing:
         warn(f"{index} does not exist: it is made from {chosen.corpus}")
     retriever = open_alone(settings, cached=False, progress=build_progress)
@@ -145,20 +149,27 @@ def _missing_indexes(settings: RetrieverSettings) -> list[Path]:
     return [index for part in settings.inside for index in _missing_indexes(part)]
 
 
-def _made_from(settings: RetrieverSettings, corpus: str, skip_bad_rows: bool) -> RetrieverSettings:
-    """``settings`` with ``corpus`` for every index inside that does not exist."""
+def made_from(
+    settings: RetrieverSettings, corpus: str, *, skip_bad_rows: bool = False, existing: bool = False
+) -> RetrieverSettings:
+    """``settings`` with ``corpus`` for every index inside that does not exist; ``existing``: for the others too.
+
+    An index that exists is refused where it was made from other passages.
+    """
     from retrieval.config import IndexedSettings, RetrieverSettings
 
     if isinstance(settings, IndexedSettings):
         change = {"corpus": corpus, "skip_bad_rows": settings.skip_bad_rows or skip_bad_rows}
-        return settings.model_copy(update=change) if _missing_indexes(settings) else settings
+        filled = settings.corpus is None and (existing or not settings.index.exists())
+        return settings.model_copy(update=change) if filled else settings
     changes: dict[str, object] = {}
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         if isinstance(value, RetrieverSettings):
-            changes[name] = _made_from(value, corpus, skip_bad_rows)
+            changes[name] = made_from(value, corpus, skip_bad_rows=skip_bad_rows, existing=existing)
         elif isinstance(value, tuple | list) and any(isinstance(part, RetrieverSettings) for part in value):
-            changes[name] = type(value)(_made_from(part, corpus, skip_bad_rows) for part in value)
+            parts = (made_from(part, corpus, skip_bad_rows=skip_bad_rows, existing=existing) for part in value)
+            changes[name] = type(value)(parts)
     return settings.model_copy(update=changes)
 
 
@@ -196,6 +207,21 @@ def _write(report: RetrievalReport, run: Run, chosen: RetrievalSet, job: Job) ->
         write_per_query(_for(job.per_query, chosen), report.values)
     if job.run_out:
         write_run(_for(job.run_out, chosen), run)
+
+
+def _write_mteb(sets: Sequence[RetrievalSet], reports: Sequence[RetrievalReport], job: Job) -> None:
+    from retrieval.evaluation.measures import means
+    from retrieval.evaluation.mteb_results import write_mteb_results
+    from sleuth.artifacts import fingerprint_of
+
+    assert job.mteb
+    found = {
+        report.name: (chosen.split, means(report.mteb))
+        for chosen, report in zip(sets, reports, strict=True)
+        if report.mteb
+    }
+    given = str(job.run or job.index or "retriever")
+    write_mteb_results(job.mteb, job.model or given, fingerprint_of([given, *job.overrides]), found)
 
 
 def _identity(
