@@ -18,22 +18,17 @@ if TYPE_CHECKING:
 def search(
     index: Annotated[str, typer.Argument(help=HELP)],
     queries: Annotated[list[str], typer.Argument(help="Queries; - reads them from standard input, one per line.")],
-    k: Annotated[
-        int | None, typer.Option("-k", "--k", help="Hits per query; 5 by default, or all passages of a smaller index.")
-    ] = None,
+    k: Annotated[int, typer.Option("-k", "--k", help="Hits per query; all passages of a smaller index.")] = 5,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A retriever setting: retriever.k1=1.2")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query on standard output.")] = False,
 ) -> None:
     """Search INDEX for each of the QUERIES and print the best passages."""
-    from retrieval.size import size_of
     from workflows.retrievers import open_alone, retriever_settings
 
     asked = _queries(queries)
     retriever = open_alone(retriever_settings(index, overrides or []), cached=False, resilient=False)
-    if k is None:
-        k = min(5, size_of(retriever) or 5)
     for query, found in zip(asked, retriever.search(asked, k), strict=True):
         if json:
             _print_json(query, found)

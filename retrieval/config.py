@@ -146,6 +146,8 @@ class IndexedSettings(RetrieverSettings):
     """Folder of the index."""
     corpus: Corpus | None = None
     """Passages that the index is made from when it does not exist; an index of other passages is refused."""
+    skip_bad_rows: bool = False
+    """Rows that are no passages are left out when the index is made."""
 
     @property
     def name(self) -> str:

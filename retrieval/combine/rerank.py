@@ -65,7 +65,7 @@ class RerankRetriever:
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits per query with the model's scores, ties in the inner order."""
-        check_k(k, self.passages)
+        k = check_k(k, self.passages)
         found = [distinct(hits) for hits in self.inner.search(queries, reach(self.inner, self.depth))]
         pairs = [(query, passage_text(hit.passage)) for query, hits in zip(queries, found, strict=True) for hit in hits]
         scores = self.scorer.score(pairs) if pairs else []

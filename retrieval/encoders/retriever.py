@@ -79,10 +79,9 @@ class EncoderRetriever:
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits per query, best first, ties in corpus order; none for an empty query.
 
-        Raises ConfigError if ``k`` is below 1 or above the number of passages, RetrieverError if a query
-        could not be encoded.
+        Raises ConfigError if ``k`` is below 1, RetrieverError if a query could not be encoded.
         """
-        check_k(k, len(self), self.name)
+        k = check_k(k, len(self), self.name)
         cleaned = [clean_query(query) for query in queries]
         asked = [place for place, query in enumerate(cleaned) if query]
         answers: list[list[Hit]] = [[] for _ in queries]

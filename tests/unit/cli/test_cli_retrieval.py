@@ -95,6 +95,7 @@ def test_a_run_is_written_read_and_compared(program: typer.Typer, beir: Path, tm
     assert {name: from_run[name] for name in FIGURES} == {name: from_index[name] for name in FIGURES}
     assert not any(name.startswith("Answer") for name in from_run)
     with_texts = figures(program, "--run", first, "--beir", beir, "--passages", beir / "corpus.jsonl")
+    assert from_index.pop("depth") == 1_000
     assert with_texts == from_index
     (tmp_path / "b.run").write_text("q0 Q0 0 1 1.0 x\nq2 Q0 4 1 1.0 x\n")
     found = figures(program, beir / "index", "--beir", beir, "--against", tmp_path / "b.run")["against"]["R@10"]

@@ -47,12 +47,12 @@ class Echo:
             raise KeyError("bug")
         if "wrong" in queries:
             raise ConfigError("no such query")
-        if not 1 <= k <= self.passages:
-            raise ConfigError(f"k is {k}, but there are only {self.passages} passages")
+        if k < 1:
+            raise ConfigError(f"k is {k}, it must be 1 or more")
         return [
             [
                 Hit(Passage(f"{query}-{rank}", f'A "{query}"', f"line\n{rank}"), 1 / rank, rank)
-                for rank in range(1, k + 1)
+                for rank in range(1, min(k, self.passages) + 1)
             ]
             if query
             else []
@@ -237,7 +237,6 @@ def test_failures_have_their_status(url: str) -> None:
         (b'{"queries": ["1", "2", "3", "4", "5"]}', 422, "5 queries are more than 4"),
         (b'{"queries": ["' + b"x" * 51 + b'"]}', 422, "a query of 51 characters is longer than 50"),
         (b'{"queries": ["x"], "topk": 51}', 422, "topk is 51"),
-        (b'{"queries": ["x"], "topk": 11}', 422, "k is 11, but there are only 10"),
         (b'{"queries": ["a", "b", "c"], "topk": 40}', 422, "3 queries with topk 40 are 120 hits, more than 100"),
         (b'{"queries": ["x"], "topk": -1}', 422, "topk is -1, it must be a whole number from 1 to 50"),
         (b'{"queries": ["x"], "topk": true}', 422, "topk is True"),
