@@ -25,10 +25,11 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from retrieval.dense.retriever import DenseRetriever
+from retrieval.dense.retriever import dense_retriever
 from retrieval.dense.search import FAISS_QUERIES, FlatSearch
 from retrieval.dense.vectors import StoredVectors
 from retrieval.encoders.loading import load_encoder
+from retrieval.encoders.retriever import EncoderRetriever
 from retrieval.ingest import IngestReport, ingest
 from retrieval.passages import passage_text
 from retrieval.store import PassageStore, StoreWriter
@@ -66,7 +67,7 @@ def run(name: str, store: PassageStore, queries: list[str], rounds: int, count: 
         contest(
             f"exact search, top {K} of {len(store):,} x {ours.dimension}, {batch} queries", flat(vectors, asked), rounds
         )
-    retriever = DenseRetriever(ours, FlatSearch(StoredVectors(vectors)), store, "benchmark", "benchmark")
+    retriever = dense_retriever(ours, FlatSearch(StoredVectors(vectors)), store, "benchmark", "benchmark")
     for batch in (1, 32, len(queries)):
         contest(
             f"retrieval, {batch} queries, {K} hits each", whole(retriever, theirs, vectors, queries[:batch]), rounds
@@ -85,7 +86,7 @@ def flat(vectors: np.ndarray[Any, Any], asked: np.ndarray[Any, Any]) -> Contende
 
 
 def whole(
-    retriever: DenseRetriever, model: SentenceTransformer, vectors: np.ndarray[Any, Any], queries: list[str]
+    retriever: EncoderRetriever, model: SentenceTransformer, vectors: np.ndarray[Any, Any], queries: list[str]
 ) -> Contenders:
     """The protocol, and the same by hand: the faster raw search for the size, and the same passages read."""
     index, matrix, store = faiss.IndexFlatIP(vectors.shape[1]), torch.from_numpy(vectors), retriever.passages

@@ -227,7 +227,7 @@ def make_dense(options: argparse.Namespace, folder: Path) -> Path:
     """A flat index of the first passages."""
     if options.dense_index:
         return Path(options.dense_index)
-    from retrieval.dense.build import build_dense
+    from retrieval.dense.retriever import build_dense
     from retrieval.encoders.loading import load_encoder
 
     with (options.data / "corpus.jsonl").open(encoding="utf-8") as file:

@@ -10,11 +10,13 @@ import typer
 if TYPE_CHECKING:
     from retrieval.indexes import IndexInfo
 
-KINDS = ("bm25", "dense")
-
 Encoder = Annotated[
     str | None,
-    typer.Option(help="dense: folder, hub name or module:Class of the encoder, or a YAML file with its settings."),
+    typer.Option(help="Folder, hub name or module:Class of the encoder, a YAML file of settings, or '{backbone: …}'."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting that shapes an index of this kind. Repeatable."),
 ]
 
 
@@ -23,22 +25,24 @@ def index(
         str, typer.Argument(help="Passages: a .jsonl, .tsv (.gz, .zst) or .parquet file, a folder, a hub dataset.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the new index.")],
-    kind: Annotated[str, typer.Option(help="Kind of index: bm25 or dense.")] = "bm25",
+    kind: Annotated[str, typer.Option(help="Kind of index: bm25, or the kind of the encoder (dense, …).")] = "bm25",
     k1: Annotated[float | None, typer.Option(help="bm25: term saturation, the index's default. [0.9]")] = None,
     b: Annotated[float | None, typer.Option(help="bm25: length normalisation, the index's default. [0.4]")] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads that index. [bm25: 2, dense: what encoder and machine suit]")
+        int | None, typer.Option(min=1, help="Threads that index. [bm25: 2, encoders: what encoder and machine suit]")
     ] = None,
     encoder: Encoder = None,
     index_type: Annotated[str | None, typer.Option(help="dense: flat (exact), hnsw or ivfpq. [flat]")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="dense: storage type of the vectors: float32, float16 or int8. [float32]")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="dense: batch size of the encoder. [32]")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="dense: encoding processes; more than 1 run on Ray. [1]")
+    set_: Set = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Batch size of the encoder. [32]")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1. [the first GPU]")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="dense: a running Ray cluster for the workers, or auto.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Encoding processes; more than 1 run on Ray. [1]")] = None,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster for the workers, or auto.")] = None,
     layout: Annotated[
         str | None, typer.Option(help="beir, search_r1, pyserini, tevatron or dpr. [told from the first row]")
     ] = None,
@@ -47,35 +51,44 @@ def index(
 ) -> None:
     """Build an index of CORPUS (BEIR, Search-R1, pyserini, Tevatron or DPR rows) in the folder --out.
 
-    The same command resumes an interrupted build of a dense index.
+    The same command resumes an interrupted build of an index that an encoder makes.
     """
     from sleuth.artifacts import check_destination
     from sleuth.errors import ConfigError, did_you_mean
     from sleuth.files import on_hub
-    from workflows.indexing import CorpusOptions, build_bm25_index, build_dense_index
+    from workflows.indexing import CorpusOptions, Encoding, build_bm25_index, build_encoded_index, kinds_made
 
-    if kind not in KINDS:
-        raise ConfigError(f"unknown kind of index '{kind}'", did_you_mean(kind, KINDS))
-    bm25 = {"--k1": k1, "--b": b}
-    dense = {"--encoder": encoder, "--index-type": index_type, "--dtype": dtype, "--batch-size": batch_size}
-    dense |= {"--workers": workers, "--address": address}
-    foreign = [option for option, value in (dense if kind == "bm25" else bm25).items() if value is not None]
+    kinds = kinds_made()
+    if kind not in kinds:
+        raise ConfigError(f"unknown kind of index '{kind}'", did_you_mean(kind, kinds))
+    bm25: dict[str, object] = {"--k1": k1, "--b": b}
+    encoded: dict[str, object] = {
+        "--encoder": encoder,
+        "--index-type": index_type,
+        "--dtype": dtype,
+        "--batch-size": batch_size,
+    }
+    encoded |= {"--device": device, "--workers": workers, "--address": address, "--set": set_ or None}
+    foreign = [option for option, value in (encoded if kind == "bm25" else bm25).items() if value is not None]
     if foreign:
-        other = "dense" if kind == "bm25" else "bm25"
+        other = "the encoder's" if kind == "bm25" else "bm25"
         raise ConfigError(
             f"{foreign[0]} does not apply to an index of kind {kind}", f"add --kind {other}, or leave it out"
         )
-    if kind == "dense" and encoder is None:
-        raise ConfigError("an index of kind dense needs an encoder", "add --encoder with a folder or hub name")
-    check_destination(out, overwrite, KINDS, [*([] if on_hub(corpus) else [corpus]), *([encoder] if encoder else [])])
+    if kind != "bm25" and encoder is None:
+        raise ConfigError(f"an index of kind {kind} needs an encoder", "add --encoder with a folder or hub name")
+    beside = [*([] if on_hub(corpus) else [corpus]), *([encoder] if encoder else [])]
+    check_destination(out, overwrite, kinds, beside)
     options: CorpusOptions = {"layout": layout, "skip_bad_rows": skip_bad_rows, "overwrite": overwrite}
     if encoder is None:
         built = build_bm25_index(corpus, out, k1, b, threads, options)
     else:
-        how = {"index_type": index_type or "flat", "dtype": dtype or "float32", "batch_size": batch_size or 32}
-        built = build_dense_index(
-            corpus, out, encoder, how, options, threads=threads, workers=workers or 1, address=address
+        given = {"index_type": index_type, "dtype": dtype}
+        shape = {name: value for name, value in given.items() if value is not None}
+        how = Encoding(
+            encoder, kind, shape, tuple(set_ or ()), batch_size or 32, device, threads, workers or 1, address
         )
+        built = build_encoded_index(corpus, out, how, options)
     _report(built)
 
 

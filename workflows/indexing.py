@@ -1,11 +1,15 @@
-"""Builds an index of passages: BM25, or dense, which Ray's workers may encode."""
+"""Builds an index of passages: BM25, or of an encoder, with which Ray's workers may encode."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
+    from retrieval.encoders.config import EncoderKind
+    from retrieval.encoders.index_config import EncodedIndexSettings
     from retrieval.indexes import IndexInfo
 
 
@@ -35,41 +39,86 @@ def build_bm25_index(
         )
 
 
-def build_dense_index(
-    corpus: str,
-    out: Path,
-    encoder: str,
-    how: dict[str, Any],
-    options: CorpusOptions,
-    *,
-    threads: int | None,
-    workers: int,
-    address: str | None,
-) -> IndexInfo:
-    """``encoder``: a folder, hub name, dotted path or YAML file of settings; ``how``: arguments of ``build_dense``.
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How an index is made by an encoder.
 
-    More than one of ``workers`` encode on the Ray at ``address``, or on one that ends with the build.
+    ``encoder``: a folder, hub name, dotted path, YAML file of settings or a mapping; ``shape`` and ``overrides``
+    (``key=value``): settings of the index. More than one of ``workers`` encode on the Ray at ``address``, or on one
+    that ends with the build.
     """
-    from retrieval.dense.build import build_dense
-    from retrieval.encoders.config import EncoderKind
+
+    encoder: str
+    kind: str
+    shape: Mapping[str, Any]
+    overrides: Sequence[str] = ()
+    batch_size: int = 32
+    device: str | None = None
+    threads: int | None = None
+    workers: int = 1
+    address: str | None = None
+
+
+def kinds_made() -> list[str]:
+    """The kinds of index that can be made."""
+    from retrieval.config import index_kinds
+    from retrieval.encoders.index_config import EncodedIndexSettings
+
+    return ["bm25", *(kind for kind, own in index_kinds().items() if issubclass(own, EncodedIndexSettings))]
+
+
+def build_encoded_index(corpus: str, out: Path, how: Encoding, options: CorpusOptions) -> IndexInfo:
+    from retrieval.encoders.indexes import build_encoded
     from retrieval.encoders.loading import open_encoder
     from retrieval.progress import build_progress
-    from sleuth.settings import read_layers, validate
     from workflows.logs import quiet_libraries
     from workflows.wiring import limit_threads
 
+    settings = _index_settings(corpus, out, how)
     quiet_libraries()
-    limit_threads(threads)
-    is_file = encoder.endswith((".yaml", ".yml"))
-    chosen: str | EncoderKind = validate(EncoderKind, read_layers(Path(encoder)), encoder) if is_file else encoder
-    loaded = open_encoder(chosen)
+    limit_threads(how.threads)
+    chosen = _encoder_named(how.encoder)
+    loaded = open_encoder(chosen, device=how.device)
+    kind, made = settings.index_of(), settings.made()
     with build_progress(f"encoding {corpus}") as on_progress:
-        if workers == 1:
-            return build_dense(corpus, out, loaded, on_progress=on_progress, **how, **options)
+        rest = {"batch_size": how.batch_size, "on_progress": on_progress, **options}
+        if how.workers == 1:
+            return build_encoded(kind, corpus, out, loaded, made, **rest)
         from agent.cluster.config import ClusterSettings
         from sleuth.layout import RunLayout
         from workflows.sharded import encoding_workers
 
-        cluster, token = ClusterSettings(workers=workers, address=address), RunLayout(out).token
-        with encoding_workers(cluster, chosen, loaded, threads, how["batch_size"], token) as elsewhere:
-            return build_dense(corpus, out, loaded, elsewhere=elsewhere, on_progress=on_progress, **how, **options)
+        cluster, token = ClusterSettings(workers=how.workers, address=how.address), RunLayout(out).token
+        with encoding_workers(cluster, chosen, loaded, how.threads, how.batch_size, token) as elsewhere:
+            return build_encoded(kind, corpus, out, loaded, made, elsewhere=elsewhere, **rest)
+
+
+def _encoder_named(given: str) -> str | EncoderKind:
+    from retrieval.encoders.config import EncoderKind
+    from sleuth.settings import apply_override, read_layers, validate
+
+    if given.endswith((".yaml", ".yml")):
+        return validate(EncoderKind, read_layers(Path(given)), given)
+    if not given.lstrip().startswith("{"):
+        return given
+    values: dict[str, Any] = {}
+    apply_override(values, f"encoder={given}")
+    return validate(EncoderKind, values["encoder"], "--encoder")
+
+
+def _index_settings(corpus: str, out: Path, how: Encoding) -> EncodedIndexSettings:
+    """The settings of the index as a retriever's. Raises ConfigError for one that does not shape an index."""
+    from retrieval.config import RetrieverSettings
+    from retrieval.encoders.index_config import EncodedIndexSettings
+    from sleuth.errors import ConfigError, did_you_mean
+    from sleuth.settings import apply_override, validate
+
+    values: dict[str, Any] = dict(how.shape)
+    for override in how.overrides:
+        apply_override(values, override)
+    own = RetrieverSettings.class_for({"kind": how.kind, "index": out})
+    assert issubclass(own, EncodedIndexSettings)
+    wrong = next((name for name in values if name not in own.MADE), None)
+    if wrong is not None:
+        raise ConfigError(f"{wrong} does not shape an index of kind {how.kind}", did_you_mean(wrong, own.MADE))
+    return validate(own, {**values, "kind": how.kind, "index": out, "corpus": corpus}, "the index")

@@ -103,7 +103,7 @@ def with_packaged_models(settings: RetrieverRun) -> RetrieverRun:
     start = settings.encoder
     if start is None or start.backbone is None or not (start.backbone == SMOLLM2 or start.backbone.endswith(".gguf")):
         return settings
-    from retrieval.encoders.loading import ENCODER
+    from retrieval.encoders.assembly import ENCODER
 
     resolved = start.model_copy(update={"backbone": resolve_model(start.backbone, ENCODER)})
     return settings.model_copy(update={"encoder": resolved})

@@ -75,22 +75,24 @@ class ShardedIndexOpener:
     def __call__(self) -> Retriever:
         from agent.cluster.sharding import ShardedSearch
         from retrieval.cache import CachedRetriever
-        from retrieval.dense.retriever import DenseRetriever
+        from retrieval.dense.retriever import dense_retriever
 
         whole = open_flat(self.settings)
-        search = ShardedSearch(self.shards, self.sizes, whole.vectors.dimension, self.timeout_s)
-        made = DenseRetriever(whole.encoder, search, whole.passages, whole.name, whole.fingerprint)
+        search = ShardedSearch(self.shards, self.sizes, whole.index.vectors.dimension, self.timeout_s)
+        made = dense_retriever(whole.encoder, search, whole.passages, whole.name, whole.fingerprint)
         return CachedRetriever(made, size=self.settings.cache) if self.settings.cache else made
 
 
 def open_flat(settings: RetrieverSettings) -> Any:
     """The dense retriever of ``settings``, unwrapped. Raises ConfigError if its vectors cannot be split into shards."""
-    from retrieval.dense.retriever import DenseRetriever
+    from retrieval.dense.retriever import DenseIndex
     from retrieval.dense.search import FlatSearch
+    from retrieval.encoders.retriever import EncoderRetriever
     from retrieval.open import open_retriever
 
     found = open_retriever(settings, cached=False, resilient=False)
-    if not isinstance(found, DenseRetriever) or not isinstance(found.vectors, FlatSearch):
+    index = found.index if isinstance(found, EncoderRetriever) else None
+    if not isinstance(index, DenseIndex) or not isinstance(index.vectors, FlatSearch):
         raise ConfigError("cluster.index_shards needs a dense index of type flat", "set cluster.index_shards to 1")
     return found
 

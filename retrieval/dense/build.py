@@ -2,56 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from retrieval.dense.approximate import FILES, IndexParameters, IndexType, build_approximate
-from retrieval.dense.vectors import DTYPES, SCALES, VECTORS, Dtype, create_vectors
-from retrieval.encoders.build import build_index
-from retrieval.encoders.family import DENSE, Encoded, PassageEncoder
-from retrieval.indexes import IndexInfo
-from sleuth.errors import ConfigError, did_you_mean
-
-KIND = DENSE.kind
-FORMAT = 1
-
-
-def rebuild_command(
-    index: str | Path, corpus: object = "CORPUS", encoder: object = "ENCODER", how: Mapping[str, Any] | None = None
-) -> str:
-    """The command that rebuilds ``index``; ``how`` is its manifest, or the relevant part of it."""
-    command = f"sleuth index {corpus} --out {index} --kind {KIND} --encoder {encoder}"
-    chosen = how or {}
-    for option, key, usual in (("--index-type", "index_type", "flat"), ("--dtype", "dtype", "float32")):
-        if chosen.get(key, usual) != usual:
-            command += f" {option} {chosen[key]}"
-    return f"{command} --overwrite"
-
-
-def build_dense(
-    corpus_path: str | Path,
-    out: str | Path,
-    encoder: PassageEncoder,
-    *,
-    index_type: IndexType = "flat",
-    dtype: Dtype = "float32",
-    parameters: IndexParameters | None = None,
-    **options: Any,
-) -> IndexInfo:
-    """Encode every passage of ``corpus_path`` and build an index of the vectors in the folder ``out``.
-
-    ``options`` and errors are those of `build_index`; ConfigError also for an unknown type.
-    """
-    if index_type not in get_args(IndexType):
-        raise ConfigError(f"no index type '{index_type}'", did_you_mean(index_type, get_args(IndexType)))
-    if dtype not in DTYPES:
-        raise ConfigError(f"vectors cannot be stored as '{dtype}'", did_you_mean(dtype, DTYPES))
-
-    def open_writer(folder: Path, count: int) -> DenseWriter:
-        return DenseWriter(folder, count, encoder.dimension, index_type, dtype, parameters or IndexParameters())
-
-    return build_index(corpus_path, out, encoder, open_writer, format_version=FORMAT, **options)
+from retrieval.dense.vectors import SCALES, VECTORS, Dtype, create_vectors
+from retrieval.encoders.family import Encoded
 
 
 class DenseWriter:

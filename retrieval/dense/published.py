@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from hub.cache import cache_folder
 from retrieval.corpus import corpus_files, parse_line
-from retrieval.dense.retriever import DenseRetriever
+from retrieval.dense.retriever import dense_retriever
 from retrieval.dense.search import FaissSearch, FlatSearch, VectorSearch, flat_vectors, read_faiss
 from retrieval.dense.vectors import StoredVectors, Vectors
 from retrieval.encoders.family import PassageEncoder
 from retrieval.encoders.modalities import check_passages
+from retrieval.encoders.retriever import EncoderRetriever
 from retrieval.passages import passage_text
 from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ArtifactError, DataError
@@ -42,7 +43,7 @@ def open_published(
     *,
     ef_search: int | None = None,
     nprobe: int | None = None,
-) -> DenseRetriever:
+) -> EncoderRetriever:
     """A retriever over ``faiss_file``, whose vector i is of row i of the jsonl file ``corpus``.
 
     A few stored vectors are compared with those that ``encoder`` computes for their passages. Raises ArtifactError if
@@ -60,7 +61,7 @@ def open_published(
         "tuning": [ef_search, nprobe],
         "encoder": encoder.fingerprint,
     }
-    retriever = DenseRetriever(encoder, vectors, passages, str(faiss_file), fingerprint_of(identity))
+    retriever = dense_retriever(encoder, vectors, passages, str(faiss_file), fingerprint_of(identity))
     _check_sample(retriever, _stored(index, np.linspace(0, len(passages) - 1, _SAMPLES, dtype=np.int64)))
     return retriever
 
@@ -123,7 +124,7 @@ def _scan(lines: mmap.mmap, block: int = 1 << 24) -> NDArray[np.int64]:
     return np.delete(bounds, blank, axis=0)
 
 
-def _check_sample(retriever: DenseRetriever, stored: dict[int, Vectors]) -> None:
+def _check_sample(retriever: EncoderRetriever, stored: dict[int, Vectors]) -> None:
     passages, encoder = retriever.passages, retriever.encoder
     assert isinstance(passages, CorpusLines)
     rows = list(stored)

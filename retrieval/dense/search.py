@@ -16,11 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from retrieval.dense.vectors import StoredVectors, Vectors
+from retrieval.encoders.retriever import Found, Rows
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError, first_line, last_line
-
-Rows = NDArray[np.int64]
-Found = tuple[Vectors, Rows]
-"""Scores [queries, k], best first, and rows [queries, k]; -1 and -inf where an approximate index found fewer."""
 
 FAISS_QUERIES = 5
 """Up to this many queries, faiss's scan beats a matrix product."""

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 from sleuth.artifacts import MANIFEST
 from sleuth.errors import ConfigError, did_you_mean
 from sleuth.kinds import KindSettings
-from sleuth.settings import Settings
+from sleuth.settings import Settings, validate
 
 Role = Literal["query", "passage"]
 Pooling = Literal["cls", "mean", "lasttoken", "max", "mean_sqrt_len_tokens", "weightedmean", "other"]
@@ -48,7 +48,7 @@ class EncoderKind(KindSettings):
     """An encoder as a config names it. Validating gives the settings of its family."""
 
     NOUN: ClassVar[str] = "encoder"
-    KINDS: ClassVar[Mapping[str, str]] = {"dense": "retrieval.encoders.config:EncoderChoice"}
+    KINDS: ClassVar[Mapping[str, str]] = {"dense": "retrieval.encoders.config:DenseChoice"}
     OUTSIDE: ClassVar[str] = "retrieval.encoders.config:OutsideEncoderSettings"
     LOADER: ClassVar[str]
     """Dotted path of what loads an encoder of this family from its settings: `retrieval.encoders.loading` calls it."""
@@ -72,38 +72,19 @@ def is_dotted(name: str) -> bool:
     return re.fullmatch(r"[\w.]+:\w+", name) is not None
 
 
+_OF_THE_LIBRARY = {"SentenceTransformer": "dense"}
+"""sentence-transformers' classes, as its folders name them, and their families here."""
+
+
 def family_of(folder: str) -> str:
-    """The family that an encoder's folder names; those written before there were several are dense."""
+    """The family that an encoder's folder names, one of ours or of sentence-transformers'; dense where none does."""
     try:
-        content = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
-        return str(content["settings"]["kind"])
+        if (Path(folder) / MANIFEST).is_file():
+            return str(json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))["settings"]["kind"])
+        content = json.loads((Path(folder) / "config_sentence_transformers.json").read_text(encoding="utf-8"))
+        return _OF_THE_LIBRARY.get(content["model_type"], "dense")
     except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it is said when it is loaded
         return "dense"
-
-
-class EncoderChoice(EncoderKind):
-    """One vector a text, and what of its settings shall differ. None: as its folder says, or as a new one has it."""
-
-    LOADER: ClassVar[str] = "retrieval.encoders.loading:load_encoder"
-
-    kind: Literal["dense"] = "dense"
-    backbone: str
-    pooling: Pooling | None = None
-    query_prompt: Prompt | None = None
-    passage_prompt: Prompt | None = None
-    normalise: bool | None = None
-    similarity: Similarity | None = None
-    query_max_tokens: Tokens | None = None
-    passage_max_tokens: Tokens | None = None
-    append_eos: bool | None = None
-    dimensions: Dimensions | None = None
-    towers: Towers | None = None
-    dtype: WeightDtype | None = None
-
-    @property
-    def chosen(self) -> dict[str, Any]:
-        """What is not None, ``backbone`` too."""
-        return self.model_dump(exclude_none=True)
 
 
 class OutsideEncoderSettings(EncoderKind):
@@ -116,30 +97,22 @@ class OutsideEncoderSettings(EncoderKind):
 
 
 class EncoderSettings(Settings):
-    """How text becomes a vector. Saved with the weights and read back by everything."""
+    """How text is encoded, in every family. Saved with the weights and read back by everything."""
 
-    kind: Literal["dense"] = "dense"
+    kind: str
     backbone: str
     """Folder or hub name that the weights started from: a transformers or sentence-transformers model."""
-    pooling: Pooling = "mean"
-    """State(s) of the last layer that become the vector; other: what only sentence-transformers knows."""
     query_prompt: Prompt = ""
     passage_prompt: Prompt = ""
     """Put before every query or passage, white space included."""
-    normalise: bool = False
-    """L2-normalise, so that dot product and cosine agree."""
-    similarity: Similarity = "dot"
-    """cosine: vectors are normalised too, whatever ``normalise`` says."""
     query_max_tokens: Tokens = 64
     passage_max_tokens: Tokens = 256
     """Longer texts are cut; prompt, special tokens and EOS count."""
     append_eos: bool = False
     """End every text in EOS, after cutting to one token less."""
-    dimensions: Dimensions | None = None
-    """Keep the first so many of a vector only: for an encoder trained with Matryoshka dimensions."""
     towers: Towers = "shared"
     dtype: WeightDtype = "float32"
-    """Of the weights; vectors are float32 in any case."""
+    """Of the weights; what they give is float32 in any case."""
 
     def prompt(self, role: Role) -> str:
         return self.query_prompt if role == "query" else self.passage_prompt
@@ -149,7 +122,97 @@ class EncoderSettings(Settings):
 
     @property
     def unit_length(self) -> bool:
+        """Whether vectors have length 1, also where they are cut."""
+        return False
+
+    @property
+    def width(self) -> int | None:
+        """Numbers of a vector that are kept; None: all."""
+        return None
+
+    @property
+    def comparison(self) -> str:
+        """How queries and passages are compared."""
+        return self.kind
+
+    @property
+    def decisive(self) -> list[object]:
+        """What of a family's own settings determines the values of a text; part of every fingerprint."""
+        raise NotImplementedError
+
+
+class DenseEncoderSettings(EncoderSettings):
+    """How text becomes one vector."""
+
+    kind: Literal["dense"] = "dense"
+    pooling: Pooling = "mean"
+    """State(s) of the last layer that become the vector; other: what only sentence-transformers knows."""
+    normalise: bool = False
+    """L2-normalise, so that dot product and cosine agree."""
+    similarity: Similarity = "dot"
+    """cosine: vectors are normalised too, whatever ``normalise`` says."""
+    dimensions: Dimensions | None = None
+    """Keep the first so many of a vector only: for an encoder trained with Matryoshka dimensions."""
+
+    @property
+    def unit_length(self) -> bool:
         return self.normalise or self.similarity == "cosine"
+
+    @property
+    def width(self) -> int | None:
+        return self.dimensions
+
+    @property
+    def comparison(self) -> str:
+        return self.similarity
+
+    @property
+    def decisive(self) -> list[object]:
+        return [self.pooling, self.unit_length, *([] if self.dimensions is None else [self.dimensions])]
+
+
+class EncoderChoice(EncoderKind):
+    """An encoder that is loaded or made here, and what of its settings shall differ. None: as its folder says, or as
+    a new one has it. Each family adds its own."""
+
+    LOADER: ClassVar[str] = "retrieval.encoders.loading:load_encoder"
+    ASSEMBLY: ClassVar[str]
+    """Dotted path of the family's `Assembly`."""
+    SETTINGS: ClassVar[type[EncoderSettings]]
+    """What the choice is about, with every setting decided."""
+
+    backbone: str
+    query_prompt: Prompt | None = None
+    passage_prompt: Prompt | None = None
+    query_max_tokens: Tokens | None = None
+    passage_max_tokens: Tokens | None = None
+    append_eos: bool | None = None
+    towers: Towers | None = None
+    dtype: WeightDtype | None = None
+    device: str | None = None
+    """Where it runs (cpu, cuda, cuda:1); None: a GPU, if there is one. Not a property of the weights."""
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What is not None, ``backbone`` too; without ``device``."""
+        return self.model_dump(exclude_none=True, exclude={"device"})
+
+    def as_new(self) -> EncoderSettings:
+        """The settings of a new encoder. Raises ConfigError."""
+        return validate(self.SETTINGS, self.chosen, self.backbone)
+
+
+class DenseChoice(EncoderChoice):
+    """One vector a text."""
+
+    ASSEMBLY: ClassVar[str] = "retrieval.encoders.dense:DENSE_ASSEMBLY"
+    SETTINGS: ClassVar[type[EncoderSettings]] = DenseEncoderSettings
+
+    kind: Literal["dense"] = "dense"
+    pooling: Pooling | None = None
+    normalise: bool | None = None
+    similarity: Similarity | None = None
+    dimensions: Dimensions | None = None
 
 
 class ScratchSettings(Settings):
@@ -210,4 +273,6 @@ def preset(name: str, backbone: str, **changes: Any) -> EncoderSettings:
     """The settings of a published recipe on ``backbone``. Raises ConfigError for an unknown name."""
     if name not in PRESETS:
         raise ConfigError(f"no encoder preset '{name}'", did_you_mean(name, PRESETS))
-    return EncoderSettings(**{"backbone": backbone, **PRESETS[name], **changes})
+    chosen = EncoderKind.of(**{"kind": "dense", "backbone": backbone, **PRESETS[name], **changes})
+    assert isinstance(chosen, EncoderChoice)
+    return chosen.as_new()

@@ -1,7 +1,7 @@
 """Text to tensors: sentence-transformers' modules, with the settings that belong to the weights.
 
-One ``SentenceTransformer``; two towers are its ``Router``. A saved encoder loads in plain sentence-transformers
-(``encode_query``, ``encode_document``) and gives the same vectors there.
+One model of sentence-transformers, of the class that its family has there; two towers are its ``Router``. A saved
+encoder loads in plain sentence-transformers (``encode_query``, ``encode_document``) and gives the same values there.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses.gradcache import RandContext
+from sentence_transformers.base.model import BaseModel
 from sentence_transformers.sentence_transformer.modules import Router, Transformer
 from torch import Tensor, nn
 
 from retrieval.encoders.config import EncoderSettings, Role
-from retrieval.encoders.family import DENSE, Encoded, Family, OnEncoded, join
+from retrieval.encoders.family import Encoded, Family, OnEncoded, join
 from retrieval.encoders.modalities import TEXT, Modalities
 from retrieval.encoders.quiet import quiet_transformers
 from retrieval.passages import passage_text
@@ -47,10 +47,10 @@ class Encoder:
 
     def __init__(
         self,
-        model: SentenceTransformer,
+        model: BaseModel,
         settings: EncoderSettings,
+        family: Family,
         source: str | None = None,
-        family: Family = DENSE,
     ) -> None:
         self.model = model
         self.settings = settings
@@ -64,7 +64,7 @@ class Encoder:
 
     @property
     def dimension(self) -> int:
-        return self.settings.dimensions or int(self.model.get_embedding_dimension())
+        return self.settings.width or int(self.model.get_embedding_dimension())
 
     @property
     def device(self) -> torch.device:
@@ -78,7 +78,7 @@ class Encoder:
         weights = _weights_digest(self.tower("passage"))
         shared = self.tower("query") is self.tower("passage")
         other = weights if shared else _weights_digest(self.tower("query"))
-        return _digest([query, other, passage, weights, self.settings.similarity])
+        return _digest([query, other, passage, weights, self.settings.comparison])
 
     def tower_fingerprint(self, role: Role) -> str:
         """Digest of all that determines the vectors of one role; an index is valid while its passage tower's is."""
@@ -160,12 +160,8 @@ class Encoder:
         settings = self.settings
         tokenizer: Any = getattr(self._first_module(role), "tokenizer", None)
         words = tokenizer.backend_tokenizer.to_str() if getattr(tokenizer, "is_fast", False) else str(tokenizer)
-        how: list[object] = [settings.prompt(role), settings.max_tokens(role), settings.pooling, settings.unit_length]
-        if settings.dimensions is not None:
-            how.append(settings.dimensions)
-        if self.family is not DENSE:
-            how.append(self.family.kind)
-        return [*how, _without_state(words)]
+        kind = [] if settings.kind == "dense" else [settings.kind]  # digests of dense encoders never named it
+        return [settings.prompt(role), settings.max_tokens(role), *settings.decisive, *kind, _without_state(words)]
 
     def _batches(
         self, texts: Sequence[str], role: Role, batch_size: int
@@ -209,10 +205,10 @@ def separate_towers(encoder: Encoder) -> Encoder:
     passage = list(encoder.model.children())
     query = copy.deepcopy(passage)
     settings = encoder.settings.model_copy(update={"towers": "separate"})
-    return Encoder(routed(query, passage, encoder.model), settings, family=encoder.family)
+    return Encoder(routed(query, passage, encoder.model), settings, encoder.family)
 
 
-def routed(query: list[nn.Module], passage: list[nn.Module], like: SentenceTransformer) -> SentenceTransformer:
+def routed(query: list[nn.Module], passage: list[nn.Module], like: BaseModel) -> BaseModel:
     model = type(like)(
         modules=[Router.for_query_document(query, passage, default_route="document")],
         prompts=dict(like.prompts),
@@ -222,7 +218,7 @@ def routed(query: list[nn.Module], passage: list[nn.Module], like: SentenceTrans
     return model.train(like.training)
 
 
-def router_of(model: SentenceTransformer) -> Router | None:
+def router_of(model: BaseModel) -> Router | None:
     first = model[0]
     return first if isinstance(first, Router) and set(TASKS.values()) <= set(first.sub_modules) else None
 

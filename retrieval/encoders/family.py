@@ -120,20 +120,3 @@ class PassageEncoder(Protocol):
     def encode_passages(
         self, passages: Sequence[Passage], batch_size: int = 32, progress: OnEncoded | None = None
     ) -> Encoded: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Dense:
-    """One vector per text, compared by inner product."""
-
-    kind: str = "dense"
-
-    def read(self, outputs: Mapping[str, Tensor], settings: EncoderSettings) -> Encoded:
-        vectors = single(outputs["sentence_embedding"])[:, : settings.dimensions]
-        return Encoded(functional.normalize(vectors, dim=-1) if settings.unit_length else vectors)
-
-    def scores(self, queries: Encoded, passages: Encoded) -> Tensor:
-        return queries.values @ passages.values.T
-
-
-DENSE = Dense()

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from retrieval.encoders.config import OutsideEncoderSettings, Role
-from retrieval.encoders.family import DENSE, Encoded
+from retrieval.encoders.dense import DENSE
+from retrieval.encoders.family import Encoded
 from retrieval.encoders.modalities import TEXT, Modalities
 from sleuth.artifacts import fingerprint_of
 from sleuth.errors import DataError

@@ -14,6 +14,7 @@ from retrieval.training.config import FrozenSettings, InBatchSettings, TrainingS
 from retrieval.training.frozen import Table, freeze
 from retrieval.training.objective import AgainstTable, InBatch, Objective
 from retrieval.training.rows import TrainingRow, passages_of
+from retrieval.training.terms import terms_of
 from retrieval.training.trainer import add_adapter, freeze_passages
 from sleuth.plugins import load_object
 from sleuth.types import Passage
@@ -45,7 +46,8 @@ def start(settings: TrainingSettings, material: Material) -> tuple[Encoder, Obje
 def in_batch(settings: InBatchSettings, material: Material) -> tuple[Encoder, Objective]:
     if settings.lora is not None:
         add_adapter(material.encoder, settings.lora, material.seed)
-    return material.encoder, InBatch(material.rows, settings, material.seed)
+    terms = terms_of(settings, material.encoder)
+    return material.encoder, InBatch(material.rows, settings, material.seed, terms)
 
 
 def frozen_passages(settings: FrozenSettings, material: Material) -> tuple[Encoder, Objective]:
@@ -55,4 +57,4 @@ def frozen_passages(settings: FrozenSettings, material: Material) -> tuple[Encod
     known = Table(*stored_vectors(settings.index, encoder)) if settings.index else None
     with material.counting("encoding frozen passages") as on_progress:
         table = freeze(encoder, needed, known, on_progress)
-    return encoder, AgainstTable(material.rows, table, settings, material.seed)
+    return encoder, AgainstTable(material.rows, table, settings, material.seed, terms_of(settings, encoder))

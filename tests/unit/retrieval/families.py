@@ -22,10 +22,11 @@ from sentence_transformers.util import maxsim
 from torch import Tensor, nn
 from transformers import AutoConfig, BertForMaskedLM
 
-from retrieval.encoders.config import EncoderSettings, ScratchSettings
+from retrieval.encoders.assembly import limit_tokens
+from retrieval.encoders.config import DenseEncoderSettings, EncoderSettings, ScratchSettings
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.family import Encoded, single
-from retrieval.encoders.loading import limit_tokens, new_encoder
+from retrieval.encoders.loading import new_encoder
 from retrieval.encoders.pieces import encode_pieces, nearest, pieces_of
 from retrieval.encoders.scratch import make_backbone
 from retrieval.passages import passage_text
@@ -82,9 +83,9 @@ class Sparse:
         return queries.values @ passages.values.T
 
 
-def settings_of(folder: Path) -> EncoderSettings:
+def settings_of(folder: Path) -> DenseEncoderSettings:
     limits: dict[str, Any] = {"query_max_tokens": 16, "passage_max_tokens": 24, "query_prompt": "ask: "}
-    return EncoderSettings(backbone=str(folder), similarity="cosine", **limits)
+    return DenseEncoderSettings(backbone=str(folder), similarity="cosine", **limits)
 
 
 def dense(folder: Path) -> Encoder:
@@ -98,13 +99,13 @@ def late(folder: Path) -> Encoder:
         head = Dense(32, 16, bias=False, activation_function=nn.Identity(), module_input_name="token_embeddings")
     unit = Normalize(module_input_name="token_embeddings")
     model = MultiVectorEncoder(modules=[first, head, MultiVectorMask(skiplist_words=[".", ","]), unit])
-    return Encoder(model, settings_of(folder), family=LateInteraction())
+    return Encoder(model, settings_of(folder), LateInteraction())
 
 
 def sparse(folder: Path) -> Encoder:
     first = Transformer(str(folder), transformer_task="fill-mask")
     limit_tokens(first, settings_of(folder))
-    return Encoder(SparseEncoder(modules=[first, SpladePooling("max")]), settings_of(folder), family=Sparse())
+    return Encoder(SparseEncoder(modules=[first, SpladePooling("max")]), settings_of(folder), Sparse())
 
 
 FAMILIES: dict[str, Callable[[Path], Encoder]] = {"dense": dense, "late": late, "sparse": sparse}

@@ -16,14 +16,16 @@ import torch
 
 from retrieval.config import RetrieverSettings
 from retrieval.dense.approximate import IndexParameters, build_approximate
-from retrieval.dense.build import DenseWriter, build_dense
-from retrieval.dense.retriever import DenseRetriever, open_dense
+from retrieval.dense.build import DenseWriter
+from retrieval.dense.retriever import build_dense, open_dense
 from retrieval.dense.search import FaissSearch, FlatSearch, read_faiss
 from retrieval.dense.vectors import StoredVectors, create_vectors, open_vectors
-from retrieval.encoders.config import EncoderChoice, preset
+from retrieval.encoders.config import DenseChoice, preset
 from retrieval.encoders.encoder import Encoder, separate_towers
+from retrieval.encoders.family import Encoded
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.pieces import encode_store
+from retrieval.encoders.retriever import EncoderRetriever
 from retrieval.open import open_retriever
 from retrieval.store import PassageStore
 from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
@@ -226,9 +228,9 @@ def test_empty_and_enormous_queries(dense: Path, encoder: Encoder) -> None:
 def test_vectors_that_do_not_fit_are_one_clear_line(dense: Path, encoder: Encoder) -> None:
     retriever = open_dense(dense, encoder)
     with pytest.raises(RetrieverError, match=r"shape \(1, 3\) do not fit .* \(its vectors have 64 dimensions\)"):
-        retriever.search_vectors(np.zeros((1, 3), np.float32), 1)
+        retriever.index.search(Encoded(torch.zeros(1, 3)), 1)
     with pytest.raises(RetrieverError, match=r"is not finite \(NaN\)"):
-        retriever.search_vectors(np.full((1, 64), np.nan, np.float32), 1)
+        retriever.index.search(Encoded(torch.full((1, 64), torch.nan)), 1)
 
 
 @pytest.mark.parametrize("queries", [1, 4])
@@ -254,12 +256,12 @@ def test_an_encoder_gone_bad_fails_the_search_and_the_build(dense: Path, corpus:
 def test_another_encoder_is_refused_with_the_difference_and_the_command(
     dense: Path, corpus: Path, encoder: Encoder, encoder_folder: Path, backbone: Path
 ) -> None:
-    prompted = load_encoder(EncoderChoice(backbone=str(encoder_folder), passage_prompt="passage: "))
+    prompted = load_encoder(DenseChoice(backbone=str(encoder_folder), passage_prompt="passage: "))
     with pytest.raises(ArtifactError, match="its passage_prompt is 'passage: ', the index has ''") as caught:
         open_dense(dense, prompted)
     command = f"sleuth index {corpus} --out {dense} --kind dense --encoder {encoder_folder} --overwrite"
     assert command in caught.value.hint
-    other = Encoder(load_encoder(encoder_folder).model, encoder.settings)
+    other = Encoder(load_encoder(encoder_folder).model, encoder.settings, encoder.family)
     with torch.no_grad():
         next(iter(other.model.parameters())).add_(0.1)
     with pytest.raises(ArtifactError, match="its weights or its tokenizer differ"):
@@ -307,9 +309,9 @@ def settings(**values: Any) -> RetrieverSettings:
     return validate(RetrieverSettings, values, "retriever")
 
 
-def bare(chosen: RetrieverSettings | Path) -> DenseRetriever:
+def bare(chosen: RetrieverSettings | Path) -> EncoderRetriever:
     retriever = open_retriever(chosen, cached=False, resilient=False)
-    assert isinstance(retriever, DenseRetriever)
+    assert isinstance(retriever, EncoderRetriever)
     return retriever
 
 
@@ -320,7 +322,7 @@ def test_a_bare_path_knows_its_encoder_and_a_missing_index_is_made(
     again = bare(tmp_path / "i")
     assert again.fingerprint == made.fingerprint
     assert again.search(["Arden"], 2) == made.search(["Arden"], 2)
-    with pytest.raises(ArtifactError, match=r"has the dtype float16, not int8 .*--dtype int8 --overwrite"):
+    with pytest.raises(ArtifactError, match=r"has the dtype float16, not int8 .*--set dtype=int8 --overwrite"):
         bare(settings(kind="dense", index=tmp_path / "i", dtype="int8"))
 
 

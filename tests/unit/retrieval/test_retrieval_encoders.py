@@ -10,7 +10,15 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from retrieval.encoders.config import PRESETS, EncoderChoice, EncoderSettings, ScratchSettings, instruct_prompt, preset
+from retrieval.encoders.config import (
+    PRESETS,
+    DenseChoice,
+    DenseEncoderSettings,
+    ScratchSettings,
+    instruct_prompt,
+    preset,
+)
+from retrieval.encoders.dense import DENSE
 from retrieval.encoders.encoder import Encoder, separate_towers
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.scratch import make_backbone
@@ -148,7 +156,7 @@ def test_an_index_outlives_a_new_query_tower_but_no_new_passage_tower(encoder_fo
     assert split.tower_fingerprint("query") != shared.tower_fingerprint("query")
     assert split.fingerprint != shared.fingerprint
     np.testing.assert_array_equal(split.encode(TEXTS, "passage"), shared.encode(TEXTS, "passage"))
-    other = Encoder(shared.model, shared.settings.model_copy(update={"passage_prompt": "passage: "}))
+    other = Encoder(shared.model, shared.settings.model_copy(update={"passage_prompt": "passage: "}), DENSE)
     assert other.tower_fingerprint("passage") != shared.tower_fingerprint("passage")
     shifted(shared)
     assert shared.tower_fingerprint("passage") != split.tower_fingerprint("passage")
@@ -174,7 +182,7 @@ def test_an_adapter_is_saved_as_one_and_comes_back(tmp_path: Path) -> None:
     np.testing.assert_allclose(load_encoder(tmp_path / "e").encode(TEXTS, "passage"), after, atol=CLOSE)
     encoder.model[0].model.save_pretrained(tmp_path / "adapter")  # as others publish them: no tokenizer, no pooling
     adapter = settings.model_dump() | {"backbone": str(tmp_path / "adapter")}
-    bare = load_encoder(EncoderChoice(**adapter))
+    bare = load_encoder(DenseChoice(**adapter))
     np.testing.assert_allclose(bare.encode(TEXTS, "passage"), after, atol=CLOSE)
 
 
@@ -188,19 +196,19 @@ def test_a_model_of_sentence_transformers_says_of_itself_what_it_is() -> None:
 
 
 def test_settings_over_a_model_that_does_not_know_its_prompts(encoder_folder: Path, backbone: Path) -> None:
-    wanted = EncoderChoice(backbone=str(encoder_folder), query_prompt="query: ")
+    wanted = DenseChoice(backbone=str(encoder_folder), query_prompt="query: ")
     changed = load_encoder(wanted)
     assert changed.settings.query_prompt == "query: "
     assert changed.settings.passage_max_tokens == 48
     asked, prompted = changed.encode(["salt"], "query"), load_encoder(encoder_folder).encode(["query: salt"], "query")
     np.testing.assert_allclose(asked, prompted, atol=CLOSE)
-    pooled = validate(EncoderChoice, {"backbone": str(backbone), "pooling": "cls", "query_max_tokens": 32}, "e")
+    pooled = validate(DenseChoice, {"backbone": str(backbone), "pooling": "cls", "query_max_tokens": 32}, "e")
     assert load_encoder(pooled.model_copy(update={"passage_max_tokens": 32})).settings.pooling == "cls"
 
 
 def test_vectors_may_be_cut_to_their_first_dimensions(encoder_folder: Path, tmp_path: Path) -> None:
     whole = load_encoder(encoder_folder)
-    cut = load_encoder(EncoderChoice(backbone=str(encoder_folder), dimensions=16))
+    cut = load_encoder(DenseChoice(backbone=str(encoder_folder), dimensions=16))
     expected = whole.encode(TEXTS, "passage")[:, :16]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(cut.encode(TEXTS, "passage"), expected, atol=CLOSE)
@@ -209,19 +217,19 @@ def test_vectors_may_be_cut_to_their_first_dimensions(encoder_folder: Path, tmp_
     cut.save(tmp_path / "cut")
     assert load_encoder(tmp_path / "cut").fingerprint == cut.fingerprint
     with pytest.raises(ArtifactError, match="has vectors of 64 dimensions, not 65"):
-        load_encoder(EncoderChoice(backbone=str(encoder_folder), dimensions=65))
+        load_encoder(DenseChoice(backbone=str(encoder_folder), dimensions=65))
 
 
 def test_the_wrong_prompt_is_one_clear_line(backbone: Path, tmp_path: Path) -> None:
     new_encoder(preset("repllama", str(backbone), passage_max_tokens=64)).save(tmp_path / "r")
     with pytest.raises(ArtifactError, match=r"was trained with the query_prompt 'query: ', not 'Query: '"):
-        load_encoder(EncoderChoice(backbone=str(tmp_path / "r"), query_prompt="Query: "))
+        load_encoder(DenseChoice(backbone=str(tmp_path / "r"), query_prompt="Query: "))
     with pytest.raises(ConfigError, match=r"still holds the placeholder \{q\}"):
-        validate(EncoderChoice, {"backbone": "x", "query_prompt": "Query: {q}"}, "encoder")
+        validate(DenseChoice, {"backbone": "x", "query_prompt": "Query: {q}"}, "encoder")
     e5 = {"query_max_tokens": 64, "passage_max_tokens": 64}
     new_encoder(preset("e5_instruct", str(backbone), **e5)).save(tmp_path / "e5")
     other = instruct_prompt("Find the passage that proves the claim")
-    assert load_encoder(EncoderChoice(backbone=str(tmp_path / "e5"), query_prompt=other)).settings.query_prompt == other
+    assert load_encoder(DenseChoice(backbone=str(tmp_path / "e5"), query_prompt=other)).settings.query_prompt == other
 
 
 @pytest.mark.parametrize(
@@ -235,7 +243,7 @@ def test_the_wrong_prompt_is_one_clear_line(backbone: Path, tmp_path: Path) -> N
 def test_a_backbone_that_does_not_fit_is_one_clear_line(backbone: Path, change: dict[str, Any], message: str) -> None:
     values = {"backbone": str(backbone), "passage_max_tokens": 48, "query_max_tokens": 32, **change}
     with pytest.raises(ArtifactError, match=message):
-        new_encoder(EncoderSettings(**values))
+        new_encoder(DenseEncoderSettings(**values))
 
 
 def test_what_is_no_encoder_says_so(backbone: Path, encoder_folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 
 from retrieval.dense.search import FlatSearch
 from retrieval.dense.vectors import StoredVectors, Vectors
-from retrieval.encoders.family import DENSE, Encoded
+from retrieval.encoders.dense import DENSE
+from retrieval.encoders.family import Encoded
 from retrieval.encoders.pieces import nearest
 
 

@@ -255,12 +255,12 @@ def test_an_encoder_of_pictures_refuses_texts(corpus: Path, tmp_path: Path, capf
 
 
 def test_an_encoder_that_reads_no_queries_of_text_is_not_searched_with(index: Path) -> None:
-    from retrieval.dense.retriever import DenseRetriever
+    from retrieval.dense.retriever import dense_retriever
 
     made = open_retriever(index, cached=False, resilient=False)
     other = open_encoder("test_retrieval_images:ReadsNoQueries")
     with pytest.raises(ConfigError, match="reads image of queries, but queries are text"):
-        DenseRetriever(other, made.vectors, made.passages, "i", "f")
+        dense_retriever(other, made.index.vectors, made.passages, "i", "f")
 
 
 def test_bm25_cannot_index_a_passage_without_words(corpus: Path, tmp_path: Path, capfd) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from retrieval.config import RetrieverSettings
 from retrieval.dense.published import CorpusLines, _scan
-from retrieval.encoders.config import EncoderChoice, ScratchSettings, preset
+from retrieval.encoders.config import DenseChoice, ScratchSettings, preset
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.scratch import make_backbone
@@ -42,7 +42,7 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(encoder_folder: Path) -> Encoder:
-    return load_encoder(EncoderChoice(backbone=str(encoder_folder), **PROMPTS))
+    return load_encoder(DenseChoice(backbone=str(encoder_folder), **PROMPTS))
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from retrieval.config import RetrieverSettings
-from retrieval.dense.build import build_dense
-from retrieval.dense.retriever import DenseRetriever
-from retrieval.encoders.config import EncoderChoice, preset
+from retrieval.dense.retriever import build_dense
+from retrieval.encoders.config import DenseChoice, preset
 from retrieval.encoders.loading import load_encoder, new_encoder
+from retrieval.encoders.retriever import EncoderRetriever
 from retrieval.open import open_retriever
 from sleuth.errors import ArtifactError, ConfigError
 from sleuth.settings import load_settings, to_yaml
 
 
-def opened(**values: Any) -> DenseRetriever:
+def opened(**values: Any) -> EncoderRetriever:
     retriever = open_retriever(RetrieverSettings.of(**values), cached=False, resilient=False)
-    assert isinstance(retriever, DenseRetriever)
+    assert isinstance(retriever, EncoderRetriever)
     return retriever
 
 
@@ -34,7 +34,7 @@ def opened(**values: Any) -> DenseRetriever:
 def test_an_index_is_opened_with_the_settings_of_the_encoder_that_made_it(
     corpus: Path, encoder_folder: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    made_with = load_encoder(EncoderChoice(backbone=str(encoder_folder), **change))
+    made_with = load_encoder(DenseChoice(backbone=str(encoder_folder), **change))
     build_dense(corpus, tmp_path / "i", made_with)
     found = opened(index=tmp_path / "i")
     assert found.encoder.settings == made_with.settings
@@ -89,3 +89,29 @@ def test_saved_defaults_of_a_dense_index_do_not_hinder_other_kinds() -> None:
         RetrieverSettings.of(**kind, index_type="flat", dtype="float32")
     with pytest.raises(ConfigError, match="dtype does nothing for a retriever of kind bm25"):
         RetrieverSettings.of(kind="bm25", index=Path("i"), dtype="int8")
+
+
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_line(encoder_folder: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"no device '{device}'"):
+        load_encoder(DenseChoice(backbone=str(encoder_folder), device=device))
+
+
+def test_queries_are_encoded_so_many_at_once_on_the_device_that_is_named(
+    corpus: Path, encoder_folder: Path, tmp_path: Path
+) -> None:
+    encoder = {"backbone": str(encoder_folder), "device": "cpu"}
+    found = opened(index=tmp_path / "i", corpus=corpus, encoder=encoder, query_batch=2)
+    sizes: list[int] = []
+    whole = found.encoder.model.forward  # type: ignore[attr-defined]
+    found.encoder.model.forward = lambda features, **how: (
+        sizes.append(len(features["input_ids"]))
+        or whole(  # type: ignore[attr-defined, func-returns-value]
+            features, **how
+        )
+    )
+    asked = [f"river {n}" for n in range(5)]
+    in_twos = found.search(asked, 3)
+    assert sizes == [2, 2, 1]
+    whole_batch = opened(index=tmp_path / "i").search(asked, 3)
+    assert [[h.passage for h in hits] for hits in in_twos] == [[h.passage for h in hits] for hits in whole_batch]

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retrieval.encoders.family import DENSE, Encoded
+from retrieval.encoders.dense import DENSE
+from retrieval.encoders.family import Encoded
 from retrieval.training.config import InBatchSettings
 from retrieval.training.gradient_cache import cached_backward
 from retrieval.training.loss import Columns, ContrastiveLoss, Targets, info_nce, mask_golds

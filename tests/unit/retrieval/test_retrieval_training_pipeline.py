@@ -13,7 +13,7 @@ import yaml
 
 from cli.train_retriever import mine, train_retriever
 from retrieval.config import RetrieverSettings
-from retrieval.encoders.config import EncoderChoice, EncoderKind
+from retrieval.encoders.config import DenseChoice, EncoderKind
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.loading import load_encoder, open_encoder
 from retrieval.open import open_retriever
@@ -114,7 +114,7 @@ def test_what_was_mined_or_indexed_before_does_not_stop_the_run(tmp_path: Path) 
     assert not (tmp_path / "no").exists()
 
 
-class OtherSettings(EncoderChoice):
+class OtherSettings(DenseChoice):
     """A family of encoders beside the dense one, which reads the same folders."""
 
     LOADER: ClassVar[str] = "test_retrieval_training_pipeline:load_other"

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hub.config import LoraSettings
-from retrieval.encoders.config import EncoderSettings, ScratchSettings, preset
+from retrieval.encoders.config import DenseEncoderSettings, ScratchSettings, preset
 from retrieval.encoders.encoder import Encoder, separate_towers
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.scratch import make_backbone
@@ -89,7 +89,7 @@ class Figures:
 
 def plain(folder: Path, **changes: Any) -> Encoder:
     settings = {"pooling": "mean", "similarity": "cosine", "query_max_tokens": 16, "passage_max_tokens": 24}
-    return new_encoder(EncoderSettings(backbone=str(folder), **settings | changes))
+    return new_encoder(DenseEncoderSettings(backbone=str(folder), **settings | changes))
 
 
 def settings(**changes: Any) -> TrainingSettings:
@@ -299,7 +299,7 @@ def test_a_run_and_an_encoder_of_the_first_version_go_on(tmp_path: Path) -> None
     devset = DevSet(learned, passages_of(learned))
     told = Watch(lambda current, _step: means(devset.per_query(current, 1)), "ndcg10", 4)
     shape = {"similarity": "cosine", "query_max_tokens": 8, "passage_max_tokens": 12}
-    encoder = new_encoder(EncoderSettings.model_validate({"backbone": str(GOLDEN / "backbone"), **shape}))
+    encoder = new_encoder(DenseEncoderSettings.model_validate({"backbone": str(GOLDEN / "backbone"), **shape}))
     shutil.copytree(GOLDEN / "checkpoints", tmp_path / "c")
     torch.manual_seed(99)
     objective = InBatch(learned, chosen, 0)

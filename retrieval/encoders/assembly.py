@@ -1,0 +1,121 @@
+"""How a family's model is put together from a backbone, and what all families do on the way."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Protocol
+
+import torch
+from sentence_transformers.base.model import BaseModel
+from sentence_transformers.base.modules import Transformer
+
+from hub.adapters import adapter_base
+from hub.models import ModelKind
+from retrieval.encoders.config import EncoderChoice, EncoderKind, EncoderSettings
+from retrieval.encoders.encoder import TASKS, router_of
+from retrieval.encoders.family import Family
+from retrieval.encoders.tokenizer import plain_tokenizer
+from sleuth.errors import ArtifactError
+from sleuth.plugins import load_object
+
+ENCODER = ModelKind("encoder", ArtifactError)
+
+_PASSAGE_PROMPTS = ("document", "passage", "corpus")
+_TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+"""Plain text only: if sentence-transformers found a chat template, it would apply it to every text."""
+
+
+class Assembly(Protocol):
+    """One family's models in sentence-transformers. Each method's errors are ArtifactErrors."""
+
+    @property
+    def family(self) -> Family: ...
+
+    def new(self, settings: EncoderSettings, device: str | None) -> BaseModel:
+        """A model with one tower on ``settings.backbone``."""
+        ...
+
+    def open(self, name: str, device: str | None, model_kwargs: dict[str, Any]) -> BaseModel:
+        """The model in a folder or at a hub name of sentence-transformers."""
+        ...
+
+    def describe(self, model: BaseModel, name: str) -> EncoderSettings:
+        """The settings of a model that others saved."""
+        ...
+
+    def check(self, model: BaseModel, own: EncoderSettings, wanted: EncoderChoice) -> None:
+        """Refuse settings of the family that these weights cannot have."""
+        ...
+
+
+def assembly_of(kind: str) -> Assembly:
+    choice = EncoderKind.class_for({"kind": kind, "backbone": ""})
+    assert issubclass(choice, EncoderChoice)
+    made: Assembly = load_object(choice.ASSEMBLY)
+    return made
+
+
+def backbone_of(settings: EncoderSettings, **how: Any) -> Transformer:
+    """The backbone with its lengths and tokenizer set; for an adapter, its base model with the adapter added.
+
+    ``how`` replaces arguments of sentence-transformers' ``Transformer``.
+    """
+    adapter = adapter_base(settings.backbone, ENCODER)
+    usual = {"modality_config": copy.deepcopy(_TEXT), "module_output_name": "token_embeddings"}
+    first = Transformer(
+        adapter or settings.backbone,
+        model_kwargs={"dtype": getattr(torch, settings.dtype)},
+        **({} if "transformer_task" in how else usual),
+        **how,
+    )
+    if adapter:
+        first.model.load_adapter(settings.backbone)
+    limit_tokens(first, settings)
+    return first
+
+
+def limit_tokens(first: Any, settings: EncoderSettings) -> None:
+    """Set tokenizer and lengths in the module itself, where plain sentence-transformers reads them."""
+    longest = int(getattr(first.config, "max_position_embeddings", 0) or 10**6)
+    wanted = max(settings.query_max_tokens, settings.passage_max_tokens)
+    if wanted > longest:
+        raise ArtifactError(f"{settings.backbone} reads at most {longest} tokens, not {wanted}", "lower the max_tokens")
+    first.processor = plain_tokenizer(first.tokenizer, append_eos=settings.append_eos)
+    first.max_seq_length = settings.passage_max_tokens
+    first.tokenizer.model_max_length = wanted
+    first.query_length = settings.query_max_tokens
+    first.document_length = settings.passage_max_tokens
+
+
+def prompts_of(settings: EncoderSettings) -> dict[str, str]:
+    """By sentence-transformers' names."""
+    return {"query": settings.query_prompt, "document": settings.passage_prompt}
+
+
+def modules_of(model: BaseModel) -> list[Any]:
+    """The modules of the passage tower, and those of the model around it."""
+    router = router_of(model)
+    tower = list(router.sub_modules[TASKS["passage"]] if router is not None else model.children())
+    return [*tower, *model.children()]
+
+
+def shared_settings(model: BaseModel, name: str) -> dict[str, Any]:
+    """What of the settings of a model that others saved is the same in every family."""
+    first = modules_of(model)[0]
+    limit = int(getattr(first, "max_seq_length", None) or 512)
+    prompts = {key: prompt or "" for key, prompt in model.prompts.items()}
+    return {
+        "backbone": name,
+        "query_prompt": prompts.get("query", ""),
+        "passage_prompt": next((prompts[key] for key in _PASSAGE_PROMPTS if prompts.get(key)), ""),
+        "query_max_tokens": int(getattr(first, "query_length", None) or limit),
+        "passage_max_tokens": int(getattr(first, "document_length", None) or limit),
+        "append_eos": _ends_in_eos(getattr(first, "tokenizer", None)),
+        "towers": "shared" if router_of(model) is None else "separate",
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+    }
+
+
+def _ends_in_eos(tokenizer: Any) -> bool:
+    eos = getattr(tokenizer, "eos_token_id", None)
+    return eos is not None and tokenizer("a")["input_ids"][-1:] == [eos]

@@ -1,0 +1,85 @@
+"""Settings that all indexes of encoded passages share, and how one is made where it is missing, and opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from retrieval.config import Count, IndexedSettings, Progress
+from retrieval.encoders.config import AnyEncoder
+from sleuth.errors import ArtifactError, ConfigError
+from sleuth.plugins import load_object
+from sleuth.protocols import Retriever
+
+if TYPE_CHECKING:
+    from retrieval.encoders.indexes import IndexKind
+
+
+class EncodedIndexSettings(IndexedSettings):
+    """A kind whose index holds what an encoder gave; the kind of index is that of the encoder."""
+
+    INDEX: ClassVar[str]
+    """Dotted path of the kind's `IndexKind`."""
+    MADE: ClassVar[Mapping[str, object]]
+    """The settings that shape an index, and what each is for a new one. None in a config: as the index has it."""
+
+    encoder: AnyEncoder | None = None
+    """None: the one that the index was made with."""
+    query_batch: Count | None = None
+    """Queries encoded at once; None: 8 on a CPU, else 64."""
+
+    @classmethod
+    def index_of(cls) -> IndexKind:
+        made: IndexKind = load_object(cls.INDEX)
+        return made
+
+    def made(self) -> dict[str, Any]:
+        """What a new index is made with."""
+        given = {name: getattr(self, name) for name in self.MADE}
+        return {name: self.MADE[name] if value is None else value for name, value in given.items()}
+
+    def tuning(self) -> dict[str, Any]:
+        """The settings of a search."""
+        own = type(self).model_fields.keys() - EncodedIndexSettings.model_fields.keys() - self.MADE.keys()
+        return {name: getattr(self, name) for name in sorted(own)}
+
+    def open(self, progress: Progress, /) -> Retriever:
+        from retrieval.encoders.indexes import build_encoded, open_encoded, read_encoded_manifest
+        from retrieval.encoders.loading import open_encoder, reload_encoder
+
+        kind = self.index_of()
+        encoder = open_encoder(self.encoder) if self.encoder is not None else None
+        corpus = self.to_be_made_from()
+        if corpus is not None:
+            if encoder is None:
+                raise ConfigError(
+                    f"{self.index} does not exist, and no encoder is named to make it with", "set encoder"
+                )
+            with progress(f"encoding {corpus}") as on_progress:
+                build_encoded(kind, corpus, self.index, encoder, self.made(), on_progress=on_progress)
+        manifest = read_encoded_manifest(kind, self.index)
+        self._check_made_so(manifest)
+        if encoder is None:
+            if manifest["encoder"]["source"] is None:
+                raise ConfigError(f"{self.index} does not say where its encoder lies", "set encoder to its folder")
+            encoder = reload_encoder(manifest["encoder"]["source"], manifest["encoder"]["settings"])
+        return open_encoded(kind, self.index, encoder, self.tuning(), query_batch=self.query_batch)
+
+    def _check_made_so(self, manifest: Mapping[str, Any]) -> None:
+        from retrieval.encoders.indexes import rebuild_command
+        from retrieval.ingest import same_source
+
+        kind, source = self.index_of(), manifest["encoder"]["source"] or "ENCODER"
+        if self.corpus is not None and not same_source(manifest["corpus"], self.corpus):
+            raise ArtifactError(
+                f"{self.index} was made from other passages than {self.corpus}",
+                f"make it anew with: {rebuild_command(kind, self.index, self.corpus, source, manifest)}",
+            )
+        for name in self.MADE:
+            wanted = getattr(self, name)
+            if wanted not in (None, manifest[name]):
+                how = {**manifest, name: wanted}
+                raise ArtifactError(
+                    f"{self.index} has the {name} {manifest[name]}, not {wanted}",
+                    f"make it anew with: {rebuild_command(kind, self.index, manifest['corpus']['path'], source, how)}",
+                )
