@@ -71,7 +71,8 @@ class FilterSettings(Settings):
     last_rank: Count = 50
     """Window of ranks searched, from 1, both included."""
     margin: Annotated[float, Field(ge=0)] | None = None
-    """A hit must score this much below the weakest gold found. Golds not found set no limit."""
+    """A hit must score this much below the weakest gold found. Where none was found, all hits outscore the golds: none
+    is kept, and the row is counted."""
     relative_margin: Share | None = None
     """A hit must score below (1 - this) times the weakest gold found, where that is positive."""
     drop_answers: bool = False

@@ -42,19 +42,42 @@ class ContrastiveLoss:
     masked: float
 
 
-def mask_golds(positive: Sequence[int], columns: Sequence[str], golds: Sequence[frozenset[str]]) -> Targets:
+class Columns:
+    """The passages of a softmax by key, looked up once where they stay the same from step to step."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        """``keys[j]`` is the key of passage j; copies of a passage have the same."""
+        self.keys = keys
+        self._places: dict[str, tuple[int, ...]] = {}
+        for column, key in enumerate(keys):
+            self._places[key] = (*self._places.get(key, ()), column)
+
+    def of(self, key: str) -> tuple[int, ...]:
+        """The columns of a passage's copies; none if it is not there."""
+        return self._places.get(key, ())
+
+
+def mask_golds(
+    positive: Sequence[int],
+    columns: Columns,
+    golds: Sequence[frozenset[str]],
+    device: torch.device | str = "cpu",
+) -> Targets:
     """Targets in which all gold passages other than the positive itself are masked.
 
-    ``columns[j]`` is the content key of passage j, ``golds[i]`` the keys of all passages that answer query i.
+    ``golds[i]`` are the keys of all passages that answer query i. The mask is made on ``device``.
     """
-    places: dict[str, list[int]] = {}
-    for column, key in enumerate(columns):
-        places.setdefault(key, []).append(column)
-    masked = torch.zeros(len(positive), len(columns), dtype=torch.bool)
-    for row, (own, keys) in enumerate(zip(positive, golds, strict=True)):
-        for key in keys | {columns[own]}:
-            masked[row, places.get(key, [])] = True
-        masked[row, own] = False
+    cells = {
+        (row, column)
+        for row, (own, keys) in enumerate(zip(positive, golds, strict=True))
+        for key in keys | {columns.keys[own]}
+        for column in columns.of(key)
+        if column != own
+    }
+    masked = torch.zeros(len(positive), len(columns.keys), dtype=torch.bool, device=device)
+    if cells:
+        rows, others = torch.tensor(sorted(cells), device=device).T
+        masked[rows, others] = True
     return Targets(torch.tensor(positive, dtype=torch.long), masked)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ OnMined = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class MiningReport:
-    """Counts of hits by outcome, and of rows that got no negative."""
+    """Counts of hits by outcome, of rows that got no negative, and of those where no gold could set the margin."""
 
     hits: int = 0
     golds: int = 0
@@ -32,12 +33,13 @@ class MiningReport:
     with_answer: int = 0
     kept: int = 0
     rows_without: int = 0
+    rows_without_gold: int = 0
 
     def __str__(self) -> str:
         return (
             f"{self.hits} hits: {self.golds} gold, {self.too_close} within the margin, "
             f"{self.with_answer} with the answer, {self.kept} kept as negatives; {self.rows_without} rows got none"
-        )
+        ) + (f", {self.rows_without_gold} of them since no gold was found" if self.rows_without_gold else "")
 
 
 def mine(
@@ -73,6 +75,7 @@ def negatives_of(
     source = row.query if len(row.query.split()) >= _SENTENCE else None
     gold: Callable[[Hit], bool] = lambda h: is_gold(h.passage) or (source is not None and source in h.passage.text)
     ceiling = _ceiling([hit.score for hit in hits if gold(hit)], settings)
+    report.rows_without_gold += ceiling == -math.inf
     window = [hit for hit in hits if settings.first_rank <= hit.rank <= settings.last_rank]
     fit = []
     for hit in window:
@@ -92,12 +95,17 @@ def negatives_of(
 
 
 def _ceiling(gold_scores: Iterable[float], settings: FilterSettings) -> float:
-    """The score that a negative must stay below. Gold passages that were not retrieved are ignored."""
+    """The score that a negative must stay below, from the weakest gold retrieved.
+
+    A gold that was not retrieved scores below all hits, so if none was, no hit is below the golds by any margin.
+    """
     weakest = min(gold_scores, default=None)
-    limits = [float("inf")]
-    if weakest is not None and settings.margin is not None:
+    limits = [math.inf]
+    if weakest is None:
+        return math.inf if settings.margin is None and settings.relative_margin is None else -math.inf
+    if settings.margin is not None:
         limits.append(weakest - settings.margin)
-    if weakest is not None and weakest > 0 and settings.relative_margin is not None:
+    if weakest > 0 and settings.relative_margin is not None:
         limits.append(weakest * (1 - settings.relative_margin))
     return min(limits)
 

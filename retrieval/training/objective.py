@@ -17,7 +17,7 @@ from retrieval.passages import content_key, passage_text
 from retrieval.training.config import FrozenSettings, TrainingSettings
 from retrieval.training.frozen import Table
 from retrieval.training.gradient_cache import Embed, cached_backward
-from retrieval.training.loss import ContrastiveLoss, Targets, info_nce
+from retrieval.training.loss import Columns, ContrastiveLoss, Targets, info_nce
 from retrieval.training.ranks import gather, rank_slice
 from retrieval.training.rows import TrainingRow
 from retrieval.training.sampling import Batch, BatchSampler, one_key
@@ -96,21 +96,23 @@ class AgainstTable:
         self._table = table
         self._places = table.places()
         self._key = one_key([*table.passages, *(gold for row in rows for gold in row.positives)])
-        self._columns = [self._key(p) for p in table.passages]
+        self._columns = Columns([self._key(p) for p in table.passages])
+        self._moved = table.encoded
         self._terms = terms
 
     def steps(self, epochs: float) -> int:
         return self._sampler.steps(epochs)
 
     def backward(self, encoder: Encoder, step: int) -> dict[str, float]:
-        table = self._table.encoded
+        device = encoder.device
         if self._settings.against == "all":
-            queries, targets = self._sampler.queries_against(step, self._places, self._columns, self._key)
+            queries, targets = self._sampler.queries_against(step, self._places, self._columns, self._key, device)
             batch = Batch(queries, self._table.passages, targets)
+            table = self._moved = self._moved.to(device)  # copied once
         else:
             batch = self._sampler.batch(step)
-            table = table[[self._places[content_key(p)] for p in batch.passages]]
-        return _backward(encoder, self._settings, step, batch, table.to(encoder.device), self._terms)
+            table = self._table.encoded[[self._places[content_key(p)] for p in batch.passages]].to(device)
+        return _backward(encoder, self._settings, step, batch, table, self._terms)
 
     def table_of(self, passages: Sequence[Passage]) -> Encoded:
         """``passages`` must be among those of the table."""

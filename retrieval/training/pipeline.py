@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hub.randomness import seeded
 from retrieval.combine.parts import reach
 from retrieval.config import Progress, RetrieverSettings
 from retrieval.encoders.config import EncoderKind, family_of, preset
@@ -172,11 +173,12 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
 
 
 def _encoder_of_round(run: TrainingRun, number: int, rows: Sequence[TrainingRow]) -> Encoder:
-    """The encoder that a round starts from."""
-    if number > 1:
-        return open_trainable_encoder(run.layout.round(number - 1).encoder)
-    assert run.settings.encoder is not None
-    return open_start(run.settings.encoder, run.layout.backbone, rows, run.settings.seed)
+    """The encoder that a round starts from. Weights that its backbone's folder lacks are drawn from the run's seed."""
+    with seeded(run.settings.seed):
+        if number > 1:
+            return open_trainable_encoder(run.layout.round(number - 1).encoder)
+        assert run.settings.encoder is not None
+        return open_start(run.settings.encoder, run.layout.backbone, rows, run.settings.seed)
 
 
 def open_start(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow], seed: int) -> Encoder:

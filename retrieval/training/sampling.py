@@ -10,8 +10,10 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from retrieval.passages import content_key
-from retrieval.training.loss import Targets, mask_golds
+from retrieval.training.loss import Columns, Targets, mask_golds
 from retrieval.training.rows import TrainingRow
 from sleuth.seeding import derive_seed
 from sleuth.types import Passage
@@ -67,14 +69,15 @@ class BatchSampler:
         passages = [*positives, *negatives]
         key = one_key([*passages, *(gold for some in golds for gold in some)])
         keys = [frozenset(map(key, some)) for some in golds]
-        return Batch(queries, passages, mask_golds(range(len(queries)), [key(p) for p in passages], keys))
+        columns = Columns([key(p) for p in passages])
+        return Batch(queries, passages, mask_golds(range(len(queries)), columns, keys))
 
     def queries_against(
-        self, step: int, places: dict[str, int], columns: Sequence[str], key: KeyOf
+        self, step: int, places: dict[str, int], columns: Columns, key: KeyOf, device: torch.device | str = "cpu"
     ) -> tuple[list[str], Targets]:
         """The queries of a step against a fixed table of passages.
 
-        ``places`` maps a content key to its first column; ``columns`` are the passages' keys under ``key``.
+        ``places`` maps a content key to its first column; ``columns`` hold the passages' keys under ``key``.
         """
         queries, positive, golds = [], [], []
         for epoch, row in self.rows(step):
@@ -82,7 +85,7 @@ class BatchSampler:
             positive.append(places[content_key(rng.choice(row.positives))])
             queries.append(row.query)
             golds.append(frozenset(key(p) for p in self._golds[row.query]))
-        return queries, mask_golds(positive, columns, golds)
+        return queries, mask_golds(positive, columns, golds, device)
 
     def _shuffled(self, epoch: int) -> list[int]:
         order = list(range(len(self._rows)))
@@ -106,12 +109,23 @@ def golds_by_query(rows: Sequence[TrainingRow]) -> dict[str, tuple[Passage, ...]
 
 
 def one_key(passages: Iterable[Passage]) -> KeyOf:
-    """A key that is equal for those of ``passages`` that have the same id or the same content."""
-    known = list(passages)
-    by_id: dict[str, str] = {}
-    for passage in known:
-        by_id.setdefault(passage.id, content_key(passage))
-    by_content: dict[str, str] = {}
-    for passage in known:
-        by_content.setdefault(content_key(passage), by_id[passage.id])
-    return lambda passage: by_content[content_key(passage)]
+    """A key that is equal for those of ``passages`` that are the same by id or content, directly or through others.
+
+    If A has the id of B and B the content of C, all three are one (union-find over contents).
+    """
+    parent: dict[str, str] = {}
+    first_with_id: dict[str, str] = {}
+
+    def root(content: str) -> str:
+        while (above := parent[content]) != content:
+            parent[content] = parent[above]  # halves the path
+            content = above
+        return content
+
+    for passage in passages:
+        content = content_key(passage)
+        parent.setdefault(content, content)
+        other = first_with_id.setdefault(passage.id, content)
+        if other != content:
+            parent[root(content)] = root(other)
+    return lambda passage: root(content_key(passage))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from hub.randomness import seeded
 from retrieval.dense.retriever import stored_vectors
 from retrieval.encoders.encoder import Encoder, separate_towers
 from retrieval.encoders.modalities import check_passages
@@ -37,13 +38,14 @@ def start(settings: TrainingSettings, material: Material) -> tuple[Encoder, Obje
     """The encoder that is trained, and what each of its steps minimises."""
     read = [*passages_of(material.rows), *material.watched]
     check_passages(read, material.encoder.modalities, str(material.encoder.source or "the encoder"))
-    made: tuple[Encoder, Objective] = load_object(settings.STARTER)(settings, material)
+    with seeded(material.seed):  # weights that a kind adds are drawn at random
+        made: tuple[Encoder, Objective] = load_object(settings.STARTER)(settings, material)
     return made
 
 
 def in_batch(settings: InBatchSettings, material: Material) -> tuple[Encoder, Objective]:
     if settings.lora is not None:
-        add_adapter(material.encoder, settings.lora)
+        add_adapter(material.encoder, settings.lora, material.seed)
     terms = terms_of(settings, material.encoder)
     return material.encoder, InBatch(material.rows, settings, material.seed, terms)
 

@@ -63,7 +63,20 @@ def whole_and_resumed(backbone: Path, out: Path) -> list[dict[str, torch.Tensor]
     return [weights(whole), weights(resumed)]
 
 
-JOBS = {"gradients": gradients, "resume": whole_and_resumed}
+def different_starts(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
+    """What a training of three steps ends with on a rank that began with an adapter of its own."""
+    from test_retrieval_training_run import plain, run, settings, weights
+
+    from hub.config import LoraSettings
+    from retrieval.training.trainer import add_adapter
+
+    encoder = plain(backbone)
+    add_adapter(encoder, LoraSettings(r=4, alpha=8), seed=distributed.get_rank())
+    run(encoder, settings(steps=3), out / "run")
+    return weights(encoder)
+
+
+JOBS = {"gradients": gradients, "resume": whole_and_resumed, "starts": different_starts}
 
 if __name__ == "__main__":
     _, job, backbone, out, rank, count = sys.argv

@@ -19,6 +19,7 @@ from retrieval.encoders.loading import load_encoder, open_encoder
 from retrieval.open import open_retriever
 from sleuth.errors import ArtifactError, ConfigError, DataError
 from sleuth.types import Hit, Passage
+from workflows.indexing import build_bm25_index
 from workflows.retriever_training import load_retriever_run
 
 WORDS = ["amber", "birch", "coral", "delta", "ember", "fjord", "grove", "heath", "islet", "jetty", "knoll", "larch"]
@@ -91,6 +92,26 @@ def test_two_rounds_end_in_an_index_that_finds_what_was_learnt(
     with pytest.raises(ArtifactError, match="already holds a run"):
         train_retriever(path)
     assert "recall" in capsys.readouterr().err
+
+
+def test_what_was_mined_or_indexed_before_does_not_stop_the_run(tmp_path: Path) -> None:
+    """The index of the miner, and the mined rows, may lie in the run's own folder."""
+    retriever = {"kind": "bm25", "index": "{out}/bm25", "corpus": str(tmp_path / "data")}
+    path = config(tmp_path, mining={"retriever": retriever}, evaluation=None, index=None)
+    few = ["training.steps=2"]
+    out = tmp_path / "run" / "rows.jsonl"
+    mine(path, out, few)
+    mine(path, out, few)
+    made = (tmp_path / "run" / "bm25" / "manifest.json").stat().st_mtime_ns
+    train_retriever(path, few)
+    assert (tmp_path / "run" / "bm25" / "manifest.json").stat().st_mtime_ns == made
+    mine(path, out, few)  # and after it
+    with pytest.raises(ArtifactError, match="already holds a run"):
+        train_retriever(path, few)
+    build_bm25_index(str(tmp_path / "data"), tmp_path / "other" / "bm25", None, None, None, {})
+    train_retriever(path, few, tmp_path / "other")
+    mine(path, tmp_path / "alone.jsonl", [*few, f"mining.retriever.index={tmp_path}/other/bm25", f"out={tmp_path}/no"])
+    assert not (tmp_path / "no").exists()
 
 
 class OtherSettings(DenseChoice):

@@ -52,3 +52,11 @@ def test_two_killed_ranks_end_with_the_same_bits(tmp_path: Path) -> None:
     for whole, resumed in on_two_ranks("resume", backbone(tmp_path / "backbone", "bert", dropout=0.3), tmp_path):
         for name, weight in whole.items():
             assert torch.equal(weight, resumed[name]), name
+
+
+def test_ranks_that_start_apart_train_the_weights_of_the_first(tmp_path: Path) -> None:
+    first, second = on_two_ranks("starts", backbone(tmp_path / "backbone", "bert"), tmp_path)
+    moved = [name for name, weight in first.items() if "lora_B" in name and weight.any()]
+    assert moved
+    for name, weight in first.items():
+        assert torch.equal(weight, second[name]), name
