@@ -18,8 +18,8 @@ from transformers import PrinterCallback
 
 from hub.callbacks import CompletionMarker, LogToSink
 from hub.models import loading
-from retrieval.combine.rerank import CROSS_ENCODER
 from retrieval.passages import passage_text
+from retrieval.rerankers.loading import CROSS_ENCODER
 from retrieval.training.config import RerankerSettings
 from retrieval.training.rows import TrainingRow
 from retrieval.training.sampling import golds_by_query, same_as

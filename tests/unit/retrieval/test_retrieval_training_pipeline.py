@@ -160,9 +160,9 @@ def test_mining_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_reranker_learns_to_tell_golds_from_distractors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from retrieval.combine.rerank import CrossEncoderScorer
     from retrieval.encoders.config import ScratchSettings
     from retrieval.encoders.scratch import make_backbone
+    from retrieval.rerankers.scorer import CrossEncoderScorer
 
     monkeypatch.setitem(sys.modules, "test_retrieval_training_pipeline", sys.modules[__name__])
     texts = [f"{p.title} {p.text} tell of {word}" for p, word in zip(PASSAGES, WORDS, strict=True)]
