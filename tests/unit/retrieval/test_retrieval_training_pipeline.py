@@ -169,7 +169,7 @@ def test_a_reranker_learns_to_tell_golds_from_distractors(tmp_path: Path, monkey
     shape = ScratchSettings(vocabulary=120, hidden_size=32, layers=1, heads=2, dropout=0.0)
     make_backbone(tmp_path / "backbone", texts, shape)
     reranker = {"backbone": str(tmp_path / "backbone"), "epochs": 3, "learning_rate": 1e-3, "save_steps": 5}
-    path = config(tmp_path, kind="reranker", reranker=reranker, index=None, evaluation=None)
+    path = config(tmp_path, kind="reranker", reranker=reranker, encoder=None, training={}, index=None, evaluation=None)
     train_retriever(path)
     scorer = CrossEncoderScorer(tmp_path / "run" / "reranker")
     assert len(scorer.score([("tell of coral", "Coral This is about coral."), ("tell of coral", "Heath.")])) == 2
