@@ -17,6 +17,7 @@ from hub.config import EncoderLoraSettings
 from retrieval.config import AnyRetriever, IndexedSettings
 from retrieval.encoders.config import PRESETS as ENCODER_PRESETS
 from retrieval.encoders.config import EncoderKind, ScratchSettings
+from retrieval.training.rerankers.config import RerankerSettings
 from sleuth.errors import did_you_mean
 from sleuth.kinds import KindSettings
 from sleuth.settings import Count, Rate, Settings, Share
@@ -233,23 +234,6 @@ class DevSettings(Settings):
     """Evaluations without a better figure after which training stops; 0: never."""
 
 
-class RerankerSettings(Settings):
-    """A cross-encoder trained pairwise through sentence-transformers: query and passage in, one score out."""
-
-    backbone: str
-    max_tokens: Count = 256
-    hard_negatives: Count = 7
-    loss: Literal["bce", "lambda"] = "bce"
-    """bce: each pair by itself, golds weighing as much as negatives; lambda: LambdaLoss over a query's passages."""
-    epochs: Rate = 1.0
-    batch_size: Count = 16
-    learning_rate: Rate = 2e-5
-    warmup_steps: NotNegative = 0
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-    log_steps: Count = 10
-    save_steps: Count = 100
-
-
 class IndexSettings(Settings):
     """Encode a corpus with the trained encoder into a dense index, and measure it there."""
 
@@ -286,10 +270,28 @@ class RetrieverTraining(Settings):
     def _has_its_section(self) -> RetrieverTraining:
         if getattr(self, self.kind) is None:
             raise ValueError(f"kind {self.kind} needs a section '{self.kind}'")
-        if self.kind == "reranker" and (self.index or self.evaluation):
-            raise ValueError(f"{'index' if self.index else 'evaluation'} does nothing for a reranker; leave it out")
+        idle = self._idle()
+        if idle:
+            raise ValueError(f"{idle} does nothing for kind {self.kind}; leave it out")
         if self.rounds > 1 and (self.kind != "encoder" or self.mining is None):
             raise ValueError("rounds above 1 need an encoder and a mining section")
         if self.rounds > 1 and self.mining_corpus is None:
             raise ValueError("rounds above 1 need round_corpus, or mining.retriever.corpus")
         return self
+
+    def _idle(self) -> str | None:
+        """The first setting that says something and that nothing reads."""
+        if self.kind == "encoder":
+            return "reranker" if self.reranker else None
+        assert self.reranker is not None
+        dev = self.evaluation
+        idle = {
+            "encoder": self.encoder,
+            "index": self.index,
+            "training": self.training != InBatchSettings(),
+            "round_corpus": self.round_corpus,
+            "evaluation.beside": dev and dev.beside,
+            "evaluation.passages": dev and dev.passages,
+            "reranker.first_stage, without evaluation,": self.reranker.first_stage and not dev,
+        }
+        return next((name for name, given in idle.items() if given), None)

@@ -132,20 +132,7 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
     rows = _rows_of_round(run, number)
     sink = run.sink_of(layout)
     if run.settings.kind == "reranker":
-        from retrieval.training.cross_encoder import train_reranker
-
-        assert run.settings.reranker is not None
-        train_reranker(
-            rows,
-            run.settings.reranker,
-            run.layout.reranker,
-            layout.checkpoints,
-            seed=run.settings.seed,
-            sink=sink,
-            resume=run.resume,
-        )
-        sink.close()
-        return {"queries": len(rows)}
+        return _train_reranker(run, rows, layout, sink)
     encoder, objective, watch = _prepare(run, _encoder_of_round(run, number, rows), rows, layout.dev)
     outcome = train(
         encoder,
@@ -170,6 +157,28 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
         "seconds": round(outcome.seconds, 1),
         **_gain(layout.dev, run.settings.evaluation, outcome.best_step),
     }
+
+
+def _train_reranker(
+    run: TrainingRun, rows: Sequence[TrainingRow], layout: RoundLayout, sink: MetricSink
+) -> Mapping[str, Any]:
+    from retrieval.training.rerankers.train import Watched, train_reranker
+
+    assert run.settings.reranker is not None
+    dev = run.settings.evaluation
+    figures = train_reranker(
+        rows,
+        run.settings.reranker,
+        run.layout.reranker,
+        layout.checkpoints,
+        seed=run.settings.seed,
+        sink=sink,
+        watched=None if dev is None else Watched(dev, layout.dev, run.progress, run.counting),
+        resume=run.resume,
+    )
+    sink.close()
+    log.info("the reranker is in %s", run.layout.reranker)
+    return figures
 
 
 def _encoder_of_round(run: TrainingRun, number: int, rows: Sequence[TrainingRow]) -> Encoder:

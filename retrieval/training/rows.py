@@ -11,13 +11,16 @@ cloze    a corpus without questions: a sentence is the query for the passage tha
 ======== =============================================================================================
 
 A Tevatron passage may name a picture, ``"image": {"name", "sha256"}``, which tells it apart; its bytes are not there.
+It may carry a teacher's score, ``"score": 1.5``; scores count where all positives, or all negatives, of a row have one.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +38,18 @@ from sleuth.types import Image, Passage
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One query. ``positives`` are all its gold passages; ``answers`` are known for some data only."""
+    """One query. ``positives`` are all its gold passages; ``answers`` are known for some data only.
+
+    Scores are a teacher's, parallel to the passages; empty where there are none.
+    """
 
     id: str
     query: str
     positives: tuple[Passage, ...]
     negatives: tuple[Passage, ...] = ()
     answers: tuple[str, ...] = ()
+    positive_scores: tuple[float, ...] = ()
+    negative_scores: tuple[float, ...] = ()
 
 
 def load_rows(sources: Sequence[SourceSettings]) -> list[TrainingRow]:
@@ -104,7 +112,20 @@ def _tevatron(row: RawRow) -> TrainingRow:
         positives,
         _tevatron_passages(row, "negative_passages") if "negative_passages" in row.fields else (),
         tuple(str(answer) for answer in _list(row, answers, "answers")),
+        _tevatron_scores(row, "positive_passages"),
+        _tevatron_scores(row, "negative_passages"),
     )
+
+
+def _tevatron_scores(row: RawRow, name: str) -> tuple[float, ...]:
+    """A teacher's scores of all these passages; none where one has none."""
+    found = [passage.get("score") for passage in row.fields.get(name) or ()]
+    if any(score is None for score in found):
+        return ()
+    for number, score in enumerate(found):
+        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+            raise row.error(f"the score of '{name}[{number}]' is not a finite number")
+    return tuple(map(float, found))
 
 
 def _tevatron_passages(row: RawRow, name: str) -> tuple[Passage, ...]:
@@ -225,17 +246,19 @@ def _passage(identifier: object, title: str, text: str, image: Image | None = No
     return replace(passage, id=text_digest(content_key(passage))[:16] if identifier is None else str(identifier))
 
 
-def _tevatron_passage(passage: Passage) -> dict[str, Any]:
+def _tevatron_passage(passage: Passage, score: float | None = None) -> dict[str, Any]:
     image = {} if passage.image is None else {"image": {"name": passage.image.name, "sha256": passage.image.sha256}}
-    return {"docid": passage.id, "title": passage.title, "text": passage.text, **image}
+    return {"docid": passage.id, "title": passage.title, "text": passage.text, **image} | (
+        {} if score is None else {"score": score}
+    )
 
 
 def _tevatron_row(row: TrainingRow) -> dict[str, Any]:
     values: dict[str, Any] = {
         "query_id": row.id,
         "query": row.query,
-        "positive_passages": [_tevatron_passage(p) for p in row.positives],
-        "negative_passages": [_tevatron_passage(p) for p in row.negatives],
+        "positive_passages": list(map(_tevatron_passage, row.positives, row.positive_scores or repeat(None))),
+        "negative_passages": list(map(_tevatron_passage, row.negatives, row.negative_scores or repeat(None))),
     }
     return values | ({"answers": list(row.answers)} if row.answers else {})
 

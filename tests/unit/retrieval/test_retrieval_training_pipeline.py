@@ -181,21 +181,62 @@ def test_mining_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_reranker_learns_to_tell_golds_from_distractors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from retrieval.combine.rerank import CrossEncoderScorer
     from retrieval.encoders.config import ScratchSettings
     from retrieval.encoders.scratch import make_backbone
+    from retrieval.rerankers.scorer import CrossEncoderScorer
 
     monkeypatch.setitem(sys.modules, "test_retrieval_training_pipeline", sys.modules[__name__])
     texts = [f"{p.title} {p.text} tell of {word}" for p, word in zip(PASSAGES, WORDS, strict=True)]
     shape = ScratchSettings(vocabulary=120, hidden_size=32, layers=1, heads=2, dropout=0.0)
     make_backbone(tmp_path / "backbone", texts, shape)
-    reranker = {"backbone": str(tmp_path / "backbone"), "epochs": 3, "learning_rate": 1e-3, "save_steps": 5}
-    path = config(tmp_path, kind="reranker", reranker=reranker, index=None, evaluation=None)
+    everything = {"kind": "test_retrieval_training_pipeline:Everything"}
+    reranker = {"backbone": str(tmp_path / "backbone"), "steps": 10, "learning_rate": 1e-3, "save_steps": 5}
+    path = config(
+        tmp_path,
+        kind="reranker",
+        reranker=reranker | {"first_stage": everything},
+        encoder=None,
+        training={},
+        index=None,
+    )
     train_retriever(path)
-    scorer = CrossEncoderScorer(tmp_path / "run" / "reranker")
+    run = tmp_path / "run"
+    scorer = CrossEncoderScorer(run / "reranker")
     assert len(scorer.score([("tell of coral", "Coral This is about coral."), ("tell of coral", "Heath.")])) == 2
-    assert list((tmp_path / "run" / "round-1" / "checkpoints").glob("*/COMPLETE"))
-    assert (tmp_path / "run" / "round-1" / "metrics.jsonl").exists()
+    steps = [json.loads(line)["step"] for line in (run / "round-1" / "metrics.jsonl").read_text().splitlines()]
+    assert sorted(set(steps)) == [0, 10]
+    stage = json.loads((run / "stages" / "train-1.json").read_text())
+    assert stage["first_stage"] == pytest.approx(1 / 12)  # recall@1 of what finds all, in one order
+    assert stage["gain_over_first_stage"] == pytest.approx(stage["best"] - 1 / 12)
+    assert "gain_low" in stage
+    figures = (run / "reranker" / "manifest.json").stat().st_mtime_ns
+    train_retriever(path, resume=True)
+    assert (run / "reranker" / "manifest.json").stat().st_mtime_ns == figures
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("encoder={backbone: x}", "encoder does nothing for kind reranker"),
+        ("training={steps: 3}", "training does nothing for kind reranker"),
+        ("index={path: i, corpus: c}", "index does nothing for kind reranker"),
+        ("evaluation={path: d, passages: 10}", "evaluation.passages does nothing for kind reranker"),
+        ("evaluation={path: d, beside: [e]}", "evaluation.beside does nothing for kind reranker"),
+        ("reranker.first_stage={index: i}", "first_stage, without evaluation, does nothing for kind reranker"),
+        ("kind=encoder", "reranker does nothing for kind encoder"),
+        ("reranker.loss=lamda", "unknown kind of reranker loss; did you mean 'lambda'"),
+        ("reranker.loss={kind: kl, top: 3}", "top does nothing for a reranker loss of kind kl, only for lambda"),
+        ("reranker.head={kind: label, template: qwen3}", "template does nothing .* kind label, only for yes_no"),
+        ("reranker.max_token=3", "did you mean 'max_tokens'"),
+        ("rounds=2", "rounds above 1 need an encoder"),
+    ],
+)
+def test_what_does_nothing_for_a_reranker_is_refused(tmp_path: Path, override: str, named: str) -> None:
+    path = config(tmp_path, kind="reranker", reranker={"backbone": "b"}, training={}, index=None, evaluation=None)
+    alone = "encoder=null"
+    load_retriever_run(path, [alone])
+    with pytest.raises(ConfigError, match=named):
+        load_retriever_run(path, [*([] if override == "kind=encoder" else [alone]), override])
 
 
 @pytest.mark.parametrize(
