@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
@@ -22,6 +22,9 @@ from sleuth.artifacts import MANIFEST
 from sleuth.errors import ConfigError, did_you_mean
 from sleuth.kinds import KindSettings
 from sleuth.settings import Settings, validate
+
+if TYPE_CHECKING:
+    from retrieval.encoders.sparse_config import ExpansionSettings
 
 Role = Literal["query", "passage"]
 Pooling = Literal["cls", "mean", "lasttoken", "max", "mean_sqrt_len_tokens", "weightedmean", "other"]
@@ -48,7 +51,10 @@ class EncoderKind(KindSettings):
     """An encoder as a config names it. Validating gives the settings of its family."""
 
     NOUN: ClassVar[str] = "encoder"
-    KINDS: ClassVar[Mapping[str, str]] = {"dense": "retrieval.encoders.config:DenseChoice"}
+    KINDS: ClassVar[Mapping[str, str]] = {
+        "dense": "retrieval.encoders.config:DenseChoice",
+        "sparse": "retrieval.encoders.sparse_config:SparseChoice",
+    }
     OUTSIDE: ClassVar[str] = "retrieval.encoders.config:OutsideEncoderSettings"
     LOADER: ClassVar[str]
     """Dotted path of what loads an encoder of this family from its settings: `retrieval.encoders.loading` calls it."""
@@ -72,7 +78,7 @@ def is_dotted(name: str) -> bool:
     return re.fullmatch(r"[\w.]+:\w+", name) is not None
 
 
-_OF_THE_LIBRARY = {"SentenceTransformer": "dense"}
+_OF_THE_LIBRARY = {"SentenceTransformer": "dense", "SparseEncoder": "sparse"}
 """sentence-transformers' classes, as its folders name them, and their families here."""
 
 
@@ -134,6 +140,11 @@ class EncoderSettings(Settings):
     def comparison(self) -> str:
         """How queries and passages are compared."""
         return self.kind
+
+    @property
+    def expands(self) -> ExpansionSettings | None:
+        """What adds terms to passages before they are encoded."""
+        return None
 
     @property
     def decisive(self) -> list[object]:
@@ -266,6 +277,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "query_max_tokens": 512,
         "passage_max_tokens": 512,
     },
+    # Formal et al. 2021 (v2): maximum over the positions of the masked-LM head
+    "splade": {"kind": "sparse", "head": "splade", "passage_max_tokens": 256},
+    # the same without a query encoder: query tokens have learned weights (Formal et al. 2021; Geng et al. 2024)
+    "splade_doc": {"kind": "sparse", "head": "splade", "queries": "learned", "passage_max_tokens": 256},
+    # Lin and Ma 2021
+    "unicoil": {"kind": "sparse", "head": "unicoil", "passage_max_tokens": 256},
+    # Mallia et al. 2021: query words weigh 1
+    "deepimpact": {"kind": "sparse", "head": "deepimpact", "queries": "tokens", "passage_max_tokens": 256},
 }
 
 

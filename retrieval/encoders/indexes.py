@@ -25,6 +25,9 @@ _DECISIVE = (
     "normalise",
     "similarity",
     "dimensions",
+    "head",
+    "special_tokens",
+    "max_terms",
 )
 _CHECKED = ("kind", "format", "passages_sha256", "indexed")
 
