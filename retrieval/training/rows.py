@@ -34,14 +34,27 @@ from sleuth.types import Image, Passage
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """What one teacher says of a query; it is drawn with probability ``share``."""
+
+    positives: tuple[Passage, ...]
+    negatives: tuple[Passage, ...]
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One query. ``positives`` are all its gold passages; ``answers`` are known for some data only."""
+    """One query. ``positives`` are all its gold passages; ``answers`` are known for some data only.
+
+    ``labels``: teachers, one of which is drawn whenever the row is; ``positives`` are then also those of all of them.
+    """
 
     id: str
     query: str
     positives: tuple[Passage, ...]
     negatives: tuple[Passage, ...] = ()
     answers: tuple[str, ...] = ()
+    labels: tuple[Labels, ...] = ()
 
 
 def load_rows(sources: Sequence[SourceSettings]) -> list[TrainingRow]:
