@@ -17,6 +17,7 @@ from hub.config import EncoderLoraSettings
 from retrieval.config import AnyRetriever, IndexedSettings
 from retrieval.encoders.config import PRESETS as ENCODER_PRESETS
 from retrieval.encoders.config import EncoderKind, ScratchSettings
+from retrieval.training.augmentation_config import AugmentationSettings
 from retrieval.training.rerankers.config import RerankerSettings
 from sleuth.errors import did_you_mean
 from sleuth.kinds import KindSettings
@@ -243,7 +244,10 @@ class IndexSettings(Settings):
 
 
 class RetrieverTraining(Settings):
-    """One training run of an encoder or a reranker. ``rounds`` above 1 mines again with the encoder trained so far."""
+    """One training run of an encoder or a reranker. ``rounds`` above 1 mines again with the encoder trained so far.
+
+    With ``augmentation`` there is a round a stage of teachers, and nothing is mined.
+    """
 
     out: Path
     kind: Literal["encoder", "reranker"] = "encoder"
@@ -251,14 +255,19 @@ class RetrieverTraining(Settings):
     threads: Count | None = None
     encoder: EncoderStart | None = None
     reranker: RerankerSettings | None = None
-    data: list[SourceSettings] = Field(min_length=1)
+    data: list[SourceSettings] = Field(default_factory=list)
     mining: MiningSettings | None = None
+    augmentation: AugmentationSettings | None = None
     rounds: Count = 1
     round_corpus: str | None = None
     """Passages that later rounds mine from; None: those that the mining retriever was made from."""
     training: SerializeAsAny[TrainingSettings] = InBatchSettings()
     evaluation: DevSettings | None = None
     index: IndexSettings | None = None
+
+    @property
+    def last_round(self) -> int:
+        return len(self.augmentation.stages) if self.augmentation else self.rounds
 
     @property
     def mining_corpus(self) -> str | Path | None:
@@ -270,6 +279,7 @@ class RetrieverTraining(Settings):
     def _has_its_section(self) -> RetrieverTraining:
         if getattr(self, self.kind) is None:
             raise ValueError(f"kind {self.kind} needs a section '{self.kind}'")
+        self._has_queries()
         idle = self._idle()
         if idle:
             raise ValueError(f"{idle} does nothing for kind {self.kind}; leave it out")
@@ -295,3 +305,12 @@ class RetrieverTraining(Settings):
             "reranker.first_stage, without evaluation,": self.reranker.first_stage and not dev,
         }
         return next((name for name, given in idle.items() if given), None)
+
+    def _has_queries(self) -> None:
+        augmented = self.augmentation
+        if not self.data and not (augmented and (augmented.crops or augmented.queries)):
+            more = ", augmentation.queries or augmentation.crops" if augmented else ""
+            raise ValueError(f"there are no queries to train on: give data{more}")
+        if augmented and (self.kind != "encoder" or self.mining or self.rounds > 1):
+            useless = "mining" if self.mining else "rounds" if self.rounds > 1 else f"kind {self.kind}"
+            raise ValueError(f"{useless} goes not with augmentation, whose teachers give an encoder its negatives")

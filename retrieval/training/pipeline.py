@@ -28,6 +28,7 @@ from retrieval.training.mining import mine
 from retrieval.training.objective import Objective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
 from retrieval.training.start import Counting, Material, start
+from retrieval.training.teachers import have_labelled, labelled_rows, teachers_of_round
 from retrieval.training.trainer import Watch, train
 from sleuth.layout import RetrieverRunLayout, RoundLayout
 from sleuth.protocols import MetricSink
@@ -58,7 +59,9 @@ class TrainingRun:
 def run_training(run: TrainingRun) -> dict[str, Any]:
     """Run every stage that is not done; returns each stage's record."""
     stages: list[tuple[str, Callable[[], Mapping[str, Any]]]] = []
-    for number in range(1, run.settings.rounds + 1):
+    for number in range(1, run.settings.last_round + 1):
+        joining = teachers_of_round(run.settings, number)
+        stages += [(f"label-{teacher}", lambda t=teacher: _label(run, t)) for teacher in joining]  # type: ignore[misc]
         stages.append((f"mine-{number}", lambda n=number: _mine(run, n)))  # type: ignore[misc]
         stages.append((f"train-{number}", lambda n=number: _train(run, n)))  # type: ignore[misc]
     stages.append(("index", lambda: _index(run)))
@@ -117,7 +120,13 @@ def _trained(encoder: Path, index: Path, corpus: str | Path | None) -> Retriever
     return validate(RetrieverSettings, values, "the retriever of a trained encoder")
 
 
+def _label(run: TrainingRun, teacher: int) -> Mapping[str, Any]:
+    return have_labelled(run.settings, teacher, run.layout, run.progress, run.counting)
+
+
 def _rows_of_round(run: TrainingRun, number: int) -> list[TrainingRow]:
+    if run.settings.augmentation:
+        return labelled_rows(run.settings, number, run.layout, lambda t: run.folder.stage_info(f"label-{t}"))
     mined = run.layout.round(number).rows
     if not mined.exists():
         return load_rows(run.settings.data)
@@ -145,7 +154,7 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
         resume=run.resume,
     )
     sink.close()
-    last = number == run.settings.rounds
+    last = number == run.settings.last_round
     encoder.save(run.layout.encoder if last else layout.encoder, overwrite=True)
     if last:
         log.info("the encoder is in %s", run.layout.encoder)

@@ -37,10 +37,20 @@ from sleuth.types import Image, Passage
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """What one teacher says of a query; it is drawn with probability ``share``."""
+
+    positives: tuple[Passage, ...]
+    negatives: tuple[Passage, ...]
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingRow:
     """One query. ``positives`` are all its gold passages; ``answers`` are known for some data only.
 
     Scores are a teacher's, parallel to the passages; empty where there are none.
+    ``labels``: teachers, one of which is drawn whenever the row is; ``positives`` are then also those of all of them.
     """
 
     id: str
@@ -50,6 +60,7 @@ class TrainingRow:
     answers: tuple[str, ...] = ()
     positive_scores: tuple[float, ...] = ()
     negative_scores: tuple[float, ...] = ()
+    labels: tuple[Labels, ...] = ()
 
 
 def load_rows(sources: Sequence[SourceSettings]) -> list[TrainingRow]:

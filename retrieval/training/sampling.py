@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -50,10 +50,10 @@ class BatchSampler:
         return max(1, -(-round(epochs * len(self._rows)) // self.batch_size))
 
     def rows(self, step: int) -> list[tuple[int, TrainingRow]]:
-        """(epoch, row) of step ``step``, counted from 0."""
+        """(epoch, row) of step ``step``, counted from 0; a row with several teachers has what one of them says."""
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
         epochs = [divmod(place, len(self._rows)) for place in places]
-        return [(epoch, self._rows[self._order(epoch)[place]]) for epoch, place in epochs]
+        return [(epoch, self._one_teacher(epoch, self._rows[self._order(epoch)[place]])) for epoch, place in epochs]
 
     def batch(self, step: int) -> Batch:
         """Positives first, in the order of their queries, then the hard negatives."""
@@ -86,6 +86,13 @@ class BatchSampler:
             queries.append(row.query)
             golds.append(frozenset(key(p) for p in self._golds[row.query]))
         return queries, mask_golds(positive, columns, golds, device)
+
+    def _one_teacher(self, epoch: int, row: TrainingRow) -> TrainingRow:
+        if not row.labels:
+            return row
+        rng = random.Random(derive_seed(self._seed, "teacher", epoch, row.id))
+        drawn = rng.choices(row.labels, [labels.share for labels in row.labels])[0]
+        return replace(row, positives=drawn.positives, negatives=drawn.negatives)
 
     def _shuffled(self, epoch: int) -> list[int]:
         order = list(range(len(self._rows)))
