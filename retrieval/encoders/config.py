@@ -14,17 +14,14 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
 from sleuth.artifacts import MANIFEST
 from sleuth.errors import ConfigError, did_you_mean
 from sleuth.kinds import KindSettings
-from sleuth.settings import Settings, validate
-
-if TYPE_CHECKING:
-    from retrieval.encoders.sparse_config import ExpansionSettings
+from sleuth.settings import Count, Settings, validate
 
 Role = Literal["query", "passage"]
 Pooling = Literal["cls", "mean", "lasttoken", "max", "mean_sqrt_len_tokens", "weightedmean", "other"]
@@ -100,6 +97,14 @@ class OutsideEncoderSettings(EncoderKind):
 
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the class."""
+
+
+class ExpansionSettings(Settings):
+    """Passages get the strongest terms that a sparse encoder gives them and that they lack, before they are encoded."""
+
+    encoder: str
+    """A trained encoder with the head splade."""
+    terms: Count = 20
 
 
 class EncoderSettings(Settings):
@@ -204,6 +209,11 @@ class EncoderChoice(EncoderKind):
     """Where it runs (cpu, cuda, cuda:1); None: a GPU, if there is one. Not a property of the weights."""
 
     @property
+    def needs_masked_lm(self) -> bool:
+        """Whether the backbone must have the head of a masked language model."""
+        return False
+
+    @property
     def chosen(self) -> dict[str, Any]:
         """What is not None, ``backbone`` too; without ``device``."""
         return self.model_dump(exclude_none=True, exclude={"device"})
@@ -240,11 +250,15 @@ class ScratchSettings(Settings):
     max_positions: Annotated[int, Field(ge=8)] = 512
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """BERT's, hidden and attention; a Llama has none."""
+    masked_lm: bool | None = None
+    """With the head of a masked language model, BERT only; None: where the encoder weighs words by it."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ScratchSettings:
         if self.hidden_size % self.heads:
             raise ValueError(f"hidden_size {self.hidden_size} is no multiple of heads {self.heads}")
+        if self.masked_lm and self.family != "bert":
+            raise ValueError(f"masked_lm does nothing for a {self.family}; choose family bert")
         return self
 
 

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from retrieval.encoders.config import EncoderChoice, EncoderSettings
-from sleuth.settings import Count, Settings
+from retrieval.encoders.config import EncoderChoice, EncoderSettings, ExpansionSettings
+from sleuth.settings import Count
 
 Head = Literal["splade", "unicoil", "deepimpact", "other"]
 """splade: maximum over positions of log(1 + relu(masked-LM logit)) (Formal et al. 2021); unicoil: one impact a token
@@ -18,14 +18,6 @@ Queries = Literal["encoded", "learned", "idf", "tokens"]
 """encoded: by the model. The others need no model at search time: tokens weigh 1 (tokens), their inverse document
 frequency (idf), or what training makes of it (learned)."""
 SpecialTokens = Literal["masked", "pooled"]
-
-
-class ExpansionSettings(Settings):
-    """Passages get the strongest terms that a sparse encoder gives them and that they lack, before they are encoded."""
-
-    encoder: str
-    """A trained encoder with the head splade."""
-    terms: Count = 20
 
 
 class SparseEncoderSettings(EncoderSettings):
@@ -77,6 +69,10 @@ class SparseChoice(EncoderChoice):
     special_tokens: SpecialTokens | None = None
     max_terms: Count | None = None
     expansion: ExpansionSettings | None = None
+
+    @property
+    def needs_masked_lm(self) -> bool:
+        return self.head in (None, "splade")
 
     @property
     def chosen(self) -> dict[str, Any]:
