@@ -28,6 +28,7 @@ from retrieval.training.mining import mine
 from retrieval.training.objective import Objective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
 from retrieval.training.start import Counting, Material, start
+from retrieval.training.teacher import with_scores
 from retrieval.training.trainer import Watch, train
 from sleuth.layout import RetrieverRunLayout, RoundLayout
 from sleuth.protocols import MetricSink
@@ -95,9 +96,28 @@ def _mine_with(run: TrainingRun, rows: Sequence[TrainingRow], settings: Retrieve
             keep_given=chosen.keep_given,
             on_progress=on_progress,
         )
-    write_rows(mined, out)
     log.info("%s", report)
-    return {"retriever": retriever.fingerprint, "hits": report.hits, "kept": report.kept, "golds": report.golds}
+    found = {"retriever": retriever.fingerprint, "hits": report.hits, "kept": report.kept, "golds": report.golds}
+    if chosen.teacher is not None:
+        mined, of_teacher = _taught(run, mined, chosen.teacher)
+        found |= of_teacher
+    write_rows(mined, out)
+    return found
+
+
+def _taught(
+    run: TrainingRun, rows: Sequence[TrainingRow], settings: RetrieverSettings
+) -> tuple[list[TrainingRow], dict[str, Any]]:
+    """The rows with the teacher's scores, and what is recorded of it."""
+    chosen = run.settings.mining
+    assert chosen is not None
+    teacher = open_retriever(settings, cached=False, resilient=False, progress=run.progress)
+    with run.counting(f"scores of {settings.name}") as on_progress:
+        taught, report = with_scores(
+            rows, teacher, depth=chosen.teacher_depth, batch_size=chosen.batch_size, on_progress=on_progress
+        )
+    log.info("%s", report)
+    return taught, {"teacher": teacher.fingerprint, "scored": report.scored, "unscored": report.unscored}
 
 
 def _first_retriever(run: TrainingRun) -> RetrieverSettings:
@@ -122,7 +142,7 @@ def _rows_of_round(run: TrainingRun, number: int) -> list[TrainingRow]:
     if not mined.exists():
         return load_rows(run.settings.data)
     source = run.settings.data[0].model_copy(
-        update={"path": str(mined), "layout": "tevatron", "limit": None, "corpus": None}
+        update={"path": str(mined), "layout": "tevatron", "limit": None, "corpus": None, "instruction": ""}
     )
     return load_rows([source])
 
