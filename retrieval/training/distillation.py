@@ -24,10 +24,10 @@ def distillation(settings: TrainingSettings, _encoder: Encoder) -> Terms | None:
 
     def terms(scored: Scored) -> Mapping[str, Tensor]:
         student, teacher = own_lists(scored)
-        teacher = teacher / chosen.teacher_temperature
+        student, teacher = student / temperature, teacher / chosen.teacher_temperature
         found = {}
         if chosen.kl:
-            found["kl"] = chosen.kl * kl_divergence(student / temperature, teacher)
+            found["kl"] = chosen.kl * kl_divergence(student, teacher)
         if chosen.margin_mse:
             found["margin_mse"] = chosen.margin_mse * margin_mse(student, teacher)
         return found

@@ -27,7 +27,8 @@ class DistillationSettings(Settings):
     contrastive: Weight = 1.0
     """Weight of InfoNCE beside them."""
     temperature: Rate | None = None
-    """The student's scores are divided by it in ``kl``; None: ``training.temperature``."""
+    """The student's scores are divided by it, in both; None: ``training.temperature``. At 1, ``margin_mse`` is the
+    library's loss; below, cosines can follow margins of several units."""
     teacher_temperature: Rate = 1.0
     """The teacher's scores are divided by it, in both."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from hub.randomness import seeded
 from retrieval.combine.parts import reach
-from retrieval.config import Progress, RetrieverSettings
+from retrieval.config import IndexedSettings, Progress, RetrieverSettings
 from retrieval.encoders.config import EncoderKind, family_of, preset
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.loading import new_encoder, open_trainable_encoder
@@ -24,6 +24,7 @@ from retrieval.open import open_retriever
 from retrieval.passages import passage_text
 from retrieval.training.config import DevSettings, EncoderStart, RetrieverTraining
 from retrieval.training.dev import judge_all, load_dev, means
+from retrieval.training.instructions import search_each
 from retrieval.training.mining import mine
 from retrieval.training.objective import Objective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
@@ -86,7 +87,8 @@ def _mine(run: TrainingRun, number: int) -> Mapping[str, Any]:
 def _mine_with(run: TrainingRun, rows: Sequence[TrainingRow], settings: RetrieverSettings, out: Path) -> dict[str, Any]:
     chosen = run.settings.mining
     assert chosen is not None
-    retriever = open_retriever(settings, cached=False, progress=run.progress)
+    distant = not isinstance(settings, IndexedSettings)  # an index at hand takes the time that it takes
+    retriever = open_retriever(settings, cached=False, resilient=distant, progress=run.progress)
     with run.counting(f"mining negatives from {settings.name}") as on_progress:
         mined, report = mine(
             rows,
@@ -269,6 +271,6 @@ def _index(run: TrainingRun) -> Mapping[str, Any]:
         return {}
     dev = chosen.evaluate
     devset = load_dev(dev, run.settings.seed)
-    found = retriever.search([row.query for row in devset.rows], reach(retriever, max(dev.k, 10)))
+    found = search_each(retriever, devset.rows, reach(retriever, max(dev.k, 10)))
     values = judge_all(devset.rows, [[hit.passage.id for hit in hits] for hits in found], dev.k)
     return {"queries": len(devset.rows), "k": dev.k, **means(values)}

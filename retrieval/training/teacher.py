@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 from retrieval.combine.parts import reach
 from retrieval.combine.rerank import RerankRetriever
+from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.retriever import EncoderRetriever
 from retrieval.passages import content_key, passage_text
+from retrieval.training.instructions import encode_queries, has_place, search_each
 from retrieval.training.rows import TrainingRow
 from sleuth.protocols import Retriever
 from sleuth.types import Passage
@@ -84,7 +86,10 @@ def _by_vectors(teacher: EncoderRetriever, rows: Sequence[TrainingRow]) -> Seque
     owned = [_own(row) for row in rows]
     distinct = {key: p for own in owned for key, p in own.items()}
     place = {key: number for number, key in enumerate(distinct)}
-    queries = encoder.encode_texts([row.query for row in rows], "query")
+    if isinstance(encoder, Encoder) and has_place(encoder.settings.query_prompt):
+        queries = encode_queries(encoder, rows)
+    else:
+        queries = encoder.encode_texts([row.query for row in rows], "query")
     passages = encoder.encode_passages(list(distinct.values()))
     found = []
     for number, own in enumerate(owned):
@@ -95,7 +100,7 @@ def _by_vectors(teacher: EncoderRetriever, rows: Sequence[TrainingRow]) -> Seque
 
 
 def _by_search(teacher: Retriever, rows: Sequence[TrainingRow], depth: int) -> Sequence[Scores]:
-    answers = teacher.search([row.query for row in rows], reach(teacher, depth))
+    answers = search_each(teacher, rows, reach(teacher, depth))
     found = []
     for row, hits in zip(rows, answers, strict=True):
         own = _own(row)

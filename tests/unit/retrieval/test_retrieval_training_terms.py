@@ -133,10 +133,12 @@ def test_kl_is_the_librarys() -> None:
 
 def test_margin_mse_is_the_librarys() -> None:
     q, p = vectors(N, 0), vectors(N * (1 + HARD), 1)
-    found = terms(q, p, TEACHER, kl=0.0, margin_mse=0.5, teacher_temperature=4.0)
-    theirs = MarginMSELoss(None).compute_loss_from_embeddings([q, *columns(p)], TEACHER / 4)  # type: ignore[arg-type]
-    assert set(found) == {"margin_mse"}
-    torch.testing.assert_close(found["margin_mse"], 0.5 * theirs, rtol=1e-10, atol=0)
+    library = MarginMSELoss(None)  # type: ignore[arg-type]
+    for temperature in (1.0, 0.2):  # which the library does not have: scores are divided by it beforehand
+        found = terms(q, p, TEACHER, kl=0.0, margin_mse=0.5, temperature=temperature, teacher_temperature=4.0)
+        theirs = library.compute_loss_from_embeddings([q / temperature, *columns(p)], TEACHER / 4)
+        assert set(found) == {"margin_mse"}
+        torch.testing.assert_close(found["margin_mse"], 0.5 * theirs, rtol=1e-10, atol=0)
 
 
 def test_passages_without_a_score_are_left_out() -> None:
