@@ -52,7 +52,8 @@ def mine(
     with prepared(settings, counting, out) as run:
         make_world(run, settings)
         report = mine_to(run, out)
-    error_console().print(f"{out}: {report['kept']} negatives from {report['hits']} hits", markup=False)
+    taught = f", {report['scored']} passages scored" if "scored" in report else ""
+    error_console().print(f"{out}: {report['kept']} negatives from {report['hits']} hits{taught}", markup=False)
 
 
 def _print_figures(out: Path, figures: dict[str, Any]) -> None:

@@ -28,6 +28,8 @@ COLUMNS = {
     "loss": "loss",
     "accuracy": "accuracy",
     "masked": "masked",
+    "kl": "kl",
+    "margin_mse": "margin mse",
     "grad_norm": "grad norm",
     "learning_rate": "lr",
     "time/step": "s/step",

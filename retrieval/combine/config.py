@@ -64,6 +64,8 @@ class RerankSettings(ScorerSettings, RetrieverSettings):
     """The retriever whose hits are ranked again."""
     depth: Count | None = None
     """Hits ranked again; None: 50. No more than those are returned."""
+    ensemble: list[ScorerSettings] = Field(default_factory=list)
+    """Further models; hits are ranked by the mean of all scores."""
 
     @property
     def inside(self) -> Sequence[RetrieverSettings]:
@@ -80,5 +82,9 @@ class RerankSettings(ScorerSettings, RetrieverSettings):
     def open(self, progress: Progress, /) -> Retriever:
         from retrieval.combine.rerank import RerankRetriever
 
-        inner = self.inner.open(progress)
-        return RerankRetriever(inner, self.open_scorer(), depth=self.depth or RERANK_DEPTH)
+        inner, scorer = self.inner.open(progress), self.open_scorer()
+        if self.ensemble:
+            from retrieval.rerankers.scorer import MeanScorer
+
+            scorer = MeanScorer([scorer, *(one.open_scorer() for one in self.ensemble)])
+        return RerankRetriever(inner, scorer, depth=self.depth or RERANK_DEPTH)

@@ -18,6 +18,7 @@ from retrieval.config import AnyRetriever, IndexedSettings
 from retrieval.encoders.config import PRESETS as ENCODER_PRESETS
 from retrieval.encoders.config import EncoderKind, ScratchSettings
 from retrieval.training.augmentation_config import AugmentationSettings
+from retrieval.training.loss_config import Batches, Direction, DistillationSettings, HardnessSettings
 from retrieval.training.rerankers.config import RerankerSettings
 from sleuth.errors import did_you_mean
 from sleuth.kinds import KindSettings
@@ -71,6 +72,9 @@ class SourceSettings(Settings):
     corpus: str | None = None
     """BEIR: passages, if not the folder's own. Releases: passages whose ids are used where title and text are equal."""
     limit: Count | None = None
+    instruction: str = ""
+    """What queries ask for, in rows that do not say it themselves: it takes the place of the instruction in the
+    encoder's ``query_prompt``."""
 
 
 class FilterSettings(Settings):
@@ -105,6 +109,19 @@ class MiningSettings(FilterSettings):
     batch_size: Count = 128
     keep_given: bool = True
     """Keep the negatives that rows have already, after the mined ones."""
+    teacher: AnyRetriever | None = None
+    """Scores every passage of the rows, for ``training.distillation``: a reranker or an encoder all of them, any other
+    retriever those it finds. ``{model: FOLDER}`` stands for a reranker of the retriever mined from."""
+    teacher_depth: Count = 200
+    """Hits looked through for a passage, where the teacher is neither reranker nor encoder."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reranker_of_the_same(cls, value: Any) -> Any:
+        teacher = value.get("teacher") if isinstance(value, Mapping) else None
+        if not isinstance(teacher, Mapping) or "model" not in teacher or "kind" in teacher or "inner" in teacher:
+            return value
+        return {**value, "teacher": {"kind": "rerank", "inner": value.get("retriever"), **teacher}}
 
 
 class RegulariserSettings(Settings):
@@ -140,6 +157,16 @@ class TrainingSettings(KindSettings):
     temperature: Rate = 0.05
     mask_margin: float | None = None
     """Passages scoring above positive + this are masked; below 0 it masks those that come near it. None: none."""
+    batches: Batches = "mixed"
+    """one_source: all rows of a batch are from one source, so that negatives cannot be told by their set alone."""
+    directions: tuple[Direction, ...] = ("query_to_passage",)
+    """What finds what: passage_to_query makes the loss symmetric, all four are GTE's."""
+    partition: Literal["joint", "per_direction"] = "joint"
+    """One softmax over the candidates of all directions, or the mean of one each."""
+    hardness: HardnessSettings | None = None
+    """Negatives weigh the more the higher they score."""
+    distillation: DistillationSettings | None = None
+    """Also learn the scores of a teacher, which rows carry."""
     dimensions: list[Count] = Field(default_factory=list)
     """Matryoshka: sizes to which a vector may be cut later."""
     regulariser: RegulariserSettings | None = None
@@ -157,6 +184,15 @@ class TrainingSettings(KindSettings):
     log_steps: Count = 10
     save_steps: Count = 100
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+
+    @model_validator(mode="after")
+    def _directions_fit(self) -> TrainingSettings:
+        if "query_to_passage" not in self.directions or len(set(self.directions)) < len(self.directions):
+            raise ValueError("directions must hold query_to_passage, and each of them once")
+        alike = sorted(set(self.directions) & {"query_to_query", "passage_to_passage"})
+        if self.partition == "per_direction" and alike:
+            raise ValueError(f"{alike[0]} has no right candidate of its own; it needs partition: joint")
+        return self
 
     @classmethod
     def spelled_out(cls, value: Any) -> Any:
@@ -204,6 +240,12 @@ class FrozenSettings(TrainingSettings):
     index: Path | None = None
     """A flat dense index made with the same passage tower: its vectors are taken, not worked out again."""
 
+    @model_validator(mode="after")
+    def _passages_stay(self) -> FrozenSettings:
+        if "passage_to_passage" in self.directions:
+            raise ValueError("passage_to_passage trains passages, which stay as they are here; leave it out")
+        return self
+
 
 class EncoderStart(Settings):
     """The encoder that training starts from: a preset on a backbone, a trained encoder as it is, or random weights."""
@@ -246,6 +288,8 @@ class DevSettings(Settings):
     path: str
     split: str = "dev"
     corpus: str | None = None
+    instruction: str = ""
+    """Of queries that have none of their own; empty: the encoder's query prompt as it is."""
     queries: Count | None = None
     """The first so many; None: all."""
     beside: list[str] | None = None

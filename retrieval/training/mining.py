@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from retrieval.combine.parts import reach
 from retrieval.training.config import FilterSettings
+from retrieval.training.instructions import search_each
 from retrieval.training.rows import TrainingRow
 from retrieval.training.sampling import golds_by_query, same_as
 from sleuth.evidence import mentions_answer
@@ -57,11 +58,11 @@ def mine(
     mined: list[TrainingRow] = []
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        answers = retriever.search([row.query for row in batch], reach(retriever, settings.last_rank))
+        answers = search_each(retriever, batch, reach(retriever, settings.last_rank))
         for row, hits in zip(batch, answers, strict=True):
             found = negatives_of(replace(row, positives=golds[row.query]), hits, settings, report)
             given = [p for p in row.negatives if p not in found] if keep_given else []
-            mined.append(replace(row, negatives=(*found, *given), negative_scores=()))
+            mined.append(replace(row, negatives=(*found, *given)))
         if on_progress:
             on_progress(len(mined), len(rows))
     return mined, report

@@ -15,7 +15,7 @@ from typing import Any
 
 from hub.randomness import seeded
 from retrieval.combine.parts import reach
-from retrieval.config import Progress, RetrieverSettings
+from retrieval.config import IndexedSettings, Progress, RetrieverSettings
 from retrieval.encoders.config import EncoderChoice, EncoderKind, ScratchSettings, family_of, preset
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.loading import new_encoder, open_trainable_encoder
@@ -24,10 +24,12 @@ from retrieval.open import open_retriever
 from retrieval.passages import passage_text
 from retrieval.training.config import DevSettings, EncoderStart, RetrieverTraining
 from retrieval.training.dev import judge_all, load_dev, means
+from retrieval.training.instructions import search_each
 from retrieval.training.mining import mine
 from retrieval.training.objective import Objective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
 from retrieval.training.start import Counting, Material, start
+from retrieval.training.teacher import with_scores
 from retrieval.training.teachers import have_labelled, labelled_rows, teachers_of_round
 from retrieval.training.trainer import Watch, train
 from sleuth.errors import ConfigError
@@ -89,7 +91,8 @@ def _mine(run: TrainingRun, number: int) -> Mapping[str, Any]:
 def _mine_with(run: TrainingRun, rows: Sequence[TrainingRow], settings: RetrieverSettings, out: Path) -> dict[str, Any]:
     chosen = run.settings.mining
     assert chosen is not None
-    retriever = open_retriever(settings, cached=False, progress=run.progress)
+    distant = not isinstance(settings, IndexedSettings)  # an index at hand takes the time that it takes
+    retriever = open_retriever(settings, cached=False, resilient=distant, progress=run.progress)
     with run.counting(f"mining negatives from {settings.name}") as on_progress:
         mined, report = mine(
             rows,
@@ -99,9 +102,28 @@ def _mine_with(run: TrainingRun, rows: Sequence[TrainingRow], settings: Retrieve
             keep_given=chosen.keep_given,
             on_progress=on_progress,
         )
-    write_rows(mined, out)
     log.info("%s", report)
-    return {"retriever": retriever.fingerprint, "hits": report.hits, "kept": report.kept, "golds": report.golds}
+    found = {"retriever": retriever.fingerprint, "hits": report.hits, "kept": report.kept, "golds": report.golds}
+    if chosen.teacher is not None:
+        mined, of_teacher = _taught(run, mined, chosen.teacher)
+        found |= of_teacher
+    write_rows(mined, out)
+    return found
+
+
+def _taught(
+    run: TrainingRun, rows: Sequence[TrainingRow], settings: RetrieverSettings
+) -> tuple[list[TrainingRow], dict[str, Any]]:
+    """The rows with the teacher's scores, and what is recorded of it."""
+    chosen = run.settings.mining
+    assert chosen is not None
+    teacher = open_retriever(settings, cached=False, resilient=False, progress=run.progress)
+    with run.counting(f"scores of {settings.name}") as on_progress:
+        taught, report = with_scores(
+            rows, teacher, depth=chosen.teacher_depth, batch_size=chosen.batch_size, on_progress=on_progress
+        )
+    log.info("%s", report)
+    return taught, {"teacher": teacher.fingerprint, "scored": report.scored, "unscored": report.unscored}
 
 
 def _first_retriever(run: TrainingRun) -> RetrieverSettings:
@@ -132,7 +154,7 @@ def _rows_of_round(run: TrainingRun, number: int) -> list[TrainingRow]:
     if not mined.exists():
         return load_rows(run.settings.data)
     source = run.settings.data[0].model_copy(
-        update={"path": str(mined), "layout": "tevatron", "limit": None, "corpus": None}
+        update={"path": str(mined), "layout": "tevatron", "limit": None, "corpus": None, "instruction": ""}
     )
     return load_rows([source])
 
@@ -280,6 +302,6 @@ def _index(run: TrainingRun) -> Mapping[str, Any]:
         return {}
     dev = chosen.evaluate
     devset = load_dev(dev, run.settings.seed)
-    found = retriever.search([row.query for row in devset.rows], reach(retriever, max(dev.k, 10)))
+    found = search_each(retriever, devset.rows, reach(retriever, max(dev.k, 10)))
     values = judge_all(devset.rows, [[hit.passage.id for hit in hits] for hits in found], dev.k)
     return {"queries": len(devset.rows), "k": dev.k, **means(values)}

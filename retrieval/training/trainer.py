@@ -209,7 +209,7 @@ class _Loop:
             self.sink.scalars(progress.step, named | {"time/evaluate": time.monotonic() - started})
 
     def _save(self) -> None:
-        random = of_all_ranks(_random_state())
+        random = of_all_ranks(_random_state(self.encoder.device))
         if get_rank() != 0:
             return
         folder = checkpoint_at(self.out, self.progress.step)
@@ -235,7 +235,7 @@ class _Loop:
         self.optimizer.load_state_dict(kept["optimizer"])
         self.schedule.load_state_dict(kept["schedule"])
         if get_rank() < len(kept["random"]):
-            _set_random_state(kept["random"][get_rank()])
+            _set_random_state(kept["random"][get_rank()], self.encoder.device)
         else:  # more ranks than before: this one has no saved state
             torch.manual_seed(self.seed + get_rank())
         self.progress = Progress(**json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
@@ -247,15 +247,15 @@ class _Loop:
                 weight.copy_(saved[name])
 
 
-def _random_state() -> dict[str, Tensor]:
-    gpu = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {}
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    gpu = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
     return {"cpu": torch.get_rng_state(), **gpu}
 
 
-def _set_random_state(state: Mapping[str, Tensor]) -> None:
+def _set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def trainable(encoder: Encoder) -> dict[str, nn.Parameter]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from retrieval.encoders.loading import new_encoder
 from retrieval.encoders.pieces import encode_pieces, nearest, pieces_of
 from retrieval.encoders.scratch import make_backbone
 from retrieval.encoders.sparse_config import SparseEncoderSettings
-from retrieval.passages import passage_text
+from retrieval.passages import content_key, passage_text
 from retrieval.training.objective import Scored
 from retrieval.training.rows import TrainingRow, passages_of
 from sleuth.types import Hit, Passage
@@ -42,6 +42,33 @@ def rows() -> list[TrainingRow]:
     others = [Passage(f"n{i}", "Other", f"This, not, is about {w} and more.{more[i % 2]}") for i, w in enumerate(WORDS)]
     asked = [f"tell of {word}" + " please" * (i % 4) for i, word in enumerate(WORDS)]
     return [TrainingRow(f"q{i}", asked[i], (golds[i],), (others[i],)) for i in range(len(WORDS))]
+
+
+def taught_rows() -> list[TrainingRow]:
+    """The same, of two sets, with scores of a teacher, and with instructions for some."""
+    told = ["", "Find what it is", "Find who knows"]
+    return [
+        replace(
+            row,
+            instruction=told[i % 3],
+            source="ab"[i % 2],
+            scores={content_key(p): (3.0 if p in row.positives else 0.5) + i / 10 for p in passages_of([row])},
+        )
+        for i, row in enumerate(rows())
+    ]
+
+
+EVERYTHING: dict[str, Any] = {
+    "directions": ["query_to_passage", "passage_to_query", "query_to_query", "passage_to_passage"],
+    "hardness": {"mode": "all_negatives", "strength": 2.0},
+    "distillation": {"kl": 0.5, "margin_mse": 0.1, "contrastive": 0.7},
+}
+"""All that can be added to InfoNCE."""
+
+
+def instructable(folder: Path) -> Encoder:
+    """A dense encoder whose query prompt has a place for an instruction."""
+    return new_encoder(settings_of(folder).model_copy(update={"query_prompt": "Instruct: Find it\nQuery:"}))
 
 
 def masked_lm(folder: Path, dropout: float = 0.0) -> Path:

@@ -24,19 +24,24 @@ def work(job: str, backbone: str, out: str, rank: int, count: int) -> None:
 
 
 def gradients(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
-    """Those of one step of seven queries, of one that has a query for the first rank only, and of every family."""
-    from families import FAMILIES, flops, rows
+    """Those of one step of seven queries, of one that has a query for the first rank only, of every family, and of all
+    that can be added to the loss."""
+    from families import EVERYTHING, FAMILIES, flops, instructable, rows, taught_rows
     from test_retrieval_training_run import settings
 
     from retrieval.training.objective import InBatch
     from retrieval.training.ranks import sum_gradients
+    from retrieval.training.terms import terms_of
     from retrieval.training.trainer import trainable
 
     found = {}
-    for family, count in [*((family, 7) for family in FAMILIES), ("late", 1)]:
-        encoder, chosen = FAMILIES[family](backbone), settings(batch_size=max(count, 2), micro_batch=2)
+    plain = [(family, count, rows(), {}) for family, count in [*((family, 7) for family in FAMILIES), ("late", 1)]]
+    everything = [("all", 7, taught_rows(), EVERYTHING), ("all", 1, taught_rows(), EVERYTHING)]
+    for family, count, data, more in [*plain, *everything]:
+        encoder = instructable(backbone) if family == "all" else FAMILIES[family](backbone)
+        chosen = settings(batch_size=max(count, 2), micro_batch=2, **more)
         encoder.model.train().double()
-        InBatch(rows()[:count], chosen, 0, flops).backward(encoder, 0)
+        InBatch(data[:count], chosen, 0, terms_of(chosen, encoder) if more else flops).backward(encoder, 0)
         sum_gradients(trainable(encoder).values())
         for name, weight in trainable(encoder).items():
             if weight.grad is not None:

@@ -14,7 +14,8 @@ import torch
 from decoders import make_decoder
 from sentence_transformers import CrossEncoder
 
-from retrieval.passages import passage_text
+from retrieval.combine.rerank import RerankRetriever
+from retrieval.passages import content_key, passage_text
 from retrieval.rerankers.scorer import CrossEncoderScorer
 from retrieval.training.config import DevSettings, SourceSettings
 from retrieval.training.rerankers.config import RerankerSettings
@@ -23,7 +24,7 @@ from retrieval.training.rerankers.model import new_reranker
 from retrieval.training.rerankers.objective import RankLists
 from retrieval.training.rerankers.train import Watched, train_reranker
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
-from retrieval.training.teaching import score_rows
+from retrieval.training.teacher import with_scores
 from sleuth.errors import ArtifactError, ConfigError, DataError
 from sleuth.types import Passage
 
@@ -225,7 +226,8 @@ def scored(rows: list[TrainingRow]) -> list[TrainingRow]:
         def score(self, pairs: Any) -> list[float]:
             return [10.0 * (query.split()[-1] in text.lower()) - len(text) / 10 for query, text in pairs]
 
-    return score_rows(rows, Overlap())
+    teacher = RerankRetriever(FirstStage(), Overlap())
+    return with_scores(rows, teacher, depth=5)[0]
 
 
 def test_rows_carry_a_teachers_scores_to_a_reranker(bert: Path, tmp_path: Path) -> None:
@@ -236,8 +238,8 @@ def test_rows_carry_a_teachers_scores_to_a_reranker(bert: Path, tmp_path: Path) 
     assert rows == scored(ROWS)
     (one,) = ListSampler(rows, settings(bert, loss="kl").loss, 1, 2, 0).lists(0)
     place = next(i for i, row in enumerate(rows) if row.query == one.query)
-    known = dict(zip(map(passage_text, rows[place].negatives), rows[place].negative_scores, strict=True))
-    assert one.labels == (rows[place].positive_scores[0], *(known[text] for text in one.passages[1:]))
+    known = {passage_text(p): rows[place].scores[content_key(p)] for p in passages_of([rows[place]])}
+    assert one.labels == tuple(known[text] for text in one.passages)
     for loss in ("kl", "mse", "margin_mse", {"kind": "listnet", "target": "teacher"}):
         figures = Figures()
         chosen = settings(bert, loss=loss, steps=15, learning_rate=5e-3)

@@ -286,7 +286,7 @@ def test_copies_of_golds_are_masked_by_id_in_a_fixed_table() -> None:
     sampler = BatchSampler([TrainingRow("q", "what?", (gold,))], 1, 0, seed=0)
     key = one_key(passages)
     places = {content_key(p): place for place, p in enumerate(passages)}
-    _, targets = sampler.queries_against(0, places, Columns([key(p) for p in passages]), key)
+    targets = sampler.batch_against(0, passages, places, Columns([key(p) for p in passages], key)).targets
     assert (targets.positive.tolist(), targets.masked.tolist()) == ([2], [[False, True, False]])
 
 
