@@ -47,7 +47,7 @@ class Reranker:
     def scores(self, features: Mapping[str, Any]) -> Tensor:
         """One logit a pair: [pairs]."""
         found: Tensor = self.model(batch_to_device(dict(features), self.device))["scores"]
-        return found.view(-1).float()
+        return found.view(-1).to(torch.promote_types(found.dtype, torch.float32))
 
     def save(self, folder: Path, about: Mapping[str, Any]) -> None:
         """Write the model as sentence-transformers reads it, an adapter merged into its weights."""

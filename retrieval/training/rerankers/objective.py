@@ -53,7 +53,7 @@ class RankLists:
         mine = [pairs[place] for place in order][rank_slice(len(pairs))]
         size = self._settings.micro_batch or max(len(mine), 1)
         chunks = [self._embed(reranker, mine[start : start + size]) for start in range(0, len(mine), size)]
-        groups = [chunks or [lambda: Encoded(torch.zeros(0, 1, device=reranker.device))]]
+        groups = [chunks or [lambda: Encoded(torch.zeros(0, 1, device=reranker.device, requires_grad=True))]]
         cached_backward(groups, loss_of, cached=len(chunks) > 1, device=reranker.device)
         return figures
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import distributed
+
+from sleuth.types import Passage
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -49,6 +53,35 @@ def gradients(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+def reranker_gradients(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
+    """Those of a reranker's step of three queries, whose pairs do not divide, by losses of pairs and of the step."""
+    from families import rows
+
+    from retrieval.training.ranks import sum_gradients
+    from retrieval.training.rerankers.config import RerankerSettings
+    from retrieval.training.rerankers.model import new_reranker
+    from retrieval.training.rerankers.objective import RankLists
+    from retrieval.training.trainer import trainable
+
+    found = {}
+    for loss, size in (("bce", 3), ("margin_mse", 3), ("bce", 1)):
+        values = {"backbone": str(backbone), "batch_size": size, "micro_batch": 2, "loss": loss, "max_tokens": 32}
+        taught = [
+            replace(row, negatives=(*row.negatives, Passage(f"e{i}", "", "even")), positive_scores=(2.0,))
+            for i, row in enumerate(rows())
+        ]
+        taught = [replace(row, negative_scores=(0.5, -1.0)) for row in taught]
+        chosen = RerankerSettings.model_validate(values)
+        reranker: Any = new_reranker(chosen, seed=0)
+        reranker.model.train().double()
+        RankLists(taught, chosen, 0).backward(reranker, 0)
+        sum_gradients(trainable(reranker).values())
+        for name, weight in trainable(reranker).items():
+            if weight.grad is not None:
+                found[f"{loss} {size} {name}"] = weight.grad
+    return found
+
+
 def whole_and_resumed(backbone: Path, out: Path) -> list[dict[str, torch.Tensor]]:
     """The weights of a training, and those of one that all ranks died in and that was resumed."""
     from test_retrieval_training_run import DiesAt, Figures, Killed, plain, rows, run, settings, weights
@@ -81,7 +114,7 @@ def different_starts(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
     return weights(encoder)
 
 
-JOBS = {"gradients": gradients, "resume": whole_and_resumed, "starts": different_starts}
+JOBS = {"gradients": gradients, "resume": whole_and_resumed, "reranker": reranker_gradients, "starts": different_starts}
 
 if __name__ == "__main__":
     _, job, backbone, out, rank, count = sys.argv

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from families import masked_lm
-from ranks_script import gradients, work
+from ranks_script import gradients, reranker_gradients, work
 from test_retrieval_training_run import backbone
 
 pytestmark = pytest.mark.e2e
@@ -45,6 +45,17 @@ def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
         for name, gradient in expected.items():
             torch.testing.assert_close(saved[name], gradient, rtol=1e-9, atol=1e-12)
     assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-2
+
+
+def test_two_ranks_make_a_rerankers_step_of_one(tmp_path: Path) -> None:
+    """Each reads its share of the pairs, and both know all scores."""
+    still = masked_lm(tmp_path / "backbone")
+    expected = reranker_gradients(still, tmp_path)
+    for saved in on_two_ranks("reranker", still, tmp_path):
+        assert saved.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(saved[name], gradient, rtol=1e-9, atol=1e-12)
+    assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-3
 
 
 def test_two_killed_ranks_end_with_the_same_bits(tmp_path: Path) -> None:
