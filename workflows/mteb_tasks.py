@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,13 +69,11 @@ def _tasks(name: str) -> list[Any]:
         from sleuth.plugins import load_object
 
         return [load_object(name)()]
+    for find in (lambda: [mteb.get_task(name)], lambda: list(mteb.get_benchmark(name).tasks)):
+        with contextlib.suppress(KeyError, ValueError):
+            return find()
     known = [task.metadata.name for task in mteb.get_tasks(exclude_superseded=False)]
-    if name in known:
-        return [mteb.get_task(name)]
-    benchmarks = {benchmark.name: benchmark for benchmark in mteb.get_benchmarks()}
-    if name not in benchmarks:
-        raise ConfigError(f"mteb has no task or benchmark '{name}'", did_you_mean(name, [*known, *benchmarks]))
-    return list(benchmarks[name].tasks)
+    raise ConfigError(f"mteb has no task or benchmark '{name}'", did_you_mean(name, known))
 
 
 def _model(given: str, overrides: Sequence[str], name: str) -> Any:
