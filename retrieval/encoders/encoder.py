@@ -93,7 +93,7 @@ class Encoder:
     def features(self, texts: Sequence[str], role: Role) -> dict[str, Tensor]:
         """Model inputs [texts, tokens], padded on the right: prompt, truncated text, EOS if the model uses it."""
         first = self._first_module(role)
-        if not _plain(first):
+        if not _plain(first, role):
             made = self.model.preprocess(list(texts), prompt=self.settings.prompt(role), task=TASKS[role])
             return {name: value for name, value in made.items() if isinstance(value, Tensor)}
         return _pad(first.tokenizer, self._tokens(texts, role))
@@ -168,7 +168,7 @@ class Encoder:
     ) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
         """Rows and their features, longest first, so that a batch that does not fit into memory fails at once."""
         first = self._first_module(role)
-        if not _plain(first):
+        if not _plain(first, role):
             order = np.argsort([-len(text) for text in texts], kind="stable")
             for rows in np.split(order, range(batch_size, len(order), batch_size)) if len(order) else []:
                 yield rows, self.features([texts[row] for row in rows], role)
@@ -223,14 +223,14 @@ def router_of(model: BaseModel) -> Router | None:
     return first if isinstance(first, Router) and set(TASKS.values()) <= set(first.sub_modules) else None
 
 
-def _plain(module: nn.Module) -> bool:
+def _plain(module: nn.Module, role: Role) -> bool:
     """Whether text goes through an ordinary tokenizer, which can then be called without its wrapper."""
     return (
         isinstance(module, Transformer)
         and module.tokenizer is not None
         and module.processor is module.tokenizer
         and list(module.modality_config) == ["text"]
-        and not module.query_expansion
+        and not (role == "query" and module.query_expansion)
     )
 
 

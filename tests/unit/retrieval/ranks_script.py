@@ -33,7 +33,7 @@ def gradients(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
     from retrieval.training.trainer import trainable
 
     found = {}
-    for family, count in [*((family, 7) for family in FAMILIES), ("late", 1)]:
+    for family, count in [*((family, 7) for family in FAMILIES), ("multivector", 1)]:
         encoder, chosen = FAMILIES[family](backbone), settings(batch_size=max(count, 2), micro_batch=2)
         encoder.model.train().double()
         InBatch(rows()[:count], chosen, 0, flops).backward(encoder, 0)
