@@ -57,6 +57,7 @@ class RetrieverSettings(KindSettings):
         "bm25": "retrieval.bm25_config:BM25Settings",
         "dense": "retrieval.dense.config:DenseSettings",
         "sparse": "retrieval.sparse.config:SparseSettings",
+        "multivector": "retrieval.multivector.config:MultiVectorSettings",
         "faiss": "retrieval.dense.config:FaissSettings",
         "lucene": "retrieval.lucene_config:LuceneSettings",
         "hybrid": "retrieval.combine.config:HybridSettings",

@@ -51,6 +51,7 @@ class EncoderKind(KindSettings):
     KINDS: ClassVar[Mapping[str, str]] = {
         "dense": "retrieval.encoders.config:DenseChoice",
         "sparse": "retrieval.encoders.sparse_config:SparseChoice",
+        "multivector": "retrieval.encoders.multivector_config:MultiVectorChoice",
     }
     OUTSIDE: ClassVar[str] = "retrieval.encoders.config:OutsideEncoderSettings"
     LOADER: ClassVar[str]
@@ -75,19 +76,35 @@ def is_dotted(name: str) -> bool:
     return re.fullmatch(r"[\w.]+:\w+", name) is not None
 
 
-_OF_THE_LIBRARY = {"SentenceTransformer": "dense", "SparseEncoder": "sparse"}
-"""sentence-transformers' classes, as its folders name them, and their families here."""
+_OF_THE_LIBRARY = {
+    "SentenceTransformer": "dense",
+    "SparseEncoder": "sparse",
+    "MultiVectorEncoder": "multivector",
+    "ColBERT": "multivector",
+}
+"""sentence-transformers' classes, as its folders and PyLate's name them, and their families here."""
+_STANFORDS = "HF_ColBERT"
+"""The architecture of Stanford's ColBERT checkpoints, which sentence-transformers loads too."""
 
 
 def family_of(folder: str) -> str:
-    """The family that an encoder's folder names, one of ours or of sentence-transformers'; dense where none does."""
+    """The family that an encoder's folder names, one of ours or of the field's; dense where none does."""
+    return named_family(folder) or "dense"
+
+
+def named_family(folder: str) -> str | None:
+    """The same; None for weights that are no encoder yet, and for what is not a folder."""
+    root = Path(folder)
     try:
-        if (Path(folder) / MANIFEST).is_file():
-            return str(json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))["settings"]["kind"])
-        content = json.loads((Path(folder) / "config_sentence_transformers.json").read_text(encoding="utf-8"))
-        return _OF_THE_LIBRARY.get(content["model_type"], "dense")
-    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it is said when it is loaded
-        return "dense"
+        if (root / MANIFEST).is_file():
+            return str(json.loads((root / MANIFEST).read_text(encoding="utf-8"))["settings"]["kind"])
+        if (root / "config_sentence_transformers.json").is_file():
+            content = json.loads((root / "config_sentence_transformers.json").read_text(encoding="utf-8"))
+            return _OF_THE_LIBRARY.get(content["model_type"], "dense")
+        architectures = json.loads((root / "config.json").read_text(encoding="utf-8")).get("architectures")
+        return "multivector" if _STANFORDS in (architectures or []) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # what is wrong is said when it is loaded
+        return None
 
 
 class OutsideEncoderSettings(EncoderKind):
@@ -299,6 +316,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "unicoil": {"kind": "sparse", "head": "unicoil", "passage_max_tokens": 256},
     # Mallia et al. 2021: query words weigh 1
     "deepimpact": {"kind": "sparse", "head": "deepimpact", "queries": "tokens", "passage_max_tokens": 256},
+    # Khattab and Zaharia 2020
+    "colbert": {
+        "kind": "multivector",
+        "query_prompt": "[Q] ",
+        "passage_prompt": "[D] ",
+        "query_max_tokens": 32,
+        "passage_max_tokens": 180,
+    },
 }
 
 

@@ -95,7 +95,7 @@ class Encoder:
     def features(self, texts: Sequence[str], role: Role) -> dict[str, Tensor]:
         """Model inputs [texts, tokens], padded on the right: prompt, truncated text, EOS if the model uses it."""
         read = self._expanded(texts, role)
-        if not _plain(self._first_module(role)):
+        if not _plain(self._first_module(role), role):
             return self._processed(read, role)
         return _pad(self._first_module(role).tokenizer, self._tokens(read, role))
 
@@ -183,7 +183,7 @@ class Encoder:
     ) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
         """Rows and their features, longest first, so that a batch that does not fit into memory fails at once."""
         first, texts = self._first_module(role), self._expanded(texts, role)
-        if not _plain(first):
+        if not _plain(first, role):
             order = np.argsort([-len(text) for text in texts], kind="stable")
             for rows in np.split(order, range(batch_size, len(order), batch_size)) if len(order) else []:
                 yield rows, self._processed([texts[row] for row in rows], role)
@@ -240,14 +240,14 @@ def router_of(model: BaseModel) -> Router | None:
     return first if isinstance(first, Router) and set(TASKS.values()) <= set(first.sub_modules) else None
 
 
-def _plain(module: nn.Module) -> bool:
+def _plain(module: nn.Module, role: Role) -> bool:
     """Whether text goes through an ordinary tokenizer, which can then be called without its wrapper."""
     return (
         isinstance(module, Transformer)
         and module.tokenizer is not None
         and module.processor is module.tokenizer
         and list(module.modality_config) == ["text"]
-        and not module.query_expansion
+        and not (role == "query" and module.query_expansion)
     )
 
 

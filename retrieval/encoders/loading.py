@@ -11,7 +11,7 @@ import torch
 
 from hub.models import check_path, loading
 from retrieval.encoders.assembly import ENCODER, assembly_of
-from retrieval.encoders.config import EncoderChoice, EncoderKind, EncoderSettings, family_of, is_dotted
+from retrieval.encoders.config import EncoderChoice, EncoderKind, EncoderSettings, family_of, is_dotted, named_family
 from retrieval.encoders.encoder import KIND, Encoder, router_of, separate_towers
 from retrieval.encoders.expansion import Expander
 from retrieval.encoders.family import PassageEncoder
@@ -26,15 +26,17 @@ _WEIGHTLESS = frozenset({"backbone", "towers", "kind"})
 """Settings that describe how the weights were made; they cannot be changed for loaded weights."""
 
 
-def new_encoder(settings: EncoderSettings, *, device: str | None = None) -> Encoder:
+def new_encoder(settings: EncoderSettings, *, device: str | None = None, seed: int = 0) -> Encoder:
     """An encoder with the weights of ``settings.backbone``, a transformers folder, hub name or PEFT adapter.
 
-    Separate towers start out equal. Raises ArtifactError if it cannot be loaded or put together that way.
+    Layers that it lacks are drawn from ``seed``; separate towers start out equal. Raises ArtifactError if it cannot be
+    loaded or put together that way.
     """
     _check_path(settings.backbone)
     _check_device(device)
     assembly = assembly_of(settings.kind)
-    with loading(settings.backbone, ENCODER), quiet_transformers():
+    with loading(settings.backbone, ENCODER), quiet_transformers(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         model = assembly.new(settings, device)
     towers = "shared" if router_of(model) is None else "separate"
     encoder = Encoder(model, settings.model_copy(update={"towers": towers}), assembly.family)
@@ -145,9 +147,9 @@ def _dtype_of(wanted: EncoderChoice) -> dict[str, Any]:
 
 
 def _is_bare(name: str) -> bool:
-    """Whether ``name`` is a local folder without sentence-transformers files; hub models are checked when loaded."""
+    """Whether ``name`` is a local folder of weights that are no encoder yet; hub models are checked when loaded."""
     folder = Path(name)
-    return folder.is_dir() and not (folder / "modules.json").is_file()
+    return folder.is_dir() and not (folder / "modules.json").is_file() and named_family(name) is None
 
 
 def _check_path(name: str) -> None:

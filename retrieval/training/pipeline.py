@@ -233,7 +233,7 @@ def open_start(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow],
         name = str(backbone)
     assert name is not None
     if start.preset is not None:
-        return new_encoder(preset(start.preset, name, **start.settings))
+        return new_encoder(preset(start.preset, name, **start.settings), seed=seed)
     return open_trainable_encoder(EncoderKind.of(backbone=name, **start.settings))
 
 

@@ -1,28 +1,19 @@
-"""Families of encoders on one tiny masked language model: what the loop must take without knowing any of them.
-
-Late interaction is not part of Sleuth yet; its model, head and terms are sentence-transformers'.
-"""
+"""Families of encoders on one tiny masked language model: what the loop must take without knowing any of them."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from sentence_transformers import MultiVectorEncoder
-from sentence_transformers.base.modules import Dense, Normalize
-from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sparse_encoder.losses import FlopsLoss
-from sentence_transformers.util import maxsim
 from torch import Tensor, nn
 
-from retrieval.encoders.config import DenseEncoderSettings, EncoderSettings, ScratchSettings
+from retrieval.encoders.config import DenseEncoderSettings, ScratchSettings, preset
 from retrieval.encoders.encoder import Encoder
-from retrieval.encoders.family import Encoded, single
+from retrieval.encoders.family import Encoded
 from retrieval.encoders.loading import new_encoder
 from retrieval.encoders.pieces import encode_pieces, nearest, pieces_of
 from retrieval.encoders.scratch import make_backbone
@@ -78,20 +69,6 @@ def masked_lm(folder: Path, dropout: float = 0.0) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
-class LateInteraction:
-    """A vector a token, compared by MaxSim (Khattab and Zaharia 2020)."""
-
-    kind: str = "late"
-
-    def read(self, outputs: Mapping[str, Tensor], settings: EncoderSettings) -> Encoded:
-        return Encoded(single(outputs["token_embeddings"]), outputs["attention_mask"].bool())
-
-    def scores(self, queries: Encoded, passages: Encoded) -> Tensor:
-        found: Tensor = maxsim(queries.values, passages.values, queries.mask, passages.mask)
-        return found
-
-
 LIMITS: dict[str, Any] = {"query_max_tokens": 16, "passage_max_tokens": 24, "query_prompt": "ask: "}
 
 
@@ -103,21 +80,16 @@ def dense(folder: Path) -> Encoder:
     return new_encoder(settings_of(folder))
 
 
-def late(folder: Path) -> Encoder:
-    first = new_encoder(settings_of(folder)).model[0]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        head = Dense(32, 16, bias=False, activation_function=nn.Identity(), module_input_name="token_embeddings")
-    unit = Normalize(module_input_name="token_embeddings")
-    model = MultiVectorEncoder(modules=[first, head, MultiVectorMask(skiplist_words=[".", ","]), unit])
-    return Encoder(model, settings_of(folder), LateInteraction())
+def multivector(folder: Path) -> Encoder:
+    limits: dict[str, Any] = {"query_max_tokens": 16, "passage_max_tokens": 24, "query_prompt": "ask: "}
+    return new_encoder(preset("colbert", str(folder), dimensions=16, expand_to=10, **limits))
 
 
 def sparse(folder: Path) -> Encoder:
     return new_encoder(SparseEncoderSettings(backbone=str(folder), **LIMITS))
 
 
-FAMILIES: dict[str, Callable[[Path], Encoder]] = {"dense": dense, "late": late, "sparse": sparse}
+FAMILIES: dict[str, Callable[[Path], Encoder]] = {"dense": dense, "multivector": multivector, "sparse": sparse}
 
 
 def flops(scored: Scored) -> dict[str, Tensor]:
@@ -155,26 +127,3 @@ class Exact:
         found = zip(*(t.tolist() for t in nearest(self.encoder, asked, self.pieces, k)), strict=True)
         hits = [enumerate(zip(scores, places, strict=True), 1) for scores, places in found]
         return [[Hit(self.passages[place], score, rank) for rank, (score, place) in some] for some in hits]
-
-
-class TokenWriter:
-    """The vectors of a family with several a text: those that count, end to end, and where each text begins."""
-
-    plan: Mapping[str, Any] = {"layout": "tokens"}
-
-    def __init__(self, folder: Path, count: int) -> None:
-        self.folder = folder
-        self.intact = (folder / "tokens.npz").exists()
-        self.texts: list[Any] = []
-        if self.intact:
-            with np.load(folder / "tokens.npz") as kept:
-                self.texts = [kept[name] for name in kept.files]
-
-    def write(self, start: int, encoded: Encoded) -> None:
-        assert encoded.mask is not None
-        made = [values[mask].numpy() for values, mask in zip(encoded.values, encoded.mask, strict=True)]
-        self.texts = [*self.texts[:start], *copy.deepcopy(made)]
-        np.savez(self.folder / "tokens.npz", *self.texts)
-
-    def finish(self) -> tuple[dict[str, Any], list[str]]:
-        return {"vectors": sum(map(len, self.texts))}, ["tokens.npz"]

@@ -39,7 +39,9 @@ def gradients(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
     from retrieval.training.trainer import trainable
 
     found = {}
-    plain = [(family, count, rows(), {}) for family, count in [*((family, 7) for family in FAMILIES), ("late", 1)]]
+    plain = [
+        (family, count, rows(), {}) for family, count in [*((family, 7) for family in FAMILIES), ("multivector", 1)]
+    ]
     everything = [("all", 7, taught_rows(), EVERYTHING), ("all", 1, taught_rows(), EVERYTHING)]
     for family, count, data, more in [*plain, *everything]:
         encoder = instructable(backbone) if family == "all" else FAMILIES[family](backbone)
