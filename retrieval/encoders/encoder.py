@@ -75,14 +75,14 @@ class Encoder:
     def fingerprint(self) -> str:
         """Digest of both towers and their settings. Reads every weight, so store the result."""
         query, passage = (self._tower_identity(role) for role in TASKS)
-        weights = _weights_digest(self.tower("passage"))
+        weights = weights_digest(self.tower("passage"))
         shared = self.tower("query") is self.tower("passage")
-        other = weights if shared else _weights_digest(self.tower("query"))
+        other = weights if shared else weights_digest(self.tower("query"))
         return _digest([query, other, passage, weights, self.settings.comparison])
 
     def tower_fingerprint(self, role: Role) -> str:
         """Digest of all that determines the vectors of one role; an index is valid while its passage tower's is."""
-        return _digest([self._tower_identity(role), _weights_digest(self.tower(role))])
+        return _digest([self._tower_identity(role), weights_digest(self.tower(role))])
 
     def tower(self, role: Role) -> nn.Module:
         """The module that turns features of ``role`` into vectors; shared unless the towers are separate."""
@@ -93,10 +93,12 @@ class Encoder:
     def features(self, texts: Sequence[str], role: Role) -> dict[str, Tensor]:
         """Model inputs [texts, tokens], padded on the right: prompt, truncated text, EOS if the model uses it."""
         first = self._first_module(role)
-        if not _plain(first):
-            made = self.model.preprocess(list(texts), prompt=self.settings.prompt(role), task=TASKS[role])
-            return {name: value for name, value in made.items() if isinstance(value, Tensor)}
-        return _pad(first.tokenizer, self._tokens(texts, role))
+        if not plain_text(first):
+            limit = {"max_length": self.settings.max_tokens(role)} if _is_cut(first) else {}
+            made = self.model.preprocess(list(texts), prompt=self.settings.prompt(role), task=TASKS[role], **limit)
+            own = {name: value for name, value in made.items() if isinstance(value, Tensor)}
+            return own | self._left_out(role)
+        return _pad(first.tokenizer, self._tokens(texts, role)) | self._left_out(role)
 
     def embed(self, features: Mapping[str, Tensor], role: Role) -> Encoded:
         """The texts of ``features``, on the model's device, with gradients if the model is in training mode."""
@@ -148,7 +150,14 @@ class Encoder:
         return vectors
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write weights, tokenizer and settings atomically; adapters are saved as adapters."""
+        """Write weights, tokenizer and settings atomically; adapters are saved as adapters.
+
+        Tokenizers are saved to pad on the right, as here: on the left, absolute positions would differ by batch.
+        """
+        for module in self.model.modules():
+            if plain_text(module):
+                module.tokenizer.padding_side = "right"
+        self.model.prompts.update({TASKS[role]: self.settings.prompt(role) for role in TASKS})
         with atomic_folder(folder, overwrite=overwrite) as out, quiet_transformers():
             self.model.save(str(out), create_model_card=False)
             settings = self.settings.model_dump(mode="json")
@@ -168,7 +177,7 @@ class Encoder:
     ) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
         """Rows and their features, longest first, so that a batch that does not fit into memory fails at once."""
         first = self._first_module(role)
-        if not _plain(first):
+        if not plain_text(first):
             order = np.argsort([-len(text) for text in texts], kind="stable")
             for rows in np.split(order, range(batch_size, len(order), batch_size)) if len(order) else []:
                 yield rows, self.features([texts[row] for row in rows], role)
@@ -177,7 +186,8 @@ class Encoder:
         order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            yield rows, _pad(first.tokenizer, {name: [tokens[name][row] for row in rows] for name in tokens})
+            batch = _pad(first.tokenizer, {name: [tokens[name][row] for row in rows] for name in tokens})
+            yield rows, batch | self._left_out(role)
 
     def _tokens(self, texts: Sequence[str], role: Role) -> dict[str, list[list[int]]]:
         """Token ids (and types) of each text, without padding."""
@@ -193,6 +203,14 @@ class Encoder:
         if not all(tokens["input_ids"]):
             raise DataError("an empty text has no vector in this encoder", "leave empty texts out")
         return tokens
+
+    def _left_out(self, role: Role) -> dict[str, Tensor]:
+        """How many tokens the prompt has, where the tower pools without them; sentence-transformers counts them."""
+        prompt, tower = self.settings.prompt(role), self.tower(role)
+        if not prompt or all(getattr(module, "include_prompt", True) for module in tower.modules()):
+            return {}
+        counted = self._first_module(role).preprocess(["-"], prompt=prompt).get("prompt_length")
+        return {} if counted is None else {"prompt_length": torch.tensor([counted])}
 
     def _first_module(self, role: Role) -> Any:
         return next(iter(self.tower(role).children()))
@@ -223,7 +241,12 @@ def router_of(model: BaseModel) -> Router | None:
     return first if isinstance(first, Router) and set(TASKS.values()) <= set(first.sub_modules) else None
 
 
-def _plain(module: nn.Module) -> bool:
+def _is_cut(module: nn.Module) -> bool:
+    """Whether a text is cut to the length that is asked for."""
+    return isinstance(module, Transformer) and module.tokenizer is not None and not module.query_expansion
+
+
+def plain_text(module: nn.Module) -> bool:
     """Whether text goes through an ordinary tokenizer, which can then be called without its wrapper."""
     return (
         isinstance(module, Transformer)
@@ -231,6 +254,7 @@ def _plain(module: nn.Module) -> bool:
         and module.processor is module.tokenizer
         and list(module.modality_config) == ["text"]
         and not module.query_expansion
+        and not module.processing_kwargs
     )
 
 
@@ -272,7 +296,8 @@ def _without_state(tokenizer: str) -> str:
     return json.dumps(content | {"truncation": None, "padding": None}, sort_keys=True)
 
 
-def _weights_digest(module: nn.Module) -> str:
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of every weight on which vectors depend."""
     digest = hashlib.sha256()
     for name, weight in sorted(module.state_dict().items()):
         if _UNUSED in name:

@@ -24,6 +24,7 @@ _DECISIVE = (
     "append_eos",
     "normalise",
     "similarity",
+    "include_prompt",
     "dimensions",
 )
 _CHECKED = ("kind", "format", "passages_sha256", "indexed")
