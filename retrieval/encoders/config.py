@@ -184,6 +184,8 @@ class DenseEncoderSettings(EncoderSettings):
     """L2-normalise, so that dot product and cosine agree."""
     similarity: Similarity = "dot"
     """cosine: vectors are normalised too, whatever ``normalise`` says."""
+    include_prompt: bool = True
+    """Pool the prompt's states too; false: its tokens are read, but not part of the vector (INSTRUCTOR, LLM2Vec)."""
     dimensions: Dimensions | None = None
     """Keep the first so many of a vector only: for an encoder trained with Matryoshka dimensions."""
 
@@ -201,7 +203,8 @@ class DenseEncoderSettings(EncoderSettings):
 
     @property
     def decisive(self) -> list[object]:
-        return [self.pooling, self.unit_length, *([] if self.dimensions is None else [self.dimensions])]
+        without = [] if self.include_prompt else ["without prompt"]
+        return [self.pooling, self.unit_length, *([] if self.dimensions is None else [self.dimensions]), *without]
 
 
 class EncoderChoice(EncoderKind):
@@ -250,6 +253,7 @@ class DenseChoice(EncoderChoice):
     pooling: Pooling | None = None
     normalise: bool | None = None
     similarity: Similarity | None = None
+    include_prompt: bool | None = None
     dimensions: Dimensions | None = None
 
 

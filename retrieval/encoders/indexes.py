@@ -24,6 +24,7 @@ _DECISIVE = (
     "append_eos",
     "normalise",
     "similarity",
+    "include_prompt",
     "dimensions",
     "head",
     "special_tokens",

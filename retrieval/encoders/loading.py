@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hub.models import check_path, loading
-from retrieval.encoders.assembly import ENCODER, assembly_of
+from retrieval.encoders.assembly import ENCODER, apply_settings, assembly_of
 from retrieval.encoders.config import EncoderChoice, EncoderKind, EncoderSettings, family_of, is_dotted, named_family
 from retrieval.encoders.encoder import KIND, Encoder, router_of, separate_towers
 from retrieval.encoders.expansion import Expander
@@ -92,7 +92,9 @@ def load_encoder(source: str | Path | EncoderChoice, *, device: str | None = Non
     assembly.check(model, own, wanted)
     for key in ("query_prompt", "passage_prompt"):
         _check_prompt(name, key, getattr(own, key), changes.get(key))
-    settings = own.model_copy(update={key: changes[key] for key in changes.keys() - _WEIGHTLESS})
+    changed = {key: changes[key] for key in changes.keys() - _WEIGHTLESS if changes[key] != getattr(own, key)}
+    settings = own.model_copy(update=changed)
+    apply_settings(model, settings, changed.keys())
     encoder = Encoder(model, settings, assembly.family, name)
     encoder.expander = expander_of(encoder)
     return encoder
