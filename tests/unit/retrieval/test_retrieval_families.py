@@ -84,8 +84,10 @@ def librarys(name: str, encoder: Encoder) -> Any:
 
 
 def test_loss_and_gradients_are_those_of_the_librarys_cached_loss(family: str, folder: Path) -> None:
-    """No passage stands twice, so nothing is masked: the same tokens in float32 without dropout."""
+    """No passage stands twice, so nothing is masked: the same tokens without dropout; in float64,
+    but for the library's MaxSim, which is of single precision."""
     encoder = FAMILIES[family](folder)
+    encoder.model.double()
     chosen = settings(steps=3, regulariser={"query": 0.05, "passage": 0.03} if family == "sparse" else None)
     loss, found = step_of(encoder, chosen, terms_of(chosen, encoder))
     batch = InBatch(rows(), settings(), 0).batch(1)
@@ -97,18 +99,19 @@ def test_loss_and_gradients_are_those_of_the_librarys_cached_loss(family: str, f
     theirs = librarys(family, encoder)(columns, torch.empty(0))
     theirs = sum(theirs.values()) if isinstance(theirs, dict) else theirs
     theirs.backward()
-    assert loss == pytest.approx(float(theirs.detach()), rel=1e-5)
-    assert_close(found, gradients(encoder), 1e-5)
+    assert loss == pytest.approx(float(theirs.detach()), rel=1e-6)
+    assert_close(found, gradients(encoder), 1e-5 if family == "multivector" else 1e-7)
 
 
 def test_chunks_of_any_size_are_one_pass(family: str, folder: Path) -> None:
-    """Also with terms, and where chunks are padded to other lengths than the batch."""
+    """Also with terms, and where chunks are padded to other lengths than the batch; in float64."""
     encoder = FAMILIES[family](folder)
+    encoder.model.double()
     whole, expected = step_of(encoder, settings(micro_batch=None), flops)
     for size in (1, 4):
         loss, found = step_of(encoder, settings(micro_batch=size), flops)
-        assert loss == pytest.approx(whole, rel=1e-5)
-        assert_close(found, expected, 2e-5)
+        assert loss == pytest.approx(whole, rel=1e-9)
+        assert_close(found, expected, 1e-9)
 
 
 class Killed(Exception):  # noqa: N818
