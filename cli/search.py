@@ -27,14 +27,11 @@ def search(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query on standard output.")] = False,
 ) -> None:
     """Search INDEX for each of the QUERIES and print the best passages."""
-    from retrieval.progress import build_progress
     from retrieval.size import size_of
     from workflows.retrievers import open_alone, retriever_settings
 
     asked = _queries(queries)
-    retriever = open_alone(
-        retriever_settings(index, overrides or []), cached=False, resilient=False, progress=build_progress
-    )
+    retriever = open_alone(retriever_settings(index, overrides or []), cached=False, resilient=False)
     if k is None:
         k = min(5, size_of(retriever) or 5)
     for query, found in zip(asked, retriever.search(asked, k), strict=True):

@@ -101,13 +101,12 @@ def search_index(
 ) -> tuple[Found, list[str]]:
     """The run of ``index``, and the measures that its depth allows; ``refuse`` makes deeper ones an error."""
     from retrieval.evaluation.evaluate import retrieve
-    from retrieval.progress import build_progress
 
     if not task.queries:
         raise ConfigError("no queries are given", "add --queries FILE, or --beir FOLDER")
     quiet_libraries()
     settings = retriever_settings(index, overrides)
-    retriever = open_alone(settings, cached=False, progress=build_progress)
+    retriever = open_alone(settings, cached=False)
     kept = _reached(names, settings, retriever, k, refuse, warn)
     asked = [task.queries[query] for query in task.qrels if query in task.queries]
     with counting("queries") as on_progress:
