@@ -256,6 +256,10 @@ def test_requests_beyond_the_limits_are_refused(url: str, body: bytes, status: i
     assert detail in answer.json()["detail"]
 
 
+def test_more_hits_than_passages_are_all_passages(url: str) -> None:
+    assert len(ask(url, queries=["x"], topk=11).json()["result"][0]) == 10
+
+
 def test_a_body_that_does_not_say_its_size_is_limited_too(url: str) -> None:
     def chunks() -> Iterator[bytes]:
         for _ in range(30):
