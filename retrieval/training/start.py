@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from retrieval.training.trainer import add_adapter, freeze_passages
 from sleuth.errors import DataError
 from sleuth.plugins import load_object
 from sleuth.types import Passage
+
+log = logging.getLogger("sleuth.train_retriever")
 
 Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Shows a count under a title; yields a callback for (done, total)."""
@@ -58,6 +61,8 @@ def _check_rows(settings: TrainingSettings, material: Material) -> None:
             "training.distillation needs a teacher's scores, and no row has one beside its negatives",
             "set mining.teacher, or give Tevatron rows whose passages have a 'score'",
         )
+    if settings.distillation is not None:
+        log.info("%d of %d rows have a teacher's scores", taught, len(material.rows))
 
 
 def in_batch(settings: InBatchSettings, material: Material) -> tuple[Encoder, Objective]:

@@ -27,7 +27,14 @@ from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder
 from retrieval.training.config import TrainingSettings
 from retrieval.training.objective import Objective
-from retrieval.training.ranks import mean_over_ranks, of_all_ranks, spread_from_first, sum_gradients, wait_for_all
+from retrieval.training.ranks import (
+    mean_over_ranks,
+    of_all_ranks,
+    spread_from_first,
+    sum_gradients,
+    wait_for_all,
+    work_on,
+)
 from sleuth.checkpoints import checkpoint_at, checkpoint_step, drop_incomplete, mark_complete, newest_complete
 from sleuth.errors import TrainingError
 from sleuth.protocols import MetricSink
@@ -126,6 +133,7 @@ class _Loop:
         self.progress = Progress()
 
     def begin(self, resume: bool) -> None:
+        work_on(self.encoder.device)
         if get_rank() == 0:
             drop_incomplete(self.out)
             if not resume and self.out.exists():

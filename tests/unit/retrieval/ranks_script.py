@@ -104,16 +104,18 @@ def whole_and_resumed(backbone: Path, out: Path) -> list[dict[str, torch.Tensor]
 
 
 def different_starts(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
-    """What a training of three steps ends with on a rank that began with an adapter of its own."""
+    """What a training of three steps ends with on a rank that began with an adapter of its own; and a mean of ranks."""
     from test_retrieval_training_run import plain, run, settings, weights
 
     from hub.config import LoraSettings
+    from retrieval.training.ranks import mean_over_ranks
     from retrieval.training.trainer import add_adapter
 
     encoder = plain(backbone)
     add_adapter(encoder, LoraSettings(r=4, alpha=8), seed=distributed.get_rank())
     run(encoder, settings(steps=3), out / "run")
-    return weights(encoder)
+    figures = mean_over_ranks({"b": 10.0, "a": 1.0 + distributed.get_rank()}, encoder.device)
+    return weights(encoder) | {name: torch.tensor(value) for name, value in figures.items()}
 
 
 JOBS = {"gradients": gradients, "resume": whole_and_resumed, "reranker": reranker_gradients, "starts": different_starts}
