@@ -59,7 +59,7 @@ def mine(
         for row, hits in zip(batch, answers, strict=True):
             found = negatives_of(replace(row, positives=golds[row.query]), hits, settings, report)
             given = [p for p in row.negatives if p not in found] if keep_given else []
-            mined.append(replace(row, negatives=(*found, *given), negative_scores=()))
+            mined.append(replace(row, negatives=(*found, *given)))
         if on_progress:
             on_progress(len(mined), len(rows))
     return mined, report

@@ -11,7 +11,6 @@ cloze    a corpus without questions: a sentence is the query for the passage tha
 ======== =============================================================================================
 
 A Tevatron passage may name a picture, ``"image": {"name", "sha256"}``, which tells it apart; its bytes are not there.
-It may carry a teacher's score, ``"score": 1.5``; scores count where all positives, or all negatives, of a row have one.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import repeat
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +36,15 @@ from sleuth.types import Image, Passage
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One query. ``positives`` are all its gold passages; ``answers`` are known for some data only.
-
-    Scores are a teacher's, parallel to the passages; empty where there are none.
-    """
+    """One query. ``positives`` are all its gold passages; ``answers`` are known for some data only."""
 
     id: str
     query: str
     positives: tuple[Passage, ...]
     negatives: tuple[Passage, ...] = ()
     answers: tuple[str, ...] = ()
-    positive_scores: tuple[float, ...] = ()
-    negative_scores: tuple[float, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """A teacher's score of passages, by content key; higher is better."""
 
 
 def load_rows(sources: Sequence[SourceSettings]) -> list[TrainingRow]:
@@ -104,31 +99,22 @@ def _tevatron(row: RawRow) -> TrainingRow:
     positives = _tevatron_passages(row, "positive_passages")
     if not positives:
         raise row.error("'positive_passages' is empty")
+    negatives = _tevatron_passages(row, "negative_passages") if "negative_passages" in row.fields else []
     answers = row.fields.get("answers") or ()
     identifier = row.fields.get("query_id", row.number)
+    scores = {content_key(p): score for p, score in (*negatives, *positives) if score is not None}
     return TrainingRow(
         str(identifier),
         row.text("query"),
-        positives,
-        _tevatron_passages(row, "negative_passages") if "negative_passages" in row.fields else (),
+        tuple(passage for passage, _ in positives),
+        tuple(passage for passage, _ in negatives),
         tuple(str(answer) for answer in _list(row, answers, "answers")),
-        _tevatron_scores(row, "positive_passages"),
-        _tevatron_scores(row, "negative_passages"),
+        scores=scores,
     )
 
 
-def _tevatron_scores(row: RawRow, name: str) -> tuple[float, ...]:
-    """A teacher's scores of all these passages; none where one has none."""
-    found = [passage.get("score") for passage in row.fields.get(name) or ()]
-    if any(score is None for score in found):
-        return ()
-    for number, score in enumerate(found):
-        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-            raise row.error(f"the score of '{name}[{number}]' is not a finite number")
-    return tuple(map(float, found))
-
-
-def _tevatron_passages(row: RawRow, name: str) -> tuple[Passage, ...]:
+def _tevatron_passages(row: RawRow, name: str) -> list[tuple[Passage, float | None]]:
+    """The passages of one list, with their scores."""
     passages = []
     for number, value in enumerate(_list(row, row.fields.get(name), name)):
         image = _image(value.get("image")) if isinstance(value, Mapping) else None
@@ -138,8 +124,17 @@ def _tevatron_passages(row: RawRow, name: str) -> tuple[Passage, ...]:
         title = value.get("title") or ""
         if not isinstance(title, str):
             raise row.error(f"the title of '{name}[{number}]' is not a string")
-        passages.append(_passage(value.get("docid"), title, text, image))
-    return tuple(passages)
+        passages.append((_passage(value.get("docid"), title, text, image), _score(row, value, f"{name}[{number}]")))
+    return passages
+
+
+def _score(row: RawRow, passage: Mapping[str, Any], name: str) -> float | None:
+    value = passage.get("score")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise row.error(f"the score of '{name}' is not a finite number")
+    return float(value)
 
 
 def _image(value: object) -> Image | None:
@@ -220,10 +215,14 @@ def _with_ids_of(rows: Sequence[TrainingRow], corpus: str | Path) -> list[Traini
         ways = [passage, replace(passage, image=None)] if passage.image and passage.text.strip() else [passage]
         known.update((key, passage) for key in map(key_of, ways) if key in mine)
     swap: Callable[[Passage], Passage] = lambda p: known.get(key_of(p), p)
-    return [
-        replace(row, positives=tuple(map(swap, row.positives)), negatives=tuple(map(swap, row.negatives)))
-        for row in rows
-    ]
+    return [_with_passages(row, swap) for row in rows]
+
+
+def _with_passages(row: TrainingRow, swap: Callable[[Passage], Passage]) -> TrainingRow:
+    own = (*row.positives, *row.negatives)
+    scores = {content_key(swap(p)): row.scores[content_key(p)] for p in own if content_key(p) in row.scores}
+    positives, negatives = tuple(map(swap, row.positives)), tuple(map(swap, row.negatives))
+    return replace(row, positives=positives, negatives=negatives, scores=scores)
 
 
 def read_passages(corpus: str | Path) -> Iterator[Passage]:
@@ -246,19 +245,18 @@ def _passage(identifier: object, title: str, text: str, image: Image | None = No
     return replace(passage, id=text_digest(content_key(passage))[:16] if identifier is None else str(identifier))
 
 
-def _tevatron_passage(passage: Passage, score: float | None = None) -> dict[str, Any]:
+def _tevatron_passage(passage: Passage, scores: Mapping[str, float]) -> dict[str, Any]:
     image = {} if passage.image is None else {"image": {"name": passage.image.name, "sha256": passage.image.sha256}}
-    return {"docid": passage.id, "title": passage.title, "text": passage.text, **image} | (
-        {} if score is None else {"score": score}
-    )
+    score = {"score": scores[content_key(passage)]} if content_key(passage) in scores else {}
+    return {"docid": passage.id, "title": passage.title, "text": passage.text, **image, **score}
 
 
 def _tevatron_row(row: TrainingRow) -> dict[str, Any]:
     values: dict[str, Any] = {
         "query_id": row.id,
         "query": row.query,
-        "positive_passages": list(map(_tevatron_passage, row.positives, row.positive_scores or repeat(None))),
-        "negative_passages": list(map(_tevatron_passage, row.negatives, row.negative_scores or repeat(None))),
+        "positive_passages": [_tevatron_passage(p, row.scores) for p in row.positives],
+        "negative_passages": [_tevatron_passage(p, row.scores) for p in row.negatives],
     }
     return values | ({"answers": list(row.answers)} if row.answers else {})
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import islice
 
-from retrieval.passages import passage_text
+from retrieval.passages import content_key, passage_text
 from retrieval.rerankers.scorer import PairScorer
 from retrieval.training.rows import TrainingRow
 from sleuth.errors import DataError
@@ -40,7 +39,4 @@ def score_rows(
     if len(scores) != len(pairs) or not all(map(math.isfinite, scores)):
         raise DataError("the teacher gave no finite score for some passages", "is its model the right one?")
     left = iter(scores)
-    take: Callable[[int], tuple[float, ...]] = lambda count: tuple(islice(left, count))
-    return [
-        replace(row, positive_scores=take(len(row.positives)), negative_scores=take(len(row.negatives))) for row in rows
-    ]
+    return [replace(row, scores={content_key(p): next(left) for p in (*row.positives, *row.negatives)}) for row in rows]

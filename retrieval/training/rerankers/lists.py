@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from retrieval.passages import passage_text
+from retrieval.passages import content_key, passage_text
 from retrieval.training.rerankers.config import ContrastiveSettings, LossSettings
 from retrieval.training.rows import TrainingRow
 from retrieval.training.sampling import BatchSampler, golds_by_query, same_as
@@ -62,7 +62,7 @@ class ListSampler:
         passages = [*(row.positives[i] for i in golds), *(row.negatives[i] for i in others)]
         labels = [1.0] * len(golds) + [0.0] * len(others)
         if self._loss.from_teacher:
-            labels = [*(row.positive_scores[i] for i in golds), *(row.negative_scores[i] for i in others)]
+            labels = [row.scores[content_key(p)] for p in passages]
         return RankedList(row.query, tuple(map(passage_text, passages)), len(golds), tuple(labels))
 
     def _contrasted(self, drawn: Sequence[tuple[int, TrainingRow]], in_batch: int) -> list[RankedList]:
@@ -92,7 +92,7 @@ def usable(rows: Sequence[TrainingRow], loss: LossSettings) -> list[TrainingRow]
     kept = [row for row in (_without_golds(row, golds[row.query]) for row in rows) if row.negatives]
     if not kept:
         raise DataError("no row has a negative for the reranker to learn from", "mine negatives first")
-    scored = [row for row in kept if row.positive_scores and row.negative_scores] if loss.from_teacher else kept
+    scored = [row for row in map(_scored, kept) if row.positives and row.negatives] if loss.from_teacher else kept
     if not scored:
         raise DataError(
             f"loss {loss.kind} learns from a teacher's scores, and no row carries any",
@@ -105,6 +105,10 @@ def usable(rows: Sequence[TrainingRow], loss: LossSettings) -> list[TrainingRow]
 
 def _without_golds(row: TrainingRow, golds: Sequence[Passage]) -> TrainingRow:
     gold = same_as(golds)
-    places = [place for place, passage in enumerate(row.negatives) if not gold(passage)]
-    scores = tuple(row.negative_scores[place] for place in places) if row.negative_scores else ()
-    return replace(row, negatives=tuple(row.negatives[place] for place in places), negative_scores=scores)
+    return replace(row, negatives=tuple(p for p in row.negatives if not gold(p)))
+
+
+def _scored(row: TrainingRow) -> TrainingRow:
+    """The row with those of its passages that a teacher scored."""
+    known: Callable[[Passage], bool] = lambda p: content_key(p) in row.scores
+    return replace(row, positives=tuple(filter(known, row.positives)), negatives=tuple(filter(known, row.negatives)))

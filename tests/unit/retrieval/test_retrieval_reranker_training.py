@@ -14,7 +14,7 @@ import torch
 from decoders import make_decoder
 from sentence_transformers import CrossEncoder
 
-from retrieval.passages import passage_text
+from retrieval.passages import content_key, passage_text
 from retrieval.rerankers.scorer import CrossEncoderScorer
 from retrieval.training.config import DevSettings, SourceSettings
 from retrieval.training.rerankers.config import RerankerSettings
@@ -235,9 +235,10 @@ def test_rows_carry_a_teachers_scores_to_a_reranker(bert: Path, tmp_path: Path) 
     rows = load_rows([SourceSettings(path=str(tmp_path / "scored.jsonl"))])
     assert rows == scored(ROWS)
     (one,) = ListSampler(rows, settings(bert, loss="kl").loss, 1, 2, 0).lists(0)
-    place = next(i for i, row in enumerate(rows) if row.query == one.query)
-    known = dict(zip(map(passage_text, rows[place].negatives), rows[place].negative_scores, strict=True))
-    assert one.labels == (rows[place].positive_scores[0], *(known[text] for text in one.passages[1:]))
+    row = next(row for row in rows if row.query == one.query)
+    known = {passage_text(p): row.scores[content_key(p)] for p in (*row.positives, *row.negatives)}
+    assert one.labels == tuple(known[text] for text in one.passages)
+    assert len(set(one.labels)) > 1
     for loss in ("kl", "mse", "margin_mse", {"kind": "listnet", "target": "teacher"}):
         figures = Figures()
         chosen = settings(bert, loss=loss, steps=15, learning_rate=5e-3)
