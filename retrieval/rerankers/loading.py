@@ -157,14 +157,16 @@ def _checked(name: str) -> str:
     return resolve_model(name, CROSS_ENCODER)
 
 
-def _architecture(name: str) -> str:
-    found = getattr(AutoConfig.from_pretrained(name), "architectures", None) or [""]
-    return str(found[0])
+def is_causal(name: str) -> bool:
+    """Whether ``name`` is a causal language model with its vocabulary. Raises ArtifactError where there is no model."""
+    with loading(name, CROSS_ENCODER), quiet_transformers():
+        found = getattr(AutoConfig.from_pretrained(name), "architectures", None) or [""]
+    return str(found[0]).endswith("ForCausalLM")
 
 
 def _speaks(name: str) -> bool:
     """Whether ``name`` is a language model, or one whose answer was made a classification head."""
-    if _architecture(name).endswith("ForCausalLM"):
+    if is_causal(name):
         return True
     from transformers import AutoTokenizer
 
