@@ -110,6 +110,9 @@ def test_a_decoder_learns_and_scores_alike_in_plain_sentence_transformers(
     plain = CrossEncoder(str(tmp_path / "model"))
     assert plain.prompts["instruction"] == "Find words"
     assert ours == pytest.approx(plain.predict(pairs, activation_fn=torch.nn.Identity()).tolist(), abs=1e-5)
+    on = new_reranker(RerankerSettings(backbone=str(tmp_path / "model"), max_tokens=64), seed=0)  # asked as before
+    with torch.no_grad():
+        assert on.scores(on.features(pairs)).tolist() == pytest.approx(ours, abs=1e-5)
 
 
 def test_an_adapter_alone_is_trained_and_merged_into_what_is_saved(decoder: Path, tmp_path: Path) -> None:
