@@ -79,7 +79,7 @@ def _tasks(name: str) -> list[Any]:
 
 
 def _model(given: str, overrides: Sequence[str], name: str) -> Any:
-    from retrieval.encoders.family import DENSE
+    from retrieval.encoders.dense import DENSE
     from retrieval.evaluation.mteb_models import EncoderModel
 
     if given.lstrip().startswith("{") or given.endswith((".yaml", ".yml")) or overrides:
