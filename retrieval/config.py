@@ -54,6 +54,7 @@ class RetrieverSettings(KindSettings):
     KINDS: ClassVar[Mapping[str, str]] = {
         "bm25": "retrieval.bm25_config:BM25Settings",
         "dense": "retrieval.dense.config:DenseSettings",
+        "promptreps": "retrieval.promptreps.config:PromptRepsSettings",
         "faiss": "retrieval.dense.config:FaissSettings",
         "lucene": "retrieval.lucene_config:LuceneSettings",
         "hybrid": "retrieval.combine.config:HybridSettings",

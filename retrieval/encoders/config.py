@@ -48,7 +48,10 @@ class EncoderKind(KindSettings):
     """An encoder as a config names it. Validating gives the settings of its family."""
 
     NOUN: ClassVar[str] = "encoder"
-    KINDS: ClassVar[Mapping[str, str]] = {"dense": "retrieval.encoders.config:DenseChoice"}
+    KINDS: ClassVar[Mapping[str, str]] = {
+        "dense": "retrieval.encoders.config:DenseChoice",
+        "promptreps": "retrieval.promptreps.config:PromptRepsChoice",
+    }
     OUTSIDE: ClassVar[str] = "retrieval.encoders.config:OutsideEncoderSettings"
     LOADER: ClassVar[str]
     """Dotted path of what loads an encoder of this family from its settings: `retrieval.encoders.loading` calls it."""
