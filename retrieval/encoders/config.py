@@ -52,6 +52,7 @@ class EncoderKind(KindSettings):
         "dense": "retrieval.encoders.config:DenseChoice",
         "sparse": "retrieval.encoders.sparse_config:SparseChoice",
         "multivector": "retrieval.encoders.multivector_config:MultiVectorChoice",
+        "promptreps": "retrieval.promptreps.config:PromptRepsChoice",
     }
     OUTSIDE: ClassVar[str] = "retrieval.encoders.config:OutsideEncoderSettings"
     LOADER: ClassVar[str]

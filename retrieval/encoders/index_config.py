@@ -33,6 +33,11 @@ class EncodedIndexSettings(IndexedSettings):
         made: IndexKind = load_object(cls.INDEX)
         return made
 
+    @classmethod
+    def named(cls, encoder: Any) -> Any:
+        """What a config or a command line calls ``encoder``, spelled out where a kind takes it more shortly."""
+        return encoder
+
     def made(self) -> dict[str, Any]:
         """What a new index is made with."""
         given = {name: getattr(self, name) for name in self.MADE}

@@ -1,0 +1,128 @@
+"""Both halves of PromptReps in one folder, written from one pass over the corpus and searched with one a query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrieval.combine.hybrid import FUSIONS, RRF_K
+from retrieval.combine.parts import HYBRID_DEPTH
+from retrieval.dense.build import DenseWriter
+from retrieval.dense.retriever import DenseIndex
+from retrieval.dense.search import FlatSearch
+from retrieval.dense.vectors import open_vectors
+from retrieval.encoders.family import Encoded, PassageEncoder
+from retrieval.encoders.pieces import IndexWriter
+from retrieval.encoders.retriever import Found
+from retrieval.promptreps.encoder import PromptRepsEncoder
+from retrieval.promptreps.postings import FILES, TERMS, Postings, create_terms, invert
+from retrieval.promptreps.terms import Terms, unpack
+from sleuth.errors import ArtifactError, ConfigError, RetrieverError
+from sleuth.types import Hit, Passage
+
+
+class BothWriter:
+    """Writes vectors as a dense index does, and terms beside them."""
+
+    def __init__(self, folder: Path, count: int, encoder: PromptRepsEncoder, dtype: Any) -> None:
+        self._folder, self._encoder = folder, encoder
+        self._dense = DenseWriter(folder, count, encoder.hidden, "flat", dtype)
+        self.intact = self._dense.intact and (folder / TERMS).exists()
+        self._terms = create_terms(folder, count, encoder.settings.terms)
+        self.plan = {**self._dense.plan, "terms": encoder.settings.terms}
+
+    def write(self, start: int, encoded: Encoded) -> None:
+        vectors, terms = unpack(encoded, self._encoder.hidden)
+        self._dense.write(start, Encoded(vectors.contiguous()))
+        rows = slice(start, start + len(encoded))
+        self._terms[rows, :, 0], self._terms[rows, :, 1] = terms.ids.numpy(), terms.weights.numpy()
+        self._terms.flush()  # type: ignore[attr-defined]
+
+    def finish(self) -> tuple[dict[str, Any], list[str]]:
+        fields, files = self._dense.finish()
+        weights = invert(self._terms, self._encoder.vocabulary, self._folder)
+        return {**fields, "vocabulary": self._encoder.vocabulary, "weights": weights}, [*files, *FILES]
+
+
+@dataclass(frozen=True, slots=True)
+class BothIndex:
+    """Searches one half, or fuses the ``depth`` best of both."""
+
+    vectors: DenseIndex
+    postings: Postings
+    parts: str = "both"
+    fusion: str = "sum"
+    weights: tuple[float, float] = (0.5, 0.5)
+    rrf_k: float = RRF_K
+    depth: int = HYBRID_DEPTH
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def search(self, queries: Encoded, k: int) -> Found:
+        dimension = self.vectors.vectors.dimension
+        if queries.values.ndim != 2 or queries.values.shape[1] <= dimension:
+            raise RetrieverError(f"the queries are not of the model that made {self.vectors.name}")
+        vectors, terms = unpack(queries, dimension)
+        if self.parts == "dense":
+            return self._nearest(vectors.contiguous(), k)
+        if self.parts == "sparse":
+            return self._sharing(terms, k)
+        depth = min(self.depth, len(self))
+        return self._fused(self._nearest(vectors.contiguous(), depth), self._sharing(terms, depth), k)
+
+    def _nearest(self, vectors: Any, k: int) -> Found:
+        return self.vectors.search(Encoded(vectors), k)
+
+    def _sharing(self, terms: Terms, k: int) -> Found:
+        return self.postings.search(terms, k)
+
+    def _fused(self, dense: Found, sparse: Found, k: int) -> Found:
+        count = len(dense[0])
+        scores, rows = np.full((count, k), -np.inf, np.float32), np.full((count, k), -1, np.int64)
+        fuse = FUSIONS[self.fusion]  # type: ignore[index]
+        for query in range(count):
+            lists = [_as_hits(found[0][query], found[1][query]) for found in (dense, sparse)]
+            made = {int(name): score for name, score in fuse(lists, self.weights, self.rrf_k).items()}
+            best = sorted(made, key=lambda row: (-made[row], row))[:k]
+            rows[query, : len(best)], scores[query, : len(best)] = best, [made[row] for row in best]
+        return scores, rows
+
+
+def _as_hits(scores: Any, rows: Any) -> list[Hit]:
+    """Passages by number alone, as the fusions take them."""
+    pairs = [(row, score) for row, score in zip(rows.tolist(), scores.tolist(), strict=True) if row >= 0]
+    return [Hit(Passage(str(row), "", ""), score, rank) for rank, (row, score) in enumerate(pairs, start=1)]
+
+
+class PromptRepsIndexKind:
+    """Vectors and postings side by side."""
+
+    kind = "promptreps"
+    format = 1
+    usual: Mapping[str, object] = {"dtype": "float32"}
+    identity = ("dtype",)
+
+    def writer(self, folder: Path, count: int, encoder: PassageEncoder, made: Mapping[str, Any]) -> IndexWriter:
+        if not isinstance(encoder, PromptRepsEncoder):
+            raise ConfigError(f"{encoder.source} gives no two parts", "choose an encoder of kind promptreps")
+        return BothWriter(folder, count, encoder, made["dtype"])
+
+    def load(
+        self, index: Path, manifest: Mapping[str, Any], encoder: PassageEncoder, tuning: Mapping[str, Any]
+    ) -> BothIndex:
+        chosen = {name: value for name, value in tuning.items() if value is not None}
+        if chosen.get("fusion") == "rrf":
+            chosen = {"weights": (1.0, 1.0), **chosen}
+        assert isinstance(encoder, PromptRepsEncoder)
+        vectors = FlatSearch(open_vectors(index))
+        if not vectors.dimension == manifest["dimension"] == encoder.hidden:
+            raise ArtifactError(f"the vectors of {index} do not fit its manifest or its encoder", "rebuild the index")
+        return BothIndex(DenseIndex(vectors, str(index)), Postings(index, len(vectors)), **chosen)
+
+
+PROMPTREPS_INDEX = PromptRepsIndexKind()
