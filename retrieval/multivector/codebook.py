@@ -73,7 +73,7 @@ class Codebook:
         cuts = (self.levels[1:] + self.levels[:-1]) / 2
         return codes, _pack(np.searchsorted(cuts, residuals).astype(np.uint8), self.bits)
 
-    def decode(self, codes: Codes, residuals: NDArray[Any]) -> Vectors:
+    def decode(self, codes: NDArray[Any], residuals: NDArray[Any]) -> Vectors:
         """The vectors [n, dimension]; with residuals in floats what was encoded, but for rounding."""
         if not len(self.levels):
             plain: Vectors = self.centroids[codes] + residuals
@@ -135,7 +135,7 @@ def residual_width(dimension: int, bits: int) -> int:
     return dimension * bits // 8
 
 
-def lists_of(codes: Codes, bounds: Rows, centroids: int, block: int = 65_536) -> tuple[NDArray[np.int32], Rows]:
+def lists_of(codes: NDArray[Any], bounds: Rows, centroids: int, block: int = 65_536) -> tuple[NDArray[np.int32], Rows]:
     """The passages that have a token at each centroid, in order, one centroid after another; and where each begins."""
     starts: Sequence[int] = range(0, len(bounds) - 1, block)
     counts = np.zeros(centroids + 1, dtype=np.int64)
@@ -152,7 +152,7 @@ def lists_of(codes: Codes, bounds: Rows, centroids: int, block: int = 65_536) ->
     return lists, begins
 
 
-def _pairs(codes: Codes, bounds: Rows, start: int, block: int) -> tuple[Rows, Rows]:
+def _pairs(codes: NDArray[Any], bounds: Rows, start: int, block: int) -> tuple[Rows, Rows]:
     """Distinct centroids and passages of the passages from ``start`` on, sorted by centroid."""
     some = bounds[start : start + block + 1]
     passages = np.repeat(np.arange(start, start + len(some) - 1), np.diff(some))

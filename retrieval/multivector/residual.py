@@ -24,7 +24,6 @@ from retrieval.multivector.codebook import (
     CENTROIDS,
     LEVELS,
     Codebook,
-    Codes,
     learn,
     lists_of,
     open_codebook,
@@ -87,7 +86,7 @@ class CodedTokens:
     """Token vectors as ``codes`` [tokens] and ``residuals`` [tokens, width] of a codebook."""
 
     book: Codebook
-    codes: Codes
+    codes: NDArray[Any]
     residuals: NDArray[Any]
     bounds: Rows
 
@@ -104,7 +103,7 @@ class ResidualWriter:
 
     def __init__(self, folder: Path, count: int, book: Codebook) -> None:
         self._folder, self._book, self._bounds = folder, book, Bounds(folder, count)
-        self._codes = RowFile(folder / CODES, 0, "int32")
+        self._codes = RowFile(folder / CODES, 0, "uint16" if len(book.centroids) <= 1 << 16 else "int32")
         self._residuals = RowFile(folder / RESIDUALS, book.width, book.dtype)
         self.plan = {"codebook": [file_digest(folder / name) for name in (CENTROIDS, LEVELS)]}
         self.intact = self._bounds.intact and self._codes.exists and self._residuals.exists
