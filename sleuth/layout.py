@@ -271,6 +271,10 @@ class RetrieverRunLayout:
     def reranker(self) -> Path:
         return self.out / "reranker"
 
+    def stage(self, number: int) -> RetrieverRunLayout:
+        """One of several stages of training, a whole run in itself."""
+        return RetrieverRunLayout(self.out / f"stage-{number}")
+
     def round(self, number: int) -> RoundLayout:
         return RoundLayout(self.out / f"round-{number}")
 

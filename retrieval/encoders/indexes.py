@@ -25,6 +25,7 @@ _DECISIVE = (
     "normalise",
     "similarity",
     "include_prompt",
+    "attention",
     "dimensions",
 )
 _CHECKED = ("kind", "format", "passages_sha256", "indexed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,10 @@ class PromptRepsEncoder:
         families: dict[str, Family] = {"dense": DENSE, "sparse": SparseTerms()}
         self.family: Family = families.get(settings.part) or PromptReps(self.hidden)
 
+    @functools.cached_property
+    def _weights(self) -> str:
+        return weights_digest(self._model)
+
     @property
     def dimension(self) -> int:
         return self.vocabulary if self.settings.part == "sparse" else self.hidden
@@ -85,7 +90,7 @@ class PromptRepsEncoder:
     def tower_fingerprint(self, role: Role, /) -> str:
         prompt, settings = self._prompts[role], self.settings
         how = [settings.kind, settings.part, settings.terms, *prompt.before, -1, *prompt.after, prompt.longest]
-        return fingerprint_of({"prompt": how, "weights": weights_digest(self._model)})
+        return fingerprint_of({"prompt": how, "weights": self._weights})
 
     def encode_texts(
         self, texts: Sequence[str], role: Role, batch_size: int = 32, progress: OnEncoded | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.combine.hybrid import FUSIONS, RRF_K
+from retrieval.combine.hybrid import FUSIONS, RRF_K, check_parameters
 from retrieval.combine.parts import HYBRID_DEPTH
 from retrieval.dense.build import DenseWriter
 from retrieval.dense.retriever import DenseIndex
@@ -119,6 +119,8 @@ class PromptRepsIndexKind:
         if chosen.get("fusion") == "rrf":
             chosen = {"weights": (1.0, 1.0), **chosen}
         assert isinstance(encoder, PromptRepsEncoder)
+        if "fusion" in chosen:
+            check_parameters(2, chosen["fusion"], chosen.get("weights"), chosen["rrf_k"], chosen.get("depth", 1))
         vectors = FlatSearch(open_vectors(index))
         if not vectors.dimension == manifest["dimension"] == encoder.hidden:
             raise ArtifactError(f"the vectors of {index} do not fit its manifest or its encoder", "rebuild the index")

@@ -45,6 +45,35 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lora": {"r": 16, "alpha": 64, "dropout": 0.1},
         "micro_batch": 32,
     },
+    # BehnamGhader et al. 2024, appendix: the three stages of LLM2Vec
+    "llm2vec_mntp": {
+        "kind": "mntp",
+        "batch_size": 32,
+        "mask_share": 0.2,
+        "learning_rate": 5e-5,
+        "steps": 1000,
+        "lora": {"r": 16, "alpha": 32, "dropout": 0.05},
+    },
+    "llm2vec_simcse": {
+        "kind": "simcse",
+        "batch_size": 128,
+        "temperature": 0.05,
+        "dropout": 0.3,
+        "learning_rate": 3e-5,
+        "steps": 1000,
+        "lora": {"r": 16, "alpha": 32, "dropout": 0.05},
+        "micro_batch": 32,
+    },
+    "llm2vec": {
+        "batch_size": 64,
+        "hard_negatives": 1,
+        "temperature": 0.02,
+        "learning_rate": 2e-4,
+        "warmup_steps": 300,
+        "steps": 1000,
+        "lora": {"r": 16, "alpha": 32, "dropout": 0.05},
+        "micro_batch": 32,
+    },
 }
 
 
@@ -108,6 +137,8 @@ class TrainingSettings(KindSettings):
     KINDS: ClassVar[Mapping[str, str]] = {
         "in_batch": "retrieval.training.config:InBatchSettings",
         "frozen_passages": "retrieval.training.config:FrozenSettings",
+        "mntp": "retrieval.training.unsupervised_config:MntpSettings",
+        "simcse": "retrieval.training.unsupervised_config:SimcseSettings",
     }
     STARTER: ClassVar[str]
     """Dotted path of what readies an encoder and makes the objective of this kind: `retrieval.training.start`."""
@@ -257,6 +288,27 @@ class IndexSettings(Settings):
     evaluate: DevSettings | None = None
 
 
+class StageSettings(Settings):
+    """One stage of several: started from the encoder of the stage before, with data and training of its own."""
+
+    name: str
+    data: list[SourceSettings] = Field(default_factory=list)
+    """Empty: the run's."""
+    mining: MiningSettings | None = None
+    rounds: Count = 1
+    round_corpus: str | None = None
+    training: SerializeAsAny[TrainingSettings] = InBatchSettings()
+    evaluation: DevSettings | None = None
+    """Watches this stage; the last one has the run's where it names none."""
+
+    @model_validator(mode="after")
+    def _rounds_mine(self) -> StageSettings:
+        corpus = self.round_corpus or (self.mining and isinstance(self.mining.retriever, IndexedSettings))
+        if self.rounds > 1 and (self.mining is None or not corpus):
+            raise ValueError("rounds above 1 need a mining section, and round_corpus or an index with its corpus")
+        return self
+
+
 class RetrieverTraining(Settings):
     """One training run of an encoder or a reranker. ``rounds`` above 1 mines again with the encoder trained so far."""
 
@@ -266,7 +318,9 @@ class RetrieverTraining(Settings):
     threads: Count | None = None
     encoder: EncoderStart | None = None
     reranker: RerankerSettings | None = None
-    data: list[SourceSettings] = Field(min_length=1)
+    data: list[SourceSettings] = Field(default_factory=list)
+    stages: list[StageSettings] = Field(default_factory=list)
+    """Trained one after the other, adapters merged between; each has its own training, and may have its own data."""
     mining: MiningSettings | None = None
     rounds: Count = 1
     round_corpus: str | None = None
@@ -274,12 +328,24 @@ class RetrieverTraining(Settings):
     training: SerializeAsAny[TrainingSettings] = InBatchSettings()
     evaluation: DevSettings | None = None
     index: IndexSettings | None = None
+    merge_adapter: bool = False
+    """Add a LoRA adapter to the weights at the end. Stages and bidirectional backbones always do."""
 
     @property
     def mining_corpus(self) -> str | Path | None:
         """Passages that rounds after the first mine from."""
         retriever = self.mining.retriever if self.mining else None
         return self.round_corpus or (retriever.corpus if isinstance(retriever, IndexedSettings) else None)
+
+    @model_validator(mode="after")
+    def _stages_have_all(self) -> RetrieverTraining:
+        if not self.data and not (self.stages and all(stage.data for stage in self.stages)):
+            raise ValueError("data is missing: rows to train on, for the run or for each of its stages")
+        if self.stages and (self.training != InBatchSettings() or self.mining is not None or self.rounds > 1):
+            raise ValueError("training, mining and rounds do nothing beside stages: set them in the stages")
+        if self.stages and self.kind == "reranker":
+            raise ValueError("a reranker is not trained in stages; leave stages out")
+        return self
 
     @model_validator(mode="after")
     def _has_its_section(self) -> RetrieverTraining:

@@ -27,7 +27,7 @@ from retrieval.training.mining import mine
 from retrieval.training.objective import Objective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
 from retrieval.training.start import Counting, Material, start
-from retrieval.training.trainer import Watch, train
+from retrieval.training.trainer import Watch, merge_adapters, train
 from sleuth.layout import RetrieverRunLayout, RoundLayout
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
@@ -60,7 +60,7 @@ def run_training(run: TrainingRun) -> dict[str, Any]:
     for number in range(1, run.settings.rounds + 1):
         stages.append((f"mine-{number}", lambda n=number: _mine(run, n)))  # type: ignore[misc]
         stages.append((f"train-{number}", lambda n=number: _train(run, n)))  # type: ignore[misc]
-    stages.append(("index", lambda: _index(run)))
+    stages.append(("index", lambda: index_trained(run)))
     for name, work in stages:
         if not run.folder.stage_done(name):
             run.folder.mark_done(name, work())
@@ -158,6 +158,8 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
     )
     sink.close()
     last = number == run.settings.rounds
+    if run.settings.merge_adapter or encoder.settings.attention == "bidirectional":
+        merge_adapters(encoder)  # an adapter's folder names its base model, which does not say how it attends
     encoder.save(run.layout.encoder if last else layout.encoder, overwrite=True)
     if last:
         log.info("the encoder is in %s", run.layout.encoder)
@@ -236,7 +238,7 @@ def _corpus_texts(corpus: str) -> list[str]:
     return [passage_text(p) for p in read_passages(corpus)]
 
 
-def _index(run: TrainingRun) -> Mapping[str, Any]:
+def index_trained(run: TrainingRun) -> Mapping[str, Any]:
     """Encode the corpus into an index, and evaluate it on judged queries."""
     chosen = run.settings.index
     if chosen is None:
