@@ -6,6 +6,7 @@ In a config a retriever is the path of an index, the address of a service, or a 
     retriever: {kind: bm25, index: runs/hotpotqa/index, corpus: data/corpus.jsonl, k1: 1.2, b: 0.75}
     retriever: {kind: bm25, index: runs/wiki/index, corpus: hf://owner/name/config/split}
     retriever: {kind: dense, index: runs/dense, encoder: runs/dpr/encoder, corpus: data/corpus.jsonl, dtype: float16}
+    retriever: {kind: sparse, index: runs/splade/index, encoder: runs/splade/encoder, corpus: data/corpus.jsonl}
     retriever: {kind: faiss, faiss_file: e5_Flat.index, corpus: wiki-18.jsonl, encoder: {backbone: intfloat/e5-base-v2}}
     retriever: {kind: lucene, index: lucene-index.wiki}
     retriever: {kind: hybrid, parts: [runs/bm25, runs/dense], fusion: rrf}
@@ -54,6 +55,7 @@ class RetrieverSettings(KindSettings):
     KINDS: ClassVar[Mapping[str, str]] = {
         "bm25": "retrieval.bm25_config:BM25Settings",
         "dense": "retrieval.dense.config:DenseSettings",
+        "sparse": "retrieval.sparse.config:SparseSettings",
         "promptreps": "retrieval.promptreps.config:PromptRepsSettings",
         "faiss": "retrieval.dense.config:FaissSettings",
         "lucene": "retrieval.lucene_config:LuceneSettings",

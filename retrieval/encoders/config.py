@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 from sleuth.artifacts import MANIFEST
 from sleuth.errors import ConfigError, did_you_mean
 from sleuth.kinds import KindSettings
-from sleuth.settings import Settings, validate
+from sleuth.settings import Count, Settings, validate
 
 Role = Literal["query", "passage"]
 Pooling = Literal["cls", "mean", "lasttoken", "max", "mean_sqrt_len_tokens", "weightedmean", "other"]
@@ -51,6 +51,7 @@ class EncoderKind(KindSettings):
     NOUN: ClassVar[str] = "encoder"
     KINDS: ClassVar[Mapping[str, str]] = {
         "dense": "retrieval.encoders.config:DenseChoice",
+        "sparse": "retrieval.encoders.sparse_config:SparseChoice",
         "promptreps": "retrieval.promptreps.config:PromptRepsChoice",
     }
     OUTSIDE: ClassVar[str] = "retrieval.encoders.config:OutsideEncoderSettings"
@@ -76,7 +77,7 @@ def is_dotted(name: str) -> bool:
     return re.fullmatch(r"[\w.]+:\w+", name) is not None
 
 
-_OF_THE_LIBRARY = {"SentenceTransformer": "dense"}
+_OF_THE_LIBRARY = {"SentenceTransformer": "dense", "SparseEncoder": "sparse"}
 """sentence-transformers' classes, as its folders name them, and their families here."""
 
 
@@ -98,6 +99,14 @@ class OutsideEncoderSettings(EncoderKind):
 
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the class."""
+
+
+class ExpansionSettings(Settings):
+    """Passages get the strongest terms that a sparse encoder gives them and that they lack, before they are encoded."""
+
+    encoder: str
+    """A trained encoder with the head splade."""
+    terms: Count = 20
 
 
 class EncoderSettings(Settings):
@@ -140,6 +149,11 @@ class EncoderSettings(Settings):
     def comparison(self) -> str:
         """How queries and passages are compared."""
         return self.kind
+
+    @property
+    def expands(self) -> ExpansionSettings | None:
+        """What adds terms to passages before they are encoded."""
+        return None
 
     @property
     def decisive(self) -> list[object]:
@@ -201,6 +215,11 @@ class EncoderChoice(EncoderKind):
     dtype: WeightDtype | None = None
 
     @property
+    def needs_masked_lm(self) -> bool:
+        """Whether the backbone must have the head of a masked language model."""
+        return False
+
+    @property
     def chosen(self) -> dict[str, Any]:
         """What is not None, ``backbone`` too."""
         return self.model_dump(exclude_none=True)
@@ -238,11 +257,15 @@ class ScratchSettings(Settings):
     max_positions: Annotated[int, Field(ge=8)] = 512
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """BERT's, hidden and attention; a Llama has none."""
+    masked_lm: bool | None = None
+    """With the head of a masked language model, BERT only; None: where the encoder weighs words by it."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ScratchSettings:
         if self.hidden_size % self.heads:
             raise ValueError(f"hidden_size {self.hidden_size} is no multiple of heads {self.heads}")
+        if self.masked_lm and self.family != "bert":
+            raise ValueError(f"masked_lm does nothing for a {self.family}; choose family bert")
         return self
 
 
@@ -286,6 +309,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "query_max_tokens": 512,
         "passage_max_tokens": 512,
     },
+    # Formal et al. 2021 (v2): maximum over the positions of the masked-LM head
+    "splade": {"kind": "sparse", "head": "splade", "passage_max_tokens": 256},
+    # the same without a query encoder: query tokens have learned weights (Formal et al. 2021; Geng et al. 2024)
+    "splade_doc": {"kind": "sparse", "head": "splade", "queries": "learned", "passage_max_tokens": 256},
+    # Lin and Ma 2021
+    "unicoil": {"kind": "sparse", "head": "unicoil", "passage_max_tokens": 256},
+    # Mallia et al. 2021: query words weigh 1
+    "deepimpact": {"kind": "sparse", "head": "deepimpact", "queries": "tokens", "passage_max_tokens": 256},
 }
 
 

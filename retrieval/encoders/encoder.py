@@ -22,7 +22,7 @@ from sentence_transformers.sentence_transformer.modules import Router, Transform
 from torch import Tensor, nn
 
 from retrieval.encoders.config import EncoderSettings, Role
-from retrieval.encoders.family import Encoded, Family, OnEncoded, join
+from retrieval.encoders.family import Encoded, Family, OnEncoded, PassageExpander, join
 from retrieval.encoders.modalities import TEXT, Modalities
 from retrieval.encoders.quiet import quiet_transformers
 from retrieval.passages import passage_text
@@ -58,6 +58,8 @@ class Encoder:
         self.modalities: Modalities = TEXT
         self.source = source
         """Folder or hub name it was loaded from; None if it has not been saved yet."""
+        self.expander: PassageExpander | None = None
+        """Adds terms to passages before they are encoded."""
         for name, weight in model.named_parameters():
             if _UNUSED in name:
                 weight.requires_grad_(False)
@@ -92,13 +94,10 @@ class Encoder:
 
     def features(self, texts: Sequence[str], role: Role) -> dict[str, Tensor]:
         """Model inputs [texts, tokens], padded on the right: prompt, truncated text, EOS if the model uses it."""
-        first = self._first_module(role)
-        if not plain_text(first):
-            limit = {"max_length": self.settings.max_tokens(role)} if _is_cut(first) else {}
-            made = self.model.preprocess(list(texts), prompt=self.settings.prompt(role), task=TASKS[role], **limit)
-            own = {name: value for name, value in made.items() if isinstance(value, Tensor)}
-            return own | self._left_out(role)
-        return _pad(first.tokenizer, self._tokens(texts, role)) | self._left_out(role)
+        read = self._expanded(texts, role)
+        if not plain_text(self._first_module(role)):
+            return self._processed(read, role)
+        return _pad(self._first_module(role).tokenizer, self._tokens(read, role)) | self._left_out(role)
 
     def embed(self, features: Mapping[str, Tensor], role: Role) -> Encoded:
         """The texts of ``features``, on the model's device, with gradients if the model is in training mode."""
@@ -165,23 +164,39 @@ class Encoder:
             write_manifest(out, KIND, fields)
         self.source = str(folder)
 
+    def _expanded(self, texts: Sequence[str], role: Role) -> list[str]:
+        """``texts`` as they are encoded: passages with their further terms, if there are any."""
+        if self.expander is None or role != "passage":
+            return list(texts)
+        return self.expander(texts, self._first_module(role).tokenizer, self.settings)
+
+    def _processed(self, texts: Sequence[str], role: Role) -> dict[str, Tensor]:
+        """Model inputs as sentence-transformers makes them; of texts without a token in integers too."""
+        limit = {"max_length": self.settings.max_tokens(role)} if _is_cut(self._first_module(role)) else {}
+        made = self.model.preprocess(list(texts), prompt=self.settings.prompt(role), task=TASKS[role], **limit)
+        inputs = {name: value for name, value in made.items() if isinstance(value, Tensor)}
+        integers = {name: value if value.numel() else value.long() for name, value in inputs.items()}
+        return integers | self._left_out(role)
+
     def _tower_identity(self, role: Role) -> list[object]:
         settings = self.settings
         tokenizer: Any = getattr(self._first_module(role), "tokenizer", None)
         words = tokenizer.backend_tokenizer.to_str() if getattr(tokenizer, "is_fast", False) else str(tokenizer)
         kind = [] if settings.kind == "dense" else [settings.kind]  # digests of dense encoders never named it
         kind += [] if settings.attention == "own" else [settings.attention]
-        return [settings.prompt(role), settings.max_tokens(role), *settings.decisive, *kind, _without_state(words)]
+        added = [self.expander.fingerprint] if self.expander is not None and role == "passage" else []
+        decided = [settings.prompt(role), settings.max_tokens(role), *settings.decisive, *kind, *added]
+        return [*decided, _without_state(words)]
 
     def _batches(
         self, texts: Sequence[str], role: Role, batch_size: int
     ) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
         """Rows and their features, longest first, so that a batch that does not fit into memory fails at once."""
-        first = self._first_module(role)
+        first, texts = self._first_module(role), self._expanded(texts, role)
         if not plain_text(first):
             order = np.argsort([-len(text) for text in texts], kind="stable")
             for rows in np.split(order, range(batch_size, len(order), batch_size)) if len(order) else []:
-                yield rows, self.features([texts[row] for row in rows], role)
+                yield rows, self._processed([texts[row] for row in rows], role)
             return
         tokens = self._tokens(texts, role)
         order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
@@ -224,7 +239,9 @@ def separate_towers(encoder: Encoder) -> Encoder:
     passage = list(encoder.model.children())
     query = copy.deepcopy(passage)
     settings = encoder.settings.model_copy(update={"towers": "separate"})
-    return Encoder(routed(query, passage, encoder.model), settings, encoder.family)
+    made = Encoder(routed(query, passage, encoder.model), settings, encoder.family)
+    made.expander = encoder.expander
+    return made
 
 
 def routed(query: list[nn.Module], passage: list[nn.Module], like: BaseModel) -> BaseModel:

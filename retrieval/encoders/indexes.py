@@ -27,6 +27,9 @@ _DECISIVE = (
     "include_prompt",
     "attention",
     "dimensions",
+    "head",
+    "special_tokens",
+    "max_terms",
 )
 _CHECKED = ("kind", "format", "passages_sha256", "indexed")
 

@@ -12,7 +12,8 @@ import torch
 from hub.models import check_path, loading
 from retrieval.encoders.assembly import ENCODER, apply_settings, assembly_of
 from retrieval.encoders.config import EncoderChoice, EncoderKind, EncoderSettings, family_of, is_dotted
-from retrieval.encoders.encoder import KIND, Encoder, separate_towers
+from retrieval.encoders.encoder import KIND, Encoder, router_of, separate_towers
+from retrieval.encoders.expansion import Expander
 from retrieval.encoders.family import PassageEncoder
 from retrieval.encoders.quiet import quiet_transformers
 from sleuth.artifacts import MANIFEST
@@ -34,9 +35,11 @@ def new_encoder(settings: EncoderSettings, *, device: str | None = None) -> Enco
     assembly = assembly_of(settings.kind)
     with loading(settings.backbone, ENCODER), quiet_transformers():
         model = assembly.new(settings, device)
-    encoder = Encoder(model, settings.model_copy(update={"towers": "shared"}), assembly.family)
+    towers = "shared" if router_of(model) is None else "separate"
+    encoder = Encoder(model, settings.model_copy(update={"towers": towers}), assembly.family)
     made = separate_towers(encoder) if settings.towers == "separate" else encoder
     made.source = settings.backbone
+    made.expander = expander_of(made)
     return made
 
 
@@ -88,7 +91,18 @@ def load_encoder(source: str | Path | EncoderChoice, *, device: str | None = Non
     changed = {key: changes[key] for key in changes.keys() - _WEIGHTLESS if changes[key] != getattr(own, key)}
     settings = own.model_copy(update=changed)
     apply_settings(model, settings, changed.keys())
-    return Encoder(model, settings, assembly.family, name)
+    encoder = Encoder(model, settings, assembly.family, name)
+    encoder.expander = expander_of(encoder)
+    return encoder
+
+
+def expander_of(encoder: Encoder) -> Expander | None:
+    """What adds terms to the passages of ``encoder``, if its settings ask for it."""
+    chosen = encoder.settings.expands
+    if chosen is None:
+        return None
+    with_terms = load_encoder(chosen.encoder, device=str(encoder.device))
+    return Expander(with_terms, chosen.terms)
 
 
 def reload_encoder(source: str, settings: Mapping[str, Any]) -> PassageEncoder:

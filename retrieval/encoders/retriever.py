@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,9 @@ from retrieval.encoders.modalities import check_queries
 from retrieval.encoders.pieces import Passages
 from retrieval.indexes import check_k, clean_query
 from retrieval.store import PassageStore
-from sleuth.errors import ArtifactError, DataError, RetrieverError
+from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
 from sleuth.protocols import Documents
-from sleuth.types import Hit
+from sleuth.types import Explanation, Hit, Passage
 
 BATCH = 64
 """Batch size for encoding queries."""
@@ -36,6 +36,15 @@ class EncodedIndex(Protocol):
 
     def search(self, queries: Encoded, k: int) -> Found:
         """The ``k`` best rows of each query, ties by row. Raises RetrieverError for what cannot be compared."""
+        ...
+
+
+@runtime_checkable
+class ExplainingIndex(Protocol):
+    """An index whose scores are sums over terms or tokens."""
+
+    def explain(self, encoder: PassageEncoder, query: str, passages: Sequence[Passage]) -> list[Explanation]:
+        """What the score of each of ``passages``, which are in the index, is made of for ``query``."""
         ...
 
 
@@ -84,6 +93,16 @@ class EncoderRetriever:
             for place, one_scores, one_rows in zip(asked, scores.tolist(), rows.tolist(), strict=True):
                 answers[place] = self._hits(one_scores, one_rows)
         return answers
+
+    def explain(self, query: str, hits: Sequence[Hit]) -> list[Explanation]:
+        """What the scores of ``hits`` are made of. Raises ConfigError for an index whose scores have no parts."""
+        if not isinstance(self.index, ExplainingIndex):
+            raise ConfigError(
+                f"{self.name} is an index of kind {self.encoder.family.kind}, whose scores have no parts to show",
+                "leave --explain out",
+            )
+        with self._encoding:
+            return self.index.explain(self.encoder, clean_query(query), [hit.passage for hit in hits])
 
     def _encode(self, queries: list[str]) -> Encoded:
         batch = CPU_BATCH if self.encoder.device.type == "cpu" else BATCH

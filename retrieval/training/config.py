@@ -74,6 +74,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lora": {"r": 16, "alpha": 32, "dropout": 0.05},
         "micro_batch": 32,
     },
+    # Formal et al. 2021: weights are compared as they are, and both sides are regularised
+    "splade": {
+        "batch_size": 128,
+        "hard_negatives": 1,
+        "temperature": 1.0,
+        "learning_rate": 2e-5,
+        "regulariser": {"query": 3e-4, "passage": 1e-4},
+        "micro_batch": 32,
+    },
 }
 
 
@@ -124,6 +133,15 @@ class MiningSettings(FilterSettings):
     """Keep the negatives that rows have already, after the mined ones."""
 
 
+class RegulariserSettings(Settings):
+    """FLOPS regularisation of sparse encoders: larger weights, fewer words a text (Formal et al. 2021)."""
+
+    query: Annotated[float, Field(ge=0)] = 3e-4
+    passage: Annotated[float, Field(ge=0)] = 1e-4
+    ramp: Share = 1 / 3
+    """Share of the steps over which the weights rise from 0, with the square of the step."""
+
+
 class TrainingSettings(KindSettings):
     """What training minimises, InfoNCE in one of its kinds, and its optimizer.
 
@@ -152,6 +170,8 @@ class TrainingSettings(KindSettings):
     """Passages scoring above positive + this are masked; below 0 it masks those that come near it. None: none."""
     dimensions: list[Count] = Field(default_factory=list)
     """Matryoshka: sizes to which a vector may be cut later."""
+    regulariser: RegulariserSettings | None = None
+    """Of sparse encoders; None: the usual one for SPLADE, none for others."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: forward passes under autocast."""
     steps: Count | None = None
@@ -237,10 +257,15 @@ class EncoderStart(Settings):
             raise ValueError("scratch needs scratch_corpus, whose words it takes")
         if self.preset is not None and self.preset not in ENCODER_PRESETS:
             raise ValueError(f"no encoder preset; {did_you_mean(self.preset, ENCODER_PRESETS)}")
-        EncoderKind.of(
+        _ = self.choice
+        return self
+
+    @property
+    def choice(self) -> EncoderKind:
+        """The encoder as the preset and ``settings`` describe it. Raises ConfigError."""
+        return EncoderKind.of(
             **{"backbone": self.backbone or "scratch", **ENCODER_PRESETS.get(self.preset or "", {}), **self.settings}
         )
-        return self
 
 
 class DevSettings(Settings):

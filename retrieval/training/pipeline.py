@@ -15,7 +15,7 @@ from typing import Any
 
 from retrieval.combine.parts import reach
 from retrieval.config import Progress, RetrieverSettings
-from retrieval.encoders.config import EncoderKind, family_of, preset
+from retrieval.encoders.config import EncoderChoice, EncoderKind, ScratchSettings, family_of, preset
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.loading import new_encoder, open_trainable_encoder
 from retrieval.encoders.scratch import make_backbone
@@ -28,6 +28,7 @@ from retrieval.training.objective import Objective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
 from retrieval.training.start import Counting, Material, start
 from retrieval.training.trainer import Watch, merge_adapters, train
+from sleuth.errors import ConfigError
 from sleuth.layout import RetrieverRunLayout, RoundLayout
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
@@ -188,12 +189,24 @@ def open_start(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow],
         assert start.scratch_corpus is not None
         if not backbone.exists():
             texts = [row.query for row in rows] + _corpus_texts(start.scratch_corpus)
-            make_backbone(backbone, texts, start.scratch, seed=seed)
+            make_backbone(backbone, texts, _scratch(start), seed=seed)
         name = str(backbone)
     assert name is not None
     if start.preset is not None:
         return new_encoder(preset(start.preset, name, **start.settings))
     return open_trainable_encoder(EncoderKind.of(backbone=name, **start.settings))
+
+
+def _scratch(start: EncoderStart) -> ScratchSettings:
+    """The settings of a random backbone, with the head that the encoder weighs words by, if it does."""
+    assert start.scratch is not None
+    chosen = start.choice
+    needed = isinstance(chosen, EncoderChoice) and chosen.needs_masked_lm
+    if needed and start.scratch.family != "bert":
+        raise ConfigError(f"a {start.scratch.family} from scratch has no masked-LM head", "set scratch.family to bert")
+    return start.scratch.model_copy(
+        update={"masked_lm": needed if start.scratch.masked_lm is None else start.scratch.masked_lm}
+    )
 
 
 def _prepare(

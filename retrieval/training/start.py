@@ -13,6 +13,7 @@ from retrieval.training.config import FrozenSettings, InBatchSettings, TrainingS
 from retrieval.training.frozen import Table, freeze
 from retrieval.training.objective import AgainstTable, InBatch, Objective
 from retrieval.training.rows import TrainingRow, passages_of
+from retrieval.training.sampling import BatchSampler
 from retrieval.training.terms import terms_of
 from retrieval.training.trainer import add_adapter, freeze_passages
 from sleuth.plugins import load_object
@@ -44,7 +45,7 @@ def start(settings: TrainingSettings, material: Material) -> tuple[Encoder, Obje
 def in_batch(settings: InBatchSettings, material: Material) -> tuple[Encoder, Objective]:
     if settings.lora is not None:
         add_adapter(material.encoder, settings.lora)
-    terms = terms_of(settings, material.encoder)
+    terms = terms_of(timed(settings, material), material.encoder)
     return material.encoder, InBatch(material.rows, settings, material.seed, terms)
 
 
@@ -55,4 +56,11 @@ def frozen_passages(settings: FrozenSettings, material: Material) -> tuple[Encod
     known = Table(*stored_vectors(settings.index, encoder)) if settings.index else None
     with material.counting("encoding frozen passages") as on_progress:
         table = freeze(encoder, needed, known, on_progress)
-    return encoder, AgainstTable(material.rows, table, settings, material.seed, terms_of(settings, encoder))
+    terms = terms_of(timed(settings, material), encoder)
+    return encoder, AgainstTable(material.rows, table, settings, material.seed, terms)
+
+
+def timed(settings: TrainingSettings, material: Material) -> TrainingSettings:
+    """``settings`` with the number of steps that they come to."""
+    batches = BatchSampler(material.rows, settings.batch_size, settings.hard_negatives, material.seed)
+    return settings.model_copy(update={"steps": settings.steps or batches.steps(settings.epochs)})

@@ -1,6 +1,6 @@
 """Families of encoders on one tiny masked language model: what the loop must take without knowing any of them.
 
-Late interaction and sparse ones are not part of Sleuth yet; their models, heads and terms are sentence-transformers'.
+Late interaction is not part of Sleuth yet; its model, head and terms are sentence-transformers'.
 """
 
 from __future__ import annotations
@@ -13,22 +13,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from sentence_transformers import MultiVectorEncoder, SparseEncoder
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers import MultiVectorEncoder
+from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sparse_encoder.losses import FlopsLoss
-from sentence_transformers.sparse_encoder.modules import SpladePooling
 from sentence_transformers.util import maxsim
 from torch import Tensor, nn
-from transformers import AutoConfig, BertForMaskedLM
 
-from retrieval.encoders.assembly import limit_tokens
 from retrieval.encoders.config import DenseEncoderSettings, EncoderSettings, ScratchSettings
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.family import Encoded, single
 from retrieval.encoders.loading import new_encoder
 from retrieval.encoders.pieces import encode_pieces, nearest, pieces_of
 from retrieval.encoders.scratch import make_backbone
+from retrieval.encoders.sparse_config import SparseEncoderSettings
 from retrieval.passages import passage_text
 from retrieval.training.objective import Scored
 from retrieval.training.rows import TrainingRow, passages_of
@@ -48,11 +46,8 @@ def rows() -> list[TrainingRow]:
 
 def masked_lm(folder: Path, dropout: float = 0.0) -> Path:
     texts = [row.query for row in rows()] + [passage_text(p) for p in passages_of(rows())]
-    shape = ScratchSettings(vocabulary=120, hidden_size=32, layers=2, heads=2, max_positions=64, dropout=dropout)
-    make_backbone(folder, texts, shape)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        BertForMaskedLM(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    size = {"vocabulary": 120, "hidden_size": 32, "layers": 2, "heads": 2, "max_positions": 64}
+    make_backbone(folder, texts, ScratchSettings.model_validate(size | {"dropout": dropout, "masked_lm": True}))
     return folder
 
 
@@ -70,22 +65,11 @@ class LateInteraction:
         return found
 
 
-@dataclass(frozen=True)
-class Sparse:
-    """A weight a word of the vocabulary (Formal et al. 2021)."""
-
-    kind: str = "sparse"
-
-    def read(self, outputs: Mapping[str, Tensor], settings: EncoderSettings) -> Encoded:
-        return Encoded(single(outputs["sentence_embedding"]))
-
-    def scores(self, queries: Encoded, passages: Encoded) -> Tensor:
-        return queries.values @ passages.values.T
+LIMITS: dict[str, Any] = {"query_max_tokens": 16, "passage_max_tokens": 24, "query_prompt": "ask: "}
 
 
 def settings_of(folder: Path) -> DenseEncoderSettings:
-    limits: dict[str, Any] = {"query_max_tokens": 16, "passage_max_tokens": 24, "query_prompt": "ask: "}
-    return DenseEncoderSettings(backbone=str(folder), similarity="cosine", **limits)
+    return DenseEncoderSettings(backbone=str(folder), similarity="cosine", **LIMITS)
 
 
 def dense(folder: Path) -> Encoder:
@@ -103,9 +87,7 @@ def late(folder: Path) -> Encoder:
 
 
 def sparse(folder: Path) -> Encoder:
-    first = Transformer(str(folder), transformer_task="fill-mask")
-    limit_tokens(first, settings_of(folder))
-    return Encoder(SparseEncoder(modules=[first, SpladePooling("max")]), settings_of(folder), Sparse())
+    return new_encoder(SparseEncoderSettings(backbone=str(folder), **LIMITS))
 
 
 FAMILIES: dict[str, Callable[[Path], Encoder]] = {"dense": dense, "late": late, "sparse": sparse}
