@@ -186,9 +186,7 @@ def simcse(settings: SimcseSettings, material: Material) -> tuple[Encoder, Simcs
 def _adapt(settings: TextTraining, material: Material) -> None:
     """Add the adapter, if there is to be one; its random start depends on the seed alone."""
     if settings.lora is not None:
-        with torch.random.fork_rng():
-            torch.manual_seed(material.seed)
-            add_adapter(material.encoder, settings.lora)
+        add_adapter(material.encoder, settings.lora, material.seed)
 
 
 def _set_dropout(encoder: Encoder, share: float) -> None:
