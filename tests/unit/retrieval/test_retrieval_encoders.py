@@ -39,6 +39,9 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return path
 
 
+DENSE = [name for name, recipe in PRESETS.items() if recipe.get("kind", "dense") == "dense"]
+
+
 def shifted(encoder: Encoder) -> Encoder:
     """The same with a query tower that is not the passage tower."""
     with torch.no_grad():
@@ -47,7 +50,7 @@ def shifted(encoder: Encoder) -> Encoder:
     return encoder
 
 
-@pytest.mark.parametrize("name", [name for name, recipe in PRESETS.items() if recipe.get("kind", "dense") == "dense"])
+@pytest.mark.parametrize("name", DENSE)
 @pytest.mark.parametrize("towers", ["shared", "separate"])
 def test_what_is_saved_reads_the_same_here_and_in_plain_sentence_transformers(
     family: Path, name: str, towers: str, tmp_path: Path
@@ -70,7 +73,7 @@ def test_what_is_saved_reads_the_same_here_and_in_plain_sentence_transformers(
 
 
 def test_a_vector_does_not_depend_on_batch_nor_on_the_padding_side(family: Path) -> None:
-    for name in PRESETS:
+    for name in DENSE:
         encoder = new_encoder(preset(name, str(family), **SMALL))
         alone = np.concatenate([encoder.encode([text], "passage") for text in TEXTS])
         for size in (1, 2, 5):
