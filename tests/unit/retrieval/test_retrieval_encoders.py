@@ -39,7 +39,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return path
 
 
-DENSE = [name for name, recipe in PRESETS.items() if recipe.get("kind", "dense") == "dense"]
+RECIPES = [name for name, recipe in PRESETS.items() if recipe.get("kind", "dense") == "dense"]
 
 
 def shifted(encoder: Encoder) -> Encoder:
@@ -50,7 +50,7 @@ def shifted(encoder: Encoder) -> Encoder:
     return encoder
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("towers", ["shared", "separate"])
 def test_what_is_saved_reads_the_same_here_and_in_plain_sentence_transformers(
     family: Path, name: str, towers: str, tmp_path: Path
@@ -73,7 +73,7 @@ def test_what_is_saved_reads_the_same_here_and_in_plain_sentence_transformers(
 
 
 def test_a_vector_does_not_depend_on_batch_nor_on_the_padding_side(family: Path) -> None:
-    for name in DENSE:
+    for name in RECIPES:
         encoder = new_encoder(preset(name, str(family), **SMALL))
         alone = np.concatenate([encoder.encode([text], "passage") for text in TEXTS])
         for size in (1, 2, 5):
