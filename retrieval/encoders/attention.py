@@ -1,7 +1,8 @@
 """Bidirectional attention in a decoder: a setting of its configuration, which sentence-transformers reads too.
 
 transformers leaves the causal mask out where a config has ``is_causal: false`` (Llama, Qwen, Mistral, SmolLM) or
-``use_bidirectional_attention: true`` (Gemma). Whether a family obeys is tried out, not looked up.
+``use_bidirectional_attention: true`` (Gemma). Whether a family obeys is tried out, not looked up: by its configuration
+alone, for that is all that others read of a saved model.
 """
 
 from __future__ import annotations
@@ -17,17 +18,14 @@ _GEMMAS = "use_bidirectional_attention"
 
 def is_bidirectional(config: Any) -> bool:
     """Whether the configuration of a decoder says that it reads in both directions."""
-    return getattr(config, "is_causal", True) is False or bool(getattr(config, _GEMMAS, False))
+    return getattr(config, "is_causal", True) is False or getattr(config, _GEMMAS, None) in (True, "all")
 
 
 def make_bidirectional(backbone: Any, name: str) -> None:
     """Let every state of ``backbone`` depend on all tokens. Raises ArtifactError where its architecture does not."""
     backbone.config.is_causal = False
-    if hasattr(backbone.config, _GEMMAS):
+    if getattr(backbone.config, _GEMMAS, "vision") in (None, False):
         setattr(backbone.config, _GEMMAS, True)
-    for module in backbone.modules():
-        if isinstance(getattr(module, "is_causal", None), bool):
-            module.is_causal = False
     if not _looks_ahead(backbone):
         raise ArtifactError(
             f"{name} is a {backbone.config.model_type}, whose attention stays causal in transformers",

@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from test_retrieval_training_pipeline import beir
 from test_retrieval_training_run import backbone, rows
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from cli.train_retriever import train_retriever
 from hub.config import EncoderLoraSettings
@@ -52,19 +52,54 @@ def readied(encoder: Encoder, **values: Any) -> Any:
     return start(settings, Material(encoder, rows(), [], 0, silent))[1]
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "smollm3"])
-def test_decoders_look_ahead_and_their_configuration_says_so(family: str, tmp_path: Path) -> None:
+def decoder(family: str, **more: Any) -> Any:
     size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    keys = {"vocab_size": 60, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 2}
-    model = AutoModel.from_config(AutoConfig.for_model(family, **size, **keys))
-    make_bidirectional(model, family)
-    model.save_pretrained(tmp_path)
-    back = AutoModel.from_pretrained(tmp_path).eval()
-    assert is_bidirectional(back.config)
-    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]])
-    with torch.no_grad():
-        states = back(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
-    assert not torch.allclose(*states, atol=1e-6)
+    keys = {"vocab_size": 120, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModel.from_config(AutoConfig.for_model(family, **size, **keys, max_position_embeddings=64, **more))
+
+
+WINDOW = {"sliding_window": 4}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {"use_sliding_window": True, "max_window_layers": 1, **WINDOW},
+    "qwen3": {},
+    "mistral": WINDOW,
+    "gemma": {},
+    "gemma2": WINDOW,
+    "gemma3_text": WINDOW,
+    "smollm3": {},
+    "phi3": {},
+    "olmo2": {},
+    "gpt2": {},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_saved_decoders_look_ahead_in_plain_sentence_transformers(family: str, llama: Path, tmp_path: Path) -> None:
+    """Whatever the batch: without padding, transformers may leave the mask out."""
+    decoder(family, **FAMILIES[family]).save_pretrained(tmp_path / "b")
+    AutoTokenizer.from_pretrained(llama).save_pretrained(tmp_path / "b")
+    encoder = both_ways(tmp_path / "b", query_prompt="")
+    encoder.save(tmp_path / "e")
+    plain = SentenceTransformer(str(tmp_path / "e"))
+    assert is_bidirectional(plain[0].config)  # type: ignore[arg-type]
+    for texts in (TEXTS, TEXTS[1:2]):
+        np.testing.assert_allclose(encoder.encode(texts, "passage"), plain.encode_document(texts), atol=2e-6)
+    alone = np.concatenate([plain.encode_document([text]) for text in TEXTS])
+    np.testing.assert_allclose(encoder.encode(TEXTS, "passage"), alone, atol=2e-6)
+    for ids in (torch.tensor([[5, 6, 7], [5, 6, 8]]), torch.tensor([[5, 6, 7, 0], [5, 6, 8, 0]])):
+        with torch.no_grad():
+            states = plain[0].model(input_ids=ids, attention_mask=(ids > 0).long()).last_hidden_state[:, 0]  # type: ignore[operator]
+        assert not torch.allclose(*states, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["stablelm", "nemotron"])
+def test_decoders_that_would_be_causal_again_once_saved_are_refused(family: str) -> None:
+    """They drop what their configuration says on the way to their attention, so a saved model would."""
+    with pytest.raises(ArtifactError, match=f"m is a {family}, whose attention stays causal"):
+        make_bidirectional(decoder(family), "m")
 
 
 def test_architectures_that_stay_causal_are_refused() -> None:
