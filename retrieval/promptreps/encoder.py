@@ -50,7 +50,7 @@ class PromptRepsEncoder:
 
     def __init__(self, model: Any, tokenizer: Any, settings: PromptRepsChoice) -> None:
         self.settings, self.source = settings, settings.backbone
-        self._model, self._tokenizer = model.eval(), tokenizer
+        self._model, self.tokenizer = model.eval(), tokenizer
         context = getattr(model.config, "max_position_embeddings", None)
         roles: tuple[Role, Role] = ("query", "passage")
         self._prompts = {role: prompt_of(tokenizer, settings, role, context) for role in roles}
@@ -84,7 +84,7 @@ class PromptRepsEncoder:
         self, texts: Sequence[str], role: Role, batch_size: int = 32, progress: OnEncoded | None = None
     ) -> Encoded:
         """The part of ``settings`` of each text, in order, on the CPU. Raises DataError for an empty text or NaN."""
-        ids = self._prompts[role].ids(self._tokenizer, texts)
+        ids = self._prompts[role].ids(self.tokenizer, texts)
         order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
         parts: list[Encoded] = []
         for start in range(0, len(order), batch_size):
@@ -107,7 +107,7 @@ class PromptRepsEncoder:
             raise DataError(f"{self.source} gave a state that is not finite (NaN)", "its weights are damaged")
         if self.settings.part == "dense":
             return Encoded(functional.normalize(states, dim=1))
-        terms: Terms = terms_of(logits, texts, self._tokenizer, self.settings.terms)
+        terms: Terms = terms_of(logits, texts, self.tokenizer, self.settings.terms)
         if self.settings.part == "sparse":
             return Encoded(terms.as_words(self.vocabulary))
         return pack(functional.normalize(states, dim=1), terms)
@@ -116,7 +116,7 @@ class PromptRepsEncoder:
         """The last state [texts, d] and the logits of the next token [texts, vocabulary], from one pass."""
         width = max(map(len, ids))
         kept: list[Tensor] = []
-        fill = self._tokenizer.pad_token_id or 0
+        fill = self.tokenizer.pad_token_id or 0
         inputs = torch.tensor([[fill] * (width - len(row)) + list(row) for row in ids])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
         places = (mask.cumsum(1) - 1).clamp(min=0)

@@ -25,7 +25,7 @@ from retrieval.passages import passage_text
 from retrieval.training.gradient_cache import Embed, cached_backward
 from retrieval.training.loss import Targets
 from retrieval.training.objective import contrast
-from retrieval.training.ranks import gather, rank_slice
+from retrieval.training.ranks import gather, get_world_size, rank_slice
 from retrieval.training.rows import TrainingRow, passages_of
 from retrieval.training.start import Material
 from retrieval.training.trainer import add_adapter
@@ -125,7 +125,7 @@ class Mntp:
         chosen = self.masked(encoder, features, step)
         mine, total = rank_slice(len(texts)), int(chosen.sum())
         if not total:
-            raise DataError("no token of a whole batch was masked: its texts are too short", "raise mask_share")
+            raise DataError("no token of a whole batch can be masked: its texts have one token", "leave such texts out")
         size, loss, right = self._settings.micro_batch or max(mine.stop - mine.start, 1), 0.0, 0
         for start in range(mine.start, mine.stop, size):
             rows = slice(start, min(start + size, mine.stop))
@@ -134,18 +134,22 @@ class Mntp:
                 found, hits = self._loss(encoder, part, chosen[rows])
                 (found / total).backward()
                 loss, right = loss + float(found.detach()), right + hits
-        own = max(int(chosen[mine].sum()), 1)
-        return {"loss": loss / own, "accuracy": right / own, "masked": total / int(features["attention_mask"].sum())}
+        share = get_world_size() / total  # the mean over ranks is that over all masked tokens
+        read = int(features["attention_mask"].sum())
+        return {"loss": loss * share, "accuracy": right * share, "masked": total / read}
 
     def masked(self, encoder: Encoder, features: Mapping[str, Tensor], step: int) -> Tensor:
-        """Which tokens are masked, bool [texts, tokens]: never special ones, nor the first, which none precedes."""
-        drawn = torch.Generator().manual_seed(derive_seed(self._seed, "masks", step))
-        chosen = torch.rand(features["input_ids"].shape, generator=drawn) < self._settings.mask_share
+        """Which tokens are masked, bool [texts, tokens]: never special ones, nor the first, which none precedes.
+
+        At least one, so that a batch of short texts teaches something too.
+        """
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, "masks", step))
+        drawn = torch.rand(features["input_ids"].shape, generator=generator)
         tokenizer = _backbone(encoder).tokenizer
         special = torch.isin(features["input_ids"], torch.tensor(tokenizer.all_special_ids))
-        chosen &= features["attention_mask"].bool() & ~special
-        chosen[:, 0] = False
-        return chosen
+        drawn = drawn.masked_fill(special | ~features["attention_mask"].bool(), 1.0)
+        drawn[:, 0] = 1.0
+        return (drawn < self._settings.mask_share) | ((drawn == drawn.min()) & (drawn < 1.0))
 
     def _loss(self, encoder: Encoder, features: Mapping[str, Tensor], chosen: Tensor) -> tuple[Tensor, int]:
         """The sum over masked tokens, and how many of them score highest."""
@@ -156,7 +160,8 @@ class Mntp:
             states = first({name: value.to(encoder.device) for name, value in inputs.items()})["token_embeddings"]
             before = states[:, :-1][chosen[:, 1:].to(encoder.device)]
             head = first.model.get_input_embeddings().weight if self._head is None else self._head
-            logits = (before @ head.to(device=before.device, dtype=before.dtype).T).float()
+            logits = before @ head.to(device=before.device, dtype=before.dtype).T
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         wanted = features["input_ids"][chosen].to(encoder.device)
         return functional.cross_entropy(logits, wanted, reduction="sum"), int((logits.argmax(1) == wanted).sum())
 

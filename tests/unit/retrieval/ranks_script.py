@@ -85,6 +85,39 @@ def reranker_gradients(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+def unsupervised_gradients(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
+    """Those of LLM2Vec's objectives, seven texts and two, and the mean over ranks of their figures. Without dropout."""
+    from families import rows
+
+    from retrieval.encoders.config import preset
+    from retrieval.encoders.loading import new_encoder
+    from retrieval.training.config import TrainingSettings
+    from retrieval.training.ranks import mean_over_ranks, sum_gradients
+    from retrieval.training.start import Material, start
+    from retrieval.training.trainer import trainable
+
+    found = {}
+    for kind, size, more in (
+        ("mntp", 7, {"head": "tied"}),
+        ("mntp", 2, {"head": "tied", "mask_share": 0.01}),
+        ("simcse", 7, {"dropout": 0.0, "directions": ["query_to_passage", "passage_to_query"]}),
+        ("simcse", 2, {"dropout": 0.0}),
+    ):
+        encoder = new_encoder(preset("llm2vec", str(backbone), query_max_tokens=24, passage_max_tokens=24))
+        encoder.model.train().double()
+        values = {"kind": kind, "batch_size": size, "micro_batch": 2, **more}
+        material: Any = Material(encoder, rows(), [], 0, lambda _title: None)  # type: ignore[arg-type,return-value]
+        _, objective = start(TrainingSettings.model_validate(values), material)
+        figures = mean_over_ranks(objective.backward(encoder, 0), encoder.device)
+        sum_gradients(trainable(encoder).values())
+        for name, weight in trainable(encoder).items():
+            if weight.grad is not None:
+                found[f"{kind} {size} {name}"] = weight.grad
+        if kind == "mntp":
+            found |= {f"{kind} {size} {name}": torch.tensor(value).double() for name, value in figures.items()}
+    return found
+
+
 def whole_and_resumed(backbone: Path, out: Path) -> list[dict[str, torch.Tensor]]:
     """The weights of a training, and those of one that all ranks died in and that was resumed."""
     from test_retrieval_training_run import DiesAt, Figures, Killed, plain, rows, run, settings, weights
@@ -119,7 +152,13 @@ def different_starts(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
     return weights(encoder) | {name: torch.tensor(value) for name, value in figures.items()}
 
 
-JOBS = {"gradients": gradients, "resume": whole_and_resumed, "reranker": reranker_gradients, "starts": different_starts}
+JOBS = {
+    "gradients": gradients,
+    "unsupervised": unsupervised_gradients,
+    "resume": whole_and_resumed,
+    "reranker": reranker_gradients,
+    "starts": different_starts,
+}
 
 if __name__ == "__main__":
     _, job, backbone, out, rank, count = sys.argv

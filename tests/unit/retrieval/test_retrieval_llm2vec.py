@@ -23,6 +23,7 @@ from retrieval.encoders.config import preset
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.training.config import TrainingSettings
+from retrieval.training.objective import InBatch
 from retrieval.training.start import Material, start
 from retrieval.training.trainer import add_adapter, merge_adapters, trainable
 from retrieval.training.unsupervised import Mntp, Simcse
@@ -159,6 +160,18 @@ def test_masked_next_token_prediction_is_that_of_a_plain_reference(llama: Path, 
         torch.testing.assert_close(gradient, trainable(encoder)[name].grad, rtol=1e-3, atol=1e-6)
 
 
+def test_a_batch_of_short_texts_is_masked_somewhere(llama: Path) -> None:
+    """No step is lost to the luck of the draw, nor does it end the training."""
+    encoder = both_ways(llama)
+    objective = readied(encoder, kind="mntp", head="tied", mask_share=1e-9, batch_size=2)
+    features = encoder.features(["a b", "c"], "passage")
+    for step in range(5):
+        chosen = objective.masked(encoder, features, step)
+        assert chosen.sum() == 1
+        assert features["attention_mask"][chosen].all()
+        assert not chosen[:, 0].any()
+
+
 def test_simcse_is_cross_entropy_of_two_dropouts(llama: Path) -> None:
     encoder = both_ways(llama)
     objective = readied(encoder, kind="simcse", dropout=0.3, temperature=0.1)
@@ -230,6 +243,16 @@ class Killed(Exception):  # noqa: N818
     pass
 
 
+def dying_at(last: int, kept: Any) -> Any:
+    def backward(self: Any, encoder: Encoder, step: int) -> dict[str, float]:
+        if step == last:
+            raise Killed
+        figures: dict[str, float] = kept(self, encoder, step)
+        return figures
+
+    return backward
+
+
 def test_stages_follow_one_another_and_a_killed_run_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,21 +265,17 @@ def test_stages_follow_one_another_and_a_killed_run_ends_with_the_same_bits(
     moved = [load_encoder(tmp_path / "whole" / f"stage-{n}" / "encoder").fingerprint for n in (1, 2, 3)]
     assert len({*moved}) == 3
     assert moved[2] == whole.fingerprint
-    kept = Simcse.backward
-
-    def dying(self: Simcse, encoder: Encoder, step: int) -> dict[str, float]:
-        if step == 3:
-            raise Killed
-        return kept(self, encoder, step)
-
-    monkeypatch.setattr(Simcse, "backward", dying)
-    with pytest.raises(Killed):
-        train_retriever(path, out=tmp_path / "broken")
-    monkeypatch.setattr(Simcse, "backward", kept)
-    first = (tmp_path / "broken" / "stage-1" / "encoder" / "manifest.json").stat().st_mtime_ns
-    torch.manual_seed(77)
+    written: dict[Path, int] = {}
+    for objective, last in ((Mntp, 2), (Simcse, 3), (InBatch, 1)):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(objective, "backward", dying_at(last, objective.backward))
+            train_retriever(path, out=tmp_path / "broken", resume=(tmp_path / "broken").exists())
+        for manifest in (tmp_path / "broken").glob("stage-*/encoder/manifest.json"):
+            assert written.setdefault(manifest, manifest.stat().st_mtime_ns) == manifest.stat().st_mtime_ns
+        torch.manual_seed(77)
     train_retriever(path, out=tmp_path / "broken", resume=True)
-    assert (tmp_path / "broken" / "stage-1" / "encoder" / "manifest.json").stat().st_mtime_ns == first
+    assert len(written) == 2
+    assert all(manifest.stat().st_mtime_ns == time for manifest, time in written.items())
     ended = load_encoder(tmp_path / "broken" / "encoder").model.state_dict()
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, ended[name]), name

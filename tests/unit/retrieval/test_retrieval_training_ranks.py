@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from families import masked_lm
-from ranks_script import gradients, reranker_gradients, work
+from ranks_script import gradients, reranker_gradients, unsupervised_gradients, work
 from test_retrieval_training_run import backbone
 
 from retrieval.training.ranks import mean_over_ranks
@@ -47,6 +47,18 @@ def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
         for name, gradient in expected.items():
             torch.testing.assert_close(saved[name], gradient, rtol=1e-9, atol=1e-12)
     assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-2
+
+
+def test_two_ranks_make_the_step_of_one_without_labels(tmp_path: Path) -> None:
+    """LLM2Vec's: masks are drawn alike on both ranks, though they fall on them unevenly."""
+    model = backbone(tmp_path / "backbone", "llama", dropout=0.0)
+    expected = unsupervised_gradients(model, tmp_path)
+    for saved in on_two_ranks("unsupervised", model, tmp_path):
+        assert saved.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(saved[name], gradient, rtol=1e-9, atol=1e-12)
+    for job in ("mntp 7", "mntp 2", "simcse 7", "simcse 2"):
+        assert max(float(value.abs().max()) for name, value in expected.items() if name.startswith(job)) > 1e-3
 
 
 def test_two_ranks_make_a_rerankers_step_of_one(tmp_path: Path) -> None:
