@@ -322,8 +322,16 @@ class RetrieverTraining(Settings):
     def _stages_have_all(self) -> RetrieverTraining:
         if not self.data and not (self.stages and all(stage.data for stage in self.stages)):
             raise ValueError("data is missing: rows to train on, for the run or for each of its stages")
-        if self.stages and (self.training != InBatchSettings() or self.mining is not None or self.rounds > 1):
-            raise ValueError("training, mining and rounds do nothing beside stages: set them in the stages")
+        if self.stages and (self.training != InBatchSettings() or self.mining or self.rounds > 1 or self.round_corpus):
+            raise ValueError(
+                "training, mining, rounds and round_corpus do nothing beside stages: set them in the stages"
+            )
+        if self.stages and self.augmentation:
+            raise ValueError("augmentation has stages of its own; leave stages out")
+        names = [stage.name for stage in self.stages]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two stages are called '{twice}', so their records could not be told apart")
         if self.stages and self.kind == "reranker":
             raise ValueError("a reranker is not trained in stages; leave stages out")
         return self

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sentence_transformers.util import get_world_size
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,7 +26,7 @@ from retrieval.passages import passage_text
 from retrieval.training.gradient_cache import Embed, cached_backward
 from retrieval.training.loss import Targets
 from retrieval.training.objective import contrast
-from retrieval.training.ranks import gather, get_world_size, rank_slice
+from retrieval.training.ranks import gather, rank_slice
 from retrieval.training.rows import TrainingRow, passages_of
 from retrieval.training.start import Material
 from retrieval.training.trainer import add_adapter

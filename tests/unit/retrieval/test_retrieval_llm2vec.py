@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from test_retrieval_training_pipeline import beir
 from test_retrieval_training_run import backbone, rows
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from cli.train_retriever import train_retriever
 from hub.config import EncoderLoraSettings
@@ -127,13 +127,15 @@ def test_what_is_saved_reads_both_ways_in_plain_sentence_transformers(llama: Pat
     assert causal.tower_fingerprint("passage") != encoder.tower_fingerprint("passage")
 
 
-def reference(encoder: Encoder, objective: Mntp, texts: list[str]) -> torch.Tensor:
+def reference(
+    encoder: Encoder, objective: Mntp, texts: list[str], own_head: torch.Tensor | None = None
+) -> torch.Tensor:
     """One text after the other, in plain transformers: token i from the state of token i - 1."""
     first = encoder.model[0]
     features = encoder.features(texts, "passage")
     chosen = objective.masked(encoder, features, 0)
     mask = first.tokenizer.mask_token_id
-    head, losses = first.model.get_input_embeddings().weight, []
+    head, losses = first.model.get_input_embeddings().weight if own_head is None else own_head, []
     for ids, attended, places in zip(features["input_ids"], features["attention_mask"], chosen, strict=True):
         length = int(attended.sum())
         hidden = torch.where(places, mask, ids)[None, :length]
@@ -158,6 +160,19 @@ def test_masked_next_token_prediction_is_that_of_a_plain_reference(llama: Path, 
     assert found.keys() == {name for name, weight in trainable(encoder).items() if weight.grad is not None}
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, trainable(encoder)[name].grad, rtol=1e-3, atol=1e-6)
+
+
+def test_a_backbones_own_head_tells_its_tokens(llama: Path, tmp_path: Path) -> None:
+    """A head that is not the input embeddings stays as it is, and is not part of the encoder."""
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    config = AutoConfig.from_pretrained(llama, vocab_size=len(tokenizer), tie_word_embeddings=False)
+    whole = AutoModelForCausalLM.from_config(config)
+    whole.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    encoder = both_ways(tmp_path)
+    objective = readied(encoder, kind="mntp", micro_batch=4)
+    expected = reference(encoder, objective, objective._texts.batch(0), whole.lm_head.weight)
+    assert objective.backward(encoder, 0)["loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
 def test_a_batch_of_short_texts_is_masked_somewhere(llama: Path) -> None:
@@ -285,6 +300,16 @@ def test_stages_that_cannot_be_run_are_one_clear_line(llama: Path, tmp_path: Pat
     path = staged(tmp_path)
     with pytest.raises(ConfigError, match="do nothing beside stages"):
         load_retriever_run(path, ["training={steps: 5}"])
+    with pytest.raises(ConfigError, match="round_corpus do nothing beside stages"):
+        load_retriever_run(path, ["round_corpus=x"])
+    with pytest.raises(ConfigError, match="augmentation has stages of its own"):
+        load_retriever_run(path, ["augmentation={corpus: x, teachers: [{index: x}]}"])
+    with pytest.raises(ConfigError, match="two stages are called 'mntp'"):
+        load_retriever_run(path, ["stages.1.name=mntp"])
+    with pytest.raises(ConfigError, match="hard_negatives does nothing for a training objective of kind mntp"):
+        load_retriever_run(path, ["stages.0.training.hard_negatives=5"])
+    with pytest.raises(ConfigError, match="regulariser does nothing for a training objective of kind simcse"):
+        load_retriever_run(path, ["stages.1.training.regulariser={}"])
     with pytest.raises(ConfigError, match="data is missing"):
         load_retriever_run(path, ["data=[]"])
     with pytest.raises(ConfigError, match="did you mean 'mntp'"):
