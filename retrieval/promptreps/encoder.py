@@ -21,7 +21,7 @@ from retrieval.encoders.modalities import TEXT, Modalities
 from retrieval.encoders.quiet import quiet_transformers
 from retrieval.encoders.sparse import SPARSE
 from retrieval.passages import passage_text
-from retrieval.promptreps.config import PromptRepsChoice
+from retrieval.promptreps.config import Part, PromptRepsChoice
 from retrieval.promptreps.prompt import prompt_of
 from retrieval.promptreps.terms import Terms, pack, terms_of, unpack
 from sleuth.artifacts import fingerprint_of
@@ -70,6 +70,10 @@ class PromptRepsEncoder:
     def device(self) -> torch.device:
         device: torch.device = self._model.device
         return device
+
+    def as_part(self, part: Part) -> PromptRepsEncoder:
+        """The same model, of whose answers ``part`` is kept."""
+        return PromptRepsEncoder(self._model, self.tokenizer, self.settings.model_copy(update={"part": part}))
 
     @property
     def fingerprint(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from retrieval.sparse.postings import open_postings
 from retrieval.sparse.retriever import SparseIndex
 from retrieval.sparse.search import PostingSearch
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError
-from sleuth.types import Hit, Passage
+from sleuth.types import Explanation, Hit, Passage
 
 
 class BothWriter:
@@ -79,6 +79,16 @@ class BothIndex:
             return self.postings.search(words, k)
         depth = min(self.depth, len(self))
         return self._fused(self.vectors.search(vectors, depth), self.postings.search(words, depth), k)
+
+    def explain(self, encoder: PassageEncoder, query: str, passages: Sequence[Passage]) -> list[Explanation]:
+        """The words that made the score, where the sparse half alone is searched. Raises ConfigError for others."""
+        if self.parts != "sparse":
+            raise ConfigError(
+                f"{self.postings.name} is searched by parts: {self.parts}, whose scores are no sums over words",
+                "--explain takes parts: sparse",
+            )
+        assert isinstance(encoder, PromptRepsEncoder)
+        return self.postings.explain(encoder.as_part("sparse"), query, passages)
 
     def _fused(self, dense: Found, sparse: Found, k: int) -> Found:
         count = len(dense[0])

@@ -52,11 +52,11 @@ class SparseIndex:
         """The words that each passage shares with the query: query weight times passage weight as the index has it."""
         asked = encoder.encode_texts([query], "query").values[0].numpy()
         kept = self.found_in.postings.as_kept(encoder.encode_passages(passages).values.numpy().astype(np.float32))
-        tokenizer: Any = getattr(getattr(encoder, "model", None), "tokenizer", None)
+        tokenizer: Any = getattr(getattr(encoder, "model", encoder), "tokenizer", None)
         explained = []
         for parts in asked * kept:
             order = [int(word) for word in np.lexsort((np.arange(len(parts)), -parts)) if parts[word]]
-            names = order if tokenizer is None else tokenizer.convert_ids_to_tokens(order)
+            names = order if tokenizer is None else [_readable(tokenizer, word) for word in order]
             explained.append(
                 Explanation(
                     tuple(
@@ -66,6 +66,12 @@ class SparseIndex:
                 )
             )
         return explained
+
+
+def _readable(tokenizer: Any, word: int) -> str:
+    """A token as people write it: of a byte-level vocabulary too, unless it is a part of a character."""
+    text = str(tokenizer.decode([word])).strip()
+    return text if text and "\ufffd" not in text else str(tokenizer.convert_ids_to_tokens(word))
 
 
 class SparseIndexKind:

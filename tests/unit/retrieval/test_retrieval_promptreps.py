@@ -10,20 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from decoders import make_decoder
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from retrieval.combine.hybrid import normalised_sum
 from retrieval.encoders.config import EncoderKind, ScratchSettings
 from retrieval.encoders.indexes import build_encoded
 from retrieval.encoders.loading import open_encoder
+from retrieval.encoders.retriever import EncoderRetriever
 from retrieval.encoders.scratch import make_backbone
 from retrieval.encoders.tokenizer import train_wordpiece
 from retrieval.open import open_retriever
 from retrieval.promptreps.encoder import PromptRepsEncoder
 from retrieval.promptreps.index import PROMPTREPS_INDEX
 from retrieval.promptreps.terms import terms_of, tokens_of, unpack
-from retrieval.sparse.retriever import build_sparse
-from sleuth.errors import ArtifactError, DataError, SleuthError
+from retrieval.sparse.retriever import _readable, build_sparse
+from sleuth.errors import ArtifactError, ConfigError, DataError, SleuthError
 
 TEXTS = ["Arden makes the Glass of the river", "salt and rope", "who makes [SEP] salt, in Brill?", "the of and"]
 CHAT = (
@@ -168,6 +170,29 @@ def test_halves_alone_go_into_the_index_of_their_family(
     alone = open_retriever(tmp_path / "sparse", cached=False, resilient=False).search(["rope of Arden"], 3)
     within = open_retriever({"index": both / "index", "parts": "sparse"}, cached=False, resilient=False)
     assert alone == within.search(["rope of Arden"], 3)
+
+
+def test_the_words_of_the_sparse_half_add_up_to_its_scores(both: Path, instruct: Path, tmp_path: Path) -> None:
+    build_sparse(both / "corpus.jsonl", tmp_path / "sparse", asked(instruct, part="sparse"), weights="float32")
+    for searched in ({"index": both / "index", "parts": "sparse"}, {"index": tmp_path / "sparse"}):
+        retriever = open_retriever(searched, cached=False, resilient=False)
+        assert isinstance(retriever, EncoderRetriever)
+        (hits,) = retriever.search(["rope of Arden"], 3)
+        for hit, reason in zip(hits, retriever.explain("rope of Arden", hits), strict=True):
+            assert sum(part.score for part in reason.parts) == pytest.approx(hit.score, rel=1e-5)
+            assert {part.query_term for part in reason.parts} <= {"rope", *"arden", *(f"##{c}" for c in "arden")}
+            assert reason.parts
+    fused = open_retriever({"index": both / "index"}, cached=False, resilient=False)
+    assert isinstance(fused, EncoderRetriever)
+    with pytest.raises(ConfigError, match="by parts: both, whose scores are no sums over words"):
+        fused.explain("rope of Arden", hits)
+
+
+def test_tokens_of_bytes_are_shown_as_people_write_them(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(make_decoder(tmp_path, ["über über über"]))
+    words = {_readable(tokenizer, token) for token in tokens_of("über", tokenizer)}
+    assert words == {"über"}
+    assert _readable(tokenizer, tokenizer("ü")["input_ids"][0])
 
 
 def test_another_prompt_is_another_encoder(both: Path, instruct: Path) -> None:
