@@ -126,17 +126,44 @@ class RetrieverSettings(KindSettings):
         if not isinstance(values, Mapping) or values.get("kind") is not None:
             return values
         if not values.get("index") and all(map(cls._known, values)):
-            raise ValueError("index is missing: the folder to search")
+            meant = [kind for kind in cls.KINDS if cls._has_all(kind, values)]
+            raise ValueError(
+                f"kind is missing: these are settings of kind {', '.join(meant)}"
+                if meant
+                else "index is missing: the folder to search"
+            )
         return {**values, "kind": cls._kind_of(values)}
 
     @classmethod
     def _kind_of(cls, values: Mapping[str, Any]) -> str:
-        """What the index says it is; of one that is not made yet, the first kind that knows all these settings."""
-        index = values.get("index")
+        """What the index says it is; of one that is not made yet, the kind that its encoder names, or else the first
+        that knows all these settings."""
+        index, encoder = values.get("index"), values.get("encoder")
         if index and isinstance(index, str | Path) and Path(index).exists():
             return index_kind(index)
         indexed = index_kinds()
-        return next((kind for kind, own in indexed.items() if cls.foreign(own, values) is None), next(iter(indexed)))
+        fitting = [kind for kind, own in indexed.items() if cls.foreign(own, values) is None] or [next(iter(indexed))]
+        if isinstance(encoder, Mapping) and encoder.get("kind") in fitting:
+            return str(encoder["kind"])
+        if encoder is None:
+            cls._refuse_fusion(indexed[fitting[0]], values)
+        return fitting[0]
+
+    @classmethod
+    def _refuse_fusion(cls, own: type[RetrieverSettings], values: Mapping[str, Any]) -> None:
+        """An index that fuses its own parts is not guessed from settings that a hybrid has too."""
+        fused, shared = cls._load(cls.KINDS["hybrid"]).model_fields, RetrieverSettings.model_fields
+        if "fusion" in own.model_fields:
+            name = next((name for name in values if name in fused and name not in shared), None)
+            if name is not None:
+                raise ValueError(f"kind is missing, and {name} is a setting of both promptreps and hybrid")
+
+    @classmethod
+    def _has_all(cls, kind: str, values: Mapping[str, Any]) -> bool:
+        """Whether these are settings of ``kind``, and all that it needs."""
+        own = cls._load(cls.KINDS[kind])
+        needed = [name for name, field in own.model_fields.items() if field.is_required()]
+        return cls.foreign(own, values) is None and all(values.get(name) for name in needed)
 
 
 AnyRetriever = SerializeAsAny[RetrieverSettings]

@@ -53,7 +53,7 @@ class PromptRepsChoice(EncoderKind):
     """How the model's answer begins; the next token is the word."""
     query_max_tokens: Tokens = 64
     passage_max_tokens: Tokens = 256
-    """Of the text alone; longer texts are cut."""
+    """Of the text alone; the model reads no more. Its terms are those of the whole text."""
     terms: Annotated[int, Field(ge=1, le=4096)] = 128
     """Tokens of a text that keep a weight, the heaviest."""
     dtype: WeightDtype = "float32"

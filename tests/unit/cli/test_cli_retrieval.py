@@ -242,6 +242,34 @@ def test_what_may_stand_for_a_retriever(tmp_path: Path) -> None:
     assert retriever_settings(nested, ["retriever.inner.rrf_k=10"]).inner.rrf_k == 10  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (
+            "{index: nope, corpus: c, rrf_k: 10}",
+            "kind is missing, and rrf_k is a setting of both promptreps and hybrid",
+        ),
+        ("{index: nope, depth: 20}", "kind is missing, and depth is a setting of both promptreps and hybrid"),
+        ("{index: nope, parts: [a, b]}", "kind is missing, and parts is a setting of both"),
+        ("{parts: [a, b], rrf_k: 10}", "kind is missing: these are settings of kind hybrid"),
+        ("{model: m, inner: a}", "kind is missing: these are settings of kind rerank"),
+        ("{k1: 2}", "index is missing: the folder to search"),
+        ("{}", "index is missing: the folder to search"),
+    ],
+)
+def test_a_forgotten_kind_is_one_clear_line(written: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        retriever_settings(written)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_index_to_be_made_is_of_the_kind_of_its_encoder() -> None:
+    for kind in ("dense", "sparse", "multivector", "promptreps"):
+        assert retriever_settings(f"{{index: nope, encoder: {{kind: {kind}, backbone: b}}}}").kind == kind
+    assert retriever_settings("{index: nope, encoder: e, parts: sparse}").kind == "promptreps"
+    assert retriever_settings("{index: nope, dtype: float16}").kind == "dense"
+
+
 def test_an_evaluation_takes_what_may_stand_for_a_retriever() -> None:
     from workflows.model_settings import evaluation_settings
 

@@ -45,7 +45,7 @@ def test_settings_survive_yaml(tmp_path: Path) -> None:
         ({"index": "i", "kind": "bm52"}, "unknown kind of retriever; did you mean 'bm25'"),
         ({"kind": "bm25"}, "index is missing"),
         ({}, "index is missing"),
-        ({"parts": ["a", "b"]}, "index is missing"),
+        ({"parts": ["a", "b"]}, "kind is missing: these are settings of kind hybrid"),
         ({"index": 3}, "index: Input is not a valid path"),
         ({"index": ["i"]}, "index: Input is not a valid path"),
         ({"idex": "i"}, "unknown setting 'retriever.idex' (did you mean 'index'?)"),
