@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from decoders import CHAT, make_decoder
 
 from retrieval.bm25 import BM25Retriever, build_bm25
 from retrieval.cache import CachedRetriever
@@ -128,6 +129,20 @@ def contract_colbert(contract_encoder: Path) -> Path:
     return contract_encoder.parent / "colbert"
 
 
+PROMPTREPS: dict[str, dict[str, object]] = {
+    "promptreps": {"weights": [0.1, 1.0]},
+    "promptreps, rrf": {"fusion": "rrf", "weights": [0.1, 1.0], "depth": 4},
+}
+
+
+@pytest.fixture(scope="session")
+def contract_instruct(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained instruct model: its words tell passages apart, its states do not."""
+    folder = make_decoder(tmp_path_factory.mktemp("instruct"), [f"{p.title} {p.text}".lower() for p in PASSAGES] * 9)
+    (folder / "chat_template.jinja").write_text(CHAT)
+    return folder
+
+
 def open_encoded_index(name: str, how: dict[str, object], index: Path, encoder: Path) -> Retriever:
     settings = {
         "kind": name.split(",")[0],
@@ -138,7 +153,7 @@ def open_encoded_index(name: str, how: dict[str, object], index: Path, encoder: 
     return open_retriever(RetrieverSettings.model_validate(settings | how), cached=False, resilient=False)
 
 
-@pytest.fixture(scope="session", params=[*IMPLEMENTATIONS, *DENSE, *MULTIVECTOR, *SERVED])
+@pytest.fixture(scope="session", params=[*IMPLEMENTATIONS, *DENSE, *MULTIVECTOR, *PROMPTREPS, *SERVED])
 def retriever(request: pytest.FixtureRequest, contract_index: Path) -> Retriever:
     if request.param in SERVED:
         return SERVED[request.param](request.getfixturevalue("address"))
@@ -148,6 +163,9 @@ def retriever(request: pytest.FixtureRequest, contract_index: Path) -> Retriever
     if request.param in MULTIVECTOR:
         encoder = request.getfixturevalue("contract_colbert")
         return open_encoded_index(request.param, MULTIVECTOR[request.param], contract_index, encoder)
+    if request.param in PROMPTREPS:
+        instruct = request.getfixturevalue("contract_instruct")
+        return open_encoded_index(request.param, PROMPTREPS[request.param], contract_index, instruct)
     return IMPLEMENTATIONS[request.param](contract_index)
 
 
