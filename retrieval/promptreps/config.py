@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from retrieval.config import Count, NotNegative
 from retrieval.encoders.config import AnyEncoder, EncoderKind, Role, Tokens, WeightDtype
@@ -90,6 +90,14 @@ class PromptRepsSettings(EncodedIndexSettings):
     rrf_k: NotNegative = 60.0
     depth: Count | None = None
     """Hits of each part that are fused; None: 100. No more than those are returned."""
+
+    @model_validator(mode="after")
+    def _fuses_something(self) -> PromptRepsSettings:
+        fields = type(self).model_fields
+        for name in ("fusion", "weights", "rrf_k", "depth"):
+            if self.parts != "both" and getattr(self, name) != fields[name].default:
+                raise ValueError(f"{name} does nothing with parts: {self.parts}, which fuses nothing; leave it out")
+        return self
 
     @property
     def most_hits(self) -> int | None:

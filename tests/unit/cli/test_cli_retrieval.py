@@ -253,11 +253,12 @@ def test_what_may_stand_for_a_retriever(tmp_path: Path) -> None:
         ("{index: nope, parts: [a, b]}", "kind is missing, and parts is a setting of both"),
         ("{parts: [a, b], rrf_k: 10}", "kind is missing: these are settings of kind hybrid"),
         ("{model: m, inner: a}", "kind is missing: these are settings of kind rerank"),
+        ("{kind: promptreps, index: i, parts: dense, fusion: rrf}", "fusion does nothing with parts: dense"),
         ("{k1: 2}", "index is missing: the folder to search"),
         ("{}", "index is missing: the folder to search"),
     ],
 )
-def test_a_forgotten_kind_is_one_clear_line(written: str, said: str) -> None:
+def test_a_forgotten_kind_and_idle_settings_are_one_clear_line(written: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         retriever_settings(written)
     assert "\n" not in str(caught.value)
