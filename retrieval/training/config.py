@@ -14,17 +14,18 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, SerializeAsAny, model_validator
 
 from hub.config import EncoderLoraSettings
-from retrieval.config import AnyRetriever, IndexedSettings
+from retrieval.config import IndexedSettings
 from retrieval.encoders.config import PRESETS as ENCODER_PRESETS
 from retrieval.encoders.config import EncoderKind, ScratchSettings
 from retrieval.training.augmentation_config import AugmentationSettings
+from retrieval.training.loop_config import LoopSettings, NotNegative
 from retrieval.training.loss_config import Batches, Direction, DistillationSettings, HardnessSettings
+from retrieval.training.mining_config import MiningSettings
 from retrieval.training.rerankers.config import RerankerSettings
 from sleuth.errors import did_you_mean
 from sleuth.kinds import KindSettings
 from sleuth.settings import Count, Rate, Settings, Share
 
-NotNegative = Annotated[int, Field(ge=0)]
 Layout = Literal["tevatron", "beir", "hotpotqa", "musique", "cloze"]
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -77,53 +78,6 @@ class SourceSettings(Settings):
     encoder's ``query_prompt``."""
 
 
-class FilterSettings(Settings):
-    """Which hits of a search become negatives. Golds never do, under any id."""
-
-    negatives: Count = 7
-    """Kept for a query; fewer where fewer are left."""
-    first_rank: Count = 1
-    last_rank: Count = 50
-    """Window of ranks searched, from 1, both included."""
-    margin: Annotated[float, Field(ge=0)] | None = None
-    """A hit must score this much below the weakest gold found. Where none was found, all hits outscore the golds: none
-    is kept, and the row is counted."""
-    relative_margin: Share | None = None
-    """A hit must score below (1 - this) times the weakest gold found, where that is positive."""
-    drop_answers: bool = False
-    """Leave out hits that hold an answer of the row; yes and no are no such answers."""
-    sampling: Literal["top", "random"] = "top"
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _window(self) -> FilterSettings:
-        if self.last_rank < self.first_rank:
-            raise ValueError(f"last_rank {self.last_rank} is before first_rank {self.first_rank}")
-        return self
-
-
-class MiningSettings(FilterSettings):
-    """Hard negatives by a search for each training query."""
-
-    retriever: AnyRetriever
-    batch_size: Count = 128
-    keep_given: bool = True
-    """Keep the negatives that rows have already, after the mined ones."""
-    teacher: AnyRetriever | None = None
-    """Scores every passage of the rows, for ``training.distillation``: a reranker or an encoder all of them, any other
-    retriever those it finds. ``{model: FOLDER}`` stands for a reranker of the retriever mined from."""
-    teacher_depth: Count = 200
-    """Hits looked through for a passage, where the teacher is neither reranker nor encoder."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _reranker_of_the_same(cls, value: Any) -> Any:
-        teacher = value.get("teacher") if isinstance(value, Mapping) else None
-        if not isinstance(teacher, Mapping) or "model" not in teacher or "kind" in teacher or "inner" in teacher:
-            return value
-        return {**value, "teacher": {"kind": "rerank", "inner": value.get("retriever"), **teacher}}
-
-
 class RegulariserSettings(Settings):
     """FLOPS regularisation of sparse encoders: larger weights, fewer words a text (Formal et al. 2021)."""
 
@@ -133,7 +87,7 @@ class RegulariserSettings(Settings):
     """Share of the steps over which the weights rise from 0, with the square of the step."""
 
 
-class TrainingSettings(KindSettings):
+class TrainingSettings(LoopSettings, KindSettings):
     """What training minimises, InfoNCE in one of its kinds, and its optimizer.
 
     A step takes ``batch_size`` queries over all ranks, each with one positive and up to ``hard_negatives``.
@@ -171,19 +125,6 @@ class TrainingSettings(KindSettings):
     """Matryoshka: sizes to which a vector may be cut later."""
     regulariser: RegulariserSettings | None = None
     """Of sparse encoders; None: the usual one for SPLADE, none for others."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: forward passes under autocast."""
-    steps: Count | None = None
-    epochs: Rate = 1.0
-    learning_rate: Rate = 2e-5
-    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    warmup_steps: NotNegative = 0
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    max_grad_norm: Rate = 1.0
-    log_steps: Count = 10
-    save_steps: Count = 100
-    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
 
     @model_validator(mode="after")
     def _directions_fit(self) -> TrainingSettings:
@@ -192,6 +133,14 @@ class TrainingSettings(KindSettings):
         alike = sorted(set(self.directions) & {"query_to_query", "passage_to_passage"})
         if self.partition == "per_direction" and alike:
             raise ValueError(f"{alike[0]} has no right candidate of its own; it needs partition: joint")
+        return self
+
+    @model_validator(mode="after")
+    def _has_hard_negatives(self) -> TrainingSettings:
+        if not self.hard_negatives and self.distillation:
+            raise ValueError("distillation compares a query's positive with its hard negatives; hard_negatives is 0")
+        if not self.hard_negatives and self.hardness and self.hardness.mode == "hard_negatives":
+            raise ValueError("hardness of hard_negatives does nothing while hard_negatives is 0")
         return self
 
     @classmethod
@@ -361,7 +310,7 @@ class RetrieverTraining(Settings):
     def _idle(self) -> str | None:
         """The first setting that says something and that nothing reads."""
         if self.kind == "encoder":
-            return "reranker" if self.reranker else None
+            return "reranker" if self.reranker else self._idle_in_index()
         assert self.reranker is not None
         dev = self.evaluation
         idle = {
@@ -375,6 +324,13 @@ class RetrieverTraining(Settings):
         }
         return next((name for name, given in idle.items() if given), None)
 
+    def _idle_in_index(self) -> str | None:
+        """Settings of the dev set that are of use only while training."""
+        dev = self.index.evaluate if self.index else None
+        names = ("beside", "passages", "every", "metric", "patience")
+        idle = (name for name in names if dev and getattr(dev, name) != DevSettings.model_fields[name].default)
+        return next((f"index.evaluate.{name}" for name in idle), None)
+
     def _has_queries(self) -> None:
         augmented = self.augmentation
         if not self.data and not (augmented and (augmented.crops or augmented.queries)):
@@ -383,3 +339,5 @@ class RetrieverTraining(Settings):
         if augmented and (self.kind != "encoder" or self.mining or self.rounds > 1):
             useless = "mining" if self.mining else "rounds" if self.rounds > 1 else f"kind {self.kind}"
             raise ValueError(f"{useless} goes not with augmentation, whose teachers give an encoder its negatives")
+        if augmented and self.training.distillation:
+            raise ValueError("training.distillation goes not with augmentation, whose labels are ranks without scores")

@@ -24,9 +24,9 @@ from retrieval.open import open_retriever
 from retrieval.passages import passage_text
 from retrieval.training.config import DevSettings, EncoderStart, RetrieverTraining
 from retrieval.training.dev import judge_all, load_dev, means
-from retrieval.training.instructions import search_each
+from retrieval.training.instructions import check_instructions, say_unread, search_each
 from retrieval.training.mining import mine
-from retrieval.training.objective import Objective
+from retrieval.training.objective import EncoderObjective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
 from retrieval.training.start import Counting, Material, start
 from retrieval.training.teacher import with_scores
@@ -93,6 +93,7 @@ def _mine_with(run: TrainingRun, rows: Sequence[TrainingRow], settings: Retrieve
     assert chosen is not None
     distant = not isinstance(settings, IndexedSettings)  # an index at hand takes the time that it takes
     retriever = open_retriever(settings, cached=False, resilient=distant, progress=run.progress)
+    say_unread(rows, retriever, settings.name)
     with run.counting(f"mining negatives from {settings.name}") as on_progress:
         mined, report = mine(
             rows,
@@ -118,6 +119,7 @@ def _taught(
     chosen = run.settings.mining
     assert chosen is not None
     teacher = open_retriever(settings, cached=False, resilient=False, progress=run.progress)
+    say_unread(rows, teacher, settings.name)
     with run.counting(f"scores of {settings.name}") as on_progress:
         taught, report = with_scores(
             rows, teacher, depth=chosen.teacher_depth, batch_size=chosen.batch_size, on_progress=on_progress
@@ -251,11 +253,12 @@ def _scratch(start: EncoderStart) -> ScratchSettings:
 
 def _prepare(
     run: TrainingRun, encoder: Encoder, rows: Sequence[TrainingRow], record: Path
-) -> tuple[Encoder, Objective, Watch | None]:
+) -> tuple[Encoder, EncoderObjective, Watch[Encoder] | None]:
     """What is trained, what is minimised and how it is watched; every query's figures go to ``record``."""
     dev, seed = run.settings.evaluation, run.settings.seed
     devset = load_dev(dev, seed, passages_of(rows)) if dev else None
     watched = devset.passages if devset else []
+    check_instructions(devset.rows if devset else (), encoder)
     encoder, objective = start(run.settings.training, Material(encoder, rows, watched, seed, run.counting))
     if dev is None or devset is None:
         return encoder, objective, None
@@ -302,6 +305,7 @@ def _index(run: TrainingRun) -> Mapping[str, Any]:
         return {}
     dev = chosen.evaluate
     devset = load_dev(dev, run.settings.seed)
+    say_unread(devset.rows, retriever, asked.name)
     found = search_each(retriever, devset.rows, reach(retriever, max(dev.k, 10)))
     values = judge_all(devset.rows, [[hit.passage.id for hit in hits] for hits in found], dev.k)
     return {"queries": len(devset.rows), "k": dev.k, **means(values)}

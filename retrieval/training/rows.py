@@ -105,6 +105,8 @@ def _load(source: SourceSettings) -> list[TrainingRow]:
         if source.layout not in (None, "beir"):
             raise ConfigError(f"{source.path} is a folder, which only the layout beir reads", "give a file inside it")
         return _beir(source)[: source.limit]
+    if source.layout == "beir":
+        raise ConfigError(f"{source.path} is a file, and the layout beir is a folder", "leave layout out")
     raw = read_rows(source.path, source.limit)
     read = _READERS[source.layout or _detect(raw[0])]
     rows = [row for row in map(read, raw) if row is not None]

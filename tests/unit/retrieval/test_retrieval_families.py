@@ -18,10 +18,11 @@ from torch import Tensor
 
 from retrieval.encoders.encoder import Encoder, separate_towers
 from retrieval.passages import passage_text
-from retrieval.training.config import FilterSettings, TrainingSettings
+from retrieval.training.config import TrainingSettings
 from retrieval.training.dev import DevSet, means
 from retrieval.training.frozen import freeze
 from retrieval.training.mining import mine
+from retrieval.training.mining_config import FilterSettings
 from retrieval.training.objective import AgainstTable, InBatch, Objective, Terms
 from retrieval.training.rows import passages_of
 from retrieval.training.terms import terms_of

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from retrieval.passages import content_key
-from retrieval.training.config import FilterSettings, SourceSettings
+from retrieval.training.config import SourceSettings
 from retrieval.training.loss import Columns
 from retrieval.training.mining import mine
+from retrieval.training.mining_config import FilterSettings
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
 from retrieval.training.sampling import BatchSampler, one_key
 from sleuth.errors import ConfigError, DataError
@@ -149,6 +150,9 @@ def test_bad_released_rows_are_named(tmp_path: Path, row: dict[str, Any], named:
 def test_a_folder_is_beir_only(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="folder"):
         load(str(tmp_path), layout="tevatron")
+    (tmp_path / "rows.jsonl").write_text('{"query": "a"}\n')
+    with pytest.raises(ConfigError, match=r"rows.jsonl is a file, and the layout beir is a folder"):
+        load(str(tmp_path / "rows.jsonl"), layout="beir")
     with pytest.raises(DataError, match="no file"):
         load(str(tmp_path / "nothing.jsonl"))
 
