@@ -85,9 +85,9 @@ class EncodedIndexSettings(IndexedSettings):
             )
         for name in self.MADE:
             wanted = getattr(self, name)
-            if wanted not in (None, manifest[name]):
+            if wanted not in (None, manifest.get(name)):
                 how = {**manifest, name: wanted}
                 raise ArtifactError(
-                    f"{self.index} has the {name} {manifest[name]}, not {wanted}",
+                    f"{self.index} has the {name} {manifest.get(name)}, not {wanted}",
                     f"make it anew with: {rebuild_command(kind, self.index, manifest['corpus']['path'], source, how)}",
                 )

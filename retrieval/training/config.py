@@ -15,13 +15,12 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from hub.config import EncoderLoraSettings
 from retrieval.config import IndexedSettings
-from retrieval.encoders.config import PRESETS as ENCODER_PRESETS
-from retrieval.encoders.config import EncoderKind, ScratchSettings
 from retrieval.training.augmentation_config import AugmentationSettings
 from retrieval.training.loop_config import LoopSettings, NotNegative
 from retrieval.training.loss_config import Batches, Direction, DistillationSettings, HardnessSettings
 from retrieval.training.mining_config import MiningSettings
 from retrieval.training.rerankers.config import RerankerSettings
+from retrieval.training.start_config import EncoderStart
 from sleuth.errors import did_you_mean
 from sleuth.kinds import KindSettings
 from sleuth.settings import Count, Rate, Settings, Share
@@ -47,6 +46,35 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 1,
         "warmup_steps": 100,
         "lora": {"r": 16, "alpha": 64, "dropout": 0.1},
+        "micro_batch": 32,
+    },
+    # BehnamGhader et al. 2024, appendix: the three stages of LLM2Vec
+    "llm2vec_mntp": {
+        "kind": "mntp",
+        "batch_size": 32,
+        "mask_share": 0.2,
+        "learning_rate": 5e-5,
+        "steps": 1000,
+        "lora": {"r": 16, "alpha": 32, "dropout": 0.05},
+    },
+    "llm2vec_simcse": {
+        "kind": "simcse",
+        "batch_size": 128,
+        "temperature": 0.05,
+        "dropout": 0.3,
+        "learning_rate": 3e-5,
+        "steps": 1000,
+        "lora": {"r": 16, "alpha": 32, "dropout": 0.05},
+        "micro_batch": 32,
+    },
+    "llm2vec": {
+        "batch_size": 64,
+        "hard_negatives": 1,
+        "temperature": 0.02,
+        "learning_rate": 2e-4,
+        "warmup_steps": 300,
+        "steps": 1000,
+        "lora": {"r": 16, "alpha": 32, "dropout": 0.05},
         "micro_batch": 32,
     },
     # Formal et al. 2021: weights are compared as they are, and both sides are regularised
@@ -100,6 +128,8 @@ class TrainingSettings(LoopSettings, KindSettings):
     KINDS: ClassVar[Mapping[str, str]] = {
         "in_batch": "retrieval.training.config:InBatchSettings",
         "frozen_passages": "retrieval.training.config:FrozenSettings",
+        "mntp": "retrieval.training.unsupervised_config:MntpSettings",
+        "simcse": "retrieval.training.unsupervised_config:SimcseSettings",
     }
     STARTER: ClassVar[str]
     """Dotted path of what readies an encoder and makes the objective of this kind: `retrieval.training.start`."""
@@ -196,41 +226,6 @@ class FrozenSettings(TrainingSettings):
         return self
 
 
-class EncoderStart(Settings):
-    """The encoder that training starts from: a preset on a backbone, a trained encoder as it is, or random weights."""
-
-    preset: str | None = None
-    backbone: str | None = None
-    scratch: ScratchSettings | None = None
-    scratch_corpus: str | None = None
-    """Passages that the tokenizer of a ``scratch`` backbone is made from."""
-    settings: dict[str, Any] = Field(default_factory=dict)
-    """Any of the encoder's family, over the preset or over what the backbone's folder says."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_is_backbone(cls, value: Any) -> Any:
-        return {"backbone": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _one_start(self) -> EncoderStart:
-        if (self.backbone is None) == (self.scratch is None):
-            raise ValueError("give either backbone or scratch")
-        if self.scratch is not None and self.scratch_corpus is None:
-            raise ValueError("scratch needs scratch_corpus, whose words it takes")
-        if self.preset is not None and self.preset not in ENCODER_PRESETS:
-            raise ValueError(f"no encoder preset; {did_you_mean(self.preset, ENCODER_PRESETS)}")
-        _ = self.choice
-        return self
-
-    @property
-    def choice(self) -> EncoderKind:
-        """The encoder as the preset and ``settings`` describe it. Raises ConfigError."""
-        return EncoderKind.of(
-            **{"backbone": self.backbone or "scratch", **ENCODER_PRESETS.get(self.preset or "", {}), **self.settings}
-        )
-
-
 class DevSettings(Settings):
     """Judged queries that training is watched on: a BEIR folder's split, searched over some of its passages."""
 
@@ -261,6 +256,27 @@ class IndexSettings(Settings):
     evaluate: DevSettings | None = None
 
 
+class StageSettings(Settings):
+    """One stage of several: started from the encoder of the stage before, with data and training of its own."""
+
+    name: str
+    data: list[SourceSettings] = Field(default_factory=list)
+    """Empty: the run's."""
+    mining: MiningSettings | None = None
+    rounds: Count = 1
+    round_corpus: str | None = None
+    training: SerializeAsAny[TrainingSettings] = InBatchSettings()
+    evaluation: DevSettings | None = None
+    """Watches this stage; the last one has the run's where it names none."""
+
+    @model_validator(mode="after")
+    def _rounds_mine(self) -> StageSettings:
+        corpus = self.round_corpus or (self.mining and isinstance(self.mining.retriever, IndexedSettings))
+        if self.rounds > 1 and (self.mining is None or not corpus):
+            raise ValueError("rounds above 1 need a mining section, and round_corpus or an index with its corpus")
+        return self
+
+
 class RetrieverTraining(Settings):
     """One training run of an encoder or a reranker. ``rounds`` above 1 mines again with the encoder trained so far.
 
@@ -274,6 +290,8 @@ class RetrieverTraining(Settings):
     encoder: EncoderStart | None = None
     reranker: RerankerSettings | None = None
     data: list[SourceSettings] = Field(default_factory=list)
+    stages: list[StageSettings] = Field(default_factory=list)
+    """Trained one after the other, adapters merged between; each has its own training, and may have its own data."""
     mining: MiningSettings | None = None
     augmentation: AugmentationSettings | None = None
     rounds: Count = 1
@@ -282,6 +300,8 @@ class RetrieverTraining(Settings):
     training: SerializeAsAny[TrainingSettings] = InBatchSettings()
     evaluation: DevSettings | None = None
     index: IndexSettings | None = None
+    merge_adapter: bool = False
+    """Add a LoRA adapter to the weights at the end. Stages and bidirectional backbones always do."""
 
     @property
     def last_round(self) -> int:
@@ -292,6 +312,16 @@ class RetrieverTraining(Settings):
         """Passages that rounds after the first mine from."""
         retriever = self.mining.retriever if self.mining else None
         return self.round_corpus or (retriever.corpus if isinstance(retriever, IndexedSettings) else None)
+
+    @model_validator(mode="after")
+    def _stages_have_all(self) -> RetrieverTraining:
+        if not self.data and not (self.stages and all(stage.data for stage in self.stages)):
+            raise ValueError("data is missing: rows to train on, for the run or for each of its stages")
+        if self.stages and (self.training != InBatchSettings() or self.mining is not None or self.rounds > 1):
+            raise ValueError("training, mining and rounds do nothing beside stages: set them in the stages")
+        if self.stages and self.kind == "reranker":
+            raise ValueError("a reranker is not trained in stages; leave stages out")
+        return self
 
     @model_validator(mode="after")
     def _has_its_section(self) -> RetrieverTraining:

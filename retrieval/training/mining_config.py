@@ -1,4 +1,4 @@
-"""Settings of hard negatives and of a teacher's scores for the passages of rows. Imports nothing heavy."""
+"""Settings of mining: which hits become negatives, of which retriever, and who scores them. Imports nothing heavy."""
 
 from __future__ import annotations
 
