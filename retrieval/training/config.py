@@ -315,8 +315,6 @@ class RetrieverTraining(Settings):
 
     @model_validator(mode="after")
     def _stages_have_all(self) -> RetrieverTraining:
-        if not self.data and not (self.stages and all(stage.data for stage in self.stages)):
-            raise ValueError("data is missing: rows to train on, for the run or for each of its stages")
         if self.stages and (self.training != InBatchSettings() or self.mining is not None or self.rounds > 1):
             raise ValueError("training, mining and rounds do nothing beside stages: set them in the stages")
         if self.stages and self.kind == "reranker":
@@ -363,11 +361,15 @@ class RetrieverTraining(Settings):
 
     def _has_queries(self) -> None:
         augmented = self.augmentation
-        if not self.data and not (augmented and (augmented.crops or augmented.queries)):
+        staged = bool(self.stages) and all(stage.data for stage in self.stages)
+        if not self.data and not staged and not (augmented and (augmented.crops or augmented.queries)):
             more = ", augmentation.queries or augmentation.crops" if augmented else ""
+            more += ", for the run or for each of its stages" if self.stages else ""
             raise ValueError(f"there are no queries to train on: give data{more}")
-        if augmented and (self.kind != "encoder" or self.mining or self.rounds > 1):
-            useless = "mining" if self.mining else "rounds" if self.rounds > 1 else f"kind {self.kind}"
+        other = {"stages": self.stages, "mining": self.mining, "rounds": self.rounds > 1}
+        useless = next((name for name, given in other.items() if given), None)
+        if augmented and (useless or self.kind != "encoder"):
+            useless = useless or f"kind {self.kind}"
             raise ValueError(f"{useless} goes not with augmentation, whose teachers give an encoder its negatives")
         if augmented and self.training.distillation:
             raise ValueError("training.distillation goes not with augmentation, whose labels are ranks without scores")

@@ -231,7 +231,7 @@ def test_stages_that_cannot_be_run_are_one_clear_line(llama: Path, tmp_path: Pat
     path = staged(tmp_path)
     with pytest.raises(ConfigError, match="do nothing beside stages"):
         load_retriever_run(path, ["training={steps: 5}"])
-    with pytest.raises(ConfigError, match="data is missing"):
+    with pytest.raises(ConfigError, match="no queries to train on: give data, for the run or for each of its stages"):
         load_retriever_run(path, ["data=[]"])
     with pytest.raises(ConfigError, match="did you mean 'mntp'"):
         load_retriever_run(path, ["stages=[{name: a, training: {kind: mnpt}}]"])
