@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -47,3 +47,10 @@ class MultiVectorSettings(EncodedIndexSettings):
     """residual: centroids that each token of a query looks at. [4]"""
     candidates: Count | None = None
     """residual, muvera: passages whose token vectors are compared. [256; muvera 128]"""
+
+    @classmethod
+    def applying(cls, how: Mapping[str, Any]) -> Mapping[str, Any]:
+        from retrieval.multivector.retriever import shaping
+
+        own = shaping(how["index_type"])
+        return {name: value for name, value in how.items() if name not in cls.MADE or name in own}

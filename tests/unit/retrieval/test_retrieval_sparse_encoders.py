@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import rows
+from families import WORDS, rows
 from sentence_transformers import SparseEncoder
 from sentence_transformers.sparse_encoder.callbacks import SpladeRegularizerWeightSchedulerCallback
 from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, Trainer
 
 from retrieval.encoders.config import EncoderKind, ScratchSettings, preset
 from retrieval.encoders.encoder import Encoder
+from retrieval.encoders.expansion import Expander
 from retrieval.encoders.family import Encoded
 from retrieval.encoders.impact import TermImpact
 from retrieval.encoders.loading import load_encoder, new_encoder, open_encoder
@@ -86,6 +87,10 @@ def test_models_of_sentence_transformers_load_and_keep_as_many_words_as_they_say
     assert (values > 0).sum(1).tolist() == [4, 4, 4]
     np.testing.assert_allclose(values, plain.encode_document(TEXTS).to_dense(), rtol=1e-5, atol=1e-6)
     assert encoder.dimension == values.shape[1]
+    fewer = load_encoder(EncoderKind.of(backbone=str(tmp_path / "plain"), max_terms=2))
+    fewer.save(tmp_path / "fewer")
+    theirs = SparseEncoder(str(tmp_path / "fewer")).encode_document(TEXTS).to_dense()
+    np.testing.assert_allclose(theirs, fewer.encode_texts(TEXTS, "passage").values, rtol=1e-5, atol=1e-6)
     with pytest.raises(ArtifactError, match="has head: splade, not unicoil"):
         load_encoder(EncoderKind.of(backbone=str(tmp_path / "plain"), head="unicoil"))
 
@@ -177,6 +182,10 @@ def test_passages_are_expanded_before_they_are_encoded(folder: Path, tmp_path: P
     read = expanded.expander([long], tokenizer, expanded.settings)[0]
     assert len(tokenizer(read)["input_ids"]) <= SMALL["passage_max_tokens"]
     assert len(set(read.split()) - set(long.split())) == 3
+    every = Expander(load_encoder(tmp_path / "splade"), 90)
+    glued = every([" ".join(f"({word.upper()})," for word in WORDS)], tokenizer, expanded.settings)[0]
+    assert len(glued.split()) > 3
+    assert not set(glued.split()) & set(WORDS)  # a text has a word whatever stands around it
     expanded.save(tmp_path / "unicoil")
     back = load_encoder(tmp_path / "unicoil")
     assert back.fingerprint == expanded.fingerprint
