@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import WORDS, rows
+from families import rows
 from sentence_transformers import SparseEncoder
 from sentence_transformers.sparse_encoder.callbacks import SpladeRegularizerWeightSchedulerCallback
 from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
@@ -183,9 +183,12 @@ def test_passages_are_expanded_before_they_are_encoded(folder: Path, tmp_path: P
     assert len(tokenizer(read)["input_ids"]) <= SMALL["passage_max_tokens"]
     assert len(set(read.split()) - set(long.split())) == 3
     every = Expander(load_encoder(tmp_path / "splade"), 90)
-    glued = every([" ".join(f"({word.upper()})," for word in WORDS)], tokenizer, expanded.settings)[0]
-    assert len(glued.split()) > 3
-    assert not set(glued.split()) & set(WORDS)  # a text has a word whatever stands around it
+    with torch.no_grad():
+        for name, weight in every.encoder.model.named_parameters():
+            weight += 9 * name.endswith("predictions.bias")  # it gives every text every word
+    glued, words = "(THIS), (MORE) (PLEASE).", {"this", "more", "please"}
+    assert not words & set(every([glued], tokenizer, expanded.settings)[0].split())  # whatever stands around them
+    assert words <= set(every(["amber"], tokenizer, expanded.settings)[0].split())
     expanded.save(tmp_path / "unicoil")
     back = load_encoder(tmp_path / "unicoil")
     assert back.fingerprint == expanded.fingerprint
