@@ -113,10 +113,10 @@ class Cells:
 
     def _means(self, tokens: Tensor, mask: Tensor, r: int) -> Tensor:
         sums, counts, cell = self._sums(tokens, mask, r)
-        cells = torch.arange(counts.shape[1])
-        apart = (cell[:, :, None] ^ cells)[..., None] >> torch.arange(self.planes.shape[1])
-        away = (apart & 1).sum(-1).masked_fill(~mask[..., None], len(cells))
-        nearest = away.argmin(1)  # [n, cells]: the first of the nearest tokens
+        cells, places = torch.arange(counts.shape[1]), torch.arange(tokens.shape[1], dtype=torch.int32)
+        apart = (((cells[:, None] ^ cells)[..., None] >> torch.arange(self.planes.shape[1])) & 1).sum(-1)
+        far = (apart.int() * len(places))[cell].masked_fill_(~mask[..., None], len(cells) * len(places))
+        nearest = far.add_(places[:, None]).amin(1).long() % len(places)  # [n, cells]: the first of the nearest tokens
         filling = (tokens @ self.projections[r].T).gather(1, nearest[..., None].expand(-1, -1, sums.shape[2]))
         means = torch.where(counts[..., None] > 0, sums / counts.clamp(min=1)[..., None], filling)
         return means * mask.any(1)[:, None, None]
