@@ -9,6 +9,7 @@ from pydantic import Field
 
 from retrieval.config import Count
 from retrieval.encoders.index_config import EncodedIndexSettings
+from sleuth.plugins import load_object
 
 NotNegative = Annotated[int, Field(ge=0)]
 
@@ -50,7 +51,5 @@ class MultiVectorSettings(EncodedIndexSettings):
 
     @classmethod
     def applying(cls, how: Mapping[str, Any]) -> Mapping[str, Any]:
-        from retrieval.multivector.retriever import shaping
-
-        own = shaping(how["index_type"])
+        own: set[str] = load_object("retrieval.multivector.retriever:shaping")(how["index_type"])
         return {name: value for name, value in how.items() if name not in cls.MADE or name in own}

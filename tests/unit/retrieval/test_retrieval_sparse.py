@@ -283,7 +283,7 @@ def test_a_damaged_passage_is_one_clear_line(copied: Path, encoder: Encoder) -> 
 def test_one_line_of_settings_makes_opens_and_combines_it(
     corpus: Path, encoder: Encoder, index: Path, tmp_path: Path
 ) -> None:
-    values = {"kind": "sparse", "index": str(tmp_path / "i"), "encoder": str(encoder.source), "corpus": str(corpus)}
+    values = {"index": str(tmp_path / "i"), "encoder": str(encoder.source), "corpus": str(corpus)}
     made = open_retriever(validate(RetrieverSettings, values, "test"), resilient=False, cached=False)
     opened = open_retriever(index, resilient=False, cached=False)
     for one, other in zip(made.search(["town"], 3)[0], opened.search(["town"], 3)[0], strict=True):
