@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from retrieval.encoders.encoder import weights_digest
 from retrieval.encoders.family import Encoded, Family, OnEncoded, join
 from retrieval.encoders.modalities import TEXT, Modalities
 from retrieval.encoders.quiet import quiet_transformers
+from retrieval.encoders.sparse import SPARSE
 from retrieval.passages import passage_text
 from retrieval.promptreps.config import PromptRepsChoice
 from retrieval.promptreps.prompt import prompt_of
@@ -41,19 +43,6 @@ class PromptReps:
         return unpack(queries, self.dimension)[0] @ unpack(passages, self.dimension)[0].T
 
 
-@dataclass(frozen=True, slots=True)
-class SparseTerms:
-    """A weight a token of the vocabulary."""
-
-    kind: str = "sparse"
-
-    def read(self, outputs: Mapping[str, Tensor], settings: EncoderSettings) -> Encoded:
-        raise NotImplementedError("nothing is trained")
-
-    def scores(self, queries: Encoded, passages: Encoded) -> Tensor:
-        return queries.values @ passages.values.T
-
-
 class PromptRepsEncoder:
     """A `PassageEncoder` over a causal language model; one forward pass a text gives both halves."""
 
@@ -66,8 +55,12 @@ class PromptRepsEncoder:
         roles: tuple[Role, Role] = ("query", "passage")
         self._prompts = {role: prompt_of(tokenizer, settings, role, context) for role in roles}
         self.hidden, self.vocabulary = int(model.config.hidden_size), int(model.config.vocab_size)
-        families: dict[str, Family] = {"dense": DENSE, "sparse": SparseTerms()}
+        families: dict[str, Family] = {"dense": DENSE, "sparse": SPARSE}
         self.family: Family = families.get(settings.part) or PromptReps(self.hidden)
+
+    @functools.cached_property
+    def _weights(self) -> str:
+        return weights_digest(self._model)
 
     @property
     def dimension(self) -> int:
@@ -85,7 +78,7 @@ class PromptRepsEncoder:
     def tower_fingerprint(self, role: Role, /) -> str:
         prompt, settings = self._prompts[role], self.settings
         how = [settings.kind, settings.part, settings.terms, *prompt.before, -1, *prompt.after, prompt.longest]
-        return fingerprint_of({"prompt": how, "weights": weights_digest(self._model)})
+        return fingerprint_of({"prompt": how, "weights": self._weights})
 
     def encode_texts(
         self, texts: Sequence[str], role: Role, batch_size: int = 32, progress: OnEncoded | None = None

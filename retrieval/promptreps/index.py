@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.combine.hybrid import FUSIONS, RRF_K
+from retrieval.combine.hybrid import FUSIONS, RRF_K, check_parameters
 from retrieval.combine.parts import HYBRID_DEPTH
 from retrieval.dense.build import DenseWriter
 from retrieval.dense.retriever import DenseIndex
@@ -19,33 +19,37 @@ from retrieval.encoders.family import Encoded, PassageEncoder
 from retrieval.encoders.pieces import IndexWriter
 from retrieval.encoders.retriever import Found
 from retrieval.promptreps.encoder import PromptRepsEncoder
-from retrieval.promptreps.postings import FILES, TERMS, Postings, create_terms, invert
-from retrieval.promptreps.terms import Terms, unpack
+from retrieval.promptreps.terms import unpack
+from retrieval.sparse.build import SparseWriter
+from retrieval.sparse.postings import open_postings
+from retrieval.sparse.retriever import SparseIndex
+from retrieval.sparse.search import PostingSearch
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError
 from sleuth.types import Hit, Passage
 
 
 class BothWriter:
-    """Writes vectors as a dense index does, and terms beside them."""
+    """Writes vectors as a dense index does, and whole weights as a sparse one, into one folder."""
 
     def __init__(self, folder: Path, count: int, encoder: PromptRepsEncoder, dtype: Any) -> None:
-        self._folder, self._encoder = folder, encoder
+        self._hidden, self._words = encoder.hidden, encoder.vocabulary
         self._dense = DenseWriter(folder, count, encoder.hidden, "flat", dtype)
-        self.intact = self._dense.intact and (folder / TERMS).exists()
-        self._terms = create_terms(folder, count, encoder.settings.terms)
-        self.plan = {**self._dense.plan, "terms": encoder.settings.terms}
+        self._sparse = SparseWriter(folder, count, encoder.vocabulary, "float32")
+        self.plan = {**self._dense.plan, **self._sparse.plan}
+
+    @property
+    def intact(self) -> bool:
+        return self._dense.intact and self._sparse.intact
 
     def write(self, start: int, encoded: Encoded) -> None:
-        vectors, terms = unpack(encoded, self._encoder.hidden)
+        vectors, terms = unpack(encoded, self._hidden)
         self._dense.write(start, Encoded(vectors.contiguous()))
-        rows = slice(start, start + len(encoded))
-        self._terms[rows, :, 0], self._terms[rows, :, 1] = terms.ids.numpy(), terms.weights.numpy()
-        self._terms.flush()  # type: ignore[attr-defined]
+        self._sparse.write(start, Encoded(terms.as_words(self._words)))
 
     def finish(self) -> tuple[dict[str, Any], list[str]]:
         fields, files = self._dense.finish()
-        weights = invert(self._terms, self._encoder.vocabulary, self._folder)
-        return {**fields, "vocabulary": self._encoder.vocabulary, "weights": weights}, [*files, *FILES]
+        beside, more = self._sparse.finish()
+        return {**fields, "vocabulary": self._words, "postings": beside["postings"]}, [*files, *more]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class BothIndex:
     """Searches one half, or fuses the ``depth`` best of both."""
 
     vectors: DenseIndex
-    postings: Postings
+    postings: SparseIndex
     parts: str = "both"
     fusion: str = "sum"
     weights: tuple[float, float] = (0.5, 0.5)
@@ -67,19 +71,14 @@ class BothIndex:
         dimension = self.vectors.vectors.dimension
         if queries.values.ndim != 2 or queries.values.shape[1] <= dimension:
             raise RetrieverError(f"the queries are not of the model that made {self.vectors.name}")
-        vectors, terms = unpack(queries, dimension)
+        halves, terms = unpack(queries, dimension)
+        vectors, words = Encoded(halves.contiguous()), Encoded(terms.as_words(self.postings.found_in.postings.words))
         if self.parts == "dense":
-            return self._nearest(vectors.contiguous(), k)
+            return self.vectors.search(vectors, k)
         if self.parts == "sparse":
-            return self._sharing(terms, k)
+            return self.postings.search(words, k)
         depth = min(self.depth, len(self))
-        return self._fused(self._nearest(vectors.contiguous(), depth), self._sharing(terms, depth), k)
-
-    def _nearest(self, vectors: Any, k: int) -> Found:
-        return self.vectors.search(Encoded(vectors), k)
-
-    def _sharing(self, terms: Terms, k: int) -> Found:
-        return self.postings.search(terms, k)
+        return self._fused(self.vectors.search(vectors, depth), self.postings.search(words, depth), k)
 
     def _fused(self, dense: Found, sparse: Found, k: int) -> Found:
         count = len(dense[0])
@@ -119,10 +118,13 @@ class PromptRepsIndexKind:
         if chosen.get("fusion") == "rrf":
             chosen = {"weights": (1.0, 1.0), **chosen}
         assert isinstance(encoder, PromptRepsEncoder)
+        if "fusion" in chosen:
+            check_parameters(2, chosen["fusion"], chosen.get("weights"), chosen["rrf_k"], chosen.get("depth", 1))
         vectors = FlatSearch(open_vectors(index))
         if not vectors.dimension == manifest["dimension"] == encoder.hidden:
             raise ArtifactError(f"the vectors of {index} do not fit its manifest or its encoder", "rebuild the index")
-        return BothIndex(DenseIndex(vectors, str(index)), Postings(index, len(vectors)), **chosen)
+        postings = SparseIndex(PostingSearch(open_postings(index, manifest["passages"])), str(index))
+        return BothIndex(DenseIndex(vectors, str(index)), postings, **chosen)
 
 
 PROMPTREPS_INDEX = PromptRepsIndexKind()

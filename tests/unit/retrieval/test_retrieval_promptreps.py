@@ -22,6 +22,7 @@ from retrieval.open import open_retriever
 from retrieval.promptreps.encoder import PromptRepsEncoder
 from retrieval.promptreps.index import PROMPTREPS_INDEX
 from retrieval.promptreps.terms import terms_of, tokens_of, unpack
+from retrieval.sparse.retriever import build_sparse
 from sleuth.errors import ArtifactError, DataError, SleuthError
 
 TEXTS = ["Arden makes the Glass of the river", "salt and rope", "who makes [SEP] salt, in Brill?", "the of and"]
@@ -153,7 +154,9 @@ def _best(scores: torch.Tensor, part: str) -> list[float]:
     return sorted((s for s in scores.tolist() if part == "dense" or s > 0), reverse=True)
 
 
-def test_halves_alone_go_into_the_index_of_their_family(instruct: Path, encoder: PromptRepsEncoder) -> None:
+def test_halves_alone_go_into_the_index_of_their_family(
+    instruct: Path, encoder: PromptRepsEncoder, both: Path, tmp_path: Path
+) -> None:
     vectors, terms = unpack(encoder.encode_texts(TEXTS, "passage"), encoder.hidden)
     dense, sparse = asked(instruct, part="dense"), asked(instruct, part="sparse")
     assert (dense.family.kind, sparse.family.kind) == ("dense", "sparse")
@@ -161,6 +164,10 @@ def test_halves_alone_go_into_the_index_of_their_family(instruct: Path, encoder:
     torch.testing.assert_close(dense.encode_texts(TEXTS, "passage").values, vectors, atol=CLOSE, rtol=0)
     expected = terms.as_words(encoder.vocabulary)
     torch.testing.assert_close(sparse.encode_texts(TEXTS, "passage").values, expected, atol=1, rtol=0)
+    build_sparse(both / "corpus.jsonl", tmp_path / "sparse", sparse, weights="float32")
+    alone = open_retriever(tmp_path / "sparse", cached=False, resilient=False).search(["rope of Arden"], 3)
+    within = open_retriever({"index": both / "index", "parts": "sparse"}, cached=False, resilient=False)
+    assert alone == within.search(["rope of Arden"], 3)
 
 
 def test_another_prompt_is_another_encoder(both: Path, instruct: Path) -> None:

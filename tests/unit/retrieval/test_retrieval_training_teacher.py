@@ -19,8 +19,9 @@ from retrieval.combine.rerank import RerankRetriever
 from retrieval.dense.retriever import build_dense, open_dense
 from retrieval.encoders.encoder import Encoder
 from retrieval.passages import content_key, passage_text
-from retrieval.training.config import MiningSettings, SourceSettings
+from retrieval.training.config import SourceSettings
 from retrieval.training.instructions import search_each
+from retrieval.training.mining_config import MiningSettings
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
 from retrieval.training.start import Material, start
 from retrieval.training.teacher import with_scores
