@@ -131,11 +131,19 @@ class RetrieverSettings(KindSettings):
 
     @classmethod
     def _kind_of(cls, values: Mapping[str, Any]) -> str:
-        """What the index says it is; of one that is not made yet, the first kind that knows all these settings."""
+        """What the index says it is; of one that is not made yet, the kind of its encoder, or else the first that
+        knows all these settings."""
         index = values.get("index")
         if index and isinstance(index, str | Path) and Path(index).exists():
             return index_kind(index)
-        indexed = index_kinds()
+        indexed, encoder = index_kinds(), values.get("encoder")
+        if encoder is not None:
+            from retrieval.encoders.config import EncoderKind
+
+            spelled = EncoderKind.spelled_out(encoder)
+            kind = spelled.get("kind") if isinstance(spelled, Mapping) else None
+            if kind in indexed and cls.foreign(indexed[kind], values) is None:
+                return str(kind)
         return next((kind for kind, own in indexed.items() if cls.foreign(own, values) is None), next(iter(indexed)))
 
 
