@@ -15,7 +15,7 @@ from sleuth.protocols import Retriever
 from sleuth.settings import Settings, apply_override, read_layers, validate
 from workflows.logs import quiet_libraries
 
-HELP = "Index folder, URL of a service, YAML file, or settings such as '{kind: hybrid, parts: [a, b]}'."
+HELP = "Index folder, URL of a service, YAML file, or settings such as '{kind: hybrid, parts: \\[a, b]}'."
 
 
 def retriever_settings(given: str | Path, overrides: Sequence[str] = ()) -> RetrieverSettings:
