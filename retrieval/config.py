@@ -109,6 +109,11 @@ class RetrieverSettings(KindSettings):
         return max((part.usual_patience_s for part in self.inside), default=30.0)
 
     @property
+    def at_hand(self) -> bool:
+        """Whether it searches here: long work waits for it as long as it takes, without timeout or retries."""
+        return bool(self.inside) and all(part.at_hand for part in self.inside)
+
+    @property
     def most_hits(self) -> int | None:
         """How many hits of a query it orders; None where nothing but its passages limits them."""
         return None
@@ -164,6 +169,10 @@ class IndexedSettings(RetrieverSettings):
     @property
     def name(self) -> str:
         return str(self.index)
+
+    @property
+    def at_hand(self) -> bool:
+        return True
 
     def to_be_made_from(self) -> str | None:
         """The passages that the index is still to be made from; None where it is made. Raises ArtifactError."""

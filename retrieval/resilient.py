@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from retrieval.documents import documents_of
-from retrieval.size import size_of
+from retrieval.size import limit_of, size_of
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.hits import distinct
 from sleuth.protocols import Documents, Retriever
@@ -66,6 +66,11 @@ class ResilientRetriever:
     def passages(self) -> int | None:
         """Passages searched; None if the inner retriever does not say."""
         return size_of(self.inner)
+
+    @property
+    def most_hits(self) -> int | None:
+        """Hits of a query at most; None if the inner retriever does not say."""
+        return limit_of(self._inner)
 
     @property
     def documents(self) -> Documents | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from hub.randomness import seeded
 from retrieval.combine.parts import reach
-from retrieval.config import IndexedSettings, Progress, RetrieverSettings
+from retrieval.config import Progress, RetrieverSettings
 from retrieval.encoders.config import EncoderChoice, EncoderKind, ScratchSettings, family_of, preset
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.loading import new_encoder, open_trainable_encoder
@@ -92,8 +92,7 @@ def _mine(run: TrainingRun, number: int) -> Mapping[str, Any]:
 def _mine_with(run: TrainingRun, rows: Sequence[TrainingRow], settings: RetrieverSettings, out: Path) -> dict[str, Any]:
     chosen = run.settings.mining
     assert chosen is not None
-    distant = not isinstance(settings, IndexedSettings)  # an index at hand takes the time that it takes
-    retriever = open_retriever(settings, cached=False, resilient=distant, progress=run.progress)
+    retriever = open_retriever(settings, cached=False, resilient=not settings.at_hand, progress=run.progress)
     say_unread(rows, retriever, settings.name)
     with run.counting(f"mining negatives from {settings.name}") as on_progress:
         mined, report = mine(

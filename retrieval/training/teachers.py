@@ -45,7 +45,8 @@ def have_labelled(
         chosen.teacher(later).check_files(layout.out)
     teacher_settings = chosen.teacher(number)
     name, last = teacher_settings.name, chosen.negative_ranks[1]
-    teacher = open_retriever(teacher_settings, cached=False, progress=progress)
+    distant = not teacher_settings.at_hand
+    teacher = open_retriever(teacher_settings, cached=False, resilient=distant, progress=progress)
     check_size(teacher, name, chosen)
     rows = queries_to_label(settings.data, chosen, settings.seed)
     say_unread(rows, teacher, name)

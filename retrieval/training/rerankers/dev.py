@@ -57,7 +57,8 @@ def load_candidates(dev: DevSettings, settings: RerankerSettings, progress: Prog
     """
     rows = load_rows([source_of(dev)])[: dev.queries]
     if settings.first_stage is not None:
-        retriever = open_retriever(settings.first_stage, cached=False, progress=progress)
+        first = settings.first_stage
+        retriever = open_retriever(first, cached=False, resilient=not first.at_hand, progress=progress)
         found = search_each(retriever, rows, reach(retriever, settings.depth))
         return Candidates(rows, [[hit.passage for hit in hits] for hits in found], ordered=True)
     bare = sum(not row.negatives for row in rows)
