@@ -70,7 +70,7 @@ class ResilientRetriever:
     @property
     def most_hits(self) -> int | None:
         """Hits of a query at most; None if the inner retriever does not say."""
-        return limit_of(self._inner)
+        return limit_of(self.inner)
 
     @property
     def documents(self) -> Documents | None:
