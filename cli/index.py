@@ -29,24 +29,24 @@ def index(
     k1: Annotated[float | None, typer.Option(help="bm25: term saturation, the index's default. [0.9]")] = None,
     b: Annotated[float | None, typer.Option(help="bm25: length normalisation, the index's default. [0.4]")] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads that index. [bm25: 2, encoders: what encoder and machine suit]")
+        int | None, typer.Option(min=1, help="Threads that index. \\[bm25: 2, encoders: what encoder and machine suit]")
     ] = None,
     encoder: Encoder = None,
     index_type: Annotated[
-        str | None, typer.Option(help="flat (exact); dense: hnsw, ivfpq; multivector: residual, muvera. [flat]")
+        str | None, typer.Option(help="flat (exact); dense: hnsw, ivfpq; multivector: residual, muvera. \\[flat]")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="Storage type of the vectors: float32, float16; dense: int8. [float32]")
+        str | None, typer.Option(help="Storage type of the vectors: float32, float16; dense: int8. \\[float32]")
     ] = None,
     set_: Set = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Batch size of the encoder. [32]")] = None,
     device: Annotated[
-        str | None, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1. [the first GPU]")
+        str | None, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1. \\[the first GPU]")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Encoding processes; more than 1 run on Ray. [1]")] = None,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster for the workers, or auto.")] = None,
     layout: Annotated[
-        str | None, typer.Option(help="beir, search_r1, pyserini, tevatron, dpr or bright. [told from the first row]")
+        str | None, typer.Option(help="beir, search_r1, pyserini, tevatron, dpr or bright. \\[told from the first row]")
     ] = None,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave bad rows out and count them.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,

@@ -60,6 +60,11 @@ def mine(
 def _print_figures(out: Path, figures: dict[str, Any]) -> None:
     console = error_console()
     for stage, values in figures.items():
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if isinstance(value, int | float))
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        shown = "  ".join(f"{name} {_number(value)}" for name, value in numbers.items())
         console.print(f"{stage}: {shown}", markup=False, soft_wrap=True)
     console.print(f"in {out}", markup=False, soft_wrap=True)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"

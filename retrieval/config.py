@@ -109,6 +109,11 @@ class RetrieverSettings(KindSettings):
         return max((part.usual_patience_s for part in self.inside), default=30.0)
 
     @property
+    def at_hand(self) -> bool:
+        """Whether it searches here: long work waits for it as long as it takes, without timeout or retries."""
+        return bool(self.inside) and all(part.at_hand for part in self.inside)
+
+    @property
     def most_hits(self) -> int | None:
         """How many hits of a query it orders; None where nothing but its passages limits them."""
         return None
@@ -136,18 +141,21 @@ class RetrieverSettings(KindSettings):
 
     @classmethod
     def _kind_of(cls, values: Mapping[str, Any]) -> str:
-        """What the index says it is; of one that is not made yet, the kind that its encoder names, or else the first
-        that knows all these settings."""
-        index, encoder = values.get("index"), values.get("encoder")
+        """What the index says it is; of one that is not made yet, the kind of its encoder, or else the first that
+        knows all these settings."""
+        index = values.get("index")
         if index and isinstance(index, str | Path) and Path(index).exists():
             return index_kind(index)
-        indexed = index_kinds()
+        indexed, encoder = index_kinds(), values.get("encoder")
         fitting = [kind for kind, own in indexed.items() if cls.foreign(own, values) is None] or [next(iter(indexed))]
-        if isinstance(encoder, Mapping) and encoder.get("kind") in fitting:
-            return str(encoder["kind"])
         if encoder is None:
             cls._refuse_fusion(indexed[fitting[0]], values)
-        return fitting[0]
+            return fitting[0]
+        from retrieval.encoders.config import EncoderKind
+
+        spelled = EncoderKind.spelled_out(encoder)
+        kind = spelled.get("kind") if isinstance(spelled, Mapping) else None
+        return str(kind) if kind in fitting else fitting[0]
 
     @classmethod
     def _refuse_fusion(cls, own: type[RetrieverSettings], values: Mapping[str, Any]) -> None:
@@ -183,6 +191,10 @@ class IndexedSettings(RetrieverSettings):
     @property
     def name(self) -> str:
         return str(self.index)
+
+    @property
+    def at_hand(self) -> bool:
+        return True
 
     def to_be_made_from(self) -> str | None:
         """The passages that the index is still to be made from; None where it is made. Raises ArtifactError."""

@@ -25,6 +25,10 @@ class LuceneSettings(RetrieverSettings):
     def name(self) -> str:
         return str(self.index)
 
+    @property
+    def at_hand(self) -> bool:
+        return True
+
     def open(self, _progress: Progress, /) -> Retriever:
         from retrieval.lucene import LuceneRetriever
 

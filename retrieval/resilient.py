@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from retrieval.documents import documents_of
-from retrieval.size import size_of
+from retrieval.size import limit_of, size_of
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.hits import distinct
 from sleuth.protocols import Documents, Retriever
@@ -49,7 +49,7 @@ class ResilientRetriever:
         seed: int = 0,
         clock: Clock = time,
     ) -> None:
-        self._inner = inner
+        self.inner = inner
         self._timeout_s = timeout_s
         self._retries = retries
         self._backoff_s = backoff_s
@@ -60,17 +60,22 @@ class ResilientRetriever:
 
     @property
     def fingerprint(self) -> str:
-        return self._inner.fingerprint
+        return self.inner.fingerprint
 
     @property
     def passages(self) -> int | None:
         """Passages searched; None if the inner retriever does not say."""
-        return size_of(self._inner)
+        return size_of(self.inner)
+
+    @property
+    def most_hits(self) -> int | None:
+        """Hits of a query at most; None if the inner retriever does not say."""
+        return limit_of(self.inner)
 
     @property
     def documents(self) -> Documents | None:
         """Reads whole documents; None if the inner retriever cannot."""
-        return documents_of(self._inner)
+        return documents_of(self.inner)
 
     def search(self, queries: Sequence[str], k: int) -> Answer:
         """Like the inner retriever. Raises RetrieverError naming the last failure."""
@@ -95,7 +100,7 @@ class ResilientRetriever:
         raise AssertionError("unreachable")
 
     def _attempt(self, queries: list[str], k: int) -> Answer:
-        answer = self._workers.run(lambda: self._inner.search(queries, k), self._timeout_s)
+        answer = self._workers.run(lambda: self.inner.search(queries, k), self._timeout_s)
         if len(answer) != len(queries):
             raise RetrieverError(f"the retriever returned {len(answer)} lists of hits for {len(queries)} queries")
         return [distinct(hits) for hits in answer]

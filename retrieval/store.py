@@ -268,8 +268,11 @@ def _to_line(passage: Passage, image: Image | None) -> bytes:
 
 
 def _from_line(line: bytes, folder: Path) -> Passage:
-    row: dict[str, Any] = _decode(line.decode("utf-8"))
-    image, known = None, row.get("image")
-    if known is not None:
-        image = Image(known["name"], known["sha256"], FilePart(folder / IMAGES, known["start"], known["size"]))
-    return Passage(row["id"], row["title"], row["text"], image)
+    try:
+        row: dict[str, Any] = _decode(line.decode("utf-8"))
+        image, known = None, row.get("image")
+        if known is not None:
+            image = Image(known["name"], known["sha256"], FilePart(folder / IMAGES, known["start"], known["size"]))
+        return Passage(row["id"], row["title"], row["text"], image)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ArtifactError(f"a passage of {folder} is damaged", "build the index anew") from None

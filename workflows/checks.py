@@ -12,6 +12,7 @@ from sleuth.layout import STAGES, RunLayout
 from sleuth.plugins import load_object
 from workflows.config import RunSettings, modes_of
 from workflows.model_checks import check_model
+from workflows.sharded import check_shardable
 from workflows.wiring import read_questions, read_source
 
 
@@ -28,6 +29,8 @@ def check_inputs(settings: RunSettings, until: str, done: Collection[str] = ()) 
     _check_questions(settings)
     if settings.retriever is not None:
         settings.retriever.check_files(settings.out)
+        if settings.cluster is not None and settings.cluster.index_shards > 1:
+            check_shardable(settings.retriever)
     if "demonstrate" in reached:
         _check_demonstrations(settings, until)
     if "warmstart" in reached:

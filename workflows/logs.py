@@ -6,6 +6,10 @@ import logging
 import os
 import warnings
 
+_LIBRARIES = (
+    *("accelerate", "datasets", "httpx", "kivy", "peft", "sentence_transformers", "torch", "transformers", "trl"),
+)
+
 
 def quiet_libraries() -> None:
     """Show Sleuth's warnings and only errors of the libraries. Call this before they are imported."""
@@ -24,7 +28,7 @@ def quiet_libraries() -> None:
         ours.addHandler(handler)
     ours.setLevel(logging.INFO)
     ours.propagate = False
-    for name in ("transformers", "trl", "accelerate", "datasets", "kivy", "torch", "httpx", "peft"):
+    for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
     from datasets.utils.logging import disable_progress_bar
     from transformers.utils import logging as transformers_logging

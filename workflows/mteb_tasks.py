@@ -94,7 +94,7 @@ def _model(given: str, overrides: Sequence[str], name: str) -> Any:
         kind = encoder.family.kind
         raise ConfigError(
             f"mteb compares one vector of each text, and {given} is a {kind} encoder",
-            f"let its index search: '{{kind: {kind}, encoder: {given}, index: FOLDER/{PLACE}}}'",
+            f"let its index search: '{{kind: {kind}, encoder: {encoder.source}, index: FOLDER/{PLACE}}}'",
         )
     return EncoderModel(encoder, name)
 
@@ -126,7 +126,6 @@ def _is_cross_encoder(config: Path) -> bool:
 
 def _retriever_model(given: str, overrides: Sequence[str], name: str) -> Any:
     from retrieval.evaluation.mteb_models import RetrieverModel
-    from retrieval.progress import build_progress
     from sleuth.artifacts import fingerprint_of
     from sleuth.protocols import Retriever
 
@@ -136,8 +135,7 @@ def _retriever_model(given: str, overrides: Sequence[str], name: str) -> Any:
     def open_on(chosen: str, corpus: Path) -> Retriever:
         texts = [override.replace(PLACE, chosen) for override in overrides]
         settings = retriever_settings(given.replace(PLACE, chosen), texts)
-        return open_alone(
-            made_from(settings, str(corpus), skip_bad_rows=True, existing=True), cached=False, progress=build_progress
-        )
+        made = made_from(settings, str(corpus), skip_bad_rows=True, existing=True)
+        return open_alone(made, cached=False, resilient=not made.at_hand)
 
     return RetrieverModel(open_on, name, fingerprint_of([given, *overrides]))

@@ -136,10 +136,12 @@ def search_set(
     """
     from retrieval.evaluation.evaluate import retrieve
     from retrieval.evaluation.measures import depth_of, is_answer_measure
+    from retrieval.size import limit_of
 
     if not chosen.queries:
         raise ConfigError("no queries are given", "add --queries FILE, --topics FILE or --beir FOLDER")
     depth = k or depth_of([*names, *more])
+    most_hits = most_hits or limit_of(retriever)
     kept = _reached(names, retriever, depth, most_hits, refuse, warn)
     with counting(f"{chosen.name} queries".strip()) as on_progress:
         found = retrieve(

@@ -113,12 +113,12 @@ def _within(name: str, depth: int | None) -> bool:
 
 def _open(chosen: RetrievalSet, job: Job, warn: Warn) -> tuple[RetrieverSettings, Retriever]:
     """The retriever for a set; indexes that do not exist are made from its passages."""
-    from retrieval.progress import build_progress
     from workflows.retrievers import open_alone
 
     settings = _settings(chosen, job)
     missing = _missing_indexes(settings) if chosen.corpus else []
-    if missing and job.index and missing == [Path(job.index.replace(PLACE, chosen.name))]:
+    named = any(override.startswith("retriever.kind=") for override in job.overrides)
+    if missing and not named and job.index and missing == [Path(job.index.replace(PLACE, chosen.name))]:
         raise ArtifactError(  # a slip in the name of a dense index must not end in the figures of BM25
             f"no index at {missing[0]}",
             f"to make it from {chosen.corpus}, name its kind: '{{kind: bm25, index: {job.index}}}'",
@@ -127,7 +127,7 @@ def _open(chosen: RetrievalSet, job: Job, warn: Warn) -> tuple[RetrieverSettings
         settings = made_from(settings, chosen.corpus, skip_bad_rows=job.skip_bad_rows)
     for index in missing:
         warn(f"{index} does not exist: it is made from {chosen.corpus}")
-    retriever = open_alone(settings, cached=False, progress=build_progress)
+    retriever = open_alone(settings, cached=False, resilient=not settings.at_hand)
     for index in missing:
         _tell_skipped(index, warn)
     return settings, retriever

@@ -13,8 +13,9 @@ from retrieval.service.config import ServiceLimits
 from sleuth.errors import ConfigError
 from sleuth.protocols import Retriever
 from sleuth.settings import Settings, apply_override, read_layers, validate
+from workflows.logs import quiet_libraries
 
-HELP = "Index folder, URL of a service, YAML file, or settings such as '{kind: hybrid, parts: [a, b]}'."
+HELP = "Index folder, URL of a service, YAML file, or settings such as '{kind: hybrid, parts: \\[a, b]}'."
 
 
 def retriever_settings(given: str | Path, overrides: Sequence[str] = ()) -> RetrieverSettings:
@@ -39,6 +40,7 @@ def open_alone(settings: RetrieverSettings, **how: Any) -> Retriever:
     retriever = open_retriever(settings, **{"progress": build_progress, **how})
     if "torch" in sys.modules:  # BM25 and services do without it
         use_threads(None)
+        quiet_libraries()
     return retriever
 
 

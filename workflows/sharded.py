@@ -90,11 +90,27 @@ def open_flat(settings: RetrieverSettings) -> Any:
     from retrieval.encoders.retriever import EncoderRetriever
     from retrieval.open import open_retriever
 
+    check_shardable(settings)
     found = open_retriever(settings, cached=False, resilient=False)
     index = found.index if isinstance(found, EncoderRetriever) else None
     if not isinstance(index, DenseIndex) or not isinstance(index.vectors, FlatSearch):
-        raise ConfigError("cluster.index_shards needs a dense index of type flat", "set cluster.index_shards to 1")
+        raise _no_shards(f"that of {settings.name}")
     return found
+
+
+def check_shardable(settings: RetrieverSettings) -> None:
+    """Raise ConfigError where no index of these settings can be split; what is in its files is not looked at."""
+    if settings.kind != "dense":
+        raise _no_shards(f"a retriever of kind {settings.kind}")
+    index_type = getattr(settings, "index_type", None)
+    if index_type not in (None, "flat"):
+        raise _no_shards(f"one of type {index_type}")
+
+
+def _no_shards(found: str) -> ConfigError:
+    return ConfigError(
+        f"cluster.index_shards needs a dense index of type flat, not {found}", "set cluster.index_shards to 1"
+    )
 
 
 def spawn_shards(
@@ -104,9 +120,9 @@ def spawn_shards(
     from agent.cluster.interface import Needs
     from agent.cluster.sharding import shard_sizes
 
-    if not isinstance(settings, IndexedSettings):
-        raise ConfigError("cluster.index_shards needs retriever.index", "name the folder of a dense index")
-    sizes = shard_sizes(len(open_flat(settings)), shards)
+    whole = open_flat(settings)
+    assert isinstance(settings, IndexedSettings)
+    sizes = shard_sizes(len(whole), shards)
     actors, start = [], 0
     for number, size in enumerate(sizes):
         build = ShardBuild(settings.index, start, start + size)

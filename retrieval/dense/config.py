@@ -39,6 +39,10 @@ class FaissSettings(RetrieverSettings):
     nprobe: Count | None = None
     """IVF: cells looked at by a search; None: as the index was built."""
 
+    @property
+    def at_hand(self) -> bool:
+        return True
+
     def open(self, _progress: Progress, /) -> Retriever:
         from retrieval.dense.published import open_published
         from retrieval.encoders.loading import open_encoder

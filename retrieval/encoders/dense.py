@@ -83,7 +83,7 @@ class DenseAssembly:
         if asked > full:
             raise ArtifactError(f"{wanted.backbone} has vectors of {full} dimensions, not {asked}", "choose fewer")
         chosen = own.model_copy(update=wanted.model_dump(exclude_none=True, include={*_IN_THE_MODEL}))
-        if chosen != own:
+        if chosen != own or chosen.unit_length:  # cosine is of unit vectors here, and so in what is saved
             _apply(model, chosen)
 
 

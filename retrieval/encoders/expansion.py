@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from retrieval.encoders.config import EncoderSettings
 from retrieval.encoders.encoder import Encoder
 from sleuth.errors import ConfigError
 
+_WORD = re.compile(r"\w+")
 _KEPT = 200_000
 """Passages whose terms are remembered: training reads the same ones again and again."""
 
@@ -49,8 +51,8 @@ class Expander:
         return [self._joined(text, self._known[text], tokenizer, settings) for text in texts]
 
     def _terms_of(self, text: str, ids: Sequence[int]) -> str:
-        has = set(text.lower().split())
-        found = (word for i in ids if (word := self._words[i]) and word not in self._special and word not in has)
+        has = set(_WORD.findall(text.casefold()))
+        found = (w for i in ids if (w := self._words[i]) and w not in self._special and w.casefold() not in has)
         return " ".join([word for word, _ in zip(found, range(self.terms), strict=False)])
 
     def _joined(self, text: str, terms: str, tokenizer: Any, settings: EncoderSettings) -> str:

@@ -38,6 +38,11 @@ class EncodedIndexSettings(IndexedSettings):
         """What a config or a command line calls ``encoder``, spelled out where a kind takes it more shortly."""
         return encoder
 
+    @classmethod
+    def applying(cls, how: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What of ``how`` shapes an index that is made so: all of it, but in a kind whose types differ in that."""
+        return how
+
     def made(self) -> dict[str, Any]:
         """What a new index is made with."""
         given = {name: getattr(self, name) for name in self.MADE}
@@ -83,11 +88,13 @@ class EncodedIndexSettings(IndexedSettings):
                 f"{self.index} was made from other passages than {self.corpus}",
                 f"make it anew with: {rebuild_command(kind, self.index, self.corpus, source, manifest)}",
             )
-        for name in self.MADE:
-            wanted = getattr(self, name)
-            if wanted not in (None, manifest.get(name)):
-                how = {**manifest, name: wanted}
+        wanted = {name: getattr(self, name) for name in self.MADE if getattr(self, name) is not None}
+        how = self.applying({**manifest, **wanted})
+        for name, value in wanted.items():
+            if name not in how:
+                raise ConfigError(f"{name} does nothing for {self.index}", f"leave {name} out")
+            if value != manifest.get(name):
                 raise ArtifactError(
-                    f"{self.index} has the {name} {manifest.get(name)}, not {wanted}",
+                    f"{self.index} has the {name} {manifest.get(name)}, not {value}",
                     f"make it anew with: {rebuild_command(kind, self.index, manifest['corpus']['path'], source, how)}",
                 )

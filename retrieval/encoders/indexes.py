@@ -13,7 +13,7 @@ from retrieval.encoders.pieces import IndexWriter
 from retrieval.encoders.retriever import EncodedIndex, EncoderRetriever
 from retrieval.indexes import IndexInfo
 from retrieval.store import PassageStore
-from sleuth.artifacts import fingerprint_of, read_manifest
+from sleuth.artifacts import MANIFEST, fingerprint_of, read_manifest
 from sleuth.errors import ArtifactError, ConfigError
 from sleuth.settings import Settings
 
@@ -32,6 +32,15 @@ _DECISIVE = (
     "max_terms",
 )
 _CHECKED = ("kind", "format", "passages_sha256", "indexed")
+_HELD: Mapping[str, type] = {
+    "passages": int,
+    "passages_sha256": str,
+    "indexed": str,
+    "encoder": dict,
+    "corpus": dict,
+    "files": dict,
+}
+"""What the manifest of every index has, beside its kind's own entries."""
 
 
 class IndexKind(Protocol):
@@ -111,6 +120,9 @@ def read_encoded_manifest(kind: IndexKind, index: str | Path) -> dict[str, Any]:
             f"{index} has format {manifest.get('format')}, this version reads {kind.format}",
             f"rebuild it with: {rebuild_command(kind, index)}",
         )
+    typed = all(isinstance(manifest.get(name), held) for name, held in _HELD.items())
+    if not typed or any(name not in manifest for name in kind.identity):
+        raise ArtifactError(f"{Path(index) / MANIFEST} is damaged", f"rebuild it with: {rebuild_command(kind, index)}")
     return manifest
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from retrieval.encoders.assembly import backbone_of, modules_of, prompts_of, shared_settings
 from retrieval.encoders.config import EncoderChoice, EncoderSettings
+from retrieval.encoders.encoder import router_of
 from retrieval.encoders.family import Encoded, single
 from retrieval.encoders.multivector_config import MultiVectorChoice, MultiVectorEncoderSettings
 from sleuth.errors import ArtifactError
@@ -93,6 +94,8 @@ class MultiVectorAssembly:
             raise ArtifactError(f"{wanted.backbone} has vectors of {full} dimensions, not {asked}", "choose fewer")
         if own.normalise and wanted.normalise is False:
             raise ArtifactError(f"{wanted.backbone} normalises its vectors", "leave normalise out of its settings")
+        if asked < full:
+            _narrow(model, asked)
         changes = {key: value for key, value in wanted.chosen.items() if key != "backbone"}
         _adjust(model, validate(type(own), {**own.model_dump(), **changes}, wanted.backbone))
 
@@ -118,6 +121,20 @@ def _adjust(model: BaseModel, settings: EncoderSettings) -> None:
         known = set(model.tokenizer.get_vocab())
         mask.skiplist_words = [word for word in settings.skipped_tokens if word in known]
         mask.resolve_with_tokenizer(model.tokenizer)
+
+
+def _narrow(model: BaseModel, dimensions: int) -> None:
+    """Keep the first ``dimensions`` of each tower's projection, so that a saved model has no others anywhere."""
+    router = router_of(model)
+    for tower in [model] if router is None else router.sub_modules.values():
+        last = next((m for m in reversed(list(tower.children())) if isinstance(m, Dense)), None)
+        if last is None or last.use_residual:
+            continue  # `MultiVector.read` cuts
+        linear = last.linear
+        linear.weight = nn.Parameter(linear.weight.detach()[:dimensions].clone())
+        if linear.bias is not None:
+            linear.bias = nn.Parameter(linear.bias.detach()[:dimensions].clone())
+        linear.out_features = last.out_features = dimensions
 
 
 def _mark(tokenizer: Any, settings: EncoderSettings) -> None:

@@ -101,6 +101,7 @@ class SparseAssembly:
         )
 
     def check(self, model: BaseModel, own: EncoderSettings, wanted: EncoderChoice) -> None:
+        """Also sets ``max_terms`` in the model, where plain sentence-transformers reads it."""
         assert isinstance(own, SparseEncoderSettings)
         assert isinstance(wanted, SparseChoice)
         if (wanted.max_terms or 0) > int(model.get_embedding_dimension()):
@@ -111,6 +112,7 @@ class SparseAssembly:
                 raise ArtifactError(
                     f"{wanted.backbone} has {name}: {has}, not {asked}", f"leave {name} out of its settings"
                 )
+        model.max_active_dims = wanted.max_terms or own.max_terms
 
 
 SPARSE_ASSEMBLY = SparseAssembly()

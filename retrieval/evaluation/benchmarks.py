@@ -49,6 +49,8 @@ def beir_set(given: str, split: str | None = None) -> RetrievalSet:
     ``split`` None: test, or dev for MS MARCO, whose test answers are not public. Raises DataError.
     """
     folder = Path(given)
+    if not folder.name.strip("."):  # "." and ".." name no set
+        folder = folder.resolve()
     name = folder.name if folder.is_dir() else given.rpartition("/")[2]
     chosen = split or ("dev" if name == "msmarco" else "test")
     if folder.is_dir():

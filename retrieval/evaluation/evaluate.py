@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,8 @@ from retrieval.corpus import PassageRow, read_rows
 from retrieval.evaluation.answers import answer_qrels
 from retrieval.evaluation.judgements import Qrels
 from retrieval.evaluation.runs import Run
-from retrieval.size import size_of
+from retrieval.size import limit_of, size_of
+from sleuth.hits import distinct
 from sleuth.protocols import Retriever
 from sleuth.types import Hit, Question
 
@@ -41,19 +43,20 @@ def retrieve(
 ) -> Retrieved:
     """At most ``k`` hits for every query; all passages if there are fewer.
 
-    The passages that ``left_out`` names for a query do not count: as many more are searched for. Answers are looked for
-    in the first ``judged`` hits, and in those that tie with them; None: in all.
+    The passages that ``left_out`` names for a query do not count: as many more are searched for, as far as the
+    retriever gives them. Answers are looked for in the first ``judged`` hits, and in those that tie with them; None: in
+    all.
     """
-    size = size_of(retriever)
+    most = min(size_of(retriever) or sys.maxsize, limit_of(retriever) or sys.maxsize)
     run: Run = {}
     answers: Qrels = {}
     for start in range(0, len(queries), batch_size):
         batch = queries[start : start + batch_size]
         depth = k + max(len(left_out(query.id)) for query in batch)
-        searched = retriever.search([query.text for query in batch], min(depth, size or depth))
+        searched = retriever.search([query.text for query in batch], min(depth, most))
         for query, every in zip(batch, searched, strict=True):
             out = left_out(query.id)
-            hits = [hit for hit in every if hit.passage.id not in out][:k]
+            hits = [hit for hit in distinct(every) if hit.passage.id not in out][:k]
             run[query.id] = {hit.passage.id: hit.score for hit in hits}
             if query.answers:
                 texts = {query.id: {hit.passage.id: hit.passage.text for hit in _first(hits, judged)}}

@@ -95,7 +95,7 @@ class Codebook:
 
 def open_codebook(folder: str | Path, unit: bool) -> Codebook:
     centroids, levels = np.asarray(open_array(folder, CENTROIDS)), np.array(open_array(folder, LEVELS))
-    if centroids.ndim != 2 or levels.ndim != 1:
+    if centroids.ndim != 2 or levels.ndim != 1 or not (np.isfinite(centroids).all() and np.isfinite(levels).all()):
         raise ArtifactError(f"the centroids of {folder} are damaged", "rebuild the index")
     return Codebook(centroids, levels, unit)
 

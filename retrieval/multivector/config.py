@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from retrieval.config import Count
 from retrieval.encoders.index_config import EncodedIndexSettings
+from sleuth.plugins import load_object
 
 NotNegative = Annotated[int, Field(ge=0)]
 
@@ -47,3 +48,8 @@ class MultiVectorSettings(EncodedIndexSettings):
     """residual: centroids that each token of a query looks at. [4]"""
     candidates: Count | None = None
     """residual, muvera: passages whose token vectors are compared. [256; muvera 128]"""
+
+    @classmethod
+    def applying(cls, how: Mapping[str, Any]) -> Mapping[str, Any]:
+        own: set[str] = load_object("retrieval.multivector.retriever:shaping")(how["index_type"])
+        return {name: value for name, value in how.items() if name not in cls.MADE or name in own}

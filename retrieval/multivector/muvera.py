@@ -23,9 +23,9 @@ from retrieval.encoders.family import Encoded, PassageEncoder
 from retrieval.encoders.pieces import IndexWriter
 from retrieval.encoders.retriever import Found
 from retrieval.multivector.build import TokenWriter
-from retrieval.multivector.search import SCORES, TokenSearch, best, maxsim, stack
-from retrieval.multivector.tokens import Rows, StoredTokens, Vectors, open_array, open_tokens, tokens_of
-from sleuth.errors import ArtifactError, ConfigError, did_you_mean
+from retrieval.multivector.search import SCORES, TokenSearch, best, compare, stack
+from retrieval.multivector.tokens import Rows, StoredTokens, Vectors, open_array, open_tokens
+from sleuth.errors import ArtifactError, ConfigError, RetrieverError, did_you_mean
 
 PLANES = "planes.npy"
 PROJECTIONS = "projections.npy"
@@ -70,7 +70,8 @@ class Muvera:
             fixed = FaissSearch(read_faiss(index / FILES[self.fixed_type]))  # type: ignore[index]
         cells = Cells(torch.from_numpy(open_array(index, PLANES)), torch.from_numpy(open_array(index, PROJECTIONS)))
         tokens = open_tokens(index)
-        if fixed.dimension != cells.dimension or len(fixed) != len(tokens.bounds) - 1:
+        fits = fixed.dimension == cells.dimension and len(fixed) == len(tokens.bounds) - 1
+        if not fits or not (cells.planes.isfinite().all() and cells.projections.isfinite().all()):
             raise ArtifactError(f"the vectors of fixed dimension of {index} are damaged", "rebuild the index")
         return MuveraSearch(tokens, fixed, cells, candidates)
 
@@ -112,10 +113,10 @@ class Cells:
 
     def _means(self, tokens: Tensor, mask: Tensor, r: int) -> Tensor:
         sums, counts, cell = self._sums(tokens, mask, r)
-        cells = torch.arange(counts.shape[1])
-        apart = (cell[:, :, None] ^ cells)[..., None] >> torch.arange(self.planes.shape[1])
-        away = (apart & 1).sum(-1).masked_fill(~mask[..., None], len(cells))
-        nearest = away.argmin(1)  # [n, cells]: the first of the nearest tokens
+        cells, places = torch.arange(counts.shape[1]), torch.arange(tokens.shape[1], dtype=torch.int32)
+        apart = (((cells[:, None] ^ cells)[..., None] >> torch.arange(self.planes.shape[1])) & 1).sum(-1)
+        far = (apart.int() * len(places))[cell].masked_fill_(~mask[..., None], len(cells) * len(places))
+        nearest = far.add_(places[:, None]).amin(1).long() % len(places)  # [n, cells]: the first of the nearest tokens
         filling = (tokens @ self.projections[r].T).gather(1, nearest[..., None].expand(-1, -1, sums.shape[2]))
         means = torch.where(counts[..., None] > 0, sums / counts.clamp(min=1)[..., None], filling)
         return means * mask.any(1)[:, None, None]
@@ -199,9 +200,10 @@ class MuveraSearch:
 
     def search(self, queries: list[Vectors], k: int) -> Found:
         asked = np.stack([self._cells.of_query(query) for query in queries])
-        near = self._fixed.search(asked, min(max(k, self._candidates), len(self)))[1]
+        scores, near = self._fixed.search(asked, min(max(k, self._candidates), len(self)))
+        if np.isnan(scores).any():
+            raise RetrieverError("a vector of fixed dimension is not finite (NaN)", "the index is damaged: rebuild it")
         return stack([self._one(query, rows[rows >= 0], k) for query, rows in zip(queries, near, strict=True)])
 
     def _one(self, query: Vectors, rows: Rows, k: int) -> tuple[Any, Rows]:
-        places, lengths = tokens_of(self.tokens.bounds, rows)
-        return best(query, maxsim(query, self.tokens.read(places), lengths), rows, self.tokens, k)
+        return best(query, compare(query, self.tokens, rows), rows, self.tokens, k)

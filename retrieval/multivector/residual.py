@@ -29,7 +29,7 @@ from retrieval.multivector.codebook import (
     open_codebook,
     residual_width,
 )
-from retrieval.multivector.search import TokenSearch, best, maxsim, stack
+from retrieval.multivector.search import TokenSearch, best, compare, stack
 from retrieval.multivector.tokens import (
     BOUNDS,
     Bounds,
@@ -39,7 +39,6 @@ from retrieval.multivector.tokens import (
     kept,
     open_array,
     open_bounds,
-    tokens_of,
 )
 from retrieval.passages import passage_text
 from retrieval.store import PassageStore
@@ -78,6 +77,10 @@ class Residual:
 
     def open(self, index: Path, nprobe: int = 4, candidates: int = 256) -> TokenSearch:
         tokens, lists, begins = open_coded(index, self.unit), open_array(index, LISTS), open_array(index, LIST_BOUNDS)
+        whole = begins.shape == (len(tokens.book.centroids) + 1,) and not (np.diff(begins) < 0).any()
+        whole = whole and begins[0] == 0 and lists.shape == (begins[-1],)
+        if not whole or (len(lists) and not 0 <= int(lists.min()) <= int(lists.max()) < len(tokens.bounds) - 1):
+            raise ArtifactError(f"the lists of {index} are damaged", "rebuild the index")
         return ResidualSearch(tokens, lists, np.array(begins), nprobe, candidates)
 
 
@@ -148,9 +151,7 @@ class ResidualSearch:
 
     def _one(self, query: Vectors, k: int) -> tuple[NDArray[np.float64], Rows]:
         rows = self._near(query, k)
-        places, lengths = tokens_of(self.tokens.bounds, rows)
-        scores = maxsim(query, self.tokens.read(places), lengths)
-        return best(query, scores, rows, self.tokens, k)
+        return best(query, compare(query, self.tokens, rows), rows, self.tokens, k)
 
     def _near(self, query: Vectors, k: int) -> Rows:
         """At most ``candidates`` passages, and ``k`` at least if there are so many; more centroids where need be."""

@@ -138,11 +138,15 @@ def type_of(made: Mapping[str, Any]) -> Any:
     if kind not in TYPES:
         raise ConfigError(f"no index type '{kind}'", did_you_mean(str(kind), TYPES))
     given = {name: value for name, value in made.items() if name != "index_type" and value is not None}
-    own = {field.name for field in fields(TYPES[kind])}
-    foreign = min(given.keys() - own, default=None)
+    foreign = min(given.keys() - shaping(kind), default=None)
     if foreign is not None:
         raise ConfigError(f"{foreign} does nothing for an index of type {kind}", f"leave {foreign} out")
     return TYPES[kind](**given)
+
+
+def shaping(index_type: str) -> set[str]:
+    """The settings that an index of the type is made with."""
+    return {"index_type", *(field.name for field in fields(TYPES[index_type]))}
 
 
 def build_multivector(

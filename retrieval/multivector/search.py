@@ -7,7 +7,7 @@ that they and the order of ties (by row) depend neither on the method nor on the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ class ExactSearch:
             first = last
 
 
-def maxsim(query: Vectors, vectors: Vectors, lengths: Rows) -> Scores:
+def maxsim(query: NDArray[Any], vectors: NDArray[Any], lengths: Rows) -> NDArray[Any]:
     """Scores of passages of ``lengths`` tokens, whose ``vectors`` stand one after another; -inf for an empty one."""
     scores = np.full(len(lengths), -np.inf, dtype=np.result_type(query, vectors))
     filled = np.flatnonzero(lengths)
@@ -97,6 +97,17 @@ def maxsim(query: Vectors, vectors: Vectors, lengths: Rows) -> Scores:
     return scores
 
 
+def compare(query: NDArray[Any], tokens: TokenVectors, rows: Rows) -> NDArray[Any]:
+    """Scores of the passages ``rows`` in the precision of ``query``; memory is the vectors of some of them."""
+    ends = np.cumsum(tokens.bounds[rows + 1] - tokens.bounds[rows])
+    cuts = np.flatnonzero(np.diff(ends // MOST_TOKENS)) + 1
+    scores = []
+    for some in np.split(rows, cuts):
+        places, lengths = tokens_of(tokens.bounds, some)
+        scores.append(maxsim(query, tokens.read(places).astype(query.dtype, copy=False), lengths))
+    return np.concatenate(scores)
+
+
 def best(query: Vectors, scores: Scores, rows: Rows, tokens: TokenVectors, k: int) -> tuple[NDArray[np.float64], Rows]:
     """The ``k`` best of ``rows``, whose ``scores`` are nearly right: recomputed in float64, ties by row.
 
@@ -105,11 +116,11 @@ def best(query: Vectors, scores: Scores, rows: Rows, tokens: TokenVectors, k: in
     order = np.where(np.isnan(scores), np.inf, scores)
     if len(rows) > k:
         last = -np.partition(-order, k - 1)[k - 1]
-        order = np.where(order >= last - 2 * _SLACK * max(abs(last), 1.0), order, -np.inf) if last > -np.inf else order
+        least = last - 2 * _SLACK * max(abs(last), 1.0) if np.isfinite(last) else last
+        order = np.where(order >= least, order, -np.inf)
     near = np.flatnonzero(order > -np.inf)
     near = near[np.argsort(rows[near], kind="stable")]
-    places, lengths = tokens_of(tokens.bounds, rows[near])
-    exact = maxsim(query.astype(np.float64), tokens.read(places).astype(np.float64), lengths)
+    exact = compare(query.astype(np.float64), tokens, rows[near])
     first = np.argsort(-np.where(np.isnan(exact), np.inf, exact), kind="stable")[:k]
     found = np.full(k, -np.inf), np.full(k, -1, dtype=np.int64)
     found[0][: len(first)], found[1][: len(first)] = exact[first], rows[near][first]

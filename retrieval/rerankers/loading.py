@@ -105,6 +105,7 @@ def ask(model: CrossEncoder, name: str, instruction: str | None) -> None:
         raise ConfigError(f"instruction does nothing for {name}, which is no language model", "leave instruction out")
     model.prompts = {**model.prompts, _PROMPT: instruction}
     model.default_prompt_name = _PROMPT
+    check_room(model, name, instruction)
 
 
 def prompt_of(model: CrossEncoder) -> str | None:
@@ -115,7 +116,6 @@ def prompt_of(model: CrossEncoder) -> str | None:
 
 def _make_ready(model: CrossEncoder, name: str) -> None:
     """Check that the template holds a pair and leaves room for it; a padding token is found if there is none."""
-    first: Any = model[0]
     tokenizer = model.tokenizer
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -128,10 +128,17 @@ def _make_ready(model: CrossEncoder, name: str) -> None:
     if (tokenizer.model_max_length or 0) > 10**6:
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or _LONGEST
         model.max_seq_length = min(positions, _LONGEST)
+    check_room(model, name)
+
+
+def check_room(model: CrossEncoder, name: str, instruction: str | None = None) -> None:
+    """Raise ConfigError where the template, with ``instruction`` or its own, leaves no room for a pair."""
+    first: Any = model[0]
     limit = int(model.max_seq_length)
-    needed = int(first.preprocess([("", "")])["attention_mask"].sum())
+    needed = int(first.preprocess([("", "")], prompt=instruction or prompt_of(model))["attention_mask"].sum())
     if needed >= limit:
-        raise ConfigError(f"max_tokens {limit} leaves no room: the template of {name} takes {needed}", "raise it")
+        told = " with its instruction" if instruction else ""
+        raise ConfigError(f"max_tokens {limit} leaves no room: the template of {name}{told} takes {needed}", "raise it")
 
 
 def _misfit(model: CrossEncoder, name: str) -> str | None:

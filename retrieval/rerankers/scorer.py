@@ -6,11 +6,12 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from sentence_transformers import CrossEncoder
 
+from retrieval.instructed import by_instruction
 from retrieval.rerankers.loading import is_asked, load_reranker, prompt_of
 from retrieval.rerankers.templates import TemplateName
 from sleuth.artifacts import fingerprint_of
@@ -27,6 +28,27 @@ class PairScorer(Protocol):
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """One score per pair, in order; higher is better."""
         ...
+
+
+@runtime_checkable
+class InstructedScorer(PairScorer, Protocol):
+    """A scorer that may be told, pair by pair, what counts as relevant."""
+
+    @property
+    def takes_instructions(self) -> bool: ...
+
+    def score(self, pairs: Sequence[Pair], instructions: Sequence[str] = ()) -> list[float]:
+        """``instructions``: one a pair, "" for the model's own; none at all: the model's own for every pair."""
+        ...
+
+
+def takes_instructions(scorer: PairScorer) -> bool:
+    return isinstance(scorer, InstructedScorer) and scorer.takes_instructions
+
+
+def score_each(scorer: PairScorer, pairs: Sequence[Pair], instructions: Sequence[str]) -> list[float]:
+    """The scores of ``pairs``, each with its own instruction where the scorer takes any."""
+    return scorer.score(pairs, instructions) if isinstance(scorer, InstructedScorer) else scorer.score(pairs)
 
 
 class CrossEncoderScorer:
@@ -59,9 +81,14 @@ class CrossEncoderScorer:
         """Digest of the weights, the maximum length and how a language model is asked."""
         return self._fingerprint
 
-    def score(self, pairs: Sequence[Pair]) -> list[float]:
+    @property
+    def takes_instructions(self) -> bool:
+        """Whether it is a language model, which is asked."""
+        return is_asked(self._model)
+
+    def score(self, pairs: Sequence[Pair], instructions: Sequence[str] = ()) -> list[float]:
         with self._lock:
-            return score_pairs(self._model, pairs, self._batch_size)
+            return score_pairs(self._model, pairs, self._batch_size, instructions)
 
 
 class MeanScorer:
@@ -76,23 +103,45 @@ class MeanScorer:
     def fingerprint(self) -> str:
         return fingerprint_of({"mean": [scorer.fingerprint for scorer in self._scorers]})
 
-    def score(self, pairs: Sequence[Pair]) -> list[float]:
-        found = [scorer.score(pairs) for scorer in self._scorers]
+    @property
+    def takes_instructions(self) -> bool:
+        return any(map(takes_instructions, self._scorers))
+
+    def score(self, pairs: Sequence[Pair], instructions: Sequence[str] = ()) -> list[float]:
+        found = [score_each(scorer, pairs, instructions) for scorer in self._scorers]
         return [sum(scores) / len(scores) for scores in zip(*found, strict=True)]
 
 
-def score_pairs(model: CrossEncoder, pairs: Sequence[Pair], batch_size: int) -> list[float]:
-    """The logits of ``pairs``; the model sorts them by length, so that batches need little padding."""
-    if not pairs:
-        return []
+def score_pairs(
+    model: CrossEncoder, pairs: Sequence[Pair], batch_size: int, instructions: Sequence[str] = ()
+) -> list[float]:
+    """The logits of ``pairs``; the model sorts them by length, so that batches need little padding.
+
+    ``instructions`` as for `InstructedScorer`; a model that is not asked reads none.
+    """
     clean = cleaner(model)
-    scores = model.predict(
-        [(clean(query), clean(text)) for query, text in pairs],
-        batch_size=batch_size,
-        activation_fn=torch.nn.Identity(),
-        show_progress_bar=False,
-    )
-    return [float(score) for score in scores.reshape(-1)]
+    found = [0.0] * len(pairs)
+    for instruction, places in asked_together(model, len(pairs), instructions).items():
+        scores = model.predict(
+            [(clean(pairs[place][0]), clean(pairs[place][1])) for place in places],
+            prompt=prompt_with(model, instruction),
+            batch_size=batch_size,
+            activation_fn=torch.nn.Identity(),
+            show_progress_bar=False,
+        )
+        for place, score in zip(places, scores.reshape(-1), strict=True):
+            found[place] = float(score)
+    return found
+
+
+def asked_together(model: CrossEncoder, pairs: int, instructions: Sequence[str]) -> dict[str, list[int]]:
+    """The places of the pairs that ``model`` reads with one instruction, for each."""
+    return by_instruction(instructions if instructions and is_asked(model) else [""] * pairs)
+
+
+def prompt_with(model: CrossEncoder, instruction: str) -> str | None:
+    """``instruction``, or the model's own where it is empty; None: that of its template."""
+    return cleaner(model)(instruction) if instruction else prompt_of(model)
 
 
 def cleaner(model: CrossEncoder) -> Callable[[str], str]:

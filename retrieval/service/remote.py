@@ -49,6 +49,7 @@ class RemoteRetriever:
         )
         health = self._ask_health()
         self.passages: int | None = _count(health.get("passages"))
+        self.most_hits: int | None = _count(health.get("max_topk"))
         self._max_queries = min(max_queries, _count(health.get("max_queries")) or max_queries)
         self._images = images
         self._max_hits = _count(health.get("max_images" if images else "max_hits"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ class SparseWriter:
             try:
                 with np.load(path) as kept:
                     run = _Run(start, kept["ends"], kept["terms"], kept["weights"])
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
                 return
             if end is None and start != expected:
                 return

@@ -73,7 +73,7 @@ def best_places(scores: NDArray[np.float64], k: int) -> Rows:
     groups = len(scores) // _GROUP
     largest = scores[: groups * _GROUP].reshape(-1, _GROUP).max(axis=1)
     rest = scores[groups * _GROUP :]
-    if np.isnan(largest).any() or np.isnan(rest).any():
+    if not (np.isfinite(largest).all() and np.isfinite(rest).all()):
         raise RetrieverError("a weight of the index is not finite (NaN)", "the index is damaged: rebuild it")
     bound = float(np.partition(largest, groups - k)[groups - k]) if k <= groups else 0.0
     places = np.flatnonzero(scores >= bound) if bound > 0 else np.flatnonzero(scores > 0)

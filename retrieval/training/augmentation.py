@@ -8,7 +8,7 @@ and hits further down the negatives (section 3 of the paper). Progressive stages
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from statistics import fmean
 
@@ -17,7 +17,7 @@ from retrieval.size import size_of
 from retrieval.training.augmentation_config import AugmentationSettings
 from retrieval.training.config import SourceSettings
 from retrieval.training.crops import crop_passages
-from retrieval.training.labels import Ranking
+from retrieval.training.labels import Ranking, asked
 from retrieval.training.rows import Labels, TrainingRow, load_rows, read_passages
 from retrieval.training.sampling import same_as
 from sleuth.errors import ConfigError, DataError
@@ -36,7 +36,7 @@ def queries_to_label(data: Sequence[SourceSettings], settings: AugmentationSetti
         rows += unjudged(path)
     if settings.crops:
         cut = crop_passages(read_passages(settings.passages), settings.crops.count, settings.crops.words, seed=seed)
-        rows += [TrainingRow(f"{CROP}{crop.passage.id}", crop.text, (crop.passage,)) for crop in cut]
+        rows += [TrainingRow(f"{CROP}{crop.passage.id}", crop.text, (crop.passage,), source="crops") for crop in cut]
     if not rows:
         raise DataError(
             f"no passage of {settings.passages} is long enough for a crop", "lower augmentation.crops.words"
@@ -49,7 +49,7 @@ def unjudged(path: str) -> list[TrainingRow]:
     rows = []
     for row in read_rows(path):
         identifier = next((row.fields[name] for name in ("_id", "id", "query_id") if name in row.fields), row.number)
-        rows.append(TrainingRow(f"{path}-{identifier}", row.text("text", "question", "query"), ()))
+        rows.append(TrainingRow(f"{path}-{identifier}", row.text("text", "question", "query"), (), source=path))
     return rows
 
 
@@ -108,12 +108,12 @@ def agreement(rows: Sequence[TrainingRow], ranked: Mapping[str, Ranking], settin
     copies = _copies([p for row in rows for p in row.positives], read_passages(settings.passages))
     shares: dict[bool, list[float]] = {True: [], False: []}
     for row in rows:
-        best = set(ranked[row.query][: settings.positive_ranks])
+        best = set(ranked[asked(row)][: settings.positive_ranks])
         golds = [copies[content_key(gold)] for gold in row.positives if content_key(gold) in copies]
         if golds:
             shares[row.id.startswith(CROP)].append(fmean(bool(ids & best) for ids in golds))
     means = {crops: fmean(values) if values else None for crops, values in shares.items()}
-    lengths = [len(ranked[query]) for query in dict.fromkeys(row.query for row in rows)]
+    lengths = [len(ranked[query]) for query in dict.fromkeys(map(asked, rows))]
     short = sum(length < settings.negative_ranks[0] for length in lengths)
     return Agreement(means[False], means[True], lengths.count(0), short)
 
@@ -128,14 +128,14 @@ def augment(
     Best hits of any teacher are positives of the row, and no teacher's negatives. Rows of which no teacher says
     anything keep their golds; those without golds are left out.
     """
-    wanted = {identifier for ranked in teachers for row in rows for identifier in _read(ranked[row.query], settings)}
+    wanted = {identifier for ranked in teachers for row in rows for identifier in _read(ranked[asked(row)], settings)}
     known = {p.id: p for p in read_passages(settings.passages) if p.id in wanted}
     if lost := wanted - known.keys():
         raise DataError(
             f"teachers found the passage {min(lost)}, which {settings.passages} lacks",
             "all teachers must search the passages of augmentation.corpus",
         )
-    found = (_augmented(row, [ranked[row.query] for ranked in teachers], known, settings) for row in rows)
+    found = (_augmented(row, [ranked[asked(row)] for ranked in teachers], known, settings) for row in rows)
     return [row for row in found if row is not None]
 
 
@@ -155,7 +155,7 @@ def _augmented(
     labels = [Labels(top, low, share) for top, low in zip(best, worse, strict=True) if share]
     if row.positives and (golds or not best):
         labels.append(Labels(row.positives, every, golds or 1.0))
-    return TrainingRow(row.id, row.query, positives, every, row.answers, labels=tuple(labels))
+    return replace(row, positives=positives, negatives=every, scores={}, labels=tuple(labels))
 
 
 def _read(ids: Ranking, settings: AugmentationSettings) -> Ranking:

@@ -1,8 +1,9 @@
 """Settings of augmented queries and labels, as DRAGON trains (Lin et al. 2023). Imports nothing heavy.
 
 augmentation:
-  corpus: data/corpus.jsonl
-  teachers: [{kind: bm25, index: "{out}/bm25"}, runs/dense, {kind: rerank, model: M, inner: runs/dense}]
+  teachers:
+    - {kind: bm25, index: "{out}/bm25", corpus: data/corpus.jsonl}
+    - {kind: rerank, model: runs/reranker, inner: runs/dense}
   crops: {count: 10000, words: [8, 24]}
 """
 
@@ -48,7 +49,8 @@ class AugmentationSettings(Settings):
     teachers: Annotated[list[AnyRetriever], Field(min_length=1)]
     """Any retrievers, in the order in which they join."""
     corpus: Corpus | None = None
-    """The passages that all teachers search; None: those that the first teacher with a ``corpus`` is made from."""
+    """The passages that all teachers search; None: those that the first teacher with a ``corpus``, its own or that of a
+    part, is made from."""
     crops: CropSettings | None = None
     queries: list[str] = Field(default_factory=list)
     """Files of real queries without judgements, beside those of ``data``: rows with ``text``, ``question`` or
@@ -69,8 +71,7 @@ class AugmentationSettings(Settings):
     @property
     def passages(self) -> str:
         """The passages that all teachers search."""
-        made_from = [t.corpus for t in self.teachers if isinstance(t, IndexedSettings) and t.corpus is not None]
-        return self.corpus or next(iter(made_from), "")
+        return self.corpus or next(filter(None, map(_made_from, self.teachers)), "")
 
     @property
     def stages(self) -> list[int]:
@@ -100,6 +101,12 @@ class AugmentationSettings(Settings):
         if not self.passages:
             raise ValueError("corpus is missing: the passages that the teachers search")
         return self
+
+
+def _made_from(settings: RetrieverSettings) -> str | None:
+    """The first corpus that ``settings`` name, for themselves or for what they are made of."""
+    own = settings.corpus if isinstance(settings, IndexedSettings) else None
+    return own or next(filter(None, map(_made_from, settings.inside)), None)
 
 
 def _check_order(name: str, given: tuple[int, int]) -> None:

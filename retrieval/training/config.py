@@ -16,6 +16,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from hub.config import EncoderLoraSettings
 from retrieval.config import IndexedSettings
 from retrieval.training.augmentation_config import AugmentationSettings
+from retrieval.training.loop_config import LoopSettings, NotNegative
 from retrieval.training.loss_config import Batches, Direction, DistillationSettings, HardnessSettings
 from retrieval.training.mining_config import MiningSettings
 from retrieval.training.rerankers.config import RerankerSettings
@@ -24,7 +25,6 @@ from sleuth.errors import did_you_mean
 from sleuth.kinds import KindSettings
 from sleuth.settings import Count, Rate, Settings, Share
 
-NotNegative = Annotated[int, Field(ge=0)]
 Layout = Literal["tevatron", "beir", "hotpotqa", "musique", "cloze"]
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -115,7 +115,7 @@ class RegulariserSettings(Settings):
     """Share of the steps over which the weights rise from 0, with the square of the step."""
 
 
-class TrainingSettings(KindSettings):
+class TrainingSettings(LoopSettings, KindSettings):
     """What training minimises, InfoNCE in one of its kinds, and its optimizer.
 
     A step takes ``batch_size`` queries over all ranks, each with one positive and up to ``hard_negatives``.
@@ -155,19 +155,6 @@ class TrainingSettings(KindSettings):
     """Matryoshka: sizes to which a vector may be cut later."""
     regulariser: RegulariserSettings | None = None
     """Of sparse encoders; None: the usual one for SPLADE, none for others."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: forward passes under autocast."""
-    steps: Count | None = None
-    epochs: Rate = 1.0
-    learning_rate: Rate = 2e-5
-    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    warmup_steps: NotNegative = 0
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    max_grad_norm: Rate = 1.0
-    log_steps: Count = 10
-    save_steps: Count = 100
-    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
 
     @model_validator(mode="after")
     def _directions_fit(self) -> TrainingSettings:
@@ -176,6 +163,14 @@ class TrainingSettings(KindSettings):
         alike = sorted(set(self.directions) & {"query_to_query", "passage_to_passage"})
         if self.partition == "per_direction" and alike:
             raise ValueError(f"{alike[0]} has no right candidate of its own; it needs partition: joint")
+        return self
+
+    @model_validator(mode="after")
+    def _has_hard_negatives(self) -> TrainingSettings:
+        if not self.hard_negatives and self.distillation:
+            raise ValueError("distillation compares a query's positive with its hard negatives; hard_negatives is 0")
+        if not self.hard_negatives and self.hardness and self.hardness.mode == "hard_negatives":
+            raise ValueError("hardness of hard_negatives does nothing while hard_negatives is 0")
         return self
 
     @classmethod
@@ -320,8 +315,6 @@ class RetrieverTraining(Settings):
 
     @model_validator(mode="after")
     def _stages_have_all(self) -> RetrieverTraining:
-        if not self.data and not (self.stages and all(stage.data for stage in self.stages)):
-            raise ValueError("data is missing: rows to train on, for the run or for each of its stages")
         if self.stages and (self.training != InBatchSettings() or self.mining or self.rounds > 1 or self.round_corpus):
             raise ValueError(
                 "training, mining, rounds and round_corpus do nothing beside stages: set them in the stages"
@@ -353,7 +346,7 @@ class RetrieverTraining(Settings):
     def _idle(self) -> str | None:
         """The first setting that says something and that nothing reads."""
         if self.kind == "encoder":
-            return "reranker" if self.reranker else None
+            return "reranker" if self.reranker else self._idle_in_index()
         assert self.reranker is not None
         dev = self.evaluation
         idle = {
@@ -367,11 +360,24 @@ class RetrieverTraining(Settings):
         }
         return next((name for name, given in idle.items() if given), None)
 
+    def _idle_in_index(self) -> str | None:
+        """Settings of the dev set that are of use only while training."""
+        dev = self.index.evaluate if self.index else None
+        names = ("beside", "passages", "every", "metric", "patience")
+        idle = (name for name in names if dev and getattr(dev, name) != DevSettings.model_fields[name].default)
+        return next((f"index.evaluate.{name}" for name in idle), None)
+
     def _has_queries(self) -> None:
         augmented = self.augmentation
-        if not self.data and not (augmented and (augmented.crops or augmented.queries)):
+        staged = bool(self.stages) and all(stage.data for stage in self.stages)
+        if not self.data and not staged and not (augmented and (augmented.crops or augmented.queries)):
             more = ", augmentation.queries or augmentation.crops" if augmented else ""
+            more += ", for the run or for each of its stages" if self.stages else ""
             raise ValueError(f"there are no queries to train on: give data{more}")
-        if augmented and (self.kind != "encoder" or self.mining or self.rounds > 1):
-            useless = "mining" if self.mining else "rounds" if self.rounds > 1 else f"kind {self.kind}"
+        other = {"stages": self.stages, "mining": self.mining, "rounds": self.rounds > 1}
+        useless = next((name for name, given in other.items() if given), None)
+        if augmented and (useless or self.kind != "encoder"):
+            useless = useless or f"kind {self.kind}"
             raise ValueError(f"{useless} goes not with augmentation, whose teachers give an encoder its negatives")
+        if augmented and self.training.distillation:
+            raise ValueError("training.distillation goes not with augmentation, whose labels are ranks without scores")

@@ -47,6 +47,13 @@ class DevSet:
         return judge_all(self.rows, [[self.passages[place].id for place in row] for row in places.tolist()], k)
 
 
+def source_of(settings: DevSettings) -> SourceSettings:
+    """Where the judged queries are read."""
+    return SourceSettings(
+        path=settings.path, split=settings.split, corpus=settings.corpus, instruction=settings.instruction
+    )
+
+
 def load_dev(settings: DevSettings, seed: int, more: Sequence[Passage] = ()) -> DevSet:
     """The judged queries and the passages to search.
 
@@ -54,10 +61,7 @@ def load_dev(settings: DevSettings, seed: int, more: Sequence[Passage] = ()) -> 
     its own questions and ``more``, or those of ``settings.beside``. Raises DataError for a passage that cannot be
     read.
     """
-    source = SourceSettings(
-        path=settings.path, split=settings.split, corpus=settings.corpus, instruction=settings.instruction
-    )
-    rows = load_rows([source])[: settings.queries]
+    rows = load_rows([source_of(settings)])[: settings.queries]
     if settings.beside is not None:
         more = passages_of(load_rows([SourceSettings(path=path) for path in settings.beside]))
     corpus = settings.corpus or (settings.path if Path(settings.path).is_dir() else None)

@@ -4,6 +4,8 @@ A file is known by the teacher's fingerprint and the number of hits, so a folder
 
     {"teacher": "runs/bm25", "fingerprint": "...", "hits": 50}
     {"query": "who ...?", "hits": [["p7", 11.3], ["p2", 9.8], ...]}
+
+A query with an instruction of its own stands below it.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from retrieval.training.instructions import search_each
+from retrieval.training.rows import TrainingRow
 from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ArtifactError
 from sleuth.protocols import Retriever
@@ -31,8 +35,16 @@ def labels_file(teacher: Retriever, hits: int) -> str:
     return f"{fingerprint_of(teacher.fingerprint)[:16]}-{hits}.jsonl"
 
 
+def asked(row: TrainingRow) -> str:
+    """What a teacher is asked: the query, below its instruction if it has one."""
+    return f"{row.instruction}\n{row.query}" if row.instruction else row.query
+
+
 def read_labels(path: Path) -> dict[str, Ranking]:
-    """The rankings in ``path`` by query. Raises DataError naming a damaged line, ArtifactError for another file."""
+    """The rankings in ``path`` by what was `asked`.
+
+    Raises DataError naming a damaged line, ArtifactError for another file.
+    """
     found: dict[str, Ranking] = {}
     for number, row in read_jsonl(path):
         if number == 1 and "fingerprint" in row:
@@ -45,7 +57,7 @@ def read_labels(path: Path) -> dict[str, Ranking]:
 
 
 def label(
-    queries: Sequence[str],
+    rows: Sequence[TrainingRow],
     teacher: Retriever,
     path: Path,
     *,
@@ -55,7 +67,7 @@ def label(
     check: Check,
     on_progress: Callable[[int, int], None],
 ) -> int:
-    """Search ``queries`` that ``path`` does not have yet, and append each batch; returns how many there were.
+    """Search the queries of ``rows`` that ``path`` does not have yet, and append each batch; returns how many.
 
     A teacher that fails leaves what it found before, and the next call goes on from there.
     """
@@ -66,28 +78,29 @@ def label(
                 file.write(json.dumps({"teacher": name, "fingerprint": teacher.fingerprint, "hits": hits}) + "\n")
                 file.flush()
             known = read_labels(path)
-            missing = [query for query in dict.fromkeys(queries) if query not in known]
+            missing = [row for what, row in {asked(row): row for row in rows}.items() if what not in known]
             for start in range(0, len(missing), batch_size):
                 batch = missing[start : start + batch_size]
-                found = teacher.search(batch, hits)
+                found = search_each(teacher, batch, hits)
                 if start == 0:
                     check(found)
-                file.writelines(_line(query, some) for query, some in zip(batch, found, strict=True))
+                file.writelines(_line(asked(row), some) for row, some in zip(batch, found, strict=True))
                 file.flush()
                 on_progress(start + len(batch), len(missing))
     return len(missing)
 
 
-def rankings(path: Path, queries: Sequence[str]) -> Mapping[str, Ranking]:
-    """The rankings of ``queries``. Raises ArtifactError where some are missing."""
+def rankings(path: Path, queries: Iterable[str]) -> Mapping[str, Ranking]:
+    """The rankings of ``queries``, as `asked`. Raises ArtifactError where some are missing."""
     known = read_labels(path) if path.exists() else {}
-    lost = [query for query in dict.fromkeys(queries) if query not in known]
+    wanted = dict.fromkeys(queries)
+    lost = [query for query in wanted if query not in known]
     if lost:
         raise ArtifactError(
             f"{path} has no labels of {len(lost):,} queries, such as '{lost[0][:60]}'",
             "the data or the labels have changed since they were made: start again with --overwrite",
         )
-    return {query: known[query] for query in queries}
+    return {query: known[query] for query in wanted}
 
 
 def _line(query: str, hits: Sequence[Hit]) -> str:

@@ -13,12 +13,14 @@ from torch import Tensor
 from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.family import Encoded
+from retrieval.instructed import by_instruction
 from retrieval.passages import content_key, passage_text
 from retrieval.training.config import FrozenSettings, TrainingSettings
 from retrieval.training.directions import beside
 from retrieval.training.frozen import Table
 from retrieval.training.gradient_cache import Embed, cached_backward
-from retrieval.training.instructions import by_instruction, in_order, instructed
+from retrieval.training.instructions import in_order, instructed
+from retrieval.training.learning import Objective
 from retrieval.training.loss import Columns, ContrastiveLoss, Targets, info_nce
 from retrieval.training.ranks import gather, rank_slice
 from retrieval.training.rows import TrainingRow
@@ -28,15 +30,7 @@ from sleuth.types import Passage
 _ALL = slice(None)
 
 
-class Objective(Protocol):
-    def steps(self, epochs: float) -> int:
-        """Steps that go through the rows ``epochs`` times."""
-        ...
-
-    def backward(self, encoder: Encoder, step: int) -> dict[str, float]:
-        """Add the gradients of step ``step`` to the encoder's parameters; figures of the loss."""
-        ...
-
+class EncoderObjective(Objective[Encoder], Protocol):
     def table_of(self, passages: Sequence[Passage]) -> Encoded | None:
         """What ``passages`` are encoded to, where they stay as they are while training goes on."""
         ...

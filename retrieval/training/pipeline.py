@@ -15,7 +15,7 @@ from typing import Any
 
 from hub.randomness import seeded
 from retrieval.combine.parts import reach
-from retrieval.config import IndexedSettings, Progress, RetrieverSettings
+from retrieval.config import Progress, RetrieverSettings
 from retrieval.encoders.config import EncoderChoice, EncoderKind, ScratchSettings, family_of, preset
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.loading import new_encoder, open_trainable_encoder
@@ -24,9 +24,9 @@ from retrieval.open import open_retriever
 from retrieval.passages import passage_text
 from retrieval.training.config import DevSettings, RetrieverTraining
 from retrieval.training.dev import judge_all, load_dev, means
-from retrieval.training.instructions import search_each
+from retrieval.training.instructions import check_instructions, say_unread, search_each
 from retrieval.training.mining import mine
-from retrieval.training.objective import Objective
+from retrieval.training.objective import EncoderObjective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
 from retrieval.training.start import Counting, Material, start
 from retrieval.training.start_config import EncoderStart
@@ -92,8 +92,8 @@ def _mine(run: TrainingRun, number: int) -> Mapping[str, Any]:
 def _mine_with(run: TrainingRun, rows: Sequence[TrainingRow], settings: RetrieverSettings, out: Path) -> dict[str, Any]:
     chosen = run.settings.mining
     assert chosen is not None
-    distant = not isinstance(settings, IndexedSettings)  # an index at hand takes the time that it takes
-    retriever = open_retriever(settings, cached=False, resilient=distant, progress=run.progress)
+    retriever = open_retriever(settings, cached=False, resilient=not settings.at_hand, progress=run.progress)
+    say_unread(rows, retriever, settings.name)
     with run.counting(f"mining negatives from {settings.name}") as on_progress:
         mined, report = mine(
             rows,
@@ -119,6 +119,7 @@ def _taught(
     chosen = run.settings.mining
     assert chosen is not None
     teacher = open_retriever(settings, cached=False, resilient=False, progress=run.progress)
+    say_unread(rows, teacher, settings.name)
     with run.counting(f"scores of {settings.name}") as on_progress:
         taught, report = with_scores(
             rows, teacher, depth=chosen.teacher_depth, batch_size=chosen.batch_size, on_progress=on_progress
@@ -254,11 +255,12 @@ def _scratch(start: EncoderStart) -> ScratchSettings:
 
 def _prepare(
     run: TrainingRun, encoder: Encoder, rows: Sequence[TrainingRow], record: Path
-) -> tuple[Encoder, Objective, Watch | None]:
+) -> tuple[Encoder, EncoderObjective, Watch[Encoder] | None]:
     """What is trained, what is minimised and how it is watched; every query's figures go to ``record``."""
     dev, seed = run.settings.evaluation, run.settings.seed
     devset = load_dev(dev, seed, passages_of(rows)) if dev else None
     watched = devset.passages if devset else []
+    check_instructions(devset.rows if devset else (), encoder)
     encoder, objective = start(run.settings.training, Material(encoder, rows, watched, seed, run.counting))
     if dev is None or devset is None:
         return encoder, objective, None
@@ -305,6 +307,7 @@ def index_trained(run: TrainingRun) -> Mapping[str, Any]:
         return {}
     dev = chosen.evaluate
     devset = load_dev(dev, run.settings.seed)
+    say_unread(devset.rows, retriever, asked.name)
     found = search_each(retriever, devset.rows, reach(retriever, max(dev.k, 10)))
     values = judge_all(devset.rows, [[hit.passage.id for hit in hits] for hits in found], dev.k)
     return {"queries": len(devset.rows), "k": dev.k, **means(values)}

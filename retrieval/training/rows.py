@@ -105,10 +105,23 @@ def _load(source: SourceSettings) -> list[TrainingRow]:
         if source.layout not in (None, "beir"):
             raise ConfigError(f"{source.path} is a folder, which only the layout beir reads", "give a file inside it")
         return _beir(source)[: source.limit]
+    if source.layout == "beir":
+        raise ConfigError(f"{source.path} is a file, and the layout beir is a folder", "leave layout out")
     raw = read_rows(source.path, source.limit)
     read = _READERS[source.layout or _detect(raw[0])]
-    rows = [row for row in map(read, raw) if row is not None]
+    rows = [_sound(one, row) for one in raw if (row := read(one)) is not None]
     return _with_ids_of(rows, source.corpus) if source.corpus else rows
+
+
+def _sound(read: RawRow, row: TrainingRow) -> TrainingRow:
+    """The row, whose texts can be written and tokenized."""
+    texts = (text for p in (*row.positives, *row.negatives) for text in (p.id, p.title, p.text))
+    try:
+        for text in (row.query, row.instruction, *row.answers, *texts):
+            text.encode()
+    except UnicodeEncodeError:
+        raise read.error("a text has half a surrogate pair, which no encoding can hold", "mend or drop it") from None
+    return row
 
 
 def _detect(row: RawRow) -> str:
@@ -232,7 +245,8 @@ def _beir(source: SourceSettings) -> list[TrainingRow]:
         positives = tuple(corpus[pid] for pid, grade in grades.items() if grade > 0)
         negatives = tuple(corpus[pid] for pid, grade in grades.items() if grade <= 0)
         if positives:
-            rows.append(TrainingRow(query, texts[query].text("text"), positives, negatives))
+            row = TrainingRow(query, texts[query].text("text"), positives, negatives)
+            rows.append(_sound(texts[query], row))
     return rows
 
 

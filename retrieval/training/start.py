@@ -14,10 +14,10 @@ from retrieval.encoders.modalities import check_passages
 from retrieval.passages import content_key
 from retrieval.training.config import FrozenSettings, InBatchSettings, TrainingSettings
 from retrieval.training.frozen import Table, freeze
-from retrieval.training.instructions import prompt_for
-from retrieval.training.objective import AgainstTable, InBatch, Objective
+from retrieval.training.instructions import check_instructions
+from retrieval.training.objective import AgainstTable, EncoderObjective, InBatch
 from retrieval.training.rows import TrainingRow, passages_of
-from retrieval.training.sampling import BatchSampler
+from retrieval.training.sampling import sampler_of
 from retrieval.training.terms import terms_of
 from retrieval.training.trainer import add_adapter, freeze_passages
 from sleuth.errors import ConfigError, DataError
@@ -44,20 +44,21 @@ class Material:
     counting: Counting
 
 
-def start(settings: TrainingSettings, material: Material) -> tuple[Encoder, Objective]:
+def start(settings: TrainingSettings, material: Material) -> tuple[Encoder, EncoderObjective]:
     """The encoder that is trained, and what each of its steps minimises."""
     read = [*passages_of(material.rows), *material.watched]
     _check_rows(settings, material)
     check_passages(read, material.encoder.modalities, str(material.encoder.source or "the encoder"))
     with seeded(material.seed):  # weights that a kind adds are drawn at random
-        made: tuple[Encoder, Objective] = load_object(settings.STARTER)(settings, material)
+        made: tuple[Encoder, EncoderObjective] = load_object(settings.STARTER)(settings, material)
     return made
 
 
 def _check_rows(settings: TrainingSettings, material: Material) -> None:
     """Refuse, before anything is encoded, rows that lack what is needed or have what the encoder cannot use."""
-    for instruction in {row.instruction for row in material.rows}:
-        prompt_for(material.encoder.settings.query_prompt, instruction)
+    check_instructions(material.rows, material.encoder)
+    if settings.batches == "one_source" and len({row.source for row in material.rows}) == 1:
+        log.warning("training.batches: one_source changes nothing, since all rows are of one source")
     taught = sum(any(content_key(p) in row.scores for p in row.negatives) for row in material.rows)
     if settings.distillation is not None and not taught:
         raise DataError(
@@ -68,7 +69,7 @@ def _check_rows(settings: TrainingSettings, material: Material) -> None:
         log.info("%d of %d rows have a teacher's scores", taught, len(material.rows))
 
 
-def in_batch(settings: InBatchSettings, material: Material) -> tuple[Encoder, Objective]:
+def in_batch(settings: InBatchSettings, material: Material) -> tuple[Encoder, EncoderObjective]:
     if settings.lora is not None:
         if material.encoder.settings.towers == "separate":
             raise ConfigError(
@@ -80,7 +81,7 @@ def in_batch(settings: InBatchSettings, material: Material) -> tuple[Encoder, Ob
     return material.encoder, InBatch(material.rows, settings, material.seed, terms)
 
 
-def frozen_passages(settings: FrozenSettings, material: Material) -> tuple[Encoder, Objective]:
+def frozen_passages(settings: FrozenSettings, material: Material) -> tuple[Encoder, EncoderObjective]:
     encoder = separate_towers(material.encoder)
     freeze_passages(encoder)
     needed = [*passages_of(material.rows), *material.watched]
@@ -106,5 +107,5 @@ def _check_trainable(encoder: Encoder, passages: int) -> None:
 
 def timed(settings: TrainingSettings, material: Material) -> TrainingSettings:
     """``settings`` with the number of steps that they come to."""
-    batches = BatchSampler(material.rows, settings.batch_size, settings.hard_negatives, material.seed)
-    return settings.model_copy(update={"steps": settings.steps or batches.steps(settings.epochs)})
+    steps = settings.steps or sampler_of(material.rows, settings, material.seed).steps(settings.epochs)
+    return settings.model_copy(update={"steps": steps})

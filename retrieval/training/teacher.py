@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from retrieval.combine.parts import reach
 from retrieval.combine.rerank import RerankRetriever
-from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.retriever import EncoderRetriever
 from retrieval.passages import content_key, passage_text
-from retrieval.training.instructions import encode_queries, has_place, search_each
+from retrieval.rerankers.scorer import score_each
+from retrieval.training.instructions import encode_queries, search_each
 from retrieval.training.rows import TrainingRow
 from sleuth.errors import DataError
 from sleuth.protocols import Retriever
@@ -82,20 +82,18 @@ def _scores_of(teacher: Retriever, depth: int) -> Callable[[Sequence[TrainingRow
 
 def _by_pairs(teacher: RerankRetriever, rows: Sequence[TrainingRow]) -> Sequence[Scores]:
     owned = [_own(row) for row in rows]
-    pairs = [(row.query, passage_text(p)) for row, own in zip(rows, owned, strict=True) for p in own.values()]
-    scores = iter(teacher.scorer.score(pairs) if pairs else [])
+    asked = [(row, p) for row, own in zip(rows, owned, strict=True) for p in own.values()]
+    pairs = [(row.query, passage_text(p)) for row, p in asked]
+    scores = iter(score_each(teacher.scorer, pairs, [row.instruction for row, _ in asked]) if pairs else [])
     return [{key: next(scores) for key in own} for own in owned]
 
 
 def _by_vectors(teacher: EncoderRetriever, rows: Sequence[TrainingRow]) -> Sequence[Scores]:
     encoder = teacher.encoder
+    queries = encode_queries(encoder, rows)
     owned = [_own(row) for row in rows]
     distinct = {key: p for own in owned for key, p in own.items()}
     place = {key: number for number, key in enumerate(distinct)}
-    if isinstance(encoder, Encoder) and has_place(encoder.settings.query_prompt):
-        queries = encode_queries(encoder, rows)
-    else:
-        queries = encoder.encode_texts([row.query for row in rows], "query")
     passages = encoder.encode_passages(list(distinct.values()))
     found = []
     for number, own in enumerate(owned):

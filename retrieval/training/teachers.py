@@ -16,7 +16,8 @@ from retrieval.open import open_retriever
 from retrieval.training.augmentation import CROP, agreement, augment, check_passages, check_size, queries_to_label
 from retrieval.training.augmentation_config import AugmentationSettings
 from retrieval.training.config import RetrieverTraining
-from retrieval.training.labels import label, labels_file, rankings
+from retrieval.training.instructions import say_unread
+from retrieval.training.labels import asked, label, labels_file, rankings
 from retrieval.training.rows import TrainingRow
 from sleuth.layout import RetrieverRunLayout
 
@@ -44,14 +45,15 @@ def have_labelled(
         chosen.teacher(later).check_files(layout.out)
     teacher_settings = chosen.teacher(number)
     name, last = teacher_settings.name, chosen.negative_ranks[1]
-    teacher = open_retriever(teacher_settings, cached=False, progress=progress)
+    distant = not teacher_settings.at_hand
+    teacher = open_retriever(teacher_settings, cached=False, resilient=distant, progress=progress)
     check_size(teacher, name, chosen)
     rows = queries_to_label(settings.data, chosen, settings.seed)
-    queries = [row.query for row in rows]
+    say_unread(rows, teacher, name)
     path = _folder(chosen, layout) / labels_file(teacher, last)
     with counting(f"labels of {name}") as on_progress:
         searched = label(
-            queries,
+            rows,
             teacher,
             path,
             name=name,
@@ -60,7 +62,7 @@ def have_labelled(
             check=lambda found: check_passages(found, name, chosen.passages),
             on_progress=on_progress,
         )
-    agrees = agreement(rows, rankings(path, queries), chosen)
+    agrees = agreement(rows, rankings(path, map(asked, rows)), chosen)
     crops = sum(row.id.startswith(CROP) for row in rows)
     if chosen.crops and crops < chosen.crops.count:
         log.warning("only %d of %d crops: no more passages are long enough", crops, chosen.crops.count)
@@ -77,9 +79,8 @@ def labelled_rows(
     """The rows of a round; ``record_of`` gives what `have_labelled` returned for a teacher."""
     chosen = _augmentation(settings)
     rows = queries_to_label(settings.data, chosen, settings.seed)
-    queries = [row.query for row in rows]
     files = [record_of(t)["labels"] for t in range(1, chosen.stages[round_number - 1] + 1)]
-    return augment(rows, [rankings(_folder(chosen, layout) / name, queries) for name in files], chosen)
+    return augment(rows, [rankings(_folder(chosen, layout) / name, map(asked, rows)) for name in files], chosen)
 
 
 def _augmentation(settings: RetrieverTraining) -> AugmentationSettings:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from sentence_transformers.util import get_rank
@@ -25,8 +25,8 @@ from hub.config import LoraSettings
 from hub.randomness import seeded
 from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder
-from retrieval.training.config import TrainingSettings
-from retrieval.training.objective import Objective
+from retrieval.training.learning import L, Learner, Objective
+from retrieval.training.loop_config import LoopSettings
 from retrieval.training.ranks import (
     mean_over_ranks,
     of_all_ranks,
@@ -44,15 +44,15 @@ log = logging.getLogger("sleuth.train_retriever")
 
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.pt", "optimizer.pt", "state.json"
 
-Evaluate = Callable[[Encoder, int], Mapping[str, float]]
-"""Measures of an encoder at a step."""
+Evaluate = Callable[[L, int], Mapping[str, float]]
+"""Measures of what learns at a step."""
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(Generic[L]):
     """Evaluation during training: how often, by which metric, and the patience of early stopping."""
 
-    evaluate: Evaluate
+    evaluate: Evaluate[L]
     metric: str
     every: int
     patience: int = 0
@@ -79,22 +79,22 @@ class Outcome:
 
 
 def train(
-    encoder: Encoder,
-    objective: Objective,
-    settings: TrainingSettings,
+    learner: L,
+    objective: Objective[L],
+    settings: LoopSettings,
     out: Path,
     *,
     seed: int,
     sink: MetricSink,
-    watch: Watch | None = None,
+    watch: Watch[L] | None = None,
     resume: bool = False,
 ) -> Outcome:
-    """Train ``encoder`` in place, ending with the weights of the best step. Checkpoints go to ``out``.
+    """Train ``learner`` in place, ending with the weights of the best step. Checkpoints go to ``out``.
 
     Raises TrainingError before a step whose gradient is not finite.
     """
     started = time.monotonic()
-    loop = _Loop(encoder, objective, settings, out, sink, watch, seed)
+    loop = _Loop(learner, objective, settings, out, sink, watch, seed)
     loop.begin(resume)
     while loop.progress.step < loop.steps and not loop.tired():
         loop.step()
@@ -104,27 +104,27 @@ def train(
     return Outcome(best_step, last.best, last.step, time.monotonic() - started)
 
 
-class _Loop:
+class _Loop(Generic[L]):
     """One training run in progress."""
 
     def __init__(
         self,
-        encoder: Encoder,
-        objective: Objective,
-        settings: TrainingSettings,
+        learner: L,
+        objective: Objective[L],
+        settings: LoopSettings,
         out: Path,
         sink: MetricSink,
-        watch: Watch | None,
+        watch: Watch[L] | None,
         seed: int,
     ) -> None:
-        self.encoder, self.objective, self.settings = encoder, objective, settings
+        self.learner, self.objective, self.settings = learner, objective, settings
         self.out, self.sink, self.watch, self.seed = out, sink, watch, seed
         self.steps = settings.steps or objective.steps(settings.epochs)
-        self.weights = trainable(encoder)
+        self.weights = trainable(learner)
         if not self.weights:
             raise TrainingError(
-                "the encoder has no weights to train: a loaded adapter is frozen",
-                "add a section training.lora to continue training it",
+                "there are no weights to train: a loaded adapter is frozen",
+                "add a section lora to continue training it",
             )
         self.optimizer = torch.optim.AdamW(
             _decayed(self.weights, settings.weight_decay), lr=settings.learning_rate, betas=settings.betas
@@ -133,13 +133,13 @@ class _Loop:
         self.progress = Progress()
 
     def begin(self, resume: bool) -> None:
-        work_on(self.encoder.device)
+        work_on(self.learner.device)
         if get_rank() == 0:
             drop_incomplete(self.out)
             if not resume and self.out.exists():
                 shutil.rmtree(self.out)
         wait_for_all()
-        model = self.encoder.model
+        model = self.learner.model
         spread_from_first([*model.parameters(), *model.buffers()])  # whatever each rank drew or loaded
         found = newest_complete(self.out) if resume else None
         if found is not None:
@@ -153,9 +153,9 @@ class _Loop:
 
     def step(self) -> None:
         started = time.monotonic()
-        self.encoder.model.train()
+        self.learner.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        figures = self.objective.backward(self.encoder, self.progress.step)
+        figures = self.objective.backward(self.learner, self.progress.step)
         parameters = list(self.weights.values())
         sum_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
@@ -185,13 +185,13 @@ class _Loop:
         """Leave the encoder with the best weights."""
         if self.watch and self.progress.best_step != self.progress.step:
             self._load_weights(checkpoint_at(self.out, self.progress.best_step))
-        self.encoder.model.eval()
+        self.learner.model.eval()
 
     def _report(self, figures: Mapping[str, float], more: Mapping[str, float]) -> None:
         step, last = self.progress.step, self.progress.step == self.steps
         if step % self.settings.log_steps and not last:
             return
-        values = mean_over_ranks(figures, self.encoder.device) | dict(more)
+        values = mean_over_ranks(figures, self.learner.device) | dict(more)
         if get_rank() == 0:
             self.sink.scalars(step, values)
 
@@ -206,8 +206,8 @@ class _Loop:
     def _evaluate(self) -> None:
         assert self.watch is not None
         started = time.monotonic()
-        own = self.watch.evaluate(self.encoder, self.progress.step)
-        figures = mean_over_ranks(own, self.encoder.device)  # so that all ranks keep, and stop at, the same step
+        own = self.watch.evaluate(self.learner, self.progress.step)
+        figures = mean_over_ranks(own, self.learner.device)  # so that all ranks keep, and stop at, the same step
         progress = self.progress
         if progress.best is None or figures[self.watch.metric] > progress.best:
             progress.best, progress.best_step = figures[self.watch.metric], progress.step
@@ -217,7 +217,7 @@ class _Loop:
             self.sink.scalars(progress.step, named | {"time/evaluate": time.monotonic() - started})
 
     def _save(self) -> None:
-        random = of_all_ranks(_random_state(self.encoder.device))
+        random = of_all_ranks(_random_state(self.learner.device))
         if get_rank() != 0:
             return
         folder = checkpoint_at(self.out, self.progress.step)
@@ -243,7 +243,7 @@ class _Loop:
         self.optimizer.load_state_dict(kept["optimizer"])
         self.schedule.load_state_dict(kept["schedule"])
         if get_rank() < len(kept["random"]):
-            _set_random_state(kept["random"][get_rank()], self.encoder.device)
+            _set_random_state(kept["random"][get_rank()], self.learner.device)
         else:  # more ranks than before: this one has no saved state
             torch.manual_seed(self.seed + get_rank())
         self.progress = Progress(**json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
@@ -266,9 +266,9 @@ def _set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def trainable(encoder: Encoder) -> dict[str, nn.Parameter]:
+def trainable(learner: Learner) -> dict[str, nn.Parameter]:
     """The trainable parameters, by name; weights shared by both towers occur once."""
-    return {name: weight for name, weight in encoder.model.named_parameters() if weight.requires_grad}
+    return {name: weight for name, weight in learner.model.named_parameters() if weight.requires_grad}
 
 
 def freeze_passages(encoder: Encoder) -> None:

@@ -11,10 +11,9 @@ from hub.config import LoraSettings
 from retrieval.config import AnyRetriever
 from retrieval.rerankers.config import MaxTokens
 from retrieval.rerankers.templates import TemplateName
+from retrieval.training.loop_config import LoopSettings, NotNegative
 from sleuth.kinds import KindSettings
-from sleuth.settings import Count, Rate, Settings, Share
-
-NotNegative = Annotated[int, Field(ge=0)]
+from sleuth.settings import Count, Rate
 
 
 class LossSettings(KindSettings):
@@ -176,7 +175,7 @@ class YesNoSettings(HeadSettings):
     """What counts as relevant; it is saved with the model. None: what the backbone has, or the template's own."""
 
 
-class RerankerSettings(Settings):
+class RerankerSettings(LoopSettings):
     """A model that reads query and passage together and gives one score, trained on the rows' golds and negatives.
 
     A step takes ``batch_size`` queries over all ranks, each with its golds and up to ``hard_negatives``.
@@ -197,21 +196,9 @@ class RerankerSettings(Settings):
     """A low-rank adapter instead of all weights; it is merged into the saved model."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights. With bfloat16, train an adapter: small steps vanish in weights of that precision."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: forward passes under autocast."""
-    steps: Count | None = None
-    epochs: Rate = 1.0
     batch_size: Count = 16
     micro_batch: Count | None = None
     """Pairs in memory at once, by gradient caching; None: all of a step."""
     eval_batch: Count = 64
     """Pairs read at once for the dev set."""
-    learning_rate: Rate = 2e-5
-    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    warmup_steps: NotNegative = 0
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    max_grad_norm: Rate = 1.0
-    log_steps: Count = 10
-    save_steps: Count = 100
-    keep_checkpoints: Count = 2

@@ -9,9 +9,10 @@ from retrieval.combine.parts import reach
 from retrieval.config import Progress
 from retrieval.open import open_retriever
 from retrieval.passages import passage_text
-from retrieval.rerankers.scorer import PairScorer
-from retrieval.training.config import DevSettings, SourceSettings
-from retrieval.training.dev import judge_all
+from retrieval.rerankers.scorer import PairScorer, score_each
+from retrieval.training.config import DevSettings
+from retrieval.training.dev import judge_all, source_of
+from retrieval.training.instructions import search_each
 from retrieval.training.rerankers.config import RerankerSettings
 from retrieval.training.rows import TrainingRow, load_rows
 from sleuth.errors import DataError
@@ -36,13 +37,13 @@ class Candidates:
 
     def per_query(self, scorer: PairScorer, k: int, on_progress: OnProgress) -> dict[str, list[float]]:
         """``recall`` and ``all_gold`` among the first ``k``, and ``ndcg10``, of every query; ties as they stood."""
-        pairs = [
-            (row.query, passage_text(p)) for row, found in zip(self.rows, self.passages, strict=True) for p in found
-        ]
+        asked = [(row, p) for row, found in zip(self.rows, self.passages, strict=True) for p in found]
         scores: list[float] = []
-        for start in range(0, len(pairs), _CHUNK):
-            scores += scorer.score(pairs[start : start + _CHUNK])
-            on_progress(len(scores), len(pairs))
+        for start in range(0, len(asked), _CHUNK):
+            some = asked[start : start + _CHUNK]
+            pairs = [(row.query, passage_text(p)) for row, p in some]
+            scores += score_each(scorer, pairs, [row.instruction for row, _ in some])
+            on_progress(len(scores), len(asked))
         left = iter(scores)
         ranked = [sorted((-next(left), i) for i in range(len(found))) for found in self.passages]
         ids = [[found[i].id for _, i in order] for found, order in zip(self.passages, ranked, strict=True)]
@@ -54,10 +55,11 @@ def load_candidates(dev: DevSettings, settings: RerankerSettings, progress: Prog
 
     Raises DataError for rows that carry none.
     """
-    rows = load_rows([SourceSettings(path=dev.path, split=dev.split, corpus=dev.corpus)])[: dev.queries]
+    rows = load_rows([source_of(dev)])[: dev.queries]
     if settings.first_stage is not None:
-        retriever = open_retriever(settings.first_stage, cached=False, progress=progress)
-        found = retriever.search([row.query for row in rows], reach(retriever, settings.depth))
+        first = settings.first_stage
+        retriever = open_retriever(first, cached=False, resilient=not first.at_hand, progress=progress)
+        found = search_each(retriever, rows, reach(retriever, settings.depth))
         return Candidates(rows, [[hit.passage for hit in hits] for hits in found], ordered=True)
     bare = sum(not row.negatives for row in rows)
     if bare:

@@ -20,12 +20,16 @@ log = logging.getLogger("sleuth.train_retriever")
 
 @dataclass(frozen=True, slots=True)
 class RankedList:
-    """A query and its passages, the ``golds`` of them first. ``labels``: 1 and 0, or a teacher's scores."""
+    """A query and its passages, the ``golds`` of them first. ``labels``: 1 and 0, or a teacher's scores.
+
+    ``instruction``: what the query asks for, where it is not what the model is asked anyway.
+    """
 
     query: str
     passages: tuple[str, ...]
     golds: int
     labels: tuple[float, ...]
+    instruction: str = ""
 
 
 class ListSampler:
@@ -63,7 +67,7 @@ class ListSampler:
         labels = [1.0] * len(golds) + [0.0] * len(others)
         if self._loss.from_teacher:
             labels = [row.scores[content_key(p)] for p in passages]
-        return RankedList(row.query, tuple(map(passage_text, passages)), len(golds), tuple(labels))
+        return RankedList(row.query, tuple(map(passage_text, passages)), len(golds), tuple(labels), row.instruction)
 
     def _contrasted(self, drawn: Sequence[tuple[int, TrainingRow]], in_batch: int) -> list[RankedList]:
         """One gold a query, its hard negatives, and golds of other queries that are none of its own."""
@@ -76,7 +80,7 @@ class ListSampler:
             foreign = list({p.id: p for p in golds if not own(p)}.values())
             negatives: list[Passage] = [*hard, *rng.sample(foreign, min(in_batch, len(foreign)))]
             texts = tuple(map(passage_text, (gold, *negatives)))
-            made.append(RankedList(row.query, texts, 1, (1.0, *(0.0 for _ in negatives))))
+            made.append(RankedList(row.query, texts, 1, (1.0, *(0.0 for _ in negatives)), row.instruction))
         return made
 
     def _rng(self, row: TrainingRow, epoch: int) -> random.Random:

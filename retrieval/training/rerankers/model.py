@@ -15,9 +15,11 @@ from torch import Tensor
 from hub.adapters import check_targets, lora_config
 from hub.config import LoraSettings
 from hub.models import resolve_model
-from retrieval.rerankers.loading import CROSS_ENCODER, ask, is_asked, is_causal, open_cross_encoder, prompt_of
-from retrieval.rerankers.scorer import Pair, cleaner
+from hub.randomness import seeded
+from retrieval.rerankers.loading import CROSS_ENCODER, ask, check_room, is_asked, is_causal, open_cross_encoder
+from retrieval.rerankers.scorer import Pair, cleaner, prompt_with
 from retrieval.training.rerankers.config import RerankerSettings, YesNoSettings
+from retrieval.training.rows import TrainingRow
 from sleuth.artifacts import atomic_folder, write_manifest
 from sleuth.errors import ConfigError
 
@@ -36,10 +38,11 @@ class Reranker:
         found: torch.device = self.model.device
         return found
 
-    def features(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+    def features(self, pairs: Sequence[Pair], instruction: str = "") -> dict[str, Any]:
+        """``instruction`` "": that of the model."""
         clean = cleaner(self.model)
         texts = [(clean(query), clean(text)) for query, text in pairs]
-        made: dict[str, Any] = self.model.preprocess(texts, prompt=prompt_of(self.model))
+        made: dict[str, Any] = self.model.preprocess(texts, prompt=prompt_with(self.model, instruction))
         return made
 
     def scores(self, features: Mapping[str, Any]) -> Tensor:
@@ -58,7 +61,11 @@ class Reranker:
 
 def new_reranker(settings: RerankerSettings, *, seed: int) -> Reranker:
     """The model that training starts from; what it lacks is drawn from ``seed``. Raises ConfigError."""
-    torch.manual_seed(seed)
+    with seeded(seed):
+        return _drawn(settings)
+
+
+def _drawn(settings: RerankerSettings) -> Reranker:
     name = resolve_model(settings.backbone, CROSS_ENCODER)
     how: dict[str, Any] = {"max_tokens": settings.max_tokens, "dtype": settings.dtype}
     head = settings.head
@@ -78,6 +85,18 @@ def new_reranker(settings: RerankerSettings, *, seed: int) -> Reranker:
         model = open_cross_encoder(name, labels=1, **how)
     adapter = None if settings.lora is None else _with_adapter(model, settings.lora)
     return Reranker(model, adapter)
+
+
+def check_instructions(rows: Sequence[TrainingRow], reranker: Reranker, name: str) -> None:
+    """Raise ConfigError for rows with instructions that the model does not read, or has no room for."""
+    instructions = {row.instruction for row in rows} - {""}
+    if instructions and not is_asked(reranker.model):
+        raise ConfigError(
+            f"rows have instructions, and {name} has a classification head, which reads none",
+            "leave them out, or train a language model with head: yes_no",
+        )
+    if instructions:
+        check_room(reranker.model, name, max(instructions, key=len))
 
 
 def _with_adapter(model: CrossEncoder, settings: LoraSettings) -> Any:

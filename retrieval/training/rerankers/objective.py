@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,15 +11,22 @@ from sentence_transformers.util import get_world_size
 from torch import Tensor
 
 from retrieval.encoders.family import Encoded
+from retrieval.instructed import by_instruction
 from retrieval.rerankers.scorer import Pair
 from retrieval.training.gradient_cache import Embed, cached_backward
+from retrieval.training.instructions import in_order
 from retrieval.training.ranks import gather, rank_slice
 from retrieval.training.rerankers.config import RerankerSettings
 from retrieval.training.rerankers.lists import ListSampler, RankedList
 from retrieval.training.rerankers.losses import make_loss
 from retrieval.training.rerankers.model import Reranker
 from retrieval.training.rows import TrainingRow
-from sleuth.types import Passage
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    pair: Pair
+    instruction: str
 
 
 class RankLists:
@@ -32,14 +40,14 @@ class RankLists:
     def steps(self, epochs: float) -> int:
         return self.sampler.steps(epochs)
 
-    def backward(self, reranker: Any, step: int) -> dict[str, float]:
-        """Add this rank's part of the gradients of a step to ``reranker``, a `Reranker`.
+    def backward(self, reranker: Reranker, step: int) -> dict[str, float]:
+        """Add this rank's part of the gradients of a step to ``reranker``.
 
         Ranks add their gradients up, and each works out the whole loss, so it weighs it by their number.
         """
         lists = self.sampler.lists(step)
-        pairs = [(one.query, text) for one in lists for text in one.passages]
-        order = sorted(range(len(pairs)), key=lambda place: len(pairs[place][0]) + len(pairs[place][1]))
+        pairs = [_Asked((one.query, text), one.instruction) for one in lists for text in one.passages]
+        order = sorted(range(len(pairs)), key=lambda place: sum(map(len, pairs[place].pair)))
         back = torch.tensor(order).argsort()
         figures: dict[str, float] = {}
 
@@ -57,18 +65,20 @@ class RankLists:
         cached_backward(groups, loss_of, cached=len(chunks) > 1, device=reranker.device)
         return figures
 
-    def table_of(self, _passages: Sequence[Passage]) -> None:
-        return None
-
-    def _embed(self, reranker: Reranker, pairs: Sequence[Pair]) -> Embed:
-        features = reranker.features(pairs)
+    def _embed(self, reranker: Reranker, asked: Sequence[_Asked]) -> Embed:
+        groups = by_instruction([one.instruction for one in asked])
+        features = [
+            reranker.features([asked[place].pair for place in places], instruction)
+            for instruction, places in groups.items()
+        ]
         autocast: Callable[[], Any] = lambda: torch.autocast(
             reranker.device.type, torch.bfloat16, enabled=self._settings.precision == "bfloat16"
         )
 
         def embed() -> Encoded:
             with autocast():
-                return Encoded(reranker.scores(features)[:, None])
+                parts = [Encoded(reranker.scores(some)[:, None]) for some in features]
+            return in_order(parts, list(groups.values()))
 
         return embed
 

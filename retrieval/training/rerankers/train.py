@@ -6,16 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from retrieval.config import Progress
-from retrieval.encoders.encoder import Encoder
+from retrieval.rerankers.loading import is_asked
 from retrieval.rerankers.scorer import Pair, score_pairs
-from retrieval.training.config import DevSettings, InBatchSettings
+from retrieval.training.config import DevSettings
 from retrieval.training.dev import means
 from retrieval.training.rerankers.config import RerankerSettings
 from retrieval.training.rerankers.dev import Candidates, load_candidates
-from retrieval.training.rerankers.model import Reranker, new_reranker
+from retrieval.training.rerankers.model import Reranker, check_instructions, new_reranker
 from retrieval.training.rerankers.objective import RankLists
 from retrieval.training.rows import TrainingRow
 from retrieval.training.start import Counting
@@ -59,12 +59,13 @@ def train_reranker(
     objective = RankLists(rows, settings, seed)
     candidates = load_candidates(watched.settings, settings, watched.progress) if watched else None
     reranker = new_reranker(settings, seed=seed)
+    check_instructions([*rows, *(candidates.rows if candidates else ())], reranker, settings.backbone)
     if resume:
         _check(work)
     outcome = train(
-        cast(Encoder, reranker),  # of which the loop reads the model alone
+        reranker,
         objective,
-        _loop(settings),
+        settings,
         work,
         seed=seed,
         sink=sink,
@@ -83,19 +84,12 @@ def train_reranker(
     return figures
 
 
-def _loop(settings: RerankerSettings) -> InBatchSettings:
-    """The settings that the loop reads, which are the same for rerankers."""
-    names = ("steps", "epochs", "learning_rate", "schedule", "warmup_steps", "weight_decay", "betas")
-    more = ("max_grad_norm", "log_steps", "save_steps", "keep_checkpoints")
-    return InBatchSettings.model_validate({name: getattr(settings, name) for name in (*names, *more)})
-
-
-def _watch(candidates: Candidates, watched: Watched, batch_size: int) -> Watch:
+def _watch(candidates: Candidates, watched: Watched, batch_size: int) -> Watch[Reranker]:
     dev = watched.settings
     if candidates.ordered and not watched.record.exists():
         _write(watched.record, _BEFORE, candidates.as_given(dev.k))
 
-    def evaluate(current: Any, step: int) -> dict[str, float]:
+    def evaluate(current: Reranker, step: int) -> dict[str, float]:
         with watched.counting(f"dev pairs, step {step}") as on_progress:
             values = candidates.per_query(_Current(current, batch_size), dev.k, on_progress)
         _write(watched.record, step, values)
@@ -112,8 +106,12 @@ class _Current:
     batch_size: int
     fingerprint: str = "in training"
 
-    def score(self, pairs: Sequence[Pair]) -> list[float]:
-        return score_pairs(self.reranker.model, pairs, self.batch_size)
+    @property
+    def takes_instructions(self) -> bool:
+        return is_asked(self.reranker.model)
+
+    def score(self, pairs: Sequence[Pair], instructions: Sequence[str] = ()) -> list[float]:
+        return score_pairs(self.reranker.model, pairs, self.batch_size, instructions)
 
 
 def _write(record: Path, step: int, values: Mapping[str, Sequence[float]]) -> None:

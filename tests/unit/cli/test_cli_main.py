@@ -3,9 +3,12 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import typer
+from rich.text import Text
 
 from cli import main as program
 from sleuth.errors import DataError
@@ -92,6 +95,19 @@ def test_debug_lets_the_error_through(failing: Any, arguments: tuple[str, ...]) 
     failing(DataError("broken"))
     with pytest.raises(DataError):
         program.main(list(arguments))
+
+
+def test_help_shows_brackets_that_are_no_markup() -> None:
+    def commands(command: Any) -> Iterator[Any]:
+        yield command
+        for below in getattr(command, "commands", {}).values():
+            yield from commands(below)
+
+    found = list(commands(typer.main.get_command(program.make_app())))
+    helps = [text for command in found for part in (command, *command.params) if (text := getattr(part, "help", None))]
+    assert len(helps) > 100
+    for text in helps:
+        assert Text.from_markup(text).plain == text.replace("\\[", "[")
 
 
 def test_debug_after_two_dashes_is_a_word_like_others(failing: Any) -> None:

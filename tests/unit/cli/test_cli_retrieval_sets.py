@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from cli.evaluate_retrieval import evaluate_retrieval
 from cli.search import search
 from retrieval.bm25 import build_bm25
 from retrieval.evaluation.runs import read_run
+from retrieval.open import open_retriever
+from retrieval.service.config import ServiceLimits
 from sleuth.errors import ArtifactError, ConfigError, DataError
 
 TOWNS = ("Arden", "Brill", "Corvo", "Dunmore", "Estray")
@@ -181,6 +184,8 @@ def test_an_index_that_is_missing_is_made_from_the_set_if_its_kind_is_named(
     assert f"{tmp_path}/made does not exist: it is made from {one}" in err
     hybrid = f"{{kind: hybrid, parts: [{{kind: bm25, index: {tmp_path}/a}}, {{index: {tmp_path}/b, k1: 2.0}}]}}"
     assert figures(program, hybrid, "--beir", one, "--measures", "RR@5")["RR@5"] == 1
+    named = (tmp_path / "named", "--set", "retriever.kind=bm25", "--beir", one, "--measures", "RR@5")
+    assert figures(program, *named)["RR@5"] == 1
     with pytest.raises(ArtifactError, match=r"to make it from .*, name its kind"):
         run(program, tmp_path / "nope", "--beir", one)
     assert not (tmp_path / "nope").exists()
@@ -206,6 +211,31 @@ def test_a_run_needs_no_judgements(program: typer.Typer, one: Path, tmp_path: Pa
         run(program, index, "--queries", one / "queries.jsonl")
     with pytest.raises(ConfigError, match="there are no judgements"):
         run(program, index, "--queries", one / "queries.jsonl", "--run-out", out, "--measures", "AP")
+
+
+def test_a_service_is_asked_for_no_more_hits_than_it_gives(program: typer.Typer, one: Path, serving: Any) -> None:
+    index = one.parent / "index-one"
+    with serving(open_retriever(index), ServiceLimits(max_topk=3)) as url:
+        arguments = ("--beir", one, "--measures", "RR AP", "--json")
+        printed, err = run(program, url, *arguments)
+        assert json.loads(printed)["RR"] == 1
+        assert json.loads(printed)["depth"] == 3
+        assert "the retriever's depth is 3: RR, AP is cut there" in err
+        with pytest.raises(ConfigError, match="P@4 needs more hits"):
+            run(program, url, "--beir", one, "--measures", "P@4")
+
+
+def test_an_index_at_hand_takes_the_time_that_it_takes(
+    program: typer.Typer, one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from retrieval.bm25 import BM25Retriever
+
+    real = BM25Retriever.search
+    monkeypatch.setattr(BM25Retriever, "search", lambda self, queries, k: time.sleep(0.05) or real(self, queries, k))
+    index = one.parent / "index-one"
+    for parts in (f"{{index: {index}", f"{{kind: hybrid, parts: [{index}, {index}]"):
+        settings = f"{parts}, timeout_s: 0.01, retries: 0}}"
+        assert figures(program, settings, "--beir", one, "--measures", "RR@5")["RR@5"] == 1
 
 
 def test_topics_and_qrels_of_trec(program: typer.Typer, one: Path, tmp_path: Path) -> None:

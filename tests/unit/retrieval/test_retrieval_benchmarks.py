@@ -13,6 +13,7 @@ from retrieval.corpus import PassageRow, read_rows
 from retrieval.evaluation.benchmarks import beir_set, bright_sets
 from retrieval.evaluation.evaluate import retrieve
 from retrieval.evaluation.sets import RetrievalSet, without_left_out
+from retrieval.resilient import ResilientRetriever
 from sleuth.errors import DataError
 from sleuth.types import Hit, Passage, Question
 
@@ -134,6 +135,17 @@ def test_a_name_of_beir_is_loaded_from_the_hub(hub: Path, given: str, repository
     assert ids(found.corpus) == ["0", "1", "2", "3"]
 
 
+def test_a_folder_is_known_by_its_name_wherever_it_is_looked_at_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive(tmp_path / "made-up")
+    monkeypatch.chdir(tmp_path / "made-up" / "qrels")
+    for given in ("..", "../", "../../made-up", "../."):
+        assert beir_set(given).name == "made-up"
+    monkeypatch.chdir(tmp_path / "made-up")
+    assert beir_set(".").name == "made-up"
+
+
 def test_the_split_is_test_unless_said(tmp_path: Path) -> None:
     archive(tmp_path / "made-up")
     tsv(tmp_path / "made-up" / "qrels" / "dev.tsv")
@@ -202,6 +214,7 @@ class Ordered:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        self.most_hits: int | None = None
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         self.asked.append(k)
@@ -225,6 +238,15 @@ def test_passages_that_do_not_count_are_replaced_by_the_next() -> None:
     }
     assert retriever.asked == [3 + 4]
     assert without_left_out({"q": {"0": 1.0, "1": 0.5}, "1": {"1": 1.0}}, chosen) == {"q": {"1": 0.5}, "1": {}}
+
+
+def test_no_more_is_searched_for_than_a_service_gives() -> None:
+    retriever = Ordered()
+    retriever.most_hits = 3
+    wrapped = ResilientRetriever(retriever)
+    run = retrieve(wrapped, [Question("1", "?", ())], 3, left_out=lambda query: frozenset((query,))).run
+    assert run == {"1": {"0": 0.0, "2": -2.0}}
+    assert retriever.asked == [3]
 
 
 class Tied(Ordered):

@@ -95,6 +95,15 @@ def test_the_librarys_options_are_honoured_when_loaded_and_when_saved_again(
     assert load_encoder(tmp_path / "ours").fingerprint == encoder.fingerprint
 
 
+@pytest.mark.parametrize("mode", ["mean", "cls", "max"])
+def test_what_is_compared_by_cosine_is_saved_with_unit_vectors(mode: str, make: Make, tmp_path: Path) -> None:
+    make(pooling={"pooling_mode": mode}, unit=False).save(str(tmp_path / "theirs"))
+    encoder = load_encoder(tmp_path / "theirs")
+    encoder.save(tmp_path / "ours")
+    plain = SentenceTransformer(str(tmp_path / "ours"))
+    np.testing.assert_allclose(plain.encode_query(TEXTS), encoder.encode(TEXTS, "query"), atol=2e-6, rtol=0)
+
+
 def test_left_padding_with_absolute_positions_is_saved_as_right_padding(make: Make, tmp_path: Path) -> None:
     """On the left a vector would depend on the batch; here it is that of the text alone."""
     make(tokenizer={"padding_side": "left"}).save(str(tmp_path / "theirs"))

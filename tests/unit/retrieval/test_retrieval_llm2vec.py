@@ -310,7 +310,7 @@ def test_stages_that_cannot_be_run_are_one_clear_line(llama: Path, tmp_path: Pat
         load_retriever_run(path, ["stages.0.training.hard_negatives=5"])
     with pytest.raises(ConfigError, match="regulariser does nothing for a training objective of kind simcse"):
         load_retriever_run(path, ["stages.1.training.regulariser={}"])
-    with pytest.raises(ConfigError, match="data is missing"):
+    with pytest.raises(ConfigError, match="no queries to train on: give data, for the run or for each of its stages"):
         load_retriever_run(path, ["data=[]"])
     with pytest.raises(ConfigError, match="did you mean 'mntp'"):
         load_retriever_run(path, ["stages=[{name: a, training: {kind: mnpt}}]"])

@@ -13,6 +13,7 @@ import pytest
 mteb = pytest.importorskip("mteb", reason="needs the extra mteb: pip install 'sleuth-rl[mteb]'")
 
 from datasets import Dataset  # noqa: E402
+from families import FAMILIES, masked_lm  # noqa: E402
 from mteb.abstasks import AbsTaskRetrieval, AbsTaskSTS  # noqa: E402
 from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
@@ -185,14 +186,18 @@ def test_names_are_those_of_mteb(tmp_path: Path) -> None:
     assert mteb.TaskResult.from_disk(place / "x.json").scores["test"][0]["mrr_at_10"] == 0.5
 
 
-def test_an_encoder_of_another_family_searches_by_its_index(prompted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from retrieval.encoders.family import Dense
-
-    made = open_encoder(prompted)
-    monkeypatch.setattr(made, "family", Dense("multivector"))
-    monkeypatch.setattr("workflows.mteb_tasks._encoder", lambda _: made)
-    with pytest.raises(ConfigError, match=r"one vector of each text.*kind: multivector, .* index: FOLDER/.set."):
-        run(prompted, "MadeRetrieval")
+@pytest.mark.parametrize("kind", ["sparse", "multivector"])
+def test_an_encoder_of_another_family_searches_by_its_index(kind: str, folder: Path, tmp_path: Path) -> None:
+    FAMILIES[kind](masked_lm(tmp_path / "bert")).save(tmp_path / "encoder")
+    settings = f"{{kind: {kind}, encoder: {tmp_path}/encoder, index: {tmp_path}/{{set}}}}"
+    (found,) = run(settings, "MadeRetrieval")
+    ours = figures(settings.replace("{set}", "ours"), "--beir", folder, "--keep-itself", "--measures", "nDCG@10")
+    assert found.score == pytest.approx(ours["nDCG@10"], abs=1e-5)
+    for given in (tmp_path / "encoder", tmp_path / "ours"):
+        with pytest.raises(ConfigError) as caught:
+            run(given, "MadeRetrieval")
+        assert "one vector of each text" in str(caught.value)
+        assert f"'{{kind: {kind}, encoder: {tmp_path}/encoder, index: FOLDER/{{set}}}}'" in str(caught.value)
 
 
 def test_mistakes_are_one_clear_line(prompted: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:

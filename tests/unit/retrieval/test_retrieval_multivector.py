@@ -78,6 +78,16 @@ def test_exact_search_is_plain_maxsim(monkeypatch: pytest.MonkeyPatch, k: int) -
     monkeypatch.setattr("retrieval.multivector.search.MOST_TOKENS", 16)
     monkeypatch.setattr("retrieval.multivector.search.QUERY_TOKENS", 6)
     assert_exact(ExactSearch(tokens), tokens, queries, k)
+    read: list[int] = []
+
+    class Watched(StoredTokens):
+        def read(self, tokens: Any) -> Any:
+            found = StoredTokens.read(self, tokens)
+            read.append(len(found))
+            return found
+
+    ExactSearch(Watched(tokens.vectors, tokens.bounds)).search(queries, k)
+    assert max(read) <= 16 + 29  # never all at once, however many are asked for
 
 
 def test_equal_passages_come_in_order_of_the_corpus_whatever_k() -> None:
@@ -305,6 +315,37 @@ def test_a_broken_vector_in_an_index_is_one_clear_line(indexes: Path, encoder: E
     np.load(index / "token_vectors.npy", mmap_mode="r+")[bounds[5]] = np.nan
     with pytest.raises(RetrieverError, match=r"passage 5 of .* is not finite \(NaN\)"):
         open_multivector(index, encoder).search(["river"], 3)
+    np.load(index / "token_vectors.npy", mmap_mode="r+")[:] = np.nan
+    with pytest.raises(RetrieverError, match=r"passage 0 of .* is not finite \(NaN\)"):
+        open_multivector(index, encoder).search(["river"], 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "message"),
+    [
+        ("residual", "centroids.npy", np.nan, "the centroids of .* are damaged"),
+        ("residual", "lists.npy", 99, "the lists of .* are damaged"),
+        ("residual", "list_bounds.npy", -1, "the lists of .* are damaged"),
+        ("muvera", "planes.npy", np.nan, "vectors of fixed dimension of .* are damaged"),
+        ("muvera", "scales.npy", np.nan, r"a vector of fixed dimension is not finite \(NaN\)"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_one_clear_line(
+    indexes: Path, encoder: Encoder, tmp_path: Path, kind: str, name: str, value: float, message: str
+) -> None:
+    index = Path(shutil.copytree(indexes / kind, tmp_path / "i"))
+    np.load(index / name, mmap_mode="r+")[:] = value
+    with pytest.raises((ArtifactError, RetrieverError), match=message):
+        open_multivector(index, encoder).search(["river"], 3)
+
+
+def test_the_command_that_makes_another_type_has_nothing_of_the_old_one(indexes: Path) -> None:
+    wanted = {"index": indexes / "float16", "index_type": "residual", "bits": 1}
+    with pytest.raises(ArtifactError, match="has the index_type flat, not residual") as caught:
+        bare(validate(RetrieverSettings, wanted, "retriever"))
+    assert "--set index_type=residual --set bits=1 --overwrite" in caught.value.hint
+    with pytest.raises(ConfigError, match=r"bits does nothing for .*float16"):
+        bare(validate(RetrieverSettings, {"index": indexes / "float16", "bits": 1}, "retriever"))
 
 
 def test_an_encoder_gone_bad_fails_the_build(corpus: Path, folder: Path, tmp_path: Path) -> None:

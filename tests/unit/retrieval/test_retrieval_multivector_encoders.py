@@ -113,6 +113,9 @@ def test_a_model_of_the_library_loads_here_and_may_be_changed(family: Path, tmp_
     encoded = changed.encode_texts(TEXTS, "query")
     assert encoded.values.shape == (4, 30, 8)
     torch.testing.assert_close(encoded.values.norm(dim=-1), torch.ones(4, 30), atol=1e-5, rtol=0)
+    changed.save(tmp_path / "changed")
+    assert_same(load_encoder(tmp_path / "changed"), MultiVectorEncoder(str(tmp_path / "changed")))
+    assert torch.equal(load_encoder(tmp_path / "changed").encode_texts(TEXTS, "query").values, encoded.values)
     with pytest.raises(ArtifactError, match="has vectors of 16 dimensions, not 32"):
         open_trainable_encoder(EncoderKind.of(backbone=str(tmp_path / "m"), dimensions=32))
     with pytest.raises(ArtifactError, match="was trained with the query_prompt"):

@@ -230,15 +230,56 @@ def test_damaged_weights_are_refused(tmp_path: Path, masked_lm: Path, corpus: Pa
     damaged = SparseIndex(PostingSearch(open_postings(tmp_path / "nan", 3)), "the index")
     with pytest.raises(RetrieverError, match="the index: a weight of the index is not finite"):
         damaged.search(Encoded(torch.ones(1, 4)), 2)
+    codes[3] = np.inf
+    np.save(tmp_path / "nan" / "weights.npy", codes)
+    with pytest.raises(RetrieverError, match="not finite"):
+        SparseIndex(PostingSearch(open_postings(tmp_path / "nan", 3)), "the index").search(Encoded(torch.ones(1, 4)), 2)
     np.save(tmp_path / "nan" / "weights.npy", codes[:5])
     with pytest.raises(ArtifactError, match="do not fit together"):
         open_postings(tmp_path / "nan", 3)
 
 
+@pytest.mark.parametrize(("name", "value"), [("rows.npy", 60_000), ("starts.npy", 99), ("starts.npy", -1)])
+def test_postings_that_point_nowhere_are_refused(tmp_path: Path, name: str, value: int) -> None:
+    """They would be added up outside of the scores' memory."""
+    stored(tmp_path / "p", np.ones((3, 4), np.float32))
+    np.load(tmp_path / "p" / name, mmap_mode="r+")[..., 1:-1] = value
+    with pytest.raises(ArtifactError, match="do not fit together"):
+        open_postings(tmp_path / "p", 3)
+
+
+def test_a_run_cut_short_is_written_again(tmp_path: Path) -> None:
+    weights = Encoded(torch.ones(4, 3))
+    for size in (0, 100):
+        writer = SparseWriter(tmp_path, 8, 3)
+        for start in (0, 4):
+            writer.write(start, weights)
+        (tmp_path / "encoded.json").write_text(json.dumps({"done": 8}))
+        assert SparseWriter(tmp_path, 8, 3).intact
+        os.truncate(sorted(tmp_path.glob("run-*"))[1], size)
+        assert not SparseWriter(tmp_path, 8, 3).intact
+
+
+@pytest.mark.parametrize("entry", ["passages", "passages_sha256", "indexed", "encoder", "corpus", "files", "weights"])
+def test_a_manifest_that_lacks_something_is_one_clear_line(copied: Path, encoder: Encoder, entry: str) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    del manifest[entry]
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=r"manifest.json is damaged \(rebuild it with: sleuth index"):
+        open_sparse(copied, encoder)
+
+
+def test_a_damaged_passage_is_one_clear_line(copied: Path, encoder: Encoder) -> None:
+    size = (copied / "passages.jsonl").stat().st_size
+    (copied / "passages.jsonl").write_bytes(b"\xff" * size)
+    with pytest.raises(ArtifactError, match=r"a passage of .* is damaged"):
+        open_sparse(copied, encoder).search(["town"], 1)
+
+
 def test_one_line_of_settings_makes_opens_and_combines_it(
     corpus: Path, encoder: Encoder, index: Path, tmp_path: Path
 ) -> None:
-    values = {"kind": "sparse", "index": str(tmp_path / "i"), "encoder": str(encoder.source), "corpus": str(corpus)}
+    values = {"index": str(tmp_path / "i"), "encoder": str(encoder.source), "corpus": str(corpus)}
     made = open_retriever(validate(RetrieverSettings, values, "test"), resilient=False, cached=False)
     opened = open_retriever(index, resilient=False, cached=False)
     for one, other in zip(made.search(["town"], 3)[0], opened.search(["town"], 3)[0], strict=True):

@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, Trainer
 
 from retrieval.encoders.config import EncoderKind, ScratchSettings, preset
 from retrieval.encoders.encoder import Encoder
+from retrieval.encoders.expansion import Expander
 from retrieval.encoders.family import Encoded
 from retrieval.encoders.impact import TermImpact
 from retrieval.encoders.loading import load_encoder, new_encoder, open_encoder
@@ -86,6 +87,10 @@ def test_models_of_sentence_transformers_load_and_keep_as_many_words_as_they_say
     assert (values > 0).sum(1).tolist() == [4, 4, 4]
     np.testing.assert_allclose(values, plain.encode_document(TEXTS).to_dense(), rtol=1e-5, atol=1e-6)
     assert encoder.dimension == values.shape[1]
+    fewer = load_encoder(EncoderKind.of(backbone=str(tmp_path / "plain"), max_terms=2))
+    fewer.save(tmp_path / "fewer")
+    theirs = SparseEncoder(str(tmp_path / "fewer")).encode_document(TEXTS).to_dense()
+    np.testing.assert_allclose(theirs, fewer.encode_texts(TEXTS, "passage").values, rtol=1e-5, atol=1e-6)
     with pytest.raises(ArtifactError, match="has head: splade, not unicoil"):
         load_encoder(EncoderKind.of(backbone=str(tmp_path / "plain"), head="unicoil"))
 
@@ -177,6 +182,13 @@ def test_passages_are_expanded_before_they_are_encoded(folder: Path, tmp_path: P
     read = expanded.expander([long], tokenizer, expanded.settings)[0]
     assert len(tokenizer(read)["input_ids"]) <= SMALL["passage_max_tokens"]
     assert len(set(read.split()) - set(long.split())) == 3
+    every = Expander(load_encoder(tmp_path / "splade"), 90)
+    with torch.no_grad():
+        for name, weight in every.encoder.model.named_parameters():
+            weight += 9 * name.endswith("predictions.bias")  # it gives every text every word
+    glued, words = "(THIS), (MORE) (PLEASE).", {"this", "more", "please"}
+    assert not words & set(every([glued], tokenizer, expanded.settings)[0].split())  # whatever stands around them
+    assert words <= set(every(["amber"], tokenizer, expanded.settings)[0].split())
     expanded.save(tmp_path / "unicoil")
     back = load_encoder(tmp_path / "unicoil")
     assert back.fingerprint == expanded.fingerprint

@@ -179,7 +179,7 @@ def test_a_teacher_is_compared_with_the_golds_that_the_corpus_has(corpus: Path) 
 
 def labelled(teacher: Listed, queries: Sequence[str], path: Path, corpus: Path) -> int:
     return label(
-        queries,
+        [TrainingRow(str(number), query, ()) for number, query in enumerate(queries)],
         teacher,
         path,
         name="listed",
@@ -320,6 +320,8 @@ def test_an_index_of_a_teacher_is_checked_against_the_passages(corpus: Path, tmp
     assert [getattr(made.teacher(n), "corpus", "") for n in (1, 2, 3)] == [str(corpus), None, "own"]
     first = settings(corpus, corpus=None, teachers=[teachers[0] | {"corpus": "own"}])
     assert first.passages == "own"
+    inside = {"kind": "rerank", "model": "m", "inner": teachers[0] | {"corpus": "of the part"}}
+    assert settings(corpus, corpus=None, teachers=[teachers[1], inside]).passages == "of the part"
 
 
 def test_a_stage_is_a_teacher_or_all_of_them(corpus: Path) -> None:

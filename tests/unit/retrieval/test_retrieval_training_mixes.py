@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from test_retrieval_training_run import Figures, settings
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.family import Encoded
 from retrieval.passages import passage_text
-from retrieval.training.config import FrozenSettings
+from retrieval.training.config import FrozenSettings, InBatchSettings
 from retrieval.training.frozen import Table
 from retrieval.training.instructions import encode_queries, instructed, prompt_for
 from retrieval.training.objective import AgainstTable, InBatch
 from retrieval.training.rows import TrainingRow, passages_of
-from retrieval.training.sampling import BatchSampler
+from retrieval.training.sampling import BatchSampler, sampler_of
+from retrieval.training.start import Material, timed
 from retrieval.training.terms import terms_of
 from retrieval.training.trainer import train, trainable
 from sleuth.errors import ConfigError
@@ -141,6 +143,14 @@ def test_a_batch_of_one_source_holds_no_other_and_no_row_is_left_out() -> None:
     assert len(set(map(tuple, orders))) > 1  # not the same turns each time
     again = BatchSampler(rows, 4, 0, seed=1, one_source=True)
     assert [again.rows(step) for step in (7, 3, 20)] == [sampler.rows(step) for step in (7, 3, 20)]
+
+
+def test_the_regulariser_rises_over_the_steps_that_are_taken() -> None:
+    rows = of_sources(large=20, small=5, tiny=2)
+    chosen = InBatchSettings.model_validate({"batch_size": 4, "hard_negatives": 0, "batches": "one_source"})
+    encoder: Any = None
+    material = Material(encoder, rows, [], 1, lambda _title: nullcontext(lambda _a, _b: None))
+    assert timed(chosen, material).steps == sampler_of(rows, chosen, 1).steps(1) == 8
 
 
 def test_one_source_of_a_single_set_changes_nothing() -> None:

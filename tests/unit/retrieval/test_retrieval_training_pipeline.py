@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 import yaml
 
-from cli.train_retriever import mine, train_retriever
+from cli.train_retriever import _print_figures, mine, train_retriever
 from retrieval.config import RetrieverSettings
 from retrieval.encoders.config import DenseChoice, EncoderKind
 from retrieval.encoders.encoder import Encoder
@@ -256,6 +256,8 @@ def test_what_does_nothing_for_a_reranker_is_refused(tmp_path: Path, override: s
         ("training={kind: in_batch, train: query}", "train: query stands for kind frozen_passages, not in_batch"),
         ("training.kind=in_bach", "unknown kind of training objective; did you mean 'in_batch'"),
         ("rounds=2", "round_corpus"),
+        ("index.evaluate.every=10", "index.evaluate.every does nothing for kind encoder"),
+        ("index.evaluate.passages=10", "index.evaluate.passages does nothing for kind encoder"),
         ("training.index=x", "index does nothing for .* of kind in_batch, only for frozen_passages"),
         ("encoder.settings={poling: cls}", r"encoder: unknown setting 'poling' \(did you mean 'pooling'"),
         ("encoder.settings={pooling: first}", "encoder: pooling: Input should be 'cls'"),
@@ -266,6 +268,16 @@ def test_what_does_nothing_for_a_reranker_is_refused(tmp_path: Path, override: s
 def test_bad_settings_are_one_clear_line(tmp_path: Path, override: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         load_retriever_run(config(tmp_path), [override])
+
+
+def test_an_instruction_of_the_dev_set_that_the_encoder_has_no_place_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="query_prompt '' has no place for one"):
+        train_retriever(config(tmp_path, mining=None), set_=["evaluation.instruction=Find it"])
+
+
+def test_counts_are_written_out(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_figures(Path("run"), {"train-1": {"queries": 1_234_567, "best": 0.12345, "gain_method": "t"}})
+    assert "train-1: queries 1,234,567  best 0.1235\n" in capsys.readouterr().err
 
 
 def test_given_pieces_cut_words_where_they_say(tmp_path: Path) -> None:

@@ -150,6 +150,11 @@ def test_bad_released_rows_are_named(tmp_path: Path, row: dict[str, Any], named:
 def test_a_folder_is_beir_only(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="folder"):
         load(str(tmp_path), layout="tevatron")
+    (tmp_path / "rows.jsonl").write_text('{"query": "\\ud800", "positive_passages": [{"text": "b"}]}\n')
+    with pytest.raises(DataError, match=r"rows.jsonl, line 1.* half a surrogate pair"):
+        load(str(tmp_path / "rows.jsonl"))
+    with pytest.raises(ConfigError, match=r"rows.jsonl is a file, and the layout beir is a folder"):
+        load(str(tmp_path / "rows.jsonl"), layout="beir")
     with pytest.raises(DataError, match="no file"):
         load(str(tmp_path / "nothing.jsonl"))
 

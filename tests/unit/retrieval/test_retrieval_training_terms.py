@@ -164,6 +164,8 @@ def test_passages_without_a_score_are_left_out() -> None:
         ({"directions": ["passage_to_query"]}, "must hold query_to_passage"),
         ({"directions": ["query_to_passage", "query_to_query"], "partition": "per_direction"}, "partition: joint"),
         ({"distillation": {"kl": 0}}, "nothing is distilled"),
+        ({"distillation": {}, "hard_negatives": 0}, "positive with its hard negatives; hard_negatives is 0"),
+        ({"hardness": {}, "hard_negatives": 0}, "hardness of hard_negatives does nothing"),
         ({"hardness": {"strength": 0}}, "greater than 0"),
         ({"train": "query", "directions": list(ALL)}, "passages, which stay as they are"),
     ],

@@ -56,6 +56,9 @@ def test_a_run_that_has_what_it_needs_is_let_through(tmp_path: Path, model: Path
     check_inputs(settings(tmp_path, model), "grpo")
 
 
+MADE = {"index": "none", "corpus": "QUESTIONS", "encoder": "none"}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -63,6 +66,18 @@ def test_a_run_that_has_what_it_needs_is_let_through(tmp_path: Path, model: Path
         ({"retriever": {"index": "none"}}, "no index at none"),
         ({"retriever": {"index": "none", "corpus": "none.jsonl"}}, "no corpus at none.jsonl"),
         ({"retriever": {"kind": "hybrid", "parts": [{"index": "none"}, {"index": "more"}]}}, "no index at none"),
+        ({"cluster": {"index_shards": 2}}, "needs a dense index of type flat, not a retriever of kind bm25"),
+        (
+            {
+                "cluster": {"index_shards": 2},
+                "retriever": {"kind": "dense", "index_type": "hnsw", **MADE},
+            },
+            "needs a dense index of type flat, not one of type hnsw",
+        ),
+        (
+            {"cluster": {"index_shards": 2}, "retriever": {"kind": "sparse", **MADE}},
+            "needs a dense index of type flat, not a retriever of kind sparse",
+        ),
         ({"warmstart": {"trajectories": "none.jsonl"}}, "no file none.jsonl"),
         ({"demonstrations": None}, "no demonstrations to learn from"),
         ({"policy": {"model": "MODEL", "device": "gpu"}}, "policy.device is 'gpu'"),
