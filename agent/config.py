@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ByteSize, Field, SerializeAsAny, ValidatorFunctionWrapHandler, field_validator, model_validator
+from pydantic import ByteSize, Field, SerializeAsAny, model_validator
 
 from agent.learning.algorithms import by_token_refused, contradiction, spelled_out
 from agent.learning.credit.config import CreditSettings
@@ -15,7 +15,7 @@ from agent.policies.config import OpenAISettings, VllmSettings
 from agent.tiny_config import TinySettings
 from hub.config import LoraSettings
 from sleuth.judge import JudgeSettings
-from sleuth.settings import Count, Limit, Rate, Settings, Share, Threshold
+from sleuth.settings import Count, Limit, Rate, Settings, Share, Size, Threshold
 
 
 class PolicySettings(Settings):
@@ -37,7 +37,7 @@ class PolicySettings(Settings):
     trust_remote_code: bool = False
     max_rows: Count = 64
     keep_cache: bool = True
-    cache_bytes: Annotated[ByteSize, Field(ge=0)] | None = ByteSize(4 * 2**30)
+    cache_bytes: Size = ByteSize(4 * 2**30)
     """Memory for keys and values that the transformers backend keeps between turns: ``8GiB``, or a number of bytes.
 
     The batch being sampled counts too, and it alone may take more: ``max_rows`` bounds it. Rows that do not fit are
@@ -45,17 +45,6 @@ class PolicySettings(Settings):
     """
     vllm: VllmSettings = VllmSettings()
     openai: OpenAISettings = OpenAISettings()
-
-    @field_validator("cache_bytes", mode="wrap")
-    @classmethod
-    def _is_a_size(cls, value: Any, parse: ValidatorFunctionWrapHandler) -> ByteSize | None:
-        try:
-            size: ByteSize | None = parse(None if isinstance(value, bool) else value)
-        except ValueError:
-            size = None
-        if size is None and value is not None:
-            raise ValueError("write a size such as 8GiB, a number of bytes, 0, or null")
-        return size
 
     @model_validator(mode="after")
     def _one_source(self) -> PolicySettings:

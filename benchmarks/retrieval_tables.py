@@ -26,7 +26,7 @@ import torch
 
 from retrieval.bm25 import BM25Retriever, build_bm25
 from retrieval.combine.hybrid import HybridRetriever
-from retrieval.combine.rerank import CrossEncoderScorer, RerankRetriever
+from retrieval.combine.rerank import RerankRetriever
 from retrieval.corpus import PassageRow, read_rows
 from retrieval.dense.search import FlatSearch
 from retrieval.dense.vectors import StoredVectors
@@ -35,11 +35,13 @@ from retrieval.encoders.family import Encoded
 from retrieval.encoders.loading import load_encoder
 from retrieval.evaluation.measures import PerQuery, differences, means, per_query
 from retrieval.passages import content_key, passage_text
-from retrieval.training.config import FilterSettings, FrozenSettings, RerankerSettings, SourceSettings
-from retrieval.training.cross_encoder import train_reranker
+from retrieval.rerankers.scorer import CrossEncoderScorer
+from retrieval.training.config import FilterSettings, FrozenSettings, SourceSettings
 from retrieval.training.frozen import Table
 from retrieval.training.mining import mine
 from retrieval.training.objective import AgainstTable
+from retrieval.training.rerankers.config import RerankerSettings
+from retrieval.training.rerankers.train import train_reranker
 from retrieval.training.rows import TrainingRow, load_rows
 from retrieval.training.trainer import freeze_passages, train
 from sleuth.protocols import Retriever

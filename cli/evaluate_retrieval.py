@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,23 +13,54 @@ from sleuth.errors import ConfigError
 from workflows.retrievers import HELP
 
 if TYPE_CHECKING:
-    from workflows.retrieval_evaluation import RetrievalReport, Task
+    from workflows.retrieval_evaluation import RetrievalReport
 
-DEPTH = 100
+SEVERAL = "may be given several times"
 
 
 def evaluate_retrieval(
     index: Annotated[str | None, typer.Argument(help=f"{HELP} Or give --run.", show_default=False)] = None,
     queries: Annotated[Path | None, typer.Option(help="Queries: BEIR or FlashRAG jsonl, or id<tab>text.")] = None,
+    topics: Annotated[Path | None, typer.Option(help="Queries: TREC topics, SGML or XML (.gz).")] = None,
+    topic_field: Annotated[
+        str, typer.Option(help="What of a topic is the query: title, description, narrative, or title+description.")
+    ] = "title",
     qrels: Annotated[Path | None, typer.Option(help="Judgements: BEIR's tsv or TREC's.")] = None,
-    beir: Annotated[Path | None, typer.Option(help="A BEIR folder: its queries.jsonl and qrels/SPLIT.tsv.")] = None,
-    split: Annotated[str, typer.Option(help="Which split's judgements of the BEIR folder to use.")] = "test",
-    k: Annotated[int | None, typer.Option("-k", "--k", min=1, help=f"Hits per query; {DEPTH} by default.")] = None,
+    beir: Annotated[
+        list[str] | None, typer.Option(metavar="NAME|FOLDER", help=f"A set of BEIR, by name or folder; {SEVERAL}.")
+    ] = None,
+    bright: Annotated[
+        list[str] | None, typer.Option(metavar="NAME|FOLDER", help=f"A domain of BRIGHT, all, or a folder; {SEVERAL}.")
+    ] = None,
+    mteb: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK", help=f"A task or benchmark of mteb, run by mteb on an encoder; {SEVERAL}."),
+    ] = None,
+    long: Annotated[bool, typer.Option("--long", help="BRIGHT: search whole documents.")] = False,
+    split: Annotated[
+        str | None, typer.Option(help="BEIR: the judgements to use. [test; msmarco: dev]", show_default=False)
+    ] = None,
+    keep_itself: Annotated[
+        bool, typer.Option("--keep-itself", help="BEIR: a query may find the passage with its own id.")
+    ] = False,
+    k: Annotated[
+        int | None, typer.Option("-k", "--k", min=1, help="Hits per query. [what the measures need, 1,000 for AP]")
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="Evaluate this TREC run instead of an index.")] = None,
     run_out: Annotated[Path | None, typer.Option(help="Write the run to this file, in TREC's layout.")] = None,
+    per_query: Annotated[Path | None, typer.Option(help="Write every query's figures: a .tsv or .json file.")] = None,
     against: Annotated[Path | None, typer.Option(help="A TREC run to compare with, query by query.")] = None,
     passages: Annotated[str | None, typer.Option(help="The corpus of the run files, for Answer@k.")] = None,
     measures: Annotated[str | None, typer.Option(help="For example 'nDCG@10 R@20 Success@5'.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Keep each finished set in this folder; the same command goes on from there.")
+    ] = None,
+    mteb_json: Annotated[Path | None, typer.Option(help="Write results that mteb reads to this folder.")] = None,
+    model_name: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Its name in mteb's results.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="mteb: batch size of the encoder.")] = 32,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave bad rows out of an index that is made, and count them.")
+    ] = False,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A retriever setting: retriever.k1=1.2")
     ] = None,
@@ -36,74 +68,58 @@ def evaluate_retrieval(
 ) -> None:
     """Rank passages for judged queries and report trec_eval's measures with intervals.
 
-    If the queries have answers (FlashRAG's golden_answers), also reports DPR's top-k accuracy, Answer@k.
+    An index that does not exist is made from the passages of the set. With several sets, {set} in a path or setting
+    stands for the name of each. If the queries have answers (FlashRAG's golden_answers), also reports DPR's top-k
+    accuracy, Answer@k.
     """
-    if (index is None) == (run is None):
+    chosen = overrides or []
+    if mteb:
+        others = (queries, topics, qrels, beir, bright, split, k, run, run_out, per_query, against, measures, out)
+        if index is None or any(others):
+            raise ConfigError("--mteb goes with an encoder or retriever, --set, --mteb-json and --json only")
+        _run_mteb(index, chosen, mteb, model_name, mteb_json, batch_size, json)
+        return
+    if (index is None and not any(override.startswith("retriever=") for override in chosen)) == (run is None):
         raise ConfigError("give either an index or --run FILE")
-    if run and (k or run_out or overrides):
+    if run and (index or k or run_out or chosen):
         raise ConfigError("-k, --run-out and --set apply to an index only; a run file is used as it is")
-    from retrieval.evaluation.runs import read_run, write_run
-    from workflows.retrieval_evaluation import Found, choose_measures, compare, read_task, search_index
+    from cli.retrieval_tables import show_line, show_set, show_sets
+    from workflows.retrieval_evaluation import as_json
+    from workflows.retrieval_jobs import Job, evaluate_sets
+    from workflows.retrieval_sets import Sources, read_sets
 
-    task = read_task(queries, qrels, beir, split, _warn)
-    names = choose_measures(measures, task)
-    other = Found(read_run(against), known=False) if against else None
-    if run:
-        first = Found(read_run(run), known=False)
-    else:
-        first, names = search_index(
-            str(index),
-            overrides or [],
-            task,
-            k or DEPTH,
-            names,
-            refuse=measures is not None,
-            warn=_warn,
-            counting=counting,
-        )
-    report = compare(task, names, first, other, passages, _warn)
-    _print(report, task, str(run or index), against)
-    if json:
-        print_json(report.to_dict())
-    if run_out:  # last: an unwritable file must not lose figures that took an hour
-        write_run(run_out, first.run)
+    sources = Sources(queries, qrels, topics, topic_field, beir or (), bright or (), long, split, keep_itself)
+    job = Job(index, chosen, run, k, measures, against, passages, run_out, per_query, out, skip_bad_rows)
+    job = replace(job, mteb=mteb_json, model=model_name)
+    sets = read_sets(sources, _warn)
+    what = str(run or index or "retriever")
+
+    def tell(report: RetrievalReport) -> None:
+        if len(sets) > 1:
+            show_line(report)
+            return
+        show_set(report, what, against)
+        if json:
+            print_json(as_json([report]))
+
+    reports = evaluate_sets(sets, job, tell, _warn, counting)
+    if len(sets) > 1:
+        show_sets(reports, what)
+        if json:
+            print_json(as_json(reports))
 
 
 def _warn(text: str) -> None:
     error_console().print(f"[yellow]warning:[/] {text}", soft_wrap=True)
 
 
-def _print(report: RetrievalReport, task: Task, what: str, against: Path | None) -> None:
-    from rich.table import Table
-    from rich.text import Text
+def _run_mteb(
+    index: str, overrides: list[str], tasks: list[str], name: str | None, folder: Path | None, batch: int, json: bool
+) -> None:
+    from cli.retrieval_tables import show_tasks
+    from workflows.mteb_tasks import run_tasks
 
-    from sleuth.statistics import explained
-
-    console = error_console()
-    console.print(Text(f"{what}: {report.queries} judged queries", style="bold"), soft_wrap=True)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("measure")
-    table.add_column("mean [95 %]", justify="right", no_wrap=True)
-    if against:
-        table.add_column(str(against), justify="right")
-        table.add_column("difference [95 %]", justify="right", no_wrap=True)
-        table.add_column("p", justify="right")
-    for name, mean in report.means.items():
-        bounds = report.intervals[name]
-        cells = [name, f"{mean:.4f} [{bounds.low:.4f}, {bounds.high:.4f}]"]
-        if found := report.differences.get(name):
-            change = f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
-            cells += [f"{report.other[name]:.4f}", change, f"{found.p_value:.4f}"]
-        table.add_row(*map(Text, cells))
-    console.print(table)
-    intervals = {name: found.method for name, found in report.intervals.items()}
-    differences = {name: found.method for name, found in report.differences.items()}
-    for what, methods in (("95 % intervals", intervals), ("differences", differences)):
-        if methods:
-            console.print(explained(what, [methods], "queries"), soft_wrap=True, highlight=False)
-    if report.answered:
-        console.print(f"Answer@k over the {report.answered} queries with known answers", soft_wrap=True)
-    if any(task.qrels.values()) and not any(report.means.values()):
-        console.print(
-            "[yellow]warning:[/] no judged passage was found at all: do the passage ids match?", soft_wrap=True
-        )
+    scores = run_tasks(index, overrides, tasks, name, folder, batch)
+    show_tasks(scores, index)
+    if json:
+        print_json({found.task: {found.measure: found.score, "scores": found.scores} for found in scores})

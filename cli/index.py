@@ -44,7 +44,7 @@ def index(
     workers: Annotated[int | None, typer.Option(min=1, help="Encoding processes; more than 1 run on Ray. [1]")] = None,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster for the workers, or auto.")] = None,
     layout: Annotated[
-        str | None, typer.Option(help="beir, search_r1, pyserini, tevatron or dpr. [told from the first row]")
+        str | None, typer.Option(help="beir, search_r1, pyserini, tevatron, dpr or bright. [told from the first row]")
     ] = None,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave bad rows out and count them.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,

@@ -12,33 +12,47 @@ import typer
 from workflows.retrievers import HELP
 
 if TYPE_CHECKING:
-    from sleuth.types import Hit
+    from rich.console import Console
+
+    from sleuth.protocols import Retriever
+    from sleuth.types import Explanation, Hit
+
+_PARTS = 12
+"""Parts of a score that are shown to people."""
 
 
 def search(
     index: Annotated[str, typer.Argument(help=HELP)],
     queries: Annotated[list[str], typer.Argument(help="Queries; - reads them from standard input, one per line.")],
-    k: Annotated[
-        int | None, typer.Option("-k", "--k", help="Hits per query; 5 by default, or all passages of a smaller index.")
-    ] = None,
+    k: Annotated[int, typer.Option("-k", "--k", help="Hits per query; all passages of a smaller index.")] = 5,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A retriever setting: retriever.k1=1.2")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query on standard output.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show which terms or tokens made each hit, where the index can tell.")
+    ] = False,
 ) -> None:
     """Search INDEX for each of the QUERIES and print the best passages."""
-    from retrieval.size import size_of
     from workflows.retrievers import open_alone, retriever_settings
 
     asked = _queries(queries)
     retriever = open_alone(retriever_settings(index, overrides or []), cached=False, resilient=False)
-    if k is None:
-        k = min(5, size_of(retriever) or 5)
     for query, found in zip(asked, retriever.search(asked, k), strict=True):
+        reasons = _explained(retriever, query, found) if explain else None
         if json:
-            _print_json(query, found)
+            _print_json(query, found, reasons)
         else:
-            _print_text(query, found)
+            _print_text(query, found, reasons)
+
+
+def _explained(retriever: Retriever, query: str, hits: Sequence[Hit]) -> list[Explanation]:
+    from sleuth.errors import ConfigError
+    from sleuth.protocols import Explains
+
+    if not isinstance(retriever, Explains):
+        raise ConfigError("this retriever cannot say what made its hits", "--explain takes the index of an encoder")
+    return retriever.explain(query, hits) if hits else []
 
 
 def _queries(given: Sequence[str]) -> list[str]:
@@ -54,10 +68,16 @@ def _queries(given: Sequence[str]) -> list[str]:
     return asked
 
 
-def _print_json(query: str, hits: Sequence[Hit]) -> None:
+def _print_json(query: str, hits: Sequence[Hit], reasons: Sequence[Explanation] | None) -> None:
     from cli.console import print_json
 
-    print_json({"query": query, "hits": [_row(hit) for hit in hits]})
+    rows = [_row(hit) for hit in hits]
+    for row, reason in zip(rows, reasons or (), strict=False):
+        row["explanation"] = [
+            {"query_term": part.query_term, "passage_term": part.passage_term, "score": part.score}
+            for part in reason.parts
+        ]
+    print_json({"query": query, "hits": rows})
 
 
 def _row(hit: Hit) -> dict[str, Any]:
@@ -66,7 +86,7 @@ def _row(hit: Hit) -> dict[str, Any]:
     return row if passage.image is None else {**row, "image": passage.image.name}
 
 
-def _print_text(query: str, hits: Sequence[Hit]) -> None:
+def _print_text(query: str, hits: Sequence[Hit], reasons: Sequence[Explanation] | None) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -76,10 +96,26 @@ def _print_text(query: str, hits: Sequence[Hit]) -> None:
     console.print(Text(plain(query), style="bold"))
     if not hits:
         console.print(Text("  nothing found", style="dim"))
-    for hit in hits:
+    for place, hit in enumerate(hits):
         title, identifier = plain(hit.passage.title), plain(hit.passage.id)
         console.print(Text(f"{hit.rank:>3}  {hit.score:8.4f}  {title}  [{identifier}]"))
         text = plain(" ".join(hit.passage.text.split()))
         if hit.passage.image is not None:
             text = f"{text} ({plain(hit.passage.image.name)})".strip()
         console.print(Text(f"     {text}", style="dim"), overflow="ellipsis", no_wrap=True)
+        if reasons is not None:
+            _print_parts(console, hit.score, reasons[place])
+
+
+def _print_parts(console: Console, score: float, reason: Explanation) -> None:
+    from rich.text import Text
+
+    from cli.console import plain
+
+    for part in reason.parts[:_PARTS]:
+        one, other = plain(part.query_term), plain(part.passage_term)
+        share = f"{100 * part.score / score:4.0f} %" if score else ""
+        console.print(Text(f"     {part.score:8.4f} {share}  {one if one == other else f'{one} ~ {other}'}"))
+    if len(reason.parts) > _PARTS:
+        rest = sum(part.score for part in reason.parts[_PARTS:])
+        console.print(Text(f"     {rest:8.4f}  {len(reason.parts) - _PARTS} more", style="dim"))

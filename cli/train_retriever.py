@@ -44,18 +44,16 @@ def mine(
     """Mine hard negatives for a training config's rows with its mining retriever, without training."""
     from retrieval.training.pipeline import mine_to
     from sleuth.errors import ConfigError
-    from sleuth.runs import RunFolder
-    from workflows.retriever_training import claimed, load_retriever_run, make_world, training_run
+    from workflows.retriever_training import load_retriever_run, make_world, prepared
 
     settings = load_retriever_run(config, set_ or [])
     if settings.mining is None:
         raise ConfigError(f"{config} has no section 'mining'", "add one with a retriever")
-    folder = RunFolder(settings.out)
-    if settings.world is not None and not folder.stage_done("world"):
-        with claimed(settings, resume=True, overwrite=False, counting=counting) as begun:
-            make_world(begun, settings)
-    report = mine_to(training_run(settings, folder, resume=False, counting=counting), out)
-    error_console().print(f"{out}: {report['kept']} negatives from {report['hits']} hits", markup=False)
+    with prepared(settings, counting, out) as run:
+        make_world(run, settings)
+        report = mine_to(run, out)
+    taught = f", {report['scored']} passages scored" if "scored" in report else ""
+    error_console().print(f"{out}: {report['kept']} negatives from {report['hits']} hits{taught}", markup=False)
 
 
 def _print_figures(out: Path, figures: dict[str, Any]) -> None:

@@ -143,10 +143,9 @@ class BM25Retriever:
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits per query, best first, ties in order of id; none for an empty query.
 
-        Raises ConfigError if ``k`` is below 1 or above the number of passages, RetrieverError if
-        Lucene fails.
+        Raises ConfigError if ``k`` is below 1, RetrieverError if Lucene fails.
         """
-        check_k(k, len(self), self.index)
+        k = check_k(k, len(self), self.index)
         if os.getpid() != self._process:
             raise RetrieverError(f"{self.index} was opened before this process was forked", "start workers with spawn")
         try:

@@ -28,7 +28,15 @@ class BM25Settings(IndexedSettings):
         if corpus is not None:
             k1, b = K1 if self.k1 is None else self.k1, B if self.b is None else self.b
             with progress(f"indexing {corpus}") as on_progress:
-                build_bm25(corpus, self.index, k1=k1, b=b, threads=self.threads, on_progress=on_progress)
+                build_bm25(
+                    corpus,
+                    self.index,
+                    k1=k1,
+                    b=b,
+                    threads=self.threads,
+                    skip_bad_rows=self.skip_bad_rows,
+                    on_progress=on_progress,
+                )
         retriever = BM25Retriever(self.index, k1=self.k1, b=self.b, threads=self.threads)
         if self.corpus is not None and not same_source(retriever.manifest["corpus"], self.corpus):
             raise ArtifactError(

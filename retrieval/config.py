@@ -6,6 +6,7 @@ In a config a retriever is the path of an index, the address of a service, or a 
     retriever: {kind: bm25, index: runs/hotpotqa/index, corpus: data/corpus.jsonl, k1: 1.2, b: 0.75}
     retriever: {kind: bm25, index: runs/wiki/index, corpus: hf://owner/name/config/split}
     retriever: {kind: dense, index: runs/dense, encoder: runs/dpr/encoder, corpus: data/corpus.jsonl, dtype: float16}
+    retriever: {kind: sparse, index: runs/splade/index, encoder: runs/splade/encoder, corpus: data/corpus.jsonl}
     retriever: {kind: faiss, faiss_file: e5_Flat.index, corpus: wiki-18.jsonl, encoder: {backbone: intfloat/e5-base-v2}}
     retriever: {kind: lucene, index: lucene-index.wiki}
     retriever: {kind: hybrid, parts: [runs/bm25, runs/dense], fusion: rrf}
@@ -22,13 +23,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, ByteSize, Field, SerializeAsAny
 
 from sleuth.artifacts import MANIFEST, read_manifest
 from sleuth.errors import ArtifactError, DataError, did_you_mean
 from sleuth.files import local_or_hub, on_hub
 from sleuth.kinds import KindSettings
 from sleuth.protocols import Retriever
+from sleuth.settings import Size
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -54,6 +56,8 @@ class RetrieverSettings(KindSettings):
     KINDS: ClassVar[Mapping[str, str]] = {
         "bm25": "retrieval.bm25_config:BM25Settings",
         "dense": "retrieval.dense.config:DenseSettings",
+        "sparse": "retrieval.sparse.config:SparseSettings",
+        "multivector": "retrieval.multivector.config:MultiVectorSettings",
         "faiss": "retrieval.dense.config:FaissSettings",
         "lucene": "retrieval.lucene_config:LuceneSettings",
         "hybrid": "retrieval.combine.config:HybridSettings",
@@ -66,7 +70,9 @@ class RetrieverSettings(KindSettings):
     """Settings that all kinds share which mean something even to a part of another retriever."""
 
     cache: Annotated[int, Field(ge=0)] = 10_000
-    """Queries whose hits are kept in memory."""
+    """Queries whose hits are kept in memory, at most; 0 keeps none."""
+    cache_bytes: Size = ByteSize(256 * 2**20)
+    """Memory for those hits, passages included: ``256MiB``, or a number of bytes. 0 keeps none; null: no bound."""
     timeout_s: Positive | None = None
     """Seconds that one search may take; None: 30, and 900 where a reranker reads every pair."""
     retries: Annotated[int, Field(ge=0)] = 2
@@ -143,6 +149,8 @@ class IndexedSettings(RetrieverSettings):
     """Folder of the index."""
     corpus: Corpus | None = None
     """Passages that the index is made from when it does not exist; an index of other passages is refused."""
+    skip_bad_rows: bool = False
+    """Rows that are no passages are left out when the index is made."""
 
     @property
     def name(self) -> str:

@@ -8,12 +8,14 @@ search_r1 ``{"id": "...", "contents": "\\"Title\\"\\ntext"}``
 pyserini  ``{"id": "...", "contents": "..."}``
 tevatron  ``{"docid": "...", "title": "...", "text": "..."}``
 dpr       ``{"id": "...", "title": "...", "text": "..."}``
+bright    ``{"id": "...", "content": "..."}``
 ========= ===================================================================================
 
 A file holds JSON lines, or a table whose first line names the columns (``.tsv``, ``.csv``), both also as ``.gz`` or
 ``.zst``; or it is ``.parquet``.
 
 In every layout ``"image"`` may name a picture, by a path relative to the corpus file; the text may then be empty.
+It may also be empty, or null, beside a title: BEIR's sets have documents with nothing else.
 
 A row that cannot be read becomes a `BadRow` with its file and line; what happens to it is decided by
 whoever reads (see `retrieval.ingest`). Memory is one row, whatever the size of the corpus.
@@ -71,7 +73,7 @@ class BadRow:
         return f"{self.file}:{self.line}: {self.reason}"
 
 
-_DECIDES = frozenset({"_id", "docid", "contents", "text"})
+_DECIDES = frozenset({"_id", "docid", "contents", "text", "content"})
 """Keys of which a row has one where it tells the layout of the corpus; a picture alone may be of any."""
 
 
@@ -115,11 +117,15 @@ def parse_line(line: bytes, file: Path, number: int, *, images: bool = True) -> 
 def corpus_files(path: str | Path) -> list[Path]:
     """The files of a corpus: ``path`` itself; in a folder ``corpus.*``, else all files of one format by name.
 
+    A ``*`` in the last part of ``path`` stands for anything: ``documents/biology-*.parquet``.
+
     Formats are tried in the order JSON lines, Parquet, tables. A dataset of the hub has no files of its own.
     """
     if on_hub(path):
         return []
     found = Path(path)
+    if "*" in found.name and (shards := sorted(found.parent.glob(found.name))):
+        return shards
     if not found.exists():
         near = [p.name for p in found.parent.iterdir()] if found.parent.is_dir() else []
         raise DataError(f"no corpus at {path}", did_you_mean(found.name, near) if near else "")
@@ -214,6 +220,8 @@ def _detect(row: dict[str, Any], file: Path | str, line: int) -> str:
     identified = next((key for key in ("docid", "id") if key in row), None)
     if identified and "text" in row:
         return "tevatron" if identified == "docid" else "dpr"
+    if identified == "id" and isinstance(row.get("content"), str):
+        return "bright"
     if identified == "id" and row.get("image") is not None:
         return "pyserini"
     if identified:
@@ -227,7 +235,7 @@ def _detect(row: dict[str, Any], file: Path | str, line: int) -> str:
 
 
 def _beir(row: dict[str, Any]) -> Passage:
-    return _passage(row.get("_id"), row.get("title"), row.get("text"), row.get("image"))
+    return _passage(row.get("_id"), row.get("title"), _text(row), row.get("image"))
 
 
 def _search_r1(row: dict[str, Any]) -> Passage:
@@ -245,11 +253,20 @@ def _pyserini(row: dict[str, Any]) -> Passage:
 
 
 def _tevatron(row: dict[str, Any]) -> Passage:
-    return _passage(row.get("docid"), row.get("title"), row.get("text"), row.get("image"))
+    return _passage(row.get("docid"), row.get("title"), _text(row), row.get("image"))
 
 
 def _dpr(row: dict[str, Any]) -> Passage:
-    return _passage(row.get("id"), row.get("title"), row.get("text"), row.get("image"))
+    return _passage(row.get("id"), row.get("title"), _text(row), row.get("image"))
+
+
+def _bright(row: dict[str, Any]) -> Passage:
+    return _passage(row.get("id"), row.get("title"), row.get("content"), row.get("image"))
+
+
+def _text(row: dict[str, Any]) -> object:
+    """A text of null is an empty one; a row without the key is of another layout, or broken."""
+    return "" if row.get("text", 0) is None else row.get("text")
 
 
 LAYOUTS: dict[str, Callable[[dict[str, Any]], Passage]] = {
@@ -258,6 +275,7 @@ LAYOUTS: dict[str, Callable[[dict[str, Any]], Passage]] = {
     "pyserini": _pyserini,
     "tevatron": _tevatron,
     "dpr": _dpr,
+    "bright": _bright,
 }
 
 
@@ -283,10 +301,10 @@ def _passage(identifier: object, title: object, text: object, image: object) -> 
         raise _Unfit("no text")
     if not isinstance(text, str):
         raise _Unfit("text is not a string")
-    if not text.strip() and image is None:
-        raise _Unfit("empty text")
     if title is not None and not isinstance(title, str):
         raise _Unfit("title is not a string")
+    if not text.strip() and image is None and not (title and title.strip()):
+        raise _Unfit("empty text")
     passage = Passage(identifier, title or "", text)
     try:
         size = len(passage.id.encode("utf-8"))

@@ -20,12 +20,11 @@ class IndexInfo:
     examples: tuple[BadRow, ...] = ()
 
 
-def check_k(k: int, passages: int | None, index: str | Path = "the index") -> None:
-    """Raise ConfigError if ``index`` cannot return ``k`` hits; ``passages`` is its size, if known."""
+def check_k(k: int, passages: int | None, index: str | Path = "the index") -> int:
+    """How many hits to look for: ``k``, or all ``passages`` of a smaller index. Raises ConfigError if below 1."""
     if k < 1:
-        raise ConfigError(f"k is {k}, it must be 1 or more")
-    if passages is not None and k > passages:
-        raise ConfigError(f"k is {k}, but {index} has only {passages} passages", f"ask for at most {passages}")
+        raise ConfigError(f"k is {k}, it must be 1 or more to search {index}")
+    return k if passages is None else min(k, passages)
 
 
 def clean_query(query: str) -> str:

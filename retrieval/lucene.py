@@ -47,7 +47,7 @@ class LuceneRetriever:
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits per query, best first; none for an empty query. Raises ConfigError, RetrieverError."""
-        check_k(k, len(self), self.folder)
+        k = check_k(k, len(self), self.folder)
         try:
             with java_calls():
                 found = [self._search_one(clean_query(query), k) for query in queries]

@@ -35,4 +35,11 @@ def open_retriever(
             breaker_failures=chosen.breaker_failures,
             breaker_cooldown_s=chosen.breaker_cooldown_s,
         )
-    return CachedRetriever(retriever, size=chosen.cache) if cached and chosen.cache else retriever
+    return remembering(retriever, chosen) if cached else retriever
+
+
+def remembering(retriever: Retriever, settings: RetrieverSettings) -> Retriever:
+    """``retriever`` with a cache of the size in ``settings``, if there is to be one."""
+    if not settings.cache or settings.cache_bytes == 0:
+        return retriever
+    return CachedRetriever(retriever, size=settings.cache, max_bytes=settings.cache_bytes)

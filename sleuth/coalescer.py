@@ -7,10 +7,11 @@ for a batch to fill up: a lone request is served immediately. Only one call runs
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -172,27 +173,83 @@ OnSearch = Callable[[int, float], None]
 """Called after each retriever call with its number of queries and its duration in seconds."""
 
 
-def shared_search(
-    retriever: Retriever, on_search: OnSearch, *, max_batch: int | None = None
-) -> Coalescer[Asked, list[list[Hit]]]:
-    """Share one retriever among many callers: requests with the same ``k`` share a call, without duplicate queries.
+class SharedSearch:
+    """One retriever for many callers: requests with the same ``k`` share a call, without duplicate queries.
 
-    The retriever gets at most ``max_batch`` queries per call.
+    The retriever gets at most ``max_batch`` queries a call. A larger request asks for its pieces one after another, so
+    that others take turns with its calls.
     """
 
-    def search(asked: list[Asked]) -> list[list[list[Hit]]]:
-        unique = list(dict.fromkeys(query for one in asked for query in one.queries))
-        step = max_batch or max(len(unique), 1)
+    def __init__(self, retriever: Retriever, on_search: OnSearch, *, max_batch: int | None = None) -> None:
+        self._retriever, self._on_search, self._max_batch = retriever, on_search, max_batch
+        self._later = 0
+        self._lock = threading.Lock()
+        self._calls: Coalescer[Asked, list[list[Hit]]] = Coalescer(
+            self._search,
+            key=lambda one: one.k,
+            size=lambda one: len(one.queries),
+            max_size=max_batch,
+            one_fault=(ConfigError,),
+        )
+
+    @property
+    def pending(self) -> int:
+        """Queries that wait, those of pieces whose turn is yet to come included."""
+        return self._calls.pending + self._later
+
+    def ask(self, asked: Asked) -> list[list[Hit]]:
+        """The hits of each query."""
+        if self._is_one_call(asked):
+            return self._calls.ask(asked)
         found: dict[str, list[Hit]] = {}
-        for start in range(0, len(unique), step):
-            queries = unique[start : start + step]
+        with contextlib.closing(self._pieces(asked)) as pieces:
+            for piece in pieces:
+                found |= zip(piece.queries, self._calls.ask(piece), strict=True)
+        return [found[query] for query in asked.queries]
+
+    async def ask_async(self, asked: Asked) -> list[list[Hit]]:
+        """Like `ask`, without blocking the event loop."""
+        if self._is_one_call(asked):
+            return await self._calls.ask_async(asked)
+        found: dict[str, list[Hit]] = {}
+        with contextlib.closing(self._pieces(asked)) as pieces:
+            for piece in pieces:
+                found |= zip(piece.queries, await self._calls.ask_async(piece), strict=True)
+        return [found[query] for query in asked.queries]
+
+    def close(self, error: Exception | None = None) -> None:
+        """Accept no more requests; waiting callers get ``error`` or are cancelled."""
+        self._calls.close(error)
+
+    def _is_one_call(self, asked: Asked) -> bool:
+        return self._max_batch is None or len(asked.queries) <= self._max_batch
+
+    def _pieces(self, asked: Asked) -> Generator[Asked]:
+        """``asked`` without duplicates, a call at a time; the rest is counted as pending."""
+        assert self._max_batch
+        unique = list(dict.fromkeys(asked.queries))
+        left = len(unique)
+        self._wait_for(left)
+        try:
+            for start in range(0, len(unique), self._max_batch):
+                piece = unique[start : start + self._max_batch]
+                left -= len(piece)
+                self._wait_for(-len(piece))
+                yield Asked(piece, asked.k)
+        finally:
+            self._wait_for(-left)
+
+    def _wait_for(self, queries: int) -> None:
+        with self._lock:
+            self._later += queries
+
+    def _search(self, asked: list[Asked]) -> list[list[list[Hit]]]:
+        queries = list(dict.fromkeys(query for one in asked for query in one.queries))
+        found: dict[str, list[Hit]] = {}
+        if queries:
             began = time.perf_counter()
             try:
-                found |= zip(queries, retriever.search(queries, asked[0].k), strict=True)
+                found |= zip(queries, self._retriever.search(queries, asked[0].k), strict=True)
             finally:
-                on_search(len(queries), time.perf_counter() - began)
+                self._on_search(len(queries), time.perf_counter() - began)
         return [[found[query] for query in one.queries] for one in asked]
-
-    return Coalescer(
-        search, key=lambda one: one.k, size=lambda one: len(one.queries), max_size=max_batch, one_fault=(ConfigError,)
-    )

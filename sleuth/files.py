@@ -89,8 +89,8 @@ def _uncompressed(path: str | Path) -> str:
 
 
 @contextmanager
-def open_data(path: Path) -> Iterator[io.BufferedReader]:
-    """The bytes of a text file, decompressed as its suffix says.
+def open_data(path: Path, *, markup: bool = False) -> Iterator[io.BufferedReader]:
+    """The bytes of a text file, decompressed as its suffix says; ``markup`` True: it may be XML or HTML.
 
     Raises DataError, also while it is being read: absent, unreadable, cut off, or not text but something known.
     """
@@ -99,12 +99,12 @@ def open_data(path: Path) -> Iterator[io.BufferedReader]:
         with ExitStack() as stack:
             file = stack.enter_context(path.open("rb"))
             if packed is None:
-                _check_head(path, file)
+                _check_head(path, file, markup=markup)
                 yield file
                 return
             _check_head(path, file, packed)
             stream = stack.enter_context(io.BufferedReader(_decompressed(file, packed), 1 << 20))
-            _check_head(path, stream, where=f"the content of {path}")
+            _check_head(path, stream, where=f"the content of {path}", markup=markup)
             yield stream
     except FileNotFoundError:
         raise DataError(f"no file {path}", "check the path; SLEUTH_DATA names the data folder in configs") from None
@@ -124,9 +124,11 @@ def _decompressed(file: BinaryIO, packed: str) -> Any:
     return pa.CompressedInputStream(file, "zstd")
 
 
-def _check_head(path: Path, file: io.BufferedReader, wanted: str | None = None, where: str = "") -> None:
+def _check_head(
+    path: Path, file: io.BufferedReader, wanted: str | None = None, where: str = "", markup: bool = False
+) -> None:
     head = file.peek(_HEAD)
-    what, hint = _known(head)
+    what, hint = _known(head, () if markup else _MARKUP)
     if wanted and not what and head[:4].isascii() and head[:4].decode().isprintable():
         what = "text" if head else ""
     if what and what != wanted:
@@ -134,11 +136,11 @@ def _check_head(path: Path, file: io.BufferedReader, wanted: str | None = None, 
         raise DataError(f"{where or path} is {what}{instead}", hint if wanted is None else "rename or unpack it")
 
 
-def _known(head: bytes) -> tuple[str, str]:
+def _known(head: bytes, markup: Sequence[tuple[bytes, str, str]] = _MARKUP) -> tuple[str, str]:
     """What the first bytes of a file give away, and what to do about it; blank if it may be text."""
     start = head.lstrip()[:16].lower()
     found = [(what, hint) for magic, what, hint in _MAGIC if head.startswith(magic)]
-    found += [(what, hint) for magic, what, hint in _MARKUP if start.startswith(magic)]
+    found += [(what, hint) for magic, what, hint in markup if start.startswith(magic)]
     if head[257:262] == b"ustar":
         found.insert(0, ("a tar archive", _UNPACK))
     if b"\x00" in head[:_HEAD]:  # no text has one

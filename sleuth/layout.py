@@ -271,6 +271,11 @@ class RetrieverRunLayout:
     def reranker(self) -> Path:
         return self.out / "reranker"
 
+    @property
+    def labels(self) -> Path:
+        """What teachers found for queries, a file a teacher."""
+        return self.out / "labels"
+
     def round(self, number: int) -> RoundLayout:
         return RoundLayout(self.out / f"round-{number}")
 

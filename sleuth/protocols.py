@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from sleuth.errors import ScoringError
 from sleuth.types import (
     Action,
+    Explanation,
     Generation,
     Hit,
     Observation,
@@ -156,6 +157,15 @@ class Documents(Protocol):
 
     def document(self, passage_id: str) -> list[Passage]:
         """All passages of the document that has this one, in the order of the corpus; empty if there is none."""
+        ...
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A retriever that can say what the scores of its hits are made of: terms, or tokens."""
+
+    def explain(self, query: str, hits: Sequence[Hit]) -> list[Explanation]:
+        """An explanation of each of ``hits``, which this retriever gave for ``query``."""
         ...
 
 

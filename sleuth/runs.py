@@ -25,6 +25,9 @@ from sleuth.errors import ArtifactError
 from sleuth.layout import RunLayout, read_record, write_record
 from sleuth.settings import flatten
 
+_BEGUN = "begun"
+"""In the manifest of a folder that was only prepared: False."""
+
 
 class RunFolder:
     """The run folder at ``path``. Nothing is touched before ``claim``."""
@@ -48,12 +51,14 @@ class RunFolder:
         A folder that already holds a run is refused unless ``resume`` (its config must then be the same except for the
         dotted keys in ``may_differ``) or ``overwrite`` (its contents are deleted). Resuming where there is no run
         starts one. ``reread`` turns a config saved by an earlier version into today's form. Raises ArtifactError.
+
+        What was made under the folder before the run is kept: by `prepare`, or artefacts that ``config`` names.
         """
-        self._check_is_ours()
-        self.path.mkdir(parents=True, exist_ok=True)
         plain = json.loads(json.dumps(config))
+        self._check_is_ours(plain)
+        self.path.mkdir(parents=True, exist_ok=True)
         with _locked(self.layout.lock):
-            self._check_is_ours()
+            self._check_is_ours(plain)
             if self._holds_run() and overwrite and not resume:
                 self._clear()
             elif self._holds_run() and not resume:
@@ -63,8 +68,24 @@ class RunFolder:
                 )
             elif self._holds_run():
                 self._check_same(plain, may_differ, reread)
-            write_manifest(self.path, "run", {})  # first, so that even a run that dies early is recognised
-            atomic_write(self.layout.config, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+            else:
+                self._drop_stages_of_another(plain)
+            self._write(plain, {})
+            yield self
+
+    @contextlib.contextmanager
+    def prepare(self, config: Mapping[str, Any]) -> Iterator[RunFolder]:
+        """Lock the folder while the block makes something of a run that is yet to begin, or of the one that is there.
+
+        A later `claim` starts the run and keeps what was made; stages are done again if its config is another.
+        """
+        plain = json.loads(json.dumps(config))
+        self._check_is_ours(plain)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with _locked(self.layout.lock):
+            if not self._holds_run():
+                self._drop_stages_of_another(plain)
+                self._write(plain, {_BEGUN: False})
             yield self
 
     def stage_done(self, name: str) -> bool:
@@ -86,21 +107,30 @@ class RunFolder:
             raise ArtifactError(f"{self.path} is not a run folder: it has no {self.layout.config.name}") from None
         return values or {}
 
-    def _holds_run(self) -> bool:
-        return (self.path / MANIFEST).exists()
+    def _write(self, config: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+        write_manifest(self.path, "run", fields)  # first, so that even a run that dies early is recognised
+        atomic_write(self.layout.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
-    def _check_is_ours(self) -> None:
-        """Never write among or delete files that were not made by a run."""
+    def _holds_run(self) -> bool:
+        return _manifest_of(self.path).get(_BEGUN, True) if (self.path / MANIFEST).exists() else False
+
+    def _drop_stages_of_another(self, config: Mapping[str, Any]) -> None:
+        """Forget the stages that were prepared for another config; their results check themselves."""
+        if self.layout.config.exists() and self.read_config() != config:
+            shutil.rmtree(self.layout.stages, ignore_errors=True)
+
+    def _check_is_ours(self, config: Mapping[str, Any]) -> None:
+        """Never write among or delete files that were not made by a run, or for the one that ``config`` describes."""
         if not self.path.exists():
             return
         if not self.path.is_dir():
             raise ArtifactError(f"{self.path} is a file, not a run folder", "choose another --out")
-        if self._holds_run():
+        if (self.path / MANIFEST).exists():
             try:
                 read_manifest(self.path, "run", "")
             except ArtifactError as error:
                 raise ArtifactError(error.message, "choose another --out") from None
-        elif any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+        elif any(not entry.name.startswith(".") and not _made_for(entry, config) for entry in self.path.iterdir()):
             raise ArtifactError(f"{self.path} is not empty and is not a Sleuth run", "choose another --out")
 
     def _check_same(
@@ -128,6 +158,29 @@ class RunFolder:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
+
+
+def _made_for(entry: Path, config: Mapping[str, Any]) -> bool:
+    """Whether ``entry`` is an artefact that ``config`` names."""
+    named = [Path(text).resolve() for text in texts_in(config) if "\0" not in text]
+    return entry.resolve() in {way for path in named for way in (path, *path.parents)} and bool(_manifest_of(entry))
+
+
+def texts_in(value: object) -> list[str]:
+    """Every string among the values of a config, at any depth."""
+    if isinstance(value, str):
+        return [value]
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [text for part in parts for text in texts_in(part)]
+
+
+def _manifest_of(folder: Path) -> dict[str, Any]:
+    """The manifest of an artefact; empty where there is none that can be read."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) and content.get("kind") else {}
 
 
 @contextlib.contextmanager

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from sleuth.errors import ConfigError, did_you_mean
 
@@ -39,6 +47,20 @@ Limit = Annotated[float, Field(gt=0.0, allow_inf_nan=True)]
 """What is cut or refused above it: infinity means nothing is. NaN is refused."""
 Threshold = Annotated[float, Field(ge=-math.inf, allow_inf_nan=True)]
 """What is warned of beyond it: infinity is never reached. NaN is refused."""
+
+
+def _as_size(value: Any, parse: ValidatorFunctionWrapHandler) -> ByteSize | None:
+    try:
+        size: ByteSize | None = parse(None if isinstance(value, bool) else value)
+    except ValueError:
+        size = None
+    if size is None and value is not None:
+        raise ValueError("write a size such as 8GiB, a number of bytes, 0, or null")
+    return size
+
+
+Size = Annotated[Annotated[ByteSize, Field(ge=0)] | None, WrapValidator(_as_size)]
+"""Bytes, written as ``8GiB`` or a number; null means no bound."""
 
 
 class Settings(BaseModel):

@@ -83,6 +83,22 @@ class Hit:
     rank: int
 
 
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What one term of a query and one of a passage, which may be the same, give to the score of a hit."""
+
+    query_term: str
+    passage_term: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What the score of a hit is made of, largest part first; the parts add up to it."""
+
+    parts: tuple[Contribution, ...]
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class Search:
     """One or several queries, each of which counts as a search."""

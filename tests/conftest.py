@@ -36,14 +36,16 @@ def serving() -> Serving:
 def _serving(retriever: Any, limits: Any = None, app: Any = None) -> Iterator[str]:
     import uvicorn
 
-    from retrieval.service.server import make_app
+    from retrieval.service.config import ServiceLimits
+    from retrieval.service.server import make_app, server_config
 
     ready = threading.Event()
     application = app or make_app(retriever, limits, on_ready=ready.set)
     if app is not None:
         ready.set()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(application, log_level="error", access_log=False))
+        config = server_config(application, limits or ServiceLimits(), log_level="error")
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         assert ready.wait(30)

@@ -13,7 +13,7 @@ from retrieval.training.config import RetrieverTraining
 from sleuth.checkpoints import checkpoint_step, newest_complete
 from sleuth.layout import RoundLayout
 from sleuth.protocols import MetricSink
-from sleuth.runs import RunFolder
+from sleuth.runs import RunFolder, texts_in
 from sleuth.settings import apply_override, read_layers, validate
 from sleuth.sinks import ConsoleSink, JsonlSink, MultiSink
 from workflows.config import fill_out
@@ -28,6 +28,8 @@ COLUMNS = {
     "loss": "loss",
     "accuracy": "accuracy",
     "masked": "masked",
+    "kl": "kl",
+    "margin_mse": "margin mse",
     "grad_norm": "grad norm",
     "learning_rate": "lr",
     "time/step": "s/step",
@@ -62,6 +64,24 @@ def claimed(settings: RetrieverRun, resume: bool, overwrite: bool, counting: Cou
     plain = settings.model_dump(mode="json")
     with folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=("out",), reread=_reread):
         yield training_run(settings, folder, resume, counting)
+
+
+@contextmanager
+def prepared(settings: RetrieverRun, counting: Counting, out: Path) -> Iterator[TrainingRun]:
+    """As `claimed`, for a command that does a part of the run's work alone: the run itself can begin later.
+
+    ``out`` is the file that it writes. Where it and the indexes it may make lie elsewhere, no run folder is made.
+    """
+    quiet_libraries()
+    limit_threads(settings.threads)
+    folder, inside = RunFolder(settings.out), settings.out.resolve()
+    mining = settings.mining.model_dump(mode="json") if settings.mining else {}
+    written = any(inside in Path(text).resolve().parents for text in (str(out), *texts_in(mining)))
+    if settings.world is None and not written:
+        yield training_run(settings, folder, False, counting)
+        return
+    with folder.prepare(settings.model_dump(mode="json")):
+        yield training_run(settings, folder, False, counting)
 
 
 def _reread(saved: dict[str, Any]) -> dict[str, Any]:

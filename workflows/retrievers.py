@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hub.threads import use_threads
 from retrieval.config import AnyRetriever, RetrieverSettings
+from retrieval.service.config import ServiceLimits
 from sleuth.errors import ConfigError
 from sleuth.protocols import Retriever
 from sleuth.settings import Settings, apply_override, read_layers, validate
@@ -37,8 +38,23 @@ def open_alone(settings: RetrieverSettings, **how: Any) -> Retriever:
     return retriever
 
 
+def service_limits(
+    settings: RetrieverSettings, given: Mapping[str, Any], overrides: Sequence[str] = ()
+) -> ServiceLimits:
+    """Limits of a service of this retriever: those ``given`` that are not None, then ``overrides``."""
+    limits = {"timeout_s": max(60.0, settings.patience_s)}
+    values: dict[str, Any] = {"limits": limits | {name: value for name, value in given.items() if value is not None}}
+    for override in overrides:
+        apply_override(values, override)
+    return validate(_Limited, values, "serve-retriever").limits
+
+
 class _Named(Settings):
     retriever: AnyRetriever
+
+
+class _Limited(Settings):
+    limits: ServiceLimits
 
 
 def retriever_values(given: str) -> Any:

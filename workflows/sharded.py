@@ -74,13 +74,13 @@ class ShardedIndexOpener:
 
     def __call__(self) -> Retriever:
         from agent.cluster.sharding import ShardedSearch
-        from retrieval.cache import CachedRetriever
         from retrieval.dense.retriever import dense_retriever
+        from retrieval.open import remembering
 
         whole = open_flat(self.settings)
         search = ShardedSearch(self.shards, self.sizes, whole.index.vectors.dimension, self.timeout_s)
         made = dense_retriever(whole.encoder, search, whole.passages, whole.name, whole.fingerprint)
-        return CachedRetriever(made, size=self.settings.cache) if self.settings.cache else made
+        return remembering(made, self.settings)
 
 
 def open_flat(settings: RetrieverSettings) -> Any:

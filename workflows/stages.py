@@ -40,7 +40,8 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
     check_inputs(settings, until, done)
     limit_threads(settings.threads)
     plain = settings.model_dump(mode="json")
-    free = ("sinks", "threads", "grpo.report_to", "policy.cache_bytes", *MAY_DIFFER, *not_begun(run))
+    memory = ("policy.cache_bytes", "retriever.cache", "retriever.cache_bytes")
+    free = ("sinks", "threads", "grpo.report_to", *memory, *MAY_DIFFER, *not_begun(run))
     before = partial(_reread, settings)
     with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=free, reread=before):
         for name in STAGES[: STAGES.index(until) + 1]:

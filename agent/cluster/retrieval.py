@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.cluster.identity import check_identity
 from agent.cluster.interface import Actor, WorkerLostError
-from sleuth.coalescer import Asked, shared_search
+from sleuth.coalescer import Asked, SharedSearch
 from sleuth.errors import RetrieverError, SleuthError
 from sleuth.protocols import Retriever
 from sleuth.types import Hit
@@ -36,7 +36,7 @@ class RetrieverServer:
     def __init__(self, plan: RetrieverPlan) -> None:
         check_identity(plan.code)
         self._retriever = plan.open()
-        self._shared = shared_search(self._retriever, self._count)
+        self._shared = SharedSearch(self._retriever, self._count)
         self._lock = threading.Lock()
         self._calls = self._searches = self._queries = 0
         self._busy = 0.0

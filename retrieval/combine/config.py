@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 
 from retrieval.combine.parts import HYBRID_DEPTH, RERANK_DEPTH
 from retrieval.config import AnyRetriever, Count, NotNegative, Progress, RetrieverSettings
+from retrieval.rerankers.config import ScorerSettings
 from sleuth.protocols import Retriever
 
 
@@ -57,14 +58,14 @@ class HybridSettings(RetrieverSettings):
         return HybridRetriever(parts, fusion=self.fusion, weights=self.weights, rrf_k=self.rrf_k, depth=depth)
 
 
-class RerankSettings(RetrieverSettings):
+class RerankSettings(ScorerSettings, RetrieverSettings):
     kind: Literal["rerank"] = "rerank"
     inner: Part
     """The retriever whose hits are ranked again."""
-    model: str
-    """Folder or hub name of the cross-encoder."""
     depth: Count | None = None
     """Hits ranked again; None: 50. No more than those are returned."""
+    ensemble: list[ScorerSettings] = Field(default_factory=list)
+    """Further models; hits are ranked by the mean of all scores."""
 
     @property
     def inside(self) -> Sequence[RetrieverSettings]:
@@ -79,7 +80,11 @@ class RerankSettings(RetrieverSettings):
         return min(self.depth or RERANK_DEPTH, self.inner.most_hits or sys.maxsize)
 
     def open(self, progress: Progress, /) -> Retriever:
-        from retrieval.combine.rerank import CrossEncoderScorer, RerankRetriever
+        from retrieval.combine.rerank import RerankRetriever
 
-        inner = self.inner.open(progress)
-        return RerankRetriever(inner, CrossEncoderScorer(self.model), depth=self.depth or RERANK_DEPTH)
+        inner, scorer = self.inner.open(progress), self.open_scorer()
+        if self.ensemble:
+            from retrieval.rerankers.scorer import MeanScorer
+
+            scorer = MeanScorer([scorer, *(one.open_scorer() for one in self.ensemble)])
+        return RerankRetriever(inner, scorer, depth=self.depth or RERANK_DEPTH)

@@ -83,9 +83,9 @@ class HybridRetriever:
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits per query with fused scores, ties in order of id.
 
-        Raises ConfigError if ``k`` is out of range, or if two parts have different passages with the same id.
+        Raises ConfigError if ``k`` is below 1, or if two parts have different passages with the same id.
         """
-        check_k(k, self.passages)
+        k = check_k(k, self.passages)
         found = [map(distinct, part.search(queries, reach(part, self.depth))) for part in self.parts]
         return [self._fuse(lists, k) for lists in zip(*found, strict=True)]
 

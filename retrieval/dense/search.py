@@ -27,6 +27,10 @@ PLAIN_BLOCK_BYTES = 64_000_000
 """Block size for float32 vectors, which need no decoding."""
 
 _SLACK = 1e-5
+"""Relative difference within which float32 scores cannot tell an order."""
+_SPARE = 8
+"""Candidates beyond ``k``. Only if all of them are that close to the last place can a row outside belong to the first
+``k``; random vectors are that close one by one, copies of a passage in numbers."""
 
 
 class VectorSearch(Protocol):
@@ -65,12 +69,13 @@ class FlatSearch:
 
     def ranked(self, queries: Vectors, k: int) -> tuple[NDArray[np.float64], Rows]:
         """Like `search`, with the float64 scores that determined the order."""
-        asked = min(k + 1, len(self))  # one more shows whether the last place is tied
+        asked = min(k + _SPARE, len(self))
         candidates = self._candidates(queries, asked)
         scores, rows = self._rescored(queries, candidates)
-        if asked > k:
-            for query in np.flatnonzero(scores[:, k - 1] - scores[:, k] <= _SLACK * np.abs(scores[:, k])):
-                scores[query, :k], rows[query, :k] = self._with_draws(queries[query], scores[query, k - 1], k)
+        if k < asked < len(self):
+            tied = np.flatnonzero(scores[:, k - 1] - scores[:, -1] <= _SLACK * np.abs(scores[:, -1]))
+            if len(tied):
+                self._settle(queries[tied], scores, rows, tied, k)
         return scores[:, :k], rows[:, :k]
 
     def _candidates(self, queries: Vectors, k: int) -> Rows:
@@ -96,14 +101,18 @@ class FlatSearch:
         order = np.lexsort((rows, -scores), axis=1)
         return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
-    def _with_draws(self, query: Vectors, last: float, k: int) -> tuple[NDArray[np.float64], Rows]:
-        """The first ``k`` if several rows tie for the last place: all tied rows are considered."""
-        near: list[Rows] = []
+    def _settle(self, queries: Vectors, scores: NDArray[np.float64], rows: Rows, tied: Rows, k: int) -> None:
+        """Find the first ``k`` of the ``tied`` queries anew, among all rows that come near their last place."""
+        last = scores[tied, k - 1]
+        bar = last - 2 * _SLACK * np.maximum(np.abs(last), 1e-3)
+        near: list[list[Rows]] = [[] for _ in tied]
         for start in range(0, len(self), self._block):
-            scores = self.vectors.read(slice(start, start + self._block)) @ query
-            near.append(np.flatnonzero(scores >= last - 2 * _SLACK * max(abs(last), 1e-3)) + start)
-        scores, rows = self._rescored(query[None], np.concatenate(near)[None])
-        return scores[0, :k], rows[0, :k]
+            found = queries @ self.vectors.read(slice(start, start + self._block)).T
+            for own, high in zip(near, found >= bar[:, None], strict=True):
+                own.append(np.flatnonzero(high) + start)
+        for place, query, own in zip(tied, queries, near, strict=True):
+            best, ordered = self._rescored(query[None], np.concatenate(own)[None])
+            scores[place, :k], rows[place, :k] = best[0, :k], ordered[0, :k]
 
 
 class FaissSearch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +13,7 @@ from sentence_transformers.base.modules import Transformer
 from hub.adapters import adapter_base
 from hub.models import ModelKind
 from retrieval.encoders.config import EncoderChoice, EncoderKind, EncoderSettings
-from retrieval.encoders.encoder import TASKS, router_of
+from retrieval.encoders.encoder import TASKS, plain_text, router_of
 from retrieval.encoders.family import Family
 from retrieval.encoders.tokenizer import plain_tokenizer
 from sleuth.errors import ArtifactError
@@ -44,7 +45,7 @@ class Assembly(Protocol):
         ...
 
     def check(self, model: BaseModel, own: EncoderSettings, wanted: EncoderChoice) -> None:
-        """Refuse settings of the family that these weights cannot have."""
+        """Refuse settings of the family that these weights cannot have, and put into the model those that they can."""
         ...
 
 
@@ -101,21 +102,38 @@ def modules_of(model: BaseModel) -> list[Any]:
 
 def shared_settings(model: BaseModel, name: str) -> dict[str, Any]:
     """What of the settings of a model that others saved is the same in every family."""
-    first = modules_of(model)[0]
-    limit = int(getattr(first, "max_seq_length", None) or 512)
+    first, router = modules_of(model)[0], router_of(model)
+    asking = first if router is None else router.sub_modules[TASKS["query"]][0]
     prompts = {key: prompt or "" for key, prompt in model.prompts.items()}
     return {
         "backbone": name,
         "query_prompt": prompts.get("query", ""),
         "passage_prompt": next((prompts[key] for key in _PASSAGE_PROMPTS if prompts.get(key)), ""),
-        "query_max_tokens": int(getattr(first, "query_length", None) or limit),
-        "passage_max_tokens": int(getattr(first, "document_length", None) or limit),
+        "query_max_tokens": _longest(asking, "query_length"),
+        "passage_max_tokens": _longest(first, "document_length"),
         "append_eos": _ends_in_eos(getattr(first, "tokenizer", None)),
-        "towers": "shared" if router_of(model) is None else "separate",
+        "towers": "shared" if router is None else "separate",
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
     }
+
+
+def _longest(first: Any, own: str) -> int:
+    return int(getattr(first, own, None) or getattr(first, "max_seq_length", None) or 512)
 
 
 def _ends_in_eos(tokenizer: Any) -> bool:
     eos = getattr(tokenizer, "eos_token_id", None)
     return eos is not None and tokenizer("a")["input_ids"][-1:] == [eos]
+
+
+def apply_settings(model: BaseModel, settings: EncoderSettings, changed: AbstractSet[str]) -> None:
+    """Put what of ``settings`` was ``changed`` into a loaded model, where plain sentence-transformers reads it.
+
+    Raises ArtifactError for what these weights cannot have.
+    """
+    if changed & {"query_max_tokens", "passage_max_tokens", "append_eos"}:
+        for module in model.modules():
+            if isinstance(module, Transformer) and plain_text(module, "passage"):
+                if not settings.append_eos and "append_eos" in changed and _ends_in_eos(module.tokenizer):
+                    raise ArtifactError(f"{settings.backbone} appends EOS itself", "leave append_eos out")
+                limit_tokens(module, settings)

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 from sleuth.artifacts import MANIFEST
 from sleuth.errors import ConfigError, did_you_mean
 from sleuth.kinds import KindSettings
-from sleuth.settings import Settings, validate
+from sleuth.settings import Count, Settings, validate
 
 Role = Literal["query", "passage"]
 Pooling = Literal["cls", "mean", "lasttoken", "max", "mean_sqrt_len_tokens", "weightedmean", "other"]
@@ -48,7 +48,11 @@ class EncoderKind(KindSettings):
     """An encoder as a config names it. Validating gives the settings of its family."""
 
     NOUN: ClassVar[str] = "encoder"
-    KINDS: ClassVar[Mapping[str, str]] = {"dense": "retrieval.encoders.config:DenseChoice"}
+    KINDS: ClassVar[Mapping[str, str]] = {
+        "dense": "retrieval.encoders.config:DenseChoice",
+        "sparse": "retrieval.encoders.sparse_config:SparseChoice",
+        "multivector": "retrieval.encoders.multivector_config:MultiVectorChoice",
+    }
     OUTSIDE: ClassVar[str] = "retrieval.encoders.config:OutsideEncoderSettings"
     LOADER: ClassVar[str]
     """Dotted path of what loads an encoder of this family from its settings: `retrieval.encoders.loading` calls it."""
@@ -72,19 +76,35 @@ def is_dotted(name: str) -> bool:
     return re.fullmatch(r"[\w.]+:\w+", name) is not None
 
 
-_OF_THE_LIBRARY = {"SentenceTransformer": "dense"}
-"""sentence-transformers' classes, as its folders name them, and their families here."""
+_OF_THE_LIBRARY = {
+    "SentenceTransformer": "dense",
+    "SparseEncoder": "sparse",
+    "MultiVectorEncoder": "multivector",
+    "ColBERT": "multivector",
+}
+"""sentence-transformers' classes, as its folders and PyLate's name them, and their families here."""
+_STANFORDS = "HF_ColBERT"
+"""The architecture of Stanford's ColBERT checkpoints, which sentence-transformers loads too."""
 
 
 def family_of(folder: str) -> str:
-    """The family that an encoder's folder names, one of ours or of sentence-transformers'; dense where none does."""
+    """The family that an encoder's folder names, one of ours or of the field's; dense where none does."""
+    return named_family(folder) or "dense"
+
+
+def named_family(folder: str) -> str | None:
+    """The same; None for weights that are no encoder yet, and for what is not a folder."""
+    root = Path(folder)
     try:
-        if (Path(folder) / MANIFEST).is_file():
-            return str(json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))["settings"]["kind"])
-        content = json.loads((Path(folder) / "config_sentence_transformers.json").read_text(encoding="utf-8"))
-        return _OF_THE_LIBRARY.get(content["model_type"], "dense")
-    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it is said when it is loaded
-        return "dense"
+        if (root / MANIFEST).is_file():
+            return str(json.loads((root / MANIFEST).read_text(encoding="utf-8"))["settings"]["kind"])
+        if (root / "config_sentence_transformers.json").is_file():
+            content = json.loads((root / "config_sentence_transformers.json").read_text(encoding="utf-8"))
+            return _OF_THE_LIBRARY.get(content["model_type"], "dense")
+        architectures = json.loads((root / "config.json").read_text(encoding="utf-8")).get("architectures")
+        return "multivector" if _STANFORDS in (architectures or []) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # what is wrong is said when it is loaded
+        return None
 
 
 class OutsideEncoderSettings(EncoderKind):
@@ -94,6 +114,14 @@ class OutsideEncoderSettings(EncoderKind):
 
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the class."""
+
+
+class ExpansionSettings(Settings):
+    """Passages get the strongest terms that a sparse encoder gives them and that they lack, before they are encoded."""
+
+    encoder: str
+    """A trained encoder with the head splade."""
+    terms: Count = 20
 
 
 class EncoderSettings(Settings):
@@ -136,6 +164,11 @@ class EncoderSettings(Settings):
         return self.kind
 
     @property
+    def expands(self) -> ExpansionSettings | None:
+        """What adds terms to passages before they are encoded."""
+        return None
+
+    @property
     def decisive(self) -> list[object]:
         """What of a family's own settings determines the values of a text; part of every fingerprint."""
         raise NotImplementedError
@@ -151,6 +184,8 @@ class DenseEncoderSettings(EncoderSettings):
     """L2-normalise, so that dot product and cosine agree."""
     similarity: Similarity = "dot"
     """cosine: vectors are normalised too, whatever ``normalise`` says."""
+    include_prompt: bool = True
+    """Pool the prompt's states too; false: its tokens are read, but not part of the vector (INSTRUCTOR, LLM2Vec)."""
     dimensions: Dimensions | None = None
     """Keep the first so many of a vector only: for an encoder trained with Matryoshka dimensions."""
 
@@ -168,7 +203,8 @@ class DenseEncoderSettings(EncoderSettings):
 
     @property
     def decisive(self) -> list[object]:
-        return [self.pooling, self.unit_length, *([] if self.dimensions is None else [self.dimensions])]
+        without = [] if self.include_prompt else ["without prompt"]
+        return [self.pooling, self.unit_length, *([] if self.dimensions is None else [self.dimensions]), *without]
 
 
 class EncoderChoice(EncoderKind):
@@ -193,6 +229,11 @@ class EncoderChoice(EncoderKind):
     """Where it runs (cpu, cuda, cuda:1); None: a GPU, if there is one. Not a property of the weights."""
 
     @property
+    def needs_masked_lm(self) -> bool:
+        """Whether the backbone must have the head of a masked language model."""
+        return False
+
+    @property
     def chosen(self) -> dict[str, Any]:
         """What is not None, ``backbone`` too; without ``device``."""
         return self.model_dump(exclude_none=True, exclude={"device"})
@@ -212,6 +253,7 @@ class DenseChoice(EncoderChoice):
     pooling: Pooling | None = None
     normalise: bool | None = None
     similarity: Similarity | None = None
+    include_prompt: bool | None = None
     dimensions: Dimensions | None = None
 
 
@@ -229,11 +271,15 @@ class ScratchSettings(Settings):
     max_positions: Annotated[int, Field(ge=8)] = 512
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """BERT's, hidden and attention; a Llama has none."""
+    masked_lm: bool | None = None
+    """With the head of a masked language model, BERT only; None: where the encoder weighs words by it."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ScratchSettings:
         if self.hidden_size % self.heads:
             raise ValueError(f"hidden_size {self.hidden_size} is no multiple of heads {self.heads}")
+        if self.masked_lm and self.family != "bert":
+            raise ValueError(f"masked_lm does nothing for a {self.family}; choose family bert")
         return self
 
 
@@ -265,6 +311,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "similarity": "cosine",
         "query_max_tokens": 512,
         "passage_max_tokens": 512,
+    },
+    # Formal et al. 2021 (v2): maximum over the positions of the masked-LM head
+    "splade": {"kind": "sparse", "head": "splade", "passage_max_tokens": 256},
+    # the same without a query encoder: query tokens have learned weights (Formal et al. 2021; Geng et al. 2024)
+    "splade_doc": {"kind": "sparse", "head": "splade", "queries": "learned", "passage_max_tokens": 256},
+    # Lin and Ma 2021
+    "unicoil": {"kind": "sparse", "head": "unicoil", "passage_max_tokens": 256},
+    # Mallia et al. 2021: query words weigh 1
+    "deepimpact": {"kind": "sparse", "head": "deepimpact", "queries": "tokens", "passage_max_tokens": 256},
+    # Khattab and Zaharia 2020
+    "colbert": {
+        "kind": "multivector",
+        "query_prompt": "[Q] ",
+        "passage_prompt": "[D] ",
+        "query_max_tokens": 32,
+        "passage_max_tokens": 180,
     },
 }
 

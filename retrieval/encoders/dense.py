@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from retrieval.encoders.assembly import backbone_of, modules_of, prompts_of, shared_settings
 from retrieval.encoders.config import DenseChoice, DenseEncoderSettings, EncoderChoice, EncoderSettings
+from retrieval.encoders.encoder import router_of
 from retrieval.encoders.family import Encoded, single
 from sleuth.errors import ArtifactError
 
@@ -45,7 +46,8 @@ class DenseAssembly:
                 f"pooling of a new encoder on {settings.backbone} is not set", "choose cls, mean, lasttoken"
             )
         first = backbone_of(settings)
-        modules: list[nn.Module] = [first, Pooling(first.get_embedding_dimension(), settings.pooling)]
+        pooled = Pooling(first.get_embedding_dimension(), settings.pooling, settings.include_prompt)
+        modules: list[nn.Module] = [first, pooled]
         if settings.unit_length:
             modules.append(Normalize())
         return SentenceTransformer(
@@ -66,6 +68,8 @@ class DenseAssembly:
             pooling=pooling if isinstance(pooling, str) else "other",
             normalise=any(isinstance(m, Normalize) for m in everything),
             similarity=similarity,
+            include_prompt=all(m.include_prompt for m in everything if isinstance(m, Pooling)),
+            dimensions=getattr(model, "truncate_dim", None),
         )
 
     def check(self, model: BaseModel, own: EncoderSettings, wanted: EncoderChoice) -> None:
@@ -73,9 +77,31 @@ class DenseAssembly:
         assert isinstance(wanted, DenseChoice)
         if wanted.pooling not in (None, own.pooling):
             raise ArtifactError(f"{wanted.backbone} pools by {own.pooling}", "leave pooling out of its settings")
+        if wanted.normalise is False and any(isinstance(m, Normalize) for m in modules_of(model)):
+            raise ArtifactError(f"{wanted.backbone} normalises its vectors", "leave normalise out of its settings")
         full, asked = int(model.get_embedding_dimension()), wanted.dimensions or own.dimensions or 0
         if asked > full:
             raise ArtifactError(f"{wanted.backbone} has vectors of {full} dimensions, not {asked}", "choose fewer")
+        chosen = own.model_copy(update=wanted.model_dump(exclude_none=True, include={*_IN_THE_MODEL}))
+        if chosen != own:
+            _apply(model, chosen)
+
+
+_IN_THE_MODEL = ("normalise", "similarity", "include_prompt", "dimensions")
+
+
+def _apply(model: BaseModel, chosen: DenseEncoderSettings) -> None:
+    """Put the settings into a loaded model, where plain sentence-transformers reads them."""
+    assert isinstance(model, SentenceTransformer)
+    for module in model.modules():
+        if isinstance(module, Pooling):
+            module.include_prompt = chosen.include_prompt
+    model.similarity_fn_name = chosen.similarity
+    model.truncate_dim = chosen.dimensions
+    if chosen.unit_length and not any(isinstance(module, Normalize) for module in model.modules()):
+        router = router_of(model)
+        for tower in [model] if router is None else router.sub_modules.values():
+            tower.append(Normalize())
 
 
 DENSE_ASSEMBLY = DenseAssembly()

@@ -22,7 +22,7 @@ from sentence_transformers.sentence_transformer.modules import Router, Transform
 from torch import Tensor, nn
 
 from retrieval.encoders.config import EncoderSettings, Role
-from retrieval.encoders.family import Encoded, Family, OnEncoded, join
+from retrieval.encoders.family import Encoded, Family, OnEncoded, PassageExpander, join
 from retrieval.encoders.modalities import TEXT, Modalities
 from retrieval.encoders.quiet import quiet_transformers
 from retrieval.passages import passage_text
@@ -58,6 +58,8 @@ class Encoder:
         self.modalities: Modalities = TEXT
         self.source = source
         """Folder or hub name it was loaded from; None if it has not been saved yet."""
+        self.expander: PassageExpander | None = None
+        """Adds terms to passages before they are encoded."""
         for name, weight in model.named_parameters():
             if _UNUSED in name:
                 weight.requires_grad_(False)
@@ -75,14 +77,14 @@ class Encoder:
     def fingerprint(self) -> str:
         """Digest of both towers and their settings. Reads every weight, so store the result."""
         query, passage = (self._tower_identity(role) for role in TASKS)
-        weights = _weights_digest(self.tower("passage"))
+        weights = weights_digest(self.tower("passage"))
         shared = self.tower("query") is self.tower("passage")
-        other = weights if shared else _weights_digest(self.tower("query"))
+        other = weights if shared else weights_digest(self.tower("query"))
         return _digest([query, other, passage, weights, self.settings.comparison])
 
     def tower_fingerprint(self, role: Role) -> str:
         """Digest of all that determines the vectors of one role; an index is valid while its passage tower's is."""
-        return _digest([self._tower_identity(role), _weights_digest(self.tower(role))])
+        return _digest([self._tower_identity(role), weights_digest(self.tower(role))])
 
     def tower(self, role: Role) -> nn.Module:
         """The module that turns features of ``role`` into vectors; shared unless the towers are separate."""
@@ -92,11 +94,11 @@ class Encoder:
 
     def features(self, texts: Sequence[str], role: Role) -> dict[str, Tensor]:
         """Model inputs [texts, tokens], padded on the right: prompt, truncated text, EOS if the model uses it."""
+        read = self._expanded(texts, role)
         first = self._first_module(role)
-        if not _plain(first):
-            made = self.model.preprocess(list(texts), prompt=self.settings.prompt(role), task=TASKS[role])
-            return {name: value for name, value in made.items() if isinstance(value, Tensor)}
-        return _pad(first.tokenizer, self._tokens(texts, role))
+        if not plain_text(first, role):
+            return self._processed(read, role)
+        return _pad(first.tokenizer, self._tokens(read, role)) | self._left_out(role)
 
     def embed(self, features: Mapping[str, Tensor], role: Role) -> Encoded:
         """The texts of ``features``, on the model's device, with gradients if the model is in training mode."""
@@ -148,7 +150,14 @@ class Encoder:
         return vectors
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write weights, tokenizer and settings atomically; adapters are saved as adapters."""
+        """Write weights, tokenizer and settings atomically; adapters are saved as adapters.
+
+        Tokenizers are saved to pad on the right, as here: on the left, absolute positions would differ by batch.
+        """
+        for module in self.model.modules():
+            if plain_text(module, "passage"):
+                module.tokenizer.padding_side = "right"
+        self.model.prompts.update({TASKS[role]: self.settings.prompt(role) for role in TASKS})
         with atomic_folder(folder, overwrite=overwrite) as out, quiet_transformers():
             self.model.save(str(out), create_model_card=False)
             settings = self.settings.model_dump(mode="json")
@@ -156,28 +165,45 @@ class Encoder:
             write_manifest(out, KIND, fields)
         self.source = str(folder)
 
+    def _expanded(self, texts: Sequence[str], role: Role) -> list[str]:
+        """``texts`` as they are encoded: passages with their further terms, if there are any."""
+        if self.expander is None or role != "passage":
+            return list(texts)
+        return self.expander(texts, self._first_module(role).tokenizer, self.settings)
+
+    def _processed(self, texts: Sequence[str], role: Role) -> dict[str, Tensor]:
+        """Model inputs as sentence-transformers makes them; of texts without a token in integers too."""
+        limit = {"max_length": self.settings.max_tokens(role)} if _is_cut(self._first_module(role), role) else {}
+        made = self.model.preprocess(list(texts), prompt=self.settings.prompt(role), task=TASKS[role], **limit)
+        inputs = {name: value for name, value in made.items() if isinstance(value, Tensor)}
+        whole = {name: value if value.numel() else value.long() for name, value in inputs.items()}
+        return whole | self._left_out(role)
+
     def _tower_identity(self, role: Role) -> list[object]:
         settings = self.settings
         tokenizer: Any = getattr(self._first_module(role), "tokenizer", None)
         words = tokenizer.backend_tokenizer.to_str() if getattr(tokenizer, "is_fast", False) else str(tokenizer)
         kind = [] if settings.kind == "dense" else [settings.kind]  # digests of dense encoders never named it
-        return [settings.prompt(role), settings.max_tokens(role), *settings.decisive, *kind, _without_state(words)]
+        added = [self.expander.fingerprint] if self.expander is not None and role == "passage" else []
+        decided = [settings.prompt(role), settings.max_tokens(role), *settings.decisive, *kind, *added]
+        return [*decided, _without_state(words)]
 
     def _batches(
         self, texts: Sequence[str], role: Role, batch_size: int
     ) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
         """Rows and their features, longest first, so that a batch that does not fit into memory fails at once."""
-        first = self._first_module(role)
-        if not _plain(first):
+        first, texts = self._first_module(role), self._expanded(texts, role)
+        if not plain_text(first, role):
             order = np.argsort([-len(text) for text in texts], kind="stable")
             for rows in np.split(order, range(batch_size, len(order), batch_size)) if len(order) else []:
-                yield rows, self.features([texts[row] for row in rows], role)
+                yield rows, self._processed([texts[row] for row in rows], role)
             return
         tokens = self._tokens(texts, role)
         order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            yield rows, _pad(first.tokenizer, {name: [tokens[name][row] for row in rows] for name in tokens})
+            batch = _pad(first.tokenizer, {name: [tokens[name][row] for row in rows] for name in tokens})
+            yield rows, batch | self._left_out(role)
 
     def _tokens(self, texts: Sequence[str], role: Role) -> dict[str, list[list[int]]]:
         """Token ids (and types) of each text, without padding."""
@@ -194,6 +220,14 @@ class Encoder:
             raise DataError("an empty text has no vector in this encoder", "leave empty texts out")
         return tokens
 
+    def _left_out(self, role: Role) -> dict[str, Tensor]:
+        """How many tokens the prompt has, where the tower pools without them; sentence-transformers counts them."""
+        prompt, tower = self.settings.prompt(role), self.tower(role)
+        if not prompt or all(getattr(module, "include_prompt", True) for module in tower.modules()):
+            return {}
+        counted = self._first_module(role).preprocess(["-"], prompt=prompt).get("prompt_length")
+        return {} if counted is None else {"prompt_length": torch.tensor([counted])}
+
     def _first_module(self, role: Role) -> Any:
         return next(iter(self.tower(role).children()))
 
@@ -205,7 +239,9 @@ def separate_towers(encoder: Encoder) -> Encoder:
     passage = list(encoder.model.children())
     query = copy.deepcopy(passage)
     settings = encoder.settings.model_copy(update={"towers": "separate"})
-    return Encoder(routed(query, passage, encoder.model), settings, encoder.family)
+    made = Encoder(routed(query, passage, encoder.model), settings, encoder.family)
+    made.expander = encoder.expander
+    return made
 
 
 def routed(query: list[nn.Module], passage: list[nn.Module], like: BaseModel) -> BaseModel:
@@ -223,14 +259,25 @@ def router_of(model: BaseModel) -> Router | None:
     return first if isinstance(first, Router) and set(TASKS.values()) <= set(first.sub_modules) else None
 
 
-def _plain(module: nn.Module) -> bool:
+def _is_cut(module: nn.Module, role: Role) -> bool:
+    """Whether a text is cut to the length that is asked for."""
+    return isinstance(module, Transformer) and module.tokenizer is not None and not _augments(module, role)
+
+
+def _augments(module: Transformer, role: Role) -> bool:
+    """Whether texts of the role are filled up with mask tokens."""
+    return bool(role == "query" and module.query_expansion)
+
+
+def plain_text(module: nn.Module, role: Role) -> bool:
     """Whether text goes through an ordinary tokenizer, which can then be called without its wrapper."""
     return (
         isinstance(module, Transformer)
         and module.tokenizer is not None
         and module.processor is module.tokenizer
         and list(module.modality_config) == ["text"]
-        and not module.query_expansion
+        and not _augments(module, role)
+        and not module.processing_kwargs
     )
 
 
@@ -272,7 +319,8 @@ def _without_state(tokenizer: str) -> str:
     return json.dumps(content | {"truncation": None, "padding": None}, sort_keys=True)
 
 
-def _weights_digest(module: nn.Module) -> str:
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of every weight on which vectors depend."""
     digest = hashlib.sha256()
     for name, weight in sorted(module.state_dict().items()):
         if _UNUSED in name:

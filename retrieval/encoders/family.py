@@ -83,6 +83,17 @@ class Family(Protocol):
         ...
 
 
+class PassageExpander(Protocol):
+    """Adds terms to passages before they are encoded."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __call__(self, texts: Sequence[str], tokenizer: Any, settings: EncoderSettings) -> list[str]:
+        """The ``texts`` with terms added, no longer for ``tokenizer`` than ``settings`` allow where it can tell."""
+        ...
+
+
 class PassageEncoder(Protocol):
     """What building and searching an index need of an encoder: ours, or one of another package."""
 

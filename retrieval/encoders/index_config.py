@@ -56,7 +56,10 @@ class EncodedIndexSettings(IndexedSettings):
                     f"{self.index} does not exist, and no encoder is named to make it with", "set encoder"
                 )
             with progress(f"encoding {corpus}") as on_progress:
-                build_encoded(kind, corpus, self.index, encoder, self.made(), on_progress=on_progress)
+                skip = self.skip_bad_rows
+                build_encoded(
+                    kind, corpus, self.index, encoder, self.made(), skip_bad_rows=skip, on_progress=on_progress
+                )
         manifest = read_encoded_manifest(kind, self.index)
         self._check_made_so(manifest)
         if encoder is None:

@@ -24,7 +24,11 @@ _DECISIVE = (
     "append_eos",
     "normalise",
     "similarity",
+    "include_prompt",
     "dimensions",
+    "head",
+    "special_tokens",
+    "max_terms",
 )
 _CHECKED = ("kind", "format", "passages_sha256", "indexed")
 

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from hub.models import check_path, loading
-from retrieval.encoders.assembly import ENCODER, assembly_of
-from retrieval.encoders.config import EncoderChoice, EncoderKind, EncoderSettings, family_of, is_dotted
-from retrieval.encoders.encoder import KIND, Encoder, separate_towers
+from retrieval.encoders.assembly import ENCODER, apply_settings, assembly_of
+from retrieval.encoders.config import EncoderChoice, EncoderKind, EncoderSettings, family_of, is_dotted, named_family
+from retrieval.encoders.encoder import KIND, Encoder, router_of, separate_towers
+from retrieval.encoders.expansion import Expander
 from retrieval.encoders.family import PassageEncoder
 from retrieval.encoders.quiet import quiet_transformers
 from sleuth.artifacts import MANIFEST
@@ -25,19 +26,23 @@ _WEIGHTLESS = frozenset({"backbone", "towers", "kind"})
 """Settings that describe how the weights were made; they cannot be changed for loaded weights."""
 
 
-def new_encoder(settings: EncoderSettings, *, device: str | None = None) -> Encoder:
+def new_encoder(settings: EncoderSettings, *, device: str | None = None, seed: int = 0) -> Encoder:
     """An encoder with the weights of ``settings.backbone``, a transformers folder, hub name or PEFT adapter.
 
-    Separate towers start out equal. Raises ArtifactError if it cannot be loaded or put together that way.
+    Layers that it lacks are drawn from ``seed``; separate towers start out equal. Raises ArtifactError if it cannot be
+    loaded or put together that way.
     """
     _check_path(settings.backbone)
     _check_device(device)
     assembly = assembly_of(settings.kind)
-    with loading(settings.backbone, ENCODER), quiet_transformers():
+    with loading(settings.backbone, ENCODER), quiet_transformers(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         model = assembly.new(settings, device)
-    encoder = Encoder(model, settings.model_copy(update={"towers": "shared"}), assembly.family)
+    towers = "shared" if router_of(model) is None else "separate"
+    encoder = Encoder(model, settings.model_copy(update={"towers": towers}), assembly.family)
     made = separate_towers(encoder) if settings.towers == "separate" else encoder
     made.source = settings.backbone
+    made.expander = expander_of(made)
     return made
 
 
@@ -87,8 +92,21 @@ def load_encoder(source: str | Path | EncoderChoice, *, device: str | None = Non
     assembly.check(model, own, wanted)
     for key in ("query_prompt", "passage_prompt"):
         _check_prompt(name, key, getattr(own, key), changes.get(key))
-    settings = own.model_copy(update={key: changes[key] for key in changes.keys() - _WEIGHTLESS})
-    return Encoder(model, settings, assembly.family, name)
+    changed = {key: changes[key] for key in changes.keys() - _WEIGHTLESS if changes[key] != getattr(own, key)}
+    settings = own.model_copy(update=changed)
+    apply_settings(model, settings, changed.keys())
+    encoder = Encoder(model, settings, assembly.family, name)
+    encoder.expander = expander_of(encoder)
+    return encoder
+
+
+def expander_of(encoder: Encoder) -> Expander | None:
+    """What adds terms to the passages of ``encoder``, if its settings ask for it."""
+    chosen = encoder.settings.expands
+    if chosen is None:
+        return None
+    with_terms = load_encoder(chosen.encoder, device=str(encoder.device))
+    return Expander(with_terms, chosen.terms)
 
 
 def reload_encoder(source: str, settings: Mapping[str, Any]) -> PassageEncoder:
@@ -131,9 +149,9 @@ def _dtype_of(wanted: EncoderChoice) -> dict[str, Any]:
 
 
 def _is_bare(name: str) -> bool:
-    """Whether ``name`` is a local folder without sentence-transformers files; hub models are checked when loaded."""
+    """Whether ``name`` is a local folder of weights that are no encoder yet; hub models are checked when loaded."""
     folder = Path(name)
-    return folder.is_dir() and not (folder / "modules.json").is_file()
+    return folder.is_dir() and not (folder / "modules.json").is_file() and named_family(name) is None
 
 
 def _check_path(name: str) -> None:

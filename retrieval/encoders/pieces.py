@@ -120,12 +120,24 @@ def nearest(encoder: PassageEncoder, queries: Encoded, pieces: Iterable[Encoded]
     scores, numbers = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
     asked, start = queries.to(encoder.device), 0
     for piece in pieces:
-        found = encoder.family.scores(asked, piece.to(encoder.device)).cpu()
-        new = torch.arange(start, start + len(piece)).expand(len(queries), -1)
-        scores, order = torch.cat([scores, found], 1).sort(dim=1, descending=True, stable=True)
-        scores, numbers = scores[:, :k], torch.cat([numbers, new], 1).gather(1, order)[:, :k]
+        found = encoder.family.scores(asked, piece.to(encoder.device))
+        best = _best(found, k)
+        scores, order = torch.cat([scores, found.gather(1, best).cpu()], 1).sort(dim=1, descending=True, stable=True)
+        scores, numbers = scores[:, :k], torch.cat([numbers, best.cpu() + start], 1).gather(1, order)[:, :k]
         start += len(piece)
     return scores, numbers
+
+
+def _best(scores: Tensor, k: int) -> Tensor:
+    """The columns [rows, at most k] of the largest of each row, ascending; among equal ones the first."""
+    if scores.shape[1] <= k:
+        return torch.arange(scores.shape[1], device=scores.device).expand(len(scores), -1)
+    values, places = scores.topk(k + 1)  # one more shows whether the last place is tied
+    places = places[:, :k]
+    tied = values[:, k - 1] == values[:, k]
+    if tied.any():
+        places[tied] = scores[tied].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return places.sort(dim=1).values
 
 
 def _offset(on_progress: OnProgress | None, start: int) -> OnProgress | None:

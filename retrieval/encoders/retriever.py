@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,9 @@ from retrieval.encoders.modalities import check_queries
 from retrieval.encoders.pieces import Passages
 from retrieval.indexes import check_k, clean_query
 from retrieval.store import PassageStore
-from sleuth.errors import ArtifactError, DataError, RetrieverError
+from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
 from sleuth.protocols import Documents
-from sleuth.types import Hit
+from sleuth.types import Explanation, Hit, Passage
 
 BATCH = 64
 """Batch size for encoding queries."""
@@ -36,6 +36,15 @@ class EncodedIndex(Protocol):
 
     def search(self, queries: Encoded, k: int) -> Found:
         """The ``k`` best rows of each query, ties by row. Raises RetrieverError for what cannot be compared."""
+        ...
+
+
+@runtime_checkable
+class ExplainingIndex(Protocol):
+    """An index whose scores are sums over terms or tokens."""
+
+    def explain(self, encoder: PassageEncoder, query: str, passages: Sequence[Passage]) -> list[Explanation]:
+        """What the score of each of ``passages``, which are in the index, is made of for ``query``."""
         ...
 
 
@@ -79,10 +88,9 @@ class EncoderRetriever:
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits per query, best first, ties in corpus order; none for an empty query.
 
-        Raises ConfigError if ``k`` is below 1 or above the number of passages, RetrieverError if a query
-        could not be encoded.
+        Raises ConfigError if ``k`` is below 1, RetrieverError if a query could not be encoded.
         """
-        check_k(k, len(self), self.name)
+        k = check_k(k, len(self), self.name)
         cleaned = [clean_query(query) for query in queries]
         asked = [place for place, query in enumerate(cleaned) if query]
         answers: list[list[Hit]] = [[] for _ in queries]
@@ -91,6 +99,16 @@ class EncoderRetriever:
             for place, one_scores, one_rows in zip(asked, scores.tolist(), rows.tolist(), strict=True):
                 answers[place] = self._hits(one_scores, one_rows)
         return answers
+
+    def explain(self, query: str, hits: Sequence[Hit]) -> list[Explanation]:
+        """What the scores of ``hits`` are made of. Raises ConfigError for an index whose scores have no parts."""
+        if not isinstance(self.index, ExplainingIndex):
+            raise ConfigError(
+                f"{self.name} is an index of kind {self.encoder.family.kind}, whose scores have no parts to show",
+                "leave --explain out",
+            )
+        with self._encoding:
+            return self.index.explain(self.encoder, clean_query(query), [hit.passage for hit in hits])
 
     def _encode(self, queries: list[str]) -> Encoded:
         with self._encoding:

@@ -6,7 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from retrieval.encoders.config import ScratchSettings
 from retrieval.encoders.quiet import quiet_transformers
@@ -55,4 +63,5 @@ def _network(settings: ScratchSettings, tokenizer: PreTrainedTokenizerFast) -> P
     if settings.family == "llama":
         return LlamaModel(LlamaConfig(**shape))
     dropout = {"hidden_dropout_prob": settings.dropout, "attention_probs_dropout_prob": settings.dropout}
-    return BertModel(BertConfig(**shape, **dropout))
+    config = BertConfig(**shape, **dropout)
+    return BertForMaskedLM(config) if settings.masked_lm else BertModel(config)

@@ -36,6 +36,8 @@ def plain_tokenizer(tokenizer: Any, *, append_eos: bool) -> Any:
         tokenizer_object=backend,
         model_max_length=tokenizer.model_max_length,
         padding_side="right",
+        truncation_side=tokenizer.truncation_side,
+        model_input_names=tokenizer.model_input_names,
         **{"pad_token": tokenizer.eos_token, **special},
     )
     if made("a")["input_ids"] != [*tokenizer("a")["input_ids"], tokenizer.eos_token_id]:

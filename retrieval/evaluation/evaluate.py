@@ -15,6 +15,8 @@ from sleuth.protocols import Retriever
 from sleuth.types import Question
 
 BATCH = 64
+LeftOut = Callable[[str], frozenset[str]]
+"""The ids of passages that are no part of a query's ranking, by its id."""
 OnProgress = Callable[[int, int], None]
 """Called as (queries done, queries in total)."""
 
@@ -33,16 +35,23 @@ def retrieve(
     k: int,
     *,
     batch_size: int = BATCH,
+    left_out: LeftOut = lambda _query: frozenset(),
     on_progress: OnProgress | None = None,
 ) -> Retrieved:
-    """At most ``k`` hits for every query; all passages if there are fewer."""
-    depth = min(k, size_of(retriever) or k)
+    """At most ``k`` hits for every query; all passages if there are fewer.
+
+    The passages that ``left_out`` names for a query do not count: as many more are searched for.
+    """
+    size = size_of(retriever)
     run: Run = {}
     answers: Qrels = {}
     for start in range(0, len(queries), batch_size):
         batch = queries[start : start + batch_size]
-        found = retriever.search([query.text for query in batch], depth)
-        for query, hits in zip(batch, found, strict=True):
+        depth = k + max(len(left_out(query.id)) for query in batch)
+        searched = retriever.search([query.text for query in batch], min(depth, size or depth))
+        for query, every in zip(batch, searched, strict=True):
+            out = left_out(query.id)
+            hits = [hit for hit in every if hit.passage.id not in out][:k]
             run[query.id] = {hit.passage.id: hit.score for hit in hits}
             if query.answers:
                 texts = {query.id: {hit.passage.id: hit.passage.text for hit in hits}}

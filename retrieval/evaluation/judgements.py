@@ -4,15 +4,17 @@
 qrels   BEIR: ``query-id<tab>corpus-id<tab>score`` with a header; TREC: ``query 0 passage relevance``
 queries BEIR ``{"_id", "text"}``, FlashRAG ``{"id", "question", "golden_answers"}``, or ``id<tab>text`` lines
 ======= ==================================================================
+
+BEIR's may also be JSON lines or Parquet with the same columns, or a dataset of the hub.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sleuth.errors import DataError, did_you_mean
-from sleuth.files import OTHER_ENCODING, RECODE, open_data, suffix_of
+from sleuth.files import OTHER_ENCODING, PARQUET, RECODE, on_hub, open_data, suffix_of
 from sleuth.rows import RawRow, read_rows
 from sleuth.types import Question
 
@@ -22,42 +24,54 @@ Qrels = dict[str, dict[str, int]]
 _HEADING = "query-id"
 
 
-def read_qrels(path: str | Path) -> Qrels:
-    """The judgements of a file in either layout. Raises DataError naming the file and the line."""
+def read_qrels(*paths: str | Path) -> Qrels:
+    """The judgements of files in any of the layouts. Raises DataError naming the file and the line."""
     qrels: Qrels = {}
+    for path in paths:
+        in_columns = on_hub(path) or suffix_of(path) in (".jsonl", ".json", PARQUET)
+        for where, query, passage, given in _from_columns(path) if in_columns else _from_lines(path):
+            judged = qrels.setdefault(query, {})
+            relevance = max(0, _relevance(given, where))
+            if judged.setdefault(passage, relevance) != relevance:
+                raise DataError(f"{where}: {query} {passage} already has a different judgement")
+    if not any(relevance for judged in qrels.values() for relevance in judged.values()):
+        raise DataError(f"{paths[0]} judges no passage as relevant", "is it a qrels file?")
+    return qrels
+
+
+def read_queries(*paths: str | Path) -> list[Question]:
+    """Queries with any known answers. Raises DataError naming the file and the line."""
+    queries: dict[str, Question] = {}
+    for path in paths:
+        in_lines = not on_hub(path) and suffix_of(path) in (".tsv", ".txt")
+        for query in _from_table(Path(path)) if in_lines else map(_from_row, read_rows(path)):
+            if query.id in queries:
+                raise DataError(f"{path}: duplicate query '{query.id}'")
+            queries[query.id] = query
+    if not queries:
+        raise DataError(f"{paths[0]} has no queries")
+    return list(queries.values())
+
+
+def _from_lines(path: str | Path) -> Iterable[tuple[str, str, str, object]]:
+    """(where, query, passage, relevance) of every line."""
     for number, fields in split_lines(path):
         if number == 1 and fields[0] == _HEADING:
             continue
-        if len(fields) == 4:
-            query, _, passage, given = fields
-        elif len(fields) == 3:
-            query, passage, given = fields
-        else:
+        if len(fields) not in (3, 4):
             raise DataError(
                 f"{path}, line {number}: a judgement cannot have {len(fields)} columns",
                 "BEIR has query, passage, relevance; TREC has query, 0, passage, relevance",
             )
-        judged = qrels.setdefault(query, {})
-        relevance = max(0, _relevance(given, f"{path}, line {number}"))
-        if judged.setdefault(passage, relevance) != relevance:
-            raise DataError(f"{path}, line {number}: {query} {passage} already has a different judgement")
-    if not any(relevance for judged in qrels.values() for relevance in judged.values()):
-        raise DataError(f"{path} judges no passage as relevant", "is it a qrels file?")
-    return qrels
+        yield f"{path}, line {number}", fields[0], fields[-2], fields[-1]
 
 
-def read_queries(path: str | Path) -> list[Question]:
-    """Queries with any known answers. Raises DataError naming the file and the line."""
-    where = Path(path)
-    queries = list(_from_table(where) if suffix_of(where) in (".tsv", ".txt") else map(_from_row, read_rows(where)))
-    seen: set[str] = set()
-    for query in queries:
-        if query.id in seen:
-            raise DataError(f"{path}: duplicate query '{query.id}'")
-        seen.add(query.id)
-    if not queries:
-        raise DataError(f"{path} has no queries")
-    return queries
+def _from_columns(path: str | Path) -> Iterable[tuple[str, str, str, object]]:
+    for row in read_rows(path):
+        missing = [name for name in (_HEADING, "corpus-id", "score") if row.fields.get(name) is None]
+        if missing:
+            raise row.error(f"no '{missing[0]}'", "a judgement has query-id, corpus-id and score")
+        yield row.where, str(row.fields[_HEADING]), str(row.fields["corpus-id"]), row.fields["score"]
 
 
 def split_lines(path: str | Path) -> Iterator[tuple[int, list[str]]]:
@@ -83,9 +97,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, text.rstrip("\r\n")
 
 
-def _relevance(given: str, where: str) -> int:
+def _relevance(given: object, where: str) -> int:
     try:
-        return int(given)
+        return int(str(given).removesuffix(".0"))  # Parquet often holds 1.0
     except ValueError:
         raise DataError(f"{where}: relevance is '{given}', not a whole number") from None
 

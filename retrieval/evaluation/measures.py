@@ -22,6 +22,9 @@ from sleuth.statistics import Interval, PairedDifference, mean_interval, paired_
 MEASURES = ("nDCG@10", "RR@10", "R@5", "R@10", "R@100", "AP", "AllGold@5", "AllGold@10")
 ANSWER_MEASURES = ("Answer@1", "Answer@5", "Answer@20", "Answer@100")
 
+WHOLE_RUN = 1_000
+"""Hits per query for a measure without a cutoff, as TREC's tracks submit and published figures assume."""
+
 _ALL_GOLD = "AllGold"
 _ANSWER = "Answer"
 _SLACK = 1e-9
@@ -43,6 +46,11 @@ def cutoff_of(name: str) -> int | None:
     """The k in a measure's name; None if it uses the whole run."""
     found = re.search(r"@(\d+)$", name)
     return int(found.group(1)) if found else None
+
+
+def depth_of(names: Sequence[str]) -> int:
+    """How many hits per query the measures need."""
+    return max((cutoff_of(name) or WHOLE_RUN for name in names), default=WHOLE_RUN)
 
 
 def is_answer_measure(name: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from retrieval.evaluation.judgements import split_lines
@@ -23,6 +25,18 @@ def write_run(path: str | Path, run: Run, tag: str = "sleuth") -> None:
                     raise DataError(f"'{name}' cannot be written to a TREC run: white space separates its columns")
             lines.append(f"{query} Q0 {passage} {rank} {score!r} {tag}\n")
     atomic_write(path, "".join(lines))
+
+
+def write_per_query(path: str | Path, values: Mapping[str, Mapping[str, float]]) -> None:
+    """Write every measure (query ids to values, by name) of every query: ``.json`` by query, else a table with tabs."""
+    queries = dict.fromkeys(query for found in values.values() for query in found)
+    rows = {query: {name: found[query] for name, found in values.items() if query in found} for query in queries}
+    if Path(path).suffix == ".json":
+        atomic_write(path, json.dumps(rows, indent=1) + "\n")
+        return
+    lines = ["\t".join(("query", *values))]
+    lines += ["\t".join((query, *(str(row.get(name, "")) for name in values))) for query, row in rows.items()]
+    atomic_write(path, "\n".join(lines) + "\n")
 
 
 def read_run(path: str | Path) -> Run:

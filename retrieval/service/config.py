@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import model_validator
+
 from retrieval.config import Progress, RetrieverSettings
 from sleuth.protocols import Retriever
 from sleuth.settings import Count, Seconds, Settings
@@ -13,11 +15,11 @@ class ServiceLimits(Settings):
     """Limits of one service; a request beyond them is refused with the HTTP status given."""
 
     max_batch: Count = 256
-    """Queries of concurrent requests that are searched in one call; 1 searches one query at a time."""
-    max_pending: Count = 8_192
+    """Queries searched in one call: of several requests, or of a large one, whose calls take turns with others."""
+    max_pending: Count = 65_536
     """Queries that may wait; further requests are told to retry (503)."""
-    max_queries: Count = 1_024
-    """Queries per request (422)."""
+    max_queries: Count = 8_192
+    """Queries per request (422). Search-R1's trainer sends a batch's in one: 2,560 of 512 x 5 rollouts."""
     max_query_characters: Count = 50_000
     """Characters per query (422)."""
     max_topk: Count = 1_000
@@ -31,11 +33,19 @@ class ServiceLimits(Settings):
     max_body_bytes: Count = 16 * 2**20
     """Size of a request (413)."""
     timeout_s: Seconds = 60.0
-    """Seconds from the complete request to its response (504)."""
+    """Seconds from the complete request to its response, for every ``max_batch`` queries in it (504)."""
+    header_timeout_s: Seconds = 10.0
+    """Seconds that a client may take for the headers of a request, or to begin its first one (408, or no answer)."""
     body_timeout_s: Seconds = 10.0
-    """Seconds that a client may take to send its request (408)."""
+    """Seconds that a client may take for the rest of its request (408)."""
     grace_s: Seconds = 10.0
     """Seconds that running requests have left when the service is told to stop."""
+
+    @model_validator(mode="after")
+    def _default_is_allowed(self) -> ServiceLimits:
+        if self.default_topk > self.max_topk:
+            raise ValueError(f"default_topk is {self.default_topk}, more than max_topk, {self.max_topk}")
+        return self
 
 
 class RemoteSettings(RetrieverSettings):

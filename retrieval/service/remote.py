@@ -62,7 +62,7 @@ class RemoteRetriever:
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Like the served retriever; empty queries are not sent. Raises ConfigError for refused requests."""
-        check_k(k, self.passages, self.url)
+        k = check_k(k, self.passages, self.url)
         cleaned = [query.strip().encode("utf-8", "replace").decode("utf-8") for query in queries]
         asked = [query for query in cleaned if query]
         found: list[list[Hit]] = []

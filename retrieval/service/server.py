@@ -3,6 +3,7 @@
     POST /retrieve {queries, topk, return_scores, return_images}    concurrent requests are searched together
     GET  /health                                     fingerprint, passages, limits
     GET  /metrics                                    Prometheus text
+    GET  /docs, /openapi.json                        all of these described
 
 It stops gracefully on SIGTERM and SIGINT: running requests are answered first. It has no authentication: expose it
 only to clients that may use it.
@@ -14,23 +15,26 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import sleuth
 from retrieval.service.config import ServiceLimits
+from retrieval.service.protocol import timed_protocol
+from retrieval.service.request import DESCRIPTION, Refused, read_request
 from retrieval.service.wire import FINGERPRINT, HEALTH, METRICS, RETRIEVE, to_result
 from retrieval.size import size_of
-from sleuth.coalescer import Asked, shared_search
+from sleuth.coalescer import Asked, SharedSearch
 from sleuth.errors import ConfigError, DataError, RetrieverError
 from sleuth.protocols import Retriever
 from sleuth.types import Hit
@@ -39,13 +43,6 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _FEW_HITS = 256
 """A response with at most this many hits is serialised inline; handing it to a thread would take longer."""
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-
-
-class _Refused(Exception):  # noqa: N818 (an answer, caught in this file)
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
 
 
 class _Metrics:
@@ -88,7 +85,7 @@ def make_app(
         "version": sleuth.__version__,
         **limits.model_dump(),
     }
-    searches = shared_search(retriever, metrics.on_search, max_batch=limits.max_batch)
+    searches = SharedSearch(retriever, metrics.on_search, max_batch=limits.max_batch)
     metrics.pending.set_function(lambda: searches.pending)
 
     @contextlib.asynccontextmanager
@@ -99,8 +96,7 @@ def make_app(
 
     app = FastAPI(title="Sleuth retriever", version=sleuth.__version__, lifespan=life)
 
-    async def answer(scope: Scope, receive: Receive) -> bytes:
-        asked, scores, images = _parse(await _read_body(scope, receive, limits), limits)
+    async def answer(asked: Asked, scores: bool, images: bool) -> bytes:
         metrics.queries.inc(len(asked.queries))
         waiting = searches.pending
         if waiting and waiting + len(asked.queries) > limits.max_pending:
@@ -110,24 +106,30 @@ def make_app(
             return _written(found, scores, images)
         return await asyncio.to_thread(_written, found, scores, images)
 
-    async def retrieve(scope: Scope, receive: Receive, send: Send) -> None:
-        """Search-R1's API: queries, topk and return_scores in, ``{"result": [...]}`` out."""
+    async def respond(scope: Scope, receive: Receive) -> Response:
         started = time.perf_counter()
-        status, content = 200, b""
+        status, content, seconds = 200, b"", limits.timeout_s
         try:
-            async with asyncio.timeout(limits.timeout_s):
-                content = await answer(scope, receive)
+            asked, scores, images = read_request(await _read_body(scope, receive, limits), limits)
+            seconds *= max(math.ceil(len(asked.queries) / limits.max_batch), 1)
+            async with asyncio.timeout(seconds):
+                content = await answer(asked, scores, images)
         except Exception as error:  # noqa: BLE001 (every failure becomes a response with its status)
-            status, detail = _explain(error, limits)
+            status, detail = _explain(error, seconds)
             content = json.dumps({"detail": detail}).encode()
         metrics.requests.labels(str(status)).inc()
         metrics.seconds.observe(time.perf_counter() - started)
         headers = {FINGERPRINT: fingerprint}
         if status == 503:
             headers["retry-after"] = "1"
-        await Response(content, status, headers, "application/json")(scope, receive, send)
+        return Response(content, status, headers, "application/json")
 
-    app.add_middleware(_Shortcut, path=RETRIEVE, answer=retrieve)
+    app.add_middleware(_Shortcut, path=RETRIEVE, respond=respond)
+
+    @app.post(RETRIEVE, **DESCRIPTION)
+    async def retrieve(request: Request) -> Response:
+        """Search-R1's API. Requests that arrive together are searched together."""
+        return await respond(request.scope, request.receive)
 
     @app.get(HEALTH)
     async def tell_health() -> dict[str, Any]:
@@ -156,35 +158,43 @@ def serve(
     with _listen(host, port) as listener:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         app = make_app(retriever, limits, on_ready=lambda: on_ready(url))
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=max(1, round(limits.grace_s)),
-            lifespan="on",
-        )
         with _signals_end_it_well():
-            uvicorn.Server(config).run(sockets=[listener])
+            uvicorn.Server(server_config(app, limits)).run(sockets=[listener])
+
+
+def server_config(app: ASGIApp, limits: ServiceLimits, log_level: str = "warning") -> uvicorn.Config:
+    """How uvicorn serves ``app``."""
+    return uvicorn.Config(
+        app,
+        http=timed_protocol(limits.header_timeout_s),
+        log_level=log_level,
+        access_log=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(1, round(limits.grace_s)),
+        lifespan="on",
+    )
+
+
+Respond = Callable[[Scope, Receive], Awaitable[Response]]
 
 
 class _Shortcut:
     """Handles POST to one path ahead of FastAPI's routing, which costs as much as parsing and writing the request."""
 
-    def __init__(self, app: ASGIApp, path: str, answer: ASGIApp) -> None:
-        self._app, self._path, self._answer = app, path, answer
+    def __init__(self, app: ASGIApp, path: str, respond: Respond) -> None:
+        self._app, self._path, self._respond = app, path, respond
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != self._path:
             await self._app(scope, receive, send)
         elif scope["method"] == "POST":
-            await self._answer(scope, receive, send)
+            await (await self._respond(scope, receive))(scope, receive, send)
         else:
             await Response(status_code=405, headers={"allow": "POST"})(scope, receive, send)
 
 
 async def _read_body(scope: Scope, receive: Receive, limits: ServiceLimits) -> bytes:
-    too_large = _Refused(413, f"the request is larger than {limits.max_body_bytes} bytes")
+    too_large = Refused(413, f"the request is larger than {limits.max_body_bytes} bytes")
     declared = dict(scope["headers"]).get(b"content-length", b"")
     if declared.isdigit() and int(declared) > limits.max_body_bytes:
         raise too_large
@@ -201,7 +211,7 @@ async def _read_body(scope: Scope, receive: Receive, limits: ServiceLimits) -> b
                 if len(body) > limits.max_body_bytes:
                     raise too_large
     except TimeoutError:
-        raise _Refused(408, f"the request did not arrive within {limits.body_timeout_s:g} s") from None
+        raise Refused(408, f"the request did not arrive within {limits.body_timeout_s:g} s") from None
     return bytes(body)
 
 
@@ -211,50 +221,14 @@ def _written(found: Sequence[Sequence[Hit]], scores: bool, images: bool) -> byte
     return f'{{"result":[{",".join(results)}]}}'.encode()
 
 
-def _parse(body: bytes, limits: ServiceLimits) -> tuple[Asked, bool, bool]:
-    """The request, and whether scores and pictures are wanted."""
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        raise _Refused(422, "the request is not JSON") from None
-    if not isinstance(content, dict):
-        raise _Refused(422, 'the request is not an object {"queries", "topk", "return_scores"}')
-    queries, topk, scores = content.get("queries"), content.get("topk"), content.get("return_scores")
-    if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
-        raise _Refused(422, "queries is not a list of strings")
-    if len(queries) > limits.max_queries:
-        raise _Refused(422, f"{len(queries)} queries are more than {limits.max_queries}")
-    longest = max(map(len, queries), default=0)
-    if longest > limits.max_query_characters:
-        raise _Refused(422, f"a query of {longest} characters is longer than {limits.max_query_characters}")
-    if topk is None:
-        topk = limits.default_topk
-    if isinstance(topk, bool) or not isinstance(topk, int) or topk > limits.max_topk:
-        raise _Refused(422, f"topk is {topk!r}, it must be a whole number from 1 to {limits.max_topk}")
-    if len(queries) * topk > limits.max_hits:
-        raise _Refused(
-            422, f"{len(queries)} queries with topk {topk} are {len(queries) * topk} hits, more than {limits.max_hits}"
-        )
-    images = content.get("return_images")
-    for name, value in (("return_scores", scores), ("return_images", images)):
-        if value is not None and not isinstance(value, bool):
-            raise _Refused(422, f"{name} is {value!r}, it must be true or false")
-    if images and len(queries) * topk > limits.max_images:
-        raise _Refused(
-            422,
-            f"{len(queries)} queries with topk {topk} may be more than {limits.max_images} images",
-        )
-    return Asked(queries, topk), bool(scores), bool(images)
-
-
-def _explain(error: Exception, limits: ServiceLimits) -> tuple[int, str]:
-    """HTTP status and message for a failed request."""
-    if isinstance(error, _Refused):
+def _explain(error: Exception, seconds: float) -> tuple[int, str]:
+    """HTTP status and message for a failed request, which had ``seconds``."""
+    if isinstance(error, Refused):
         return error.status, error.detail
     if isinstance(error, ClientDisconnect):
         return 499, "the client went away"  # never sent; the number is nginx's, for the metrics
     if isinstance(error, TimeoutError):
-        return 504, f"not answered within {limits.timeout_s:g} s"
+        return 504, f"not answered within {seconds:g} s"
     if isinstance(error, ConfigError):
         return 422, str(error)
     if isinstance(error, RetrieverError | DataError):  # the latter: a picture whose bytes are gone

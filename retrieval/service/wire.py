@@ -49,21 +49,29 @@ def read_answer(body: Any, queries: int, k: int) -> list[list[Hit]]:
         raise RetrieverError("the service's answer has no list 'result'", "is it a Search-R1 retriever?")
     if len(result) != queries:
         raise RetrieverError(f"the service answered {len(result)} of {queries} queries")
-    return [_read_hits(found[:k]) for found in result]
+    return [_read_hits(found, k) for found in result]
 
 
-def _read_hits(found: Sequence[Any]) -> list[Hit]:
+def _read_hits(found: Sequence[Any], k: int) -> list[Hit]:
+    """A search engine's hits have no scores, only an order, as those of Search-R1's Google and SerpAPI servers: the
+    score is 1 / rank then."""
+    ranked = not any(isinstance(item, Mapping) and "score" in item for item in found)
     hits = []
-    for rank, item in enumerate(found, start=1):
-        score = item.get("score") if isinstance(item, Mapping) else None
+    for rank, item in enumerate(found[:k], start=1):
+        document, score = (item.get("document"), item.get("score")) if isinstance(item, Mapping) else (None, None)
+        if ranked:
+            score = 1 / rank
         if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
             raise RetrieverError("the service's answer has a hit without a score")
-        hits.append(Hit(_read_document(item.get("document")), float(score), rank))
+        hits.append(Hit(_read_document(document), float(score), rank))
     return hits
 
 
 def _read_document(document: Any) -> Passage:
-    """Servers differ: ours sends all, Search-R1's the corpus row (no title), its BM25 no id."""
+    """Servers differ: ours sends all, Search-R1's the corpus row (no title), its BM25 no id, its reranker the contents
+    alone, its search engines the contents as ``{"contents"}``."""
+    if isinstance(document, str):
+        document = {"contents": document}
     if not isinstance(document, Mapping):
         raise RetrieverError("the service's answer has a hit without a document")
     contents, title, text = (document.get(key) for key in ("contents", "title", "text"))

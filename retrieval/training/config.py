@@ -17,6 +17,9 @@ from hub.config import EncoderLoraSettings
 from retrieval.config import AnyRetriever, IndexedSettings
 from retrieval.encoders.config import PRESETS as ENCODER_PRESETS
 from retrieval.encoders.config import EncoderKind, ScratchSettings
+from retrieval.training.augmentation_config import AugmentationSettings
+from retrieval.training.loss_config import Batches, Direction, DistillationSettings, HardnessSettings
+from retrieval.training.rerankers.config import RerankerSettings
 from sleuth.errors import did_you_mean
 from sleuth.kinds import KindSettings
 from sleuth.settings import Count, Rate, Settings, Share
@@ -45,6 +48,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lora": {"r": 16, "alpha": 64, "dropout": 0.1},
         "micro_batch": 32,
     },
+    # Formal et al. 2021: weights are compared as they are, and both sides are regularised
+    "splade": {
+        "batch_size": 128,
+        "hard_negatives": 1,
+        "temperature": 1.0,
+        "learning_rate": 2e-5,
+        "regulariser": {"query": 3e-4, "passage": 1e-4},
+        "micro_batch": 32,
+    },
 }
 
 
@@ -60,6 +72,9 @@ class SourceSettings(Settings):
     corpus: str | None = None
     """BEIR: passages, if not the folder's own. Releases: passages whose ids are used where title and text are equal."""
     limit: Count | None = None
+    instruction: str = ""
+    """What queries ask for, in rows that do not say it themselves: it takes the place of the instruction in the
+    encoder's ``query_prompt``."""
 
 
 class FilterSettings(Settings):
@@ -71,7 +86,8 @@ class FilterSettings(Settings):
     last_rank: Count = 50
     """Window of ranks searched, from 1, both included."""
     margin: Annotated[float, Field(ge=0)] | None = None
-    """A hit must score this much below the weakest gold found. Golds not found set no limit."""
+    """A hit must score this much below the weakest gold found. Where none was found, all hits outscore the golds: none
+    is kept, and the row is counted."""
     relative_margin: Share | None = None
     """A hit must score below (1 - this) times the weakest gold found, where that is positive."""
     drop_answers: bool = False
@@ -93,6 +109,28 @@ class MiningSettings(FilterSettings):
     batch_size: Count = 128
     keep_given: bool = True
     """Keep the negatives that rows have already, after the mined ones."""
+    teacher: AnyRetriever | None = None
+    """Scores every passage of the rows, for ``training.distillation``: a reranker or an encoder all of them, any other
+    retriever those it finds. ``{model: FOLDER}`` stands for a reranker of the retriever mined from."""
+    teacher_depth: Count = 200
+    """Hits looked through for a passage, where the teacher is neither reranker nor encoder."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reranker_of_the_same(cls, value: Any) -> Any:
+        teacher = value.get("teacher") if isinstance(value, Mapping) else None
+        if not isinstance(teacher, Mapping) or "model" not in teacher or "kind" in teacher or "inner" in teacher:
+            return value
+        return {**value, "teacher": {"kind": "rerank", "inner": value.get("retriever"), **teacher}}
+
+
+class RegulariserSettings(Settings):
+    """FLOPS regularisation of sparse encoders: larger weights, fewer words a text (Formal et al. 2021)."""
+
+    query: Annotated[float, Field(ge=0)] = 3e-4
+    passage: Annotated[float, Field(ge=0)] = 1e-4
+    ramp: Share = 1 / 3
+    """Share of the steps over which the weights rise from 0, with the square of the step."""
 
 
 class TrainingSettings(KindSettings):
@@ -119,8 +157,20 @@ class TrainingSettings(KindSettings):
     temperature: Rate = 0.05
     mask_margin: float | None = None
     """Passages scoring above positive + this are masked; below 0 it masks those that come near it. None: none."""
+    batches: Batches = "mixed"
+    """one_source: all rows of a batch are from one source, so that negatives cannot be told by their set alone."""
+    directions: tuple[Direction, ...] = ("query_to_passage",)
+    """What finds what: passage_to_query makes the loss symmetric, all four are GTE's."""
+    partition: Literal["joint", "per_direction"] = "joint"
+    """One softmax over the candidates of all directions, or the mean of one each."""
+    hardness: HardnessSettings | None = None
+    """Negatives weigh the more the higher they score."""
+    distillation: DistillationSettings | None = None
+    """Also learn the scores of a teacher, which rows carry."""
     dimensions: list[Count] = Field(default_factory=list)
     """Matryoshka: sizes to which a vector may be cut later."""
+    regulariser: RegulariserSettings | None = None
+    """Of sparse encoders; None: the usual one for SPLADE, none for others."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: forward passes under autocast."""
     steps: Count | None = None
@@ -134,6 +184,15 @@ class TrainingSettings(KindSettings):
     log_steps: Count = 10
     save_steps: Count = 100
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+
+    @model_validator(mode="after")
+    def _directions_fit(self) -> TrainingSettings:
+        if "query_to_passage" not in self.directions or len(set(self.directions)) < len(self.directions):
+            raise ValueError("directions must hold query_to_passage, and each of them once")
+        alike = sorted(set(self.directions) & {"query_to_query", "passage_to_passage"})
+        if self.partition == "per_direction" and alike:
+            raise ValueError(f"{alike[0]} has no right candidate of its own; it needs partition: joint")
+        return self
 
     @classmethod
     def spelled_out(cls, value: Any) -> Any:
@@ -181,6 +240,12 @@ class FrozenSettings(TrainingSettings):
     index: Path | None = None
     """A flat dense index made with the same passage tower: its vectors are taken, not worked out again."""
 
+    @model_validator(mode="after")
+    def _passages_stay(self) -> FrozenSettings:
+        if "passage_to_passage" in self.directions:
+            raise ValueError("passage_to_passage trains passages, which stay as they are here; leave it out")
+        return self
+
 
 class EncoderStart(Settings):
     """The encoder that training starts from: a preset on a backbone, a trained encoder as it is, or random weights."""
@@ -206,10 +271,15 @@ class EncoderStart(Settings):
             raise ValueError("scratch needs scratch_corpus, whose words it takes")
         if self.preset is not None and self.preset not in ENCODER_PRESETS:
             raise ValueError(f"no encoder preset; {did_you_mean(self.preset, ENCODER_PRESETS)}")
-        EncoderKind.of(
+        _ = self.choice
+        return self
+
+    @property
+    def choice(self) -> EncoderKind:
+        """The encoder as the preset and ``settings`` describe it. Raises ConfigError."""
+        return EncoderKind.of(
             **{"backbone": self.backbone or "scratch", **ENCODER_PRESETS.get(self.preset or "", {}), **self.settings}
         )
-        return self
 
 
 class DevSettings(Settings):
@@ -218,6 +288,8 @@ class DevSettings(Settings):
     path: str
     split: str = "dev"
     corpus: str | None = None
+    instruction: str = ""
+    """Of queries that have none of their own; empty: the encoder's query prompt as it is."""
     queries: Count | None = None
     """The first so many; None: all."""
     beside: list[str] | None = None
@@ -232,23 +304,6 @@ class DevSettings(Settings):
     """Evaluations without a better figure after which training stops; 0: never."""
 
 
-class RerankerSettings(Settings):
-    """A cross-encoder trained pairwise through sentence-transformers: query and passage in, one score out."""
-
-    backbone: str
-    max_tokens: Count = 256
-    hard_negatives: Count = 7
-    loss: Literal["bce", "lambda"] = "bce"
-    """bce: each pair by itself, golds weighing as much as negatives; lambda: LambdaLoss over a query's passages."""
-    epochs: Rate = 1.0
-    batch_size: Count = 16
-    learning_rate: Rate = 2e-5
-    warmup_steps: NotNegative = 0
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-    log_steps: Count = 10
-    save_steps: Count = 100
-
-
 class IndexSettings(Settings):
     """Encode a corpus with the trained encoder into a dense index, and measure it there."""
 
@@ -258,7 +313,10 @@ class IndexSettings(Settings):
 
 
 class RetrieverTraining(Settings):
-    """One training run of an encoder or a reranker. ``rounds`` above 1 mines again with the encoder trained so far."""
+    """One training run of an encoder or a reranker. ``rounds`` above 1 mines again with the encoder trained so far.
+
+    With ``augmentation`` there is a round a stage of teachers, and nothing is mined.
+    """
 
     out: Path
     kind: Literal["encoder", "reranker"] = "encoder"
@@ -266,14 +324,19 @@ class RetrieverTraining(Settings):
     threads: Count | None = None
     encoder: EncoderStart | None = None
     reranker: RerankerSettings | None = None
-    data: list[SourceSettings] = Field(min_length=1)
+    data: list[SourceSettings] = Field(default_factory=list)
     mining: MiningSettings | None = None
+    augmentation: AugmentationSettings | None = None
     rounds: Count = 1
     round_corpus: str | None = None
     """Passages that later rounds mine from; None: those that the mining retriever was made from."""
     training: SerializeAsAny[TrainingSettings] = InBatchSettings()
     evaluation: DevSettings | None = None
     index: IndexSettings | None = None
+
+    @property
+    def last_round(self) -> int:
+        return len(self.augmentation.stages) if self.augmentation else self.rounds
 
     @property
     def mining_corpus(self) -> str | Path | None:
@@ -285,10 +348,38 @@ class RetrieverTraining(Settings):
     def _has_its_section(self) -> RetrieverTraining:
         if getattr(self, self.kind) is None:
             raise ValueError(f"kind {self.kind} needs a section '{self.kind}'")
-        if self.kind == "reranker" and (self.index or self.evaluation):
-            raise ValueError(f"{'index' if self.index else 'evaluation'} does nothing for a reranker; leave it out")
+        self._has_queries()
+        idle = self._idle()
+        if idle:
+            raise ValueError(f"{idle} does nothing for kind {self.kind}; leave it out")
         if self.rounds > 1 and (self.kind != "encoder" or self.mining is None):
             raise ValueError("rounds above 1 need an encoder and a mining section")
         if self.rounds > 1 and self.mining_corpus is None:
             raise ValueError("rounds above 1 need round_corpus, or mining.retriever.corpus")
         return self
+
+    def _idle(self) -> str | None:
+        """The first setting that says something and that nothing reads."""
+        if self.kind == "encoder":
+            return "reranker" if self.reranker else None
+        assert self.reranker is not None
+        dev = self.evaluation
+        idle = {
+            "encoder": self.encoder,
+            "index": self.index,
+            "training": self.training != InBatchSettings(),
+            "round_corpus": self.round_corpus,
+            "evaluation.beside": dev and dev.beside,
+            "evaluation.passages": dev and dev.passages,
+            "reranker.first_stage, without evaluation,": self.reranker.first_stage and not dev,
+        }
+        return next((name for name, given in idle.items() if given), None)
+
+    def _has_queries(self) -> None:
+        augmented = self.augmentation
+        if not self.data and not (augmented and (augmented.crops or augmented.queries)):
+            more = ", augmentation.queries or augmentation.crops" if augmented else ""
+            raise ValueError(f"there are no queries to train on: give data{more}")
+        if augmented and (self.kind != "encoder" or self.mining or self.rounds > 1):
+            useless = "mining" if self.mining else "rounds" if self.rounds > 1 else f"kind {self.kind}"
+            raise ValueError(f"{useless} goes not with augmentation, whose teachers give an encoder its negatives")

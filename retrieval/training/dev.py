@@ -13,6 +13,7 @@ from retrieval.encoders.family import Encoded
 from retrieval.encoders.pieces import encode_pieces, nearest, pieces_of
 from retrieval.evaluation.measures import per_query
 from retrieval.training.config import DevSettings, SourceSettings
+from retrieval.training.instructions import encode_queries
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages
 from sleuth.errors import DataError
 from sleuth.types import Passage
@@ -37,7 +38,7 @@ class DevSet:
 
         ``table``: the passages' encodings, if available. ``on_progress`` gets passages encoded and in total.
         """
-        queries = encoder.encode_texts([row.query for row in self.rows], "query", batch_size)
+        queries = encode_queries(encoder, self.rows, batch_size)
         pieces = pieces_of(len(self.passages))
         count: Callable[[int], None] = lambda done: on_progress(done, len(self.passages))
         made = encode_pieces(self.passages, encoder, pieces, batch_size, count)
@@ -53,7 +54,9 @@ def load_dev(settings: DevSettings, seed: int, more: Sequence[Passage] = ()) -> 
     its own questions and ``more``, or those of ``settings.beside``. Raises DataError for a passage that cannot be
     read.
     """
-    source = SourceSettings(path=settings.path, split=settings.split, corpus=settings.corpus)
+    source = SourceSettings(
+        path=settings.path, split=settings.split, corpus=settings.corpus, instruction=settings.instruction
+    )
     rows = load_rows([source])[: settings.queries]
     if settings.beside is not None:
         more = passages_of(load_rows([SourceSettings(path=path) for path in settings.beside]))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from retrieval.combine.parts import reach
 from retrieval.training.config import FilterSettings
+from retrieval.training.instructions import search_each
 from retrieval.training.rows import TrainingRow
 from retrieval.training.sampling import golds_by_query, same_as
 from sleuth.evidence import mentions_answer
@@ -24,7 +26,7 @@ OnMined = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class MiningReport:
-    """Counts of hits by outcome, and of rows that got no negative."""
+    """Counts of hits by outcome, of rows that got no negative, and of those where no gold could set the margin."""
 
     hits: int = 0
     golds: int = 0
@@ -32,12 +34,13 @@ class MiningReport:
     with_answer: int = 0
     kept: int = 0
     rows_without: int = 0
+    rows_without_gold: int = 0
 
     def __str__(self) -> str:
         return (
             f"{self.hits} hits: {self.golds} gold, {self.too_close} within the margin, "
             f"{self.with_answer} with the answer, {self.kept} kept as negatives; {self.rows_without} rows got none"
-        )
+        ) + (f", {self.rows_without_gold} of them since no gold was found" if self.rows_without_gold else "")
 
 
 def mine(
@@ -55,7 +58,7 @@ def mine(
     mined: list[TrainingRow] = []
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        answers = retriever.search([row.query for row in batch], reach(retriever, settings.last_rank))
+        answers = search_each(retriever, batch, reach(retriever, settings.last_rank))
         for row, hits in zip(batch, answers, strict=True):
             found = negatives_of(replace(row, positives=golds[row.query]), hits, settings, report)
             given = [p for p in row.negatives if p not in found] if keep_given else []
@@ -73,6 +76,7 @@ def negatives_of(
     source = row.query if len(row.query.split()) >= _SENTENCE else None
     gold: Callable[[Hit], bool] = lambda h: is_gold(h.passage) or (source is not None and source in h.passage.text)
     ceiling = _ceiling([hit.score for hit in hits if gold(hit)], settings)
+    report.rows_without_gold += ceiling == -math.inf
     window = [hit for hit in hits if settings.first_rank <= hit.rank <= settings.last_rank]
     fit = []
     for hit in window:
@@ -92,12 +96,17 @@ def negatives_of(
 
 
 def _ceiling(gold_scores: Iterable[float], settings: FilterSettings) -> float:
-    """The score that a negative must stay below. Gold passages that were not retrieved are ignored."""
+    """The score that a negative must stay below, from the weakest gold retrieved.
+
+    A gold that was not retrieved scores below all hits, so if none was, no hit is below the golds by any margin.
+    """
     weakest = min(gold_scores, default=None)
-    limits = [float("inf")]
-    if weakest is not None and settings.margin is not None:
+    limits = [math.inf]
+    if weakest is None:
+        return math.inf if settings.margin is None and settings.relative_margin is None else -math.inf
+    if settings.margin is not None:
         limits.append(weakest - settings.margin)
-    if weakest is not None and weakest > 0 and settings.relative_margin is not None:
+    if weakest > 0 and settings.relative_margin is not None:
         limits.append(weakest * (1 - settings.relative_margin))
     return min(limits)
 

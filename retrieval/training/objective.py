@@ -15,13 +15,17 @@ from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.family import Encoded
 from retrieval.passages import content_key, passage_text
 from retrieval.training.config import FrozenSettings, TrainingSettings
+from retrieval.training.directions import beside
 from retrieval.training.frozen import Table
 from retrieval.training.gradient_cache import Embed, cached_backward
-from retrieval.training.loss import ContrastiveLoss, Targets, info_nce
+from retrieval.training.instructions import by_instruction, in_order, instructed
+from retrieval.training.loss import Columns, ContrastiveLoss, Targets, info_nce
 from retrieval.training.ranks import gather, rank_slice
 from retrieval.training.rows import TrainingRow
-from retrieval.training.sampling import Batch, BatchSampler, one_key
+from retrieval.training.sampling import Batch, one_key, sampler_of
 from sleuth.types import Passage
+
+_ALL = slice(None)
 
 
 class Objective(Protocol):
@@ -61,7 +65,7 @@ class InBatch:
         self, rows: Sequence[TrainingRow], settings: TrainingSettings, seed: int, terms: Terms | None = None
     ) -> None:
         self._settings = settings
-        self._sampler = BatchSampler(rows, settings.batch_size, settings.hard_negatives, seed)
+        self._sampler = sampler_of(rows, settings, seed)
         self._terms = terms
 
     def steps(self, epochs: float) -> int:
@@ -92,25 +96,26 @@ class AgainstTable:
         terms: Terms | None = None,
     ) -> None:
         self._settings = settings
-        self._sampler = BatchSampler(rows, settings.batch_size, settings.hard_negatives, seed)
+        self._sampler = sampler_of(rows, settings, seed)
         self._table = table
         self._places = table.places()
-        self._key = one_key([*table.passages, *(gold for row in rows for gold in row.positives)])
-        self._columns = [self._key(p) for p in table.passages]
+        key = one_key([*table.passages, *(gold for row in rows for gold in row.positives)])
+        self._columns = Columns([key(p) for p in table.passages], key)
+        self._moved = table.encoded
         self._terms = terms
 
     def steps(self, epochs: float) -> int:
         return self._sampler.steps(epochs)
 
     def backward(self, encoder: Encoder, step: int) -> dict[str, float]:
-        table = self._table.encoded
+        device = encoder.device
         if self._settings.against == "all":
-            queries, targets = self._sampler.queries_against(step, self._places, self._columns, self._key)
-            batch = Batch(queries, self._table.passages, targets)
+            batch = self._sampler.batch_against(step, self._table.passages, self._places, self._columns, device)
+            table = self._moved = self._moved.to(device)  # copied once
         else:
             batch = self._sampler.batch(step)
-            table = table[[self._places[content_key(p)] for p in batch.passages]]
-        return _backward(encoder, self._settings, step, batch, table.to(encoder.device), self._terms)
+            table = self._table.encoded[[self._places[content_key(p)] for p in batch.passages]].to(device)
+        return _backward(encoder, self._settings, step, batch, table, self._terms)
 
     def table_of(self, passages: Sequence[Passage]) -> Encoded:
         """``passages`` must be among those of the table."""
@@ -118,17 +123,37 @@ class AgainstTable:
 
 
 def contrast(
-    encoder: Encoder, queries: Encoded, passages: Encoded, targets: Targets, settings: TrainingSettings
+    encoder: Encoder,
+    queries: Encoded,
+    passages: Encoded,
+    targets: Targets,
+    settings: TrainingSettings,
+    everyone: Encoded | None = None,
+    mine: slice = _ALL,
 ) -> tuple[ContrastiveLoss, Tensor]:
     """InfoNCE of ``queries`` and ``passages``, and their scores [N, M].
 
-    With ``settings.dimensions`` (Matryoshka, Kusupati et al. 2022) the mean of the losses on the first so many
-    dimensions each; figures and scores are those of the widest.
+    ``targets`` are those of all queries of the batch, ``mine`` the part of this rank; further directions need
+    ``everyone``, all queries, too (None: they are ``queries``). With ``settings.dimensions`` (Matryoshka, Kusupati et
+    al. 2022) the mean of the losses on the first so many dimensions each; figures and scores are those of the widest.
     """
     sizes = settings.dimensions or [queries.values.shape[-1]]
     unit = encoder.settings.unit_length
-    scores = [encoder.family.scores(queries.cut(n, unit), passages.cut(n, unit)) for n in sizes]
-    parts = [info_nce(s, targets, temperature=settings.temperature, margin=settings.mask_margin) for s in scores]
+    scores, parts = [], []
+    for n in sizes:
+        own, others, found = (part.cut(n, unit) for part in (queries, everyone or queries, passages))
+        scores.append(encoder.family.scores(own, found))
+        parts.append(
+            info_nce(
+                scores[-1],
+                targets.rows(mine),
+                temperature=settings.temperature,
+                margin=settings.mask_margin,
+                hardness=settings.hardness,
+                beside=beside(settings.directions, encoder.family, own, others, found, targets, mine),
+                joint=settings.partition == "joint",
+            )
+        )
     widest = sizes.index(max(sizes))
     loss = torch.stack([part.loss for part in parts]).mean()
     return ContrastiveLoss(loss, parts[widest].accuracy, parts[widest].masked), scores[widest]
@@ -148,7 +173,8 @@ def _backward(
     work out for the whole batch, by their number. ``loss`` in the figures is the mean over this rank's queries.
     """
     count, mine = len(batch.queries), rank_slice(len(batch.queries))
-    groups = [_chunks(encoder, batch.queries[mine], "query", settings)]
+    groups = [_chunks(encoder, batch.queries[mine], "query", settings, batch.instructions[mine])]
+    weight = settings.distillation.contrastive if settings.distillation else 1.0
     if table is None:
         texts = [passage_text(p) for p in batch.passages]
         groups.append(_chunks(encoder, texts[rank_slice(len(texts))], "passage", settings))
@@ -157,9 +183,10 @@ def _backward(
     def loss_of(parts: Sequence[Encoded]) -> Tensor:
         queries = parts[0]
         passages = gather(parts[1], len(batch.passages)) if table is None else table
-        found, scores = contrast(encoder, queries, passages, batch.targets.rows(mine.start, mine.stop), settings)
+        everyone = gather(queries, count) if len(settings.directions) > 1 else None
+        found, scores = contrast(encoder, queries, passages, batch.targets, settings, everyone, mine)
         figures.update(loss=float(found.loss.detach()), accuracy=found.accuracy, masked=found.masked)
-        loss = found.loss * (len(queries) / count)
+        loss = found.loss * (weight * len(queries) / count)
         if terms is None:
             return loss
         whole = Scored(step, batch, gather(queries, count), passages, gather(Encoded(scores), count).values)
@@ -172,18 +199,28 @@ def _backward(
     return figures
 
 
-def _chunks(encoder: Encoder, texts: Sequence[str], role: Role, settings: TrainingSettings) -> list[Embed]:
+def _chunks(
+    encoder: Encoder, texts: Sequence[str], role: Role, settings: TrainingSettings, instructions: Sequence[str] = ()
+) -> list[Embed]:
     if not texts:
         return [lambda: encoder.nothing(role)]
     size = settings.micro_batch or len(texts)
-    return [_embed(encoder, texts[start : start + size], role, settings) for start in range(0, len(texts), size)]
+    parts = [slice(start, start + size) for start in range(0, len(texts), size)]
+    asked = instructions or [""] * len(texts)
+    return [_embed(encoder, texts[part], asked[part], role, settings) for part in parts]
 
 
-def _embed(encoder: Encoder, texts: Sequence[str], role: Role, settings: TrainingSettings) -> Embed:
-    features = encoder.features(texts, role)
+def _embed(
+    encoder: Encoder, texts: Sequence[str], instructions: Sequence[str], role: Role, settings: TrainingSettings
+) -> Embed:
+    groups = by_instruction(instructions)
+    features = [
+        instructed(encoder, instruction).features([texts[place] for place in places], role)
+        for instruction, places in groups.items()
+    ]
 
     def embed() -> Encoded:
         with torch.autocast(encoder.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            return encoder.embed(features, role)
+            return in_order([encoder.embed(some, role) for some in features], list(groups.values()))
 
     return embed

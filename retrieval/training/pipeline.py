@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hub.randomness import seeded
 from retrieval.combine.parts import reach
-from retrieval.config import Progress, RetrieverSettings
-from retrieval.encoders.config import EncoderKind, family_of, preset
+from retrieval.config import IndexedSettings, Progress, RetrieverSettings
+from retrieval.encoders.config import EncoderChoice, EncoderKind, ScratchSettings, family_of, preset
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.loading import new_encoder, open_trainable_encoder
 from retrieval.encoders.scratch import make_backbone
@@ -23,11 +24,15 @@ from retrieval.open import open_retriever
 from retrieval.passages import passage_text
 from retrieval.training.config import DevSettings, EncoderStart, RetrieverTraining
 from retrieval.training.dev import judge_all, load_dev, means
+from retrieval.training.instructions import search_each
 from retrieval.training.mining import mine
 from retrieval.training.objective import Objective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
 from retrieval.training.start import Counting, Material, start
+from retrieval.training.teacher import with_scores
+from retrieval.training.teachers import have_labelled, labelled_rows, teachers_of_round
 from retrieval.training.trainer import Watch, train
+from sleuth.errors import ConfigError
 from sleuth.layout import RetrieverRunLayout, RoundLayout
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
@@ -57,7 +62,9 @@ class TrainingRun:
 def run_training(run: TrainingRun) -> dict[str, Any]:
     """Run every stage that is not done; returns each stage's record."""
     stages: list[tuple[str, Callable[[], Mapping[str, Any]]]] = []
-    for number in range(1, run.settings.rounds + 1):
+    for number in range(1, run.settings.last_round + 1):
+        joining = teachers_of_round(run.settings, number)
+        stages += [(f"label-{teacher}", lambda t=teacher: _label(run, t)) for teacher in joining]  # type: ignore[misc]
         stages.append((f"mine-{number}", lambda n=number: _mine(run, n)))  # type: ignore[misc]
         stages.append((f"train-{number}", lambda n=number: _train(run, n)))  # type: ignore[misc]
     stages.append(("index", lambda: _index(run)))
@@ -84,7 +91,8 @@ def _mine(run: TrainingRun, number: int) -> Mapping[str, Any]:
 def _mine_with(run: TrainingRun, rows: Sequence[TrainingRow], settings: RetrieverSettings, out: Path) -> dict[str, Any]:
     chosen = run.settings.mining
     assert chosen is not None
-    retriever = open_retriever(settings, cached=False, progress=run.progress)
+    distant = not isinstance(settings, IndexedSettings)  # an index at hand takes the time that it takes
+    retriever = open_retriever(settings, cached=False, resilient=distant, progress=run.progress)
     with run.counting(f"mining negatives from {settings.name}") as on_progress:
         mined, report = mine(
             rows,
@@ -94,9 +102,28 @@ def _mine_with(run: TrainingRun, rows: Sequence[TrainingRow], settings: Retrieve
             keep_given=chosen.keep_given,
             on_progress=on_progress,
         )
-    write_rows(mined, out)
     log.info("%s", report)
-    return {"retriever": retriever.fingerprint, "hits": report.hits, "kept": report.kept, "golds": report.golds}
+    found = {"retriever": retriever.fingerprint, "hits": report.hits, "kept": report.kept, "golds": report.golds}
+    if chosen.teacher is not None:
+        mined, of_teacher = _taught(run, mined, chosen.teacher)
+        found |= of_teacher
+    write_rows(mined, out)
+    return found
+
+
+def _taught(
+    run: TrainingRun, rows: Sequence[TrainingRow], settings: RetrieverSettings
+) -> tuple[list[TrainingRow], dict[str, Any]]:
+    """The rows with the teacher's scores, and what is recorded of it."""
+    chosen = run.settings.mining
+    assert chosen is not None
+    teacher = open_retriever(settings, cached=False, resilient=False, progress=run.progress)
+    with run.counting(f"scores of {settings.name}") as on_progress:
+        taught, report = with_scores(
+            rows, teacher, depth=chosen.teacher_depth, batch_size=chosen.batch_size, on_progress=on_progress
+        )
+    log.info("%s", report)
+    return taught, {"teacher": teacher.fingerprint, "scored": report.scored, "unscored": report.unscored}
 
 
 def _first_retriever(run: TrainingRun) -> RetrieverSettings:
@@ -116,12 +143,18 @@ def _trained(encoder: Path, index: Path, corpus: str | Path | None) -> Retriever
     return validate(RetrieverSettings, values, "the retriever of a trained encoder")
 
 
+def _label(run: TrainingRun, teacher: int) -> Mapping[str, Any]:
+    return have_labelled(run.settings, teacher, run.layout, run.progress, run.counting)
+
+
 def _rows_of_round(run: TrainingRun, number: int) -> list[TrainingRow]:
+    if run.settings.augmentation:
+        return labelled_rows(run.settings, number, run.layout, lambda t: run.folder.stage_info(f"label-{t}"))
     mined = run.layout.round(number).rows
     if not mined.exists():
         return load_rows(run.settings.data)
     source = run.settings.data[0].model_copy(
-        update={"path": str(mined), "layout": "tevatron", "limit": None, "corpus": None}
+        update={"path": str(mined), "layout": "tevatron", "limit": None, "corpus": None, "instruction": ""}
     )
     return load_rows([source])
 
@@ -131,20 +164,7 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
     rows = _rows_of_round(run, number)
     sink = run.sink_of(layout)
     if run.settings.kind == "reranker":
-        from retrieval.training.cross_encoder import train_reranker
-
-        assert run.settings.reranker is not None
-        train_reranker(
-            rows,
-            run.settings.reranker,
-            run.layout.reranker,
-            layout.checkpoints,
-            seed=run.settings.seed,
-            sink=sink,
-            resume=run.resume,
-        )
-        sink.close()
-        return {"queries": len(rows)}
+        return _train_reranker(run, rows, layout, sink)
     encoder, objective, watch = _prepare(run, _encoder_of_round(run, number, rows), rows, layout.dev)
     outcome = train(
         encoder,
@@ -157,7 +177,7 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
         resume=run.resume,
     )
     sink.close()
-    last = number == run.settings.rounds
+    last = number == run.settings.last_round
     encoder.save(run.layout.encoder if last else layout.encoder, overwrite=True)
     if last:
         log.info("the encoder is in %s", run.layout.encoder)
@@ -171,12 +191,35 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
     }
 
 
+def _train_reranker(
+    run: TrainingRun, rows: Sequence[TrainingRow], layout: RoundLayout, sink: MetricSink
+) -> Mapping[str, Any]:
+    from retrieval.training.rerankers.train import Watched, train_reranker
+
+    assert run.settings.reranker is not None
+    dev = run.settings.evaluation
+    figures = train_reranker(
+        rows,
+        run.settings.reranker,
+        run.layout.reranker,
+        layout.checkpoints,
+        seed=run.settings.seed,
+        sink=sink,
+        watched=None if dev is None else Watched(dev, layout.dev, run.progress, run.counting),
+        resume=run.resume,
+    )
+    sink.close()
+    log.info("the reranker is in %s", run.layout.reranker)
+    return figures
+
+
 def _encoder_of_round(run: TrainingRun, number: int, rows: Sequence[TrainingRow]) -> Encoder:
-    """The encoder that a round starts from."""
-    if number > 1:
-        return open_trainable_encoder(run.layout.round(number - 1).encoder)
-    assert run.settings.encoder is not None
-    return open_start(run.settings.encoder, run.layout.backbone, rows, run.settings.seed)
+    """The encoder that a round starts from. Weights that its backbone's folder lacks are drawn from the run's seed."""
+    with seeded(run.settings.seed):
+        if number > 1:
+            return open_trainable_encoder(run.layout.round(number - 1).encoder)
+        assert run.settings.encoder is not None
+        return open_start(run.settings.encoder, run.layout.backbone, rows, run.settings.seed)
 
 
 def open_start(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow], seed: int) -> Encoder:
@@ -186,12 +229,24 @@ def open_start(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow],
         assert start.scratch_corpus is not None
         if not backbone.exists():
             texts = [row.query for row in rows] + _corpus_texts(start.scratch_corpus)
-            make_backbone(backbone, texts, start.scratch, seed=seed)
+            make_backbone(backbone, texts, _scratch(start), seed=seed)
         name = str(backbone)
     assert name is not None
     if start.preset is not None:
-        return new_encoder(preset(start.preset, name, **start.settings))
+        return new_encoder(preset(start.preset, name, **start.settings), seed=seed)
     return open_trainable_encoder(EncoderKind.of(backbone=name, **start.settings))
+
+
+def _scratch(start: EncoderStart) -> ScratchSettings:
+    """The settings of a random backbone, with the head that the encoder weighs words by, if it does."""
+    assert start.scratch is not None
+    chosen = start.choice
+    needed = isinstance(chosen, EncoderChoice) and chosen.needs_masked_lm
+    if needed and start.scratch.family != "bert":
+        raise ConfigError(f"a {start.scratch.family} from scratch has no masked-LM head", "set scratch.family to bert")
+    return start.scratch.model_copy(
+        update={"masked_lm": needed if start.scratch.masked_lm is None else start.scratch.masked_lm}
+    )
 
 
 def _prepare(
@@ -247,6 +302,6 @@ def _index(run: TrainingRun) -> Mapping[str, Any]:
         return {}
     dev = chosen.evaluate
     devset = load_dev(dev, run.settings.seed)
-    found = retriever.search([row.query for row in devset.rows], reach(retriever, max(dev.k, 10)))
+    found = search_each(retriever, devset.rows, reach(retriever, max(dev.k, 10)))
     values = judge_all(devset.rows, [[hit.passage.id for hit in hits] for hits in found], dev.k)
     return {"queries": len(devset.rows), "k": dev.k, **means(values)}

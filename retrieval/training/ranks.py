@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from sentence_transformers.util import all_gather_padded, all_gather_with_grad, get_rank, get_world_size
@@ -56,12 +56,26 @@ def of_all_ranks(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     return states
 
 
-def mean_over_ranks(value: float) -> float:
+def mean_over_ranks(figures: Mapping[str, float], device: torch.device) -> dict[str, float]:
+    """Each figure's mean. ``device`` is where the ranks train: NCCL reduces nothing that lies on a CPU."""
     if not _several():
-        return value
-    tensor = torch.tensor(value)
-    distributed.all_reduce(tensor)
-    return float(tensor) / int(get_world_size())
+        return dict(figures)
+    names = sorted(figures)  # in one order on every rank
+    values = torch.tensor([figures[name] for name in names], dtype=torch.float64, device=device)
+    distributed.all_reduce(values)
+    means: list[float] = (values / get_world_size()).tolist()
+    return dict(zip(names, means, strict=True))
+
+
+def spread_from_first(tensors: Iterable[Tensor]) -> None:
+    """Give every rank the first rank's values, as bytes: so any type goes through any backend."""
+    if not _several():
+        return
+    with torch.no_grad():
+        for tensor in tensors:
+            whole = tensor.detach().contiguous()
+            distributed.broadcast(whole.reshape(-1).view(torch.uint8), src=0)
+            tensor.copy_(whole)
 
 
 def _several() -> bool:

@@ -11,13 +11,15 @@ cloze    a corpus without questions: a sentence is the query for the passage tha
 ======== =============================================================================================
 
 A Tevatron passage may name a picture, ``"image": {"name", "sha256"}``, which tells it apart; its bytes are not there.
+It may have a teacher's ``score``, and a row an ``instruction`` and the name of its ``source``.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +36,48 @@ from sleuth.types import Image, Passage
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """What one teacher says of a query; it is drawn with probability ``share``."""
+
+    positives: tuple[Passage, ...]
+    negatives: tuple[Passage, ...]
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One query. ``positives`` are all its gold passages; ``answers`` are known for some data only."""
+    """One query. ``positives`` are all its gold passages; ``answers`` are known for some data only.
+
+    Scores are a teacher's, parallel to the passages; empty where there are none.
+    ``labels``: teachers, one of which is drawn whenever the row is; ``positives`` are then also those of all of them.
+    """
 
     id: str
     query: str
     positives: tuple[Passage, ...]
     negatives: tuple[Passage, ...] = ()
     answers: tuple[str, ...] = ()
+    instruction: str = ""
+    """What the query asks for, where it is not what the encoder's query prompt says."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """A teacher's score of passages, by content key; higher is better."""
+    source: str = ""
+    """The set that it is from, where there are several."""
+    labels: tuple[Labels, ...] = ()
 
 
 def load_rows(sources: Sequence[SourceSettings]) -> list[TrainingRow]:
     """The rows of all sources in order. Raises DataError naming file and line of an invalid row."""
-    rows = [row for source in sources for row in _load(source)]
+    several = len(sources) > 1
+    rows = [
+        replace(
+            row,
+            instruction=row.instruction or source.instruction,
+            source=row.source or (str(number) if several else ""),
+        )
+        for number, source in enumerate(sources)
+        for row in _load(source)
+    ]
     if not rows:
         raise DataError("there is nothing to train on", "give at least one source that has rows")
     return rows
@@ -96,18 +127,28 @@ def _tevatron(row: RawRow) -> TrainingRow:
     positives = _tevatron_passages(row, "positive_passages")
     if not positives:
         raise row.error("'positive_passages' is empty")
+    negatives = _tevatron_passages(row, "negative_passages") if "negative_passages" in row.fields else []
     answers = row.fields.get("answers") or ()
     identifier = row.fields.get("query_id", row.number)
+    scores = {content_key(p): score for p, score in (*negatives, *positives) if score is not None}
     return TrainingRow(
         str(identifier),
         row.text("query"),
-        positives,
-        _tevatron_passages(row, "negative_passages") if "negative_passages" in row.fields else (),
+        tuple(passage for passage, _ in positives),
+        tuple(passage for passage, _ in negatives),
         tuple(str(answer) for answer in _list(row, answers, "answers")),
+        _text_or_nothing(row, "instruction"),
+        scores,
+        _text_or_nothing(row, "source"),
     )
 
 
-def _tevatron_passages(row: RawRow, name: str) -> tuple[Passage, ...]:
+def _text_or_nothing(row: RawRow, name: str) -> str:
+    return row.text(name) if row.fields.get(name) not in (None, "") else ""
+
+
+def _tevatron_passages(row: RawRow, name: str) -> list[tuple[Passage, float | None]]:
+    """The passages of one list, with their scores."""
     passages = []
     for number, value in enumerate(_list(row, row.fields.get(name), name)):
         image = _image(value.get("image")) if isinstance(value, Mapping) else None
@@ -117,8 +158,17 @@ def _tevatron_passages(row: RawRow, name: str) -> tuple[Passage, ...]:
         title = value.get("title") or ""
         if not isinstance(title, str):
             raise row.error(f"the title of '{name}[{number}]' is not a string")
-        passages.append(_passage(value.get("docid"), title, text, image))
-    return tuple(passages)
+        passages.append((_passage(value.get("docid"), title, text, image), _score(row, value, f"{name}[{number}]")))
+    return passages
+
+
+def _score(row: RawRow, passage: Mapping[str, Any], name: str) -> float | None:
+    value = passage.get("score")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise row.error(f"the score of '{name}' is not a finite number")
+    return float(value)
 
 
 def _image(value: object) -> Image | None:
@@ -199,10 +249,14 @@ def _with_ids_of(rows: Sequence[TrainingRow], corpus: str | Path) -> list[Traini
         ways = [passage, replace(passage, image=None)] if passage.image and passage.text.strip() else [passage]
         known.update((key, passage) for key in map(key_of, ways) if key in mine)
     swap: Callable[[Passage], Passage] = lambda p: known.get(key_of(p), p)
-    return [
-        replace(row, positives=tuple(map(swap, row.positives)), negatives=tuple(map(swap, row.negatives)))
-        for row in rows
-    ]
+    return [_with_passages(row, swap) for row in rows]
+
+
+def _with_passages(row: TrainingRow, swap: Callable[[Passage], Passage]) -> TrainingRow:
+    own = (*row.positives, *row.negatives)
+    scores = {content_key(swap(p)): row.scores[content_key(p)] for p in own if content_key(p) in row.scores}
+    positives, negatives = tuple(map(swap, row.positives)), tuple(map(swap, row.negatives))
+    return replace(row, positives=positives, negatives=negatives, scores=scores)
 
 
 def read_passages(corpus: str | Path) -> Iterator[Passage]:
@@ -225,19 +279,21 @@ def _passage(identifier: object, title: str, text: str, image: Image | None = No
     return replace(passage, id=text_digest(content_key(passage))[:16] if identifier is None else str(identifier))
 
 
-def _tevatron_passage(passage: Passage) -> dict[str, Any]:
+def _tevatron_passage(passage: Passage, scores: Mapping[str, float]) -> dict[str, Any]:
     image = {} if passage.image is None else {"image": {"name": passage.image.name, "sha256": passage.image.sha256}}
-    return {"docid": passage.id, "title": passage.title, "text": passage.text, **image}
+    score = {"score": scores[content_key(passage)]} if content_key(passage) in scores else {}
+    return {"docid": passage.id, "title": passage.title, "text": passage.text, **image, **score}
 
 
 def _tevatron_row(row: TrainingRow) -> dict[str, Any]:
     values: dict[str, Any] = {
         "query_id": row.id,
         "query": row.query,
-        "positive_passages": [_tevatron_passage(p) for p in row.positives],
-        "negative_passages": [_tevatron_passage(p) for p in row.negatives],
+        "positive_passages": [_tevatron_passage(p, row.scores) for p in row.positives],
+        "negative_passages": [_tevatron_passage(p, row.scores) for p in row.negatives],
     }
-    return values | ({"answers": list(row.answers)} if row.answers else {})
+    more = {"answers": list(row.answers), "instruction": row.instruction, "source": row.source}
+    return values | {name: value for name, value in more.items() if value}
 
 
 _READERS: dict[str, Callable[[RawRow], TrainingRow | None]] = {

@@ -6,12 +6,17 @@ So a resumed run sees the same batches as an uninterrupted one, and every rank k
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import random
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
 
 from retrieval.passages import content_key
-from retrieval.training.loss import Targets, mask_golds
+from retrieval.training.config import TrainingSettings
+from retrieval.training.loss import Columns, Targets, mask_golds
 from retrieval.training.rows import TrainingRow
 from sleuth.seeding import derive_seed
 from sleuth.types import Passage
@@ -22,72 +27,162 @@ KeyOf = Callable[[Passage], str]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """N queries and the M passages of their softmax, with the targets that relate them."""
+    """N queries and the M passages of their softmax, with the targets that relate them.
+
+    ``instructions``: each query's own, "" where it has none. ``teacher``: a teacher's scores of each query's own
+    passages, its positive and then its hard negatives, NaN where there is none.
+    """
 
     queries: Sequence[str]
     passages: Sequence[Passage]
     targets: Targets
+    instructions: Sequence[str] = ()
+    teacher: Sequence[Sequence[float]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A row of a batch, with the passages that were drawn from it."""
+
+    row: TrainingRow
+    positive: Passage
+    negatives: Sequence[Passage]
+
+    @property
+    def teacher(self) -> list[float]:
+        own = (self.positive, *self.negatives)
+        return [self.row.scores.get(content_key(passage), math.nan) for passage in own]
 
 
 class BatchSampler:
     """Goes through the rows in a new order each epoch; a batch may span two epochs, so that no row is left out.
 
-    Positives and negatives are drawn anew each time. A batch is never larger than the number of rows.
+    Positives and negatives are drawn anew each time. A batch is never larger than the number of rows. With
+    ``one_source`` each batch is of one source: all of them have their turns, as many as their rows need, in a new order
+    each time.
     """
 
-    def __init__(self, rows: Sequence[TrainingRow], batch_size: int, hard_negatives: int, seed: int) -> None:
-        self._rows = rows
+    def __init__(
+        self,
+        rows: Sequence[TrainingRow],
+        batch_size: int,
+        hard_negatives: int,
+        seed: int,
+        *,
+        one_source: bool = False,
+    ) -> None:
         self._golds = golds_by_query(rows)
-        self.batch_size = min(batch_size, len(rows))
         self._hard_negatives = hard_negatives
         self._seed = seed
+        groups: dict[str, list[TrainingRow]] = {}
+        for row in rows:
+            groups.setdefault(row.source if one_source else "", []).append(row)
+        self._streams = [_Stream(some, batch_size, seed, name) for name, some in groups.items()]
+        self._turns = [number for number, stream in enumerate(self._streams) for _ in range(stream.batches)]
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
 
     def steps(self, epochs: float) -> int:
         """The number of steps that cover the rows ``epochs`` times, rounded up."""
-        return max(1, -(-round(epochs * len(self._rows)) // self.batch_size))
+        return max(1, sum(stream.steps(epochs) for stream in self._streams))
 
     def rows(self, step: int) -> list[tuple[int, TrainingRow]]:
-        """(epoch, row) of step ``step``, counted from 0."""
-        places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs = [divmod(place, len(self._rows)) for place in places]
-        return [(epoch, self._rows[self._order(epoch)[place]]) for epoch, place in epochs]
+        """(epoch, row) of step ``step``, counted from 0; a row with several teachers has what one of them says."""
+        cycle, place = divmod(step, len(self._turns))
+        order = self._order(cycle)
+        stream = self._streams[order[place]]
+        return stream.batch(cycle * stream.batches + order[:place].count(order[place]))
 
     def batch(self, step: int) -> Batch:
         """Positives first, in the order of their queries, then the hard negatives."""
-        positives: list[Passage] = []
-        negatives: list[Passage] = []
-        queries, golds = [], []
-        for epoch, row in self.rows(step):
-            rng = random.Random(derive_seed(self._seed, "row", epoch, row.id))
-            positives.append(rng.choice(row.positives))
-            negatives += rng.sample(row.negatives, min(self._hard_negatives, len(row.negatives)))
-            queries.append(row.query)
-            golds.append(self._golds[row.query])
-        passages = [*positives, *negatives]
+        drawn = self._drawn(step)
+        passages = [one.positive for one in drawn] + [passage for one in drawn for passage in one.negatives]
+        golds = [self._golds[one.row.query] for one in drawn]
         key = one_key([*passages, *(gold for some in golds for gold in some)])
-        keys = [frozenset(map(key, some)) for some in golds]
-        return Batch(queries, passages, mask_golds(range(len(queries)), [key(p) for p in passages], keys))
+        columns = Columns([key(p) for p in passages], key)
+        ends = list(itertools.accumulate((len(one.negatives) for one in drawn), initial=len(drawn)))
+        negatives = [range(first, last) for first, last in itertools.pairwise(ends)]
+        return self._batch(drawn, passages, columns, range(len(drawn)), negatives)
 
-    def queries_against(
-        self, step: int, places: dict[str, int], columns: Sequence[str], key: KeyOf
-    ) -> tuple[list[str], Targets]:
-        """The queries of a step against a fixed table of passages.
+    def batch_against(
+        self,
+        step: int,
+        passages: Sequence[Passage],
+        places: Mapping[str, int],
+        columns: Columns,
+        device: torch.device | str = "cpu",
+    ) -> Batch:
+        """The queries of a step against a fixed table of ``passages``; ``places`` are their columns by content key."""
+        drawn = self._drawn(step)
+        positive = [places[content_key(one.positive)] for one in drawn]
+        negatives = [[places[content_key(p)] for p in one.negatives] for one in drawn]
+        return self._batch(drawn, passages, columns, positive, negatives, device)
 
-        ``places`` maps a content key to its first column; ``columns`` are the passages' keys under ``key``.
-        """
-        queries, positive, golds = [], [], []
+    def _drawn(self, step: int) -> list[Drawn]:
+        found = []
         for epoch, row in self.rows(step):
             rng = random.Random(derive_seed(self._seed, "row", epoch, row.id))
-            positive.append(places[content_key(rng.choice(row.positives))])
-            queries.append(row.query)
-            golds.append(frozenset(key(p) for p in self._golds[row.query]))
-        return queries, mask_golds(positive, columns, golds)
+            positive = rng.choice(row.positives)
+            found.append(Drawn(row, positive, rng.sample(row.negatives, min(self._hard_negatives, len(row.negatives)))))
+        return found
+
+    def _batch(
+        self,
+        drawn: Sequence[Drawn],
+        passages: Sequence[Passage],
+        columns: Columns,
+        positive: Sequence[int],
+        negatives: Sequence[Sequence[int]],
+        device: torch.device | str = "cpu",
+    ) -> Batch:
+        golds = [frozenset(map(columns.key_of, self._golds[one.row.query])) for one in drawn]
+        return Batch(
+            [one.row.query for one in drawn],
+            passages,
+            mask_golds(positive, columns, golds, negatives, device),
+            [one.row.instruction for one in drawn],
+            [one.teacher for one in drawn],
+        )
+
+    def _shuffled(self, cycle: int) -> list[int]:
+        order = list(self._turns)
+        random.Random(derive_seed(self._seed, "turns", cycle)).shuffle(order)
+        return order
+
+
+class _Stream:
+    """The rows of a source again and again, in a new order each epoch, cut into batches."""
+
+    def __init__(self, rows: Sequence[TrainingRow], batch_size: int, seed: int, name: str) -> None:
+        self._rows, self._size = rows, min(batch_size, len(rows))
+        self._seed, self._name = seed, name
+        self.batches = -(-len(rows) // self._size)
+        """How many go through all rows once."""
+        self._order = functools.lru_cache(maxsize=2)(self._shuffled)
+
+    def steps(self, epochs: float) -> int:
+        return -(-round(epochs * len(self._rows)) // self._size)
+
+    def batch(self, number: int) -> list[tuple[int, TrainingRow]]:
+        places = range(number * self._size, (number + 1) * self._size)
+        epochs = [divmod(place, len(self._rows)) for place in places]
+        return [(epoch, self._one_teacher(epoch, self._rows[self._order(epoch)[place]])) for epoch, place in epochs]
+
+    def _one_teacher(self, epoch: int, row: TrainingRow) -> TrainingRow:
+        if not row.labels:
+            return row
+        rng = random.Random(derive_seed(self._seed, "teacher", epoch, row.id))
+        drawn = rng.choices(row.labels, [labels.share for labels in row.labels])[0]
+        return replace(row, positives=drawn.positives, negatives=drawn.negatives)
 
     def _shuffled(self, epoch: int) -> list[int]:
         order = list(range(len(self._rows)))
-        random.Random(derive_seed(self._seed, "epoch", epoch)).shuffle(order)
+        random.Random(derive_seed(self._seed, "epoch", epoch, *([self._name] if self._name else []))).shuffle(order)
         return order
+
+
+def sampler_of(rows: Sequence[TrainingRow], settings: TrainingSettings, seed: int) -> BatchSampler:
+    one_source = settings.batches == "one_source"
+    return BatchSampler(rows, settings.batch_size, settings.hard_negatives, seed, one_source=one_source)
 
 
 def same_as(golds: Iterable[Passage]) -> Callable[[Passage], bool]:
@@ -106,12 +201,23 @@ def golds_by_query(rows: Sequence[TrainingRow]) -> dict[str, tuple[Passage, ...]
 
 
 def one_key(passages: Iterable[Passage]) -> KeyOf:
-    """A key that is equal for those of ``passages`` that have the same id or the same content."""
-    known = list(passages)
-    by_id: dict[str, str] = {}
-    for passage in known:
-        by_id.setdefault(passage.id, content_key(passage))
-    by_content: dict[str, str] = {}
-    for passage in known:
-        by_content.setdefault(content_key(passage), by_id[passage.id])
-    return lambda passage: by_content[content_key(passage)]
+    """A key that is equal for those of ``passages`` that are the same by id or content, directly or through others.
+
+    If A has the id of B and B the content of C, all three are one (union-find over contents).
+    """
+    parent: dict[str, str] = {}
+    first_with_id: dict[str, str] = {}
+
+    def root(content: str) -> str:
+        while (above := parent[content]) != content:
+            parent[content] = parent[above]  # halves the path
+            content = above
+        return content
+
+    for passage in passages:
+        content = content_key(passage)
+        parent.setdefault(content, content)
+        other = first_with_id.setdefault(passage.id, content)
+        if other != content:
+            parent[root(content)] = root(other)
+    return lambda passage: root(content_key(passage))

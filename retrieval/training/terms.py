@@ -8,12 +8,14 @@ from torch import Tensor
 
 from retrieval.encoders.encoder import Encoder
 from retrieval.training.config import TrainingSettings
+from retrieval.training.distillation import distillation
+from retrieval.training.flops import flops_terms
 from retrieval.training.objective import Scored, Terms
 
 MakeTerms = Callable[[TrainingSettings, Encoder], Terms | None]
 """The terms that settings ask for; None where they ask for none. Raises ConfigError where the encoder has none."""
 
-MAKERS: Sequence[MakeTerms] = ()
+MAKERS: Sequence[MakeTerms] = (flops_terms, distillation)
 
 
 def terms_of(settings: TrainingSettings, encoder: Encoder) -> Terms | None:

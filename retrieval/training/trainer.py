@@ -22,14 +22,16 @@ from transformers import get_scheduler
 
 from hub.adapters import check_targets, lora_config
 from hub.config import LoraSettings
+from hub.randomness import seeded
 from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder
 from retrieval.training.config import TrainingSettings
 from retrieval.training.objective import Objective
-from retrieval.training.ranks import mean_over_ranks, of_all_ranks, sum_gradients, wait_for_all
+from retrieval.training.ranks import mean_over_ranks, of_all_ranks, spread_from_first, sum_gradients, wait_for_all
 from sleuth.checkpoints import checkpoint_at, checkpoint_step, drop_incomplete, mark_complete, newest_complete
 from sleuth.errors import TrainingError
 from sleuth.protocols import MetricSink
+from sleuth.seeding import derive_seed
 
 log = logging.getLogger("sleuth.train_retriever")
 
@@ -129,12 +131,14 @@ class _Loop:
             if not resume and self.out.exists():
                 shutil.rmtree(self.out)
         wait_for_all()
+        model = self.encoder.model
+        spread_from_first([*model.parameters(), *model.buffers()])  # whatever each rank drew or loaded
         found = newest_complete(self.out) if resume else None
         if found is not None:
             self._load(found)
             log.info("resuming from step %d", self.progress.step)
             return
-        torch.manual_seed(self.seed)
+        torch.manual_seed(self.seed + get_rank())
         if self.watch:
             self._evaluate()
         self._save()
@@ -179,7 +183,7 @@ class _Loop:
         step, last = self.progress.step, self.progress.step == self.steps
         if step % self.settings.log_steps and not last:
             return
-        values = {name: mean_over_ranks(value) for name, value in figures.items()} | dict(more)
+        values = mean_over_ranks(figures, self.encoder.device) | dict(more)
         if get_rank() == 0:
             self.sink.scalars(step, values)
 
@@ -194,7 +198,8 @@ class _Loop:
     def _evaluate(self) -> None:
         assert self.watch is not None
         started = time.monotonic()
-        figures = dict(self.watch.evaluate(self.encoder, self.progress.step))
+        own = self.watch.evaluate(self.encoder, self.progress.step)
+        figures = mean_over_ranks(own, self.encoder.device)  # so that all ranks keep, and stop at, the same step
         progress = self.progress
         if progress.best is None or figures[self.watch.metric] > progress.best:
             progress.best, progress.best_step = figures[self.watch.metric], progress.step
@@ -204,7 +209,7 @@ class _Loop:
             self.sink.scalars(progress.step, named | {"time/evaluate": time.monotonic() - started})
 
     def _save(self) -> None:
-        random = of_all_ranks(_random_state())
+        random = of_all_ranks(_random_state(self.encoder.device))
         if get_rank() != 0:
             return
         folder = checkpoint_at(self.out, self.progress.step)
@@ -230,7 +235,7 @@ class _Loop:
         self.optimizer.load_state_dict(kept["optimizer"])
         self.schedule.load_state_dict(kept["schedule"])
         if get_rank() < len(kept["random"]):
-            _set_random_state(kept["random"][get_rank()])
+            _set_random_state(kept["random"][get_rank()], self.encoder.device)
         else:  # more ranks than before: this one has no saved state
             torch.manual_seed(self.seed + get_rank())
         self.progress = Progress(**json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
@@ -242,15 +247,15 @@ class _Loop:
                 weight.copy_(saved[name])
 
 
-def _random_state() -> dict[str, Tensor]:
-    gpu = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {}
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    gpu = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
     return {"cpu": torch.get_rng_state(), **gpu}
 
 
-def _set_random_state(state: Mapping[str, Tensor]) -> None:
+def _set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def trainable(encoder: Encoder) -> dict[str, nn.Parameter]:
@@ -266,15 +271,19 @@ def freeze_passages(encoder: Encoder) -> None:
         weight.requires_grad_(False)
 
 
-def add_adapter(encoder: Encoder, settings: LoraSettings) -> None:
-    """Add a LoRA adapter to the backbone of ``encoder`` and freeze the rest; an existing adapter is trained further."""
+def add_adapter(encoder: Encoder, settings: LoraSettings, seed: int = 0) -> None:
+    """Add a LoRA adapter to the backbone of ``encoder`` and freeze the rest; an existing adapter is trained further.
+
+    The random half of a new adapter is a function of ``seed``.
+    """
     config = lora_config(settings)
     roles: tuple[Role, Role] = ("query", "passage")
     for role in roles:
         backbone: Any = next(iter(encoder.tower(role).children())).model
         if not getattr(backbone, "_hf_peft_config_loaded", False):
             check_targets(backbone, settings)
-            backbone.add_adapter(config)
+            with seeded(derive_seed(seed, "adapter", role)):
+                backbone.add_adapter(config)
         for name, weight in backbone.named_parameters():
             weight.requires_grad_("lora_" in name)  # a loaded adapter is frozen
 

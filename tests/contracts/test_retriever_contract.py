@@ -191,7 +191,12 @@ def test_hostile_queries_are_queries(retriever: Retriever) -> None:
     assert len(retriever.search(hostile, 2)) == len(hostile)
 
 
-@pytest.mark.parametrize("k", [0, -1, 6, 10**9])
+@pytest.mark.parametrize("k", [6, 1_000, 2**31, 10**12])
+def test_more_hits_than_passages_are_all_that_it_finds(retriever: Retriever, k: int) -> None:
+    assert retriever.search(QUERIES, k) == retriever.search(QUERIES, len(PASSAGES))
+
+
+@pytest.mark.parametrize("k", [0, -1])
 def test_an_impossible_k_is_refused_by_number_and_harms_nothing(retriever: Retriever, k: int) -> None:
     for _ in range(7):  # more often than a circuit breaker bears
         with pytest.raises((ConfigError, RetrieverError), match=f"k is {k}"):

@@ -70,6 +70,10 @@ def test_another_setting_of_the_retriever_is_still_refused(saved: Path) -> None:
         resumed("path", NOW["dense"])
 
 
+def test_a_resumed_run_may_be_given_another_cache(saved: Path) -> None:
+    resumed("bm25", {**NOW["bm25"], "cache": 10, "cache_bytes": "1MiB"})
+
+
 def test_a_setting_of_another_kind_that_was_saved_is_refused(saved: Path) -> None:
     config = saved / "runs" / "bm25" / "config.yaml"
     config.write_text(config.read_text().replace("rrf_k: 60.0", "rrf_k: 10.0"))

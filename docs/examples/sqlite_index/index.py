@@ -43,7 +43,7 @@ class SqliteIndex:
         return len(self._store)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        check_k(k, len(self), self._folder)
+        k = check_k(k, len(self), self._folder)
         return [self._search(query, k) for query in queries]
 
     def _search(self, query: str, k: int) -> list[Hit]:

@@ -17,6 +17,7 @@ from cli.evaluate_retrieval import evaluate_retrieval
 from cli.search import search
 from cli.serve_retriever import serve_retriever
 from retrieval.bm25 import build_bm25
+from retrieval.service.config import ServiceLimits
 from sleuth.errors import ArtifactError, ConfigError, DataError, MissingExtraError, RetrieverError
 from sleuth.types import Hit, Passage
 from workflows.retrievers import retriever_settings
@@ -94,6 +95,7 @@ def test_a_run_is_written_read_and_compared(program: typer.Typer, beir: Path, tm
     assert {name: from_run[name] for name in FIGURES} == {name: from_index[name] for name in FIGURES}
     assert not any(name.startswith("Answer") for name in from_run)
     with_texts = figures(program, "--run", first, "--beir", beir, "--passages", beir / "corpus.jsonl")
+    assert from_index.pop("depth") == 1_000
     assert with_texts == from_index
     (tmp_path / "b.run").write_text("q0 Q0 0 1 1.0 x\nq2 Q0 4 1 1.0 x\n")
     found = figures(program, beir / "index", "--beir", beir, "--against", tmp_path / "b.run")["against"]["R@10"]
@@ -317,6 +319,37 @@ def test_a_served_reranker_is_given_the_time_that_its_model_takes(
     run(program, "serve-retriever", reranked)
     run(program, "serve-retriever", reranked, "--timeout", 7)
     assert given == [60, 900, 7]
+
+
+def test_the_limits_of_a_service_are_options_or_settings(
+    program: typer.Typer, beir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import retrieval.open
+    import retrieval.service.server
+
+    given: list[ServiceLimits] = []
+    monkeypatch.setattr(retrieval.open, "open_retriever", lambda settings, **_: None)
+    monkeypatch.setattr(retrieval.service.server, "serve", lambda _, limits, **__: given.append(limits))
+    run(program, "serve-retriever", beir / "index")
+    numbers = {"--topk": 4, "--max-batch": 8, "--max-queries": 9, "--max-topk": 10, "--max-hits": 11}
+    options = [word for option, value in numbers.items() for word in (option, value)]
+    body = ("--set", "limits.max_body_bytes=1000", "--set", "retriever.k1=1.2")
+    run(program, "serve-retriever", beir / "index", *options, "--max-pending", 12, *body)
+    usual = ServiceLimits()
+    chosen = {"default_topk": 4, "max_batch": 8, "max_queries": 9, "max_topk": 10, "max_hits": 11, "max_pending": 12}
+    assert given == [usual, usual.model_copy(update={**chosen, "max_body_bytes": 1000})]
+    with pytest.raises(ConfigError, match=r"unknown setting 'limits.max_query' \(did you mean 'max_queries'"):
+        run(program, "serve-retriever", beir / "index", "--set", "limits.max_query=3")
+    with pytest.raises(ConfigError, match="default_topk is 3, more than max_topk, 2"):
+        run(program, "serve-retriever", beir / "index", "--max-topk", 2)
+
+
+def test_the_help_tells_the_limits_that_a_service_has(program: typer.Typer) -> None:
+    command = typer.main.get_command(program).commands["serve-retriever"]  # type: ignore[attr-defined]
+    usual = ServiceLimits().model_dump()
+    for option in ("topk", "max_batch", "max_queries", "max_topk", "max_hits", "max_pending"):
+        (help_text,) = (parameter.help for parameter in command.params if parameter.name == option)
+        assert help_text.endswith(f"[{usual['default_topk' if option == 'topk' else option]}]")
 
 
 @pytest.mark.parametrize("package", ["fastapi", "uvicorn", "prometheus_client"])

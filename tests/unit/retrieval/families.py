@@ -1,35 +1,24 @@
-"""Families of encoders on one tiny masked language model: what the loop must take without knowing any of them.
-
-Late interaction and sparse ones are not part of Sleuth yet; their models, heads and terms are sentence-transformers'.
-"""
+"""Families of encoders on one tiny masked language model: what the loop must take without knowing any of them."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from sentence_transformers import MultiVectorEncoder, SparseEncoder
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
-from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sparse_encoder.losses import FlopsLoss
-from sentence_transformers.sparse_encoder.modules import SpladePooling
-from sentence_transformers.util import maxsim
 from torch import Tensor, nn
-from transformers import AutoConfig, BertForMaskedLM
 
-from retrieval.encoders.assembly import limit_tokens
-from retrieval.encoders.config import DenseEncoderSettings, EncoderSettings, ScratchSettings
+from retrieval.encoders.config import DenseEncoderSettings, ScratchSettings, preset
 from retrieval.encoders.encoder import Encoder
-from retrieval.encoders.family import Encoded, single
+from retrieval.encoders.family import Encoded
 from retrieval.encoders.loading import new_encoder
 from retrieval.encoders.pieces import encode_pieces, nearest, pieces_of
 from retrieval.encoders.scratch import make_backbone
-from retrieval.passages import passage_text
+from retrieval.encoders.sparse_config import SparseEncoderSettings
+from retrieval.passages import content_key, passage_text
 from retrieval.training.objective import Scored
 from retrieval.training.rows import TrainingRow, passages_of
 from sleuth.types import Hit, Passage
@@ -46,69 +35,61 @@ def rows() -> list[TrainingRow]:
     return [TrainingRow(f"q{i}", asked[i], (golds[i],), (others[i],)) for i in range(len(WORDS))]
 
 
+def taught_rows() -> list[TrainingRow]:
+    """The same, of two sets, with scores of a teacher, and with instructions for some."""
+    told = ["", "Find what it is", "Find who knows"]
+    return [
+        replace(
+            row,
+            instruction=told[i % 3],
+            source="ab"[i % 2],
+            scores={content_key(p): (3.0 if p in row.positives else 0.5) + i / 10 for p in passages_of([row])},
+        )
+        for i, row in enumerate(rows())
+    ]
+
+
+EVERYTHING: dict[str, Any] = {
+    "directions": ["query_to_passage", "passage_to_query", "query_to_query", "passage_to_passage"],
+    "hardness": {"mode": "all_negatives", "strength": 2.0},
+    "distillation": {"kl": 0.5, "margin_mse": 0.1, "contrastive": 0.7},
+}
+"""All that can be added to InfoNCE."""
+
+
+def instructable(folder: Path) -> Encoder:
+    """A dense encoder whose query prompt has a place for an instruction."""
+    return new_encoder(settings_of(folder).model_copy(update={"query_prompt": "Instruct: Find it\nQuery:"}))
+
+
 def masked_lm(folder: Path, dropout: float = 0.0) -> Path:
     texts = [row.query for row in rows()] + [passage_text(p) for p in passages_of(rows())]
-    shape = ScratchSettings(vocabulary=120, hidden_size=32, layers=2, heads=2, max_positions=64, dropout=dropout)
-    make_backbone(folder, texts, shape)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        BertForMaskedLM(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    size = {"vocabulary": 120, "hidden_size": 32, "layers": 2, "heads": 2, "max_positions": 64}
+    make_backbone(folder, texts, ScratchSettings.model_validate(size | {"dropout": dropout, "masked_lm": True}))
     return folder
 
 
-@dataclass(frozen=True)
-class LateInteraction:
-    """A vector a token, compared by MaxSim (Khattab and Zaharia 2020)."""
-
-    kind: str = "late"
-
-    def read(self, outputs: Mapping[str, Tensor], settings: EncoderSettings) -> Encoded:
-        return Encoded(single(outputs["token_embeddings"]), outputs["attention_mask"].bool())
-
-    def scores(self, queries: Encoded, passages: Encoded) -> Tensor:
-        found: Tensor = maxsim(queries.values, passages.values, queries.mask, passages.mask)
-        return found
-
-
-@dataclass(frozen=True)
-class Sparse:
-    """A weight a word of the vocabulary (Formal et al. 2021)."""
-
-    kind: str = "sparse"
-
-    def read(self, outputs: Mapping[str, Tensor], settings: EncoderSettings) -> Encoded:
-        return Encoded(single(outputs["sentence_embedding"]))
-
-    def scores(self, queries: Encoded, passages: Encoded) -> Tensor:
-        return queries.values @ passages.values.T
+LIMITS: dict[str, Any] = {"query_max_tokens": 16, "passage_max_tokens": 24, "query_prompt": "ask: "}
 
 
 def settings_of(folder: Path) -> DenseEncoderSettings:
-    limits: dict[str, Any] = {"query_max_tokens": 16, "passage_max_tokens": 24, "query_prompt": "ask: "}
-    return DenseEncoderSettings(backbone=str(folder), similarity="cosine", **limits)
+    return DenseEncoderSettings(backbone=str(folder), similarity="cosine", **LIMITS)
 
 
 def dense(folder: Path) -> Encoder:
     return new_encoder(settings_of(folder))
 
 
-def late(folder: Path) -> Encoder:
-    first = new_encoder(settings_of(folder)).model[0]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        head = Dense(32, 16, bias=False, activation_function=nn.Identity(), module_input_name="token_embeddings")
-    unit = Normalize(module_input_name="token_embeddings")
-    model = MultiVectorEncoder(modules=[first, head, MultiVectorMask(skiplist_words=[".", ","]), unit])
-    return Encoder(model, settings_of(folder), LateInteraction())
+def multivector(folder: Path) -> Encoder:
+    limits: dict[str, Any] = {"query_max_tokens": 16, "passage_max_tokens": 24, "query_prompt": "ask: "}
+    return new_encoder(preset("colbert", str(folder), dimensions=16, expand_to=10, **limits))
 
 
 def sparse(folder: Path) -> Encoder:
-    first = Transformer(str(folder), transformer_task="fill-mask")
-    limit_tokens(first, settings_of(folder))
-    return Encoder(SparseEncoder(modules=[first, SpladePooling("max")]), settings_of(folder), Sparse())
+    return new_encoder(SparseEncoderSettings(backbone=str(folder), **LIMITS))
 
 
-FAMILIES: dict[str, Callable[[Path], Encoder]] = {"dense": dense, "late": late, "sparse": sparse}
+FAMILIES: dict[str, Callable[[Path], Encoder]] = {"dense": dense, "multivector": multivector, "sparse": sparse}
 
 
 def flops(scored: Scored) -> dict[str, Tensor]:
@@ -146,26 +127,3 @@ class Exact:
         found = zip(*(t.tolist() for t in nearest(self.encoder, asked, self.pieces, k)), strict=True)
         hits = [enumerate(zip(scores, places, strict=True), 1) for scores, places in found]
         return [[Hit(self.passages[place], score, rank) for rank, (score, place) in some] for some in hits]
-
-
-class TokenWriter:
-    """The vectors of a family with several a text: those that count, end to end, and where each text begins."""
-
-    plan: Mapping[str, Any] = {"layout": "tokens"}
-
-    def __init__(self, folder: Path, count: int) -> None:
-        self.folder = folder
-        self.intact = (folder / "tokens.npz").exists()
-        self.texts: list[Any] = []
-        if self.intact:
-            with np.load(folder / "tokens.npz") as kept:
-                self.texts = [kept[name] for name in kept.files]
-
-    def write(self, start: int, encoded: Encoded) -> None:
-        assert encoded.mask is not None
-        made = [values[mask].numpy() for values, mask in zip(encoded.values, encoded.mask, strict=True)]
-        self.texts = [*self.texts[:start], *copy.deepcopy(made)]
-        np.savez(self.folder / "tokens.npz", *self.texts)
-
-    def finish(self) -> tuple[dict[str, Any], list[str]]:
-        return {"vectors": sum(map(len, self.texts))}, ["tokens.npz"]

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import sys
 import threading
+import tracemalloc
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.cache import CachedRetriever, CacheStatistics
+from retrieval.cache import CachedRetriever
+from retrieval.config import RetrieverSettings
+from retrieval.open import remembering
 from sleuth.errors import ConfigError, RetrieverError
+from sleuth.settings import validate
 from sleuth.types import Hit, Passage
 
 
@@ -35,7 +40,8 @@ def test_each_query_is_passed_on_once() -> None:
     assert inner.asked == [(["a", "b"], 2), (["c"], 2)]
     assert first == inner.search(["a", "b", "a"], 2)
     assert again == inner.search(["b", "c"], 2)
-    assert cached.statistics == CacheStatistics(hits=2, misses=3, entries=3)
+    statistics = cached.statistics
+    assert (statistics.hits, statistics.misses, statistics.entries) == (2, 3, 3)
 
 
 def test_k_and_index_are_part_of_the_key() -> None:
@@ -74,16 +80,97 @@ def test_the_longest_unused_is_forgotten_first() -> None:
         CachedRetriever(inner, size=0)
 
 
-@given(st.lists(st.lists(st.sampled_from("abcdef"), max_size=9), max_size=9), st.integers(1, 4))
-def test_the_cache_changes_nothing_but_the_work(calls: list[list[str]], size: int) -> None:
+@given(
+    st.lists(st.lists(st.sampled_from("abcdef"), max_size=9), max_size=9),
+    st.integers(1, 4),
+    st.sampled_from([None, 0, 1_000, 2_500]),
+)
+def test_the_cache_changes_nothing_but_the_work(calls: list[list[str]], size: int, max_bytes: int | None) -> None:
     inner, plain = Echo(), Echo()
-    cached = CachedRetriever(inner, size=size)
+    cached = CachedRetriever(inner, size=size, max_bytes=max_bytes)
     for queries in calls:
         assert cached.search(queries, 2) == plain.search(queries, 2)
     statistics = cached.statistics
     assert statistics.hits + statistics.misses == sum(map(len, calls))
     assert statistics.misses == sum(len(queries) for queries, _ in inner.asked)
     assert statistics.entries <= size
+    assert statistics.bytes <= (sys.maxsize if max_bytes is None else max_bytes)
+    assert (statistics.bytes == 0) == (statistics.entries == 0)
+
+
+class Library(Echo):
+    """Answers with passages that are made anew for each hit, as an index reads them from its file."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words = words
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        return [
+            [
+                Hit(Passage(f"{query} {rank}", f"Title {rank}", self.words * (3 + rank % 11) + query), 1 / rank, rank)
+                for rank in range(1, k + 1)
+            ]
+            for query in queries
+        ]
+
+
+@pytest.mark.parametrize("words", ["some words of a passage ", "パッセージの言葉です", ""])
+@pytest.mark.parametrize(("queries", "k"), [(20, 400), (2_000, 3)])
+def test_the_memory_that_it_counts_is_what_it_takes(words: str, queries: int, k: int) -> None:
+    cached = CachedRetriever(Library(words))
+    cached.search(["warm"], 1)
+    tracemalloc.start()
+    try:
+        for start in range(0, queries, 10):
+            cached.search([f"query {number}" for number in range(start, start + 10)], k)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken / 1.5 <= cached.statistics.bytes <= 1.5 * taken
+
+
+def test_memory_is_bounded_whatever_is_asked_for() -> None:
+    """Without a bound these 60 answers take 100 MB and more."""
+    bound = 5_000_000
+    cached = CachedRetriever(Library("some words of a passage " * 10), max_bytes=bound)
+    tracemalloc.start()
+    try:
+        for number in range(60):
+            cached.search([f"query {number}"], 1_000)
+        taken, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.5 * bound < cached.statistics.bytes <= bound
+    assert taken < 1.5 * bound
+    assert peak < 3 * bound
+
+
+def test_an_answer_larger_than_the_bound_is_not_kept_and_drives_no_other_out() -> None:
+    cached = CachedRetriever(Library("words "), max_bytes=20_000)
+    cached.search(["a", "b"], 3)
+    assert len(cached.search(["c"], 500)[0]) == 500
+    assert cached.statistics.entries == 2
+
+
+def test_the_bound_is_a_setting_and_configs_with_a_number_of_queries_still_load() -> None:
+    def settings(**values: object) -> RetrieverSettings:
+        return validate(RetrieverSettings, {"kind": "remote", "url": "http://127.0.0.1:1", **values}, "run.yaml")
+
+    assert (settings().cache, settings().cache_bytes) == (10_000, 256 * 2**20)
+    assert (settings(cache=500).cache, settings(cache=500).cache_bytes) == (500, 256 * 2**20)
+    assert settings(cache_bytes="64MB").cache_bytes == 64_000_000
+    assert settings(cache_bytes=None).cache_bytes is None
+    for wrong in ("64 somethings", -1, True):
+        with pytest.raises(ConfigError, match=r"cache_bytes: write a size such as 8GiB, a number of bytes, 0, or null"):
+            settings(cache_bytes=wrong)
+    inner = Echo()
+    for nothing in ({"cache": 0}, {"cache_bytes": 0}):
+        assert remembering(inner, settings(**nothing)) is inner
+    cached = remembering(inner, settings(cache=2, cache_bytes="1MiB"))
+    cached.search(["a", "b", "c"], 1)
+    assert isinstance(cached, CachedRetriever)
+    assert cached.statistics.entries == 2
 
 
 def test_threads_share_it() -> None:

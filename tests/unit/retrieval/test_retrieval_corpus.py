@@ -52,6 +52,18 @@ def test_layout_is_found_and_passages_are_whole(tmp_path: Path, layout: Any, nam
     assert read(write(tmp_path / name, [layout(p) for p in SAMPLE])) == SAMPLE
 
 
+def test_a_title_is_enough_for_a_passage(tmp_path: Path) -> None:
+    for number, text in enumerate(("", " ", None)):
+        rows = [{"_id": "1", "title": "Arden", "text": text}, {"_id": "2", "title": "", "text": "A town."}]
+        assert read(write(tmp_path / f"{number}.jsonl", rows))[0] == Passage("1", "Arden", text or "")
+    assert read(write(tmp_path / "s.jsonl", [as_search_r1(Passage("1", "Arden", ""))])) == [Passage("1", "Arden", "")]
+
+
+def test_bright_has_ids_and_content(tmp_path: Path) -> None:
+    rows = [{"id": "bee/1_0.txt", "content": "Bees dance."}]
+    assert read(write(tmp_path / "d.jsonl", rows)) == [Passage("bee/1_0.txt", "", "Bees dance.")]
+
+
 def test_pyserini_contents_are_the_text_and_a_title_field_is_kept(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [as_pyserini(SAMPLE[0]), {**as_pyserini(SAMPLE[1]), "title": "T"}])
     assert read(path) == [Passage("1", "", SAMPLE[0].text), Passage("2", "T", SAMPLE[1].text)]
@@ -84,8 +96,8 @@ def test_no_bytes_crash_the_reader(tmp_path_factory: pytest.TempPathFactory, lin
     ("line", "reason"),
     [
         (b'{"_id": "x", "title": "t"}', "no text"),
-        (b'{"_id": "x", "title": "t", "text": null}', "no text"),
-        (b'{"_id": "x", "title": "t", "text": " \\n "}', "empty text"),
+        (b'{"_id": "x", "title": "", "text": null}', "empty text"),
+        (b'{"_id": "x", "title": " ", "text": " \\n "}', "empty text"),
         (b'{"_id": "x", "title": "t", "text": 3}', "text is not a string"),
         (b'{"_id": "x", "title": ["t"], "text": "a"}', "title is not a string"),
         (b'{"_id": "", "title": "t", "text": "a"}', "no id"),

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.combine.rerank import CrossEncoderScorer
 from retrieval.config import RetrieverSettings
 from retrieval.open import open_retriever
+from retrieval.rerankers.scorer import CrossEncoderScorer
 from sleuth.errors import ArtifactError, ConfigError
 
 WORDS = [
@@ -73,7 +73,7 @@ def test_the_fingerprint_is_that_of_the_weights(model: Path, tmp_path: Path) -> 
     same = CrossEncoderScorer(model).fingerprint
     assert CrossEncoderScorer(model).fingerprint == same
     assert CrossEncoderScorer(make(tmp_path / "other", seed=1)).fingerprint != same
-    assert CrossEncoderScorer(model, max_length=16).fingerprint != same
+    assert CrossEncoderScorer(model, max_tokens=16).fingerprint != same
 
 
 def test_named_in_settings(model: Path, index: Path) -> None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, Exact, TokenWriter, flops, margin_mse, masked_lm, rows
+from families import FAMILIES, Exact, flops, margin_mse, masked_lm, rows
 from sentence_transformers.multi_vector_encoder.losses import CachedMultiVectorMultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from sentence_transformers.sparse_encoder.losses import CachedSpladeLoss, SparseMultipleNegativesRankingLoss
 from torch import Tensor
 
-from retrieval.encoders.build import build_index
 from retrieval.encoders.encoder import Encoder, separate_towers
 from retrieval.passages import passage_text
 from retrieval.training.config import FilterSettings, TrainingSettings
@@ -26,6 +24,7 @@ from retrieval.training.frozen import freeze
 from retrieval.training.mining import mine
 from retrieval.training.objective import AgainstTable, InBatch, Objective, Terms
 from retrieval.training.rows import passages_of
+from retrieval.training.terms import terms_of
 from retrieval.training.trainer import Watch, freeze_passages, train, trainable
 from sleuth.sinks import JsonlSink
 
@@ -58,7 +57,7 @@ def gradients(encoder: Encoder) -> dict[str, Tensor]:
 
 def step_of(encoder: Encoder, chosen: TrainingSettings, terms: Terms | None = None) -> tuple[float, dict[str, Tensor]]:
     encoder.model.train()
-    figures = InBatch(rows(), chosen, 0, terms).backward(encoder, 0)
+    figures = InBatch(rows(), chosen, 0, terms).backward(encoder, 1)
     return figures["loss"] + sum(figures.get(f"flops_{role}", 0.0) for role in ("query", "passage")), gradients(encoder)
 
 
@@ -76,7 +75,7 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], relative
 
 def librarys(name: str, encoder: Encoder) -> Any:
     model, scale = encoder.model, {"scale": 10.0}
-    if name == "late":
+    if name == "multivector":
         return CachedMultiVectorMultipleNegativesRankingLoss(model, mini_batch_size=3, **scale)
     if name == "dense":
         return CachedMultipleNegativesRankingLoss(model, mini_batch_size=3, **scale)
@@ -85,10 +84,13 @@ def librarys(name: str, encoder: Encoder) -> Any:
 
 
 def test_loss_and_gradients_are_those_of_the_librarys_cached_loss(family: str, folder: Path) -> None:
-    """No passage stands twice, so nothing is masked: the same tokens in float32 without dropout."""
+    """No passage stands twice, so nothing is masked: the same tokens without dropout; in float64,
+    but for the library's MaxSim, which is of single precision."""
     encoder = FAMILIES[family](folder)
-    loss, found = step_of(encoder, settings(), flops if family == "sparse" else None)
-    batch = InBatch(rows(), settings(), 0).batch(0)
+    encoder.model.double()
+    chosen = settings(steps=3, regulariser={"query": 0.05, "passage": 0.03} if family == "sparse" else None)
+    loss, found = step_of(encoder, chosen, terms_of(chosen, encoder))
+    batch = InBatch(rows(), settings(), 0).batch(1)
     count = len(batch.queries)
     assert not batch.targets.masked.any()
     texts = [passage_text(p) for p in batch.passages]
@@ -97,18 +99,19 @@ def test_loss_and_gradients_are_those_of_the_librarys_cached_loss(family: str, f
     theirs = librarys(family, encoder)(columns, torch.empty(0))
     theirs = sum(theirs.values()) if isinstance(theirs, dict) else theirs
     theirs.backward()
-    assert loss == pytest.approx(float(theirs.detach()), rel=1e-5)
-    assert_close(found, gradients(encoder), 1e-5)
+    assert loss == pytest.approx(float(theirs.detach()), rel=1e-6)
+    assert_close(found, gradients(encoder), 1e-5 if family == "multivector" else 1e-7)
 
 
 def test_chunks_of_any_size_are_one_pass(family: str, folder: Path) -> None:
-    """Also with terms, and where chunks are padded to other lengths than the batch."""
+    """Also with terms, and where chunks are padded to other lengths than the batch; in float64."""
     encoder = FAMILIES[family](folder)
+    encoder.model.double()
     whole, expected = step_of(encoder, settings(micro_batch=None), flops)
     for size in (1, 4):
         loss, found = step_of(encoder, settings(micro_batch=size), flops)
-        assert loss == pytest.approx(whole, rel=1e-5)
-        assert_close(found, expected, 2e-5)
+        assert loss == pytest.approx(whole, rel=1e-9)
+        assert_close(found, expected, 1e-9)
 
 
 class Killed(Exception):  # noqa: N818
@@ -180,7 +183,7 @@ def test_a_query_tower_learns_against_frozen_passages(family: str, folder: Path,
     assert torch.equal(again.encoded.values, table.encoded.values)
 
 
-@pytest.mark.parametrize("name", ["late", "sparse"])
+@pytest.mark.parametrize("name", ["multivector", "sparse"])
 def test_scores_are_drawn_towards_a_teachers(name: str, folder: Path, tmp_path: Path) -> None:
     def distance(terms: Terms | None) -> float:
         encoder, chosen = FAMILIES[name](folder), settings(steps=15, learning_rate=1e-3)
@@ -190,40 +193,3 @@ def test_scores_are_drawn_towards_a_teachers(name: str, folder: Path, tmp_path: 
         return InBatch(rows(), chosen, 0, margin_mse).backward(encoder, 0)["margin_mse"]
 
     assert distance(margin_mse) < 0.8 * distance(None)
-
-
-def test_an_index_of_several_vectors_a_passage_goes_on_where_its_build_was_killed(
-    folder: Path, corpus: Path, tmp_path: Path
-) -> None:
-    encoder = FAMILIES["late"](folder)
-    encoded: list[int] = []
-
-    def build(out: str, kill_at: int = 99) -> Path:
-        def report(done: int) -> None:
-            encoded.append(done)
-            if done > kill_at:
-                raise Killed
-
-        build_index(corpus, tmp_path / out, encoder, TokenWriter, format_version=1, shard=4, on_progress=report)
-        return tmp_path / out
-
-    whole = build("whole")
-    with pytest.raises(Killed):
-        build("broken", kill_at=6)
-    encoded.clear()
-    broken = build("broken")
-    assert min(encoded) > 4
-    manifest = json.loads((broken / "manifest.json").read_text())
-    assert (manifest["kind"], manifest["passages"]) == ("late", 11)
-    assert manifest["vectors"] > 11
-    assert manifest == json.loads((whole / "manifest.json").read_text())
-    expected = encoder.encode_texts(_texts(corpus), "passage")
-    assert expected.mask is not None
-    with np.load(broken / "tokens.npz") as kept:
-        for row, name in enumerate(kept.files):
-            np.testing.assert_allclose(kept[name], expected.values[row][expected.mask[row]].numpy(), atol=2e-6)
-
-
-def _texts(corpus: Path) -> Sequence[str]:
-    found = [json.loads(line) for line in corpus.read_text(encoding="utf-8").splitlines()]
-    return [f"{row['title']} {row['text']}" for row in found]

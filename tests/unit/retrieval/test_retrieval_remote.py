@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from retrieval.bm25 import BM25Retriever
+from retrieval.combine.hybrid import HybridRetriever
 from retrieval.config import RetrieverSettings
 from retrieval.open import open_retriever
 from retrieval.resilient import ResilientRetriever
@@ -81,6 +82,37 @@ def test_its_bm25_which_sends_no_ids_gets_stable_ones(served: Callable[[Server],
     assert first[0].passage.title == "T"
 
 
+def test_its_search_engines_give_an_order_and_no_scores(served: Callable[[Server], str], index: Path) -> None:
+    """Google's and SerpAPI's: contents alone, as many as they like, the same one perhaps twice."""
+    pages = ['"No title."\nfirst', '"B"\nsecond', '"No title."\nfirst', '"D"\nfourth']
+    server = Server((200, {"result": [[{"document": {"contents": page}} for page in pages]]}))
+    retriever = ResilientRetriever(RemoteRetriever(served(server)))
+    (hits,) = retriever.search(["q"], 3)
+    assert [(h.passage.title, h.passage.text, h.rank, h.score) for h in hits] == [
+        ("No title.", "first", 1, 1.0),
+        ("B", "second", 2, 0.5),
+    ]
+    assert hits[0].passage.id == retriever.search(["again"], 1)[0][0].passage.id
+    for fusion in ("rrf", "sum"):
+        hybrid = HybridRetriever([retriever, Missing()], fusion=fusion)
+        assert [h.passage.text for h in hybrid.search(["q"], 3)[0]] == ["first", "second", "fourth"]
+
+
+class Missing:
+    """A part that finds nothing."""
+
+    fingerprint = "missing"
+
+    def search(self, queries: Any, k: int) -> list[list[Any]]:
+        return [[] for _ in queries]
+
+
+def test_its_reranker_sends_contents_alone(served: Callable[[Server], str]) -> None:
+    server = Server((200, {"result": [[{"document": '"T"\none', "score": 3.5}]]}))
+    ((found,),) = RemoteRetriever(served(server)).search(["q"], 1)
+    assert (found.passage.title, found.passage.text, found.score) == ("T", "one", 3.5)
+
+
 def test_our_service_is_searched_as_the_index_itself(index: Path, serving: Serving) -> None:
     inner = BM25Retriever(index)
     with serving(inner) as url:
@@ -111,10 +143,12 @@ def test_large_batches_go_in_pieces_the_service_takes(served: Callable[[Server],
         ((200, {"results": []}), "has no list 'result'"),
         ((200, {"result": [3]}), "has no list 'result'"),
         ((200, {"result": []}), "answered 0 of 1 queries"),
-        ((200, {"result": [[{"id": "1"}]]}), "a hit without a score"),
+        ((200, {"result": [[{"id": "1"}]]}), "a hit without a document"),
+        ((200, {"result": [["a"]]}), "a hit without a document"),
+        ((200, {"result": [[{"document": {"contents": "b"}}, hit(id="1", contents="a")]]}), "a hit without a score"),
         ((200, {"result": [[hit(None, id="1", contents="a")]]}), "a hit without a score"),
         ((200, b'{"result": [[{"document": {"id": "1", "contents": "a"}, "score": NaN}]]}'), "a hit without a score"),
-        ((200, {"result": [[{"document": "a", "score": 1}]]}), "a hit without a document"),
+        ((200, {"result": [[{"document": 3, "score": 1}]]}), "a hit without a document"),
         ((200, {"result": [[hit(id="1")]]}), "a document without contents"),
         ((500, {"detail": "broken"}), "answered 500: broken"),
         ((502, b"bad gateway"), "answered 502: Bad Gateway"),

@@ -13,8 +13,14 @@ from typing import Any
 import httpx
 import pytest
 import requests
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from retrieval.cache import CachedRetriever
+from retrieval.resilient import ResilientRetriever
 from retrieval.service.config import ServiceLimits
+from retrieval.service.protocol import timed_protocol
+from retrieval.service.request import RetrieveAnswer
 from retrieval.service.wire import FINGERPRINT
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.types import Hit, Passage
@@ -41,12 +47,12 @@ class Echo:
             raise KeyError("bug")
         if "wrong" in queries:
             raise ConfigError("no such query")
-        if not 1 <= k <= self.passages:
-            raise ConfigError(f"k is {k}, but there are only {self.passages} passages")
+        if k < 1:
+            raise ConfigError(f"k is {k}, it must be 1 or more")
         return [
             [
                 Hit(Passage(f"{query}-{rank}", f'A "{query}"', f"line\n{rank}"), 1 / rank, rank)
-                for rank in range(1, k + 1)
+                for rank in range(1, min(k, self.passages) + 1)
             ]
             if query
             else []
@@ -103,6 +109,61 @@ def test_topk_has_a_default_and_keys_of_other_clients_are_left_alone(url: str, e
     assert len(answer.json()["result"][0]) == 3
     assert ask(url, queries=[]).json() == {"result": []}
     assert len(echo.calls) == 1
+
+
+@pytest.mark.parametrize(("topk", "hits"), [(0, 3), ("3", 3), (3.0, 3), (" 2 ", 2), ("0", 3), (None, 3)])
+def test_topk_is_read_as_search_r1s_server_reads_it(url: str, topk: Any, hits: int) -> None:
+    (found,) = ask(url, queries=["x"], topk=topk).json()["result"]
+    assert [document["id"] for document in found] == [f"x-{rank}" for rank in range(1, hits + 1)]
+
+
+@pytest.mark.parametrize(("value", "scored"), [("yes", True), (1, True), ("true", True), ("0", False), (0, False)])
+def test_return_scores_is_read_as_search_r1s_server_reads_it(url: str, value: Any, scored: bool) -> None:
+    ((hit,),) = ask(url, queries=["x"], topk=1, return_scores=value).json()["result"]
+    assert ("score" in hit) == scored
+
+
+def test_what_search_r1s_client_sends_for_512_questions_five_times_passes_while_others_wait(serving: Serving) -> None:
+    echo = Echo()
+    with serving(echo) as url, ThreadPoolExecutor(6) as pool:
+        echo.gate.clear()
+        waiting = [pool.submit(ask, url, queries=[f"{i} {j}" for j in range(2_560)], topk=3) for i in range(5)]
+        wait_for(lambda: "pending_queries 12544.0" in metrics(url))  # all but those of the running call
+        last = pool.submit(ask, url, queries=[f"last {j}" for j in range(2_560)], topk=3)
+        wait_for(lambda: "pending_queries 15104.0" in metrics(url))
+        echo.gate.set()
+        assert {answer.result().status_code for answer in waiting} == {200}
+        found = last.result().json()["result"]
+    assert [hits[2]["id"] for hits in found] == [f"last {j}-3" for j in range(2_560)]
+    assert max(len(queries) for queries, _ in echo.calls) == 256
+
+
+def test_others_take_turns_with_the_calls_of_a_large_request(serving: Serving) -> None:
+    """Also through the wrappers of a retriever that is opened to be served."""
+    echo = Echo()
+    wrapped = CachedRetriever(ResilientRetriever(echo))
+    with serving(wrapped, ServiceLimits(max_batch=8)) as url, ThreadPoolExecutor(2) as pool:
+        echo.gate.clear()
+        large = pool.submit(ask, url, queries=[f"q{i % 100}" for i in range(110)], topk=1)
+        wait_for(lambda: echo.calls)
+        small = pool.submit(ask, url, queries=["small"], topk=1)
+        wait_for(lambda: "pending_queries 93.0" in metrics(url))
+        echo.gate.set()
+        assert small.result().json()["result"][0][0]["id"] == "small-1"
+        assert [hits[0]["id"] for hits in large.result().json()["result"]] == [f"q{i % 100}-1" for i in range(110)]
+    sizes = [len(queries) for queries, _ in echo.calls]
+    assert (max(sizes), sum(sizes)) == (8, 101)
+    assert [queries for queries, _ in echo.calls].index(["small"]) == 1
+
+
+def test_a_large_request_has_time_for_each_of_its_calls(serving: Serving) -> None:
+    class Slow(Echo):
+        def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+            time.sleep(0.2)
+            return super().search(queries, k)
+
+    with serving(Slow(), ServiceLimits(max_batch=1, timeout_s=0.5)) as url:
+        assert ask(url, queries=["a", "b", "c", "d"], topk=1).status_code == 200
 
 
 def test_the_request_path_of_search_r1s_client(url: str) -> None:
@@ -176,12 +237,15 @@ def test_failures_have_their_status(url: str) -> None:
         (b'{"queries": ["1", "2", "3", "4", "5"]}', 422, "5 queries are more than 4"),
         (b'{"queries": ["' + b"x" * 51 + b'"]}', 422, "a query of 51 characters is longer than 50"),
         (b'{"queries": ["x"], "topk": 51}', 422, "topk is 51"),
-        (b'{"queries": ["x"], "topk": 11}', 422, "k is 11, but there are only 10"),
         (b'{"queries": ["a", "b", "c"], "topk": 40}', 422, "3 queries with topk 40 are 120 hits, more than 100"),
-        (b'{"queries": ["x"], "topk": 0}', 422, "k is 0"),
+        (b'{"queries": ["x"], "topk": -1}', 422, "topk is -1, it must be a whole number from 1 to 50"),
         (b'{"queries": ["x"], "topk": true}', 422, "topk is True"),
-        (b'{"queries": ["x"], "topk": 1.5}', 422, "topk is 1.5"),
-        (b'{"queries": ["x"], "return_scores": "yes"}', 422, "return_scores is 'yes'"),
+        (b'{"queries": ["x"], "topk": 3.5}', 422, "topk is 3.5"),
+        (b'{"queries": ["x"], "topk": "x"}', 422, "topk is 'x'"),
+        (b'{"queries": ["x"], "topk": NaN}', 422, "topk is nan"),
+        (b'{"queries": ["x"], "topk": [3]}', 422, "topk is [3]"),
+        (b'{"queries": ["x"], "return_scores": "maybe"}', 422, "return_scores is 'maybe'"),
+        (b'{"queries": ["x"], "return_images": 2}', 422, "return_images is 2"),
         (b'{"queries": ["' + b"x" * 2_000 + b'"]}', 413, "larger than 2000 bytes"),
         (b"[" * 1_900, 422, "not JSON"),
     ],
@@ -212,6 +276,64 @@ def test_a_client_that_dawdles_is_sent_away(url: str) -> None:
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(b"POST /retrieve HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("plain", [HttpToolsProtocol, H11Protocol])
+def test_a_request_whose_headers_do_not_come_is_ended_in_time(
+    echo: Echo, serving: Serving, plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrieval.service.server.timed_protocol", lambda seconds: timed_protocol(seconds, plain))
+    good = b"POST /retrieve HTTP/1.1\r\nhost: x\r\ncontent-length: 30\r\n\r\n" + b'{"queries": ["x"], "topk": 1}\n'
+    with serving(echo, ServiceLimits(header_timeout_s=0.4)) as url, contextlib.ExitStack() as stack:
+        host, port = url.removeprefix("http://").split(":")
+        silent, half, later, slow, idle = (
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=20)) for _ in range(5)
+        )
+        started = time.monotonic()
+        half.sendall(good[:30])
+        for connection in (later, idle):
+            connection.sendall(good)
+            assert connection.recv(4_096).startswith(b"HTTP/1.1 200")
+        later.sendall(good[:30])  # on a connection that has had an answer
+        slow.sendall(good[:30])
+        time.sleep(0.2)
+        slow.sendall(good[30:])
+        assert slow.recv(4_096).startswith(b"HTTP/1.1 200")
+        for connection in (half, later):
+            assert connection.recv(4_096).startswith(b"HTTP/1.1 408")
+            assert connection.recv(4_096) == b""
+        assert silent.recv(4_096) == b""
+        assert 0.4 <= time.monotonic() - started < 5
+        time.sleep(0.6)
+        for connection in (idle, slow):  # between requests
+            connection.sendall(good)
+            assert connection.recv(4_096).startswith(b"HTTP/1.1 200")
+
+
+def test_a_search_longer_than_the_headers_may_take_is_not_ended(serving: Serving) -> None:
+    echo = Echo()
+    echo.gate.clear()
+    with serving(echo, ServiceLimits(header_timeout_s=0.2)) as url, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask, url, queries=["x"], topk=1)
+        wait_for(lambda: echo.calls)
+        time.sleep(0.4)
+        echo.gate.set()
+        assert answer.result().status_code == 200
+
+
+def test_the_documentation_describes_what_is_asked_and_answered(url: str) -> None:
+    described = httpx.get(f"{url}/openapi.json", timeout=20).json()
+    assert set(described["paths"]) == {"/retrieve", "/health", "/metrics"}
+    retrieve = described["paths"]["/retrieve"]["post"]
+    content = retrieve["requestBody"]["content"]["application/json"]
+    assert set(content["schema"]["properties"]) == {"queries", "topk", "return_scores", "return_images"}
+    assert content["schema"]["required"] == ["queries"]
+    assert set(retrieve["responses"]) == {"200", "408", "413", "422", "503", "504"}
+    assert retrieve["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/RetrieveAnswer")
+    assert httpx.get(f"{url}/docs", timeout=20).status_code == 200
+    for body in (content["example"], {"queries": ["x", ""], "topk": 2}):
+        answer = ask(url, **body)
+        assert RetrieveAnswer.model_validate(answer.json()).model_dump(exclude_unset=True) == answer.json()
 
 
 def test_a_client_that_hangs_up_is_no_error_of_the_service(url: str, caplog: pytest.LogCaptureFixture) -> None:

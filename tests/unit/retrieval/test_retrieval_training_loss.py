@@ -15,7 +15,7 @@ from retrieval.encoders.dense import DENSE
 from retrieval.encoders.family import Encoded
 from retrieval.training.config import InBatchSettings
 from retrieval.training.gradient_cache import cached_backward
-from retrieval.training.loss import ContrastiveLoss, Targets, info_nce, mask_golds
+from retrieval.training.loss import Columns, ContrastiveLoss, Targets, info_nce, mask_golds
 from retrieval.training.objective import contrast
 
 COLUMNS = ["a", "b", "c", "n1", "n2", "n3"]
@@ -40,7 +40,7 @@ def vectors(rows: int, seed: int, unit: bool = True) -> Tensor:
 @pytest.mark.parametrize("temperature", [1.0, 0.05, 0.02])
 def test_loss_equals_the_formula(temperature: float) -> None:
     q, p = vectors(3, 0), vectors(6, 1)
-    targets = mask_golds([0, 1, 2], COLUMNS, [frozenset("a"), frozenset("b"), frozenset("c")])
+    targets = mask_golds([0, 1, 2], Columns(COLUMNS), [frozenset("a"), frozenset("b"), frozenset("c")])
     found = info_nce(q @ p.T, targets, temperature=temperature)
     assert float(found.loss) == pytest.approx(reference(q, p, [0, 1, 2], set(), temperature), rel=1e-12)
     assert found.masked == 0.0
@@ -49,7 +49,7 @@ def test_loss_equals_the_formula(temperature: float) -> None:
 def test_masked_passages_are_no_negatives() -> None:
     q, p = vectors(3, 0), vectors(6, 1)
     golds = [frozenset({"a", "n3"}), frozenset("b"), frozenset({"c", "a"})]
-    targets = mask_golds([0, 1, 2], COLUMNS, golds)
+    targets = mask_golds([0, 1, 2], Columns(COLUMNS), golds)
     expected = {(0, 5), (2, 0)}
     assert {tuple(cell) for cell in targets.masked.nonzero().tolist()} == expected
     found = info_nce(q @ p.T, targets, temperature=0.1)
@@ -57,7 +57,7 @@ def test_masked_passages_are_no_negatives() -> None:
 
 
 def test_a_second_copy_of_the_positive_is_masked_and_the_positive_itself_never() -> None:
-    targets = mask_golds([0, 1], ["a", "b", "a", "b", "c"], [frozenset("a"), frozenset("b")])
+    targets = mask_golds([0, 1], Columns(["a", "b", "a", "b", "c"]), [frozenset("a"), frozenset("b")])
     assert targets.masked.tolist() == [[False, False, True, False, False], [False, False, False, True, False]]
 
 
@@ -82,7 +82,7 @@ def loss_of_sizes(q: Tensor, p: Tensor, targets: Targets, sizes: list[int], unit
 
 def test_matryoshka_is_the_mean_over_prefixes() -> None:
     q, p = vectors(3, 0), vectors(6, 1)
-    targets = mask_golds([0, 1, 2], COLUMNS, [frozenset()] * 3)
+    targets = mask_golds([0, 1, 2], Columns(COLUMNS), [frozenset()] * 3)
     unit = lambda x: nn.functional.normalize(x, dim=1)
     both = loss_of_sizes(q, p, targets, [8, 4], unit_length=True)
     short = reference(unit(q[:, :4]), unit(p[:, :4]), [0, 1, 2], set(), 0.05)
@@ -106,7 +106,9 @@ def gradients(
 ) -> tuple[Tensor, list[Tensor]]:
     model = Towers(dropout)
     q, p = vectors(12, 2, unit=False), vectors(30, 3, unit=False)
-    targets = mask_golds(list(range(12)), [str(n) for n in range(30)], [frozenset({str(i)}) for i in range(12)])
+    targets = mask_golds(
+        list(range(12)), Columns([str(n) for n in range(30)]), [frozenset({str(i)}) for i in range(12)]
+    )
     groups = [
         [lambda part=part: Encoded(model(part)) for part in group.split(size)]
         for group, size in ((q, sizes[0]), (p, sizes[1]))

@@ -19,6 +19,7 @@ from retrieval.encoders.loading import load_encoder, open_encoder
 from retrieval.open import open_retriever
 from sleuth.errors import ArtifactError, ConfigError, DataError
 from sleuth.types import Hit, Passage
+from workflows.indexing import build_bm25_index
 from workflows.retriever_training import load_retriever_run
 
 WORDS = ["amber", "birch", "coral", "delta", "ember", "fjord", "grove", "heath", "islet", "jetty", "knoll", "larch"]
@@ -93,6 +94,26 @@ def test_two_rounds_end_in_an_index_that_finds_what_was_learnt(
     assert "recall" in capsys.readouterr().err
 
 
+def test_what_was_mined_or_indexed_before_does_not_stop_the_run(tmp_path: Path) -> None:
+    """The index of the miner, and the mined rows, may lie in the run's own folder."""
+    retriever = {"kind": "bm25", "index": "{out}/bm25", "corpus": str(tmp_path / "data")}
+    path = config(tmp_path, mining={"retriever": retriever}, evaluation=None, index=None)
+    few = ["training.steps=2"]
+    out = tmp_path / "run" / "rows.jsonl"
+    mine(path, out, few)
+    mine(path, out, few)
+    made = (tmp_path / "run" / "bm25" / "manifest.json").stat().st_mtime_ns
+    train_retriever(path, few)
+    assert (tmp_path / "run" / "bm25" / "manifest.json").stat().st_mtime_ns == made
+    mine(path, out, few)  # and after it
+    with pytest.raises(ArtifactError, match="already holds a run"):
+        train_retriever(path, few)
+    build_bm25_index(str(tmp_path / "data"), tmp_path / "other" / "bm25", None, None, None, {})
+    train_retriever(path, few, tmp_path / "other")
+    mine(path, tmp_path / "alone.jsonl", [*few, f"mining.retriever.index={tmp_path}/other/bm25", f"out={tmp_path}/no"])
+    assert not (tmp_path / "no").exists()
+
+
 class OtherSettings(DenseChoice):
     """A family of encoders beside the dense one, which reads the same folders."""
 
@@ -160,21 +181,62 @@ def test_mining_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_reranker_learns_to_tell_golds_from_distractors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from retrieval.combine.rerank import CrossEncoderScorer
     from retrieval.encoders.config import ScratchSettings
     from retrieval.encoders.scratch import make_backbone
+    from retrieval.rerankers.scorer import CrossEncoderScorer
 
     monkeypatch.setitem(sys.modules, "test_retrieval_training_pipeline", sys.modules[__name__])
     texts = [f"{p.title} {p.text} tell of {word}" for p, word in zip(PASSAGES, WORDS, strict=True)]
     shape = ScratchSettings(vocabulary=120, hidden_size=32, layers=1, heads=2, dropout=0.0)
     make_backbone(tmp_path / "backbone", texts, shape)
-    reranker = {"backbone": str(tmp_path / "backbone"), "epochs": 3, "learning_rate": 1e-3, "save_steps": 5}
-    path = config(tmp_path, kind="reranker", reranker=reranker, index=None, evaluation=None)
+    everything = {"kind": "test_retrieval_training_pipeline:Everything"}
+    reranker = {"backbone": str(tmp_path / "backbone"), "steps": 10, "learning_rate": 1e-3, "save_steps": 5}
+    path = config(
+        tmp_path,
+        kind="reranker",
+        reranker=reranker | {"first_stage": everything},
+        encoder=None,
+        training={},
+        index=None,
+    )
     train_retriever(path)
-    scorer = CrossEncoderScorer(tmp_path / "run" / "reranker")
+    run = tmp_path / "run"
+    scorer = CrossEncoderScorer(run / "reranker")
     assert len(scorer.score([("tell of coral", "Coral This is about coral."), ("tell of coral", "Heath.")])) == 2
-    assert list((tmp_path / "run" / "round-1" / "checkpoints").glob("*/COMPLETE"))
-    assert (tmp_path / "run" / "round-1" / "metrics.jsonl").exists()
+    steps = [json.loads(line)["step"] for line in (run / "round-1" / "metrics.jsonl").read_text().splitlines()]
+    assert sorted(set(steps)) == [0, 10]
+    stage = json.loads((run / "stages" / "train-1.json").read_text())
+    assert stage["first_stage"] == pytest.approx(1 / 12)  # recall@1 of what finds all, in one order
+    assert stage["gain_over_first_stage"] == pytest.approx(stage["best"] - 1 / 12)
+    assert "gain_low" in stage
+    figures = (run / "reranker" / "manifest.json").stat().st_mtime_ns
+    train_retriever(path, resume=True)
+    assert (run / "reranker" / "manifest.json").stat().st_mtime_ns == figures
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("encoder={backbone: x}", "encoder does nothing for kind reranker"),
+        ("training={steps: 3}", "training does nothing for kind reranker"),
+        ("index={path: i, corpus: c}", "index does nothing for kind reranker"),
+        ("evaluation={path: d, passages: 10}", "evaluation.passages does nothing for kind reranker"),
+        ("evaluation={path: d, beside: [e]}", "evaluation.beside does nothing for kind reranker"),
+        ("reranker.first_stage={index: i}", "first_stage, without evaluation, does nothing for kind reranker"),
+        ("kind=encoder", "reranker does nothing for kind encoder"),
+        ("reranker.loss=lamda", "unknown kind of reranker loss; did you mean 'lambda'"),
+        ("reranker.loss={kind: kl, top: 3}", "top does nothing for a reranker loss of kind kl, only for lambda"),
+        ("reranker.head={kind: label, template: qwen3}", "template does nothing .* kind label, only for yes_no"),
+        ("reranker.max_token=3", "did you mean 'max_tokens'"),
+        ("rounds=2", "rounds above 1 need an encoder"),
+    ],
+)
+def test_what_does_nothing_for_a_reranker_is_refused(tmp_path: Path, override: str, named: str) -> None:
+    path = config(tmp_path, kind="reranker", reranker={"backbone": "b"}, training={}, index=None, evaluation=None)
+    alone = "encoder=null"
+    load_retriever_run(path, [alone])
+    with pytest.raises(ConfigError, match=named):
+        load_retriever_run(path, [*([] if override == "kind=encoder" else [alone]), override])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from families import masked_lm
-from ranks_script import gradients, work
+from ranks_script import gradients, reranker_gradients, work
 from test_retrieval_training_run import backbone
 
 pytestmark = pytest.mark.e2e
@@ -47,8 +47,27 @@ def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
     assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-2
 
 
+def test_two_ranks_make_a_rerankers_step_of_one(tmp_path: Path) -> None:
+    """Each reads its share of the pairs, and both know all scores."""
+    still = masked_lm(tmp_path / "backbone")
+    expected = reranker_gradients(still, tmp_path)
+    for saved in on_two_ranks("reranker", still, tmp_path):
+        assert saved.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(saved[name], gradient, rtol=1e-9, atol=1e-12)
+    assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-3
+
+
 def test_two_killed_ranks_end_with_the_same_bits(tmp_path: Path) -> None:
     """With dropout, so each rank has to go on with its own random state."""
     for whole, resumed in on_two_ranks("resume", backbone(tmp_path / "backbone", "bert", dropout=0.3), tmp_path):
         for name, weight in whole.items():
             assert torch.equal(weight, resumed[name]), name
+
+
+def test_ranks_that_start_apart_train_the_weights_of_the_first(tmp_path: Path) -> None:
+    first, second = on_two_ranks("starts", backbone(tmp_path / "backbone", "bert"), tmp_path)
+    moved = [name for name, weight in first.items() if "lora_B" in name and weight.any()]
+    assert moved
+    for name, weight in first.items():
+        assert torch.equal(weight, second[name]), name

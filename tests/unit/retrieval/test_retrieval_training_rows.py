@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from retrieval.passages import content_key
 from retrieval.training.config import FilterSettings, SourceSettings
+from retrieval.training.loss import Columns
 from retrieval.training.mining import mine
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
 from retrieval.training.sampling import BatchSampler, one_key
@@ -238,6 +240,18 @@ def test_filters_of_mining(options: dict[str, Any], ids: list[str]) -> None:
     assert mined_ids(**options) == ids
 
 
+@pytest.mark.parametrize("options", [{"margin": 0.5}, {"relative_margin": 0.1}, {"margin": 0.0, "last_rank": 2}])
+def test_a_margin_to_golds_that_were_not_found_lets_nothing_through(options: dict[str, Any]) -> None:
+    """They score below every hit, so no hit is below them."""
+    found = [passage(f"x{i}") for i in range(4)]
+    rows, report = mine([ROW, ROW], Listed(found), FilterSettings(**options), keep_given=False)
+    assert [row.negatives for row in rows] == [(), ()]
+    assert (report.rows_without, report.rows_without_gold, report.kept) == (2, 2, 0)
+    assert "2 of them since no gold was found" in str(report)
+    rows, report = mine([ROW], Listed(found), FilterSettings(), keep_given=False)
+    assert (len(rows[0].negatives), report.rows_without_gold) == (4, 0)
+
+
 def test_a_title_that_holds_the_answer_is_doubted_too_and_verdicts_are_no_answers() -> None:
     found = [Passage("titled", "Ann", "x"), Passage("split", "Jo", "Ann y"), Passage("said", "T", "yes, that is true.")]
     row = TrainingRow("q", "who?", (passage("gold"),), (), ("Ann", "Jo Ann", "Yes.", "true"))
@@ -272,8 +286,20 @@ def test_copies_of_golds_are_masked_by_id_in_a_fixed_table() -> None:
     sampler = BatchSampler([TrainingRow("q", "what?", (gold,))], 1, 0, seed=0)
     key = one_key(passages)
     places = {content_key(p): place for place, p in enumerate(passages)}
-    _, targets = sampler.queries_against(0, places, [key(p) for p in passages], key)
+    targets = sampler.batch_against(0, passages, places, Columns([key(p) for p in passages], key)).targets
     assert (targets.positive.tolist(), targets.masked.tolist()) == ([2], [[False, True, False]])
+
+
+def test_what_is_the_same_through_a_third_passage_is_the_same() -> None:
+    a, b, c = (
+        Passage("1", "Town", "It is old."),
+        Passage("1", "Town", "It is large."),
+        Passage("2", "Town", "It is large."),
+    )
+    other = Passage("3", "Town", "It is small.")
+    for order in itertools.permutations([a, b, c, other]):
+        key = one_key(order)
+        assert key(a) == key(b) == key(c) != key(other)
 
 
 def test_random_negatives_are_seeded_and_of_the_window() -> None:

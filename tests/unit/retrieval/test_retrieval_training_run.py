@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from retrieval.training.dev import DevSet, judge_all, load_dev, means
 from retrieval.training.frozen import Table
 from retrieval.training.objective import AgainstTable, InBatch, Objective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
+from retrieval.training.start import Material, start
 from retrieval.training.trainer import Outcome, Watch, add_adapter, freeze_passages, train, trainable
 from sleuth.errors import TrainingError
 from sleuth.types import Passage
@@ -210,6 +212,24 @@ def test_the_whole_repllama_preset_on_a_tiny_llama(llama: Path, tmp_path: Path) 
     np.testing.assert_allclose(
         again.encode(["tell of amber"], "query"), encoder.encode(["tell of amber"], "query"), atol=1e-6
     )
+
+
+def test_an_adapter_starts_from_the_seed_alone(llama: Path, tmp_path: Path) -> None:
+    chosen = settings(lora={"r": 4, "alpha": 8}, steps=1)
+
+    def first_weights(seed: int, before: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(before)  # whatever was drawn earlier
+        material = Material(new_encoder(preset("repllama", str(llama))), rows(), [], seed, lambda _title: nullcontext())
+        encoder, objective = start(chosen, material)
+        assert torch.initial_seed() == before  # and what is drawn later is not changed either
+        out = tmp_path / f"{seed}-{before}"
+        train(encoder, objective, chosen, out, seed=seed, sink=Figures())
+        saved: dict[str, torch.Tensor] = torch.load(out / "checkpoint-0" / "weights.pt", weights_only=True)
+        return saved
+
+    one, same, other = first_weights(5, 1), first_weights(5, 2), first_weights(6, 1)
+    assert one.keys() == same.keys() and all(torch.equal(one[name], same[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_saved_adapter_goes_on_learning(llama: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sleuth.coalescer import Asked, Coalescer, shared_search
+from sleuth.coalescer import Asked, Coalescer, SharedSearch
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.types import Hit, Passage
 
@@ -197,9 +197,48 @@ class Index:
 
 def test_a_shared_search_asks_each_query_once_and_no_more_than_allowed_at_a_time():
     index, seen = Index(), []
-    searches = shared_search(index, lambda queries, seconds: seen.append((queries, seconds >= 0)), max_batch=2)
+    searches = SharedSearch(index, lambda queries, seconds: seen.append((queries, seconds >= 0)), max_batch=2)
     found = searches.ask(Asked(["a", "b", "a", "c"], 2))
     assert [[hit.passage.id for hit in hits] for hits in found] == [["a", "a"], ["b", "b"], ["a", "a"], ["c", "c"]]
     assert index.calls == [(["a", "b"], 2), (["c"], 2)]
     assert seen == [(2, True), (1, True)]
     assert searches.ask(Asked([], 2)) == []
+
+
+def test_a_larger_request_waits_for_others_between_its_calls_and_counts_as_pending_until_then():
+    index, gate, seen = Index(), threading.Event(), []
+
+    def held(queries, k, search=index.search):
+        seen.append(searches.pending)
+        assert gate.wait(10)
+        return search(queries, k)
+
+    index.search = held
+    searches = SharedSearch(index, lambda *_: None, max_batch=2)
+    with ThreadPoolExecutor(2) as pool:
+        large = pool.submit(searches.ask, Asked(["a", "b", "c", "d", "e", "a"], 1))
+        wait_for(lambda: seen)
+        small = pool.submit(searches.ask, Asked(["x"], 1))
+        wait_for(lambda: searches.pending == 4)
+        gate.set()
+        assert [len(hits) for hits in large.result(10)] == [1] * 6
+        assert small.result(10)[0][0].passage.id == "x"
+    assert seen[0] == 3
+    assert [queries for queries, _ in index.calls[:2]] == [["a", "b"], ["x"]]
+    assert sorted(query for queries, _ in index.calls for query in queries) == ["a", "b", "c", "d", "e", "x"]
+    assert max(len(queries) for queries, _ in index.calls) == 2
+    assert searches.pending == 0
+
+
+def test_a_larger_request_that_fails_leaves_nothing_pending():
+    class Broken(Index):
+        def search(self, queries, k):
+            raise RetrieverError("down")
+
+    searches = SharedSearch(Broken(), lambda *_: None, max_batch=2)
+    for _ in range(2):
+        with pytest.raises(RetrieverError, match="down"):
+            searches.ask(Asked(["a", "b", "c"], 1))
+        with pytest.raises(RetrieverError, match="down"):
+            asyncio.run(searches.ask_async(Asked(["a", "b", "c", "d", "e"], 1)))
+        assert searches.pending == 0

@@ -134,3 +134,41 @@ def test_one_process_at_a_time_and_a_killed_one_leaves_no_lock(tmp_path: Path) -
         holder.kill()
     with run.claim({"seed": 1}, resume=True):
         assert run.read_config() == {"seed": 1}
+
+
+def test_an_artefact_that_the_config_names_is_no_strangers(tmp_path: Path) -> None:
+    run, config = RunFolder(tmp_path / "run"), {"parts": [{"index": str(tmp_path / "run" / "a" / "bm25")}, "a\0b"]}
+    write_manifest(run.path / "a", "bm25", {})
+    with pytest.raises(ArtifactError, match="not empty and is not a Sleuth run"), run.claim(CONFIG):
+        pass
+    with run.claim(config):
+        assert read_manifest(run.path / "a", "bm25", "")["kind"] == "bm25"
+    other = RunFolder(tmp_path / "other")
+    (other.path / "a").mkdir(parents=True)
+    with pytest.raises(ArtifactError, match="not empty"), other.claim({"index": str(other.path / "a")}):
+        pass  # named, and yet a folder of somebody's own
+
+
+def test_a_run_begins_in_a_folder_that_was_prepared(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    with run.prepare(CONFIG):
+        run.mark_done("world")
+        (run.path / "rows.jsonl").write_text("x")
+    with run.prepare(CONFIG):
+        assert run.stage_done("world")
+    with run.claim(CONFIG):
+        assert run.stage_done("world")
+    with run.prepare({"seed": 2}):  # a run is there: its config stays
+        assert run.read_config() == CONFIG
+    with pytest.raises(ArtifactError, match="already holds a run"), run.claim(CONFIG):
+        pass
+
+
+def test_stages_prepared_for_another_config_are_done_again(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    with run.prepare({"seed": 1}):
+        run.mark_done("world")
+        (run.path / "rows.jsonl").write_text("x")
+    with run.claim({"seed": 2}):
+        assert not run.stage_done("world")
+        assert (run.path / "rows.jsonl").exists()

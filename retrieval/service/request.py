@@ -1,0 +1,148 @@
+"""``POST /retrieve``: what a request may hold and how it is read, and both sides as /docs shows them.
+
+Values are read as Search-R1's server reads them: ``topk`` may be ``"3"`` or ``3.0``, and 0 asks for the default, as no
+``topk`` does; ``return_scores`` may be ``1`` or ``"yes"``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from retrieval.service.config import ServiceLimits
+from sleuth.coalescer import Asked
+
+_WHOLE: TypeAdapter[int] = TypeAdapter(int)
+_FLAG: TypeAdapter[bool] = TypeAdapter(bool)
+
+
+class Refused(Exception):  # noqa: N818 (an answer of the service)
+    """A request that is answered with this HTTP status."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class RetrieveRequest(BaseModel):
+    """Other keys are ignored."""
+
+    queries: list[str]
+    topk: Annotated[int | None, Field(description="Hits per query; 0 or null: the service's default.")] = None
+    return_scores: Annotated[bool | None, Field(description="Documents with their scores.")] = False
+    return_images: Annotated[bool | None, Field(description="The bytes of pictures, as base64.")] = False
+
+
+class Picture(BaseModel):
+    name: str
+    sha256: str
+    data: Annotated[str | None, Field(description="base64, if return_images.")] = None
+
+
+class Document(BaseModel):
+    id: str
+    contents: Annotated[str, Field(description='`"Title"\\ntext`')]
+    title: str
+    text: str
+    image: Picture | None = None
+
+
+class ScoredDocument(BaseModel):
+    document: Document
+    score: float
+
+
+class RetrieveAnswer(BaseModel):
+    """The hits of each query, best first; with ``return_scores`` each with its score."""
+
+    result: list[list[ScoredDocument] | list[Document]]
+
+
+class Fault(BaseModel):
+    detail: str
+
+
+FAULTS = {
+    408: "The request took too long to arrive.",
+    413: "The request is too large.",
+    422: "The request is not one, or is beyond a limit of the service.",
+    503: "The index failed, or too many queries wait: ask again.",
+    504: "Not answered in time.",
+}
+
+DESCRIPTION: dict[str, Any] = {
+    "summary": "Search: the hits of each query",
+    "response_model": RetrieveAnswer,
+    "responses": {status: {"model": Fault, "description": text} for status, text in FAULTS.items()},
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": RetrieveRequest.model_json_schema(),
+                    "example": {"queries": ["who founded the town of Arden"], "topk": 3, "return_scores": True},
+                }
+            },
+        }
+    },
+}
+"""The endpoint in FastAPI's terms; the request is read by `read_request`, not by FastAPI."""
+
+
+def read_request(body: bytes, limits: ServiceLimits) -> tuple[Asked, bool, bool]:
+    """The request, and whether scores and pictures are wanted. Raises Refused."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refused(422, "the request is not JSON") from None
+    if not isinstance(content, dict):
+        raise Refused(422, 'the request is not an object {"queries", "topk", "return_scores"}')
+    queries = _read_queries(content.get("queries"), limits)
+    topk = _read_topk(content.get("topk"), limits)
+    hits = len(queries) * topk
+    if hits > limits.max_hits:
+        raise Refused(422, f"{len(queries)} queries with topk {topk} are {hits} hits, more than {limits.max_hits}")
+    scores, images = (_read_flag(name, content.get(name)) for name in ("return_scores", "return_images"))
+    if images and hits > limits.max_images:
+        raise Refused(422, f"{len(queries)} queries with topk {topk} may be more than {limits.max_images} images")
+    return Asked(queries, topk), scores, images
+
+
+def _read_queries(queries: Any, limits: ServiceLimits) -> list[str]:
+    if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
+        raise Refused(422, "queries is not a list of strings")
+    if len(queries) > limits.max_queries:
+        raise Refused(422, f"{len(queries)} queries are more than {limits.max_queries}")
+    longest = max(map(len, queries), default=0)
+    if longest > limits.max_query_characters:
+        raise Refused(422, f"a query of {longest} characters is longer than {limits.max_query_characters}")
+    return queries
+
+
+def _read_topk(value: Any, limits: ServiceLimits) -> int:
+    topk = limits.default_topk if value is None else _whole(value)
+    if topk is None or not 0 <= topk <= limits.max_topk:
+        raise Refused(422, f"topk is {value!r:.100}, it must be a whole number from 1 to {limits.max_topk}")
+    return topk or limits.default_topk
+
+
+def _whole(value: Any) -> int | None:
+    """None for what is no whole number. ``true`` is none here, where pydantic would read 1."""
+    if isinstance(value, int):
+        return None if isinstance(value, bool) else value
+    try:
+        return _WHOLE.validate_python(value)
+    except ValidationError:
+        return None
+
+
+def _read_flag(name: str, value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    try:
+        return _FLAG.validate_python(value)
+    except ValidationError:
+        raise Refused(422, f"{name} is {value!r:.100}, it must be true or false") from None

@@ -1,0 +1,106 @@
+"""What teachers find for queries, kept on disk: a file a teacher, a line a query, so that nothing is searched twice.
+
+A file is known by the teacher's fingerprint and the number of hits, so a folder of them can be shared by runs::
+
+    {"teacher": "runs/bm25", "fingerprint": "...", "hits": 50}
+    {"query": "who ...?", "hits": [["p7", 11.3], ["p2", 9.8], ...]}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from sleuth.artifacts import fingerprint_of
+from sleuth.errors import ArtifactError
+from sleuth.protocols import Retriever
+from sleuth.trajectories import open_for_append, read_jsonl
+from sleuth.types import Hit
+
+Ranking = tuple[str, ...]
+"""Ids of the hits of a query, best first."""
+Check = Callable[[Sequence[Sequence[Hit]]], None]
+"""Called with the first hits that a teacher finds, before they are kept."""
+
+
+def labels_file(teacher: Retriever, hits: int) -> str:
+    """Name of the file with a teacher's labels."""
+    return f"{fingerprint_of(teacher.fingerprint)[:16]}-{hits}.jsonl"
+
+
+def read_labels(path: Path) -> dict[str, Ranking]:
+    """The rankings in ``path`` by query. Raises DataError naming a damaged line, ArtifactError for another file."""
+    found: dict[str, Ranking] = {}
+    for number, row in read_jsonl(path):
+        if number == 1 and "fingerprint" in row:
+            continue
+        try:
+            found[row["query"]] = tuple(str(identifier) for identifier, _score in row["hits"])
+        except (KeyError, TypeError, ValueError):
+            raise ArtifactError(f"{path}, line {number} is no ranking of a query", f"remove {path}") from None
+    return found
+
+
+def label(
+    queries: Sequence[str],
+    teacher: Retriever,
+    path: Path,
+    *,
+    name: str,
+    hits: int,
+    batch_size: int,
+    check: Check,
+    on_progress: Callable[[int, int], None],
+) -> int:
+    """Search ``queries`` that ``path`` does not have yet, and append each batch; returns how many there were.
+
+    A teacher that fails leaves what it found before, and the next call goes on from there.
+    """
+    with _alone(path):
+        new = not path.exists()
+        with open_for_append(path) as file:  # drops a half-written last line
+            if new or not path.stat().st_size:
+                file.write(json.dumps({"teacher": name, "fingerprint": teacher.fingerprint, "hits": hits}) + "\n")
+                file.flush()
+            known = read_labels(path)
+            missing = [query for query in dict.fromkeys(queries) if query not in known]
+            for start in range(0, len(missing), batch_size):
+                batch = missing[start : start + batch_size]
+                found = teacher.search(batch, hits)
+                if start == 0:
+                    check(found)
+                file.writelines(_line(query, some) for query, some in zip(batch, found, strict=True))
+                file.flush()
+                on_progress(start + len(batch), len(missing))
+    return len(missing)
+
+
+def rankings(path: Path, queries: Sequence[str]) -> Mapping[str, Ranking]:
+    """The rankings of ``queries``. Raises ArtifactError where some are missing."""
+    known = read_labels(path) if path.exists() else {}
+    lost = [query for query in dict.fromkeys(queries) if query not in known]
+    if lost:
+        raise ArtifactError(
+            f"{path} has no labels of {len(lost):,} queries, such as '{lost[0][:60]}'",
+            "the data or the labels have changed since they were made: start again with --overwrite",
+        )
+    return {query: known[query] for query in queries}
+
+
+def _line(query: str, hits: Sequence[Hit]) -> str:
+    row = {"query": query, "hits": [[hit.passage.id, round(hit.score, 6)] for hit in hits]}
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ArtifactError(f"another process is writing {path}", "wait for it to finish") from None
+        yield

@@ -1,0 +1,103 @@
+"""A reranker while it is trained: its model, the adapter if it has one, and what is saved in the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import CrossEncoder
+from sentence_transformers.util import batch_to_device
+from torch import Tensor
+
+from hub.adapters import check_targets, lora_config
+from hub.config import LoraSettings
+from hub.models import resolve_model
+from retrieval.rerankers.loading import CROSS_ENCODER, ask, is_asked, open_cross_encoder, prompt_of
+from retrieval.rerankers.scorer import Pair, cleaner
+from retrieval.training.rerankers.config import RerankerSettings, YesNoSettings
+from sleuth.artifacts import atomic_folder, write_manifest
+from sleuth.errors import ConfigError
+
+KIND = "reranker"
+_SAVED = "modules.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Reranker:
+    """``adapter`` is peft's wrapper of the backbone that ``model`` runs; None: all weights are trained."""
+
+    model: CrossEncoder
+    adapter: Any = None
+
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = self.model.device
+        return found
+
+    def features(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+        clean = cleaner(self.model)
+        texts = [(clean(query), clean(text)) for query, text in pairs]
+        made: dict[str, Any] = self.model.preprocess(texts, prompt=prompt_of(self.model))
+        return made
+
+    def scores(self, features: Mapping[str, Any]) -> Tensor:
+        """One logit a pair: [pairs]."""
+        found: Tensor = self.model(batch_to_device(dict(features), self.device))["scores"]
+        return found.view(-1).to(torch.promote_types(found.dtype, torch.float32))
+
+    def save(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """Write the model as sentence-transformers reads it, an adapter merged into its weights."""
+        if self.adapter is not None:
+            self.model[0].model = self.adapter.merge_and_unload()
+        with atomic_folder(folder, overwrite=True) as out:
+            self.model.save_pretrained(str(out), create_model_card=False)
+            write_manifest(out, KIND, dict(about))
+
+
+def new_reranker(settings: RerankerSettings, *, seed: int) -> Reranker:
+    """The model that training starts from; what it lacks is drawn from ``seed``. Raises ConfigError."""
+    torch.manual_seed(seed)
+    name = resolve_model(settings.backbone, CROSS_ENCODER)
+    how: dict[str, Any] = {"max_tokens": settings.max_tokens, "dtype": settings.dtype}
+    head = settings.head
+    causal = _is_causal(name)
+    if isinstance(head, YesNoSettings) or (head is None and causal):
+        chosen = head if isinstance(head, YesNoSettings) else YesNoSettings()
+        template = chosen.template or (None if (Path(name) / _SAVED).is_file() else "qwen3")
+        model = open_cross_encoder(name, template=template, **how)
+        if not is_asked(model):
+            raise ConfigError(f"head yes_no needs a causal language model, which {settings.backbone} is not")
+        ask(model, settings.backbone, chosen.instruction)
+    elif causal:
+        raise ConfigError(
+            f"head label would drop the vocabulary of {settings.backbone}, a causal language model", "head: yes_no"
+        )
+    else:
+        model = open_cross_encoder(name, labels=1, **how)
+    adapter = None if settings.lora is None else _with_adapter(model, settings.lora)
+    return Reranker(model, adapter)
+
+
+def _with_adapter(model: CrossEncoder, settings: LoraSettings) -> Any:
+    """peft's wrapper; it puts the adapter's layers into the backbone itself. A classification head is trained whole."""
+    from peft import get_peft_model
+
+    backbone = model[0].model
+    check_targets(backbone, settings)
+    task = {} if is_asked(model) else {"task_type": "SEQ_CLS"}
+    return get_peft_model(backbone, lora_config(settings, **task))
+
+
+def _is_causal(name: str) -> bool:
+    config = Path(name) / "config.json"
+    if not config.is_file():
+        from transformers import AutoConfig
+
+        found = AutoConfig.from_pretrained(name).architectures
+    else:
+        found = json.loads(config.read_text(encoding="utf-8")).get("architectures")
+    return bool(found) and str(found[0]).endswith("ForCausalLM")
