@@ -63,7 +63,8 @@ class Expander:
             text, truncation=True, max_length=room, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast
         )
         if tokenizer.is_fast and len(made["input_ids"]) == room:
-            text = text[: made["offset_mapping"][-1][1]]
+            end = made["offset_mapping"][-1][1]
+            text = text[:end] if not text[end : end + 1].strip() else text[:end].rpartition(" ")[0]
         return f"{text} {terms}"
 
 
