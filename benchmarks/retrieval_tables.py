@@ -36,9 +36,10 @@ from retrieval.encoders.loading import load_encoder
 from retrieval.evaluation.measures import PerQuery, differences, means, per_query
 from retrieval.passages import content_key, passage_text
 from retrieval.rerankers.scorer import CrossEncoderScorer
-from retrieval.training.config import FilterSettings, FrozenSettings, SourceSettings
+from retrieval.training.config import FrozenSettings, SourceSettings
 from retrieval.training.frozen import Table
 from retrieval.training.mining import mine
+from retrieval.training.mining_config import FilterSettings
 from retrieval.training.objective import AgainstTable
 from retrieval.training.rerankers.config import RerankerSettings
 from retrieval.training.rerankers.train import train_reranker

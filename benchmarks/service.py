@@ -1,12 +1,15 @@
 """The retriever service under load, beside one-query-at-a-time handling and the raw index, in one run.
 
-    SLEUTH_DATA=... python benchmarks/service.py [--seconds 60] [--clients 64] [--kinds bm25 dense]
+    SLEUTH_DATA=... python benchmarks/service.py [--seconds 60] [--clients 64] [--kinds bm25 dense] [--large 2560]
 
 Clients are connections of one process on loopback; each sends one query at a time in Search-R1's contract, as soon
 as the last was answered. Contenders take turns in rounds, so that a noisy machine is noisy for all: the service that
 batches, the same service with ``--max-batch 1``, the service over a retriever that does nothing (what HTTP costs by
 itself), and the index itself, given the same queries in batches of as many as there are clients. No answers are
 remembered anywhere. Figures are of all rounds together.
+
+``--large N`` instead has one more client, which sends N queries a request, as Search-R1's trainer does, and shows what
+the others see of it.
 """
 
 from __future__ import annotations
@@ -71,6 +74,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--k", type=int, default=3)
+    parser.add_argument("--large", type=int, default=0, help="Queries a request of one more client.")
     parser.add_argument("--idle", action="store_true", help="Serve the retriever that does nothing.")
     options = parser.parse_args()
     if options.idle:
@@ -82,7 +86,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for kind in options.kinds:
             index = MAKERS[kind](options, Path(folder))
-            compare(kind, index, queries, options)
+            if options.large:
+                compare_large(kind, index, queries, options)
+            else:
+                compare(kind, index, queries, options)
+
+
+def compare_large(kind: str, index: Path, queries: Sequence[str], options: argparse.Namespace) -> None:
+    """Single queries alone, and beside the large requests of another client."""
+    share = options.seconds / options.rounds
+    alone, beside, large = Load(), Load(), Load()
+    command = ["-m", "cli.main", "serve-retriever", str(index), "--port", "0", "--set", "retriever.cache=0"]
+    with service(*command) as running:
+        press(running, queries, options.clients, options.k, WARM_UP, Load())
+        for _ in range(options.rounds):
+            press(running, queries, options.clients, options.k, share, alone)
+            press(running, queries, options.clients, options.k, share, beside, options.large, large)
+    print(f"\n{kind}: {options.clients} clients, k={options.k}, {beside.seconds:.0f} s of load")
+    print(f"  single queries, alone             {alone}")
+    print(f"  beside requests of {options.large:<5}          {beside}")
+    print(f"  those: {len(large.latencies)} answered, p50 {1000 * np.quantile(large.latencies, 0.5):.0f} ms")
 
 
 def compare(kind: str, index: Path, queries: Sequence[str], options: argparse.Namespace) -> None:
@@ -125,27 +148,44 @@ class Running:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def press(running: Running, queries: Sequence[str], clients: int, k: int, seconds: float, load: Load) -> None:
-    """``clients`` connections ask for ``seconds``; what they saw is added to ``load``."""
-    host, port = running.url.removeprefix("http://").split(":")
-    requests = [_request(query, k) for query in queries]
+def press(
+    running: Running,
+    queries: Sequence[str],
+    clients: int,
+    k: int,
+    seconds: float,
+    load: Load,
+    large: int = 0,
+    of_large: Load | None = None,
+) -> None:
+    """``clients`` connections ask for ``seconds``; what they saw is added to ``load``.
 
-    async def client(number: int, until: float) -> None:
+    One more sends requests of ``large`` queries, different ones each time; what it saw is added to ``of_large``.
+    """
+    host, port = running.url.removeprefix("http://").split(":")
+    requests = [_request([query], k) for query in queries]
+    many = (
+        _request([f"{query} {turn} {at}" for at, query in zip(range(large), itertools.cycle(queries))], k)
+        for turn in itertools.count()
+    )
+
+    async def client(asked: Iterator[bytes], until: float, seen: Load) -> None:
         reader, writer = await asyncio.open_connection(host, int(port))
-        for request in itertools.islice(itertools.cycle(requests), number * 7, None):
+        while time.perf_counter() < until:
+            request = next(asked)
             started = time.perf_counter()
-            if started >= until:
-                break
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             body = await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))  # type: ignore[index]
-            load.latencies.append(time.perf_counter() - started)
+            seen.latencies.append(time.perf_counter() - started)
             assert head.startswith(b"HTTP/1.1 200"), body
         writer.close()
 
     async def all_clients() -> None:
         until = time.perf_counter() + seconds
-        await asyncio.gather(*(client(number, until) for number in range(clients)))
+        asking = [itertools.islice(itertools.cycle(requests), 7 * number, None) for number in range(clients)]
+        heavy = [client(many, until, of_large or Load())] if large else []
+        await asyncio.gather(*(client(asked, until, load) for asked in asking), *heavy)
 
     started, worked = time.perf_counter(), running.cpu
     asyncio.run(all_clients())
@@ -153,8 +193,8 @@ def press(running: Running, queries: Sequence[str], clients: int, k: int, second
     load.cpu += running.cpu - worked
 
 
-def _request(query: str, k: int) -> bytes:
-    body = json.dumps({"queries": [query], "topk": k, "return_scores": True}).encode()
+def _request(queries: Sequence[str], k: int) -> bytes:
+    body = json.dumps({"queries": queries, "topk": k, "return_scores": True}).encode()
     return b"POST /retrieve HTTP/1.1\r\nhost: l\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
 
 

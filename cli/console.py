@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 
 from sleuth.errors import SleuthError
+from sleuth.progress import plain_progress
 from sleuth.types import Call
-
-_PAUSE_S = 5.0
-"""Seconds between two progress lines in a pipe; work that finishes sooner prints none."""
 
 OnCount = Callable[[int, int], None]
 """Called as (done, total)."""
@@ -64,10 +61,11 @@ def print_error(error: SleuthError | OSError) -> None:
 
 @contextlib.contextmanager
 def counting(title: str) -> Iterator[OnCount]:
-    """A progress bar on a terminal; in a pipe, one line per tenth of a long job."""
+    """A progress bar on a terminal; in a pipe, a plain line now and then."""
     console = error_console()
     if not console.is_terminal:
-        yield _lines(title, console)
+        with plain_progress(title, lambda line: console.print(line, markup=False, soft_wrap=True)) as tally:
+            yield tally
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -75,15 +73,3 @@ def counting(title: str) -> Iterator[OnCount]:
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def _lines(title: str, console: Console) -> OnCount:
-    tenth, shown = -1, time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        nonlocal tenth, shown
-        if total and done * 10 // total > tenth and time.monotonic() - shown > _PAUSE_S:
-            tenth, shown = done * 10 // total, time.monotonic()
-            console.print(f"{title}: {done}/{total}", markup=False, soft_wrap=True)
-
-    return show

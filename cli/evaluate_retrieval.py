@@ -38,13 +38,15 @@ def evaluate_retrieval(
     ] = None,
     long: Annotated[bool, typer.Option("--long", help="BRIGHT: search whole documents.")] = False,
     split: Annotated[
-        str | None, typer.Option(help="BEIR: the judgements to use. [test; msmarco: dev]", show_default=False)
+        str | None,
+        typer.Option(help="BEIR: the judgements to use; test by default, of msmarco dev.", show_default=False),
     ] = None,
     keep_itself: Annotated[
         bool, typer.Option("--keep-itself", help="BEIR: a query may find the passage with its own id.")
     ] = False,
     k: Annotated[
-        int | None, typer.Option("-k", "--k", min=1, help="Hits per query. [what the measures need, 1,000 for AP]")
+        int | None,
+        typer.Option("-k", "--k", min=1, help="Hits per query; by default what the measures need, 1,000 for AP."),
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Evaluate this TREC run instead of an index.")] = None,
     run_out: Annotated[Path | None, typer.Option(help="Write the run to this file, in TREC's layout.")] = None,

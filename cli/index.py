@@ -32,9 +32,11 @@ def index(
         int | None, typer.Option(min=1, help="Threads that index. [bm25: 2, encoders: what encoder and machine suit]")
     ] = None,
     encoder: Encoder = None,
-    index_type: Annotated[str | None, typer.Option(help="dense: flat (exact), hnsw or ivfpq. [flat]")] = None,
+    index_type: Annotated[
+        str | None, typer.Option(help="flat (exact); dense: hnsw, ivfpq; multivector: residual, muvera. [flat]")
+    ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="dense: storage type of the vectors: float32, float16 or int8. [float32]")
+        str | None, typer.Option(help="Storage type of the vectors: float32, float16; dense: int8. [float32]")
     ] = None,
     set_: Set = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Batch size of the encoder. [32]")] = None,

@@ -21,9 +21,9 @@ def show_set(report: RetrievalReport, what: str, against: Path | None) -> None:
     """One set: a line for each measure, with intervals and, if there is a run to compare with, differences."""
     console = error_console()
     if not report.values:
-        console.print(Text(f"{what}: {report.queries} queries, none judged", style="bold"), soft_wrap=True)
+        console.print(Text(f"{what}: {_queries(report)}, none judged", style="bold"), soft_wrap=True)
         return
-    console.print(Text(f"{what}: {report.queries} judged queries", style="bold"), soft_wrap=True)
+    console.print(Text(f"{what}: {_queries(report, 'judged ')}", style="bold"), soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("measure")
     table.add_column("mean [95 %]", justify="right", no_wrap=True)
@@ -56,7 +56,7 @@ def show_line(report: RetrievalReport) -> None:
     first = next(iter(report.means.items()), None)
     figure = f": {first[0]} {first[1]:.4f}" if first else ""
     before = " (done before)" if report.kept else ""
-    error_console().print(Text(f"{report.name}{figure}, {report.queries} queries{before}"), soft_wrap=True)
+    error_console().print(Text(f"{report.name}{figure}, {_queries(report)}{before}"), soft_wrap=True)
     _warn_of_nothing(report)
 
 
@@ -102,3 +102,7 @@ def _warn_of_nothing(report: RetrievalReport) -> None:
         error_console().print(
             "[yellow]warning:[/] no judged passage was found at all: do the passage ids match?", soft_wrap=True
         )
+
+
+def _queries(report: RetrievalReport, what: str = "") -> str:
+    return f"{report.queries} {what}{'query' if report.queries == 1 else 'queries'}"

@@ -34,7 +34,6 @@ def serve_retriever(
     ] = None,
 ) -> None:
     """Serve INDEX: POST /retrieve as in Search-R1, GET /health and GET /metrics. Ctrl-C stops it."""
-    from retrieval.progress import build_progress
     from sleuth.errors import MissingExtraError
     from workflows.retrievers import open_alone, retriever_settings, service_limits
 
@@ -55,7 +54,7 @@ def serve_retriever(
         "timeout_s": timeout,
     }
     limits = service_limits(settings, given, of_limits)
-    retriever = open_alone(settings, progress=build_progress)
+    retriever = open_alone(settings)
     console = error_console()
 
     def announce(url: str) -> None:

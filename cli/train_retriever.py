@@ -28,11 +28,12 @@ def train_retriever(
 
     settings = load_retriever_run(config, set_ or [], out)
     with claimed(settings, resume, overwrite, counting) as run:
-        from retrieval.training.pipeline import run_training
+        from retrieval.training.stages import run_all, stage_runs
 
         make_world(run, settings)
-        figures = run_training(run)
-        draw_curves_of(run)
+        figures = run_all(run)
+        for part in stage_runs(run):
+            draw_curves_of(part)
     _print_figures(settings.out, figures)
 
 

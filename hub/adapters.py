@@ -27,6 +27,23 @@ def lora_config(settings: LoraSettings, **task: Any) -> Any:
     )
 
 
+def merge_adapter(model: Any) -> bool:
+    """Add the adapter in ``model`` to its weights and take it out, in place; False if there is none."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)]
+    for name, layer in layers:
+        layer.merge()
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, layer.get_base_layer())
+    if getattr(model, "_hf_peft_config_loaded", False):
+        model._hf_peft_config_loaded = False
+        del model.peft_config
+    for weight in model.parameters():
+        weight.requires_grad_(True)
+    return bool(layers)
+
+
 def check_targets(model: Any, settings: LoraSettings) -> None:
     """Raise ConfigError for a name in ``target_modules`` that no layer of ``model`` has.
 

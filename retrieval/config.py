@@ -58,6 +58,7 @@ class RetrieverSettings(KindSettings):
         "dense": "retrieval.dense.config:DenseSettings",
         "sparse": "retrieval.sparse.config:SparseSettings",
         "multivector": "retrieval.multivector.config:MultiVectorSettings",
+        "promptreps": "retrieval.promptreps.config:PromptRepsSettings",
         "faiss": "retrieval.dense.config:FaissSettings",
         "lucene": "retrieval.lucene_config:LuceneSettings",
         "hybrid": "retrieval.combine.config:HybridSettings",

@@ -276,6 +276,10 @@ class RetrieverRunLayout:
         """What teachers found for queries, a file a teacher."""
         return self.out / "labels"
 
+    def stage(self, number: int) -> RetrieverRunLayout:
+        """One of several stages of training, a whole run in itself."""
+        return RetrieverRunLayout(self.out / f"stage-{number}")
+
     def round(self, number: int) -> RoundLayout:
         return RoundLayout(self.out / f"round-{number}")
 

@@ -59,14 +59,14 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with _locked(self.layout.lock):
             self._check_is_ours(plain)
-            if self._holds_run() and overwrite and not resume:
+            if self.begun and overwrite and not resume:
                 self._clear()
-            elif self._holds_run() and not resume:
+            elif self.begun and not resume:
                 raise ArtifactError(
                     f"{self.path} already holds a run",
                     "--resume continues it, --overwrite replaces it, --out chooses another folder",
                 )
-            elif self._holds_run():
+            elif self.begun:
                 self._check_same(plain, may_differ, reread)
             else:
                 self._drop_stages_of_another(plain)
@@ -83,10 +83,15 @@ class RunFolder:
         self._check_is_ours(plain)
         self.path.mkdir(parents=True, exist_ok=True)
         with _locked(self.layout.lock):
-            if not self._holds_run():
+            if not self.begun:
                 self._drop_stages_of_another(plain)
                 self._write(plain, {_BEGUN: False})
             yield self
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder holds a run, finished or not; False too where one was only prepared."""
+        return (self.path / MANIFEST).exists() and bool(_manifest_of(self.path).get(_BEGUN, True))
 
     def stage_done(self, name: str) -> bool:
         return self.layout.stage(name).exists()
@@ -110,9 +115,6 @@ class RunFolder:
     def _write(self, config: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
         write_manifest(self.path, "run", fields)  # first, so that even a run that dies early is recognised
         atomic_write(self.layout.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-
-    def _holds_run(self) -> bool:
-        return _manifest_of(self.path).get(_BEGUN, True) if (self.path / MANIFEST).exists() else False
 
     def _drop_stages_of_another(self, config: Mapping[str, Any]) -> None:
         """Forget the stages that were prepared for another config; their results check themselves."""

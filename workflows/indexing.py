@@ -77,7 +77,7 @@ def build_encoded_index(corpus: str, out: Path, how: Encoding, options: CorpusOp
     settings = _index_settings(corpus, out, how)
     quiet_libraries()
     limit_threads(how.threads)
-    chosen = _encoder_named(how.encoder)
+    chosen = _encoder_named(how.encoder, settings)
     loaded = open_encoder(chosen, device=how.device)
     kind, made = settings.index_of(), settings.made()
     with build_progress(f"encoding {corpus}") as on_progress:
@@ -93,17 +93,17 @@ def build_encoded_index(corpus: str, out: Path, how: Encoding, options: CorpusOp
             return build_encoded(kind, corpus, out, loaded, made, elsewhere=elsewhere, **rest)
 
 
-def _encoder_named(given: str) -> str | EncoderKind:
+def _encoder_named(given: str, index: EncodedIndexSettings) -> str | EncoderKind:
     from retrieval.encoders.config import EncoderKind
     from sleuth.settings import apply_override, read_layers, validate
 
     if given.endswith((".yaml", ".yml")):
-        return validate(EncoderKind, read_layers(Path(given)), given)
-    if not given.lstrip().startswith("{"):
-        return given
-    values: dict[str, Any] = {}
-    apply_override(values, f"encoder={given}")
-    return validate(EncoderKind, values["encoder"], "--encoder")
+        return validate(EncoderKind, index.named(read_layers(Path(given))), given)
+    values: dict[str, Any] = {"encoder": given}
+    if given.lstrip().startswith("{"):
+        apply_override(values, f"encoder={given}")
+    named = index.named(values["encoder"])
+    return named if isinstance(named, str) else validate(EncoderKind, named, "--encoder")
 
 
 def _index_settings(corpus: str, out: Path, how: Encoding) -> EncodedIndexSettings:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hub.threads import use_threads
 from sleuth.errors import ConfigError, DataError, MissingExtraError, did_you_mean, first_line
 from workflows.logs import quiet_libraries
 from workflows.retrieval_jobs import PLACE, made_from
@@ -41,6 +42,7 @@ def run_tasks(
     quiet_libraries()
     tasks = [task for each in names for task in _tasks(each)]
     model = _model(given, overrides, name or given)
+    use_threads(None)
     try:
         found = mteb.evaluate(
             model,
@@ -77,6 +79,7 @@ def _tasks(name: str) -> list[Any]:
 
 
 def _model(given: str, overrides: Sequence[str], name: str) -> Any:
+    from retrieval.encoders.dense import DENSE
     from retrieval.evaluation.mteb_models import EncoderModel
 
     if given.lstrip().startswith("{") or given.endswith((".yaml", ".yml")) or overrides:
@@ -86,7 +89,14 @@ def _model(given: str, overrides: Sequence[str], name: str) -> Any:
         from sentence_transformers import CrossEncoder
 
         return CrossEncoder(given)
-    return EncoderModel(_encoder(given), name)
+    encoder = _encoder(given)
+    if encoder.family.kind != DENSE.kind:
+        kind = encoder.family.kind
+        raise ConfigError(
+            f"mteb compares one vector of each text, and {given} is a {kind} encoder",
+            f"let its index search: '{{kind: {kind}, encoder: {given}, index: FOLDER/{PLACE}}}'",
+        )
+    return EncoderModel(encoder, name)
 
 
 def _encoder(given: str) -> Any:

@@ -135,14 +135,21 @@ def search_set(
     makes a measure that reads further an error.
     """
     from retrieval.evaluation.evaluate import retrieve
-    from retrieval.evaluation.measures import depth_of
+    from retrieval.evaluation.measures import depth_of, is_answer_measure
 
     if not chosen.queries:
         raise ConfigError("no queries are given", "add --queries FILE, --topics FILE or --beir FOLDER")
     depth = k or depth_of([*names, *more])
     kept = _reached(names, retriever, depth, most_hits, refuse, warn)
     with counting(f"{chosen.name} queries".strip()) as on_progress:
-        found = retrieve(retriever, chosen.asked, depth, left_out=chosen.left_out, on_progress=on_progress)
+        found = retrieve(
+            retriever,
+            chosen.asked,
+            depth,
+            left_out=chosen.left_out,
+            judged=depth_of([name for name in kept if is_answer_measure(name)], least=0),
+            on_progress=on_progress,
+        )
     return Found(found.run, found.answers), kept, min(depth, most_hits or depth)
 
 

@@ -80,7 +80,10 @@ def prepared(settings: RetrieverRun, counting: Counting, out: Path) -> Iterator[
     if settings.world is None and not written:
         yield training_run(settings, folder, False, counting)
         return
-    with folder.prepare(settings.model_dump(mode="json")):
+    plain = settings.model_dump(mode="json")
+    unmade = settings.world is not None and not folder.stage_done("world")
+    own = folder.begun and unmade  # the world of a run that is there is made with its settings alone
+    with folder.claim(plain, resume=True, may_differ=("out",), reread=_reread) if own else folder.prepare(plain):
         yield training_run(settings, folder, False, counting)
 
 

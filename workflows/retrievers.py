@@ -29,10 +29,14 @@ def retriever_settings(given: str | Path, overrides: Sequence[str] = ()) -> Retr
 
 
 def open_alone(settings: RetrieverSettings, **how: Any) -> Retriever:
-    """The retriever of a command without a policy; its model, if it has one, uses the cores of the machine."""
-    from retrieval.open import open_retriever
+    """The retriever of a command without a policy; its model, if it has one, uses the cores of the machine.
 
-    retriever = open_retriever(settings, **how)
+    Progress is shown while an index is made, unless ``how`` says otherwise.
+    """
+    from retrieval.open import open_retriever
+    from retrieval.progress import build_progress
+
+    retriever = open_retriever(settings, **{"progress": build_progress, **how})
     if "torch" in sys.modules:  # BM25 and services do without it
         use_threads(None)
     return retriever

@@ -130,6 +130,11 @@ def stored_vectors(index: str | Path, encoder: PassageEncoder) -> tuple[list[Pas
 
     Raises ArtifactError if the index is from another passage tower, ConfigError if it keeps no vectors.
     """
+    if encoder.family.kind != DENSE.kind:
+        raise ConfigError(
+            f"vectors are taken from a dense index only, and the encoder is of kind {encoder.family.kind}",
+            "leave training.index out: its passages are encoded once",
+        )
     kind = read_encoded_manifest(DENSE_INDEX, index)["index_type"]
     if kind != "flat":
         raise ConfigError(f"{index} is of type {kind}, which keeps no vectors", "use a flat index")

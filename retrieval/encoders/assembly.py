@@ -12,6 +12,7 @@ from sentence_transformers.base.modules import Transformer
 
 from hub.adapters import adapter_base
 from hub.models import ModelKind
+from retrieval.encoders.attention import is_bidirectional, make_bidirectional
 from retrieval.encoders.config import EncoderChoice, EncoderKind, EncoderSettings
 from retrieval.encoders.encoder import TASKS, plain_text, router_of
 from retrieval.encoders.family import Family
@@ -71,6 +72,8 @@ def backbone_of(settings: EncoderSettings, **how: Any) -> Transformer:
     )
     if adapter:
         first.model.load_adapter(settings.backbone)
+    if settings.attention == "bidirectional":
+        make_bidirectional(first.model, settings.backbone)
     limit_tokens(first, settings)
     return first
 
@@ -113,6 +116,7 @@ def shared_settings(model: BaseModel, name: str) -> dict[str, Any]:
         "passage_max_tokens": _longest(first, "document_length"),
         "append_eos": _ends_in_eos(getattr(first, "tokenizer", None)),
         "towers": "shared" if router is None else "separate",
+        "attention": "bidirectional" if is_bidirectional(getattr(first, "config", None)) else "own",
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
     }
 
@@ -131,6 +135,12 @@ def apply_settings(model: BaseModel, settings: EncoderSettings, changed: Abstrac
 
     Raises ArtifactError for what these weights cannot have.
     """
+    if "attention" in changed:
+        for module in model.modules():
+            if isinstance(module, Transformer) and settings.attention == "bidirectional":
+                make_bidirectional(module.model, settings.backbone)
+            elif isinstance(module, Transformer):
+                raise ArtifactError(f"{settings.backbone} reads in both directions", "leave attention out")
     if changed & {"query_max_tokens", "passage_max_tokens", "append_eos"}:
         for module in model.modules():
             if isinstance(module, Transformer) and plain_text(module, "passage"):

@@ -28,6 +28,7 @@ Pooling = Literal["cls", "mean", "lasttoken", "max", "mean_sqrt_len_tokens", "we
 Similarity = Literal["dot", "cosine"]
 Towers = Literal["shared", "separate"]
 WeightDtype = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["own", "bidirectional"]
 Tokens = Annotated[int, Field(ge=3)]
 Dimensions = Annotated[int, Field(ge=1)]
 
@@ -52,6 +53,7 @@ class EncoderKind(KindSettings):
         "dense": "retrieval.encoders.config:DenseChoice",
         "sparse": "retrieval.encoders.sparse_config:SparseChoice",
         "multivector": "retrieval.encoders.multivector_config:MultiVectorChoice",
+        "promptreps": "retrieval.promptreps.config:PromptRepsChoice",
     }
     OUTSIDE: ClassVar[str] = "retrieval.encoders.config:OutsideEncoderSettings"
     LOADER: ClassVar[str]
@@ -139,6 +141,8 @@ class EncoderSettings(Settings):
     append_eos: bool = False
     """End every text in EOS, after cutting to one token less."""
     towers: Towers = "shared"
+    attention: Attention = "own"
+    """bidirectional: a decoder's states depend on later tokens too (LLM2Vec); own: as the backbone has it."""
     dtype: WeightDtype = "float32"
     """Of the weights; what they give is float32 in any case."""
 
@@ -224,6 +228,7 @@ class EncoderChoice(EncoderKind):
     passage_max_tokens: Tokens | None = None
     append_eos: bool | None = None
     towers: Towers | None = None
+    attention: Attention | None = None
     dtype: WeightDtype | None = None
     device: str | None = None
     """Where it runs (cpu, cuda, cuda:1); None: a GPU, if there is one. Not a property of the weights."""
@@ -302,6 +307,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "similarity": "cosine",
         "query_max_tokens": 32,
         "passage_max_tokens": 196,
+    },
+    # BehnamGhader et al. 2024: a decoder that reads in both directions, mean pooling without the instruction
+    "llm2vec": {
+        "pooling": "mean",
+        "attention": "bidirectional",
+        "include_prompt": False,
+        "query_prompt": instruct_prompt("Given a question, retrieve passages that answer the question"),
+        "normalise": True,
+        "similarity": "cosine",
+        "query_max_tokens": 512,
+        "passage_max_tokens": 512,
     },
     "e5_instruct": {
         "pooling": "lasttoken",

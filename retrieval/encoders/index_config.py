@@ -33,6 +33,11 @@ class EncodedIndexSettings(IndexedSettings):
         made: IndexKind = load_object(cls.INDEX)
         return made
 
+    @classmethod
+    def named(cls, encoder: Any) -> Any:
+        """What a config or a command line calls ``encoder``, spelled out where a kind takes it more shortly."""
+        return encoder
+
     def made(self) -> dict[str, Any]:
         """What a new index is made with."""
         given = {name: getattr(self, name) for name in self.MADE}
@@ -80,9 +85,9 @@ class EncodedIndexSettings(IndexedSettings):
             )
         for name in self.MADE:
             wanted = getattr(self, name)
-            if wanted not in (None, manifest[name]):
+            if wanted not in (None, manifest.get(name)):
                 how = {**manifest, name: wanted}
                 raise ArtifactError(
-                    f"{self.index} has the {name} {manifest[name]}, not {wanted}",
+                    f"{self.index} has the {name} {manifest.get(name)}, not {wanted}",
                     f"make it anew with: {rebuild_command(kind, self.index, manifest['corpus']['path'], source, how)}",
                 )

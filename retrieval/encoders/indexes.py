@@ -25,6 +25,7 @@ _DECISIVE = (
     "normalise",
     "similarity",
     "include_prompt",
+    "attention",
     "dimensions",
     "head",
     "special_tokens",

@@ -15,6 +15,7 @@ from retrieval.encoders.family import Encoded, PassageEncoder
 from retrieval.encoders.modalities import check_passages
 from retrieval.store import PassageStore
 from sleuth.artifacts import atomic_write
+from sleuth.progress import expect
 from sleuth.types import Passage
 
 SHARD = 1024
@@ -81,6 +82,7 @@ def encode_store(
     plan["batch_size"] = batch_size
     done = _done_before(state, plan) if writer.intact else 0
     pieces = pieces_of(count, shard, done)
+    expect(on_progress, count)
     here = encode_pieces(store, encoder, pieces, batch_size, on_progress)
     made = elsewhere(store.folder, pieces) if elsewhere else here
     for piece, encoded in zip(pieces, made, strict=True):

@@ -12,7 +12,7 @@ from retrieval.evaluation.judgements import Qrels
 from retrieval.evaluation.runs import Run
 from retrieval.size import size_of
 from sleuth.protocols import Retriever
-from sleuth.types import Question
+from sleuth.types import Hit, Question
 
 BATCH = 64
 LeftOut = Callable[[str], frozenset[str]]
@@ -36,11 +36,13 @@ def retrieve(
     *,
     batch_size: int = BATCH,
     left_out: LeftOut = lambda _query: frozenset(),
+    judged: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Retrieved:
     """At most ``k`` hits for every query; all passages if there are fewer.
 
-    The passages that ``left_out`` names for a query do not count: as many more are searched for.
+    The passages that ``left_out`` names for a query do not count: as many more are searched for. Answers are looked for
+    in the first ``judged`` hits, and in those that tie with them; None: in all.
     """
     size = size_of(retriever)
     run: Run = {}
@@ -54,11 +56,21 @@ def retrieve(
             hits = [hit for hit in every if hit.passage.id not in out][:k]
             run[query.id] = {hit.passage.id: hit.score for hit in hits}
             if query.answers:
-                texts = {query.id: {hit.passage.id: hit.passage.text for hit in hits}}
+                texts = {query.id: {hit.passage.id: hit.passage.text for hit in _first(hits, judged)}}
                 answers |= answer_qrels({query.id: query.answers}, texts)
         if on_progress:
             on_progress(min(start + batch_size, len(queries)), len(queries))
     return Retrieved(run, answers)
+
+
+def _first(hits: Sequence[Hit], count: int | None) -> Sequence[Hit]:
+    """The first ``count`` hits and those whose scores trec_eval, which compares 32 bits, may take for equal."""
+    if count is None or count >= len(hits):
+        return hits
+    if count == 0:
+        return []
+    lowest = hits[count - 1].score
+    return [hit for hit in hits if hit.score >= lowest - 1e-6 * abs(lowest)]
 
 
 def judge_run(run: Run, answers: Mapping[str, Sequence[str]], corpus: str | Path) -> Qrels:

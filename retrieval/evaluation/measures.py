@@ -48,9 +48,9 @@ def cutoff_of(name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def depth_of(names: Sequence[str]) -> int:
-    """How many hits per query the measures need."""
-    return max((cutoff_of(name) or WHOLE_RUN for name in names), default=WHOLE_RUN)
+def depth_of(names: Sequence[str], least: int = WHOLE_RUN) -> int:
+    """How many hits per query the measures need; ``least`` where there are none."""
+    return max((cutoff_of(name) or WHOLE_RUN for name in names), default=least)
 
 
 def is_answer_measure(name: str) -> bool:

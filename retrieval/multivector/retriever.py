@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +16,13 @@ from retrieval.encoders.pieces import IndexWriter
 from retrieval.encoders.retriever import EncoderRetriever, Found
 from retrieval.indexes import IndexInfo
 from retrieval.multivector.build import Flat
+from retrieval.multivector.config import MultiVectorSettings
+from retrieval.multivector.explain import explain
+from retrieval.multivector.muvera import Muvera
+from retrieval.multivector.residual import Residual
 from retrieval.multivector.search import TokenSearch
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError, did_you_mean
+from sleuth.types import Explanation, Passage
 
 
 class IndexType(Protocol):
@@ -28,7 +33,7 @@ class IndexType(Protocol):
     def open(self, index: Path) -> TokenSearch: ...
 
 
-TYPES: Mapping[str, type[Any]] = {"flat": Flat}
+TYPES: Mapping[str, type[Any]] = {"flat": Flat, "residual": Residual, "muvera": Muvera}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +67,16 @@ class MultiVectorIndex:
             )
         return scores, rows
 
+    def explain(self, encoder: PassageEncoder, query: str, passages: Sequence[Passage]) -> list[Explanation]:
+        return explain(encoder, query, passages)
+
 
 class MultiVectorIndexKind:
     """Token vectors in files."""
 
     kind = MULTIVECTOR.kind
     format = 1
-    usual: Mapping[str, object] = {"index_type": "flat", "dtype": None}
+    usual = MultiVectorSettings.MADE
     identity = ("index_type", "parameters")
 
     def writer(self, folder: Path, count: int, encoder: PassageEncoder, made: Mapping[str, Any]) -> IndexWriter:

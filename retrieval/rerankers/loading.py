@@ -119,9 +119,7 @@ def _make_ready(model: CrossEncoder, name: str) -> None:
     tokenizer = model.tokenizer
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    failure = first.input_formatter.pair_roles_failure({})
-    if "message" not in model.modalities and is_sentence_transformer_model(name):
-        failure = None  # it was saved to read pairs without a template
+    failure = _misfit(model, name)
     if failure is not None:
         raise ConfigError(
             f"the chat template of {name} has no place for query and passage: {failure}",
@@ -136,6 +134,21 @@ def _make_ready(model: CrossEncoder, name: str) -> None:
         raise ConfigError(f"max_tokens {limit} leaves no room: the template of {name} takes {needed}", "raise it")
 
 
+def _misfit(model: CrossEncoder, name: str) -> str | None:
+    """Why the model's own template does not ask about a pair; None if it does.
+
+    A chat's template puts any role between its marks: a language model that nobody made a reranker would be asked
+    nothing, and give scores all the same.
+    """
+    first: Any = model[0]
+    saved = is_sentence_transformer_model(name)
+    if saved and "message" not in model.modalities:
+        return None  # it was saved to read pairs without a template
+    failure: str | None = first.input_formatter.pair_roles_failure({})
+    roles = all(role in str(model.tokenizer.chat_template) for role in ("query", "document"))
+    return failure if failure or saved or roles else "it is that of a chat"
+
+
 def _checked(name: str) -> str:
     looks_local = Path(name).is_absolute() or name.startswith(".") or Path(name).exists()
     is_model = (Path(name) / "config.json").is_file() or Path(name).suffix == ".gguf"
@@ -144,14 +157,16 @@ def _checked(name: str) -> str:
     return resolve_model(name, CROSS_ENCODER)
 
 
-def _architecture(name: str) -> str:
-    found = getattr(AutoConfig.from_pretrained(name), "architectures", None) or [""]
-    return str(found[0])
+def is_causal(name: str) -> bool:
+    """Whether ``name`` is a causal language model with its vocabulary. Raises ArtifactError where there is no model."""
+    with loading(name, CROSS_ENCODER), quiet_transformers():
+        found = getattr(AutoConfig.from_pretrained(name), "architectures", None) or [""]
+    return str(found[0]).endswith("ForCausalLM")
 
 
 def _speaks(name: str) -> bool:
     """Whether ``name`` is a language model, or one whose answer was made a classification head."""
-    if _architecture(name).endswith("ForCausalLM"):
+    if is_causal(name):
         return True
     from transformers import AutoTokenizer
 

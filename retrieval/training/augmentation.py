@@ -81,23 +81,27 @@ def check_passages(found: Sequence[Sequence[Hit]], name: str, corpus: str) -> No
 class Agreement:
     """How a teacher agrees with golds: the mean share of a query's golds among its best hits.
 
-    Golds that are not in the corpus do not count; None where no query has any.
+    Golds that are not in the corpus do not count; None where no query has any. Also how many queries it found nothing
+    for, and for how many its hits end before the ranks of negatives begin.
     """
 
     judged: float | None
     crops: float | None
     without_hits: int
+    without_negatives: int
 
     def figures(self) -> dict[str, float]:
         """What is known, by name."""
-        named = {"gold_recall": self.judged, "crop_recall": self.crops, "without_hits": self.without_hits}
-        return {name: value for name, value in named.items() if value is not None}
+        recalls = {"gold_recall": self.judged, "crop_recall": self.crops}
+        known = {name: value for name, value in recalls.items() if value is not None}
+        return known | {"without_hits": self.without_hits, "without_negatives": self.without_negatives}
 
     def __str__(self) -> str:
         told = {"golds of queries": self.judged, "passages of crops": self.crops}
         found = [f"{value:.3f} of the {what}" for what, value in told.items() if value is not None]
-        empty = f"; nothing for {self.without_hits} queries" if self.without_hits else ""
-        return (f"{' and '.join(found)} among its best hits" if found else "no golds to compare with") + empty
+        counts = {"nothing": self.without_hits, "no negatives": self.without_negatives}
+        lost = [f"; {what} for {count} queries" for what, count in counts.items() if count]
+        return (f"{' and '.join(found)} among its best hits" if found else "no golds to compare with") + "".join(lost)
 
 
 def agreement(rows: Sequence[TrainingRow], ranked: Mapping[str, Ranking], settings: AugmentationSettings) -> Agreement:
@@ -109,7 +113,9 @@ def agreement(rows: Sequence[TrainingRow], ranked: Mapping[str, Ranking], settin
         if golds:
             shares[row.id.startswith(CROP)].append(fmean(bool(ids & best) for ids in golds))
     means = {crops: fmean(values) if values else None for crops, values in shares.items()}
-    return Agreement(means[False], means[True], sum(not ranked[query] for query in {row.query for row in rows}))
+    lengths = [len(ranked[query]) for query in dict.fromkeys(row.query for row in rows)]
+    short = sum(length < settings.negative_ranks[0] for length in lengths)
+    return Agreement(means[False], means[True], lengths.count(0), short)
 
 
 def augment(

@@ -48,7 +48,7 @@ class AugmentationSettings(Settings):
     teachers: Annotated[list[AnyRetriever], Field(min_length=1)]
     """Any retrievers, in the order in which they join."""
     corpus: Corpus | None = None
-    """The passages that all teachers search; None: those that the first index is made from."""
+    """The passages that all teachers search; None: those that the first teacher with a ``corpus`` is made from."""
     crops: CropSettings | None = None
     queries: list[str] = Field(default_factory=list)
     """Files of real queries without judgements, beside those of ``data``: rows with ``text``, ``question`` or
@@ -79,9 +79,9 @@ class AugmentationSettings(Settings):
         return list(range(1, every + 1)) if self.progressive else [every]
 
     def teacher(self, number: int) -> RetrieverSettings:
-        """Teacher ``number``, from 1. An index is made from the passages, or has to have been."""
+        """Teacher ``number``, from 1. An index that is there has to have been made from the passages."""
         settings = self.teachers[number - 1]
-        if isinstance(settings, IndexedSettings) and settings.corpus is None:
+        if isinstance(settings, IndexedSettings) and settings.corpus is None and settings.index.exists():
             return settings.model_copy(update={"corpus": self.passages})
         return settings
 

@@ -14,12 +14,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, SerializeAsAny, model_validator
 
 from hub.config import EncoderLoraSettings
-from retrieval.config import AnyRetriever, IndexedSettings
-from retrieval.encoders.config import PRESETS as ENCODER_PRESETS
-from retrieval.encoders.config import EncoderKind, ScratchSettings
+from retrieval.config import IndexedSettings
 from retrieval.training.augmentation_config import AugmentationSettings
 from retrieval.training.loss_config import Batches, Direction, DistillationSettings, HardnessSettings
+from retrieval.training.mining_config import MiningSettings
 from retrieval.training.rerankers.config import RerankerSettings
+from retrieval.training.start_config import EncoderStart
 from sleuth.errors import did_you_mean
 from sleuth.kinds import KindSettings
 from sleuth.settings import Count, Rate, Settings, Share
@@ -46,6 +46,35 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 1,
         "warmup_steps": 100,
         "lora": {"r": 16, "alpha": 64, "dropout": 0.1},
+        "micro_batch": 32,
+    },
+    # BehnamGhader et al. 2024, appendix: the three stages of LLM2Vec
+    "llm2vec_mntp": {
+        "kind": "mntp",
+        "batch_size": 32,
+        "mask_share": 0.2,
+        "learning_rate": 5e-5,
+        "steps": 1000,
+        "lora": {"r": 16, "alpha": 32, "dropout": 0.05},
+    },
+    "llm2vec_simcse": {
+        "kind": "simcse",
+        "batch_size": 128,
+        "temperature": 0.05,
+        "dropout": 0.3,
+        "learning_rate": 3e-5,
+        "steps": 1000,
+        "lora": {"r": 16, "alpha": 32, "dropout": 0.05},
+        "micro_batch": 32,
+    },
+    "llm2vec": {
+        "batch_size": 64,
+        "hard_negatives": 1,
+        "temperature": 0.02,
+        "learning_rate": 2e-4,
+        "warmup_steps": 300,
+        "steps": 1000,
+        "lora": {"r": 16, "alpha": 32, "dropout": 0.05},
         "micro_batch": 32,
     },
     # Formal et al. 2021: weights are compared as they are, and both sides are regularised
@@ -77,53 +106,6 @@ class SourceSettings(Settings):
     encoder's ``query_prompt``."""
 
 
-class FilterSettings(Settings):
-    """Which hits of a search become negatives. Golds never do, under any id."""
-
-    negatives: Count = 7
-    """Kept for a query; fewer where fewer are left."""
-    first_rank: Count = 1
-    last_rank: Count = 50
-    """Window of ranks searched, from 1, both included."""
-    margin: Annotated[float, Field(ge=0)] | None = None
-    """A hit must score this much below the weakest gold found. Where none was found, all hits outscore the golds: none
-    is kept, and the row is counted."""
-    relative_margin: Share | None = None
-    """A hit must score below (1 - this) times the weakest gold found, where that is positive."""
-    drop_answers: bool = False
-    """Leave out hits that hold an answer of the row; yes and no are no such answers."""
-    sampling: Literal["top", "random"] = "top"
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _window(self) -> FilterSettings:
-        if self.last_rank < self.first_rank:
-            raise ValueError(f"last_rank {self.last_rank} is before first_rank {self.first_rank}")
-        return self
-
-
-class MiningSettings(FilterSettings):
-    """Hard negatives by a search for each training query."""
-
-    retriever: AnyRetriever
-    batch_size: Count = 128
-    keep_given: bool = True
-    """Keep the negatives that rows have already, after the mined ones."""
-    teacher: AnyRetriever | None = None
-    """Scores every passage of the rows, for ``training.distillation``: a reranker or an encoder all of them, any other
-    retriever those it finds. ``{model: FOLDER}`` stands for a reranker of the retriever mined from."""
-    teacher_depth: Count = 200
-    """Hits looked through for a passage, where the teacher is neither reranker nor encoder."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _reranker_of_the_same(cls, value: Any) -> Any:
-        teacher = value.get("teacher") if isinstance(value, Mapping) else None
-        if not isinstance(teacher, Mapping) or "model" not in teacher or "kind" in teacher or "inner" in teacher:
-            return value
-        return {**value, "teacher": {"kind": "rerank", "inner": value.get("retriever"), **teacher}}
-
-
 class RegulariserSettings(Settings):
     """FLOPS regularisation of sparse encoders: larger weights, fewer words a text (Formal et al. 2021)."""
 
@@ -146,6 +128,8 @@ class TrainingSettings(KindSettings):
     KINDS: ClassVar[Mapping[str, str]] = {
         "in_batch": "retrieval.training.config:InBatchSettings",
         "frozen_passages": "retrieval.training.config:FrozenSettings",
+        "mntp": "retrieval.training.unsupervised_config:MntpSettings",
+        "simcse": "retrieval.training.unsupervised_config:SimcseSettings",
     }
     STARTER: ClassVar[str]
     """Dotted path of what readies an encoder and makes the objective of this kind: `retrieval.training.start`."""
@@ -247,41 +231,6 @@ class FrozenSettings(TrainingSettings):
         return self
 
 
-class EncoderStart(Settings):
-    """The encoder that training starts from: a preset on a backbone, a trained encoder as it is, or random weights."""
-
-    preset: str | None = None
-    backbone: str | None = None
-    scratch: ScratchSettings | None = None
-    scratch_corpus: str | None = None
-    """Passages that the tokenizer of a ``scratch`` backbone is made from."""
-    settings: dict[str, Any] = Field(default_factory=dict)
-    """Any of the encoder's family, over the preset or over what the backbone's folder says."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_is_backbone(cls, value: Any) -> Any:
-        return {"backbone": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _one_start(self) -> EncoderStart:
-        if (self.backbone is None) == (self.scratch is None):
-            raise ValueError("give either backbone or scratch")
-        if self.scratch is not None and self.scratch_corpus is None:
-            raise ValueError("scratch needs scratch_corpus, whose words it takes")
-        if self.preset is not None and self.preset not in ENCODER_PRESETS:
-            raise ValueError(f"no encoder preset; {did_you_mean(self.preset, ENCODER_PRESETS)}")
-        _ = self.choice
-        return self
-
-    @property
-    def choice(self) -> EncoderKind:
-        """The encoder as the preset and ``settings`` describe it. Raises ConfigError."""
-        return EncoderKind.of(
-            **{"backbone": self.backbone or "scratch", **ENCODER_PRESETS.get(self.preset or "", {}), **self.settings}
-        )
-
-
 class DevSettings(Settings):
     """Judged queries that training is watched on: a BEIR folder's split, searched over some of its passages."""
 
@@ -312,6 +261,27 @@ class IndexSettings(Settings):
     evaluate: DevSettings | None = None
 
 
+class StageSettings(Settings):
+    """One stage of several: started from the encoder of the stage before, with data and training of its own."""
+
+    name: str
+    data: list[SourceSettings] = Field(default_factory=list)
+    """Empty: the run's."""
+    mining: MiningSettings | None = None
+    rounds: Count = 1
+    round_corpus: str | None = None
+    training: SerializeAsAny[TrainingSettings] = InBatchSettings()
+    evaluation: DevSettings | None = None
+    """Watches this stage; the last one has the run's where it names none."""
+
+    @model_validator(mode="after")
+    def _rounds_mine(self) -> StageSettings:
+        corpus = self.round_corpus or (self.mining and isinstance(self.mining.retriever, IndexedSettings))
+        if self.rounds > 1 and (self.mining is None or not corpus):
+            raise ValueError("rounds above 1 need a mining section, and round_corpus or an index with its corpus")
+        return self
+
+
 class RetrieverTraining(Settings):
     """One training run of an encoder or a reranker. ``rounds`` above 1 mines again with the encoder trained so far.
 
@@ -325,6 +295,8 @@ class RetrieverTraining(Settings):
     encoder: EncoderStart | None = None
     reranker: RerankerSettings | None = None
     data: list[SourceSettings] = Field(default_factory=list)
+    stages: list[StageSettings] = Field(default_factory=list)
+    """Trained one after the other, adapters merged between; each has its own training, and may have its own data."""
     mining: MiningSettings | None = None
     augmentation: AugmentationSettings | None = None
     rounds: Count = 1
@@ -333,6 +305,8 @@ class RetrieverTraining(Settings):
     training: SerializeAsAny[TrainingSettings] = InBatchSettings()
     evaluation: DevSettings | None = None
     index: IndexSettings | None = None
+    merge_adapter: bool = False
+    """Add a LoRA adapter to the weights at the end. Stages and bidirectional backbones always do."""
 
     @property
     def last_round(self) -> int:
@@ -343,6 +317,16 @@ class RetrieverTraining(Settings):
         """Passages that rounds after the first mine from."""
         retriever = self.mining.retriever if self.mining else None
         return self.round_corpus or (retriever.corpus if isinstance(retriever, IndexedSettings) else None)
+
+    @model_validator(mode="after")
+    def _stages_have_all(self) -> RetrieverTraining:
+        if not self.data and not (self.stages and all(stage.data for stage in self.stages)):
+            raise ValueError("data is missing: rows to train on, for the run or for each of its stages")
+        if self.stages and (self.training != InBatchSettings() or self.mining is not None or self.rounds > 1):
+            raise ValueError("training, mining and rounds do nothing beside stages: set them in the stages")
+        if self.stages and self.kind == "reranker":
+            raise ValueError("a reranker is not trained in stages; leave stages out")
+        return self
 
     @model_validator(mode="after")
     def _has_its_section(self) -> RetrieverTraining:

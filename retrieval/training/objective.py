@@ -84,7 +84,7 @@ class InBatch:
 class AgainstTable:
     """The query tower learns against passages that stay as they are, encoded once.
 
-    ``table`` must hold every gold of the rows. A softmax over all of it needs no sampling of negatives.
+    ``table`` must hold every passage of the rows. A softmax over all of it needs no sampling of negatives.
     """
 
     def __init__(

@@ -22,16 +22,17 @@ from retrieval.encoders.loading import new_encoder, open_trainable_encoder
 from retrieval.encoders.scratch import make_backbone
 from retrieval.open import open_retriever
 from retrieval.passages import passage_text
-from retrieval.training.config import DevSettings, EncoderStart, RetrieverTraining
+from retrieval.training.config import DevSettings, RetrieverTraining
 from retrieval.training.dev import judge_all, load_dev, means
 from retrieval.training.instructions import search_each
 from retrieval.training.mining import mine
 from retrieval.training.objective import Objective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
 from retrieval.training.start import Counting, Material, start
+from retrieval.training.start_config import EncoderStart
 from retrieval.training.teacher import with_scores
 from retrieval.training.teachers import have_labelled, labelled_rows, teachers_of_round
-from retrieval.training.trainer import Watch, train
+from retrieval.training.trainer import Watch, merge_adapters, train
 from sleuth.errors import ConfigError
 from sleuth.layout import RetrieverRunLayout, RoundLayout
 from sleuth.protocols import MetricSink
@@ -67,7 +68,7 @@ def run_training(run: TrainingRun) -> dict[str, Any]:
         stages += [(f"label-{teacher}", lambda t=teacher: _label(run, t)) for teacher in joining]  # type: ignore[misc]
         stages.append((f"mine-{number}", lambda n=number: _mine(run, n)))  # type: ignore[misc]
         stages.append((f"train-{number}", lambda n=number: _train(run, n)))  # type: ignore[misc]
-    stages.append(("index", lambda: _index(run)))
+    stages.append(("index", lambda: index_trained(run)))
     for name, work in stages:
         if not run.folder.stage_done(name):
             run.folder.mark_done(name, work())
@@ -178,6 +179,8 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
     )
     sink.close()
     last = number == run.settings.last_round
+    if run.settings.merge_adapter or encoder.settings.attention == "bidirectional":
+        merge_adapters(encoder)  # an adapter's folder names its base model, which does not say how it attends
     encoder.save(run.layout.encoder if last else layout.encoder, overwrite=True)
     if last:
         log.info("the encoder is in %s", run.layout.encoder)
@@ -291,7 +294,7 @@ def _corpus_texts(corpus: str) -> list[str]:
     return [passage_text(p) for p in read_passages(corpus)]
 
 
-def _index(run: TrainingRun) -> Mapping[str, Any]:
+def index_trained(run: TrainingRun) -> Mapping[str, Any]:
     """Encode the corpus into an index, and evaluate it on judged queries."""
     chosen = run.settings.index
     if chosen is None:

@@ -11,6 +11,12 @@ from torch import Tensor, distributed, nn
 from retrieval.encoders.family import Encoded
 
 
+def work_on(device: torch.device) -> None:
+    """Let barriers and gathered objects use the GPU that this rank trains on: NCCL takes the current one for them."""
+    if _several() and device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def wait_for_all() -> None:
     if _several():
         distributed.barrier()

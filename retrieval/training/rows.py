@@ -68,19 +68,19 @@ class TrainingRow:
 
 def load_rows(sources: Sequence[SourceSettings]) -> list[TrainingRow]:
     """The rows of all sources in order. Raises DataError naming file and line of an invalid row."""
-    several = len(sources) > 1
     rows = [
-        replace(
-            row,
-            instruction=row.instruction or source.instruction,
-            source=row.source or (str(number) if several else ""),
-        )
+        replace(row, instruction=row.instruction or source.instruction, source=_origin(row, number, len(sources)))
         for number, source in enumerate(sources)
         for row in _load(source)
     ]
     if not rows:
         raise DataError("there is nothing to train on", "give at least one source that has rows")
     return rows
+
+
+def _origin(row: TrainingRow, number: int, sources: int) -> str:
+    """The row's own source; where several are read, they are told apart by their number too."""
+    return "/".join([*([str(number)] if sources > 1 else []), *([row.source] if row.source else [])])
 
 
 def write_rows(rows: Iterable[TrainingRow], path: str | Path) -> None:

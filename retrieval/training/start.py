@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,9 +20,14 @@ from retrieval.training.rows import TrainingRow, passages_of
 from retrieval.training.sampling import BatchSampler
 from retrieval.training.terms import terms_of
 from retrieval.training.trainer import add_adapter, freeze_passages
-from sleuth.errors import DataError
+from sleuth.errors import ConfigError, DataError
 from sleuth.plugins import load_object
 from sleuth.types import Passage
+
+log = logging.getLogger("sleuth.train_retriever")
+
+TABLE_BYTES = 8_000_000_000
+"""Most that frozen passages of a sparse encoder may take: their table is dense."""
 
 Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Shows a count under a title; yields a callback for (done, total)."""
@@ -58,10 +64,17 @@ def _check_rows(settings: TrainingSettings, material: Material) -> None:
             "training.distillation needs a teacher's scores, and no row has one beside its negatives",
             "set mining.teacher, or give Tevatron rows whose passages have a 'score'",
         )
+    if settings.distillation is not None:
+        log.info("%d of %d rows have a teacher's scores", taught, len(material.rows))
 
 
 def in_batch(settings: InBatchSettings, material: Material) -> tuple[Encoder, Objective]:
     if settings.lora is not None:
+        if material.encoder.settings.towers == "separate":
+            raise ConfigError(
+                "an adapter is not trained with separate towers: sentence-transformers cannot load it again",
+                "set towers: shared and queries: encoded, or leave training.lora out",
+            )
         add_adapter(material.encoder, settings.lora, material.seed)
     terms = terms_of(timed(settings, material), material.encoder)
     return material.encoder, InBatch(material.rows, settings, material.seed, terms)
@@ -71,11 +84,24 @@ def frozen_passages(settings: FrozenSettings, material: Material) -> tuple[Encod
     encoder = separate_towers(material.encoder)
     freeze_passages(encoder)
     needed = [*passages_of(material.rows), *material.watched]
+    _check_trainable(encoder, len({content_key(p) for p in needed}))
     known = Table(*stored_vectors(settings.index, encoder)) if settings.index else None
     with material.counting("encoding frozen passages") as on_progress:
         table = freeze(encoder, needed, known, on_progress)
     terms = terms_of(timed(settings, material), encoder)
     return encoder, AgainstTable(material.rows, table, settings, material.seed, terms)
+
+
+def _check_trainable(encoder: Encoder, passages: int) -> None:
+    """Refuse queries that cannot learn, and a table of sparse weights that does not fit into memory."""
+    if not any(weight.requires_grad for weight in encoder.tower("query").parameters()):
+        raise ConfigError("the queries of this encoder have no weights to train", "set training.kind to in_batch")
+    size = passages * encoder.dimension * 4
+    if encoder.family.kind == "sparse" and size > TABLE_BYTES:
+        raise ConfigError(
+            f"a table of {passages:,} passages by {encoder.dimension:,} words takes {size / 1e9:.0f} GB",
+            f"at most {TABLE_BYTES / 1e9:.0f} GB are taken: use fewer rows, or training.kind in_batch",
+        )
 
 
 def timed(settings: TrainingSettings, material: Material) -> TrainingSettings:

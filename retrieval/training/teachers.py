@@ -13,7 +13,7 @@ from typing import Any
 
 from retrieval.config import Progress
 from retrieval.open import open_retriever
-from retrieval.training.augmentation import agreement, augment, check_passages, check_size, queries_to_label
+from retrieval.training.augmentation import CROP, agreement, augment, check_passages, check_size, queries_to_label
 from retrieval.training.augmentation_config import AugmentationSettings
 from retrieval.training.config import RetrieverTraining
 from retrieval.training.labels import label, labels_file, rankings
@@ -61,8 +61,11 @@ def have_labelled(
             on_progress=on_progress,
         )
     agrees = agreement(rows, rankings(path, queries), chosen)
-    log.info("teacher %d, %s: %d queries, %d of them searched now; %s", number, name, len(rows), searched, agrees)
-    return {"labels": path.name, "queries": len(rows), "searched": searched, **agrees.figures()}
+    crops = sum(row.id.startswith(CROP) for row in rows)
+    if chosen.crops and crops < chosen.crops.count:
+        log.warning("only %d of %d crops: no more passages are long enough", crops, chosen.crops.count)
+    log.info("teacher %d, %s: %d queries, %d searched now; %s", number, name, len(rows), searched, agrees)
+    return {"labels": path.name, "queries": len(rows), "crops": crops, "searched": searched, **agrees.figures()}
 
 
 def labelled_rows(

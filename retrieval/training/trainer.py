@@ -20,14 +20,21 @@ from sentence_transformers.util import get_rank
 from torch import Tensor, nn
 from transformers import get_scheduler
 
-from hub.adapters import check_targets, lora_config
+from hub.adapters import check_targets, lora_config, merge_adapter
 from hub.config import LoraSettings
 from hub.randomness import seeded
 from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder
 from retrieval.training.config import TrainingSettings
 from retrieval.training.objective import Objective
-from retrieval.training.ranks import mean_over_ranks, of_all_ranks, spread_from_first, sum_gradients, wait_for_all
+from retrieval.training.ranks import (
+    mean_over_ranks,
+    of_all_ranks,
+    spread_from_first,
+    sum_gradients,
+    wait_for_all,
+    work_on,
+)
 from sleuth.checkpoints import checkpoint_at, checkpoint_step, drop_incomplete, mark_complete, newest_complete
 from sleuth.errors import TrainingError
 from sleuth.protocols import MetricSink
@@ -126,6 +133,7 @@ class _Loop:
         self.progress = Progress()
 
     def begin(self, resume: bool) -> None:
+        work_on(self.encoder.device)
         if get_rank() == 0:
             drop_incomplete(self.out)
             if not resume and self.out.exists():
@@ -286,6 +294,14 @@ def add_adapter(encoder: Encoder, settings: LoraSettings, seed: int = 0) -> None
                 backbone.add_adapter(config)
         for name, weight in backbone.named_parameters():
             weight.requires_grad_("lora_" in name)  # a loaded adapter is frozen
+
+
+def merge_adapters(encoder: Encoder) -> None:
+    """Add the adapters of ``encoder`` to its weights; nothing is done where it has none."""
+    for tower in {id(tower): tower for tower in map(encoder.tower, ("query", "passage"))}.values():  # type: ignore[arg-type]
+        backbone: Any = next(iter(tower.children()))
+        if getattr(backbone.model, "_hf_peft_config_loaded", False):
+            merge_adapter(backbone.model)
 
 
 def _decayed(weights: Mapping[str, nn.Parameter], decay: float) -> list[dict[str, Any]]:

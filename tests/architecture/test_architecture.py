@@ -32,6 +32,7 @@ ONLY_IN = {
     "pyserini": ("retrieval/bm25.py", "retrieval/jvm.py"),
     "jnius": ("retrieval/bm25.py", "retrieval/jvm.py"),
     "fastapi": ("retrieval/service/server.py",),
+    "mteb": ("retrieval/evaluation/mteb_models.py", "workflows/mteb_tasks.py"),
 }
 """Library -> how the paths begin that may import it."""
 HEAVY = {"torch", "transformers", "trl", "pyserini", "matplotlib", "datasets"}

@@ -103,6 +103,13 @@ DENSE: dict[str, dict[str, object]] = {
 }
 
 
+MULTIVECTOR: dict[str, dict[str, object]] = {
+    "multivector": {},
+    "multivector, residual": {"index_type": "residual", "centroids": 12, "bits": 32},
+    "multivector, muvera": {"index_type": "muvera", "repetitions": 4, "k_sim": 3, "d_proj": 8},
+}
+
+
 @pytest.fixture(scope="session")
 def contract_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained network whose mean states tell words apart well enough."""
@@ -114,22 +121,33 @@ def contract_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "encoder"
 
 
-def open_dense_index(name: str, index: Path, encoder: Path) -> Retriever:
+@pytest.fixture(scope="session")
+def contract_colbert(contract_encoder: Path) -> Path:
+    settings = preset("colbert", str(contract_encoder.parent / "backbone"), passage_max_tokens=64, expand_to=0)
+    new_encoder(settings).save(contract_encoder.parent / "colbert")
+    return contract_encoder.parent / "colbert"
+
+
+def open_encoded_index(name: str, how: dict[str, object], index: Path, encoder: Path) -> Retriever:
     settings = {
-        "kind": "dense",
+        "kind": name.split(",")[0],
         "index": index.parent / name.replace(" ", ""),
         "corpus": index.parent / "corpus.jsonl",
         "encoder": str(encoder),
     }
-    return open_retriever(RetrieverSettings.model_validate(settings | DENSE[name]), cached=False, resilient=False)
+    return open_retriever(RetrieverSettings.model_validate(settings | how), cached=False, resilient=False)
 
 
-@pytest.fixture(scope="session", params=[*IMPLEMENTATIONS, *DENSE, *SERVED])
+@pytest.fixture(scope="session", params=[*IMPLEMENTATIONS, *DENSE, *MULTIVECTOR, *SERVED])
 def retriever(request: pytest.FixtureRequest, contract_index: Path) -> Retriever:
     if request.param in SERVED:
         return SERVED[request.param](request.getfixturevalue("address"))
     if request.param in DENSE:
-        return open_dense_index(request.param, contract_index, request.getfixturevalue("contract_encoder"))
+        encoder = request.getfixturevalue("contract_encoder")
+        return open_encoded_index(request.param, DENSE[request.param], contract_index, encoder)
+    if request.param in MULTIVECTOR:
+        encoder = request.getfixturevalue("contract_colbert")
+        return open_encoded_index(request.param, MULTIVECTOR[request.param], contract_index, encoder)
     return IMPLEMENTATIONS[request.param](contract_index)
 
 

@@ -125,7 +125,8 @@ def assert_kept(retriever: RetrieverSettings, old: dict[str, Any]) -> None:
             for part, before in zip(retriever.inside, value if name == "parts" else [value], strict=True):
                 assert_kept(part, before)
         elif name == "encoder" and value:
-            assert now[name] == {"kind": "dense", **value}
+            since = {key for key in now[name] if key not in value and now[name][key] is None}
+            assert now[name] == {"kind": "dense", **value, **dict.fromkeys(since)}
         elif name in now:
             assert now[name] == value or name == "kind"
         else:

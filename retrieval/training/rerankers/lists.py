@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from retrieval.passages import content_key, passage_text
@@ -62,7 +62,7 @@ class ListSampler:
         passages = [*(row.positives[i] for i in golds), *(row.negatives[i] for i in others)]
         labels = [1.0] * len(golds) + [0.0] * len(others)
         if self._loss.from_teacher:
-            labels = [row.scores[content_key(passage)] for passage in passages]
+            labels = [row.scores[content_key(p)] for p in passages]
         return RankedList(row.query, tuple(map(passage_text, passages)), len(golds), tuple(labels))
 
     def _contrasted(self, drawn: Sequence[tuple[int, TrainingRow]], in_batch: int) -> list[RankedList]:
@@ -92,7 +92,7 @@ def usable(rows: Sequence[TrainingRow], loss: LossSettings) -> list[TrainingRow]
     kept = [row for row in (_without_golds(row, golds[row.query]) for row in rows) if row.negatives]
     if not kept:
         raise DataError("no row has a negative for the reranker to learn from", "mine negatives first")
-    scored = [row for row in kept if _has_all_scores(row)] if loss.from_teacher else kept
+    scored = [row for row in map(_scored, kept) if row.positives and row.negatives] if loss.from_teacher else kept
     if not scored:
         raise DataError(
             f"loss {loss.kind} learns from a teacher's scores, and no row carries any",
@@ -103,10 +103,12 @@ def usable(rows: Sequence[TrainingRow], loss: LossSettings) -> list[TrainingRow]
     return scored
 
 
-def _has_all_scores(row: TrainingRow) -> bool:
-    return all(content_key(passage) in row.scores for passage in (*row.positives, *row.negatives))
-
-
 def _without_golds(row: TrainingRow, golds: Sequence[Passage]) -> TrainingRow:
     gold = same_as(golds)
-    return replace(row, negatives=tuple(passage for passage in row.negatives if not gold(passage)))
+    return replace(row, negatives=tuple(p for p in row.negatives if not gold(p)))
+
+
+def _scored(row: TrainingRow) -> TrainingRow:
+    """The row with those of its passages that a teacher scored."""
+    known: Callable[[Passage], bool] = lambda p: content_key(p) in row.scores
+    return replace(row, positives=tuple(filter(known, row.positives)), negatives=tuple(filter(known, row.negatives)))

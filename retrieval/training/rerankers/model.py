@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +9,19 @@ from typing import Any
 
 import torch
 from sentence_transformers import CrossEncoder
-from sentence_transformers.util import batch_to_device
+from sentence_transformers.util import batch_to_device, is_sentence_transformer_model
 from torch import Tensor
 
 from hub.adapters import check_targets, lora_config
 from hub.config import LoraSettings
 from hub.models import resolve_model
-from retrieval.rerankers.loading import CROSS_ENCODER, ask, is_asked, open_cross_encoder, prompt_of
+from retrieval.rerankers.loading import CROSS_ENCODER, ask, is_asked, is_causal, open_cross_encoder, prompt_of
 from retrieval.rerankers.scorer import Pair, cleaner
 from retrieval.training.rerankers.config import RerankerSettings, YesNoSettings
 from sleuth.artifacts import atomic_folder, write_manifest
 from sleuth.errors import ConfigError
 
 KIND = "reranker"
-_SAVED = "modules.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +62,10 @@ def new_reranker(settings: RerankerSettings, *, seed: int) -> Reranker:
     name = resolve_model(settings.backbone, CROSS_ENCODER)
     how: dict[str, Any] = {"max_tokens": settings.max_tokens, "dtype": settings.dtype}
     head = settings.head
-    causal = _is_causal(name)
+    causal = is_causal(name)
     if isinstance(head, YesNoSettings) or (head is None and causal):
         chosen = head if isinstance(head, YesNoSettings) else YesNoSettings()
-        template = chosen.template or (None if (Path(name) / _SAVED).is_file() else "qwen3")
+        template = chosen.template or (None if is_sentence_transformer_model(name) else "qwen3")
         model = open_cross_encoder(name, template=template, **how)
         if not is_asked(model):
             raise ConfigError(f"head yes_no needs a causal language model, which {settings.backbone} is not")
@@ -90,14 +88,3 @@ def _with_adapter(model: CrossEncoder, settings: LoraSettings) -> Any:
     check_targets(backbone, settings)
     task = {} if is_asked(model) else {"task_type": "SEQ_CLS"}
     return get_peft_model(backbone, lora_config(settings, **task))
-
-
-def _is_causal(name: str) -> bool:
-    config = Path(name) / "config.json"
-    if not config.is_file():
-        from transformers import AutoConfig
-
-        found = AutoConfig.from_pretrained(name).architectures
-    else:
-        found = json.loads(config.read_text(encoding="utf-8")).get("architectures")
-    return bool(found) and str(found[0]).endswith("ForCausalLM")

@@ -91,7 +91,7 @@ def test_a_corpus_row_without_text(capsys, tmp_path):
     assert not (tmp_path / "index").exists()
 
 
-def test_more_hits_than_passages(capsys, tmp_path):
+def test_no_hits_at_all_are_asked_for(capsys, tmp_path):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text('{"_id": "a", "title": "A", "text": "words"}\n', encoding="utf-8")
     try:
@@ -99,8 +99,8 @@ def test_more_hits_than_passages(capsys, tmp_path):
     except SystemExit as stopped:
         assert stopped.code in (0, None)
     capsys.readouterr()
-    line = fails(capsys, "search", str(tmp_path / "index"), "words", "-k", "5")
-    assert "5" in line and "1" in line
+    line = fails(capsys, "search", str(tmp_path / "index"), "words", "-k", "0")
+    assert "k is 0" in line
 
 
 class _Tokenizer:

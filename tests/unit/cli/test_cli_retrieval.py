@@ -273,7 +273,7 @@ def test_settings_of_a_given_retriever_can_be_overridden() -> None:
         ("{kind: rerank, inner: a}", "model is missing"),
         ("{kind: rerank, model: m}", "inner is missing"),
         ("{kind: remote}", "url is missing"),
-        ("{index: a, rrf_k: 10}", "rrf_k does nothing for a retriever of kind bm25"),
+        ("{index: a, model: m}", "model does nothing for a retriever of kind bm25"),
         ("{kind: hybrid, parts: [a, {idex: b}]}", "unknown setting 'retriever.parts.1.idex'"),
         ("{kind: hybird, parts: [a, b]}", "did you mean 'hybrid'"),
         ("{kind: hybrid", "cannot read"),

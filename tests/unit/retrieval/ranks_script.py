@@ -59,6 +59,7 @@ def reranker_gradients(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
     """Those of a reranker's step of three queries, whose pairs do not divide, by losses of pairs and of the step."""
     from families import rows
 
+    from retrieval.passages import content_key
     from retrieval.training.ranks import sum_gradients
     from retrieval.training.rerankers.config import RerankerSettings
     from retrieval.training.rerankers.model import new_reranker
@@ -68,11 +69,11 @@ def reranker_gradients(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
     found = {}
     for loss, size in (("bce", 3), ("margin_mse", 3), ("bce", 1)):
         values = {"backbone": str(backbone), "batch_size": size, "micro_batch": 2, "loss": loss, "max_tokens": 32}
-        taught = [
-            replace(row, negatives=(*row.negatives, Passage(f"e{i}", "", "even")), positive_scores=(2.0,))
-            for i, row in enumerate(rows())
-        ]
-        taught = [replace(row, negative_scores=(0.5, -1.0)) for row in taught]
+        taught = []
+        for i, row in enumerate(rows()):
+            more = replace(row, negatives=(*row.negatives, Passage(f"e{i}", "", "even")))
+            own = (*more.positives, *more.negatives)
+            taught.append(replace(more, scores={content_key(p): 2.0 - n * n for n, p in enumerate(own)}))
         chosen = RerankerSettings.model_validate(values)
         reranker: Any = new_reranker(chosen, seed=0)
         reranker.model.train().double()
@@ -104,16 +105,18 @@ def whole_and_resumed(backbone: Path, out: Path) -> list[dict[str, torch.Tensor]
 
 
 def different_starts(backbone: Path, out: Path) -> dict[str, torch.Tensor]:
-    """What a training of three steps ends with on a rank that began with an adapter of its own."""
+    """What a training of three steps ends with on a rank that began with an adapter of its own; and a mean of ranks."""
     from test_retrieval_training_run import plain, run, settings, weights
 
     from hub.config import LoraSettings
+    from retrieval.training.ranks import mean_over_ranks
     from retrieval.training.trainer import add_adapter
 
     encoder = plain(backbone)
     add_adapter(encoder, LoraSettings(r=4, alpha=8), seed=distributed.get_rank())
     run(encoder, settings(steps=3), out / "run")
-    return weights(encoder)
+    figures = mean_over_ranks({"b": 10.0, "a": 1.0 + distributed.get_rank()}, encoder.device)
+    return weights(encoder) | {name: torch.tensor(value) for name, value in figures.items()}
 
 
 JOBS = {"gradients": gradients, "resume": whole_and_resumed, "reranker": reranker_gradients, "starts": different_starts}

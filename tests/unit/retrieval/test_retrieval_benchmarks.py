@@ -225,3 +225,17 @@ def test_passages_that_do_not_count_are_replaced_by_the_next() -> None:
     }
     assert retriever.asked == [3 + 4]
     assert without_left_out({"q": {"0": 1.0, "1": 0.5}, "1": {"1": 1.0}}, chosen) == {"q": {"1": 0.5}, "1": {}}
+
+
+class Tied(Ordered):
+    """Ten passages, of which 2 to 5 have one score."""
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        scores = [9.0, 8.0, 7.0, 7.0, 7.0, 7.0, 3.0, 2.0, 1.0, 0.5]
+        return [[Hit(Passage(str(i), "", "salt"), s, i + 1) for i, s in enumerate(scores[:k])] for _ in queries]
+
+
+@pytest.mark.parametrize(("judged", "texts"), [(None, 10), (0, 0), (1, 1), (3, 6), (7, 7), (50, 10)])
+def test_answers_are_looked_for_as_deep_as_they_count(judged: int | None, texts: int) -> None:
+    found = retrieve(Tied(), [Question("q", "?", ("salt",))], 10, judged=judged)
+    assert len(found.answers["q"]) == texts

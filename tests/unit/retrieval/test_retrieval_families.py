@@ -18,10 +18,11 @@ from torch import Tensor
 
 from retrieval.encoders.encoder import Encoder, separate_towers
 from retrieval.passages import passage_text
-from retrieval.training.config import FilterSettings, TrainingSettings
+from retrieval.training.config import TrainingSettings
 from retrieval.training.dev import DevSet, means
 from retrieval.training.frozen import freeze
 from retrieval.training.mining import mine
+from retrieval.training.mining_config import FilterSettings
 from retrieval.training.objective import AgainstTable, InBatch, Objective, Terms
 from retrieval.training.rows import passages_of
 from retrieval.training.terms import terms_of
@@ -56,7 +57,7 @@ def gradients(encoder: Encoder) -> dict[str, Tensor]:
 
 
 def step_of(encoder: Encoder, chosen: TrainingSettings, terms: Terms | None = None) -> tuple[float, dict[str, Tensor]]:
-    encoder.model.train()
+    encoder.model.train().double()  # in float32 the bounds would depend on how a processor rounds
     figures = InBatch(rows(), chosen, 0, terms).backward(encoder, 1)
     return figures["loss"] + sum(figures.get(f"flops_{role}", 0.0) for role in ("query", "passage")), gradients(encoder)
 
@@ -87,7 +88,6 @@ def test_loss_and_gradients_are_those_of_the_librarys_cached_loss(family: str, f
     """No passage stands twice, so nothing is masked: the same tokens without dropout; in float64,
     but for the library's MaxSim, which is of single precision."""
     encoder = FAMILIES[family](folder)
-    encoder.model.double()
     chosen = settings(steps=3, regulariser={"query": 0.05, "passage": 0.03} if family == "sparse" else None)
     loss, found = step_of(encoder, chosen, terms_of(chosen, encoder))
     batch = InBatch(rows(), settings(), 0).batch(1)
@@ -106,7 +106,6 @@ def test_loss_and_gradients_are_those_of_the_librarys_cached_loss(family: str, f
 def test_chunks_of_any_size_are_one_pass(family: str, folder: Path) -> None:
     """Also with terms, and where chunks are padded to other lengths than the batch; in float64."""
     encoder = FAMILIES[family](folder)
-    encoder.model.double()
     whole, expected = step_of(encoder, settings(micro_batch=None), flops)
     for size in (1, 4):
         loss, found = step_of(encoder, settings(micro_batch=size), flops)

@@ -185,6 +185,16 @@ def test_names_are_those_of_mteb(tmp_path: Path) -> None:
     assert mteb.TaskResult.from_disk(place / "x.json").scores["test"][0]["mrr_at_10"] == 0.5
 
 
+def test_an_encoder_of_another_family_searches_by_its_index(prompted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from retrieval.encoders.family import Dense
+
+    made = open_encoder(prompted)
+    monkeypatch.setattr(made, "family", Dense("multivector"))
+    monkeypatch.setattr("workflows.mteb_tasks._encoder", lambda _: made)
+    with pytest.raises(ConfigError, match=r"one vector of each text.*kind: multivector, .* index: FOLDER/.set."):
+        run(prompted, "MadeRetrieval")
+
+
 def test_mistakes_are_one_clear_line(prompted: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for given, task, message in (
         (prompted, "SciFct", "did you mean 'SciFact'"),

@@ -111,6 +111,9 @@ def test_a_decoder_learns_and_scores_alike_in_plain_sentence_transformers(
     plain = CrossEncoder(str(tmp_path / "model"))
     assert plain.prompts["instruction"] == "Find words"
     assert ours == pytest.approx(plain.predict(pairs, activation_fn=torch.nn.Identity()).tolist(), abs=1e-5)
+    on = new_reranker(RerankerSettings(backbone=str(tmp_path / "model"), max_tokens=64), seed=0)  # asked as before
+    with torch.no_grad():
+        assert on.scores(on.features(pairs)).tolist() == pytest.approx(ours, abs=1e-5)
 
 
 def test_an_adapter_alone_is_trained_and_merged_into_what_is_saved(decoder: Path, tmp_path: Path) -> None:
@@ -237,9 +240,10 @@ def test_rows_carry_a_teachers_scores_to_a_reranker(bert: Path, tmp_path: Path) 
     rows = load_rows([SourceSettings(path=str(tmp_path / "scored.jsonl"))])
     assert rows == scored(ROWS)
     (one,) = ListSampler(rows, settings(bert, loss="kl").loss, 1, 2, 0).lists(0)
-    place = next(i for i, row in enumerate(rows) if row.query == one.query)
-    known = {passage_text(p): rows[place].scores[content_key(p)] for p in passages_of([rows[place]])}
+    row = next(row for row in rows if row.query == one.query)
+    known = {passage_text(p): row.scores[content_key(p)] for p in (*row.positives, *row.negatives)}
     assert one.labels == tuple(known[text] for text in one.passages)
+    assert len(set(one.labels)) > 1
     for loss in ("kl", "mse", "margin_mse", {"kind": "listnet", "target": "teacher"}):
         figures = Figures()
         chosen = settings(bert, loss=loss, steps=15, learning_rate=5e-3)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from decoders import MARKS, make_decoder
+from decoders import CHAT, MARKS, make_decoder
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
@@ -163,6 +163,7 @@ def test_settings_reach_the_model(decoder: Path, index: Path) -> None:
         ("bert", {"template": "qwen3"}, "template does nothing for .*, which is no language model"),
         ("bert", {"instruction": "Find"}, "instruction does nothing for .*, which is no language model"),
         ("decoder", {}, "has no place for query and passage: .* template: qwen3 or plain"),
+        ("chat", {}, "has no place for query and passage: it is that of a chat"),
         ("mute", {"template": "plain"}, "has no single token for 'yes'"),
     ],
 )
@@ -172,6 +173,9 @@ def test_what_cannot_be_asked_is_one_clear_line(
     folder = decoder if which == "decoder" else tmp_path / which
     if which == "bert":
         make(folder)
+    if which == "chat":
+        shutil.copytree(decoder, folder)
+        (folder / "chat_template.jinja").write_text(CHAT)
     if which == "mute":
         shutil.copytree(decoder, folder)
         AutoTokenizer.from_pretrained(make(tmp_path / "other")).save_pretrained(folder)

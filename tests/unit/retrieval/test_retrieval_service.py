@@ -40,7 +40,7 @@ class Echo:
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         self.calls.append((list(queries), k))
-        assert self.gate.wait(20)
+        assert self.gate.wait(60)
         if "down" in queries:
             raise RetrieverError("the index is gone")
         if "bug" in queries:
@@ -84,7 +84,7 @@ def url(echo: Echo, serving: Serving) -> Iterator[str]:
 
 
 def ask(url: str, **body: Any) -> httpx.Response:
-    return httpx.post(f"{url}/retrieve", json=body, timeout=20)
+    return httpx.post(f"{url}/retrieve", json=body, timeout=60)
 
 
 def test_answers_with_scores(url: str) -> None:
@@ -159,11 +159,11 @@ def test_others_take_turns_with_the_calls_of_a_large_request(serving: Serving) -
 def test_a_large_request_has_time_for_each_of_its_calls(serving: Serving) -> None:
     class Slow(Echo):
         def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-            time.sleep(0.2)
+            time.sleep(0.1)
             return super().search(queries, k)
 
-    with serving(Slow(), ServiceLimits(max_batch=1, timeout_s=0.5)) as url:
-        assert ask(url, queries=["a", "b", "c", "d"], topk=1).status_code == 200
+    with serving(Slow(), ServiceLimits(max_batch=1, timeout_s=0.4)) as url:
+        assert ask(url, queries=list("abcdefgh"), topk=1).status_code == 200
 
 
 def test_the_request_path_of_search_r1s_client(url: str) -> None:
@@ -256,6 +256,10 @@ def test_requests_beyond_the_limits_are_refused(url: str, body: bytes, status: i
     assert detail in answer.json()["detail"]
 
 
+def test_more_hits_than_passages_are_all_passages(url: str) -> None:
+    assert len(ask(url, queries=["x"], topk=11).json()["result"][0]) == 10
+
+
 def test_a_body_that_does_not_say_its_size_is_limited_too(url: str) -> None:
     def chunks() -> Iterator[bytes]:
         for _ in range(30):
@@ -284,7 +288,7 @@ def test_a_request_whose_headers_do_not_come_is_ended_in_time(
 ) -> None:
     monkeypatch.setattr("retrieval.service.server.timed_protocol", lambda seconds: timed_protocol(seconds, plain))
     good = b"POST /retrieve HTTP/1.1\r\nhost: x\r\ncontent-length: 30\r\n\r\n" + b'{"queries": ["x"], "topk": 1}\n'
-    with serving(echo, ServiceLimits(header_timeout_s=0.4)) as url, contextlib.ExitStack() as stack:
+    with serving(echo, ServiceLimits(header_timeout_s=2)) as url, contextlib.ExitStack() as stack:
         host, port = url.removeprefix("http://").split(":")
         silent, half, later, slow, idle = (
             stack.enter_context(socket.create_connection((host, int(port)), timeout=20)) for _ in range(5)
@@ -296,15 +300,14 @@ def test_a_request_whose_headers_do_not_come_is_ended_in_time(
             assert connection.recv(4_096).startswith(b"HTTP/1.1 200")
         later.sendall(good[:30])  # on a connection that has had an answer
         slow.sendall(good[:30])
-        time.sleep(0.2)
+        time.sleep(0.1)
         slow.sendall(good[30:])
         assert slow.recv(4_096).startswith(b"HTTP/1.1 200")
         for connection in (half, later):
             assert connection.recv(4_096).startswith(b"HTTP/1.1 408")
             assert connection.recv(4_096) == b""
         assert silent.recv(4_096) == b""
-        assert 0.4 <= time.monotonic() - started < 5
-        time.sleep(0.6)
+        assert time.monotonic() - started >= 2
         for connection in (idle, slow):  # between requests
             connection.sendall(good)
             assert connection.recv(4_096).startswith(b"HTTP/1.1 200")
@@ -401,7 +404,7 @@ def metrics(url: str) -> str:
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
-    until = time.monotonic() + 15
+    until = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)

@@ -156,13 +156,22 @@ def test_a_teacher_is_compared_with_the_golds_that_the_corpus_has(corpus: Path) 
         TrainingRow("c", "c?", (elsewhere,)),
         TrainingRow("crop-p4", "text of 4", (PASSAGES[4],)),
     ]
-    ranked = {"a?": ids("501"), "b?": ids("123"), "c?": (), "text of 4": ids("4")}
+    ranked = {"a?": ids("5012"), "b?": ids("123"), "c?": (), "text of 4": ids("4")}
     found = agreement(rows, ranked, settings(corpus))
-    assert found.figures() == {"gold_recall": 0.5, "crop_recall": 1.0, "without_hits": 1}
+    assert found.figures() == {
+        "gold_recall": 0.5,
+        "crop_recall": 1.0,
+        "without_hits": 1,
+        "without_negatives": 3,
+    }
     assert str(found) == (
-        "0.500 of the golds of queries and 1.000 of the passages of crops among its best hits; nothing for 1 queries"
+        "0.500 of the golds of queries and 1.000 of the passages of crops among its best hits"
+        "; nothing for 1 queries; no negatives for 3 queries"
     )
-    assert agreement(rows[2:3], ranked, settings(corpus)).figures() == {"without_hits": 1}
+    assert agreement(rows[2:3], ranked, settings(corpus)).figures() == {
+        "without_hits": 1,
+        "without_negatives": 1,
+    }
 
 
 # Labels on disk
@@ -304,10 +313,16 @@ def test_bad_settings_are_refused(corpus: Path, changes: dict[str, Any], named: 
         settings(corpus, **changes)
 
 
-def test_an_index_of_a_teacher_is_made_from_the_passages_or_checked_against_them(corpus: Path) -> None:
-    made = settings(corpus, teachers=[{"kind": "bm25", "index": "i"}, {"kind": "bm25", "index": "j", "corpus": "own"}])
-    assert [getattr(made.teacher(n), "corpus", None) for n in (1, 2)] == [str(corpus), "own"]
-    assert made.stages == [1, 2]
-    assert made.model_copy(update={"progressive": False}).stages == [2]
-    first = settings(corpus, corpus=None, teachers=[{"kind": "bm25", "index": "i", "corpus": "own"}])
+def test_an_index_of_a_teacher_is_checked_against_the_passages(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    teachers: list[dict[str, Any]] = [{"kind": "bm25", "index": str(tmp_path / name)} for name in ("there", "mistyped")]
+    made = settings(corpus, teachers=[*teachers, teachers[0] | {"corpus": "own"}])
+    assert [getattr(made.teacher(n), "corpus", "") for n in (1, 2, 3)] == [str(corpus), None, "own"]
+    first = settings(corpus, corpus=None, teachers=[teachers[0] | {"corpus": "own"}])
     assert first.passages == "own"
+
+
+def test_a_stage_is_a_teacher_or_all_of_them(corpus: Path) -> None:
+    teachers = [{"kind": "some.module:Teacher"}] * 3
+    assert settings(corpus, teachers=teachers).stages == [1, 2, 3]
+    assert settings(corpus, teachers=teachers, progressive=False).stages == [3]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from families import EVERYTHING, instructable, masked_lm, taught_rows
+from families import EVERYTHING, FAMILIES, instructable, masked_lm, taught_rows
 from test_retrieval_training_run import Figures, settings
 
 from retrieval.encoders.encoder import Encoder
@@ -55,6 +56,22 @@ def test_chunks_of_any_size_are_one_pass(folder: Path) -> None:
         assert figures == pytest.approx(whole, rel=1e-9)
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_takes_all_of_it(family: str, folder: Path) -> None:
+    data = [replace(row, instruction="") for row in taught_rows()]  # their prompts have no place for one
+    found = []
+    for size in (None, 3):
+        encoder, chosen = FAMILIES[family](folder), settings(**EVERYTHING, micro_batch=size)
+        encoder.model.train().double()
+        figures = InBatch(data, chosen, 0, terms_of(chosen, encoder)).backward(encoder, 0)
+        found.append((figures, gradients(encoder)))
+    (whole, expected), (chunked, in_chunks) = found
+    assert chunked == pytest.approx(whole, rel=1e-9)
+    assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-3
+    for name, gradient in expected.items():
+        torch.testing.assert_close(in_chunks[name], gradient, rtol=1e-8, atol=1e-10)
 
 
 def test_the_weight_of_infonce_beside_a_teacher(folder: Path) -> None:

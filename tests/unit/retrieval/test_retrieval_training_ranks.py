@@ -14,6 +14,8 @@ from families import masked_lm
 from ranks_script import gradients, reranker_gradients, work
 from test_retrieval_training_run import backbone
 
+from retrieval.training.ranks import mean_over_ranks
+
 pytestmark = pytest.mark.e2e
 SCRIPT = Path(__file__).with_name("ranks_script.py")
 
@@ -69,5 +71,21 @@ def test_ranks_that_start_apart_train_the_weights_of_the_first(tmp_path: Path) -
     first, second = on_two_ranks("starts", backbone(tmp_path / "backbone", "bert"), tmp_path)
     moved = [name for name, weight in first.items() if "lora_B" in name and weight.any()]
     assert moved
+    assert (float(first["a"]), float(first["b"])) == (1.5, 10.0)
     for name, weight in first.items():
         assert torch.equal(weight, second[name]), name
+
+
+def test_figures_are_reduced_where_the_ranks_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL takes no tensor of the CPU."""
+
+    class Reduced(Exception):  # noqa: N818
+        pass
+
+    def all_reduce(values: torch.Tensor) -> None:
+        raise Reduced(values.device.type)
+
+    monkeypatch.setattr("retrieval.training.ranks.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
+    with pytest.raises(Reduced, match="meta"):
+        mean_over_ranks({"loss": 1.0}, torch.device("meta"))

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from retrieval.passages import content_key
-from retrieval.training.config import FilterSettings, SourceSettings
+from retrieval.training.config import SourceSettings
 from retrieval.training.loss import Columns
 from retrieval.training.mining import mine
+from retrieval.training.mining_config import FilterSettings
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
 from retrieval.training.sampling import BatchSampler, one_key
 from sleuth.errors import ConfigError, DataError

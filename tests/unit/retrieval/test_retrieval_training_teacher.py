@@ -19,8 +19,9 @@ from retrieval.combine.rerank import RerankRetriever
 from retrieval.dense.retriever import build_dense, open_dense
 from retrieval.encoders.encoder import Encoder
 from retrieval.passages import content_key, passage_text
-from retrieval.training.config import MiningSettings, SourceSettings
+from retrieval.training.config import SourceSettings
 from retrieval.training.instructions import search_each
+from retrieval.training.mining_config import MiningSettings
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
 from retrieval.training.start import Material, start
 from retrieval.training.teacher import with_scores
@@ -36,9 +37,9 @@ def test_scores_instructions_and_sources_are_read_back_as_written(tmp_path: Path
     write_rows([row, TrainingRow("2", "who?", (GOLD,))], tmp_path / "rows.jsonl")
     assert load_rows([SourceSettings(path=str(tmp_path / "rows.jsonl"))]) == [row, TrainingRow("2", "who?", (GOLD,))]
     told = SourceSettings(path=str(tmp_path / "rows.jsonl"), instruction="Find anything")
-    first, second, third, _ = load_rows([told, SourceSettings(path=str(tmp_path / "rows.jsonl"))])
+    first, second, third, fourth = load_rows([told, SourceSettings(path=str(tmp_path / "rows.jsonl"))])
     assert [first.instruction, second.instruction, third.instruction] == ["Find it", "Find anything", "Find it"]
-    assert [first.source, second.source] == ["set", "0"]
+    assert [first.source, second.source, third.source, fourth.source] == ["0/set", "0", "1/set", "1"]
 
 
 def test_scores_stay_with_passages_that_take_the_ids_of_a_corpus(tmp_path: Path) -> None:

@@ -155,8 +155,9 @@ def test_a_run_begins_in_a_folder_that_was_prepared(tmp_path: Path) -> None:
         run.mark_done("world")
         (run.path / "rows.jsonl").write_text("x")
     with run.prepare(CONFIG):
-        assert run.stage_done("world")
+        assert run.stage_done("world") and not run.begun
     with run.claim(CONFIG):
+        assert run.begun
         assert run.stage_done("world")
     with run.prepare({"seed": 2}):  # a run is there: its config stays
         assert run.read_config() == CONFIG
