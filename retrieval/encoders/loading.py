@@ -81,7 +81,7 @@ def load_encoder(source: str | Path | EncoderChoice, *, device: str | None = Non
     if _is_bare(name):
         raise ArtifactError(
             f"{name} is not an encoder: it does not say how its states are pooled into one vector",
-            "give a mapping: {backbone: ..., pooling: mean, query_prompt: ..., passage_prompt: ...}",
+            "give a mapping: {backbone: ..., pooling: mean, query_prompt: ..., passage_prompt: ...}, or kind: sparse",
         )
     if Path(name).is_dir() and family_of(name) != wanted.kind:
         raise ArtifactError(f"{name} is an encoder of kind {family_of(name)}, not {wanted.kind}", "leave kind out")

