@@ -3,7 +3,7 @@
     python benchmarks/families_world.py [--seeds 0 1 2] [--out runs/families_world] [--only NAME …] [--table]
 
 BM25 finds nothing there, as questions and passages share no word. A two-layer encoder is trained from random weights
-for each family, 150 steps of 32 of 6,400 questions and 3,200 searches; 1,000 questions about held-out entities are
+for each family, 200 steps of 64 of 6,400 questions and 3,200 searches; 1,000 questions about held-out entities are
 searched among 10,500 passages. SPLADE is trained with several weights of its regulariser. An interrupted study goes on; more seeds can be added.
 """
 
@@ -21,7 +21,7 @@ from envs.toy_world.generate import generate_world
 from envs.toy_world.write import write_world
 
 TEST = 1_000
-BUDGET = {"batch_size": 32, "hard_negatives": 0, "steps": 150, "learning_rate": 1e-3, "warmup_steps": 15}
+BUDGET = {"batch_size": 64, "hard_negatives": 0, "steps": 200, "learning_rate": 1e-3, "warmup_steps": 20}
 SCRATCH = {"hidden_size": 128, "layers": 2, "heads": 4, "max_positions": 64, "dropout": 0.0}
 LENGTHS = {"query_max_tokens": 48, "passage_max_tokens": 48}
 
