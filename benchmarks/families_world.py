@@ -4,7 +4,8 @@
 
 BM25 finds nothing there, as questions and passages share no word. A two-layer encoder is trained from random weights
 for each family, 200 steps of 64 of 6,400 questions and 3,200 searches; 1,000 questions about held-out entities are
-searched among 10,500 passages. SPLADE is trained with several weights of its regulariser. An interrupted study goes on; more seeds can be added.
+searched among 10,500 passages. SPLADE is trained with several weights of its regulariser, and cut to its 40 largest
+weights. An interrupted study goes on; more seeds can be added.
 """
 
 from __future__ import annotations
