@@ -63,6 +63,15 @@ def index(kind: str, of: str, name: str = "", **settings: Any) -> Callable[[Path
     }
 
 
+def cut(of: str, terms: int) -> Callable[[Path], dict[str, Any]]:
+    """The sparse encoder ``of`` with the largest ``terms`` weights of every text."""
+    whole = index("sparse", of, f"{of}-{terms}-terms")
+    return lambda folder: {
+        **whole(folder),
+        "encoder": {"kind": "sparse", "backbone": str(folder / of / "encoder"), "max_terms": terms},
+    }
+
+
 def hybrid(*parts: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
     return lambda folder: {"kind": "hybrid", "parts": [part(folder) for part in parts], "rrf_k": 10}
 
@@ -152,6 +161,14 @@ SEARCHED: Sequence[Searched] = [
     *(
         Searched(f"splade, regulariser {weight}", index("sparse", f"splade-{weight}"), needs=[f"splade-{weight}"])
         for weight in WEIGHTS
+    ),
+    *(
+        Searched(
+            f"splade, regulariser {WEIGHTS[0]}, {terms} terms",
+            cut(f"splade-{WEIGHTS[0]}", terms),
+            [f"splade-{WEIGHTS[0]}"],
+        )
+        for terms in (80, 40, 20)
     ),
 ]
 
