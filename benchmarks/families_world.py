@@ -119,22 +119,25 @@ WEIGHTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Of SPLADE's regulariser, from the weakest on; queries and passages have the same."""
 CHOSEN = 0.03
 TERMS = 20
-"""Terms of SPLADE that a passage is expanded with."""
+"""Terms that a passage is expanded with: those of SPLADE-doc, which are words that questions have."""
 COLBERT_SETTINGS = {"query_prompt": "", "passage_prompt": "", "expand_to": 0}
 
 TRAINED: Sequence[Trained] = [
     Trained("dense", encoder("plain", {"temperature": 0.05})),
     Trained("splade", splade(CHOSEN)),
     *(Trained(f"splade-{weight}", splade(weight)) for weight in WEIGHTS),
+    Trained(
+        "splade-doc", encoder("splade_doc", {"preset": "splade", "regulariser": {"query": 0.0, "passage": CHOSEN}})
+    ),
     Trained("unicoil", encoder("unicoil", {"temperature": 1.0})),
     Trained(
-        "unicoil-expanded",
+        "unicoil-expanded-doc",
         lambda folder: encoder(
             "unicoil",
             {"temperature": 1.0},
-            {"expansion": {"encoder": str(folder / "splade" / "encoder"), "terms": TERMS}},
+            {"expansion": {"encoder": str(folder / "splade-doc" / "encoder"), "terms": TERMS}},
         )(folder),
-        needs=["splade"],
+        needs=["splade-doc"],
     ),
     Trained("colbert", encoder("colbert", {"temperature": 1.0}, COLBERT_SETTINGS)),
     Trained("reranker", reranker, needs=["dense"]),
@@ -143,8 +146,9 @@ SEARCHED: Sequence[Searched] = [
     Searched("bm25", bm25),
     Searched("dense", DENSE, needs=["dense"]),
     Searched("splade", SPLADE, needs=["splade"]),
+    Searched("splade-doc", index("sparse", "splade-doc"), needs=["splade-doc"]),
     Searched("unicoil", index("sparse", "unicoil"), needs=["unicoil"]),
-    Searched("unicoil, expanded", index("sparse", "unicoil-expanded"), needs=["unicoil-expanded"]),
+    Searched("unicoil, expanded by splade-doc", index("sparse", "unicoil-expanded-doc"), ["unicoil-expanded-doc"]),
     Searched("colbert, exact", COLBERT, needs=["colbert"]),
     *(
         Searched(
