@@ -25,7 +25,7 @@ def index(
         str, typer.Argument(help="Passages: a .jsonl, .tsv (.gz, .zst) or .parquet file, a folder, a hub dataset.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the new index.")],
-    kind: Annotated[str, typer.Option(help="Kind of index: bm25, or the kind of the encoder (dense, …).")] = "bm25",
+    kind: Annotated[str, typer.Option(help="bm25, dense, sparse, multivector or promptreps.")] = "bm25",
     k1: Annotated[float | None, typer.Option(help="bm25: term saturation, the index's default. [0.9]")] = None,
     b: Annotated[float | None, typer.Option(help="bm25: length normalisation, the index's default. [0.4]")] = None,
     threads: Annotated[
