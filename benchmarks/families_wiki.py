@@ -30,6 +30,7 @@ from retrieval.training.config import SourceSettings
 from retrieval.training.mining import mine
 from retrieval.training.mining_config import FilterSettings
 from retrieval.training.rows import load_rows, write_rows
+from sleuth.layout import RetrieverRunLayout
 
 DATA = Path(os.environ.get("SLEUTH_DATA", "data"))
 POOL = 8_000
@@ -56,18 +57,18 @@ def prepare(folder: Path, _seed: int) -> None:
         (here / "pool.jsonl").write_text(
             "".join(line + "\n" for line, name in zip(lines, ids, strict=True) if name in kept), encoding="utf-8"
         )
-    if not (here / "rows.jsonl").exists():
+    if not (here / "mined-rows.jsonl").exists():
         if not (here / "bm25").exists():
             build_bm25(wiki / "corpus.jsonl", here / "bm25")
         rows = load_rows([SourceSettings(path=str(wiki), split="train")])
         filters = FilterSettings(negatives=4, last_rank=30, drop_answers=False)
-        write_rows(mine(rows, BM25Retriever(here / "bm25"), filters)[0], here / "rows.jsonl")
+        write_rows(mine(rows, BM25Retriever(here / "bm25"), filters)[0], here / "mined-rows.jsonl")
 
 
 def encoder(start: Callable[[], dict[str, Any]], **training: Any) -> Settings:
     return lambda folder: {
         "encoder": start(),
-        "data": [{"path": str(shared(folder) / "rows.jsonl")}],
+        "data": [{"path": str(shared(folder) / "mined-rows.jsonl")}],
         "training": {**BUDGET, **training},
     }
 
@@ -77,7 +78,7 @@ def index(kind: str, of: str, corpus: str = "pool", name: str = "", **settings: 
         "kind": kind,
         "index": str(folder / "indexes" / f"{name or of}-{corpus}"),
         "corpus": str(corpus_of(folder, corpus)),
-        "encoder": str(folder / of / "encoder"),
+        "encoder": str(RetrieverRunLayout(folder / of).encoder),
         **settings,
     }
 
@@ -150,7 +151,7 @@ def query_tower(corpus: str) -> Settings:
     """MiniLM's passages with the query tower that learned: passage vectors are those of MiniLM as it comes."""
     return lambda folder: {
         **as_it_comes(corpus)(folder),
-        "encoder": str(folder / "minilm-tuned" / "encoder"),
+        "encoder": str(RetrieverRunLayout(folder / "minilm-tuned").encoder),
     }
 
 
@@ -158,7 +159,7 @@ def tune_minilm(folder: Path) -> dict[str, Any]:
     """Against all passages of Wikipedia, whose vectors are taken from the index."""
     return {
         "encoder": {"backbone": minilm()},
-        "data": [{"path": str(shared(folder) / "rows.jsonl")}],
+        "data": [{"path": str(shared(folder) / "mined-rows.jsonl")}],
         "training": {
             "train": "query",
             "against": "all",

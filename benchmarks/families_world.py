@@ -20,6 +20,7 @@ from family_study import Searched, Task, Trained, beir_task, study, table
 from envs.toy_world.config import WorldSettings
 from envs.toy_world.generate import generate_world
 from envs.toy_world.write import write_world
+from sleuth.layout import RetrieverRunLayout
 
 TEST = 1_000
 BUDGET = {"batch_size": 64, "hard_negatives": 0, "steps": 200, "learning_rate": 1e-3, "warmup_steps": 20}
@@ -27,9 +28,13 @@ SCRATCH = {"hidden_size": 128, "layers": 2, "heads": 4, "max_positions": 64, "dr
 LENGTHS = {"query_max_tokens": 48, "passage_max_tokens": 48}
 
 
+def world_of(folder: Path) -> Path:
+    return RetrieverRunLayout(folder).world
+
+
 def rows(folder: Path) -> list[dict[str, Any]]:
-    searches = {"path": str(folder / "world"), "split": "train_searches", "limit": 3_200}
-    return [{"path": str(folder / "world"), "split": "train"}, searches]
+    searches = {"path": str(world_of(folder)), "split": "train_searches", "limit": 3_200}
+    return [{"path": str(world_of(folder)), "split": "train"}, searches]
 
 
 def encoder(
@@ -38,7 +43,7 @@ def encoder(
     """The training run of an encoder from random weights."""
 
     def of(folder: Path) -> dict[str, Any]:
-        world = folder / "world"
+        world = world_of(folder)
         scratch = {**SCRATCH, "vocabulary_file": str(world / "vocabulary.txt")}
         start = {"preset": preset, "scratch": scratch, "scratch_corpus": str(world / "corpus.jsonl")}
         dev = {"path": str(world), "split": "dev", "passages": 2_000, "every": BUDGET["steps"]}
@@ -57,8 +62,8 @@ def index(kind: str, of: str, name: str = "", **settings: Any) -> Callable[[Path
     return lambda folder: {
         "kind": kind,
         "index": str(folder / "indexes" / (name or of)),
-        "corpus": str(folder / "world" / "corpus.jsonl"),
-        "encoder": str(folder / of / "encoder"),
+        "corpus": str(world_of(folder) / "corpus.jsonl"),
+        "encoder": str(RetrieverRunLayout(folder / of).encoder),
         **settings,
     }
 
@@ -68,7 +73,7 @@ def cut(of: str, terms: int) -> Callable[[Path], dict[str, Any]]:
     whole = index("sparse", of, f"{of}-{terms}-terms")
     return lambda folder: {
         **whole(folder),
-        "encoder": {"kind": "sparse", "backbone": str(folder / of / "encoder"), "max_terms": terms},
+        "encoder": {"kind": "sparse", "backbone": str(RetrieverRunLayout(folder / of).encoder), "max_terms": terms},
     }
 
 
@@ -77,13 +82,13 @@ def hybrid(*parts: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[st
 
 
 def bm25(folder: Path) -> dict[str, Any]:
-    return {"kind": "bm25", "index": str(folder / "indexes" / "bm25"), "corpus": str(folder / "world" / "corpus.jsonl")}
+    return {"kind": "bm25", "index": str(folder / "indexes" / "bm25"), "corpus": str(world_of(folder) / "corpus.jsonl")}
 
 
 def reranked(inner: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
     return lambda folder: {
         "kind": "rerank",
-        "model": str(folder / "reranker" / "reranker"),
+        "model": str(RetrieverRunLayout(folder / "cross-encoder").reranker),
         "inner": inner(folder),
         "depth": 20,
     }
@@ -94,7 +99,7 @@ def reranker(folder: Path) -> dict[str, Any]:
     return {
         "kind": "reranker",
         "reranker": {
-            "backbone": str(folder / "dense" / "encoder"),
+            "backbone": str(RetrieverRunLayout(folder / "dense").encoder),
             "max_tokens": 64,
             "hard_negatives": 7,
             "batch_size": 16,
@@ -135,12 +140,12 @@ TRAINED: Sequence[Trained] = [
         lambda folder: encoder(
             "unicoil",
             {"temperature": 1.0},
-            {"expansion": {"encoder": str(folder / "splade-doc" / "encoder"), "terms": TERMS}},
+            {"expansion": {"encoder": str(RetrieverRunLayout(folder / "splade-doc").encoder), "terms": TERMS}},
         )(folder),
         needs=["splade-doc"],
     ),
     Trained("colbert", encoder("colbert", {"temperature": 1.0}, COLBERT_SETTINGS)),
-    Trained("reranker", reranker, needs=["dense"]),
+    Trained("cross-encoder", reranker, needs=["dense"]),
 ]
 SEARCHED: Sequence[Searched] = [
     Searched("bm25", bm25),
@@ -161,7 +166,7 @@ SEARCHED: Sequence[Searched] = [
     Searched("colbert, muvera", index("multivector", "colbert", "muvera", index_type="muvera"), needs=["colbert"]),
     Searched("dense + splade", hybrid(DENSE, SPLADE), needs=["dense", "splade"]),
     Searched("dense + colbert", hybrid(DENSE, COLBERT), needs=["dense", "colbert"]),
-    Searched("dense, reranked", reranked(DENSE), needs=["reranker"]),
+    Searched("dense, reranked", reranked(DENSE), needs=["cross-encoder"]),
     *(
         Searched(f"splade, regulariser {weight}", index("sparse", f"splade-{weight}"), needs=[f"splade-{weight}"])
         for weight in WEIGHTS
@@ -178,13 +183,13 @@ SEARCHED: Sequence[Searched] = [
 
 
 def prepare(folder: Path, seed: int) -> None:
-    if not (folder / "world" / "corpus.jsonl").exists():
+    if not (world_of(folder) / "corpus.jsonl").exists():
         world = WorldSettings(seed=seed, paraphrase=1.0, dev=300, test=TEST)
-        write_world(generate_world(world), folder / "world", overwrite=True)
+        write_world(generate_world(world), world_of(folder), overwrite=True)
 
 
 def task_of(folder: Path) -> Task:
-    return beir_task(folder / "world", "test")
+    return beir_task(world_of(folder), "test")
 
 
 def main() -> None:

@@ -27,7 +27,9 @@ from retrieval.evaluation.measures import per_query
 from retrieval.open import open_retriever
 from retrieval.size import size_of
 from sleuth.artifacts import MANIFEST
+from sleuth.layout import RetrieverRunLayout
 from sleuth.protocols import Retriever
+from sleuth.runs import RunFolder
 from sleuth.statistics import paired_difference
 from sleuth.types import Question
 
@@ -94,8 +96,9 @@ def train(run: Trained, folder: Path, seed: int, threads: int = 1) -> float:
 
 def seconds_of(out: Path) -> float:
     """Seconds of training of all rounds, as the run recorded them."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "stages").glob("train-*.json"))]
-    return sum(float(record.get("seconds", 0.0)) for record in found)
+    folder = RunFolder(out)
+    rounds = range(1, 1 + len(RetrieverRunLayout(out).rounds()))
+    return sum(float(folder.stage_info(f"train-{number}").get("seconds", 0.0)) for number in rounds)
 
 
 def measure(
@@ -160,7 +163,7 @@ def _train_all(name: str, trained: Sequence[Trained], folder: Path, seed: int) -
     run = next(run for run in trained if run.name == name)
     for needed in run.needs:
         _train_all(needed, trained, folder, seed)
-    if not (folder / name / "stages" / "index.json").exists():
+    if not RunFolder(folder / name).stage_done("index"):
         train(run, folder, seed)
 
 
