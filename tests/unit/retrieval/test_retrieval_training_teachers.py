@@ -190,7 +190,7 @@ def test_labels_in_a_shared_folder_serve_other_runs_here_of_crops_alone_with_fro
         (["data=[]", "augmentation=null"], r"no queries to train on: give data \("),
         (["rounds=2"], "rounds goes not with augmentation"),
         (["mining={retriever: i}"], "mining goes not with augmentation"),
-        (["stages=[{name: one}]", "training={}"], "stages goes not with augmentation"),
+        (["stages=[{name: one}]", "training={}"], "augmentation has stages of its own"),
         (["kind=reranker", "reranker={backbone: x}"], "kind reranker goes not with augmentation"),
         (["training.distillation={}"], "training.distillation goes not with augmentation"),
         (["augmentation.teachers=[]"], "at least 1 item"),
