@@ -27,9 +27,8 @@ from retrieval.images import read_image
 from retrieval.open import open_retriever
 from retrieval.passages import content_key
 from retrieval.service.remote import RemoteRetriever
-from retrieval.service.wire import read_answer
 from retrieval.store import IMAGES, PASSAGES, PassageStore, StoreWriter
-from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
+from sleuth.errors import ArtifactError, ConfigError, DataError
 from sleuth.trajectories import close_trajectories, read_trajectories, to_line
 from sleuth.types import Generation, Image, Passage, Question, ScoredTrajectory, Search, Segment, Trajectory, Turn
 
@@ -301,23 +300,6 @@ def test_the_service_sends_bytes_only_if_asked(index: Path, serving) -> None:
         with pytest.raises(DataError, match="only the name is known"):
             read_image(hit.passage.image)
         assert len(whole.search(list(COLOURS) * 30, 1)) == 150
-
-
-@pytest.mark.parametrize(
-    "image",
-    [{"name": "a", "sha256": "b", "data": "?"}, {"name": "a", "sha256": "b", "data": "AAAA"}],
-)
-def test_a_damaged_picture_of_a_service_is_an_error(image: object) -> None:
-    document = {"id": "1", "title": "", "text": "x", "image": image}
-    with pytest.raises(RetrieverError, match="image"):
-        read_answer({"result": [[{"document": document, "score": 1.0}]]}, 1, 1)
-
-
-@pytest.mark.parametrize("image", [3, None, "a.png", {"name": "a"}])
-def test_another_servers_image_is_no_picture_of_ours(image: object) -> None:
-    document = {"id": "1", "contents": "x", "image": image}
-    ((hit,),) = read_answer({"result": [[{"document": document, "score": 1.0}]]}, 1, 1)
-    assert hit.passage == Passage("1", "", "x")
 
 
 def test_a_service_whose_pictures_are_gone_says_so(index: Path, serving) -> None:

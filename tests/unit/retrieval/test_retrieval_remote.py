@@ -18,6 +18,7 @@ from retrieval.config import RetrieverSettings
 from retrieval.open import open_retriever
 from retrieval.resilient import ResilientRetriever
 from retrieval.service.remote import RemoteRetriever
+from retrieval.service.wire import read_answer
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.types import Passage
 
@@ -222,3 +223,20 @@ def test_requests_keep_to_the_hits_that_the_service_gives(served: Callable[[Serv
     server = Server((200, {"result": [[], []]}), health={"max_queries": 64, "max_hits": 5})
     assert RemoteRetriever(served(server)).search(["a", "b", "c", "d"], 2) == [[]] * 4
     assert [request["queries"] for request in server.asked] == [["a", "b"], ["c", "d"]]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [{"name": "a", "sha256": "b", "data": "?"}, {"name": "a", "sha256": "b", "data": "AAAA"}],
+)
+def test_a_damaged_picture_of_a_service_is_an_error(image: object) -> None:
+    document = {"id": "1", "title": "", "text": "x", "image": image}
+    with pytest.raises(RetrieverError, match="image"):
+        read_answer({"result": [[{"document": document, "score": 1.0}]]}, 1, 1)
+
+
+@pytest.mark.parametrize("image", [3, None, "a.png", {"name": "a"}])
+def test_another_servers_image_is_no_picture_of_ours(image: object) -> None:
+    document = {"id": "1", "contents": "x", "image": image}
+    ((hit,),) = read_answer({"result": [[{"document": document, "score": 1.0}]]}, 1, 1)
+    assert hit.passage == Passage("1", "", "x")

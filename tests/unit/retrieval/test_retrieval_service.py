@@ -4,60 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 import requests
+from echo import Echo, ask, metrics, wait_for
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from retrieval.cache import CachedRetriever
-from retrieval.resilient import ResilientRetriever
 from retrieval.service.config import ServiceLimits
 from retrieval.service.protocol import timed_protocol
 from retrieval.service.request import RetrieveAnswer
 from retrieval.service.wire import FINGERPRINT
-from sleuth.errors import ConfigError, RetrieverError
-from sleuth.types import Hit, Passage
 
 Serving = Callable[..., contextlib.AbstractContextManager[str]]
-
-
-class Echo:
-    """k hits a query that name it; can be held back, and keeps what it was asked."""
-
-    def __init__(self, passages: int = 10) -> None:
-        self.fingerprint = "echo"
-        self.passages = passages
-        self.calls: list[tuple[list[str], int]] = []
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        self.calls.append((list(queries), k))
-        assert self.gate.wait(60)
-        if "down" in queries:
-            raise RetrieverError("the index is gone")
-        if "bug" in queries:
-            raise KeyError("bug")
-        if "wrong" in queries:
-            raise ConfigError("no such query")
-        if k < 1:
-            raise ConfigError(f"k is {k}, it must be 1 or more")
-        return [
-            [
-                Hit(Passage(f"{query}-{rank}", f'A "{query}"', f"line\n{rank}"), 1 / rank, rank)
-                for rank in range(1, min(k, self.passages) + 1)
-            ]
-            if query
-            else []
-            for query in queries
-        ]
 
 
 @pytest.fixture
@@ -81,10 +45,6 @@ def url(echo: Echo, serving: Serving) -> Iterator[str]:
     with serving(echo, limits) as address:
         yield address
         echo.gate.set()
-
-
-def ask(url: str, **body: Any) -> httpx.Response:
-    return httpx.post(f"{url}/retrieve", json=body, timeout=60)
 
 
 def test_answers_with_scores(url: str) -> None:
@@ -121,49 +81,6 @@ def test_topk_is_read_as_search_r1s_server_reads_it(url: str, topk: Any, hits: i
 def test_return_scores_is_read_as_search_r1s_server_reads_it(url: str, value: Any, scored: bool) -> None:
     ((hit,),) = ask(url, queries=["x"], topk=1, return_scores=value).json()["result"]
     assert ("score" in hit) == scored
-
-
-def test_what_search_r1s_client_sends_for_512_questions_five_times_passes_while_others_wait(serving: Serving) -> None:
-    echo = Echo()
-    with serving(echo) as url, ThreadPoolExecutor(6) as pool:
-        echo.gate.clear()
-        waiting = [pool.submit(ask, url, queries=[f"{i} {j}" for j in range(2_560)], topk=3) for i in range(5)]
-        wait_for(lambda: "pending_queries 12544.0" in metrics(url))  # all but those of the running call
-        last = pool.submit(ask, url, queries=[f"last {j}" for j in range(2_560)], topk=3)
-        wait_for(lambda: "pending_queries 15104.0" in metrics(url))
-        echo.gate.set()
-        assert {answer.result().status_code for answer in waiting} == {200}
-        found = last.result().json()["result"]
-    assert [hits[2]["id"] for hits in found] == [f"last {j}-3" for j in range(2_560)]
-    assert max(len(queries) for queries, _ in echo.calls) == 256
-
-
-def test_others_take_turns_with_the_calls_of_a_large_request(serving: Serving) -> None:
-    """Also through the wrappers of a retriever that is opened to be served."""
-    echo = Echo()
-    wrapped = CachedRetriever(ResilientRetriever(echo))
-    with serving(wrapped, ServiceLimits(max_batch=8)) as url, ThreadPoolExecutor(2) as pool:
-        echo.gate.clear()
-        large = pool.submit(ask, url, queries=[f"q{i % 100}" for i in range(110)], topk=1)
-        wait_for(lambda: echo.calls)
-        small = pool.submit(ask, url, queries=["small"], topk=1)
-        wait_for(lambda: "pending_queries 93.0" in metrics(url))
-        echo.gate.set()
-        assert small.result().json()["result"][0][0]["id"] == "small-1"
-        assert [hits[0]["id"] for hits in large.result().json()["result"]] == [f"q{i % 100}-1" for i in range(110)]
-    sizes = [len(queries) for queries, _ in echo.calls]
-    assert (max(sizes), sum(sizes)) == (8, 101)
-    assert [queries for queries, _ in echo.calls].index(["small"]) == 1
-
-
-def test_a_large_request_has_time_for_each_of_its_calls(serving: Serving) -> None:
-    class Slow(Echo):
-        def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-            time.sleep(0.1)
-            return super().search(queries, k)
-
-    with serving(Slow(), ServiceLimits(max_batch=1, timeout_s=0.4)) as url:
-        assert ask(url, queries=list("abcdefgh"), topk=1).status_code == 200
 
 
 def test_the_request_path_of_search_r1s_client(url: str) -> None:
@@ -313,17 +230,6 @@ def test_a_request_whose_headers_do_not_come_is_ended_in_time(
             assert connection.recv(4_096).startswith(b"HTTP/1.1 200")
 
 
-def test_a_search_longer_than_the_headers_may_take_is_not_ended(serving: Serving) -> None:
-    echo = Echo()
-    echo.gate.clear()
-    with serving(echo, ServiceLimits(header_timeout_s=0.2)) as url, ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(ask, url, queries=["x"], topk=1)
-        wait_for(lambda: echo.calls)
-        time.sleep(0.4)
-        echo.gate.set()
-        assert answer.result().status_code == 200
-
-
 def test_the_documentation_describes_what_is_asked_and_answered(url: str) -> None:
     described = httpx.get(f"{url}/openapi.json", timeout=20).json()
     assert set(described["paths"]) == {"/retrieve", "/health", "/metrics"}
@@ -346,15 +252,6 @@ def test_a_client_that_hangs_up_is_no_error_of_the_service(url: str, caplog: pyt
     wait_for(lambda: 'sleuth_requests_total{status="499"} 1.0' in metrics(url))
     assert 'status="500"' not in metrics(url)
     assert caplog.records == []
-
-
-def test_a_large_answer_is_written_off_the_event_loop_and_reads_the_same(serving: Serving) -> None:
-    with serving(Echo(passages=1_000)) as address:
-        queries = ["x", "", "ü"]
-        result = ask(address, queries=queries, topk=400, return_scores=True).json()["result"]
-        assert [len(hits) for hits in result] == [400, 0, 400]
-        assert result[2][399]["document"]["id"] == "ü-400"
-        assert ask(address, queries=["x"], topk=400).json()["result"] == [[hit["document"] for hit in result[0]]]
 
 
 def test_who_waits_too_long_is_told_and_is_not_searched_for(url: str, echo: Echo) -> None:
@@ -397,14 +294,3 @@ def test_health_and_metrics(url: str) -> None:
         'sleuth_batch_queries_bucket{le="2.0"} 2.0',
     ):
         assert line in text.splitlines()
-
-
-def metrics(url: str) -> str:
-    return httpx.get(f"{url}/metrics", timeout=20).text
-
-
-def wait_for(condition: Callable[[], Any]) -> None:
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
