@@ -34,7 +34,7 @@ from sleuth.layout import RetrieverRunLayout
 
 DATA = Path(os.environ.get("SLEUTH_DATA", "data"))
 POOL = 8_000
-BUDGET = {"batch_size": 64, "hard_negatives": 1, "steps": 600, "learning_rate": 5e-4, "warmup_steps": 60}
+BUDGET = {"batch_size": 64, "hard_negatives": 1, "steps": 300, "learning_rate": 5e-4, "warmup_steps": 30}
 LENGTHS = {"query_max_tokens": 32, "passage_max_tokens": 96}
 Settings = Callable[[Path], dict[str, Any]]
 

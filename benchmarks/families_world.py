@@ -26,6 +26,8 @@ TEST = 1_000
 BUDGET = {"batch_size": 64, "hard_negatives": 0, "steps": 200, "learning_rate": 1e-3, "warmup_steps": 20}
 SCRATCH = {"hidden_size": 128, "layers": 2, "heads": 4, "max_positions": 64, "dropout": 0.0}
 LENGTHS = {"query_max_tokens": 48, "passage_max_tokens": 48}
+LONG = 96
+"""Tokens of an expanded passage."""
 
 
 def world_of(folder: Path) -> Path:
@@ -38,13 +40,13 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def encoder(
-    preset: str, training: dict[str, Any], settings: dict[str, Any] | None = None
+    preset: str, training: dict[str, Any], settings: dict[str, Any] | None = None, **shape: Any
 ) -> Callable[[Path], dict[str, Any]]:
     """The training run of an encoder from random weights."""
 
     def of(folder: Path) -> dict[str, Any]:
         world = world_of(folder)
-        scratch = {**SCRATCH, "vocabulary_file": str(world / "vocabulary.txt")}
+        scratch = {**SCRATCH, "vocabulary_file": str(world / "vocabulary.txt"), **shape}
         start = {"preset": preset, "scratch": scratch, "scratch_corpus": str(world / "corpus.jsonl")}
         dev = {"path": str(world), "split": "dev", "passages": 2_000, "every": BUDGET["steps"]}
         return {
@@ -113,47 +115,52 @@ def reranker(folder: Path) -> dict[str, Any]:
     }
 
 
+def expanded(pieces: bool) -> Callable[[Path], dict[str, Any]]:
+    """uniCOIL whose passages have the words, or all tokens, that SPLADE-doc adds, which are those that queries have."""
+
+    def of(folder: Path) -> dict[str, Any]:
+        expansion = {"encoder": str(RetrieverRunLayout(folder / "splade-doc").encoder), "terms": TERMS}
+        settings = {"passage_max_tokens": LONG, "expansion": {**expansion, "pieces": pieces}}
+        return encoder("unicoil", {"temperature": 1.0}, settings, max_positions=LONG)(folder)
+
+    return of
+
+
 def splade(weight: float) -> Callable[[Path], dict[str, Any]]:
     return encoder("splade", {"preset": "splade", "regulariser": {"query": weight, "passage": weight}})
 
 
 DENSE = index("dense", "dense")
-SPLADE = index("sparse", "splade")
 COLBERT = index("multivector", "colbert")
 WEIGHTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Of SPLADE's regulariser, from the weakest on; queries and passages have the same."""
 CHOSEN = 0.03
-TERMS = 20
-"""Terms that a passage is expanded with: those of SPLADE-doc, which are words that questions have."""
+SPLADE = index("sparse", f"splade-{CHOSEN}")
+CUTS = ((0.001, 40), (0.01, 80), (0.01, 40), (0.01, 20))
+"""Weights of the regulariser, and to how many words each text is cut."""
+TERMS = 40
 COLBERT_SETTINGS = {"query_prompt": "", "passage_prompt": "", "expand_to": 0}
 
 TRAINED: Sequence[Trained] = [
     Trained("dense", encoder("plain", {"temperature": 0.05})),
-    Trained("splade", splade(CHOSEN)),
     *(Trained(f"splade-{weight}", splade(weight)) for weight in WEIGHTS),
     Trained(
         "splade-doc", encoder("splade_doc", {"preset": "splade", "regulariser": {"query": 0.0, "passage": CHOSEN}})
     ),
     Trained("unicoil", encoder("unicoil", {"temperature": 1.0})),
-    Trained(
-        "unicoil-expanded-doc",
-        lambda folder: encoder(
-            "unicoil",
-            {"temperature": 1.0},
-            {"expansion": {"encoder": str(RetrieverRunLayout(folder / "splade-doc").encoder), "terms": TERMS}},
-        )(folder),
-        needs=["splade-doc"],
-    ),
+    Trained("unicoil-words", expanded(pieces=False), needs=["splade-doc"]),
+    Trained("unicoil-pieces", expanded(pieces=True), needs=["splade-doc"]),
     Trained("colbert", encoder("colbert", {"temperature": 1.0}, COLBERT_SETTINGS)),
     Trained("cross-encoder", reranker, needs=["dense"]),
 ]
 SEARCHED: Sequence[Searched] = [
     Searched("bm25", bm25),
     Searched("dense", DENSE, needs=["dense"]),
-    Searched("splade", SPLADE, needs=["splade"]),
+    Searched("splade", SPLADE, needs=[f"splade-{CHOSEN}"]),
     Searched("splade-doc", index("sparse", "splade-doc"), needs=["splade-doc"]),
     Searched("unicoil", index("sparse", "unicoil"), needs=["unicoil"]),
-    Searched("unicoil, expanded by splade-doc", index("sparse", "unicoil-expanded-doc"), ["unicoil-expanded-doc"]),
+    Searched("unicoil, expanded by words", index("sparse", "unicoil-words"), ["unicoil-words"]),
+    Searched("unicoil, expanded by pieces", index("sparse", "unicoil-pieces"), ["unicoil-pieces"]),
     Searched("colbert, exact", COLBERT, needs=["colbert"]),
     *(
         Searched(
@@ -164,7 +171,7 @@ SEARCHED: Sequence[Searched] = [
         for bits in (2, 1)
     ),
     Searched("colbert, muvera", index("multivector", "colbert", "muvera", index_type="muvera"), needs=["colbert"]),
-    Searched("dense + splade", hybrid(DENSE, SPLADE), needs=["dense", "splade"]),
+    Searched("dense + splade", hybrid(DENSE, SPLADE), needs=["dense", f"splade-{CHOSEN}"]),
     Searched("dense + colbert", hybrid(DENSE, COLBERT), needs=["dense", "colbert"]),
     Searched("dense, reranked", reranked(DENSE), needs=["cross-encoder"]),
     *(
@@ -172,12 +179,8 @@ SEARCHED: Sequence[Searched] = [
         for weight in WEIGHTS
     ),
     *(
-        Searched(
-            f"splade, regulariser {WEIGHTS[0]}, {terms} terms",
-            cut(f"splade-{WEIGHTS[0]}", terms),
-            [f"splade-{WEIGHTS[0]}"],
-        )
-        for terms in (80, 40, 20)
+        Searched(f"splade, regulariser {weight}, {terms} terms", cut(f"splade-{weight}", terms), [f"splade-{weight}"])
+        for weight, terms in CUTS
     ),
 ]
 

@@ -124,6 +124,9 @@ class ExpansionSettings(Settings):
     encoder: str
     """A trained encoder with the head splade."""
     terms: Count = 20
+    """At most so many, and no more than half of the tokens that a passage may have."""
+    pieces: bool = False
+    """Pieces of words too, appended as tokens: both encoders need the same vocabulary. Else whole words, as text."""
 
 
 class EncoderSettings(Settings):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -213,10 +213,15 @@ class Encoder:
         limit = min(self.settings.max_tokens(role), tokenizer.model_max_length)
         tokens: dict[str, list[list[int]]] = {"input_ids": []}
         for start in range(0, len(texts), _BLOCK):
-            block = [prompt + text for text in texts[start : start + _BLOCK]]
-            made = tokenizer(block, truncation=True, max_length=limit, return_attention_mask=False)
+            block = texts[start : start + _BLOCK]
+            made = tokenizer(
+                [prompt + text for text in block], truncation=True, max_length=limit, return_attention_mask=False
+            )
             for name, rows in made.items():
                 tokens.setdefault(name, []).extend(rows)
+        if self.expander is not None and role == "passage":
+            added = self.expander.tokens(texts, self.settings)
+            _append(tokens, added, limit, {tokenizer.sep_token_id, tokenizer.eos_token_id})
         if not all(tokens["input_ids"]):
             raise DataError("an empty text has no vector in this encoder", "leave empty texts out")
         return tokens
@@ -280,6 +285,19 @@ def plain_text(module: nn.Module, role: Role) -> bool:
         and not _augments(module, role)
         and not module.processing_kwargs
     )
+
+
+def _append(
+    tokens: Mapping[str, list[list[int]]], added: Sequence[list[int]], limit: int, ends: Container[int | None]
+) -> None:
+    """Put ``added`` ids before the ``ends`` of each row; its own ids are cut, so that ``limit`` holds."""
+    for row, more in enumerate(added):
+        ids = tokens["input_ids"][row]
+        end = next((at for at in range(len(ids), 0, -1) if ids[at - 1] not in ends), 0)
+        kept = min(end, max(0, limit - len(more) - (len(ids) - end)))
+        for name, rows in tokens.items():
+            new = more if name == "input_ids" else [rows[row][0]] * len(more)
+            rows[row] = [*rows[row][:kept], *new, *rows[row][end:]]
 
 
 def _pad(tokenizer: Any, tokens: Mapping[str, list[list[int]]]) -> dict[str, Tensor]:

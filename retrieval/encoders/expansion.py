@@ -16,9 +16,13 @@ _KEPT = 200_000
 
 
 class Expander:
-    """Appends the ``terms`` heaviest words of ``encoder`` that a text does not have. Whole words only."""
+    """Appends the ``terms`` heaviest words of ``encoder`` that a text does not have.
 
-    def __init__(self, encoder: Encoder, terms: int) -> None:
+    Whole words are appended as text; with ``pieces`` all tokens are, by their ids. They take at most half of the tokens
+    that a passage may have.
+    """
+
+    def __init__(self, encoder: Encoder, terms: int, pieces: bool = False) -> None:
         tokenizer: Any = getattr(encoder.model, "tokenizer", None)
         if encoder.family.kind != "sparse" or tokenizer is None:
             raise ConfigError(
@@ -26,20 +30,36 @@ class Expander:
                 "expansion.encoder names a trained encoder of kind sparse",
             )
         self.encoder = encoder
+        self.tokenizer = tokenizer
         self.terms = terms
+        self.pieces = pieces
         self._identity: str | None = None
-        self._words = [_word(token) for token in tokenizer.convert_ids_to_tokens(range(encoder.dimension))]
+        self._names = tokenizer.convert_ids_to_tokens(range(encoder.dimension))
+        self._words = [_word(token) for token in self._names]
         self._special = frozenset(tokenizer.all_special_tokens)
-        self._known: dict[str, str] = {}
+        self._known: dict[str, list[int]] = {}
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the encoder's passage tower and the number of terms."""
+        """Digest of the encoder's passage tower and how many terms of which kind."""
         self._identity = self._identity or self.encoder.tower_fingerprint("passage")
-        return f"{self._identity}/{self.terms}"
+        return f"{self._identity}/{self.terms}" + ("/pieces" if self.pieces else "")
 
     def __call__(self, texts: Sequence[str], tokenizer: Any, settings: EncoderSettings) -> list[str]:
-        """``texts``, cut where needed to leave room for their terms, and the terms."""
+        """``texts``, cut where needed to leave room for their terms, and the terms; with ``pieces`` as they are."""
+        if self.pieces:
+            return list(texts)
+        return [
+            self._joined(text, ids, tokenizer, settings) for text, ids in zip(texts, self._terms(texts), strict=True)
+        ]
+
+    def tokens(self, texts: Sequence[str], settings: EncoderSettings) -> list[list[int]]:
+        """The ids of each text's terms; empty without ``pieces``."""
+        if not self.pieces:
+            return [[] for _ in texts]
+        return [ids[: settings.passage_max_tokens // 2] for ids in self._terms(texts)]
+
+    def _terms(self, texts: Sequence[str]) -> list[list[int]]:
         missing = list(dict.fromkeys(text for text in texts if text not in self._known))
         if len(self._known) + len(missing) > _KEPT:
             self._known, missing = {}, list(dict.fromkeys(texts))
@@ -47,18 +67,23 @@ class Expander:
             weights = self.encoder.encode_texts(missing, "passage").values
             best = weights.topk(min(4 * self.terms, weights.shape[1]))
             for text, values, ids in zip(missing, best.values.tolist(), best.indices.tolist(), strict=True):
-                self._known[text] = self._terms_of(text, [i for value, i in zip(values, ids, strict=True) if value > 0])
-        return [self._joined(text, self._known[text], tokenizer, settings) for text in texts]
+                heaviest = [i for value, i in zip(values, ids, strict=True) if value > 0]
+                self._known[text] = self._lacking(text, heaviest)[: self.terms]
+        return [self._known[text] for text in texts]
 
-    def _terms_of(self, text: str, ids: Sequence[int]) -> str:
+    def _lacking(self, text: str, ids: Sequence[int]) -> list[int]:
+        if self.pieces:
+            own = set(self.tokenizer(text)["input_ids"])
+            return [i for i in ids if i not in own and self._names[i] not in self._special]
         has = set(_WORD.findall(text.casefold()))
-        found = (w for i in ids if (w := self._words[i]) and w not in self._special and w.casefold() not in has)
-        return " ".join([word for word, _ in zip(found, range(self.terms), strict=False)])
+        return [i for i in ids if (w := self._words[i]) and w not in self._special and w.casefold() not in has]
 
-    def _joined(self, text: str, terms: str, tokenizer: Any, settings: EncoderSettings) -> str:
+    def _joined(self, text: str, ids: Sequence[int], tokenizer: Any, settings: EncoderSettings) -> str:
+        terms = " ".join(self._words[i] for i in ids)
         if not terms:
             return text
-        added = len(tokenizer(terms, add_special_tokens=False)["input_ids"])
+        words = tokenizer(terms, add_special_tokens=False, truncation=True, max_length=settings.passage_max_tokens // 2)
+        added = len(words["input_ids"])
         own = len(tokenizer(settings.passage_prompt)["input_ids"])  # the prompt and what the tokenizer itself adds
         room = max(1, settings.passage_max_tokens - own - added)
         made = tokenizer(
@@ -68,6 +93,16 @@ class Expander:
             end = made["offset_mapping"][-1][1]
             text = text[:end] if not text[end : end + 1].strip() else text[:end].rpartition(" ")[0]
         return f"{text} {terms}"
+
+
+def check_pieces(expander: Expander, encoder: Encoder) -> None:
+    """Raises ConfigError if ``encoder`` cannot read tokens of ``expander``."""
+    told = "set expansion.pieces: false"
+    if getattr(encoder.settings, "head", None) == "deepimpact":
+        raise ConfigError("DeepImpact weighs words: pieces of words cannot be appended one by one", told)
+    own: Any = getattr(encoder.model, "tokenizer", None)
+    if own is None or own.get_vocab() != expander.tokenizer.get_vocab():
+        raise ConfigError(f"{expander.encoder.source} and the encoder it expands for have other vocabularies", told)
 
 
 def _word(token: str) -> str:

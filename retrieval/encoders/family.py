@@ -93,6 +93,10 @@ class PassageExpander(Protocol):
         """The ``texts`` with terms added, no longer for ``tokenizer`` than ``settings`` allow where it can tell."""
         ...
 
+    def tokens(self, texts: Sequence[str], settings: EncoderSettings) -> list[list[int]]:
+        """Ids to append to the tokens of each text; empty where ``__call__`` has added the terms."""
+        ...
+
 
 class PassageEncoder(Protocol):
     """What building and searching an index need of an encoder: ours, or one of another package."""

@@ -13,7 +13,7 @@ from hub.models import check_path, loading
 from retrieval.encoders.assembly import ENCODER, apply_settings, assembly_of
 from retrieval.encoders.config import EncoderChoice, EncoderKind, EncoderSettings, family_of, is_dotted, named_family
 from retrieval.encoders.encoder import KIND, Encoder, router_of, separate_towers
-from retrieval.encoders.expansion import Expander
+from retrieval.encoders.expansion import Expander, check_pieces
 from retrieval.encoders.family import PassageEncoder
 from retrieval.encoders.quiet import quiet_transformers
 from sleuth.artifacts import MANIFEST
@@ -105,8 +105,10 @@ def expander_of(encoder: Encoder) -> Expander | None:
     chosen = encoder.settings.expands
     if chosen is None:
         return None
-    with_terms = load_encoder(chosen.encoder, device=str(encoder.device))
-    return Expander(with_terms, chosen.terms)
+    expander = Expander(load_encoder(chosen.encoder, device=str(encoder.device)), chosen.terms, chosen.pieces)
+    if chosen.pieces:
+        check_pieces(expander, encoder)
+    return expander
 
 
 def reload_encoder(source: str, settings: Mapping[str, Any]) -> PassageEncoder:

@@ -186,9 +186,10 @@ def test_passages_are_expanded_before_they_are_encoded(folder: Path, tmp_path: P
     with torch.no_grad():
         for name, weight in every.encoder.model.named_parameters():
             weight += 9 * name.endswith("predictions.bias")  # it gives every text every word
+    roomy = expanded.settings.model_copy(update={"passage_max_tokens": 400})
     glued, words = "(THIS), (MORE) (PLEASE).", {"this", "more", "please"}
-    assert not words & set(every([glued], tokenizer, expanded.settings)[0].split())  # whatever stands around them
-    assert words <= set(every(["amber"], tokenizer, expanded.settings)[0].split())
+    assert not words & set(every([glued], tokenizer, roomy)[0].split())  # whatever stands around them
+    assert words <= set(every(["amber"], tokenizer, roomy)[0].split())
     expanded.save(tmp_path / "unicoil")
     back = load_encoder(tmp_path / "unicoil")
     assert back.fingerprint == expanded.fingerprint
@@ -197,6 +198,40 @@ def test_passages_are_expanded_before_they_are_encoded(folder: Path, tmp_path: P
         dense = new_encoder(preset("plain", str(folder), **SMALL))
         dense.save(tmp_path / "dense")
         made("unicoil", folder, expansion={"encoder": str(tmp_path / "dense")})
+
+
+def test_passages_are_expanded_by_pieces_of_words(folder: Path, tmp_path: Path) -> None:
+    splade = made("splade", folder)
+    splade.save(tmp_path / "splade")
+    expansion = {"encoder": str(tmp_path / "splade"), "terms": 4, "pieces": True}
+    bare, expanded = made("unicoil", folder), made("unicoil", folder, expansion=expansion)
+    long = "amber birch coral delta " * 20
+    texts = [*TEXTS, long]
+    heaviest = splade.encode_texts(texts, "passage").values.topk(16).indices.tolist()
+    special = set(bare.model.tokenizer.all_special_ids)
+    for text, best in zip(texts, heaviest, strict=True):
+        own, read = (e.features([text], "passage")["input_ids"][0].tolist() for e in (bare, expanded))
+        lacking = [i for i in best if i not in set(bare.model.tokenizer(text)["input_ids"]) | special][:4]
+        kept = min(len(own), SMALL["passage_max_tokens"] - 4)
+        assert read == [*own[: kept - 1], *lacking, own[-1]]
+    words = made("unicoil", folder, expansion=expansion | {"pieces": False})
+    assert words.tower_fingerprint("passage") != expanded.tower_fingerprint("passage")
+    expanded.save(tmp_path / "unicoil")
+    back = load_encoder(tmp_path / "unicoil")
+    assert torch.equal(back.encode_texts(texts, "passage").values, expanded.encode_texts(texts, "passage").values)
+    with pytest.raises(ConfigError, match="DeepImpact weighs words"):
+        made("deepimpact", folder, expansion=expansion)
+
+
+def test_terms_take_at_most_half_of_a_passage(folder: Path, tmp_path: Path) -> None:
+    made("splade", folder).save(tmp_path / "splade")
+    long = "amber birch coral delta " * 20
+    for pieces in (False, True):
+        expansion = {"encoder": str(tmp_path / "splade"), "terms": 200, "pieces": pieces}
+        read = made("unicoil", folder, expansion=expansion).features([long], "passage")["input_ids"][0]
+        own = made("unicoil", folder).features([long], "passage")["input_ids"][0]
+        assert len(read) <= SMALL["passage_max_tokens"]
+        assert read[:5].tolist() == own[:5].tolist()  # of words, only whole ones
 
 
 def test_a_backbone_without_a_masked_lm_head_is_refused(backbone: Path, tmp_path: Path) -> None:
