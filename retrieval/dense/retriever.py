@@ -57,7 +57,7 @@ class DenseIndexKind:
     kind = DENSE.kind
     format = 1
     usual: Mapping[str, object] = {"index_type": "flat", "dtype": "float32"}
-    identity = ("index_type", "dtype", "parameters")
+    identity: Mapping[str, Any] = {"index_type": IndexType, "dtype": str, "parameters": dict}
 
     def writer(self, folder: Path, count: int, encoder: PassageEncoder, made: Mapping[str, Any]) -> IndexWriter:
         index_type, dtype = made["index_type"], made["dtype"]

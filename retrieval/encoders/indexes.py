@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
 from retrieval.encoders.build import build_index, describe_encoder
 from retrieval.encoders.family import PassageEncoder
 from retrieval.encoders.modalities import check_index
@@ -32,15 +35,27 @@ _DECISIVE = (
     "max_terms",
 )
 _CHECKED = ("kind", "format", "passages_sha256", "indexed")
-_HELD: Mapping[str, type] = {
+
+
+class _MadeWith(TypedDict):
+    source: str | None
+    passage_fingerprint: str
+    settings: dict[str, Any]
+
+
+class _Corpus(TypedDict):
+    path: str
+
+
+_HELD: Mapping[str, Any] = {
     "passages": int,
     "passages_sha256": str,
     "indexed": str,
-    "encoder": dict,
-    "corpus": dict,
-    "files": dict,
+    "encoder": _MadeWith,
+    "corpus": _Corpus,
+    "files": dict[str, int],
 }
-"""What the manifest of every index has, beside its kind's own entries."""
+"""What the manifest of every index has, and of which type, beside its kind's own entries."""
 
 
 class IndexKind(Protocol):
@@ -60,8 +75,8 @@ class IndexKind(Protocol):
         ...
 
     @property
-    def identity(self) -> tuple[str, ...]:
-        """Entries of the manifest on which hits depend, beside the passages and the encoder."""
+    def identity(self) -> Mapping[str, Any]:
+        """Entries of the manifest on which hits depend, with their types, beside the passages and the encoder."""
         ...
 
     def writer(self, folder: Path, count: int, encoder: PassageEncoder, made: Mapping[str, Any]) -> IndexWriter:
@@ -120,10 +135,18 @@ def read_encoded_manifest(kind: IndexKind, index: str | Path) -> dict[str, Any]:
             f"{index} has format {manifest.get('format')}, this version reads {kind.format}",
             f"rebuild it with: {rebuild_command(kind, index)}",
         )
-    typed = all(isinstance(manifest.get(name), held) for name, held in _HELD.items())
-    if not typed or any(name not in manifest for name in kind.identity):
-        raise ArtifactError(f"{Path(index) / MANIFEST} is damaged", f"rebuild it with: {rebuild_command(kind, index)}")
+    for name, held in {**_HELD, **kind.identity}.items():
+        try:
+            TypeAdapter(held).validate_python(manifest.get(name), strict=True)
+        except ValidationError:
+            raise damaged(kind, index, name) from None
     return manifest
+
+
+def damaged(kind: IndexKind, index: str | Path, entry: str) -> ArtifactError:
+    """The error for a manifest whose ``entry`` is missing or of another type than is written here."""
+    where = f"{Path(index) / MANIFEST} is damaged: its entry {entry} is not what belongs there"
+    return ArtifactError(where, f"rebuild it with: {rebuild_command(kind, index)}")
 
 
 def rebuild_command(

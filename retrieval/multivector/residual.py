@@ -8,6 +8,7 @@ As in PLAID (Santhanam et al. 2022) and XTR (Lee et al. 2023): each token of a q
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -49,6 +50,8 @@ CODES = "codes.npy"
 RESIDUALS = "residuals.npy"
 LISTS = "lists.npy"
 LIST_BOUNDS = "list_bounds.npy"
+
+log = logging.getLogger("sleuth.index")
 
 _LEARNED = "codebook.json"
 _POINTS = 32
@@ -219,6 +222,7 @@ def _codebook(folder: Path, encoder: PassageEncoder, how: Residual) -> Codebook:
     tokens = len(sample[0]) / len(first) * len(store)
     wanted = how.centroids or round(4 * np.sqrt(tokens))
     passages = int(np.ceil(wanted * _POINTS / max(1.0, len(sample[0]) / len(first))))
+    log.info("centroids: encoding a sample of %s passages first", f"{min(len(store), max(_FIRST, passages)):,}")
     for start in range(_FIRST, min(len(store), passages), SHARD):
         rows = order[start : min(start + SHARD, passages)].tolist()
         sample.append(kept(encoder.encode_passages([store[row] for row in rows]))[0])
@@ -230,6 +234,7 @@ def _codebook(folder: Path, encoder: PassageEncoder, how: Residual) -> Codebook:
         )
     if not len(vectors):
         raise ConfigError("no passage has a token vector to learn centroids from", "choose index type flat")
+    log.info("centroids: learning them from %s token vectors", f"{len(vectors):,}")
     book = learn(vectors, how.centroids or max(1, min(wanted, len(vectors) // 8)), how.bits, how.unit, how.seed)
     book.save(folder)
     atomic_write(folder / _LEARNED, json.dumps(mark))

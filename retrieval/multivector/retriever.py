@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from retrieval.encoders.family import Encoded, PassageEncoder
-from retrieval.encoders.indexes import build_encoded, open_encoded
+from retrieval.encoders.indexes import build_encoded, damaged, open_encoded
 from retrieval.encoders.multivector import MULTIVECTOR
 from retrieval.encoders.pieces import IndexWriter
 from retrieval.encoders.retriever import EncoderRetriever, Found
@@ -77,7 +79,7 @@ class MultiVectorIndexKind:
     kind = MULTIVECTOR.kind
     format = 1
     usual = MultiVectorSettings.MADE
-    identity = ("index_type", "parameters")
+    identity: Mapping[str, Any] = {"index_type": str, "parameters": dict}
 
     def writer(self, folder: Path, count: int, encoder: PassageEncoder, made: Mapping[str, Any]) -> IndexWriter:
         chosen = type_of(made)
@@ -86,7 +88,14 @@ class MultiVectorIndexKind:
     def load(
         self, index: Path, manifest: Mapping[str, Any], encoder: PassageEncoder, tuning: Mapping[str, Any]
     ) -> MultiVectorIndex:
-        chosen = type_of({**manifest["parameters"], "index_type": manifest["index_type"]})
+        if manifest["index_type"] not in TYPES:
+            raise damaged(self, index, "index_type")
+        try:
+            chosen = TypeAdapter(TYPES[manifest["index_type"]]).validate_json(
+                json.dumps(manifest["parameters"]), strict=True
+            )
+        except ValidationError:
+            raise damaged(self, index, "parameters") from None
         tuned = {name: value for name, value in tuning.items() if value is not None}
         wrong = min(tuned.keys() - getattr(chosen, "TUNED", ()), default=None)
         if wrong is not None:

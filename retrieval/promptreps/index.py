@@ -114,7 +114,7 @@ class PromptRepsIndexKind:
     kind = "promptreps"
     format = 1
     usual: Mapping[str, object] = {"dtype": "float32"}
-    identity = ("dtype",)
+    identity: Mapping[str, Any] = {"dtype": str, "dimension": int}
 
     def writer(self, folder: Path, count: int, encoder: PassageEncoder, made: Mapping[str, Any]) -> IndexWriter:
         if not isinstance(encoder, PromptRepsEncoder):

@@ -80,7 +80,7 @@ class SparseIndexKind:
     kind = SPARSE.kind
     format = 1
     usual: Mapping[str, object] = {"weights": "uint8"}
-    identity = ("weights",)
+    identity: Mapping[str, Any] = {"weights": str}
 
     def writer(self, folder: Path, count: int, encoder: PassageEncoder, made: Mapping[str, Any]) -> IndexWriter:
         if made["weights"] not in KEPT:

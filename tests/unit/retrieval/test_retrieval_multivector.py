@@ -270,6 +270,19 @@ def test_any_file_cut_short_is_one_clear_line(kind: str, indexes: Path, encoder:
         (index / name).write_bytes(content)
 
 
+@pytest.mark.parametrize(
+    "held", [{"index_type": ["flat"]}, {"index_type": "round"}, {"parameters": "none"}, {"parameters": {"dtype": 3}}]
+)
+def test_a_manifest_with_something_else_is_one_clear_line(
+    indexes: Path, encoder: Encoder, held: dict[str, Any], tmp_path: Path
+) -> None:
+    index = Path(shutil.copytree(indexes / "flat", tmp_path / "i"))
+    manifest = json.loads((index / "manifest.json").read_text())
+    (index / "manifest.json").write_text(json.dumps({**manifest, **held}))
+    with pytest.raises(ArtifactError, match=rf"is damaged: its entry {next(iter(held))} is not what belongs there"):
+        open_multivector(index, encoder)
+
+
 def test_what_does_not_fit_is_one_clear_line(
     indexes: Path, corpus: Path, encoder: Encoder, encoder_folder: Path, tmp_path: Path
 ) -> None:

@@ -265,7 +265,16 @@ def test_a_manifest_that_lacks_something_is_one_clear_line(copied: Path, encoder
     manifest = json.loads((copied / "manifest.json").read_text())
     del manifest[entry]
     (copied / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match=r"manifest.json is damaged \(rebuild it with: sleuth index"):
+    told = rf"manifest.json is damaged: its entry {entry} is not what belongs there \(rebuild it with: sleuth index"
+    with pytest.raises(ArtifactError, match=told):
+        open_sparse(copied, encoder)
+
+
+@pytest.mark.parametrize("held", [{"corpus": {}}, {"encoder": {"source": 3}}, {"files": {"a": "b"}}, {"weights": [8]}])
+def test_a_manifest_with_something_else_is_one_clear_line(copied: Path, encoder: Encoder, held: dict[str, Any]) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    (copied / "manifest.json").write_text(json.dumps({**manifest, **held}))
+    with pytest.raises(ArtifactError, match=rf"manifest.json is damaged: its entry {next(iter(held))} is not"):
         open_sparse(copied, encoder)
 
 
