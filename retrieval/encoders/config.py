@@ -85,6 +85,7 @@ _OF_THE_LIBRARY = {
     "ColBERT": "multivector",
 }
 """sentence-transformers' classes, as its folders and PyLate's name them, and their families here."""
+_RERANKER = "CrossEncoder"
 _STANFORDS = "HF_ColBERT"
 """The architecture of Stanford's ColBERT checkpoints, which sentence-transformers loads too."""
 
@@ -95,14 +96,15 @@ def family_of(folder: str) -> str:
 
 
 def named_family(folder: str) -> str | None:
-    """The same; None for weights that are no encoder yet, and for what is not a folder."""
+    """The same; None for weights that are no encoder yet, for a reranker, and for what is not a folder."""
     root = Path(folder)
     try:
         if (root / MANIFEST).is_file():
             return str(json.loads((root / MANIFEST).read_text(encoding="utf-8"))["settings"]["kind"])
         if (root / "config_sentence_transformers.json").is_file():
             content = json.loads((root / "config_sentence_transformers.json").read_text(encoding="utf-8"))
-            return _OF_THE_LIBRARY.get(content["model_type"], "dense")
+            kind = content["model_type"]
+            return None if kind == _RERANKER else _OF_THE_LIBRARY.get(kind, "dense")
         architectures = json.loads((root / "config.json").read_text(encoding="utf-8")).get("architectures")
         return "multivector" if _STANFORDS in (architectures or []) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # what is wrong is said when it is loaded
