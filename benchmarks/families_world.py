@@ -87,13 +87,10 @@ def bm25(folder: Path) -> dict[str, Any]:
     return {"kind": "bm25", "index": str(folder / "indexes" / "bm25"), "corpus": str(world_of(folder) / "corpus.jsonl")}
 
 
-def reranked(inner: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
-    return lambda folder: {
-        "kind": "rerank",
-        "model": str(RetrieverRunLayout(folder / "cross-encoder").reranker),
-        "inner": inner(folder),
-        "depth": 20,
-    }
+def reranked(
+    inner: Callable[[Path], dict[str, Any]], model: Callable[[Path], Path]
+) -> Callable[[Path], dict[str, Any]]:
+    return lambda folder: {"kind": "rerank", "model": str(model(folder)), "inner": inner(folder), "depth": 20}
 
 
 def reranker(folder: Path) -> dict[str, Any]:
@@ -173,7 +170,16 @@ SEARCHED: Sequence[Searched] = [
     Searched("colbert, muvera", index("multivector", "colbert", "muvera", index_type="muvera"), needs=["colbert"]),
     Searched("dense + splade", hybrid(DENSE, SPLADE), needs=["dense", f"splade-{CHOSEN}"]),
     Searched("dense + colbert", hybrid(DENSE, COLBERT), needs=["dense", "colbert"]),
-    Searched("dense, reranked", reranked(DENSE), needs=["cross-encoder"]),
+    Searched(
+        "dense, reranked by colbert",
+        reranked(DENSE, lambda folder: RetrieverRunLayout(folder / "colbert").encoder),
+        needs=["dense", "colbert"],
+    ),
+    Searched(
+        "dense, reranked by a cross-encoder",
+        reranked(DENSE, lambda folder: RetrieverRunLayout(folder / "cross-encoder").reranker),
+        needs=["cross-encoder"],
+    ),
     *(
         Searched(f"splade, regulariser {weight}", index("sparse", f"splade-{weight}"), needs=[f"splade-{weight}"])
         for weight in WEIGHTS
