@@ -77,7 +77,7 @@ def twice_in_a_title(questions: Sequence[Question]) -> int:
 
 def golds_found(questions: Sequence[Question], index: Path, k: int) -> Iterator[tuple[str, int, float, float]]:
     """(pack and kind, questions, share of golds among the first ``k`` hits by id, and by title) of each group."""
-    found = open_retriever(index).search([question.text for question in questions], k)
+    found = open_retriever(index, cached=False, resilient=False).search([question.text for question in questions], k)
     rows = [
         (question, *(golds_of(question, by).found(hits) for by in ("id", "title")))
         for question, hits in zip(questions, found, strict=True)
@@ -93,6 +93,11 @@ def _group(question: Question) -> str:
     return f"{question.pack}, {question.kind}"
 
 
+def _singles(questions: Sequence[Question]) -> str:
+    counts = Counter(question.kind for question in questions)
+    return ", ".join(f"{kind} {counts[kind]:,}" for kind in SINGLE)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SLEUTH_DATA", ".")) / "wiki")
@@ -105,7 +110,8 @@ def main() -> None:
     for name, split in (("train", pool.train), ("dev", pool.dev)):
         single = sum(q.kind in SINGLE for q in split)
         print(
-            f"{name}: {len(split):,} questions, {single:,} of one passage, {len(split) - single:,} of several;"
+            f"{name}: {len(split):,} questions, {single:,} of one passage ({_singles(split)}), "
+            f"{len(split) - single:,} of several;"
             f" {sum(q.alternatives for q in split)} with alternatives, {sum(bool(q.steps) for q in split)} with steps,"
             f" {twice_in_a_title(split)} need several passages with one title"
         )
