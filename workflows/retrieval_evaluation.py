@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sleuth.errors import ConfigError
-from sleuth.evidence import parent_id
 from workflows.play import Progress
 
 if TYPE_CHECKING:
@@ -151,14 +150,9 @@ def search_set(
             depth,
             left_out=chosen.left_out,
             judged=depth_of([name for name in kept if is_answer_measure(name)], least=0),
-            whole=chosen.judged and not _judges_windows(chosen),
             on_progress=on_progress,
         )
     return Found(found.run, found.answers), kept, min(depth, most_hits or depth)
-
-
-def _judges_windows(chosen: RetrievalSet) -> bool:
-    return any(parent_id(passage) != passage for judged in chosen.qrels.values() for passage in judged)
 
 
 def _reached(

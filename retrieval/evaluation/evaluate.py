@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from retrieval.corpus import PassageRow, read_rows
@@ -12,14 +12,11 @@ from retrieval.evaluation.answers import answer_qrels
 from retrieval.evaluation.judgements import Qrels
 from retrieval.evaluation.runs import Run
 from retrieval.size import limit_of, size_of
-from sleuth.evidence import parent_id
 from sleuth.hits import distinct
 from sleuth.protocols import Retriever
 from sleuth.types import Hit, Question
 
 BATCH = 64
-_DEEPEST = 16
-"""Windows searched for each passage that is wanted, at most."""
 LeftOut = Callable[[str], frozenset[str]]
 """The ids of passages that are no part of a query's ranking, by its id."""
 OnProgress = Callable[[int, int], None]
@@ -42,14 +39,13 @@ def retrieve(
     batch_size: int = BATCH,
     left_out: LeftOut = lambda _query: frozenset(),
     judged: int | None = None,
-    whole: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Retrieved:
     """At most ``k`` hits for every query; all passages if there are fewer.
 
     The passages that ``left_out`` names for a query do not count: as many more are searched for, as far as the
     retriever gives them. Answers are looked for in the first ``judged`` hits, and in those that tie with them; None: in
-    all. ``whole``: a passage of an index of windows is as good as its best window (MaxP, Dai and Callan 2019).
+    all.
     """
     most = min(size_of(retriever) or sys.maxsize, limit_of(retriever) or sys.maxsize)
     run: Run = {}
@@ -57,7 +53,7 @@ def retrieve(
     for start in range(0, len(queries), batch_size):
         batch = queries[start : start + batch_size]
         depth = k + max(len(left_out(query.id)) for query in batch)
-        searched = _searched(retriever, [query.text for query in batch], depth, most, whole)
+        searched = retriever.search([query.text for query in batch], min(depth, most))
         for query, every in zip(batch, searched, strict=True):
             out = left_out(query.id)
             hits = [hit for hit in distinct(every) if hit.passage.id not in out][:k]
@@ -68,26 +64,6 @@ def retrieve(
         if on_progress:
             on_progress(min(start + batch_size, len(queries)), len(queries))
     return Retrieved(run, answers)
-
-
-def _searched(
-    retriever: Retriever, texts: Sequence[str], depth: int, most: int, whole: bool
-) -> Sequence[Sequence[Hit]]:
-    """Hits of each query. Of windows, the best of each passage in its name, found as deep as ``depth`` passages lie."""
-    reach = min(depth, most)
-    while True:
-        found = retriever.search(texts, reach)
-        if not whole or not any(parent_id(hit.passage.id) != hit.passage.id for hits in found for hit in hits):
-            return found
-        passages = [distinct([_as_passage(hit) for hit in hits]) for hits in found]
-        lacking = any(len(few) < depth and len(hits) == reach for few, hits in zip(passages, found, strict=True))
-        if not lacking or reach >= min(most, _DEEPEST * depth):
-            return passages
-        reach = min(2 * reach, most, _DEEPEST * depth)
-
-
-def _as_passage(hit: Hit) -> Hit:
-    return replace(hit, passage=replace(hit.passage, id=parent_id(hit.passage.id)))
 
 
 def _first(hits: Sequence[Hit], count: int | None) -> Sequence[Hit]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from retrieval.evaluation.evaluate import judge_run, retrieve
 from retrieval.evaluation.judgements import read_qrels, read_queries
 from retrieval.evaluation.runs import read_run, write_run
 from sleuth.errors import DataError
-from sleuth.types import Hit, Passage, Question
+from sleuth.types import Question
 
 
 def put(tmp_path: Path, text: str, name: str = "file.tsv") -> Path:
@@ -159,39 +158,3 @@ def test_from_a_retriever_to_figures(index: Path, corpus: Path, tmp_path: Path) 
     again = read_run(tmp_path / "r")
     assert again == {"1": found.run["1"]}
     assert judge_run(again, {"1": queries[0].answers}, corpus) == found.answers
-
-
-class Windows:
-    """Ranks these windows the same for every query, and counts how deep it is asked."""
-
-    fingerprint = "windows"
-
-    def __init__(self, *names: str) -> None:
-        self.names = names
-        self.depths: list[int] = []
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        self.depths.append(k)
-        hits = [Hit(Passage(name, "T", f"text of {name}"), 9.0 - rank, rank) for rank, name in enumerate(self.names, 1)]
-        return [hits[:k] for _ in queries]
-
-
-def test_a_passage_is_as_good_as_its_best_window_and_hits_are_counted_in_passages() -> None:
-    shelf = Windows("a::w3", "a::w0", "a::w1", "b", "a::w2", "c::w0", "d::w0")
-    queries = [Question("q", "?", ("text of c",)), Question("r", "?", ())]
-    found = retrieve(shelf, queries, 3, whole=True)
-    assert found.run["q"] == found.run["r"] == {"a": 8.0, "b": 5.0, "c": 3.0}
-    assert found.answers == {"q": {"a": 0, "b": 0, "c": 1}}
-    assert shelf.depths == [3, 6]
-    left = retrieve(shelf, queries[:1], 2, whole=True, left_out=lambda _query: frozenset({"a"}))
-    assert left.run["q"] == {"b": 5.0, "c": 3.0}
-    assert retrieve(shelf, queries, 3).run["q"] == {"a::w3": 8.0, "a::w0": 7.0, "a::w1": 6.0}
-
-
-def test_what_has_too_few_passages_is_searched_to_its_end_once() -> None:
-    shelf = Windows("a::w0", "a::w1", "a::w2")
-    assert retrieve(shelf, [Question("q", "?", ())], 2, whole=True).run == {"q": {"a": 8.0}}
-    assert shelf.depths == [2, 4]
-    plain = Windows("a", "a", "b")
-    assert retrieve(plain, [Question("q", "?", ())], 2, whole=True).run == {"q": {"a": 8.0}}
-    assert plain.depths == [2], "no windows, no deeper search"
