@@ -199,10 +199,10 @@ def _run(run: RunData, tokenizers: Sequence[Path | None]) -> dict[str, Any]:
         "path": str(run.path),
         "finished": run.finished,
         "stages": run.stages,
+        "groups": {name: _groups(values) for name, values in run.evaluations.items()},
         "config": {key: _setting(key, value, str(run.config.get("out", ""))) for key, value in run.config.items()},
         "series": {name: _drawn(points) for name, points in run.series.items()},
         "evaluations": {name: _figures(values) for name, values in run.evaluations.items()},
-        "groups": {name: _groups(values) for name, values in run.evaluations.items()},
         "vocabulary": tokenizers.index(run.tokenizer) if run.tokenizer in tokenizers else None,
     }
 
