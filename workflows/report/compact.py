@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sleuth.evidence import normalise_title, supporting_titles
+from sleuth.evidence import golds_of
 from sleuth.statistics import explained, methods_of
 from sleuth.types import Action, Answer, Call, Hit, Invalid, Question, ScoredTrajectory, Search, Segment, Trajectory
 from workflows.report.collect import RunData, read_run, run_names
@@ -36,6 +36,7 @@ class Tables:
     def dump(self) -> dict[str, Any]:
         questions = [
             {"id": q.id, "text": q.text, "answers": q.answers, "titles": q.supporting_titles, "kind": q.kind}
+            | {"pack": q.pack, "gold": q.gold_ids, "any": int(q.alternatives)}
             for q in self.questions
         ]
         return {"questions": questions, "passages": list(self.passages), "prompts": list(self.prompts)}
@@ -183,12 +184,12 @@ def _content(action: Action) -> str:
 
 
 def _hits(hits: Iterable[Hit], question: Question, tables: Tables) -> list[list[Any]]:
-    """[index in the table of passages, score, whether the question lists its title] in order of rank."""
-    wanted = supporting_titles(question)
+    """[index in the table of passages, score, whether it is a gold passage] in order of rank."""
+    golds = golds_of(question)
     rows = []
     for hit in hits:
         place = tables.passages.setdefault((hit.passage.id, hit.passage.title), len(tables.passages))
-        rows.append([place, _number(hit.score), int(normalise_title(hit.passage.title) in wanted)])
+        rows.append([place, _number(hit.score), int(golds.of(hit.passage) is not None)])
     return rows
 
 
@@ -199,6 +200,7 @@ def _run(run: RunData, tokenizers: Sequence[Path | None]) -> dict[str, Any]:
         "finished": run.finished,
         "stages": run.stages,
         "config": {key: _setting(key, value, str(run.config.get("out", ""))) for key, value in run.config.items()},
+        "groups": {name: _groups(values) for name, values in run.evaluations.items()},
         "series": {name: _drawn(points) for name, points in run.series.items()},
         "evaluations": {name: _figures(values) for name, values in run.evaluations.items()},
         "vocabulary": tokenizers.index(run.tokenizer) if run.tokenizer in tokenizers else None,
@@ -216,6 +218,23 @@ def _figures(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _number(value) for name, value in plain.items()} | {
         name: [_number(bound) for bound in bounds] for name, bounds in intervals.items()
     }
+
+
+def _groups(values: Mapping[str, Any]) -> list[list[Any]]:
+    """[pack or kind, its depth, figures] of every pack, each with its kinds, or of every kind; none of older files."""
+    packs, kinds = values.get("by_pack") or {}, values.get("by_kind") or {}
+    rows: list[tuple[str, int, Mapping[str, Any]]] = []
+    for pack, figures in packs.items():
+        rows.append((pack, 0, figures))
+        rows += [(kind, 1, of) for kind, of in figures.get("by_kind", {}).items()]
+    if not packs:
+        rows += [(kind, 0, of) for kind, of in kinds.items()]
+    return [[name, depth, _figures(figures) | _recalls(figures)] for name, depth, figures in rows]
+
+
+def _recalls(figures: Mapping[str, Any]) -> dict[str, float | None]:
+    found = {"gold_recall": figures.get("gold"), "alternatives_recall": figures.get("alternatives")}
+    return {name: _number(of["recall"]) for name, of in found.items() if of}
 
 
 def _shown_methods(values: Mapping[str, Any]) -> dict[str, str]:
