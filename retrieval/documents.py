@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from sleuth.evidence import parent_id
 from sleuth.protocols import Documents, Retriever
 from sleuth.types import Passage
 
-SEPARATOR = "::"
 LONGEST = 1000
 """Passages of one document on either side of the one that was asked for: a corpus may have one title throughout."""
 
@@ -42,17 +42,11 @@ def document_around(read: Callable[[int], Passage], ordinal: int, count: int) ->
     return _whole([*reversed(before), middle, *after])
 
 
-def parent_of(passage_id: str) -> str:
-    """The passage of which ``passage_id`` names a window; itself if it names none."""
-    parent, separator, number = passage_id.rpartition(SEPARATOR)
-    return parent if separator and parent and number.isdecimal() else passage_id
-
-
 def same_document(one: Passage, other: Passage) -> bool:
     """Whether two neighbours in a corpus are of one document."""
     if one.title.strip() or other.title.strip():
         return one.title == other.title
-    if parent_of(one.id) == parent_of(other.id):
+    if parent_id(one.id) == parent_id(other.id):
         return True
     document = one.id.rpartition("#")[0]
     return bool(document) and document == other.id.rpartition("#")[0]
@@ -62,8 +56,8 @@ def _whole(passages: Sequence[Passage]) -> list[Passage]:
     """``passages`` with the windows of one in its place; what two of them share is said once."""
     whole: list[Passage] = []
     for passage in passages:
-        parent = parent_of(passage.id)
-        if whole and parent != passage.id and parent == parent_of(whole[-1].id):
+        parent = parent_id(passage.id)
+        if whole and parent != passage.id and parent == parent_id(whole[-1].id):
             whole[-1] = replace(whole[-1], id=parent, text=_joined(whole[-1].text, passage.text))
         else:
             whole.append(passage)

@@ -1,7 +1,7 @@
 """Cuts the passages of a corpus into shorter ones: windows of words, or of sentences, that overlap.
 
 A short window costs a policy fewer tokens, and its vector stands for one matter. Each has the title of its passage and
-an id that names it, ``PASSAGE::0``, ``PASSAGE::1`` and so on, so that judgements of the passage hold for its windows
+an id that names it, ``PASSAGE::w0``, ``PASSAGE::w1`` and so on, so that judgements of the passage hold for its windows
 (MaxP and its kin: Dai and Callan, Deeper Text Understanding for IR with Contextual Neural Language Modeling, SIGIR
 2019). The text of a window is a slice of the passage's own, character by character.
 """
@@ -15,9 +15,8 @@ import regex
 
 from retrieval.corpus import BadRow, PassageRow
 from retrieval.windows_config import WindowSettings
+from sleuth.evidence import window_id
 from sleuth.types import Passage
-
-SEPARATOR = "::"
 
 _WORD = regex.compile(
     r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*"
@@ -47,9 +46,7 @@ def cut(passage: Passage, window: WindowSettings) -> list[Passage]:
         return [passage]
     starts = range(0, len(spans) - window.size + window.step, window.step)
     return [
-        Passage(
-            f"{passage.id}{SEPARATOR}{number}", passage.title, _slice(passage.text, spans[start : start + window.size])
-        )
+        Passage(window_id(passage.id, number), passage.title, _slice(passage.text, spans[start : start + window.size]))
         for number, start in enumerate(starts)
     ]
 

@@ -41,7 +41,7 @@ def test_windows_are_put_together_again(tmp_path):
     passages = [Passage("a", "", " ".join(texts)), Passage("b", "", texts[0]), Passage("c", "", "The last.")]
     for words in (WindowSettings(words=7, stride=3), WindowSettings(words=7), WindowSettings(sentences=2, stride=1)):
         store = store_of(tmp_path / str(hash(words)), [window for p in passages for window in cut(p, words)])
-        assert store.document("a::1") == passages[:1]
+        assert store.document("a::w1") == passages[:1]
         assert store.document("c") == passages[2:]
 
 

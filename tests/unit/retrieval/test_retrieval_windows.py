@@ -40,9 +40,9 @@ def bounds(passages: list[Passage]) -> list[tuple[str, str, str]]:
 
 
 def test_windows_overlap_and_name_their_passage() -> None:
-    assert bounds(cut(LONG, WINDOW)) == [("long::0", "0", "39"), ("long::1", "30", "69"), ("long::2", "60", "99")]
+    assert bounds(cut(LONG, WINDOW)) == [("long::w0", "0", "39"), ("long::w1", "30", "69"), ("long::w2", "60", "99")]
     assert {window.title for window in cut(LONG, WINDOW)} == {"Numbers"}
-    assert bounds(cut(LONG, WindowSettings(words=99)))[-1] == ("long::1", "99", "99")
+    assert bounds(cut(LONG, WindowSettings(words=99)))[-1] == ("long::w1", "99", "99")
 
 
 def test_a_passage_no_longer_than_a_window_stands_as_it_is() -> None:
@@ -88,7 +88,7 @@ def test_ingest_counts_what_it_cuts(numbers: Path, tmp_path: Path) -> None:
     report = IngestReport()
     with StoreWriter(tmp_path) as store:
         batches = list(ingest(numbers, store, report, window=WINDOW))
-    assert [p.id for batch in batches for p in batch] == ["long::0", "long::1", "long::2", "short"]
+    assert [p.id for batch in batches for p in batch] == ["long::w0", "long::w1", "long::w2", "short"]
     assert report.whole == 2
 
 
@@ -100,7 +100,7 @@ def test_a_bm25_index_of_windows_is_not_one_of_passages(numbers: Path, tmp_path:
     retriever = BM25Retriever(windows)
     assert retriever.manifest["corpus"]["window"] == {"words": 40, "stride": 30}
     assert retriever.fingerprint != BM25Retriever(whole).fingerprint
-    assert [hit.passage.id for hit in retriever.search(["65"], 5)[0]] == ["long::1", "long::2"]
+    assert [hit.passage.id for hit in retriever.search(["65"], 5)[0]] == ["long::w1", "long::w2"]
     asked = {"kind": "bm25", "index": windows, "corpus": str(numbers)}
     with pytest.raises(ArtifactError, match="has windows of 40 words every 30, not whole passages"):
         opened(asked)
