@@ -1,6 +1,6 @@
 """A run from its world to its test metrics, stage by stage; finished stages are not repeated.
 
-world -> policy -> demonstrations -> warmstart -> grpo -> evaluation. Each stage reads the previous stage's
+world -> policy -> demonstrations -> warmstart -> gate -> grpo -> evaluation. Each stage reads the previous stage's
 output from the run folder, so a killed run continues where it stopped.
 """
 
@@ -27,6 +27,7 @@ from workflows.checks import check_inputs
 from workflows.cluster import train_on_cluster
 from workflows.config import RunSettings, modes_of
 from workflows.context import StageContext
+from workflows.gate import pass_gate
 from workflows.learn import learn
 from workflows.wiring import limit_threads, make_driver, make_policy, read_questions, with_mode
 
@@ -77,7 +78,8 @@ def _close(layout: RunLayout) -> None:
     """Convert trajectories to Parquet: all stages are done, so none will be added."""
     from sleuth.trajectories import close_trajectories
 
-    evaluations = [*layout.grpo.dev_evaluations(), *layout.evaluations()]
+    gate = layout.gate.existing_samples()
+    evaluations = [*layout.grpo.dev_evaluations(), *layout.evaluations(), *gate]
     for folder in [layout.grpo.trajectories, *(evaluation.folder for evaluation in evaluations)]:
         close_trajectories(folder)
 
@@ -248,5 +250,6 @@ _WORK: dict[str, Callable[[StageContext], dict[str, Any] | None]] = {
     "start": _start,
     "demonstrate": _demonstrate,
     "warmstart": _warmstart,
+    "gate": pass_gate,
     "grpo": _grpo,
 }
