@@ -157,6 +157,6 @@ SHORT = Preset(
     answer_only="\nNot valid: {reason}. <answer>.\n",
     chat=False,
 )
-"""For a small policy that demonstrations teach the form: one line, plain text, so that a row is a few hundred tokens."""
+"""For a small policy that demonstrations teach the form: one line of plain text, and rows of a few hundred tokens."""
 
 PRESETS = {"sleuth": SLEUTH, "search_r1": SEARCH_R1, "minimal": MINIMAL, "short": SHORT}

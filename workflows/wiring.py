@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.config import Mode, PolicySettings
 from envs.config import EnvironmentSettings
 from retrieval.config import RetrieverSettings
 from sleuth.errors import ConfigError, DataError
 from sleuth.layout import RunLayout
+from sleuth.leaks import HeldOut, Leaks, without_leaks
 from sleuth.protocols import MetricSink, Policy, Retriever
 from sleuth.types import Question
-from workflows.config import RunSettings, SourceSettings
+from workflows.config import DataSettings, Gold, RunSettings, SourceSettings
 
 if TYPE_CHECKING:
     from agent.codec import HFCodec
     from agent.learning.grpo import TrainingData
     from agent.rollout import RolloutDriver
     from agent.tools import ToolBox
+
+T = TypeVar("T")
+log = logging.getLogger("sleuth.run")
 
 CONSOLE_COLUMNS = {
     "dev/em": "dev EM",
@@ -106,29 +112,87 @@ def make_sink(settings: RunSettings, keep_to: int | None = None) -> MetricSink:
     return MultiSink([makers[name]() for name in settings.sinks])
 
 
-def load_training_data(sources: Sequence[SourceSettings]) -> TrainingData:
+def load_training_data(data: DataSettings) -> TrainingData:
+    """The training questions, without those that leak (`read_training`)."""
     from agent.learning.grpo import TrainingData
 
-    if not sources:
+    if not data.train:
         raise ConfigError("no training questions are given", "set data.train to a list of {path: ...}")
-    return TrainingData([read_source(s) for s in sources], [s.weight for s in sources])
+    return TrainingData(read_training(data)[0], [source.weight for source in data.train])
 
 
-def read_source(source: SourceSettings) -> list[Question]:
-    if source.kinds is None:
-        return read_questions(source.path, source.limit)
-    questions = read_questions(source.path)
-    wanted = [question for question in questions if question.kind in source.kinds]
+def read_training(data: DataSettings) -> tuple[list[list[Question]], Leaks]:
+    """The questions of each source, without those about what ``dev`` or ``test`` asks, and how many those were.
+
+    Raises DataError if a source has no others.
+    """
+    held, sources, leaks = held_out(data), [], Leaks()
+    for source in data.train:
+        kept, dropped = without_leaks(read_source(source, data.gold), held, lambda question: question)
+        if not kept:
+            raise DataError(
+                f"every question of {source.path} shares a gold passage or title with one of data.dev or data.test",
+                "train on other questions, or set data.leaks=keep",
+            )
+        sources.append(kept)
+        leaks += dropped
+    return sources, leaks
+
+
+def held_out(data: DataSettings) -> HeldOut:
+    """What no training question and no demonstration may be about; nothing where leaks are kept."""
+    paths = dict.fromkeys(path for path in (data.dev, data.test) if path is not None)
+    return HeldOut() if data.leaks == "keep" else HeldOut.of(q for path in paths for q in read_questions(path))
+
+
+def read_source(source: SourceSettings, gold: Gold = "id", *, tell: bool = False) -> list[Question]:
+    """The questions of a source; ``tell``: say how many the length of their answers leaves."""
+    if source.kinds is None and source.max_answer_words is None:
+        return read_questions(source.path, source.limit, gold)
+    questions = read_questions(source.path, gold=gold)
+    wanted = [question for question in questions if source.kinds is None or question.kind in source.kinds]
     if not wanted:
         there = ", ".join(sorted({question.kind for question in questions} - {""})) or "unknown"
-        raise DataError(f"{source.path} has no question of kind {', '.join(source.kinds)}", f"its kinds are {there}")
-    return wanted[: source.limit]
+        asked = ", ".join(source.kinds or ())
+        raise DataError(f"{source.path} has no question of kind {asked}", f"its kinds are {there}")
+    what = f"questions of {source.path}"
+    return short_answered(wanted, source.max_answer_words, lambda one: one, what, tell=tell)[: source.limit]
 
 
-def read_questions(path: str, limit: int | None = None) -> list[Question]:
+def short_answered(
+    rows: Sequence[T], most: int | None, question: Callable[[T], Question], what: str, *, tell: bool = True
+) -> list[T]:
+    """The rows whose question's first answer has at most ``most`` words, and one line on how many those are.
+
+    Raises DataError if there are none.
+    """
+    if most is None:
+        return list(rows)
+    kept = [row for row in rows if len(question(row).answers[0].split()) <= most]
+    if not kept:
+        raise DataError(f"none of {len(rows):,} {what} has an answer of at most {most} words", "raise max_answer_words")
+    if tell:
+        log.info(
+            "%s of %s %s are kept, with answers of at most %d words", f"{len(kept):,}", f"{len(rows):,}", what, most
+        )
+    return kept
+
+
+def read_dev(data: DataSettings, limit: int | None = None) -> list[Question]:
+    """The dev questions. Raises DataError where none has an answer as short as they are to be."""
+    if data.dev_max_answer_words is None:
+        return read_questions(data.dev or "", limit, data.gold)
+    questions = read_questions(data.dev or "", gold=data.gold)
+    where = f"questions of {data.dev}"
+    return short_answered(questions, data.dev_max_answer_words, lambda question: question, where)[:limit]
+
+
+def read_questions(path: str, limit: int | None = None, gold: Gold = "id") -> list[Question]:
+    """The questions of a file; with ``gold`` title they list no gold passages by id."""
     from envs.questions import load_questions
 
-    return load_questions(path, limit=limit)
+    questions = load_questions(path, limit=limit)
+    return questions if gold == "id" else [replace(question, gold_ids=()) for question in questions]
 
 
 def limit_threads(threads: int | None, policy: PolicySettings | None = None, rows: int = 4096) -> None:
