@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from retrieval.bm25 import BM25Retriever, build_bm25
 from retrieval.config import RetrieverSettings
 from retrieval.dense.retriever import build_dense
 from retrieval.encoders.loading import load_encoder
+from retrieval.evaluation.evaluate import retrieve
+from retrieval.evaluation.sets import RetrievalSet
 from retrieval.ingest import IngestReport, describe_source, ingest
 from retrieval.store import PassageStore, StoreWriter
 from retrieval.windows import cut
 from retrieval.windows_config import WindowSettings
 from sleuth.errors import ArtifactError, ConfigError
-from sleuth.types import Image, Passage
+from sleuth.types import Hit, Image, Passage, Question
 from workflows.indexing import windows_asked
+from workflows.retrieval_evaluation import _of_whole_passages
 
 LONG = Passage("long", "Numbers", " ".join(map(str, range(100))))
 SHORT = Passage("short", "", "A short\n one.")
@@ -140,6 +144,32 @@ def test_a_killed_build_goes_on_with_the_same_windows_only(numbers: Path, encode
     made, fresh = (json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("i", "whole"))
     assert made == fresh
     assert (tmp_path / "i" / "vectors.npy").read_bytes() == (tmp_path / "whole" / "vectors.npy").read_bytes()
+
+
+def test_windows_are_judged_as_their_passages() -> None:
+    class Windows:
+        """a::w0, a::w1, … of each of three passages in turn."""
+
+        fingerprint = "windows"
+        asked: list[int] = []  # noqa: RUF012
+
+        def __len__(self) -> int:
+            return 12
+
+        def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+            self.asked.append(k)
+            names = [f"{name}::w{n}" for name in "abc" for n in range(4)]
+            return [
+                [Hit(Passage(name, "", name), 20.0 - n, n + 1) for n, name in enumerate(names[:k])] for _ in queries
+            ]
+
+    retriever, queries = Windows(), [Question("q", "?", ())]
+    assert retrieve(retriever, queries, 2, whole=True).run == {"q": {"a": 20.0, "b": 16.0}}
+    assert retriever.asked == [2, 4, 8]
+    assert retrieve(retriever, queries, 9, whole=True).run == {"q": {"a": 20.0, "b": 16.0, "c": 12.0}}
+    assert retrieve(retriever, queries, 2).run == {"q": {"a::w0": 20.0, "a::w1": 19.0}}
+    judged = [RetrievalSet("s", {"q": queries[0]}, {"q": {name: 1}}) for name in ("a", "a::w1")]
+    assert [_of_whole_passages(one) for one in judged] == [True, False]
 
 
 def test_source_is_described_with_its_windows(numbers: Path) -> None:
