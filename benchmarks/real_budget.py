@@ -192,7 +192,8 @@ def seconds_of(
     warm = plan.warmstart
     if warm is not None:
         kind = "lora" if warm.lora else "full"
-        steps = warm.steps or max(round(warm.epochs * demonstrations / warm.batch_size), 1)
+        played = plan.demonstrations.limit if plan.demonstrations else None
+        steps = warm.steps or max(round(warm.epochs * (played or demonstrations) / warm.batch_size), 1)
         once = rates[f"{kind} optimizer step"]
         wall, cpu = time_for(steps * warm.batch_size * shape.whole, best(rates, f"{kind} warm start", warm.micro_batch))
         found[f"warm start, {steps} steps of {warm.batch_size}"] = wall + steps * once.wall, cpu + steps * once.cpu
@@ -250,7 +251,12 @@ def main() -> None:
     parser.add_argument("--micro", type=int, nargs="+", default=[1, 4], help="rows of a micro-batch")
     parser.add_argument("--rows", type=int, default=8, help="episodes sampled together")
     parser.add_argument("--searches", type=float, default=1.0, help="searches of an episode")
-    parser.add_argument("--demonstrations", type=int, default=4000, help="of the warm start, where it goes by epochs")
+    parser.add_argument(
+        "--demonstrations",
+        type=int,
+        default=4000,
+        help="of a warm start that goes by epochs, where the plan has no limit",
+    )
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rates", type=Path, help="keeps what was measured, and is read where it exists")
     options = parser.parse_args()

@@ -18,6 +18,8 @@ from sleuth.protocols import Retriever
 from sleuth.types import Hit, Question
 
 BATCH = 64
+_DEEPEST = 16
+"""Windows searched for each passage that is wanted, at most."""
 LeftOut = Callable[[str], frozenset[str]]
 """The ids of passages that are no part of a query's ranking, by its id."""
 OnProgress = Callable[[int, int], None]
@@ -71,16 +73,16 @@ def retrieve(
 
 def _search(retriever: Retriever, texts: Sequence[str], k: int, most: int, *, whole: bool) -> list[list[Hit]]:
     """``k`` hits a query, with ``whole`` those of ``k`` passages, as far as ``most`` hits have so many."""
-    reach = min(k, most)
+    reach, end = min(k, most), min(_DEEPEST * k, most)
     while True:
         found = retriever.search(texts, reach)
-        if not whole:
+        if not whole or not any(parent_id(hit.passage.id) != hit.passage.id for hits in found for hit in hits):
             return found
         passages = [distinct([_of_passage(hit) for hit in hits]) for hits in found]
         short = any(len(few) < k and len(hits) == reach for few, hits in zip(passages, found, strict=True))
-        if not short or reach == most:
+        if not short or reach == end:
             return passages
-        reach = min(2 * reach, most)
+        reach = min(2 * reach, end)
 
 
 def _of_passage(hit: Hit) -> Hit:

@@ -167,6 +167,8 @@ def test_windows_are_judged_as_their_passages() -> None:
     assert retrieve(retriever, queries, 2, whole=True).run == {"q": {"a": 20.0, "b": 16.0}}
     assert retriever.asked == [2, 4, 8]
     assert retrieve(retriever, queries, 9, whole=True).run == {"q": {"a": 20.0, "b": 16.0, "c": 12.0}}
+    left = retrieve(retriever, queries, 1, whole=True, left_out=lambda _query: frozenset({"a"}))
+    assert left.run == {"q": {"b": 16.0}}
     assert retrieve(retriever, queries, 2).run == {"q": {"a::w0": 20.0, "a::w1": 19.0}}
     judged = [RetrievalSet("s", {"q": queries[0]}, {"q": {name: 1}}) for name in ("a", "a::w1")]
     assert [_of_whole_passages(one) for one in judged] == [True, False]
