@@ -35,6 +35,7 @@ from agent.policies.loading import load_policy_model
 from agent.policies.transformers_policy import TransformersPolicy
 from hub.config import LoraSettings
 from hub.threads import use_threads
+from sleuth.errors import SleuthError
 from sleuth.types import Request, Sampling
 from workflows.config import RunSettings, load_run_settings
 
@@ -260,6 +261,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rates", type=Path, help="keeps what was measured, and is read where it exists")
     options = parser.parse_args()
+    try:  # before minutes of measuring
+        plan = load_run_settings(options.plan, options.overrides) if options.plan else None
+    except SleuthError as error:
+        parser.error(str(error))
     use_threads(options.threads, None, 4096)
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs, {torch.get_num_threads()} threads")
     if options.rates and options.rates.exists():
@@ -269,9 +274,8 @@ def main() -> None:
         if options.rates:
             options.rates.write_text(json.dumps({name: asdict(rate) for name, rate in rates.items()}, indent=1))
     show(rates)
-    if options.plan:
+    if plan:
         shape = Shape(options.searches)
-        plan = load_run_settings(options.plan, options.overrides)
         show_plan(seconds_of(plan, rates, shape, options.demonstrations), shape)
     print(f"\nload {os.getloadavg()[0]:.1f} at the end")
 
