@@ -38,7 +38,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """One run, read: ``config`` by dotted key, ``series`` as name -> [(step, value)]."""
+    """One run, read: ``config`` by dotted key, ``series`` as name -> [(step, value)].
+
+    ``gate``: what the stage before GRPO found, in one line; empty where there was none.
+    """
 
     name: str
     path: Path
@@ -49,6 +52,7 @@ class RunData:
     stages: Sequence[str]
     sources: Sequence[Source]
     tokenizer: Path | None
+    gate: str = ""
 
 
 def read_run(path: Path, name: str) -> RunData:
@@ -67,6 +71,7 @@ def read_run(path: Path, name: str) -> RunData:
         stages=stages,
         sources=list(_sources(path)),
         tokenizer=_tokenizer(path, config),
+        gate=str((read_record(layout.gate.metrics) or {}).get("line", "")),
     )
 
 

@@ -199,6 +199,7 @@ def _run(run: RunData, tokenizers: Sequence[Path | None]) -> dict[str, Any]:
         "path": str(run.path),
         "finished": run.finished,
         "stages": run.stages,
+        "gate": run.gate,
         "config": {key: _setting(key, value, str(run.config.get("out", ""))) for key, value in run.config.items()},
         "groups": {name: _groups(values) for name, values in run.evaluations.items()},
         "series": {name: _drawn(points) for name, points in run.series.items()},

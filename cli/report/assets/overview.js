@@ -72,7 +72,7 @@ function tile(run, place) {
     ["policy", run.config["policy.model"] ?? "tiny, from scratch"],
     ["seed", run.config["seed"] ?? "–"],
   ];
-  return el("div", { class: "tile" }, el("h3", { class: "run" + (place % 8) }, run.name), el("dl", {}, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))])), quiet(run.path));
+  return el("div", { class: "tile" }, el("h3", { class: "run" + (place % 8) }, run.name), el("dl", {}, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))])), run.gate ? quiet(`Gate before GRPO: ${run.gate}`) : null, quiet(run.path));
 }
 
 function evaluations() {
