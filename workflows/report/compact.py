@@ -200,9 +200,9 @@ def _run(run: RunData, tokenizers: Sequence[Path | None]) -> dict[str, Any]:
         "finished": run.finished,
         "stages": run.stages,
         "config": {key: _setting(key, value, str(run.config.get("out", ""))) for key, value in run.config.items()},
-        "groups": {name: _groups(values) for name, values in run.evaluations.items()},
         "series": {name: _drawn(points) for name, points in run.series.items()},
         "evaluations": {name: _figures(values) for name, values in run.evaluations.items()},
+        "groups": {name: _groups(values) for name, values in run.evaluations.items()},
         "vocabulary": tokenizers.index(run.tokenizer) if run.tokenizer in tokenizers else None,
     }
 
