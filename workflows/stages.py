@@ -19,16 +19,26 @@ from sleuth.artifacts import atomic_write
 from sleuth.errors import ConfigError, DataError, RetrieverError
 from sleuth.failures import causes
 from sleuth.layout import STAGES, RunLayout
+from sleuth.leaks import without_leaks
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
 from sleuth.types import Plan
-from workflows.checks import check_inputs
+from workflows.checks import check_inputs, say_leaks
 from workflows.cluster import train_on_cluster
 from workflows.config import RunSettings, modes_of
 from workflows.context import StageContext
+from workflows.golds import check_golds, questions_of
 from workflows.learn import learn
-from workflows.wiring import limit_threads, make_driver, make_policy, read_questions, with_mode
+from workflows.wiring import (
+    held_out,
+    limit_threads,
+    make_driver,
+    make_policy,
+    read_questions,
+    read_training,
+    with_mode,
+)
 
 log = logging.getLogger("sleuth.run")
 
@@ -44,6 +54,7 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
     free = ("sinks", "threads", "grpo.report_to", *memory, *MAY_DIFFER, *not_begun(run))
     before = partial(_reread, settings)
     with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=free, reread=before):
+        _check_golds(run, until)
         for name in STAGES[: STAGES.index(until) + 1]:
             if not run.folder.stage_done(name):
                 info = _WORK[name](run)
@@ -54,8 +65,28 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
     return run
 
 
+def _check_golds(run: StageContext, until: str) -> None:
+    """Before hours of work: are the gold passages of the questions among the passages that the run searches?
+
+    A made-up world's questions fit its passages.
+    """
+    settings = run.settings
+    left = {name for name in STAGES[: STAGES.index(until) + 1] if not run.folder.stage_done(name)}
+    modes = {settings.environment.kind, *settings.evaluation.start_modes, *modes_of(settings)}
+    demonstrating = settings.demonstrations is not None and "demonstrate" in left
+    playing = demonstrating or ("grpo" in left and bool(modes - {"direct", "cot"}))
+    if settings.retriever is None or settings.world is not None or not playing:
+        return
+    questions = questions_of(settings.data)
+    if any(question.gold_ids for question in questions):
+        retriever = run.open_retriever()
+        assert retriever is not None
+        check_golds(questions, retriever, settings.retriever.name)
+
+
 def _reread(settings: RunSettings, saved: dict[str, Any]) -> dict[str, Any]:
     where = "config.yaml of the run"
+    saved = {**saved, "data": {"leaks": "keep", **(saved.get("data") or {})}}  # as runs did before there was a choice
     plain = validate(RunSettings, saved, where).model_dump(mode="json")
     return {**plain, "rewards": reread(plain["rewards"], settings.rewards, where)}
 
@@ -123,7 +154,10 @@ def _demonstrate(run: StageContext) -> dict[str, Any] | None:
     from sleuth.trajectories import to_line
     from sleuth.types import ScoredTrajectory
 
-    plans = [plan for source in settings.sources for plan in _read_plans(source)][: settings.limit]
+    plans = [plan for source in settings.sources for plan in _read_plans(source)]
+    plans, leaks = without_leaks(plans, held_out(run.settings.data), lambda plan: plan.question)
+    say_leaks(leaks, "demonstrations")
+    plans = plans[: settings.limit]
     plans = with_lazy_share(plans, settings.lazy, run.settings.seed)
     codec = load_codec(run.policy_after("policy"), trust_remote_code=run.settings.policy.trust_remote_code)
     plans = [neutralised(plan, codec.reserved) for plan in plans]
@@ -149,7 +183,7 @@ def _demonstrate(run: StageContext) -> dict[str, Any] | None:
         )
     atomic_write(run.layout.demonstrations, "".join(to_line(ScoredTrajectory(t, None)) for t in kept))
     log.info("%d demonstrations, %d of them kept", len(played), len(kept))
-    return {"played": len(played), "kept": len(kept)}
+    return {"played": len(played), "kept": len(kept), "leaks": leaks.count}
 
 
 def _read_plans(source: str) -> list[Plan]:
@@ -187,7 +221,8 @@ def _grpo(run: StageContext) -> dict[str, Any] | None:
         return None
     outcome = train_on_cluster(run, settings.cluster) if settings.cluster else learn(run, None)
     figures = {mode: evaluate_policy(run, "grpo", mode) for mode in _test_modes(run)}
-    return {"best_step": outcome.best_step, "best_em": outcome.best_em, "last_step": outcome.last_step, **figures}
+    best = {"best_step": outcome.best_step, "best_em": outcome.best_em, "last_step": outcome.last_step}
+    return {**best, "leaks": read_training(settings.data)[1].count, **figures}
 
 
 def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:
@@ -211,7 +246,7 @@ def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     report = evaluate(
         driver,
-        read_questions(path, settings.evaluation.limit),
+        read_questions(path, settings.evaluation.limit, settings.data.gold),
         metrics={"em": exact_match, "f1": f1},
         score=make_scorer(settings.rewards).score_all,
         out=out,

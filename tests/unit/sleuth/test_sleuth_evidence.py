@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 
 from sleuth.evidence import (
     contains_answer,
+    golds_of,
     has_answer,
     informative_answers,
     mentions_answer,
     normalise_title,
+    parent_id,
     titles_found,
     tokens,
+    window_id,
 )
 from sleuth.types import Hit, Passage, Question
 
@@ -91,9 +94,31 @@ def test_no_answer_begins_in_the_title_and_ends_in_the_text() -> None:
     assert not mentions_answer(Passage("p", "New York", "Times have changed"), ["New York Times"])
 
 
+@given(st.text(max_size=8), st.integers(0, 10**6))
+def test_a_window_names_its_passage_whatever_the_passage_is_called(name: str, number: int) -> None:
+    passage = name or "p"
+    assert parent_id(window_id(passage, number)) == passage
+    assert parent_id(parent_id(window_id(window_id(passage, 0), number))) == passage
+
+
+@pytest.mark.parametrize(
+    "name", ["", "doc", "doc::3", "a::b", "doc::w", "doc::wide", "doc::w3 ", "::w3", "doc::w²", "w3"]
+)
+def test_other_ids_name_no_passage_but_their_own(name: str) -> None:
+    assert parent_id(name) == name
+
+
 def test_titles_are_equal_in_spite_of_spelling() -> None:
     assert normalise_title("Cafe\u0301_Müller ") == normalise_title("café  müller")
     assert normalise_title("Oslo (city)") != normalise_title("Oslo")
+
+
+def test_an_id_that_only_looks_like_a_window_is_gold_by_itself_alone() -> None:
+    """``doc::w3`` is listed as it stands, so that ``doc`` and its other windows are something else."""
+    golds = golds_of(Question("q", "?", ("x",), ("T",), gold_ids=("doc::w3", "one")))
+    passages = [Passage(name, "T", "") for name in ("doc::w3", "doc::w3::w0", "doc", "doc::w4", "one::w0", "none")]
+    assert [golds.of(passage) for passage in passages] == ["doc::w3", "doc::w3", None, None, "one", None]
+    assert not golds_of(Question("q", "?", ("x",), ("T",)), "id")
 
 
 def test_titles_are_found_once_each() -> None:
