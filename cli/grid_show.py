@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,8 @@ def print_table(rows: Sequence[CellFigures], comparisons: Sequence[CellFigures],
 
 def print_suite(suite: Mapping[str, Any], console: Console) -> None:
     """EM in per cent, a column a set and the mean last; then by field of the questions, and who changed what."""
-    from workflows.suites.table import name_of, per_cent
+    from workflows.paired import system_name
+    from workflows.suites.table import per_cent
 
     wide = Console(file=console.file, width=max(console.width, 180)) if not console.is_terminal else console
     table = Table(box=None, pad_edge=False, header_style="bold", title="EM, %", title_justify="left")
@@ -70,31 +71,33 @@ def print_suite(suite: Mapping[str, Any], console: Console) -> None:
     for one in suite["sets"]:
         over = f"{one['group']}\n" if one["group"] else ""
         table.add_column(Text(f"{over}{one['title']}\nn = {one['questions']:,}"), justify="right")
-    for name in ("Avg. [95 %]", "Avg. F1", "reward"):
+    for name in ("Avg. [95 %]", "F1", "reward", "gold found", "searches"):
         table.add_column(name, justify="right")
     for row in suite["systems"]:
         em = row.get("em", {"sets": {}, "mean": None, "mean_interval": [None, None]})
         means = [per_cent(em["sets"].get(one["name"])) for one in suite["sets"]]
         low, high = em["mean_interval"]
         mean = per_cent(em["mean"]) + ("" if low is None else f" [{per_cent(low)}, {per_cent(high)}]")
-        reward = row.get("reward", {}).get("mean")
-        f1 = row.get("f1", {}).get("mean")
-        table.add_row(Text(name_of(row)), *means, mean, per_cent(f1), "-" if reward is None else f"{reward:.3f}")
+        others = [row.get(name, {}).get("mean") for name in ("f1", "reward", "gold_recall", "searches")]
+        rest = ["-" if value is None else f"{value:.3f}" for value in others]
+        table.add_row(Text(system_name(row)), *means, mean, *rest)
     wide.print(table)
     for field in dict.fromkeys(field for row in suite["systems"] for field in row["by"]):
-        wide.print(_by_field(suite["systems"], field, name_of))
+        wide.print(_by_field(suite["systems"], field))
     for change in suite["changes"]:
         console.print(_changed(change), markup=False, highlight=False, soft_wrap=True)
 
 
-def _by_field(systems: Sequence[CellFigures], field: str, name_of: Callable[[CellFigures], str]) -> Table:
+def _by_field(systems: Sequence[CellFigures], field: str) -> Table:
+    from workflows.paired import system_name
+
     values = sorted({value for row in systems for value in row["by"].get(field, {})})
     table = Table(box=None, pad_edge=False, header_style="bold", title=f"EM by {field}", title_justify="left")
     table.add_column("")
     for value in values:
         table.add_column(Text(value), justify="right")
     for row in systems:
-        table.add_row(Text(name_of(row)), *(_of_value(row["by"].get(field, {}).get(value)) for value in values))
+        table.add_row(Text(system_name(row)), *(_of_value(row["by"].get(field, {}).get(value)) for value in values))
     return table
 
 

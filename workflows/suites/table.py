@@ -7,14 +7,13 @@ from itertools import combinations
 from typing import Any
 
 from sleuth.statistics import macro_interval, mean_interval
-from workflows.paired import Values, compare
+from workflows.paired import MEASURES, Values, compare, system_name
 from workflows.suites.choose import ChosenSet
 
 System = tuple[str, str, str]
 """What answers: policy, mode and retriever."""
 Found = Mapping[str, Mapping[str, Values]]
 """By set and measure, every question's value."""
-MEASURES = ("em", "f1", "reward")
 
 
 def suite_figures(
@@ -103,14 +102,8 @@ def markdown(figures: Mapping[str, Any], measure: str = "em") -> str:
     for row in figures["systems"]:
         if measure in row:
             cells = [per_cent(row[measure]["sets"][one["name"]]) for one in sets]
-            lines.append(_line([name_of(row), *cells, per_cent(row[measure]["mean"])]))
+            lines.append(_line([system_name(row), *cells, per_cent(row[measure]["mean"])]))
     return "\n".join(lines) + "\n"
-
-
-def name_of(row: Mapping[str, Any]) -> str:
-    """What answers, in words."""
-    where = "" if row["retriever"] == "-" else f", {row['retriever']}"
-    return f"{row['policy']}, {row['mode']}{where}"
 
 
 def per_cent(value: float | None) -> str:
