@@ -43,7 +43,8 @@ def evaluate(
     mode: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="direct|cot|rag|search", help="How the policy answers; search by default. rag@3: with 3 passages."
+            metavar="direct|cot|rag|search",
+            help="How the policy answers; search by default. rag@3: with 3 passages; NAME:rag: the model NAME alone.",
         ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Protocol: sleuth, search_r1 or minimal.")] = None,

@@ -71,17 +71,25 @@ def cells_of(
 ) -> list[Cell]:
     """Every combination; a mode that does not search occurs only once, however many retrievers there are.
 
+    ``rag@3`` is a mode with another number of passages, ``grpo:search`` one for the policy of that name alone.
+
     Raises ConfigError for settings that do not fit and for duplicate names.
     """
     cells: dict[tuple[str, ...], Cell] = {}
-    for mode in modes:
+    for _, mode in map(_split_mode, modes):
         if mode not in MODES and not _WITH_DEPTH.fullmatch(mode):
             raise ConfigError(f"no mode '{mode}'", f"{did_you_mean(mode, MODES)} With other top-k passages: rag@3")
     policies, sets = parse_named(models, "model"), parse_named(data or [""], "--data")
     searched = parse_named(retrievers or [""], "--retriever")
-    for (policy, model), (name, file), mode, (index_name, index) in product(
+    for owner, mode in map(_split_mode, modes):
+        if owner and owner not in policies:
+            raise ConfigError(f"--mode {owner}:{mode}: no model is called '{owner}'", did_you_mean(owner, policies))
+    for (policy, model), (name, file), asked, (index_name, index) in product(
         policies.items(), sets.items(), modes or [""], searched.items()
     ):
+        owner, mode = _split_mode(asked)
+        if owner not in ("", policy):
+            continue
         kind, _, depth = mode.partition("@")
         settings = evaluation_settings(
             model,
@@ -101,9 +109,18 @@ def cells_of(
         key = (name or Path(settings.data.dev or "").stem, policy, mode if depth else kind, where)
         cells.setdefault(key, Cell(*key, settings))
     for policy, model in policies.items():
-        compare_prompts(model, next(cell.settings for cell in cells.values() if cell.policy == policy))
+        own = next((cell.settings for cell in cells.values() if cell.policy == policy), None)
+        if own is None:
+            raise ConfigError(f"no mode is given for the model '{policy}'", f"add --mode {policy}:search")
+        compare_prompts(model, own)
     _check_folders(list(cells.values()))
     return list(cells.values())
+
+
+def _split_mode(mode: str) -> tuple[str, str]:
+    """The policy that it is for, blank if for all, and the mode."""
+    owner, _, plain = mode.rpartition(":")
+    return owner, plain
 
 
 def _check_folders(cells: Sequence[Cell]) -> None:

@@ -13,9 +13,10 @@ import pytest
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from cli import main as program
+from sleuth.errors import ConfigError
 from sleuth.layout import EvaluationLayout
 from sleuth.trajectories import read_trajectories
-from workflows.grid import Cell, comparisons
+from workflows.grid import Cell, Options, cells_of, comparisons
 from workflows.model_settings import evaluation_settings
 from workflows.paired import values_of
 from workflows.play import Opened, play
@@ -123,6 +124,20 @@ def test_a_kind_that_no_question_could_be_scored_of_is_a_dash(model: str, capfd:
     assert "1.000 (1)" in line and line.rstrip().endswith("-")
 
 
+def test_a_mode_may_be_for_one_policy_alone(model: str) -> None:
+    both = [f"base={model}", f"wise={model.replace('tiny', 'wise')}"]
+    cells = cells_of(both, ["a.jsonl"], [SHELF % "x"], ["direct", "wise:search@3", "base:rag"], Options([]))
+    assert [cell.system[:2] for cell in cells] == [
+        ("base", "direct"),
+        ("base", "rag"),
+        ("wise", "direct"),
+        ("wise", "search@3"),
+    ]
+    assert cells[-1].settings.environment.top_k == 3
+    with pytest.raises(ConfigError, match="no mode is given for the model 'wise'"):
+        cells_of(both, ["a.jsonl"], [], ["base:direct"], Options([]))
+
+
 def test_a_killed_grid_goes_on_where_it_was(model: str) -> None:
     assert grid(model) == 0
     kept = Path("grid/a-tiny-direct/trajectories.jsonl")
@@ -167,6 +182,7 @@ def test_other_questions_under_the_same_numbers_are_not_compared(model: str) -> 
     [
         (["--data", "a-b=a.jsonl", "--data", "a_b=b.jsonl", "--mode", "direct"], "saved in"),
         (["--mode", "serch"], "did you mean 'search'"),
+        (["--mode", "tinny:direct"], "no model is called 'tinny' (did you mean 'tiny'?)"),
         (["--data", "x=a.jsonl", "--data", "x=b.jsonl"], "'x' is given twice"),
         (["--retriever", "{kind: [", "--mode", "search"], "as YAML"),
         (["--samples", "4", "--mode", "direct"], "several samples need a temperature"),

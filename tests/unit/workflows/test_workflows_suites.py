@@ -1,6 +1,7 @@
 """The questions of a suite: where they are found, which are drawn, and what the table makes of the answers."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,30 @@ def test_the_table_has_the_mean_over_sets_and_what_changed(tmp_path: Path) -> No
         "| base, direct | 50.0 | 25.0 | 37.5 |",
         "| grpo, search, bm25 | 100.0 | 50.0 | 75.0 |",
     ]
+
+
+def test_a_set_may_be_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def load(name: str, config: str | None, split: str) -> list[dict[str, Any]]:
+        asked.append((name, config, split))
+        return rows(5)
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    wanted = suite(nq={"files": ["no.jsonl", "hf://RUC-NLPIR/FlashRAG_datasets/nq/test"], "limit": 2})
+    (chosen,), _ = choose_sets(wanted, "mine")
+    assert (chosen.source, len(chosen.lines)) == ("hf://RUC-NLPIR/FlashRAG_datasets/nq/test", 2)
+    assert set(asked) == {("RUC-NLPIR/FlashRAG_datasets", "nq", "test")}
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not os.environ.get("SLEUTH_DATA"), reason="SLEUTH_DATA is not set")
+def test_the_wiki_suite_has_all_multi_hop_questions_and_353_others() -> None:
+    sets, _ = choose_sets(load_suite("wiki"), "wiki")
+    assert [(one.name, len(one.lines), one.total) for one in sets] == [
+        ("multi-hop", 247, 247),
+        ("single-hop", 353, 1484),
+        ("hotpotqa", 150, 150),
+    ]
+    packs = set(sets[0].labels["pack"].values()) | set(sets[1].labels["pack"].values())
+    assert packs == {"hotpotqa_more", "musique_more", "2wiki_more", "squad_wiki", "afriqa", "xquad", "nq"}
