@@ -63,7 +63,7 @@ RESOURCES: dict[str, Resource] = {
     "wiki18-bm25": _wiki18("its BM25 index, for kind lucene", "bm25", "wiki-18-bm25-index", "bm25/*", "folder"),
     "wiki-hotpotqa": Resource(
         "a Wikipedia for a laptop: first paragraphs of 5,233,329 articles (2017), which HotpotQA asks about",
-        (Product("wiki-hotpotqa", "BeIR/hotpotqa", ("corpus/*", "corpus.jsonl.gz"), "folder"),),
+        (Product("wiki-hotpotqa/corpus", "BeIR/hotpotqa", ("corpus/*", "corpus.jsonl.gz"), "folder"),),
     ),
 }
 

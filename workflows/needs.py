@@ -135,7 +135,7 @@ def _index(settings: IndexedSettings, out: Path, get: str, name: str) -> Iterato
     corpus = settings.corpus
     if out in Path(corpus).parents:
         yield Need(f"{name}.corpus", "ok", f"{corpus}, which the run makes")
-    elif on_hub(corpus):
+    elif on_hub(corpus) and product_of(corpus) is None:
         state: State = "note" if reachable() else "missing"
         why = "" if reachable() else ", and the hub cannot be reached"
         yield Need(f"{name}.corpus", state, f"{corpus} is on the hub{why}", "name a local corpus" if why else "")

@@ -18,6 +18,7 @@ from hub import reach
 from hub.download import Planned, _place, fetch, plan, record_of, size_of
 from hub.resources import RESOURCES, Product, all_products, product_of, products_named
 from sleuth.errors import ConfigError, DataError
+from sleuth.files import on_hub
 
 FLASHRAG = "RUC-NLPIR/FlashRAG_datasets"
 NQ = b'{"id": "test_0", "question": "who?", "golden_answers": ["x"]}\n'
@@ -152,6 +153,7 @@ def test_a_path_is_known_by_its_end() -> None:
     assert product_of("nq/test.jsonl") == (Product("nq/test.jsonl", FLASHRAG, ("nq/test.jsonl",)), Path())
     assert product_of("mine/test.jsonl") is None
     paths = [product.path for product in all_products()]
+    assert not [path for path in paths if on_hub(f"data/{path}")], "a path that is not there yet is no data set's name"
     assert len(set(paths)) == len(paths)
 
 
