@@ -59,11 +59,13 @@ class DemonstrationSettings(Settings):
     """Demonstrations played through the real environment and retriever.
 
     ``sources`` are plan files, or data sets from which plans can be derived (HotpotQA, MuSiQue).
+    ``max_answer_words`` leaves out plans whose answer, the first accepted one, has more words.
     ``lazy`` is the fraction of multi-step plans that stop early and answer with what they have found so far.
     """
 
     sources: list[str] = Field(min_length=1)
     limit: Count | None = None
+    max_answer_words: Count | None = None
     lazy: Share = 0.0
     require_titles: bool = True
 
@@ -130,6 +132,21 @@ class MonitorSettings(Settings):
     stop_on_collapse: bool = False
 
 
+class GateSettings(Settings):
+    """What a policy must show before GRPO, sampled as in GRPO on ``questions`` of its training, ``group_size`` times.
+
+    Of the episodes whose first search misses the answer, at least ``search_again`` search again, and in at least
+    ``varied_groups`` of the groups rewards differ. ``on_failure``: end the run with one line that says what to change,
+    or only warn.
+    """
+
+    questions: Count = 32
+    group_size: Annotated[int, Field(ge=2)] = 8
+    search_again: Share = 0.2
+    varied_groups: Share = 0.3
+    on_failure: Literal["stop", "warn"] = "stop"
+
+
 class GrpoSettings(OptimizerSettings, StabilitySettings):
     """Group-relative policy optimisation (Shao et al. 2024) on TRL, and its relatives.
 
@@ -146,6 +163,8 @@ class GrpoSettings(OptimizerSettings, StabilitySettings):
     """
 
     algorithm: str | None = None
+    gate: GateSettings | None = None
+    """A stage of its own before the first step; ``{}`` for its defaults, None for none."""
     steps: Count = 100
     questions: Count = 8
     group_size: Annotated[int, Field(ge=2)] = 8

@@ -18,11 +18,11 @@ from typing import cast
 from agent.episode import Episode, together
 from agent.events import EpisodeEnded, Event, PassagesGiven, ThoughtOpen, TokenSampled, TurnTaken
 from agent.rollout_async import run_all
+from agent.searching import look_up, lookup_of
 from agent.tools import ToolBox
 from sleuth.coalescer import Coalescer
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.failures import ends_run, failure_of
-from sleuth.hits import distinct
 from sleuth.protocols import (
     AsyncPolicy,
     Environment,
@@ -241,28 +241,25 @@ class RolloutDriver:
         return generations
 
     def _retrieve(self, waiting: Sequence[Episode]) -> list[tuple[Episode, Found]]:
-        """Hits of every query of the waiting episodes from one call; if it fails, the episodes end unscored."""
-        asked = [e.pending.queries if isinstance(e.pending, Search) else () for e in waiting]
-        unique = list(dict.fromkeys(query for queries in asked for query in queries))
-        if not unique:
+        """Hits of every query of the waiting episodes, found together; if that fails, the episodes end unscored."""
+        lookups = [(episode, lookup_of(episode, self.top_k)) for episode in waiting]
+        lookups = [(episode, lookup) for episode, lookup in lookups if episode.stop is None]
+        if not any(lookup.asked for _, lookup in lookups):
             return []
         started = time.perf_counter()
         try:
             if self.retriever is None:
                 raise RetrieverError("the environment searches, but no retriever is configured")
-            found = self.retriever.search(unique, self.top_k)
-            answers = dict(zip(unique, map(distinct, found), strict=True))
+            answers = look_up(self.retriever, [lookup for _, lookup in lookups])
         except Exception as error:  # retrievers are anybody's code too
             if ends_run(error):
                 raise
-            for episode in waiting:
+            for episode, _ in lookups:
                 episode.stop, episode.failure = "retriever_failed", failure_of("the retriever", error)
             return []
         finally:
             _divide_time(waiting, "retrieve", time.perf_counter() - started)
-        return [
-            (episode, [answers[query] for query in queries]) for episode, queries in zip(waiting, asked, strict=True)
-        ]
+        return [(episode, lookup.choose(answers)) for episode, lookup in lookups]
 
     def _retrieve_each(self, waiting: Sequence[Episode]) -> list[Found | None]:
         """Like ``_retrieve``, with None for failed searches."""

@@ -48,6 +48,14 @@ def index(
     layout: Annotated[
         str | None, typer.Option(help="beir, search_r1, pyserini, tevatron, dpr or bright. \\[told from the first row]")
     ] = None,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Cut each passage into windows of so many words. \\[whole passages]")
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(min=1, help="Words from one window to the next; fewer than --window overlap. \\[--window]"),
+    ] = None,
+    window_unit: Annotated[str, typer.Option(help="What --window and --stride count: words or sentences.")] = "words",
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave bad rows out and count them.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,
 ) -> None:
@@ -58,7 +66,14 @@ def index(
     from sleuth.artifacts import check_destination
     from sleuth.errors import ConfigError, did_you_mean
     from sleuth.files import on_hub
-    from workflows.indexing import CorpusOptions, Encoding, build_bm25_index, build_encoded_index, kinds_made
+    from workflows.indexing import (
+        CorpusOptions,
+        Encoding,
+        build_bm25_index,
+        build_encoded_index,
+        kinds_made,
+        windows_asked,
+    )
 
     kinds = kinds_made()
     if kind not in kinds:
@@ -81,7 +96,8 @@ def index(
         raise ConfigError(f"an index of kind {kind} needs an encoder", "add --encoder with a folder or hub name")
     beside = [*([] if on_hub(corpus) else [corpus]), *([encoder] if encoder else [])]
     check_destination(out, overwrite, kinds, beside)
-    options: CorpusOptions = {"layout": layout, "skip_bad_rows": skip_bad_rows, "overwrite": overwrite}
+    cut = windows_asked(window, stride, window_unit)
+    options: CorpusOptions = {"layout": layout, "window": cut, "skip_bad_rows": skip_bad_rows, "overwrite": overwrite}
     if encoder is None:
         built = build_bm25_index(corpus, out, k1, b, threads, options)
     else:
@@ -96,7 +112,10 @@ def index(
 
 def _report(built: IndexInfo) -> None:
     skipped = "".join(f"; {count:,} left out: {reason}" for reason, count in sorted(built.skipped.items()))
-    typer.echo(f"{built.passages:,} passages in {built.path}{skipped}", err=True)
+    what = "passages" if built.whole is None else f"windows of {built.whole:,} passages"
+    typer.echo(f"{built.passages:,} {what} in {built.path}{skipped}", err=True)
+    if built.passages == built.whole:
+        typer.echo("no passage is longer than a window, so that each stands whole: a smaller --window cuts", err=True)
     for row in built.examples:
         typer.echo(f"  {row}", err=True)
     typer.echo(f'try it: sleuth search {built.path} "a question"', err=True)

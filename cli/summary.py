@@ -25,6 +25,9 @@ def print_summary(out: Path) -> None:
             bounds=(0.0, 1.0),
         )
         console.print(f"curve: {layout.curve}", highlight=False)
+    gate = read_record(layout.gate.metrics)
+    if gate is not None:
+        console.print(f"gate before GRPO: {gate['line']}", highlight=False, soft_wrap=True)
     methods = []
     for evaluation in layout.evaluations():
         figures = read_record(evaluation.metrics)

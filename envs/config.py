@@ -66,6 +66,9 @@ class EnvironmentSettings(Settings):
     preset's. A prompt of more than ``prompt_tokens`` ends its episode before the first turn; None: the prompt needs
     only fit into ``total_tokens``.
 
+    ``unseen``: no search finds again what the episode has shown; further passages come in its place, so that searching
+    once more with the same words brings something new.
+
     ``protocol`` is how the policy acts and reads: ``tags`` (``<search> query </search>``), ``hermes``
     (``<tool_call>{"name": "search", ...}</tool_call>`` and the chat template's own tool messages), or a dotted path.
 
@@ -84,6 +87,7 @@ class EnvironmentSettings(Settings):
     chat_template_kwargs: Mapping[str, Any] = {}
     date: datetime.date | Literal["today"] = TEMPLATE_DATE
     top_k: Positive = 3
+    unseen: bool = False
     searches: Annotated[int, Field(ge=0)] = 4
     calls: Annotated[int, Field(ge=0)] = 4
     turns: Positive = 6

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from envs.grammar import neutralise
 from envs.prompts import Preset
@@ -26,10 +26,11 @@ token; a text that averages more than 24 shows fewer tokens than it could, in ex
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A span of text with its token ids."""
+    """A span of text with its token ids; ``passage``: the id of the passage whose text it is, if it is one's."""
 
     text: str
     token_ids: tuple[int, ...]
+    passage: str = ""
 
 
 def trusted(codec: TextCodec, text: str) -> Piece:
@@ -55,7 +56,7 @@ def shorten(codec: TextCodec, piece: Piece, limit: int) -> Piece:
             token_ids = piece.token_ids[:length]
             break
     # Decoding may drop tokens without text, a neutralising mark included, so the text is neutralised again.
-    return Piece(neutralise(codec.decode(token_ids), codec.reserved), token_ids)
+    return Piece(neutralise(codec.decode(token_ids), codec.reserved), token_ids, piece.passage)
 
 
 def first_tokens(codec: TextCodec, pieces: Sequence[Piece], limit: int) -> list[Piece]:
@@ -69,7 +70,11 @@ def first_tokens(codec: TextCodec, pieces: Sequence[Piece], limit: int) -> list[
         start = codec.decode(piece.token_ids[:left])
         # The start of a text that was safe is safe; a piece of our own would not survive being neutralised.
         exact = piece.text.startswith(start)
-        kept += [Piece(start, piece.token_ids[:left]) if exact else shorten(codec, piece, left)] if left > 0 else []
+        kept += (
+            [Piece(start, piece.token_ids[:left], piece.passage) if exact else shorten(codec, piece, left)]
+            if left > 0
+            else []
+        )
         break
     return kept
 
@@ -81,6 +86,11 @@ def joined(pieces: Sequence[Piece]) -> Observation:
 
 def size(pieces: Sequence[Piece]) -> int:
     return sum(len(piece.token_ids) for piece in pieces)
+
+
+def passages_in(pieces: Sequence[Piece]) -> set[str]:
+    """The ids of the passages of whose texts something is in ``pieces``."""
+    return {piece.passage for piece in pieces if piece.passage}
 
 
 def fill(codec: TextCodec, template: str, slots: Mapping[str, str | Sequence[Piece]]) -> list[Piece]:
@@ -192,7 +202,8 @@ def returned_block(codec: TextCodec, preset: Preset, text: str, limit: int) -> l
 
 def _text(codec: TextCodec, preset: Preset, hit: Hit, limit: int) -> Piece:
     before = " " if preset.passage.endswith(" {text}") else ""
-    return untrusted(codec, hit.passage.text.strip(), max(limit, 1), before)
+    piece = untrusted(codec, hit.passage.text.strip(), max(limit, 1), before)
+    return replace(piece, passage=hit.passage.id)
 
 
 def _head(codec: TextCodec, preset: Preset, number: int, hit: Hit, longest: int) -> list[Piece]:

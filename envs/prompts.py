@@ -142,4 +142,21 @@ MINIMAL = Preset(
 )
 """For a policy trained from scratch: it needs no instruction, and the world's passages name their subject."""
 
-PRESETS = {"sleuth": SLEUTH, "search_r1": SEARCH_R1, "minimal": MINIMAL}
+SHORT = Preset(
+    search="Think, then <search> a few words </search> or <answer> a few words </answer>.\nQuestion: {question}\n",
+    direct="Write only <answer> a few words </answer>.\nQuestion: {question}\n",
+    cot="Think, then <answer> a few words </answer>.\nQuestion: {question}\n",
+    rag="Think, then <answer> a few words </answer>.\n{passages}Question: {question}\n",
+    opening="\n<information>\n",
+    passage="{title}\n{text}",
+    separator="\n\n",
+    closing="\n</information>\n",
+    nothing_found="Nothing new was found.",
+    invalid="\nNot valid: {reason}. <search> or <answer>.\n",
+    searches_used="\nNo searches are left: <answer>.\n",
+    answer_only="\nNot valid: {reason}. <answer>.\n",
+    chat=False,
+)
+"""For a small policy that demonstrations teach the form: one line of plain text, and rows of a few hundred tokens."""
+
+PRESETS = {"sleuth": SLEUTH, "search_r1": SEARCH_R1, "minimal": MINIMAL, "short": SHORT}

@@ -17,6 +17,7 @@ from envs.observation import (
     information_block,
     joined,
     message_block,
+    passages_in,
     returned_block,
     size,
     trusted,
@@ -69,6 +70,7 @@ class SearchEnvironment:
         self._calls = 0
         self._too_long = False
         self._action: Action | None = None
+        self._shown: set[str] = set()
 
     @property
     def total_tokens(self) -> int:
@@ -85,6 +87,7 @@ class SearchEnvironment:
         """The prompt with the whole question; refusing one that is too long is up to the driver."""
         self._turns = self._searches = self._calls = 0
         self._action = None
+        self._shown = set()
         template = self._dialogue.begin(self._preset.search)
         prompt = joined(fill(self._codec, template, {"question": asked(self._preset, question)}))
         self._too_long = exceeds(self._settings, prompt)
@@ -120,6 +123,10 @@ class SearchEnvironment:
             return f"a {what} in the last turn: nobody would read what it finds"
         return ""
 
+    def unwanted(self) -> frozenset[str] | None:
+        """With ``unseen``, the ids of the passages that this episode has shown."""
+        return frozenset(self._shown) if self._settings.unseen else None
+
     def observe(self, hits: Sequence[Hit] | None, room: int) -> Observation | Stop:
         if isinstance(self._action, Answer):
             return Stop("answer")
@@ -139,7 +146,7 @@ class SearchEnvironment:
         if len(found) == 1:
             whole = cut_block if self._preset.hard_cut else information_block
             one = whole(self._codec, self._block, found[0], budget, room)
-            return Stop("token_budget") if one is None else self._dialogue.results([[*one, *note]])
+            return Stop("token_budget") if one is None else self._show([[*one, *note]])
         blocks: list[list[Piece]] = []
         first, left = 1, min(budget, room)
         for hits, new in zip(found, first_seen(found), strict=True):
@@ -154,7 +161,11 @@ class SearchEnvironment:
             blocks.append(block)
             first += len(new)
             left -= size(block)
-        return self._dialogue.results([*blocks[:-1], [*blocks[-1], *note]])
+        return self._show([*blocks[:-1], [*blocks[-1], *note]])
+
+    def _show(self, blocks: Sequence[Sequence[Piece]]) -> Observation:
+        self._shown.update(*map(passages_in, blocks))
+        return self._dialogue.results(blocks)
 
     def answer_opening(self, transcript: str) -> str:
         """How an answer begins after ``transcript``, as demonstrations write it; an open thought is closed first."""

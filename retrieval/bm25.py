@@ -16,6 +16,7 @@ from retrieval.indexes import IndexInfo, check_k, clean_query
 from retrieval.ingest import IngestReport, OnProgress, describe_source, ingest
 from retrieval.jvm import import_on_jvm, java_calls, java_class
 from retrieval.store import PassageStore, StoreWriter
+from retrieval.windows_config import WindowSettings
 from sleuth.artifacts import atomic_folder, fingerprint_of, read_manifest, write_manifest
 from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError, first_line
 from sleuth.types import Hit, Passage
@@ -43,11 +44,12 @@ def build_bm25(
     b: float = B,
     threads: int = 2,
     layout: str | None = None,
+    window: WindowSettings | None = None,
     skip_bad_rows: bool = False,
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
 ) -> IndexInfo:
-    """Index title and text of every passage of ``corpus_path`` into the folder ``out``, atomically.
+    """Index title and text of every passage of ``corpus_path``, or its windows, into the folder ``out``, atomically.
 
     Raises DataError naming the bad rows unless ``skip_bad_rows``, ArtifactError if ``out`` exists.
     """
@@ -56,7 +58,13 @@ def build_bm25(
     with atomic_folder(out, overwrite=overwrite) as folder:
         with StoreWriter(folder) as store:
             batches = ingest(
-                corpus_path, store, report, layout=layout, skip_bad_rows=skip_bad_rows, on_progress=on_progress
+                corpus_path,
+                store,
+                report,
+                layout=layout,
+                window=window,
+                skip_bad_rows=skip_bad_rows,
+                on_progress=on_progress,
             )
             writer = _LuceneWriter(folder / _LUCENE, threads)
             try:
@@ -80,10 +88,11 @@ def build_bm25(
                 "b": b,
                 "analyzer": _ANALYZER,
                 "indexed": "title + ' ' + text",
-                "corpus": describe_source(corpus_path),
+                "corpus": describe_source(corpus_path, window),
             },
         )
-    return IndexInfo(Path(out), len(store), dict(report.skipped), tuple(report.examples))
+    whole = None if window is None else report.whole
+    return IndexInfo(Path(out), len(store), dict(report.skipped), tuple(report.examples), whole)
 
 
 def _check_text(passages: Sequence[Passage]) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from retrieval.config import Count, IndexedSettings, NotNegative, Progress
-from sleuth.errors import ArtifactError
 from sleuth.protocols import Retriever
 
 
@@ -22,7 +21,7 @@ class BM25Settings(IndexedSettings):
 
     def open(self, progress: Progress, /) -> Retriever:
         from retrieval.bm25 import K1, B, BM25Retriever, build_bm25, rebuild_command
-        from retrieval.ingest import same_source
+        from retrieval.ingest import check_source
 
         corpus = self.to_be_made_from()
         if corpus is not None:
@@ -34,13 +33,16 @@ class BM25Settings(IndexedSettings):
                     k1=k1,
                     b=b,
                     threads=self.threads,
+                    window=self.window,
                     skip_bad_rows=self.skip_bad_rows,
                     on_progress=on_progress,
                 )
         retriever = BM25Retriever(self.index, k1=self.k1, b=self.b, threads=self.threads)
-        if self.corpus is not None and not same_source(retriever.manifest["corpus"], self.corpus):
-            raise ArtifactError(
-                f"{self.index} was made from other passages than {self.corpus}",
-                f"make it anew with: {rebuild_command(self.index, self.corpus)}",
-            )
+        check_source(
+            self.index,
+            retriever.manifest["corpus"],
+            self.corpus,
+            self.window,
+            lambda source: rebuild_command(self.index, source),
+        )
         return retriever

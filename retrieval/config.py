@@ -5,6 +5,7 @@ In a config a retriever is the path of an index, the address of a service, or a 
     retriever: runs/hotpotqa/index
     retriever: {kind: bm25, index: runs/hotpotqa/index, corpus: data/corpus.jsonl, k1: 1.2, b: 0.75}
     retriever: {kind: bm25, index: runs/wiki/index, corpus: hf://owner/name/config/split}
+    retriever: {kind: bm25, index: runs/windows, corpus: data/corpus.jsonl, window: {words: 64, stride: 48}}
     retriever: {kind: dense, index: runs/dense, encoder: runs/dpr/encoder, corpus: data/corpus.jsonl, dtype: float16}
     retriever: {kind: sparse, index: runs/splade/index, encoder: runs/splade/encoder, corpus: data/corpus.jsonl}
     retriever: {kind: faiss, faiss_file: e5_Flat.index, corpus: wiki-18.jsonl, encoder: {backbone: intfloat/e5-base-v2}}
@@ -25,6 +26,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, ByteSize, Field, SerializeAsAny
 
+from retrieval.windows_config import WindowSettings
 from sleuth.artifacts import MANIFEST, read_manifest
 from sleuth.errors import ArtifactError, DataError, did_you_mean
 from sleuth.files import local_or_hub, on_hub
@@ -185,6 +187,11 @@ class IndexedSettings(RetrieverSettings):
     """Folder of the index."""
     corpus: Corpus | None = None
     """Passages that the index is made from when it does not exist; an index of other passages is refused."""
+    window: WindowSettings | None = None
+    """Each passage is cut into such windows when the index is made; an index of others is refused.
+
+    None: whole passages where a corpus is named, else as the index has it.
+    """
     skip_bad_rows: bool = False
     """Rows that are no passages are left out when the index is made."""
 

@@ -1,14 +1,17 @@
 """Whole documents behind the passages that a retriever finds.
 
 A corpus of passages seldom says which of them were cut from one document. Those that do stand side by side in it, as
-in Wikipedia by 100 words, with one title; without titles, ids such as ``d7#0``, ``d7#1`` tell (pyserini's way).
+in Wikipedia by 100 words, with one title; without titles, ids such as ``d7#0``, ``d7#1`` tell (pyserini's way). The
+windows that Sleuth cuts from a passage are put together again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
+from sleuth.evidence import parent_id
 from sleuth.protocols import Documents, Retriever
 from sleuth.types import Passage
 
@@ -48,12 +51,36 @@ def document_around(read: Callable[[int], Passage], ordinal: int, count: int) ->
         if not same_document(passage, middle):
             break
         after.append(passage)
-    return [*reversed(before), middle, *after]
+    return _whole([*reversed(before), middle, *after])
 
 
 def same_document(one: Passage, other: Passage) -> bool:
     """Whether two neighbours in a corpus are of one document."""
     if one.title.strip() or other.title.strip():
         return one.title == other.title
+    if parent_id(one.id) == parent_id(other.id):
+        return True
     document = one.id.rpartition("#")[0]
     return bool(document) and document == other.id.rpartition("#")[0]
+
+
+def _whole(passages: Sequence[Passage]) -> list[Passage]:
+    """``passages`` with the windows of one in its place; what two of them share is said once."""
+    whole: list[Passage] = []
+    for passage in passages:
+        parent = parent_id(passage.id)
+        if whole and parent != passage.id and parent == parent_id(whole[-1].id):
+            whole[-1] = replace(whole[-1], id=parent, text=_joined(whole[-1].text, passage.text))
+        else:
+            whole.append(passage)
+    return whole
+
+
+def _joined(before: str, after: str) -> str:
+    """One text of two slices of it, the second of which begins inside the first or right behind it."""
+    begin = before.find(after[:1], max(0, len(before) - len(after)))
+    while begin >= 0:
+        if after.startswith(before[begin:]) and (begin == 0 or not before[begin - 1].isalnum()):
+            return before[:begin] + after
+        begin = before.find(after[:1], begin + 1)
+    return f"{before} {after}"

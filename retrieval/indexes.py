@@ -12,12 +12,16 @@ from sleuth.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """The result of a build: passages in the index, skipped rows by reason, and the first few of those."""
+    """The result of a build: passages in the index, skipped rows by reason, and the first few of those.
+
+    ``whole``: how many passages of the corpus they are windows of; None where they are whole.
+    """
 
     path: Path
     passages: int
     skipped: Mapping[str, int]
     examples: tuple[BadRow, ...] = ()
+    whole: int | None = None
 
 
 def check_k(k: int, passages: int | None, index: str | Path = "the index") -> int:

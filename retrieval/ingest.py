@@ -12,8 +12,10 @@ from pathlib import Path
 
 from retrieval.corpus import BadRow, PassageRow, corpus_files, image_files, read_rows
 from retrieval.store import StoreWriter
+from retrieval.windows import cut_rows
+from retrieval.windows_config import WindowSettings, windows_named
 from sleuth.artifacts import file_digest, fingerprint_of
-from sleuth.errors import DataError
+from sleuth.errors import ArtifactError, DataError
 from sleuth.files import hub_dataset, on_hub
 from sleuth.types import Passage
 
@@ -28,8 +30,9 @@ OnProgress = Callable[[int], None]
 
 @dataclass(slots=True)
 class IngestReport:
-    """The skipped rows: how many by reason, and the first few of them."""
+    """How many passages there were before they were cut into windows; the skipped rows by reason, and the first few."""
 
+    whole: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     examples: list[BadRow] = field(default_factory=list)
 
@@ -45,15 +48,16 @@ def ingest(
     report: IngestReport,
     *,
     layout: str | None = None,
+    window: WindowSettings | None = None,
     skip_bad_rows: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Iterator[list[Passage]]:
-    """Write the passages of ``corpus`` into ``store`` and yield them in batches for indexing.
+    """Write the passages of ``corpus``, or their windows, into ``store`` and yield them in batches for indexing.
 
     Bad rows raise DataError naming file and line, unless ``skip_bad_rows``, when ``report`` counts them.
     A corpus without passages is always an error.
     """
-    for rows in _batched(read_rows(corpus, layout)):
+    for rows in _batched(cut_rows(_counted(read_rows(corpus, layout), report), window)):
         batch = _accept(rows, store, report)
         if report.skipped and not skip_bad_rows:
             raise _refusal(report)
@@ -64,13 +68,15 @@ def ingest(
         raise DataError(f"{corpus} has no passages", "; ".join(str(row) for row in report.examples))
 
 
-def describe_source(corpus: str | Path) -> dict[str, object]:
-    """What identifies the corpus that an index was built from: digest, size and time of each file, and its pictures.
+def describe_source(corpus: str | Path, window: WindowSettings | None = None) -> dict[str, object]:
+    """What identifies the corpus that an index was built from: digest, size and time of each file, its pictures, and
+    how it was cut into windows.
 
     A dataset of the hub is identified by the fingerprint that ``datasets`` gives it.
     """
+    cut = {} if window is None else {"window": window.identity}
     if on_hub(corpus):
-        return {"path": str(corpus), "files": [], "dataset": hub_dataset(corpus)._fingerprint}
+        return {"path": str(corpus), "files": [], "dataset": hub_dataset(corpus)._fingerprint, **cut}
     files = corpus_files(corpus)
     images = list(image_files(corpus))
     described: dict[str, object] = {
@@ -79,10 +85,35 @@ def describe_source(corpus: str | Path) -> dict[str, object]:
             {"name": f.name, "bytes": f.stat().st_size, "mtime_ns": f.stat().st_mtime_ns, "sha256": file_digest(f)}
             for f in files
         ],
+        **cut,
     }
     if images:
         described["images"] = {"times": _times(images), "sha256": _contents(images)}
     return described
+
+
+def check_source(
+    index: str | Path,
+    recorded: dict[str, object],
+    corpus: str | None,
+    window: WindowSettings | None,
+    rebuild: Callable[[str], str],
+) -> None:
+    """Raise ArtifactError where ``index`` is not of the ``corpus`` that is named, or not of such windows.
+
+    ``rebuild`` gives the command that makes it anew from what it is called with. Without corpus and window anything
+    will do; without a corpus, so will its passages.
+    """
+    source = f"{corpus or recorded['path']}{f' {window.options}' if window else ''}"
+    if corpus is not None and not same_source(recorded, corpus):
+        raise ArtifactError(
+            f"{index} was made from other passages than {corpus}", f"make it anew with: {rebuild(source)}"
+        )
+    wanted, found = window.identity if window else None, recorded.get("window")
+    if wanted != found and (corpus is not None or window is not None):
+        raise ArtifactError(
+            f"{index} has {windows_named(found)}, not {windows_named(wanted)}", f"make it anew with: {rebuild(source)}"
+        )
 
 
 def same_source(recorded: dict[str, object], corpus: str | Path) -> bool:
@@ -112,6 +143,12 @@ def _times(images: Sequence[Path]) -> str:
 
 def _contents(images: Sequence[Path]) -> str:
     return fingerprint_of({"images": [file_digest(path) if path.is_file() else None for path in images]})
+
+
+def _counted(rows: Iterator[PassageRow | BadRow], report: IngestReport) -> Iterator[PassageRow | BadRow]:
+    for row in rows:
+        report.whole += isinstance(row, PassageRow)
+        yield row
 
 
 def _batched(rows: Iterator[PassageRow | BadRow]) -> Iterator[list[PassageRow | BadRow]]:

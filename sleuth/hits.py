@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from sleuth.types import Hit
@@ -22,6 +22,12 @@ def distinct(hits: Sequence[Hit]) -> list[Hit]:
         return list(hits)
     ordered = sorted(best.values(), key=lambda hit: -hit.score)
     return [replace(hit, rank=rank) for rank, hit in enumerate(ordered, start=1)]
+
+
+def without(hits: Sequence[Hit], out: Collection[str]) -> list[Hit]:
+    """``hits`` without those whose passage ids are in ``out``, ranks from 1."""
+    kept = [hit for hit in hits if hit.passage.id not in out]
+    return kept if len(kept) == len(hits) else [replace(hit, rank=rank) for rank, hit in enumerate(kept, start=1)]
 
 
 def first_seen(found: Sequence[Sequence[Hit]]) -> list[list[Hit]]:

@@ -19,7 +19,7 @@ from sleuth.artifacts import atomic_write
 from sleuth.checkpoints import newest_complete
 from sleuth.errors import ArtifactError
 
-STAGES = ("world", "policy", "start", "demonstrate", "warmstart", "grpo")
+STAGES = ("world", "policy", "start", "demonstrate", "warmstart", "gate", "grpo")
 """The stages of a run, in order."""
 
 
@@ -176,6 +176,16 @@ class RunLayout:
     @property
     def grpo(self) -> GrpoLayout:
         return GrpoLayout(self.out / "grpo")
+
+    @property
+    def gate(self) -> EvaluationLayout:
+        """What was sampled before GRPO to see whether it can learn, a sample a question and member of its group."""
+        return EvaluationLayout(self.out / "gate")
+
+    @property
+    def gate_identity(self) -> Path:
+        """Records what the samples of the gate were made with."""
+        return self.gate.folder / "identity.json"
 
     @property
     def learners(self) -> Path:

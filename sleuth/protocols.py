@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from sleuth.errors import ScoringError
@@ -233,6 +233,17 @@ class ThinkingEnvironment(Environment, Protocol):
         """Whether a turn has ended with ``generation``; ``text`` is the whole turn so far.
 
         Called before ``step``, once for each generation. False: more is sampled, in the same turn.
+        """
+        ...
+
+
+@runtime_checkable
+class SelectiveEnvironment(Environment, Protocol):
+    """An environment that refuses some passages, such as those that it has shown already."""
+
+    def unwanted(self) -> Collection[str] | None:
+        """Ids of passages that the next search must not find, nor one of its queries what another has found; further
+        passages take their place. None: everything is welcome.
         """
         ...
 

@@ -85,6 +85,10 @@ def _check_questions(settings: RunSettings, *, training: bool) -> None:
     measured = [path for path in (data.dev, data.test) if path is not None]
     for path in filter(is_there, measured):
         read_questions(path)
+    if training:
+        for source in data.train:
+            if source.max_answer_words is not None and is_there(source.path):
+                read_source(source, tell=True)
     if training and all(map(is_there, (*measured, *(source.path for source in data.train)))):
         say_leaks(read_training(data)[1], "training questions")
         return

@@ -26,11 +26,16 @@ Gold = Literal["id", "title"]
 
 
 class SourceSettings(Settings):
-    """A file of training questions and its weight in the mixture; ``kinds`` keeps only questions of these kinds."""
+    """A file of training questions and its weight in the mixture.
+
+    ``kinds`` keeps only questions of these kinds, ``max_answer_words`` those whose first accepted answer, the one that
+    a demonstration gives, has at most so many words.
+    """
 
     path: str
     weight: Annotated[float, Field(gt=0.0)] = 1.0
     kinds: Annotated[list[str], Field(min_length=1)] | None = None
+    max_answer_words: Annotated[int, Field(ge=1)] | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -39,11 +44,13 @@ class DataSettings(Settings):
 
     ``leaks``: training questions, and demonstrations, that share a gold passage or a gold title with any question of
     ``dev`` or ``test`` are dropped, or kept. ``gold``: gold passages are known by id where questions list ids, or by
-    title throughout, as for a corpus with other ids.
+    title throughout, as for a corpus with other ids. ``dev_max_answer_words`` keeps the dev questions with a first
+    answer of at most so many words, in every stage of a run.
     """
 
     train: list[SourceSettings] = Field(default_factory=list)
     dev: str | None = None
+    dev_max_answer_words: Annotated[int, Field(ge=1)] | None = None
     test: str | None = None
     leaks: Literal["drop", "keep"] = "drop"
     gold: Gold = "id"

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from retrieval.encoders.config import EncoderKind
     from retrieval.encoders.index_config import EncodedIndexSettings
     from retrieval.indexes import IndexInfo
+    from retrieval.windows_config import WindowSettings
 
 
 class CorpusOptions(TypedDict):
     """Options for reading a corpus and writing an index, for every kind."""
 
     layout: str | None
+    window: WindowSettings | None
     skip_bad_rows: bool
     overwrite: bool
 
@@ -57,6 +59,25 @@ class Encoding:
     threads: int | None = None
     workers: int = 1
     address: str | None = None
+
+
+def windows_asked(size: int | None, stride: int | None, unit: str) -> WindowSettings | None:
+    """The windows that the options of a command ask for. Raises ConfigError for a stride above the window."""
+    from retrieval.windows_config import WindowSettings
+    from sleuth.errors import ConfigError, did_you_mean
+
+    if unit not in ("words", "sentences"):
+        raise ConfigError(f"windows of {unit} are not known", did_you_mean(unit, ("words", "sentences")))
+    if size is None:
+        if stride is not None or unit != "words":
+            option = "--stride" if stride is not None else "--window-unit"
+            raise ConfigError(f"{option} says how windows lie, and there are none", "add --window with their length")
+        return None
+    if stride is not None and stride > size:
+        raise ConfigError(
+            f"--stride {stride} leaves out what lies between windows of {size} {unit}", f"at most --stride {size}"
+        )
+    return WindowSettings.model_validate({unit: size, "stride": stride})
 
 
 def kinds_made() -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sleuth.layout import GrpoOutcome
 from sleuth.types import Question
 from workflows.context import StageContext
-from workflows.wiring import load_training_data, make_driver, make_sink, read_questions
+from workflows.wiring import load_training_data, make_driver, make_sink, read_dev
 
 if TYPE_CHECKING:
     from agent.learning.sources import MakeSource
@@ -25,7 +25,7 @@ def learn(run: StageContext, make_source: MakeSource | None) -> GrpoOutcome:
 
     settings = run.settings
     assert settings.grpo is not None
-    dev = read_questions(settings.data.dev or "", settings.grpo.eval_limit, settings.data.gold)
+    dev = read_dev(settings.data, settings.grpo.eval_limit)
     retriever = None if make_source else run.open_retriever()
     newest = run.layout.newest_checkpoint() if run.resume else None
     sink = make_sink(settings, keep_to=checkpoint_step(newest) if newest else -1)

@@ -191,7 +191,7 @@ def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, A
         "limit": settings.evaluation.limit,
         "samples": settings.evaluation.samples,
         "temperature": settings.evaluation.temperature,
-        "weights": _weights_stamp(settings.policy.model),
+        "weights": weights_stamp(settings.policy.model),
     }
 
 
@@ -209,7 +209,7 @@ def _reread(settings: RunSettings, saved: dict[str, Any]) -> dict[str, Any]:
     return {**plain, "rewards": reread(saved["rewards"], settings.rewards, where)} if "rewards" in saved else plain
 
 
-def _weights_stamp(model: str | None) -> list[str]:
+def weights_stamp(model: str | None) -> list[str]:
     """Name, size and time of a local model's weight files: cheap to read, and different after further training."""
     folder = Path(model or "")
     if not model or not folder.exists():

@@ -150,9 +150,17 @@ def search_set(
             depth,
             left_out=chosen.left_out,
             judged=depth_of([name for name in kept if is_answer_measure(name)], least=0),
+            whole=_of_whole_passages(chosen),
             on_progress=on_progress,
         )
     return Found(found.run, found.answers), kept, min(depth, most_hits or depth)
+
+
+def _of_whole_passages(chosen: RetrievalSet) -> bool:
+    """Whether passages are judged, so that the windows that an index has of them count as they do."""
+    from sleuth.evidence import parent_id
+
+    return bool(chosen.qrels) and all(parent_id(name) == name for judged in chosen.qrels.values() for name in judged)
 
 
 def _reached(

@@ -1,6 +1,6 @@
 """A run from its world to its test metrics, stage by stage; finished stages are not repeated.
 
-world -> policy -> demonstrations -> warmstart -> grpo -> evaluation. Each stage reads the previous stage's
+world -> policy -> demonstrations -> warmstart -> gate -> grpo -> evaluation. Each stage reads the previous stage's
 output from the run folder, so a killed run continues where it stopped.
 """
 
@@ -28,6 +28,7 @@ from workflows.checks import check_inputs, say_leaks
 from workflows.cluster import train_on_cluster
 from workflows.config import RunSettings, modes_of
 from workflows.context import StageContext
+from workflows.gate import pass_gate
 from workflows.golds import check_golds, questions_of
 from workflows.learn import learn
 from workflows.wiring import (
@@ -35,8 +36,10 @@ from workflows.wiring import (
     limit_threads,
     make_driver,
     make_policy,
+    read_dev,
     read_questions,
     read_training,
+    short_answered,
     with_mode,
 )
 
@@ -108,7 +111,8 @@ def _close(layout: RunLayout) -> None:
     """Convert trajectories to Parquet: all stages are done, so none will be added."""
     from sleuth.trajectories import close_trajectories
 
-    evaluations = [*layout.grpo.dev_evaluations(), *layout.evaluations()]
+    gate = layout.gate.existing_samples()
+    evaluations = [*layout.grpo.dev_evaluations(), *layout.evaluations(), *gate]
     for folder in [layout.grpo.trajectories, *(evaluation.folder for evaluation in evaluations)]:
         close_trajectories(folder)
 
@@ -157,6 +161,7 @@ def _demonstrate(run: StageContext) -> dict[str, Any] | None:
     plans = [plan for source in settings.sources for plan in _read_plans(source)]
     plans, leaks = without_leaks(plans, held_out(run.settings.data), lambda plan: plan.question)
     say_leaks(leaks, "demonstrations")
+    plans = short_answered(plans, settings.max_answer_words, lambda plan: plan.question, "demonstrations")
     plans = plans[: settings.limit]
     plans = with_lazy_share(plans, settings.lazy, run.settings.seed)
     codec = load_codec(run.policy_after("policy"), trust_remote_code=run.settings.policy.trust_remote_code)
@@ -236,8 +241,8 @@ def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:
     from rewards.text_match import exact_match, f1
 
     settings = run.settings
-    path = settings.data.test or settings.data.dev
-    if path is None:
+    path, limit = settings.data.test, settings.evaluation.limit
+    if path is None and settings.data.dev is None:
         raise ConfigError("there are no questions to evaluate on", "set data.test or data.dev")
     policy, codec = make_policy(settings.policy.model_copy(update={"model": run.policy_after(stage), "tiny": None}))
     retriever = run.open_retriever() if mode in ("search", "rag") else None
@@ -246,7 +251,7 @@ def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     report = evaluate(
         driver,
-        read_questions(path, settings.evaluation.limit, settings.data.gold),
+        read_questions(path, limit, settings.data.gold) if path else read_dev(settings.data, limit),
         metrics={"em": exact_match, "f1": f1},
         score=make_scorer(settings.rewards).score_all,
         out=out,
@@ -283,5 +288,6 @@ _WORK: dict[str, Callable[[StageContext], dict[str, Any] | None]] = {
     "start": _start,
     "demonstrate": _demonstrate,
     "warmstart": _warmstart,
+    "gate": pass_gate,
     "grpo": _grpo,
 }

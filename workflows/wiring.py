@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.config import Mode, PolicySettings
 from envs.config import EnvironmentSettings
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from agent.learning.grpo import TrainingData
     from agent.rollout import RolloutDriver
     from agent.tools import ToolBox
+
+T = TypeVar("T")
+log = logging.getLogger("sleuth.run")
 
 CONSOLE_COLUMNS = {
     "dev/em": "dev EM",
@@ -141,15 +145,46 @@ def held_out(data: DataSettings) -> HeldOut:
     return HeldOut() if data.leaks == "keep" else HeldOut.of(q for path in paths for q in read_questions(path))
 
 
-def read_source(source: SourceSettings, gold: Gold = "id") -> list[Question]:
-    if source.kinds is None:
+def read_source(source: SourceSettings, gold: Gold = "id", *, tell: bool = False) -> list[Question]:
+    """The questions of a source; ``tell``: say how many the length of their answers leaves."""
+    if source.kinds is None and source.max_answer_words is None:
         return read_questions(source.path, source.limit, gold)
     questions = read_questions(source.path, gold=gold)
-    wanted = [question for question in questions if question.kind in source.kinds]
+    wanted = [question for question in questions if source.kinds is None or question.kind in source.kinds]
     if not wanted:
         there = ", ".join(sorted({question.kind for question in questions} - {""})) or "unknown"
-        raise DataError(f"{source.path} has no question of kind {', '.join(source.kinds)}", f"its kinds are {there}")
-    return wanted[: source.limit]
+        asked = ", ".join(source.kinds or ())
+        raise DataError(f"{source.path} has no question of kind {asked}", f"its kinds are {there}")
+    what = f"questions of {source.path}"
+    return short_answered(wanted, source.max_answer_words, lambda one: one, what, tell=tell)[: source.limit]
+
+
+def short_answered(
+    rows: Sequence[T], most: int | None, question: Callable[[T], Question], what: str, *, tell: bool = True
+) -> list[T]:
+    """The rows whose question's first answer has at most ``most`` words, and one line on how many those are.
+
+    Raises DataError if there are none.
+    """
+    if most is None:
+        return list(rows)
+    kept = [row for row in rows if len(question(row).answers[0].split()) <= most]
+    if not kept:
+        raise DataError(f"none of {len(rows):,} {what} has an answer of at most {most} words", "raise max_answer_words")
+    if tell:
+        log.info(
+            "%s of %s %s are kept, with answers of at most %d words", f"{len(kept):,}", f"{len(rows):,}", what, most
+        )
+    return kept
+
+
+def read_dev(data: DataSettings, limit: int | None = None) -> list[Question]:
+    """The dev questions. Raises DataError where none has an answer as short as they are to be."""
+    if data.dev_max_answer_words is None:
+        return read_questions(data.dev or "", limit, data.gold)
+    questions = read_questions(data.dev or "", gold=data.gold)
+    where = f"questions of {data.dev}"
+    return short_answered(questions, data.dev_max_answer_words, lambda question: question, where)[:limit]
 
 
 def read_questions(path: str, limit: int | None = None, gold: Gold = "id") -> list[Question]:

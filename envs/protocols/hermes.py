@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from envs.prompts import ANSWER_FORM, MINIMAL, PRESETS, SLEUTH, Preset
+from envs.prompts import ANSWER_FORM, MINIMAL, PRESETS, SHORT, SLEUTH, Preset
 from envs.protocols.calls import Schema, json_object, to_action
 from sleuth.errors import ConfigError
 from sleuth.reserved import CALL_TAGS
@@ -47,6 +47,13 @@ _WORDINGS = {
         chat=True,
     ),
     "minimal": replace(MINIMAL, chat=True),
+    "short": replace(
+        SHORT,
+        search="Think, then call a tool or write <answer> a few words </answer>.\nQuestion: {question}\n",
+        invalid="Not valid: {reason}. Call a tool, or <answer>.",
+        searches_used="No searches are left: <answer>.",
+        chat=True,
+    ),
 }
 _THOUGHT = re.compile(r"</?think>")
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)

@@ -17,6 +17,7 @@ from retrieval.encoders.pieces import SHARD, STATE, EncodePieces, IndexWriter, O
 from retrieval.indexes import IndexInfo
 from retrieval.ingest import IngestReport, describe_source, ingest
 from retrieval.store import PassageStore, StoreWriter
+from retrieval.windows_config import WindowSettings
 from sleuth.artifacts import MANIFEST, atomic_write, resumable_folder, write_manifest
 
 _STORED = "stored.json"
@@ -36,17 +37,19 @@ def build_index(
     shard: int = SHARD,
     elsewhere: EncodePieces | None = None,
     layout: str | None = None,
+    window: WindowSettings | None = None,
     skip_bad_rows: bool = False,
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
 ) -> IndexInfo:
-    """Encode every passage of ``corpus_path`` into an index in the folder ``out``, of the kind of the encoder's family.
+    """Encode every passage of ``corpus_path``, or its windows, into an index in the folder ``out``, of the kind of the
+    encoder's family.
 
     The index is written atomically, and a killed build is resumed. Raises DataError naming the bad rows unless
     ``skip_bad_rows``, ArtifactError if ``out`` exists.
     """
     with resumable_folder(out, overwrite=overwrite) as folder:
-        stored, examples = _store(folder, corpus_path, layout, skip_bad_rows)
+        stored, whole, examples = _store(folder, corpus_path, layout, window, skip_bad_rows)
         store = PassageStore(folder)
         writer = open_writer(folder, len(store))
         encode_store(
@@ -73,7 +76,7 @@ def build_index(
         }
         write_manifest(folder, encoder.family.kind, fields)
         _drop_working_files(folder, keep=[*files, MANIFEST])
-    return IndexInfo(Path(out), len(store), stored["skipped"], tuple(examples))
+    return IndexInfo(Path(out), len(store), stored["skipped"], tuple(examples), whole)
 
 
 def describe_encoder(encoder: PassageEncoder) -> dict[str, Any]:
@@ -86,25 +89,29 @@ def describe_encoder(encoder: PassageEncoder) -> dict[str, Any]:
 
 
 def _store(
-    folder: Path, corpus: str | Path, layout: str | None, skip_bad_rows: bool
-) -> tuple[dict[str, Any], Iterable[BadRow]]:
-    """Store the passages, unless an earlier run over the same files did; returns their manifest entry."""
-    asked = {"corpus": describe_source(corpus), "layout": layout, "skip_bad_rows": skip_bad_rows}
+    folder: Path, corpus: str | Path, layout: str | None, window: WindowSettings | None, skip_bad_rows: bool
+) -> tuple[dict[str, Any], int | None, Iterable[BadRow]]:
+    """Store the passages, unless an earlier run over the same files did.
+
+    Returns their manifest entry, how many passages were cut into them (None: they are whole), and rows left out.
+    """
+    asked = {"corpus": describe_source(corpus, window), "layout": layout, "skip_bad_rows": skip_bad_rows}
     path = folder / _STORED
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
     if known.get("asked") == asked:
-        return known["stored"], ()
+        return known["stored"], known.get("whole"), ()
     (folder / STATE).unlink(missing_ok=True)  # the encoded pieces were of other passages
     report = IngestReport()
     with StoreWriter(folder) as store:
-        for _ in ingest(corpus, store, report, layout=layout, skip_bad_rows=skip_bad_rows):
+        for _ in ingest(corpus, store, report, layout=layout, window=window, skip_bad_rows=skip_bad_rows):
             pass
     stored = {"passages_sha256": store.digest, "skipped": dict(report.skipped), "corpus": asked["corpus"]}
-    atomic_write(path, json.dumps({"asked": asked, "stored": stored}))
-    return stored, report.examples
+    whole = None if window is None else report.whole
+    atomic_write(path, json.dumps({"asked": asked, "stored": stored, "whole": whole}))
+    return stored, whole, report.examples
 
 
 def _held(store: PassageStore) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from retrieval.config import Count, IndexedSettings, Progress
 from retrieval.encoders.config import AnyEncoder
+from retrieval.windows_config import source_named
 from sleuth.errors import ArtifactError, ConfigError
 from sleuth.plugins import load_object
 from sleuth.protocols import Retriever
@@ -66,10 +67,8 @@ class EncodedIndexSettings(IndexedSettings):
                     f"{self.index} does not exist, and no encoder is named to make it with", "set encoder"
                 )
             with progress(f"encoding {corpus}") as on_progress:
-                skip = self.skip_bad_rows
-                build_encoded(
-                    kind, corpus, self.index, encoder, self.made(), skip_bad_rows=skip, on_progress=on_progress
-                )
+                how = {"window": self.window, "skip_bad_rows": self.skip_bad_rows, "on_progress": on_progress}
+                build_encoded(kind, corpus, self.index, encoder, self.made(), **how)
         manifest = read_encoded_manifest(kind, self.index)
         self._check_made_so(manifest)
         if encoder is None:
@@ -80,14 +79,17 @@ class EncodedIndexSettings(IndexedSettings):
 
     def _check_made_so(self, manifest: Mapping[str, Any]) -> None:
         from retrieval.encoders.indexes import rebuild_command
-        from retrieval.ingest import same_source
+        from retrieval.ingest import check_source
 
         kind, source = self.index_of(), manifest["encoder"]["source"] or "ENCODER"
-        if self.corpus is not None and not same_source(manifest["corpus"], self.corpus):
-            raise ArtifactError(
-                f"{self.index} was made from other passages than {self.corpus}",
-                f"make it anew with: {rebuild_command(kind, self.index, self.corpus, source, manifest)}",
-            )
+        check_source(
+            self.index,
+            manifest["corpus"],
+            self.corpus,
+            self.window,
+            lambda named: rebuild_command(kind, self.index, named, source, manifest),
+        )
+        corpus = source_named(manifest["corpus"])
         wanted = {name: getattr(self, name) for name in self.MADE if getattr(self, name) is not None}
         how = self.applying({**manifest, **wanted})
         for name, value in wanted.items():
@@ -96,5 +98,5 @@ class EncodedIndexSettings(IndexedSettings):
             if value != manifest.get(name):
                 raise ArtifactError(
                     f"{self.index} has the {name} {manifest.get(name)}, not {value}",
-                    f"make it anew with: {rebuild_command(kind, self.index, manifest['corpus']['path'], source, how)}",
+                    f"make it anew with: {rebuild_command(kind, self.index, corpus, source, how)}",
                 )

@@ -13,6 +13,7 @@ from retrieval.encoders.pieces import IndexWriter
 from retrieval.encoders.retriever import EncodedIndex, EncoderRetriever
 from retrieval.indexes import IndexInfo
 from retrieval.store import PassageStore
+from retrieval.windows_config import source_named
 from sleuth.artifacts import MANIFEST, fingerprint_of, read_manifest
 from sleuth.errors import ArtifactError, ConfigError
 from sleuth.settings import Settings
@@ -157,7 +158,7 @@ def _check_encoder(kind: IndexKind, index: str | Path, manifest: Mapping[str, An
     if encoder.tower_fingerprint("passage") == made_with["passage_fingerprint"]:
         return
     given = describe_encoder(encoder)
-    rebuilt = rebuild_command(kind, index, manifest["corpus"]["path"], given["source"] or "ENCODER", manifest)
+    rebuilt = rebuild_command(kind, index, source_named(manifest["corpus"]), given["source"] or "ENCODER", manifest)
     raise ArtifactError(
         f"{index} was made with another encoder than {encoder.source or 'this one'}: "
         f"{_difference(made_with['settings'], encoder.settings)}",
@@ -179,7 +180,7 @@ def _check_files(kind: IndexKind, index: str | Path, manifest: Mapping[str, Any]
         path = Path(index) / name
         found = path.stat().st_size if path.is_file() else 0
         if found != size:
-            corpus, source = manifest["corpus"]["path"], manifest["encoder"]["source"] or "ENCODER"
+            corpus, source = source_named(manifest["corpus"]), manifest["encoder"]["source"] or "ENCODER"
             raise ArtifactError(
                 f"{path} is truncated: {found:,} of {size:,} bytes",
                 f"rebuild the index with: {rebuild_command(kind, index, corpus, source, manifest)}",

@@ -41,7 +41,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """One run, read: ``config`` by dotted key, ``series`` as name -> [(step, value)]; ``suite``: the figures of one."""
+    """One run, read: ``config`` by dotted key, ``series`` as name -> [(step, value)].
+
+    ``gate``: what the stage before GRPO found, in one line; empty where there was none. ``suite``: the figures of one.
+    """
 
     name: str
     path: Path
@@ -52,6 +55,7 @@ class RunData:
     stages: Sequence[str]
     sources: Sequence[Source]
     tokenizer: Path | None
+    gate: str = ""
     suite: Mapping[str, Any] | None = None
 
 
@@ -73,6 +77,7 @@ def read_run(path: Path, name: str) -> RunData:
         stages=stages,
         sources=list(_sources(path)),
         tokenizer=_tokenizer(path, config),
+        gate=str((read_record(layout.gate.metrics) or {}).get("line", "")),
     )
 
 
@@ -97,7 +102,8 @@ def read_grid(path: Path, name: str, cells: Sequence[str]) -> RunData:
     alike = {key: flat[0][key] for key in flat[0] if all(one.get(key) == flat[0][key] for one in flat)} if flat else {}
     tokenizer = _tokenizer(path, configs[0]) if configs else None
     finished = layout.metrics.exists()
-    return RunData(name, path, finished, alike, {}, evaluations, [], sources, tokenizer, content.get("suite"))
+    suite = content.get("suite")
+    return RunData(name, path, finished, alike, {}, evaluations, [], sources, tokenizer, suite=suite)
 
 
 def read_source(source: Source, damaged: list[str]) -> Iterator[ScoredTrajectory]:

@@ -399,3 +399,29 @@ def test_changed_questions_stay_where_others_are_left_out(tmp_path: Path) -> Non
         for name in ("a-0", "a-1")
     ]
     assert all({"q33", "q77"} <= ids and len(ids) < 20 for ids in shown) and shown[0] == shown[1]
+
+
+def test_packs_and_their_kinds_stand_with_their_evaluation(tmp_path: Path) -> None:
+    gold, none = {"questions": 2, "recall": 0.25}, {"questions": 0, "recall": None}
+    single = {"em": 0.5, "em_interval": [0.1, 0.9], "n": 2, "gold": gold, "alternatives": none}
+    distant = {"em": 0.0, "n": 1, "gold": none, "alternatives": {"questions": 1, "recall": 1.0}}
+    older = {"em": 0.5, "n": 3}
+    groups = {
+        "one": {"by_pack": {"nq": {**single, "n": 3, "by_kind": {"a": single, "b": distant}}, "x": single}},
+        "two": {"by_kind": {"bridge": older}},
+    }
+    for name, content in groups.items():
+        with RunFolder(tmp_path / name).claim({}):
+            (tmp_path / name / "metrics.json").write_text(json.dumps({"em": 0.5, "n": 3, **content}))
+    packs, kinds = (
+        run["groups"]["evaluation"] for run in unpack(pack_runs([tmp_path / name for name in groups], 9, LIMIT))["runs"]
+    )
+    assert [(name, depth, of["n"]) for name, depth, of in packs] == [
+        ("nq", 0, 3),
+        ("a", 1, 2),
+        ("b", 1, 1),
+        ("x", 0, 2),
+    ]
+    assert [(of["gold_recall"], of["alternatives_recall"]) for _, _, of in packs[1:3]] == [(0.25, None), (None, 1)]
+    assert packs[3][2]["em_interval"] == [0.1, 0.9]
+    assert kinds == [["bridge", 0, {"em": 0.5, "n": 3}]]

@@ -6,6 +6,8 @@ from retrieval.combine.rerank import RerankRetriever
 from retrieval.documents import LONGEST, document_around, documents_of
 from retrieval.resilient import ResilientRetriever
 from retrieval.store import PassageStore, StoreWriter
+from retrieval.windows import cut
+from retrieval.windows_config import WindowSettings
 from sleuth.types import Passage
 
 TITLED = [Passage(f"p{n}", title, f"text {n}") for n, title in enumerate(["A", "B", "B", "B", "C", "B"])]
@@ -32,6 +34,15 @@ def test_neighbours_of_one_title_are_a_document(tmp_path):
 def test_without_titles_the_ids_tell(tmp_path):
     store = store_of(tmp_path, BARE)
     assert (ids(store, "d1#1"), ids(store, "d2#0"), ids(store, "d4")) == (["d1#0", "d1#1"], ["d2#0"], ["d4"])
+
+
+def test_windows_are_put_together_again(tmp_path):
+    texts = [f"Sentence {n}, the same words. Number {n} is one of them." for n in (1, 2, 3)]
+    passages = [Passage("a", "", " ".join(texts)), Passage("b", "", texts[0]), Passage("c", "", "The last.")]
+    for words in (WindowSettings(words=7, stride=3), WindowSettings(words=7), WindowSettings(sentences=2, stride=1)):
+        store = store_of(tmp_path / str(hash(words)), [window for p in passages for window in cut(p, words)])
+        assert store.document("a::w1") == passages[:1]
+        assert store.document("c") == passages[2:]
 
 
 def test_a_corpus_under_one_title_is_not_read_whole():

@@ -16,7 +16,7 @@ from datasets import Dataset, DatasetDict
 from sleuth.errors import DataError
 from sleuth.types import Question
 from workflows.config import DataSettings, SourceSettings
-from workflows.wiring import load_training_data
+from workflows.wiring import load_training_data, read_dev, read_source
 
 
 def data_of(*sources: SourceSettings, **more: Any) -> DataSettings:
@@ -45,6 +45,28 @@ def test_a_kind_that_is_not_there_is_named_with_those_that_are(path: str):
     with pytest.raises(DataError, match="no question of kind brigde") as caught:
         load_training_data(data_of(SourceSettings(path=path, kinds=["brigde"])))
     assert "bridge, comparison" in str(caught.value.hint)
+
+
+def test_a_source_keeps_short_answers_before_its_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    file = tmp_path / "train.jsonl"
+    answers = [["one two three"], ["one two", "a much longer alias"], ["four", "5"], ["long one here", "short"]]
+    rows = [{"id": str(i), "question": "q", "golden_answers": given} for i, given in enumerate(answers)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    short = SourceSettings(path=str(file), max_answer_words=2)
+    assert [q.id for q in read_source(short)] == ["1", "2"], "the first accepted answer counts"
+    assert [q.id for q in read_source(short.model_copy(update={"limit": 1}))] == ["1"]
+    with caplog.at_level("INFO", "sleuth.run"):
+        read_source(short, tell=True)
+        dev = read_dev(DataSettings(dev=str(file), dev_max_answer_words=1), 5)
+    assert [q.id for q in dev] == ["2"]
+    assert [r.getMessage() for r in caplog.records] == [
+        f"2 of 4 questions of {file} are kept, with answers of at most 2 words",
+        f"1 of 4 questions of {file} are kept, with answers of at most 1 words",
+    ]
+    rows[2]["golden_answers"] = ["no short one"]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(DataError, match=r"none of 4 questions of .* has an answer of at most 1 words"):
+        read_dev(DataSettings(dev=str(file), dev_max_answer_words=1))
 
 
 def loaded(path: Path | str) -> list[Question]:
@@ -99,6 +121,14 @@ def test_parquet_of_search_r1(tmp_path: Path, own: dict[str, Any]):
     ]
     only = load_training_data(data_of(SourceSettings(path=str(tmp_path / "train.parquet"), kinds=["nq"])))
     assert len(only.sources[0]) == 1
+
+
+def test_prepared_rows_keep_what_their_metadata_says_of_gold_passages(tmp_path: Path):
+    golds = {"kind": "nq-distant", "pack": "nq", "gold_ids": ["p1", "p2"], "steps": []}
+    (tmp_path / "q.jsonl").write_text(json.dumps(prepared("nq", "Who?", ["Ann"], 0) | {"metadata": golds}))
+    (question,) = loaded(tmp_path / "q.jsonl")
+    assert (question.kind, question.pack, question.alternatives) == ("nq", "nq", True)
+    assert question.gold_ids == ("p1", "p2")
 
 
 @pytest.mark.parametrize(
