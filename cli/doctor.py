@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -43,8 +43,16 @@ def checks() -> Iterator[Check]:
     yield Check("disk", "ok" if free >= 2 else "missing", f"{free:.1f} GiB free here (2 are needed)")
 
 
+def checks_for(config: Path, overrides: Sequence[str] = ()) -> Iterator[Check]:
+    """What the run of ``config`` needs, and how to mend what is missing."""
+    from workflows.needs import needs_of
+
+    for need in needs_of(config, overrides):
+        yield Check(need.name, need.state, f"{need.detail}{f' ({need.mend})' if need.mend else ''}")
+
+
 def print_checks(found: list[Check], console: Console) -> None:
-    width = max(len(check.name) for check in found) + 2
+    width = max((len(check.name) for check in found), default=0) + 2
     for check in found:
         line = Text(f"{check.state:<9}", style=_STYLES[check.state])
         console.print(line.append(f"{check.name:<{width}}{check.detail}", style="default"), soft_wrap=True)

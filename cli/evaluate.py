@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from workflows.config import RunSettings
-    from workflows.grid import Cell
+    from workflows.grid import Cell, Options
+    from workflows.suites.choose import ChosenSet
 
 UNSCORED = 3
 """Exit status of an evaluation that ended with questions that could not be scored."""
@@ -41,11 +42,22 @@ def evaluate(
     ] = None,
     mode: Annotated[
         list[str] | None,
-        typer.Option(metavar="direct|cot|rag|search", help="How the policy answers; search by default."),
+        typer.Option(
+            metavar="direct|cot|rag|search",
+            help="How the policy answers; search by default. rag@3: with 3 passages; NAME:rag: the model NAME alone.",
+        ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Protocol: sleuth, search_r1 or minimal.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="A suite of sets: search_r1, wiki, or one in YAML.")
+    ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out the sets of the suite that are not here.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default a new one in runs/evaluate.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first questions; of each set of a suite, so many by its seed.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Episodes run together in one batch.")] = None,
     samples: Annotated[
         int | None, typer.Option(min=1, help="Answers per question: mean@k, pass@k, majority@k. Needs --temperature.")
@@ -62,7 +74,8 @@ def evaluate(
     """Answer every question and report EM and F1 with intervals, searches, hit rate and more.
 
     --data, --retriever and --mode can be repeated, and several models given: every combination is evaluated,
-    compared question by question, and shown in one table and one bar chart.
+    compared question by question, and shown in one table and one bar chart. --suite takes the place of --data: its
+    sets are found before anything is asked, and the table ends with the mean over them.
 
     Exit status 3: some questions could not be scored because the retriever, the environment or a reward failed.
     """
@@ -83,9 +96,18 @@ def evaluate(
         return
     if not models:
         raise ConfigError("there is nothing to evaluate", "give a model, a run folder, a config or --predictions FILE")
+    if suite is None and skip_missing:
+        raise ConfigError("--skip-missing goes with --suite")
     from workflows.grid import Options, cells_of
     from workflows.play import Opened, play
 
+    if suite is not None:
+        if data:
+            raise ConfigError("give either --data or --suite")
+        options = Options(overrides or [], preset, limit, batch_size, samples, temperature)
+        raise typer.Exit(
+            _suite(suite, skip_missing, models, retriever or [], mode or [], options, out, resume, overwrite, json)
+        )
     settled = Options(overrides or [], preset, limit, batch_size, samples, temperature)
     cells = cells_of(models, data or [], retriever or [], mode or [], settled)
     if len(cells) > 1:
@@ -109,9 +131,49 @@ def evaluate(
         raise typer.Exit(UNSCORED)
 
 
-def _grid(cells: Sequence[Cell], out: Path, resume: bool, overwrite: bool, json: bool) -> int:
+def _suite(
+    name: str,
+    skip_missing: bool,
+    models: Sequence[str],
+    retrievers: Sequence[str],
+    modes: Sequence[str],
+    options: Options,
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    json: bool,
+) -> int:
+    """Find the questions of every set, then evaluate them as a grid. Returns the exit status."""
+    from dataclasses import replace
+
+    from sleuth.layout import GridLayout
+    from workflows.grid import cells_of
+    from workflows.suites.choose import choose_sets
+    from workflows.suites.config import load_suite, split_overrides
+
+    of_suite, of_run = split_overrides(options.overrides)
+    sets, left_out = choose_sets(load_suite(name, of_suite), name, options.limit, skip_missing=skip_missing)
+    console = error_console()
+    for chosen in sets:
+        console.print(
+            f"{chosen.name}: {len(chosen.lines):,} of {chosen.total:,} questions of {chosen.source}",
+            markup=False,
+            soft_wrap=True,
+        )
+    if left_out:
+        console.print(f"[yellow]left out, not here:[/] {', '.join(left_out)}")
+    folder = out or _grid_folder(Path(name).stem)
+    files = [f"{chosen.name}={GridLayout(folder).questions(chosen.name)}" for chosen in sets]
+    cells = cells_of(models, files, retrievers, modes, replace(options, overrides=of_run, limit=None))
+    return _grid(cells, folder, resume, overwrite, json, sets)
+
+
+def _grid(
+    cells: Sequence[Cell], out: Path, resume: bool, overwrite: bool, json: bool, sets: Sequence[ChosenSet] = ()
+) -> int:
     """Evaluate every cell, then print one table and draw one chart. Returns the exit status."""
-    from cli.grid_show import chart, print_table
+    from cli.grid_show import chart, print_suite, print_table
+    from sleuth.layout import GridLayout
     from workflows.grid import evaluate_grid
 
     console = error_console()
@@ -119,11 +181,19 @@ def _grid(cells: Sequence[Cell], out: Path, resume: bool, overwrite: bool, json:
     def on_cell(number: int, cell: Cell) -> None:
         console.print(f"{number}/{len(cells)}  {cell.folder}", markup=False, soft_wrap=True)
 
-    content = evaluate_grid(cells, out, resume, overwrite, on_cell, counting)
-    rows = content["cells"]
-    chart(rows, out / "comparison.png")
+    content = evaluate_grid(cells, out, resume, overwrite, on_cell, counting, sets)
+    rows, layout = content["cells"], GridLayout(out)
+    chart(rows, layout.chart)
     print_table(rows, content["comparisons"], console)
-    console.print(f"saved in {out}: metrics.json, comparison.png", markup=False, soft_wrap=True)
+    saved = [layout.metrics.name, layout.chart.name]
+    if sets:
+        from sleuth.artifacts import atomic_write
+        from workflows.suites.table import markdown
+
+        atomic_write(layout.table, markdown(content["suite"]))
+        print_suite(content["suite"], console)
+        saved.append(layout.table.name)
+    console.print(f"saved in {out}: {', '.join(saved)}", markup=False, soft_wrap=True)
     if json:
         print_json(content)
     return UNSCORED if any(row["unscored"] for row in rows) else 0
@@ -134,8 +204,8 @@ def _new_folder(model: str, settings: RunSettings) -> Path:
     return Path("runs/evaluate") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _grid_folder() -> Path:
-    return Path("runs/evaluate") / f"grid-{time.strftime('%Y%m%d-%H%M%S')}"
+def _grid_folder(name: str = "grid") -> Path:
+    return Path("runs/evaluate") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _score_file(predictions: Path, data: str, limit: int | None, out: Path | None, overwrite: bool, json: bool) -> None:

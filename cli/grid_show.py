@@ -60,6 +60,65 @@ def print_table(rows: Sequence[CellFigures], comparisons: Sequence[CellFigures],
             wide.print(_by_group(rows, name, groups))
 
 
+def print_suite(suite: Mapping[str, Any], console: Console) -> None:
+    """EM in per cent, a column a set and the mean last; then by field of the questions, and who changed what."""
+    from workflows.paired import system_name
+    from workflows.suites.table import per_cent
+
+    wide = Console(file=console.file, width=max(console.width, 180)) if not console.is_terminal else console
+    table = Table(box=None, pad_edge=False, header_style="bold", title="EM, %", title_justify="left")
+    table.add_column("")
+    for one in suite["sets"]:
+        over = f"{one['group']}\n" if one["group"] else ""
+        table.add_column(Text(f"{over}{one['title']}\nn = {one['questions']:,}"), justify="right")
+    for name in ("Avg. [95 %]", "F1", "reward", "gold found", "searches"):
+        table.add_column(name, justify="right")
+    for row in suite["systems"]:
+        em = row.get("em", {"sets": {}, "mean": None, "mean_interval": [None, None]})
+        means = [per_cent(em["sets"].get(one["name"])) for one in suite["sets"]]
+        low, high = em["mean_interval"]
+        mean = per_cent(em["mean"]) + ("" if low is None else f" [{per_cent(low)}, {per_cent(high)}]")
+        others = [row.get(name, {}).get("mean") for name in ("f1", "reward", "gold_recall", "searches")]
+        rest = ["-" if value is None else f"{value:.3f}" for value in others]
+        table.add_row(Text(system_name(row)), *means, mean, *rest)
+    wide.print(table)
+    for field in dict.fromkeys(field for row in suite["systems"] for field in row["by"]):
+        wide.print(_by_field(suite["systems"], field))
+    for change in suite["changes"]:
+        console.print(_changed(change), markup=False, highlight=False, soft_wrap=True)
+
+
+def _by_field(systems: Sequence[CellFigures], field: str) -> Table:
+    from workflows.paired import system_name
+
+    values = sorted({value for row in systems for value in row["by"].get(field, {})})
+    table = Table(box=None, pad_edge=False, header_style="bold", title=f"EM by {field}", title_justify="left")
+    table.add_column("")
+    for value in values:
+        table.add_column(Text(value), justify="right")
+    for row in systems:
+        table.add_row(Text(system_name(row)), *(_of_value(row["by"].get(field, {}).get(value)) for value in values))
+    return table
+
+
+def _of_value(figures: Mapping[str, Any] | None) -> str:
+    return "-" if figures is None or figures["em"] is None else f"{figures['em']:.3f} ({figures['n']})"
+
+
+def _changed(change: Mapping[str, Any]) -> str:
+    """One line: how the second system differs from the first over the questions of all sets."""
+    a, b = (" ".join(part for part in system if part != "-") for system in (change["a"], change["b"]))
+    if "difference" not in change:
+        return f"{a} -> {b}: no question in common"
+    said = f"{a} -> {b}: {change['better']} better, {change['worse']} worse of {change['n']:,}; "
+    said += ", ".join(
+        f"{label} {found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}] p={found['p_value']:.3f}"
+        for label, found in (("EM", change), ("F1", change.get("f1")), ("reward", change.get("reward")))
+        if found
+    )
+    return said
+
+
 def chart(rows: Sequence[CellFigures], path: Path) -> None:
     """Bars of EM with 95 % intervals: a group for each data set and policy, a bar for each mode and retriever."""
     from sleuth.bars import Bar, draw_bars

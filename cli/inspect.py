@@ -53,11 +53,16 @@ def trajectory(
 
 
 @app.command()
-def doctor() -> None:
-    """Check this machine for what Sleuth needs. Exit status 1 if something required is missing."""
-    from cli.doctor import checks, print_checks
+def doctor(
+    config: Annotated[
+        Path | None, typer.Option("--for", metavar="CONFIG", help="What the run of this config needs, instead.")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="With --for.")] = None,
+) -> None:
+    """Check this machine for what Sleuth needs, or for what a config does. Exit status 1 if something is missing."""
+    from cli.doctor import checks, checks_for, print_checks
 
-    found = list(checks())
+    found = list(checks() if config is None else checks_for(config, overrides or []))
     print_checks(found, output_console())
     if any(check.state == "missing" for check in found):
         raise typer.Exit(1)

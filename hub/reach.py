@@ -33,6 +33,13 @@ def hub_or_cache(name: str) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = False
 
 
+def reachable() -> bool:
+    """Whether the hub can be asked: not where HF_HUB_OFFLINE is set, nor without a network."""
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
+
+
 @functools.cache
 def _answers(endpoint: str) -> bool:
     """Whether a connection to ``endpoint`` can be made; a proxy is trusted to make it."""

@@ -57,6 +57,33 @@ class EvaluationLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class GridLayout:
+    """Several evaluations beside each other at ``folder``, one folder each."""
+
+    folder: Path
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.json"
+
+    @property
+    def chart(self) -> Path:
+        return self.folder / "comparison.png"
+
+    @property
+    def table(self) -> Path:
+        """The table of a suite, in Markdown."""
+        return self.folder / "suite.md"
+
+    def questions(self, name: str) -> Path:
+        """The questions that were drawn for the set ``name`` of a suite."""
+        return self.folder / "questions" / f"{name}.jsonl"
+
+    def cell(self, name: str) -> EvaluationLayout:
+        return EvaluationLayout(self.folder / name)
+
+
+@dataclass(frozen=True, slots=True)
 class GrpoLayout:
     """The output of GRPO at ``folder``."""
 

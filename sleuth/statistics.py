@@ -72,6 +72,23 @@ def bootstrap_interval(
     return _percentiles(means, confidence)
 
 
+def macro_interval(
+    columns: Sequence[Sequence[float]], *, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the mean over sets of their means; each of ``columns`` has the values of one set's questions.
+
+    The sets' own intervals (`mean_interval`), joined by the method of variance estimates recovery (Zou & Donner,
+    Statistics in Medicine 27, 2008, 1693-1702): sets of nothing but wrong answers still have a width. Raises
+    ValueError for a set without questions.
+    """
+    found = [mean_interval(column, seed=seed, resamples=resamples, confidence=confidence) for column in columns]
+    means = [float(np.mean(column)) for column in columns]
+    centre, count = float(np.mean(means)), len(columns)
+    below = math.sqrt(sum((mean - one.low) ** 2 for mean, one in zip(means, found, strict=True))) / count
+    above = math.sqrt(sum((one.high - mean) ** 2 for mean, one in zip(means, found, strict=True))) / count
+    return centre - below, centre + above
+
+
 def paired_difference(
     a: Sequence[float], b: Sequence[float], *, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
 ) -> PairedDifference:

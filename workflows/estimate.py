@@ -70,12 +70,41 @@ def _grpo_lines(
     return [*lines, f"GRPO, memory before activations: {_memory(parameters, width, adapter, reference)}"]
 
 
+def memory_needed(settings: RunSettings) -> int:
+    """Bytes that the greediest stage takes before activations. Raises PolicyError where the size is not known."""
+    parameters, width, given = count_parameters(settings), _BYTES[settings.policy.dtype], _is_adapter(settings)
+    needed = [parameters * width]
+    if settings.warmstart:
+        needed.append(_bytes_of(parameters, width, given or settings.warmstart.lora is not None, 0))
+    if grpo := settings.grpo:
+        adapter = grpo.lora is not None or (given and settings.warmstart is None)
+        needed.append(_bytes_of(parameters, width, adapter, width if grpo.beta and not adapter else 0))
+    return max(needed)
+
+
+def disk_needed(settings: RunSettings) -> int:
+    """Bytes of the policies and checkpoints of a run; adapters are too small to count. Raises PolicyError."""
+    weights = count_parameters(settings) * _BYTES["float32"]
+    needed = 0
+    for stage, kept in (
+        (settings.warmstart, 1),
+        (settings.grpo, settings.grpo.keep_checkpoints if settings.grpo else 0),
+    ):
+        if stage is not None:
+            needed += weights + (0 if stage.lora else 3 * kept * weights)  # a policy; weights and moments a checkpoint
+    return needed
+
+
 def _memory(parameters: int, width: int, adapter: bool, reference: int) -> str:
+    total = _bytes_of(parameters, width, adapter, reference)
     if adapter:
-        return f"about {parameters * width / 2**20:,.0f} MiB (weights; plus the adapter, its gradients and moments)"
+        return f"about {total / 2**20:,.0f} MiB (weights; plus the adapter, its gradients and moments)"
     also = ", reference" if reference else ""
-    total = parameters * (4 * _BYTES["float32"] + reference)
     return f"about {total / 2**20:,.0f} MiB (weights, gradients, two Adam moments{also})"
+
+
+def _bytes_of(parameters: int, width: int, adapter: bool, reference: int) -> int:
+    return parameters * width if adapter else parameters * (4 * _BYTES["float32"] + reference)
 
 
 def _is_adapter(settings: RunSettings) -> bool:

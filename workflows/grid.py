@@ -9,22 +9,25 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sleuth.errors import ConfigError, did_you_mean
-from sleuth.layout import EvaluationLayout, write_record
+from sleuth.layout import EvaluationLayout, GridLayout, write_record
 from sleuth.runs import RunFolder
 from workflows.model_settings import compare_prompts, evaluation_settings
-from workflows.play import Evaluation, Opened, Progress, play, played
+from workflows.paired import Values, compare, values_of
+from workflows.play import Evaluation, Opened, Progress, play
 
 if TYPE_CHECKING:
     from workflows.config import RunSettings
+    from workflows.suites.choose import ChosenSet
 
 MODES = ("direct", "cot", "rag", "search")
 NO_SEARCH = ("direct", "cot")
+_WITH_DEPTH = re.compile(r"(rag|search)@([1-9]\d*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One evaluation of the grid; ``retriever`` is a dash if nothing is searched."""
+    """One evaluation of the grid; ``retriever`` is a dash if nothing is searched.
+
+    ``mode`` is that of the environment, or as it was asked for, ``rag@3``.
+    """
 
     data: str
     policy: str
@@ -51,8 +57,13 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        words = (self.data, self.policy, self.mode, "" if self.retriever == "-" else self.retriever)
+        words = (self.data, *self.system[:2], "" if self.retriever == "-" else self.retriever)
         return "-".join(re.sub(r"[^\w.]+", "_", word) for word in words if word)
+
+    @property
+    def system(self) -> tuple[str, str, str]:
+        """What answers: policy, mode and retriever."""
+        return self.policy, self.mode, self.retriever
 
 
 def cells_of(
@@ -60,37 +71,56 @@ def cells_of(
 ) -> list[Cell]:
     """Every combination; a mode that does not search occurs only once, however many retrievers there are.
 
+    ``rag@3`` is a mode with another number of passages, ``grpo:search`` one for the policy of that name alone.
+
     Raises ConfigError for settings that do not fit and for duplicate names.
     """
     cells: dict[tuple[str, ...], Cell] = {}
-    for mode in modes:
-        if mode not in MODES:
-            raise ConfigError(f"no mode '{mode}'", did_you_mean(mode, MODES))
+    for _, mode in map(_split_mode, modes):
+        if mode not in MODES and not _WITH_DEPTH.fullmatch(mode):
+            raise ConfigError(f"no mode '{mode}'", f"{did_you_mean(mode, MODES)} With other top-k passages: rag@3")
     policies, sets = parse_named(models, "model"), parse_named(data or [""], "--data")
     searched = parse_named(retrievers or [""], "--retriever")
-    for (policy, model), (name, file), mode, (index_name, index) in product(
+    for owner, mode in map(_split_mode, modes):
+        if owner and owner not in policies:
+            raise ConfigError(f"--mode {owner}:{mode}: no model is called '{owner}'", did_you_mean(owner, policies))
+    for (policy, model), (name, file), asked, (index_name, index) in product(
         policies.items(), sets.items(), modes or [""], searched.items()
     ):
+        owner, mode = _split_mode(asked)
+        if owner not in ("", policy):
+            continue
+        kind, _, depth = mode.partition("@")
         settings = evaluation_settings(
             model,
             options.overrides,
             file or None,
             index or None,
-            mode or None,
+            kind or None,
             options.preset,
             options.limit,
             options.batch_size,
             options.samples,
             options.temperature,
+            int(depth) if depth else None,
         )
         kind = settings.environment.kind
         where = "-" if kind in NO_SEARCH else index_name or _index_name(settings)
-        key = (name or Path(settings.data.dev or "").stem, policy, kind, where)
+        key = (name or Path(settings.data.dev or "").stem, policy, mode if depth else kind, where)
         cells.setdefault(key, Cell(*key, settings))
     for policy, model in policies.items():
-        compare_prompts(model, next(cell.settings for cell in cells.values() if cell.policy == policy))
+        own = next((cell.settings for cell in cells.values() if cell.policy == policy), None)
+        if own is None:
+            raise ConfigError(f"no mode is given for the model '{policy}'", f"add --mode {policy}:search")
+        compare_prompts(model, own)
     _check_folders(list(cells.values()))
     return list(cells.values())
+
+
+def _split_mode(mode: str) -> tuple[str, str]:
+    """The policy that it is for, blank if for all, and the mode."""
+    owner, _, plain = mode.rpartition(":")
+    return owner, plain
 
 
 def _check_folders(cells: Sequence[Cell]) -> None:
@@ -107,51 +137,57 @@ def evaluate_grid(
     overwrite: bool,
     on_cell: Callable[[int, Cell], None],
     progress: Progress,
+    sets: Sequence[ChosenSet] = (),
 ) -> dict[str, Any]:
-    """Evaluate every cell into ``out``, calling ``on_cell`` before each. Returns the grid's metrics."""
-    names = {"cells": [cell.folder for cell in cells]}
-    with RunFolder(out).claim(names, resume=resume, overwrite=overwrite):
+    """Evaluate every cell into ``out``, calling ``on_cell`` before each. Returns the grid's metrics.
+
+    ``sets``: those of a suite, whose questions are written to where the cells read them.
+    """
+    layout = GridLayout(out)
+    identity: dict[str, Any] = {"cells": [cell.folder for cell in cells]}
+    if sets:
+        identity["suite"] = {chosen.name: chosen.record for chosen in sets}
+    with RunFolder(out).claim(identity, resume=resume, overwrite=overwrite):
+        for chosen in sets:
+            chosen.write(layout.questions(chosen.name))
         opened, done = Opened(), []
         for number, cell in enumerate(cells, start=1):
             on_cell(number, cell)
-            folder = out / cell.folder
+            folder = layout.cell(cell.folder).folder
             done.append(play(cell.settings, folder, opened, resume=True, overwrite=False, progress=progress))
-        content = {
+        values = [
+            values_of(EvaluationLayout(evaluation.folder).samples(cell.settings.evaluation.samples))
+            for cell, evaluation in zip(cells, done, strict=True)
+        ]
+        content: dict[str, Any] = {
             "cells": [_row(cell, evaluation) for cell, evaluation in zip(cells, done, strict=True)],
-            "comparisons": comparisons(cells, done),
+            "comparisons": comparisons(cells, values),
         }
-        write_record(EvaluationLayout(out).metrics, content)
+        if sets:
+            from workflows.suites.table import suite_figures
+
+            by_system: dict[tuple[str, str, str], dict[str, Mapping[str, Values]]] = defaultdict(dict)
+            for cell, found in zip(cells, values, strict=True):
+                by_system[cell.system][cell.data] = found
+            content["suite"] = suite_figures(sets, by_system, cells[0].settings.evaluation.bootstrap)
+        write_record(layout.metrics, content)
     return content
 
 
-def comparisons(cells: Sequence[Cell], done: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """Paired EM difference b - a, with interval and p-value, of every two cells of one data set."""
-    from sleuth.statistics import paired_difference
+def comparisons(cells: Sequence[Cell], values: Sequence[Mapping[str, Values]]) -> list[dict[str, Any]]:
+    """Paired differences b - a, with interval and p-value, of every two cells of one data set.
 
-    by_data: dict[str, list[tuple[Cell, Mapping[tuple[str, str], float]]]] = defaultdict(list)
-    for cell, evaluation in zip(cells, done, strict=True):
-        by_data[cell.data].append((cell, _exact_match(cell, evaluation)))
+    Those of EM stand at the top, of other measures (F1, the reward) under the measure's name.
+    """
+    by_data: dict[str, list[int]] = defaultdict(list)
+    for place, cell in enumerate(cells):
+        by_data[cell.data].append(place)
     found = []
     for together in by_data.values():
-        for (a, first), (b, second) in combinations(together, 2):
-            shared = sorted(first.keys() & second.keys())
-            if shared:
-                difference = paired_difference([first[i] for i in shared], [second[i] for i in shared])
-                found.append({"a": a.folder, "b": b.folder, "n": len(shared), **asdict(difference)})
+        for a, b in combinations(together, 2):
+            if compared := compare(values[a], values[b]):
+                found.append({"a": cells[a].folder, "b": cells[b].folder, **compared})
     return found
-
-
-def _exact_match(cell: Cell, evaluation: Evaluation) -> dict[tuple[str, str], float]:
-    """EM by question, averaged over samples. The key is id and text, since ids of two files may coincide."""
-    from rewards.text_match import exact_match
-
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for part in EvaluationLayout(evaluation.folder).samples(cell.settings.evaluation.samples):
-        for row in played(part):
-            if row.trajectory.scorable:
-                question = row.trajectory.question
-                values[question.id, question.text].append(exact_match(row.trajectory.answer, question.answers))
-    return {identity: sum(given) / len(given) for identity, given in values.items()}
 
 
 def _row(cell: Cell, evaluation: Evaluation) -> dict[str, Any]:

@@ -74,9 +74,10 @@ def evaluation_settings(
     batch_size: int | None = None,
     samples: int | None = None,
     temperature: float | None = None,
+    top_k: int | None = None,
 ) -> RunSettings:
     """The settings of an evaluation: those of the config or run named by ``model``, overridden by the options."""
-    values = _with_options(model, overrides, retriever, mode, {"preset": preset})
+    values = _with_options(model, overrides, retriever, mode, {"preset": preset, "top_k": top_k})
     evaluation = dict(values.get("evaluation") or {})
     if data and not any(override.startswith("evaluation.limit=") for override in overrides):
         evaluation.pop("limit", None)  # the run's limit applies to the run's own file

@@ -12,7 +12,7 @@ import hashlib
 import html
 from importlib import resources
 
-SCRIPTS = ("base.js", "charts.js", "overview.js", "turns.js", "browser.js", "main.js")
+SCRIPTS = ("base.js", "charts.js", "overview.js", "turns.js", "browser.js", "changes.js", "main.js")
 LIMIT = 5_000_000
 """Maximum size of a page, in bytes."""
 

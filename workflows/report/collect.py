@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sleuth.artifacts import MANIFEST
 from sleuth.errors import ArtifactError, SleuthError
-from sleuth.layout import EvaluationLayout, RunLayout, read_record
+from sleuth.layout import EvaluationLayout, GridLayout, RunLayout, read_record
 from sleuth.runs import RunFolder
 from sleuth.settings import flatten
 from sleuth.sinks import read_metrics
 from sleuth.trajectories import from_line, read_trajectories, trajectory_files
 from sleuth.types import Origin, ScoredTrajectory
+from workflows.paired import system_name
 
 LAST_STAGE = "grpo"
 _STEP = re.compile(r"step-(\d+)")
@@ -26,7 +28,7 @@ class Source:
     """Trajectories of one kind: the rollouts of training, or one evaluation.
 
     ``step``: of the evaluated checkpoint, None if the name says it. ``order`` sorts evaluations from the first
-    checkpoint to the last.
+    checkpoint to the last. ``system``: what answers; the evaluations of one system are compared as one.
     """
 
     name: str
@@ -34,13 +36,14 @@ class Source:
     training: bool
     order: tuple[int, int]
     step: int | None = None
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RunData:
     """One run, read: ``config`` by dotted key, ``series`` as name -> [(step, value)].
 
-    ``gate``: what the stage before GRPO found, in one line; empty where there was none.
+    ``gate``: what the stage before GRPO found, in one line; empty where there was none. ``suite``: the figures of one.
     """
 
     name: str
@@ -53,11 +56,14 @@ class RunData:
     sources: Sequence[Source]
     tokenizer: Path | None
     gate: str = ""
+    suite: Mapping[str, Any] | None = None
 
 
 def read_run(path: Path, name: str) -> RunData:
     """Everything about a run except its trajectories. Raises ArtifactError if there is no run."""
     config = RunFolder(path).read_config()
+    if "cells" in config:
+        return read_grid(path, name, config["cells"])
     layout = RunLayout(path)
     stages = layout.done_stages()
     wanted = LAST_STAGE if config.get("grpo") else "warmstart" if config.get("warmstart") else None
@@ -73,6 +79,31 @@ def read_run(path: Path, name: str) -> RunData:
         tokenizer=_tokenizer(path, config),
         gate=str((read_record(layout.gate.metrics) or {}).get("line", "")),
     )
+
+
+def read_grid(path: Path, name: str, cells: Sequence[str]) -> RunData:
+    """Several evaluations beside each other, finished or not, as one run: every cell is one of its evaluations."""
+    layout = GridLayout(path)
+    content = read_record(layout.metrics) or {}
+    systems = {row["folder"]: system_name(row) for row in content.get("cells", ())}
+    sources, evaluations = [], {}
+    for number, cell in enumerate(cells):
+        evaluation = layout.cell(cell)
+        figures = read_record(evaluation.metrics)
+        if figures is not None:
+            evaluations[cell] = figures
+        for part in (evaluation, *evaluation.existing_samples()):
+            if trajectory_files(part.folder):
+                label = cell if part is evaluation else f"{cell}, {part.folder.name}"
+                sources.append(Source(label, part.folder, False, (3, number), system=systems.get(cell, cell)))
+    folders = [layout.cell(cell).folder for cell in cells]
+    configs = [RunFolder(folder).read_config() for folder in folders if RunLayout(folder).config.exists()]
+    flat = [flatten(config) for config in configs]
+    alike = {key: flat[0][key] for key in flat[0] if all(one.get(key) == flat[0][key] for one in flat)} if flat else {}
+    tokenizer = _tokenizer(path, configs[0]) if configs else None
+    finished = layout.metrics.exists()
+    suite = content.get("suite")
+    return RunData(name, path, finished, alike, {}, evaluations, [], sources, tokenizer, suite=suite)
 
 
 def read_source(source: Source, damaged: list[str]) -> Iterator[ScoredTrajectory]:
@@ -142,7 +173,10 @@ def _watched(path: Path) -> Iterator[Path]:
     """The files, some of which may not exist, that the report shows of the run at ``path``."""
     layout, alone = RunLayout(path), EvaluationLayout(path)
     yield from (layout.config, layout.metrics, alone.metrics)
-    for evaluation in (alone, *alone.existing_samples()):
+    cells = [EvaluationLayout(folder) for folder in sorted(path.glob("*-*")) if (folder / MANIFEST).is_file()]
+    parts = [part for cell in cells for part in (cell, *cell.existing_samples())]  # of a grid
+    yield from (cell.metrics for cell in cells)
+    for evaluation in (alone, *alone.existing_samples(), *parts):
         yield from trajectory_files(evaluation.folder)
     of_stages = (evaluation.folder for evaluation in (*layout.evaluations(), *layout.grpo.dev_evaluations()))
     for folder in (layout.stages, layout.grpo.trajectories, *of_stages):
@@ -155,18 +189,18 @@ def _sources(path: Path) -> Iterator[Source]:
     if trajectory_files(layout.grpo.trajectories):
         yield Source("rollouts", layout.grpo.trajectories, True, (1, 0))
     found = [
-        Source(f"test, {folder.name}", folder, False, _checkpoint(folder.name))
+        Source(f"test, {folder.name}", folder, False, _checkpoint(folder.name), system=f"test, {folder.name}")
         for folder in (evaluation.folder for evaluation in layout.evaluations())
     ]
     for folder in (evaluation.folder for evaluation in layout.grpo.dev_evaluations()):
         step = _number(folder.name)
-        found.append(Source(f"dev, step {step}", folder, False, (2, step)))
+        found.append(Source(f"dev, step {step}", folder, False, (2, step), system=f"dev, step {step}"))
     yield from (source for source in sorted(found, key=lambda s: s.order) if trajectory_files(source.folder))
     samples = [sample.folder for sample in EvaluationLayout(path).existing_samples()]
     # a standalone evaluation, of one or several samples per question
     for folder, name in [(path, "evaluation"), *((folder, folder.name) for folder in samples)]:
         if trajectory_files(folder):
-            yield Source(name, folder, False, (3, 0))
+            yield Source(name, folder, False, (3, 0), system="evaluation")
 
 
 def _checkpoint(name: str) -> tuple[int, int]:

@@ -16,6 +16,8 @@ from typing import Any
 from sleuth.evidence import golds_of
 from sleuth.statistics import explained, methods_of
 from sleuth.types import Action, Answer, Call, Hit, Invalid, Question, ScoredTrajectory, Search, Segment, Trajectory
+from workflows.paired import MEASURES, system_name
+from workflows.report.changes import pack_changes
 from workflows.report.collect import RunData, read_run, run_names
 from workflows.report.sample import Sample, choose
 
@@ -53,9 +55,10 @@ def pack(runs: Sequence[RunData], samples: Sequence[Sample], budget: int) -> byt
 
     First token ids and log-probs are omitted from evenly spread trajectories, then whole groups.
     """
+    changes = pack_changes(samples)
     tokens, rows = 1.0, 1.0
     while True:
-        packed = gzip.compress(_dump(runs, samples, tokens, rows), 6, mtime=0)
+        packed = gzip.compress(_dump(runs, samples, tokens, rows, changes), 6, mtime=0)
         if len(packed) <= budget or rows < 0.01:
             return packed
         shrink = 0.9 * budget / len(packed)
@@ -70,7 +73,9 @@ def unpack(packed: bytes) -> dict[str, Any]:
     return content
 
 
-def _dump(runs: Sequence[RunData], samples: Sequence[Sample], tokens: float, fraction: float) -> bytes:
+def _dump(
+    runs: Sequence[RunData], samples: Sequence[Sample], tokens: float, fraction: float, changes: Mapping[str, Any]
+) -> bytes:
     tables = Tables()
     sources, rows, with_tokens = [], [], 0
     for place, sample in enumerate(samples):
@@ -95,6 +100,7 @@ def _dump(runs: Sequence[RunData], samples: Sequence[Sample], tokens: float, fra
         "runs": [_run(run, list(tables.tokens)) for run in runs],
         "intervals": explained("95 % intervals", (_shown_methods(e) for run in runs for e in run.evaluations.values())),
         "sources": sources,
+        "changes": changes,
         "rows": rows,
         "tables": tables.dump(),
         "vocabularies": [_vocabulary(path, sorted(used)) for path, used in tables.tokens.items()],
@@ -201,11 +207,30 @@ def _run(run: RunData, tokenizers: Sequence[Path | None]) -> dict[str, Any]:
         "stages": run.stages,
         "gate": run.gate,
         "config": {key: _setting(key, value, str(run.config.get("out", ""))) for key, value in run.config.items()},
-        "groups": {name: _groups(values) for name, values in run.evaluations.items()},
         "series": {name: _drawn(points) for name, points in run.series.items()},
         "evaluations": {name: _figures(values) for name, values in run.evaluations.items()},
+        "suite": _suite(run.suite),
+        "groups": {name: _groups(values) for name, values in run.evaluations.items()},
         "vocabulary": tokenizers.index(run.tokenizer) if run.tokenizer in tokenizers else None,
     }
+
+
+def _suite(suite: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The table of a suite: its columns, and a row for whatever answers."""
+    if suite is None:
+        return None
+    rows = [
+        {
+            "name": system_name(row),
+            "sets": row["em"]["sets"],
+            "mean": [row["em"]["mean"], *row["em"]["mean_interval"]],
+            "others": {name: row[name]["mean"] for name in MEASURES[1:] if name in row},
+        }
+        for row in suite["systems"]
+        if "em" in row
+    ]
+    columns = [{key: one[key] for key in ("name", "title", "group", "questions")} for one in suite["sets"]]
+    return {"sets": columns, "systems": rows}
 
 
 def _drawn(points: Sequence[tuple[int, float]]) -> list[list[float | None]]:

@@ -7,13 +7,16 @@ every checkpoint. One pass, in bounded memory.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 
 from sleuth.types import ScoredTrajectory
 from workflows.report.collect import RunData, Source, read_source
 
 Group = list[ScoredTrajectory]
+Key = tuple[str, str]
+"""Id and text of a question: ids of two files may coincide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,8 @@ class Sample:
     total: int
     damaged: Sequence[str] = ()
     """Descriptions of what could not be read."""
+    answers: Mapping[Key, float] = field(default_factory=dict)
+    """EM of every question of an evaluation, shown or not; a mean where a question was asked several times."""
 
     @property
     def shown(self) -> int:
@@ -35,7 +40,8 @@ class Sample:
 def choose(runs: Sequence[RunData], limit: int) -> list[Sample]:
     """At most ``limit`` trajectories, divided equally among runs, half rollouts and half evaluations.
 
-    What one half does not need goes to the other, and what a run does not need goes to later runs.
+    What one half does not need goes to the other, and what a run does not need goes to later runs. Where evaluations
+    have to leave trajectories out, those of questions whose answer changed stay.
     """
     samples: list[Sample] = []
     for number, run in enumerate(runs):
@@ -51,7 +57,31 @@ def choose(runs: Sequence[RunData], limit: int) -> list[Sample]:
             most = spare + sum(sample.shown for sample in taken)
             taken = [_thinned(number, source, most // len(training)) for source in training]
         samples += [*taken, *later]
-    return samples
+    changed = _changed(samples)
+    return [_with_changed(sample, changed) for sample in samples]
+
+
+def _changed(samples: Sequence[Sample]) -> Set[Key]:
+    """The questions that some evaluation answered right and another one did not."""
+    values: dict[Key, set[float]] = defaultdict(set)
+    for sample in samples:
+        for key, value in sample.answers.items():
+            values[key].add(value)
+    return {key for key, found in values.items() if len(found) > 1}
+
+
+def _with_changed(sample: Sample, changed: Set[Key]) -> Sample:
+    if sample.source.training or sample.shown == sample.total or not changed:
+        return sample
+    groups = ([row] for row in read_source(sample.source, []) if _key(row) in changed)
+    first, _ = thin(groups, sample.shown)
+    rest = (group for group in sample.groups if _key(group[0]) not in changed)
+    others, _ = thin(rest, sample.shown - len(first))
+    return replace(sample, groups=[*first, *others])
+
+
+def _key(row: ScoredTrajectory) -> Key:
+    return row.trajectory.question.id, row.trajectory.question.text
 
 
 def thin(groups: Iterable[Group], capacity: int) -> tuple[list[Group], int]:
@@ -89,8 +119,21 @@ def _rows(held: Sequence[tuple[int, Group]]) -> int:
 
 def _thinned(run: int, source: Source, capacity: int) -> Sample:
     damaged: list[str] = []
-    groups, total = thin(_groups(source, damaged), capacity)
-    return Sample(run, source, groups, total, damaged)
+    given: dict[Key, list[float]] = defaultdict(list)
+    groups, total = thin(_noting(_groups(source, damaged), source, given), capacity)
+    return Sample(run, source, groups, total, damaged, {key: sum(v) / len(v) for key, v in given.items()})
+
+
+def _noting(groups: Iterable[Group], source: Source, given: dict[Key, list[float]]) -> Iterator[Group]:
+    """The groups, and in ``given`` the EM of every question of an evaluation."""
+    from rewards.text_match import exact_match
+
+    for group in groups:
+        if not source.training:
+            for row in group:
+                if row.trajectory.scorable:
+                    given[_key(row)].append(exact_match(row.trajectory.answer, row.trajectory.question.answers))
+        yield group
 
 
 def _groups(source: Source, damaged: list[str]) -> Iterator[Group]:

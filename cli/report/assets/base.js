@@ -2,7 +2,7 @@
 // Text from runs goes into the page through el() as text nodes and through setAttribute, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
-const state = { data: null, tab: "overview", view: "turns", mask: false, ids: false, key: null, filter: {} };
+const state = { data: null, tab: "overview", view: "turns", mask: false, ids: false, key: null, filter: {}, a: null, b: null, way: "better", asked: null };
 
 function el(tag, options = {}, ...children) {
   return fill(document.createElement(tag), options, children);
@@ -80,16 +80,26 @@ function prepare(data) {
     row.key = [data.runs[source.run].name, source.name, row.step ?? "", row.g ?? "", data.tables.questions[row.q].id, member].join("|");
   });
   data.byKey = new Map(data.rows.map((row) => [row.key, row]));
+  data.asked = new Map();
+  for (const row of data.rows) {
+    const question = data.tables.questions[row.q];
+    const name = JSON.stringify([row.s, question.id, question.text]);
+    data.asked.set(name, [...(data.asked.get(name) ?? []), row]);
+  }
   return data;
 }
 
 // Part of the address after #, so that a view can be linked to.
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
-  if (["overview", "configuration", "trajectories"].includes(given.get("tab"))) state.tab = given.get("tab");
+  if (["overview", "configuration", "trajectories", "changes"].includes(given.get("tab"))) state.tab = given.get("tab");
   if (["turns", "group", "compare"].includes(given.get("view"))) state.view = given.get("view");
   state.mask = given.get("mask") === "1";
   state.ids = given.get("ids") === "1";
+  const count = state.data.changes.systems.length;
+  for (const side of ["a", "b"]) if (given.has(side) && Number(given.get(side)) < count) state[side] = Number(given.get(side));
+  if (WAYS[given.get("way")]) state.way = given.get("way");
+  if (state.data.changes.asked[Number(given.get("q") ?? -1)]) state.asked = Number(given.get("q"));
   const place = given.get("i");
   if (place !== null && state.data.rows[Number(place)]) state.key = state.data.rows[Number(place)].key;
 }
@@ -103,5 +113,6 @@ function writeAddress() {
     if (state.mask) parts.mask = 1;
     if (state.ids) parts.ids = 1;
   }
+  if (state.tab === "changes") Object.assign(parts, { a: state.a ?? 0, b: state.b ?? 0, way: state.way, ...(state.asked === null ? {} : { q: state.asked }) });
   history.replaceState(null, "", "#" + new URLSearchParams(parts));
 }

@@ -1,7 +1,7 @@
 // Tabs, keys, and following a run that is going on.
 
-const TABS = { overview: ["Overview", overview], configuration: ["Configuration", configuration], trajectories: ["Trajectories", browser] };
-const KEYS = [["1 2 3", "overview, configuration, trajectories"], ["j k", "next, previous trajectory"], ["/", "search the text"], ["m", "loss mask"], ["i", "token ids and log-probs"], ["g", "the group side by side"], ["c", "first and last checkpoint"], ["t", "one trajectory"], ["Esc", "leave an input field"], ["?", "these keys"]];
+const TABS = { overview: ["Overview", overview], configuration: ["Configuration", configuration], trajectories: ["Trajectories", browser], changes: ["Changes", changes] };
+const KEYS = [["1 2 3 4", "overview, configuration, trajectories, changes"], ["j k", "next, previous trajectory or question"], ["/", "search the text"], ["m", "loss mask"], ["i", "token ids and log-probs"], ["g", "the group side by side"], ["c", "first and last checkpoint"], ["t", "one trajectory"], ["Esc", "leave an input field"], ["?", "these keys"]];
 
 function draw() {
   const tabs = Object.entries(TABS).map(([name, [label]]) => el("button", { type: "button", role: "tab", id: "tab-" + name, "aria-selected": String(state.tab === name), "aria-controls": "view", onclick: () => open(name) }, label));
@@ -34,7 +34,7 @@ function press(event) {
   const field = event.target.closest("input, select, textarea");
   if (event.key === "Escape" && field) return field.blur();
   if (field) return;
-  const anywhere = { 1: () => open("overview"), 2: () => open("configuration"), 3: () => open("trajectories"), "?": help };
+  const anywhere = { 1: () => open("overview"), 2: () => open("configuration"), 3: () => open("trajectories"), 4: () => open("changes"), "?": help };
   const browsing = { j: () => move(1), k: () => move(-1), m: () => flip("mask"), i: () => flip("ids"), g: () => view("group"), c: () => view("compare"), t: () => view("turns") };
   if (event.target.id === "list") Object.assign(browsing, { ArrowDown: browsing.j, ArrowUp: browsing.k });
   if (event.key === "/") {
@@ -43,7 +43,9 @@ function press(event) {
     event.preventDefault();
     return;
   }
-  const action = anywhere[event.key] ?? (state.tab === "trajectories" ? browsing[event.key] : undefined);
+  const changing = { j: () => step(1), k: () => step(-1), m: () => { state.mask = !state.mask; draw(); } };
+  if (event.target.id === "list") Object.assign(changing, { ArrowDown: changing.j, ArrowUp: changing.k });
+  const action = anywhere[event.key] ?? { trajectories: browsing, changes: changing }[state.tab]?.[event.key];
   if (!action) return;
   event.preventDefault();
   action();

@@ -22,6 +22,7 @@ function overview() {
   const shares = runs.map((run) => shareChart(runs.length > 1 ? run.name : "All stages", stagesOf(run))).filter(Boolean);
   return [
     section("Runs", el("div", { class: "tiles" }, runs.map(tile))),
+    ...(runs.some((run) => run.suite) ? [section("Suites", suites())] : []),
     section("Evaluations", evaluations()),
     section("Curves by optimizer step", charts.length ? el("div", { class: "charts" }, charts) : quiet("No step was logged yet."), anyCurve(charts)),
     section("Time per stage of a step", shares.length ? el("div", { class: "charts" }, shares) : quiet("No timings were logged yet.")),
@@ -64,12 +65,15 @@ function tile(run, place) {
   const dev = (run.series["dev/em"] ?? []).filter((point) => point[1] !== null);
   const best = dev.reduce((found, point) => (point[1] > found[1] ? point : found), dev[0] ?? [0, null]);
   const steps = last(run.series["reward"] ?? [[0]])[0];
+  const asked = run.suite ? [["sets", String(run.suite.sets.length)], ["questions", number(sum(run.suite.sets.map((one) => one.questions)))], ["beside each other", run.suite.systems.map((row) => row.name).join(" | ")]] : null;
   const facts = [
     ["state", run.finished ? "finished" : "in progress, or stopped"],
+    ...(asked ?? [
     ["optimizer steps", number(steps)],
     ["dev EM, first", dev.length ? number(dev[0][1]) : "–"],
     ["dev EM, best", dev.length ? `${number(best[1])} at step ${best[0]}` : "–"],
     ["policy", run.config["policy.model"] ?? "tiny, from scratch"],
+    ]),
     ["seed", run.config["seed"] ?? "–"],
   ];
   return el("div", { class: "tile" }, el("h3", { class: "run" + (place % 8) }, run.name), el("dl", {}, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))])), run.gate ? quiet(`Gate before GRPO: ${run.gate}`) : null, quiet(run.path));

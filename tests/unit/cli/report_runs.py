@@ -123,3 +123,50 @@ def make_run(
         (folder / "evaluation" / name / "metrics.json").write_text(json.dumps(figures))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
+
+
+def make_suite(folder: Path, text: str = "", answers: dict[str, list[str]] | None = None) -> Path:
+    """A finished suite of the sets ``a`` and ``b`` with two systems; ``answers``: theirs to the four questions of each.
+
+    The right answer is ``x``.
+    """
+    given = answers or {"base, direct": ["x", "no", "no", "no"], f"grpo{text}, search, bm25": ["no", "x", "x", "no"]}
+    cells: list[dict[str, Any]] = []
+    folders = [f"{name}-{number}" for number in range(len(given)) for name in ("a", "b")]
+    with RunFolder(folder).claim({"cells": folders}):
+        pass
+    for number, (system, said) in enumerate(given.items()):
+        policy, mode, retriever = [*system.split(", "), "-"][:3]
+        for name in ("a", "b"):
+            place = {"data": name, "policy": policy, "mode": mode, "retriever": retriever}
+            right = sum(answer == "x" for answer in said) / 4
+            figures = {"em": right, "em_interval": [0.0, 1.0], "f1": right, "f1_interval": [0.0, 1.0], "n": 4}
+            cells.append({**place, "folder": f"{name}-{number}", **figures})
+            rows = [answered(f"{name}{i}", answer, text) for i, answer in enumerate(said)]
+            cell = folder / cells[-1]["folder"]
+            with RunFolder(cell).claim({"policy": {"model": None}, "seed": 0}):
+                write_rows(cell / "trajectories.jsonl", rows)
+                (cell / "metrics.json").write_text(json.dumps(figures))
+    columns = [{"name": name, "title": f"Set {name}{text}", "group": text, "questions": 4} for name in ("a", "b")]
+    systems = [
+        {
+            **{key: cell[key] for key in ("policy", "mode", "retriever")},
+            "em": {"sets": {"a": cell["em"], "b": cell["em"]}, "mean": cell["em"], "mean_interval": [0.1, 0.9]},
+            "f1": {"sets": {}, "mean": cell["f1"], "mean_interval": [0.1, 0.9]},
+        }
+        for cell in cells[::2]
+    ]
+    content = {"cells": cells, "comparisons": [], "suite": {"sets": columns, "systems": systems, "changes": []}}
+    (folder / "metrics.json").write_text(json.dumps(content))
+    return folder
+
+
+def answered(identity: str, answer: str, text: str = "") -> ScoredTrajectory:
+    """The question ``identity``, which was answered so."""
+    trajectory = played(identity, 1, text)
+    turns = (
+        *trajectory.turns[:-1],
+        replace(trajectory.turns[-1], text=f"<answer>{answer}</answer>", action=Answer(answer)),
+    )
+    question = replace(trajectory.question, answers=("x",))
+    return ScoredTrajectory(replace(trajectory, turns=turns, question=question), float(answer == "x"), {})

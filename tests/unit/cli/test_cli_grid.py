@@ -13,9 +13,12 @@ import pytest
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
 from cli import main as program
+from sleuth.errors import ConfigError
+from sleuth.layout import EvaluationLayout
 from sleuth.trajectories import read_trajectories
-from workflows.grid import Cell, comparisons
+from workflows.grid import Cell, Options, cells_of, comparisons
 from workflows.model_settings import evaluation_settings
+from workflows.paired import values_of
 from workflows.play import Opened, play
 
 FAKES = '''
@@ -121,6 +124,20 @@ def test_a_kind_that_no_question_could_be_scored_of_is_a_dash(model: str, capfd:
     assert "1.000 (1)" in line and line.rstrip().endswith("-")
 
 
+def test_a_mode_may_be_for_one_policy_alone(model: str) -> None:
+    both = [f"base={model}", f"wise={model.replace('tiny', 'wise')}"]
+    cells = cells_of(both, ["a.jsonl"], [SHELF % "x"], ["direct", "wise:search@3", "base:rag"], Options([]))
+    assert [cell.system[:2] for cell in cells] == [
+        ("base", "direct"),
+        ("base", "rag"),
+        ("wise", "direct"),
+        ("wise", "search@3"),
+    ]
+    assert cells[-1].settings.environment.top_k == 3
+    with pytest.raises(ConfigError, match="no mode is given for the model 'wise'"):
+        cells_of(both, ["a.jsonl"], [], ["base:direct"], Options([]))
+
+
 def test_a_killed_grid_goes_on_where_it_was(model: str) -> None:
     assert grid(model) == 0
     kept = Path("grid/a-tiny-direct/trajectories.jsonl")
@@ -155,8 +172,9 @@ def test_other_questions_under_the_same_numbers_are_not_compared(model: str) -> 
         for policy, folder in (("a", "one"), ("b", "two"))
     ]
     done = [play(cell.settings, Path(cell.policy), Opened(), resume=False, overwrite=False) for cell in cells]
-    assert comparisons(cells, done) == []
-    assert len(comparisons([cells[0]] * 2, [done[0]] * 2)) == 1
+    values = [values_of([EvaluationLayout(evaluation.folder)]) for evaluation in done]
+    assert comparisons(cells, values) == []
+    assert len(comparisons([cells[0]] * 2, [values[0]] * 2)) == 1
 
 
 @pytest.mark.parametrize(
@@ -164,6 +182,7 @@ def test_other_questions_under_the_same_numbers_are_not_compared(model: str) -> 
     [
         (["--data", "a-b=a.jsonl", "--data", "a_b=b.jsonl", "--mode", "direct"], "saved in"),
         (["--mode", "serch"], "did you mean 'search'"),
+        (["--mode", "tinny:direct"], "no model is called 'tinny' (did you mean 'tiny'?)"),
         (["--data", "x=a.jsonl", "--data", "x=b.jsonl"], "'x' is given twice"),
         (["--retriever", "{kind: [", "--mode", "search"], "as YAML"),
         (["--samples", "4", "--mode", "direct"], "several samples need a temperature"),
@@ -187,6 +206,66 @@ def test_sampled_answers_differ_and_are_summed_up(model: str, capfd: pytest.Capt
     parts = [list(read_trajectories(f"sampled/sample-{i}/trajectories.jsonl")) for i in (1, 2, 3)]
     sampled = [[row.trajectory.token_ids for row in part] for part in parts]
     assert sampled[0] != sampled[1] != sampled[2]
+
+
+SUITE = """
+sets:
+  first: {files: [no.jsonl, a.jsonl], title: First, group: Easy, by: [type]}
+  second: {files: [b.jsonl], limit: 1, group: Hard}
+"""
+
+
+def play_suite(model: str, *more: str) -> int:
+    Path("mine.yaml").write_text(SUITE, encoding="utf-8")
+    both = [model, model.replace("tiny", "wise"), "--suite", "mine.yaml", "--mode", "direct", "--mode", "search@1"]
+    return run(*both, "--retriever", f"shelf={SHELF % 'England'}", *BACKEND, "--out", "suite", *more)
+
+
+def test_a_suite_is_a_table_with_a_mean(model: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert play_suite(model, "--json") == 0
+    said = capfd.readouterr()
+    content: dict[str, Any] = json.loads(said.out)
+    assert content["suite"]["sets"][1]["questions"] == 1 and content["suite"]["sets"][1]["of"] == 2
+    means = {(row["policy"], row["mode"]): row["em"]["mean"] for row in content["suite"]["systems"]}
+    assert means["wise", "search@1"] == 1.0 and means["tiny", "direct"] in (0.25, 0.75)
+    assert content["suite"]["systems"][0]["by"]["type"]["known"] == {
+        "em": 1.0,
+        "n": 1,
+        "em_interval": [pytest.approx(0.2065, abs=1e-3), 1.0],
+    }
+    assert "first: 2 of 2 questions of a.jsonl" in said.err and "wise direct" in said.err
+    assert "reward" in content["comparisons"][0]
+    assert Path("suite/suite.md").read_text().startswith("|  | Easy | Hard |  |\n")
+
+
+def test_a_suite_that_was_stopped_goes_on_with_the_next_set(model: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert play_suite(model) == 0
+    kept = Path("suite/first-tiny-direct/trajectories.jsonl")
+    before = kept.read_bytes()
+    Path("suite/second-tiny-direct/trajectories.jsonl").unlink()
+    assert play_suite(model, "--resume", "--set", "suite.sets.second.limit=2") == 2
+    assert "suite.second.questions = 1, not 2" in capfd.readouterr().err
+    assert play_suite(model, "--resume") == 0
+    assert kept.read_bytes() == before
+    assert len(list(read_trajectories("suite/second-tiny-direct/trajectories.jsonl"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--suite", "mine.yaml", "--data", "a.jsonl"], "give either --data or --suite"),
+        (["--data", "a.jsonl", "--skip-missing"], "--skip-missing goes with --suite"),
+        (["--suite", "mine.yaml", "--mode", "rag@0"], "no mode 'rag@0'"),
+        (["--suite", "mine.yaml", "--set", "suite.sets.first.files=[gone.jsonl]"], "the set first is not here"),
+    ],
+)
+def test_mistakes_with_a_suite_are_one_line(
+    model: str, arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.yaml").write_text(SUITE, encoding="utf-8")
+    assert run(model, *arguments, *BACKEND, "--out", "no") == 2
+    error = capfd.readouterr().err
+    assert message in error and "Traceback" not in error and not Path("no").exists()
 
 
 class FakeJudge(BaseHTTPRequestHandler):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from chromium import BINARY, Page, chromium
-from report_runs import ATTACK, SIZE, by_turn, make_run, rollouts, write_rows
+from report_runs import ATTACK, SIZE, by_turn, make_run, make_suite, rollouts, write_rows
 
 from cli.report.page import LIMIT, make_page
 from cli.report.serve import make_server
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(BINARY is None, reason="no Chromium on the path:
 VIEWS = [
     "overview",
     "configuration",
+    "changes",
     *(f"trajectories&i=1&view={v}" for v in ("turns", "turns&mask=1&ids=1", "group", "compare")),
 ]
 
@@ -44,7 +45,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("hostile")
-    return write_page(folder / "page.html", [make_run(folder / "run", ATTACK)])
+    return write_page(folder / "page.html", [make_run(folder / "run", ATTACK), make_suite(folder / "suite", ATTACK)])
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -221,3 +222,51 @@ def test_a_served_page_grows_with_its_run(page: Page, tmp_path: Path) -> None:
         assert page.ask("document.querySelector('#list [aria-selected=true]').id") == "row1", "the choice stays"
         assert page.faults() == []
         server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def suites(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("suites")
+    later = {"longer, search": ["x", "x", "no", "no"]}
+    return write_page(folder / "page.html", [make_suite(folder / "one"), make_suite(folder / "two", answers=later)])
+
+
+def test_suites_stand_in_one_table_with_the_best_in_bold(page: Page, suites: str) -> None:
+    page.open(f"{suites}#tab=overview")
+    rows = "[...document.querySelectorAll('section:nth-of-type(2) tbody tr')]"
+    assert page.ask(f"{rows}.map((row) => row.children[1].textContent)") == [
+        "base, direct",
+        "grpo, search, bm25",
+        "longer, search",
+    ]
+    assert page.ask(f"{rows}.map((row) => row.children[4].textContent)") == [
+        f"{mean} [10.0, 90.0]" for mean in ("25.0", "50.0", "50.0")
+    ]
+    assert page.ask(f"{rows}.map((row) => row.querySelectorAll('b').length)") == [0, 3, 3]
+
+
+def test_changes_show_both_trajectories(page: Page, suites: str) -> None:
+    page.open(f"{suites}#tab=changes")
+    assert page.ask("[...document.querySelectorAll('select')].map((s) => s.selectedOptions[0].textContent)") == [
+        "one: base, direct",
+        "two: longer, search",
+    ]
+    said = page.ask("document.getElementById('paired').textContent")
+    assert "8 questions: EM 0.250" in said and "difference +0.25" in said and "McNemar" in said
+    ways = "[...document.querySelectorAll('[id^=way-]')].map((b) => b.textContent)"
+    assert page.ask(ways) == ["wrong → right 2", "right → wrong 0", "right in both 2", "wrong in both 4"]
+    answers = (
+        "[...document.querySelectorAll('#detail .column pre:last-of-type .answer:not(.tag)')].map((n) => n.textContent)"
+    )
+    assert page.ask(answers) == ["no", "x"]
+    page.press("j")
+    assert page.ask("document.querySelector('#detail h2').textContent").startswith("Question b1")
+    assert "q=5" in page.ask("location.hash")
+    second = "document.querySelectorAll('select')[1]"
+    page.ask(f"{second}.value = '1'; {second}.dispatchEvent(new Event('change'))")
+    page.ask("document.getElementById('way-worse').click()")
+    assert page.ask(ways) == ["wrong → right 4", "right → wrong 2", "right in both 0", "wrong in both 2"]
+    assert page.ask(answers) == ["x", "no"]
+    page.press("m")
+    assert page.ask("document.querySelectorAll('#detail .token').length") > 0
+    assert page.faults() == []

@@ -7,7 +7,14 @@ import pytest
 from scipy.stats import binomtest
 
 from sleuth import statistics
-from sleuth.statistics import bootstrap_interval, explained, mean_interval, methods_of, paired_difference
+from sleuth.statistics import (
+    bootstrap_interval,
+    explained,
+    macro_interval,
+    mean_interval,
+    methods_of,
+    paired_difference,
+)
 
 
 def test_interval_of_a_proportion_is_close_to_the_normal_one() -> None:
@@ -131,3 +138,26 @@ def test_it_is_said_which_interval_is_whose() -> None:
         "em": "wilson",
         "f1": "bootstrap",
     }
+
+
+def test_the_interval_of_a_mean_over_sets_joins_those_of_the_sets() -> None:
+    column = [1.0] * 30 + [0.0] * 70
+    one = mean_interval(column)
+    assert macro_interval([column]) == pytest.approx((one.low, one.high))
+    low, high = macro_interval([column] * 4)
+    assert (0.3 - low, high - 0.3) == pytest.approx(((0.3 - one.low) / 2, (one.high - 0.3) / 2))
+    low, high = macro_interval([[0.0] * 24, [0.0] * 24])
+    assert low == pytest.approx(0.0, abs=1e-12) and 0.05 < high < 0.15, "nothing but wrong answers has a width"
+    big, small = [0.5, 1.0] * 500, [0.25, 0.75] * 10
+    low, high = macro_interval([big, small])
+    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(0.25**2 / 1000 + 0.25**2 / 20) / 2, rel=0.1)
+
+
+def test_the_interval_of_a_mean_over_sets_covers_it_about_as_often_as_it_says() -> None:
+    rng = random.Random(0)
+    covered = 0
+    for _ in range(150):
+        columns = [[float(rng.random() < p) for _ in range(40)] for p in (0.1, 0.5, 0.7)]
+        low, high = macro_interval(columns)
+        covered += low <= (0.1 + 0.5 + 0.7) / 3 <= high
+    assert 0.90 <= covered / 150 <= 0.99

@@ -1,0 +1,1 @@
+"""Suites: several sets of questions evaluated as one, with their mean."""
