@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -211,18 +211,23 @@ def _done_before(file: Path, questions: Sequence[Question]) -> dict[str, ScoredT
     done: dict[str, ScoredTrajectory] = {}
     for row in read_trajectories(file):
         question = row.trajectory.question
-        if asked.get(question.id) != question:
+        if not _same(asked.get(question.id), question):
             raise DataError(
                 f"{file} holds question '{question.id}', which is not among these questions",
                 "use another --out for other questions",
             )
         if row.trajectory.scorable:
-            done[question.id] = row
+            done[question.id] = replace(row, trajectory=replace(row.trajectory, question=asked[question.id]))
         else:
             unscored += 1
     if unscored:
         atomic_write(file, "".join(to_line(row) for row in done.values()))
     return done
+
+
+def _same(asked: Question | None, played: Question) -> bool:
+    """Whether both ask the same. What else is known of a question may have grown since it was played."""
+    return asked is not None and (asked.text, asked.answers) == (played.text, played.answers)
 
 
 def _answer_figures(

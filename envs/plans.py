@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.grammar import neutralise
-from envs.questions import layout_of, musique_support, questions_from_rows, supporting_facts
+from envs.questions import distant, layout_of, musique_support, questions_from_rows, supporting_facts
 from sleuth.errors import DataError
 from sleuth.rows import RawRow, name_of, read_rows
 from sleuth.types import Plan, PlanStep, Question
@@ -25,7 +25,15 @@ _REFERENCE = re.compile(r"#(\d+)")
 
 def question_row(question: Question) -> dict[str, Any]:
     """The question as a FlashRAG row."""
-    metadata = {"type": question.kind, "supporting_titles": list(question.supporting_titles)}
+    metadata: dict[str, Any] = {"type": question.kind, "supporting_titles": list(question.supporting_titles)}
+    known = {
+        "pack": question.pack,
+        "gold_ids": list(question.gold_ids),
+        "steps": [asdict(step) for step in question.steps],
+    }
+    metadata |= {name: value for name, value in known.items() if value}
+    if question.alternatives != distant(question.kind):
+        metadata["alternatives"] = question.alternatives
     return {
         "id": question.id,
         "question": question.text,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sleuth.rows import RawRow, name_of, read_rows
-from sleuth.types import Question
+from sleuth.types import Question, SolvedStep
 
 SupportingFacts = tuple[tuple[str, int], ...]
 """(title, sentence number from 0) pairs."""
@@ -151,12 +151,17 @@ def _supporting_titles(row: RawRow, metadata: Mapping[str, Any]) -> Iterable[Any
 def _flashrag(row: RawRow, name: str) -> Question:
     metadata = _mapping(row, "metadata")
     titles = _supporting_titles(row, metadata)
+    kind = str(metadata.get("type") or metadata.get("kind") or "")
     return Question(
         _id(row, name),
         row.text("question"),
         _texts(row, "golden_answers"),
         _titles(row, titles),
-        str(metadata.get("type") or ""),
+        kind,
+        pack=str(metadata.get("pack") or ""),
+        gold_ids=_gold_ids(row, metadata),
+        alternatives=_alternatives(row, metadata, kind),
+        steps=_steps(row, metadata.get("steps") or [], "metadata.steps"),
     )
 
 
@@ -179,6 +184,7 @@ def _musique(row: RawRow, name: str) -> Question:
         tuple(dict.fromkeys(answers)),
         _titles(row, titles),
         hops.group() if hops else "",
+        steps=_steps(row, row.fields.get("question_decomposition") or [], "question_decomposition"),
     )
 
 
@@ -244,6 +250,36 @@ def _texts(row: RawRow, key: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
         raise row.error(f"'{key}' is neither a string nor a list of strings")
     return tuple(dict.fromkeys(text.strip() for text in values if text.strip()))
+
+
+def _gold_ids(row: RawRow, metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    ids = metadata.get("gold_ids") or []
+    if not isinstance(ids, list) or not all(isinstance(one, str) and one for one in ids):
+        raise row.error("'metadata.gold_ids' is not a list of passage ids")
+    return tuple(dict.fromkeys(ids))
+
+
+def _alternatives(row: RawRow, metadata: Mapping[str, Any], kind: str) -> bool:
+    """Whether one gold passage is enough, as where all were labelled for having the answer (distant supervision)."""
+    said = metadata.get("alternatives")
+    if said is not None and not isinstance(said, bool):
+        raise row.error("'metadata.alternatives' is neither true nor false")
+    return distant(kind) if said is None else said
+
+
+def distant(kind: str) -> bool:
+    """Whether questions of this kind have alternative golds unless a row says otherwise."""
+    return "distant" in kind
+
+
+def _steps(row: RawRow, steps: Any, where: str) -> tuple[SolvedStep, ...]:
+    try:
+        pairs = [(step["question"], step["answer"]) for step in steps]
+    except (KeyError, TypeError):
+        pairs = [(None, None)]
+    if not all(isinstance(text, str) for pair in pairs for text in pair):
+        raise row.error(f"broken '{where}'", "each step needs a question and an answer, both texts")
+    return tuple(SolvedStep(*pair) for pair in pairs)
 
 
 def _titles(row: RawRow, titles: Iterable[Any]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ import regex
 from sleuth.types import Hit, Passage, Question
 
 _TOKEN = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")
+_WINDOW = "::w"
 _VERDICTS = frozenset({"yes", "no", "true", "false", "noanswer"})
 
 
@@ -71,6 +72,20 @@ def normalise_title(title: str) -> str:
 def supporting_titles(question: Question) -> set[str]:
     """The normalised titles that ``question`` lists as supporting."""
     return set(map(normalise_title, question.supporting_titles))
+
+
+def window_id(parent: str, number: int) -> str:
+    """The id of window ``number``, from 0, of the passage ``parent``."""
+    return f"{parent}{_WINDOW}{number}"
+
+
+def parent_id(identity: str) -> str:
+    """The id of the passage that a window was cut from; of anything but a window, its own id.
+
+    Nothing but the id says so. ``doc::3`` and ``doc::w`` are no windows; a window of a window names that window.
+    """
+    parent, mark, number = identity.rpartition(_WINDOW)
+    return parent if mark and parent and number.isascii() and number.isdecimal() else identity
 
 
 def titles_found(question: Question, hits: Iterable[Hit]) -> TitlesFound:

@@ -180,6 +180,8 @@ def _schema() -> pa.Schema:
     texts = pa.list_(text)
     action = pa.struct({"kind": text, "text": text, "queries": texts, "tool": text})
     question = {"id": text, "text": text, "answers": texts, "supporting_titles": texts, "kind": text, "file": text}
+    question |= {"pack": text, "gold_ids": texts, "alternatives": pa.bool_()}
+    question["steps"] = pa.list_(pa.struct({"question": text, "answer": text}))
     turn = {"generation": generation, "text": text, "action": action, "hits": hits, "observation": text}
     turn |= {"thinking": pa.bool_(), "hits_per_query": pa.list_(whole), "failure": text}
     return pa.schema(

@@ -28,11 +28,21 @@ _FAILED: frozenset[StopReason] = frozenset({"retriever_failed", "environment_fai
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A question with its accepted answers; ``kind`` names its type (``bridge``, ``two_hop``, ...).
+class SolvedStep:
+    """A sub-question with its answer; ``#1`` in it stands for the answer of the first step, and so on."""
 
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its accepted answers.
+
+    ``kind`` names its type (``bridge``, ``two_hop``, ...), ``pack`` the data set it is from, where a file has several.
     ``file``: the question file or dataset it was read from, as the user named it; ids are unique within one. Empty if
-    unknown, as in older trajectories.
+    unknown, as in older trajectories. ``gold_ids``: the passages that the answer follows from, by id; empty if only
+    their titles are known, or nothing. ``alternatives``: any one of its gold passages or titles will do.
     """
 
     id: str
@@ -41,6 +51,10 @@ class Question:
     supporting_titles: tuple[str, ...] = ()
     kind: str = ""
     file: str = field(default="", compare=False)
+    pack: str = ""
+    gold_ids: tuple[str, ...] = ()
+    alternatives: bool = False
+    steps: tuple[SolvedStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

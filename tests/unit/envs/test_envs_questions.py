@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from envs.plans import question_row
 from envs.questions import load_questions, load_supporting_facts, questions_from_rows
 from sleuth.errors import DataError
 from sleuth.rows import RawRow, name_of, read_rows
-from sleuth.types import Question
+from sleuth.types import Question, SolvedStep
 
 FLASHRAG = {
     "id": "f1",
@@ -60,6 +61,36 @@ def test_flashrag_as_published_names_support_by_columns(tmp_path):
     assert load_questions(lines(tmp_path / "q.jsonl", row))[0].supporting_titles == ("A", "B")
 
 
+STEPS = [{"question": "X >> author", "answer": "Ibsen"}, {"question": "Where was #1 born ?", "answer": "Skien"}]
+SOLVED = tuple(SolvedStep(**step) for step in STEPS)
+
+
+def test_flashrag_with_gold_passages(tmp_path):
+    metadata = {"kind": "2hop", "pack": "musique", "gold_ids": ["p2", "p1", "p2"], "steps": STEPS}
+    (question,) = load_questions(lines(tmp_path / "q.jsonl", {**FLASHRAG, "metadata": metadata}))
+    answers, file = ("Ibsen", "Henrik Ibsen"), str(tmp_path / "q.jsonl")
+    wanted = Question("f1", "Who wrote Peer Gynt?", answers, (), "2hop", file, "musique", ("p2", "p1"), False, SOLVED)
+    assert question == wanted
+    assert load_questions(lines(tmp_path / "again.jsonl", question_row(question))) == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "alternatives"),
+    [
+        ({"kind": "nq-distant"}, True),
+        ({"kind": "nq-annotated"}, False),
+        ({"kind": "nq-distant", "alternatives": False}, False),
+        ({"alternatives": True}, True),
+    ],
+)
+def test_distant_golds_are_alternatives_unless_the_row_says_so(tmp_path, metadata, alternatives):
+    row = {**FLASHRAG, "metadata": {**metadata, "gold_ids": ["a", "b"]}}
+    (question,) = load_questions(lines(tmp_path / "q.jsonl", row))
+    assert question.alternatives is alternatives
+    (again,) = load_questions(lines(tmp_path / "again.jsonl", question_row(question)))
+    assert again == question
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 def test_hotpotqa_and_2wiki(tmp_path, indent):
     path = tmp_path / "dev.json"
@@ -77,6 +108,7 @@ def test_musique(tmp_path):
     assert question.answers == ("Skien", "Skien, Norway")
     assert question.supporting_titles == ("X", "Ibsen"), "in the order of the decomposition"
     assert question.kind == "3hop"
+    assert question.steps == SOLVED
     assert load_supporting_facts(path) == {}
 
 
@@ -203,6 +235,19 @@ def test_byte_order_mark_blank_lines_and_line_separators(tmp_path):
         ("q.jsonl", json.dumps({**FLASHRAG, "golden_answers": []}), "line 1: no answers"),
         ("q.jsonl", json.dumps({**FLASHRAG, "golden_answers": [3]}), "'golden_answers' is neither"),
         ("q.jsonl", json.dumps({**FLASHRAG, "metadata": 3}), "'metadata' is not an object"),
+        (
+            "q.jsonl",
+            json.dumps({**FLASHRAG, "metadata": {"gold_ids": "p1"}}),
+            "line 1: 'metadata.gold_ids' is not a list",
+        ),
+        ("q.jsonl", json.dumps({**FLASHRAG, "metadata": {"gold_ids": [1]}}), "'metadata.gold_ids' is not a list"),
+        ("q.jsonl", json.dumps({**FLASHRAG, "metadata": {"alternatives": "no"}}), "neither true nor false"),
+        ("q.jsonl", json.dumps({**FLASHRAG, "metadata": {"steps": ["who?"]}}), "line 1: broken 'metadata.steps'"),
+        (
+            "q.jsonl",
+            json.dumps({**MUSIQUE, "question_decomposition": [{"paragraph_support_idx": 1}]}),
+            "broken 'question_",
+        ),
         ("q.jsonl", f"{json.dumps(FLASHRAG)}\n{json.dumps(FLASHRAG)}", "line 2: duplicate id 'f1', first used at"),
         ("q.jsonl", json.dumps({k: v for k, v in HOTPOT.items() if k != "answer"}), "line 1: no answers"),
         ("q.jsonl", json.dumps({**HOTPOT, "supporting_facts": [["A"]]}), "broken 'supporting_facts'"),
@@ -266,3 +311,15 @@ def test_real_files_agree_with_each_other():
     musique = load_questions(Path(DATA) / "musique" / "official" / "musique_ans_train_sample.jsonl")
     assert len(musique) == 100 and {q.kind for q in musique} == {"2hop", "3hop", "4hop"}
     assert all(q.supporting_titles for q in musique)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA, reason="SLEUTH_DATA is not set")
+def test_real_questions_name_their_gold_passages():
+    dev = load_questions(Path(DATA) / "wiki" / "qa" / "dev.jsonl")
+    assert len(dev) == 1731 and all(q.gold_ids and q.kind and q.pack for q in dev)
+    assert {(q.kind, q.pack) for q in dev if q.alternatives} == {("nq-distant", "nq")}
+    assert sum(q.alternatives for q in dev) == 46
+    released = load_questions(Path(DATA) / "wiki" / "official" / "musique_ans_dev.jsonl")
+    steps = {q.id: q.steps for q in dev}
+    assert len(released) == 101 and all(steps[q.id] == q.steps for q in released)

@@ -12,8 +12,10 @@ from sleuth.evidence import (
     informative_answers,
     mentions_answer,
     normalise_title,
+    parent_id,
     titles_found,
     tokens,
+    window_id,
 )
 from sleuth.types import Hit, Passage, Question
 
@@ -89,6 +91,20 @@ def test_a_title_alone_tells_no_answer_but_mentions_it(title: str, text: str, te
 
 def test_no_answer_begins_in_the_title_and_ends_in_the_text() -> None:
     assert not mentions_answer(Passage("p", "New York", "Times have changed"), ["New York Times"])
+
+
+@given(st.text(max_size=8), st.integers(0, 10**6))
+def test_a_window_names_its_passage_whatever_the_passage_is_called(name: str, number: int) -> None:
+    passage = name or "p"
+    assert parent_id(window_id(passage, number)) == passage
+    assert parent_id(parent_id(window_id(window_id(passage, 0), number))) == passage
+
+
+@pytest.mark.parametrize(
+    "name", ["", "doc", "doc::3", "a::b", "doc::w", "doc::wide", "doc::w3 ", "::w3", "doc::w²", "w3"]
+)
+def test_other_ids_name_no_passage_but_their_own(name: str) -> None:
+    assert parent_id(name) == name
 
 
 def test_titles_are_equal_in_spite_of_spelling() -> None:

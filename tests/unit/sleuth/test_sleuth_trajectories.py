@@ -22,6 +22,7 @@ from sleuth.types import (
     ScoredTrajectory,
     Search,
     Segment,
+    SolvedStep,
     Trajectory,
     Turn,
 )
@@ -30,8 +31,10 @@ from sleuth.types import (
 texts = st.text(alphabet=st.characters(codec=None, categories=None), max_size=12)
 floats = st.floats(allow_nan=False)
 tokens = st.lists(st.integers(0, 2**31), max_size=5).map(tuple)
+some = st.lists(texts, max_size=2).map(tuple)
+steps = st.lists(st.builds(SolvedStep, texts, texts), max_size=2).map(tuple)
 questions = st.builds(
-    Question, texts, texts, st.lists(texts, max_size=3).map(tuple), st.lists(texts, max_size=2).map(tuple), texts
+    Question, texts, texts, some, some, texts, pack=texts, gold_ids=some, alternatives=st.booleans(), steps=steps
 )
 hits = st.builds(Hit, st.builds(Passage, texts, texts, texts), floats, st.integers(1, 100))
 logprobs = st.lists(floats, max_size=5).map(tuple)
