@@ -13,12 +13,14 @@ import regex
 from sleuth.evidence import has_answer, tokens
 
 FUNCTION_WORDS = frozenset(
-    "a an the this that these those there here it its he him his she her they them their we us our you your i me my"
-    " who whom whose which what when where why how of in on at to for by with from into onto upon as than about over"
-    " under between among during before after since until within through against and or but nor if then so no not"
-    " is are was were be been being am do does did done has have had having can could will would shall should may"
-    " might must many much some any each other another such same also both either neither one all most more just"
-    " s t d".split()
+    """
+    a an the this that these those there here it its he him his she her they them their we us our you your i me my
+    who whom whose which what when where why how of in on at to for by with from into onto upon as than about over
+    under between among during before after since until within through against and or but nor if then so no not
+    is are was were be been being am do does did done has have had having can could will would shall should may
+    might must many much some any each other another such same also both either neither one all most more just
+    s t d
+    """.split()  # noqa: SIM905 (a list of words is read as words)
 )
 """English words that say nothing by themselves of what is asked for."""
 
@@ -32,11 +34,6 @@ _ABBREVIATION = re.compile(r"^(?:\W*\w|\W*(?:Mr|Mrs|Ms|Dr|St|No|Jr|Sr|vs|ca|c))\
 def content_words(text: str) -> frozenset[str]:
     """The words of ``text`` that are no function words, normalised."""
     return frozenset(_meaning(text))
-
-
-def known_words(texts: Iterable[str]) -> frozenset[str]:
-    """The content words of all ``texts``."""
-    return frozenset(word for text in texts for word in _meaning(text))
 
 
 def is_known(text: str, known: Collection[str]) -> bool:
@@ -69,7 +66,7 @@ def names(text: str) -> str:
     """What is quoted in ``text``, and its capitalised words and numbers, the first word of a sentence left out."""
     quoted = " ".join(_QUOTED.findall(text))
     words, kept = text.split(), []
-    for before, word in zip(["."] + words, words, strict=False):
+    for before, word in zip([".", *words], words, strict=False):
         core = _WORD.search(word)
         if core is None or not _meaning(core[0]):
             continue
@@ -107,15 +104,20 @@ def nearest_sentence(text: str, about: str, longest: int) -> str:
     return _shortened(best, longest)
 
 
+def spaced(text: str) -> str:
+    """The tokens of ``text`` between spaces: whatever stands in a text stands in this, as `has_answer` has it."""
+    return f" {' '.join(tokens(text))} "
+
+
 def shown_part(text: str, seen: str) -> str:
-    """As much of the start of ``text`` as stands in ``seen``, an observation that may have cut it."""
-    if has_answer(seen, [text]):
+    """As much of the start of ``text`` as stands in an observation, which may have cut it: ``seen``, `spaced`."""
+    if spaced(text) in seen:
         return text
     words = text.split()
     left, right = 0, len(words)
     while left < right:
         middle = (left + right + 1) // 2
-        if has_answer(seen, [" ".join(words[:middle])]):
+        if spaced(" ".join(words[:middle])) in seen:
             left = middle
         else:
             right = middle - 1

@@ -10,9 +10,7 @@ from sleuth.types import (
     Action,
     Explanation,
     Generation,
-    GivenUp,
     Hit,
-    Move,
     Observation,
     Passage,
     Probe,
@@ -248,17 +246,6 @@ class ToolEnvironment(Environment, Protocol):
 
     def observe_call(self, answer: ToolAnswer, room: int) -> Observation | Stop:
         """Like ``observe`` after a call."""
-        ...
-
-
-class Demonstrator(Protocol):
-    """Somebody who knows how a question is answered and plays it for a policy to imitate."""
-
-    @property
-    def question(self) -> Question: ...
-
-    def act(self, turns: Sequence[Turn]) -> Move | GivenUp:
-        """What to do after ``turns``, with what they have shown. Pure: the same turns lead to the same move."""
         ...
 
 

@@ -393,18 +393,3 @@ class Plan:
     steps: tuple[PlanStep, ...]
     think: str
     answer: str
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """What a demonstrator does in a turn, and the thought before it."""
-
-    think: str
-    action: Search | Answer
-
-
-@dataclass(frozen=True, slots=True)
-class GivenUp:
-    """A demonstrator knows no honest way to go on; ``reason`` says why in a few words, for counting."""
-
-    reason: str

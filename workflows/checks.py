@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 from rewards.scorer import make_scorer
@@ -11,6 +11,7 @@ from sleuth.errors import ConfigError, DataError, MissingExtraError
 from sleuth.layout import STAGES, RunLayout
 from sleuth.plugins import load_object
 from workflows.config import RunSettings, modes_of
+from workflows.demonstrations import check_source
 from workflows.model_checks import check_model
 from workflows.sharded import check_shardable
 from workflows.wiring import read_questions, read_source
@@ -88,13 +89,12 @@ def _check_demonstrations(settings: RunSettings, until: str) -> None:
         if until == "demonstrate":
             raise ConfigError("the config has no demonstrations section", "add demonstrations: {sources: [FILE]}")
         return
-    if settings.retriever is None:
+    sources = settings.demonstrations.sources
+    if settings.retriever is None and any(source.searches for source in sources):
         raise ConfigError("demonstrations need a retriever", "set retriever to an index")
-    from envs.plans import holds_plans
-
-    for source in _outside(settings.demonstrations.sources, settings.out):
-        if not holds_plans(source):
-            read_questions(source, 1)
+    for source in sources:
+        if settings.out not in Path(source.path).parents:
+            check_source(source)
 
 
 def _check_warmstart(settings: RunSettings, until: str) -> None:
@@ -134,11 +134,6 @@ def _check_grpo(settings: RunSettings) -> None:
             raise ConfigError(f"the {kind} environment needs a retriever", "set retriever to an index")
     for reporter in settings.grpo.report_to:
         _need(reporter, f"grpo.report_to '{reporter}'")
-
-
-def _outside(paths: list[str], out: Path) -> Iterator[str]:
-    """The paths that the run does not create itself."""
-    return (path for path in paths if out not in Path(path).parents)
 
 
 def _need(package: str, purpose: str) -> None:
