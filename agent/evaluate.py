@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from sleuth.artifacts import atomic_write
 from sleuth.errors import DataError
-from sleuth.evidence import titles_found
+from sleuth.evidence import By, golds_of
 from sleuth.failures import FailureLog, cause, scored_by
 from sleuth.layout import EvaluationLayout, write_record
 from sleuth.statistics import Interval, mean_interval
@@ -30,6 +30,9 @@ AnswerMetric = Callable[[str | None, Sequence[str]], float]
 """(prediction, accepted answers) -> value; a missing prediction is None."""
 Score = Callable[[Sequence[Trajectory]], Sequence[ScoredTrajectory]]
 """A batch at a time, so that a reward that asks a server can ask for all of it at once."""
+
+
+_Answers = Callable[[Sequence[ScoredTrajectory]], "AnswerFigures"]
 
 
 class Driver(Protocol):
@@ -57,19 +60,43 @@ class AnswerFigures:
 
 @dataclass(frozen=True, slots=True)
 class SearchFigures:
-    """Supporting titles among the hits, over the ``questions`` that name supporting titles and were scored.
+    """Gold passages, or titles, among the hits, over the ``questions`` that list some and were scored.
 
-    ``recall``: mean fraction of a question's titles that were found; ``all_found``: fraction of questions with all.
+    ``recall``: mean fraction of a question's golds that were found; ``all_found``: fraction of questions with all.
+    ``by_id``: of how many questions they are known by id, of the others by title.
     """
 
     questions: int
     recall: float | None
     all_found: float | None
+    by_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFigures:
+    """Of the questions of one kind, or of one pack and, if these are several, of each of its ``kinds``.
+
+    ``gold``: of the questions that need all their gold passages; ``alternatives``: of those that need any one.
+    """
+
+    answers: AnswerFigures
+    searches: float | None
+    gold: SearchFigures
+    alternatives: SearchFigures
+    kinds: Mapping[str, GroupFigures] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        kinds = {kind: figures.to_dict() for kind, figures in self.kinds.items()}
+        found = {"gold": asdict(self.gold), "alternatives": asdict(self.alternatives)}
+        return {**self.answers.to_dict(), "searches": self.searches, **found, **({"by_kind": kinds} if kinds else {})}
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
     """Means are over the scored trajectories; None if there are none.
+
+    ``gold``: of questions that need all their gold passages; ``alternatives``: of those that need any one of them;
+    ``supporting_titles``: as ``gold``, by title throughout.
 
     ``invalid_turns`` is a fraction of all turns, ``failed_calls`` of the ``calls`` of tools besides search. ``tokens``
     are per question, ``policy_tokens`` those sampled. ``seconds`` sums each stage over all episodes, including those
@@ -77,10 +104,12 @@ class EvaluationReport:
     """
 
     overall: AnswerFigures
-    by_kind: Mapping[str, AnswerFigures]
+    by_kind: Mapping[str, GroupFigures]
     searches: float | None
     answered: float | None
     invalid_turns: float | None
+    gold: SearchFigures
+    alternatives: SearchFigures
     supporting_titles: SearchFigures
     tokens: float | None
     policy_tokens: float | None
@@ -90,6 +119,7 @@ class EvaluationReport:
     failures: Mapping[str, int] = field(default_factory=dict)
     calls: float | None = None
     failed_calls: float | None = None
+    by_pack: Mapping[str, GroupFigures] = field(default_factory=dict)
 
     @property
     def unscored(self) -> int:
@@ -99,8 +129,12 @@ class EvaluationReport:
         """The content of ``metrics.json``; the answer metrics (em, f1, ...) come first."""
         rest = asdict(self)
         del rest["overall"]
-        by_kind = {kind: figures.to_dict() for kind, figures in self.by_kind.items()}
-        return {**self.overall.to_dict(), "unscored": self.unscored, **rest, "by_kind": by_kind}
+        recalls = {"gold_recall": self.gold.recall, "alternatives_recall": self.alternatives.recall}
+        groups = {
+            name: {group: figures.to_dict() for group, figures in found.items()}
+            for name, found in (("by_kind", self.by_kind), ("by_pack", self.by_pack))
+        }
+        return {**self.overall.to_dict(), "unscored": self.unscored, **recalls, **rest, **groups}
 
 
 def evaluate(
@@ -160,22 +194,29 @@ def summarise(
     rows: Sequence[ScoredTrajectory], metrics: Mapping[str, AnswerMetric], resamples: int = 10_000
 ) -> EvaluationReport:
     """The report on played trajectories, one per question; ``resamples`` are the bootstrap's."""
+    return report_on(rows, lambda some: _answer_figures(some, metrics, resamples))
+
+
+def report_on(rows: Sequence[ScoredTrajectory], answers: _Answers) -> EvaluationReport:
+    """The report on played trajectories; ``answers`` gives the answer metrics of some of them."""
     scored = [row for row in rows if row.trajectory.scorable]
     played = [row.trajectory for row in scored]
     turns = [turn for trajectory in played for turn in trajectory.turns]
-    kinds: dict[str, list[ScoredTrajectory]] = defaultdict(list)
-    for row in rows:
-        kinds[row.trajectory.question.kind].append(row)
+    by_kind = _by(lambda question: question.kind, rows, answers)
+    by_pack = _by(lambda question: question.pack, rows, answers)
     seconds: Counter[str] = Counter()
     for row in rows:
         seconds.update(row.trajectory.timings)
     return EvaluationReport(
-        overall=_answer_figures(rows, metrics, resamples),
-        by_kind={kind: _answer_figures(kinds[kind], metrics, resamples) for kind in sorted(kinds) if kind},
+        overall=answers(rows),
+        by_kind={kind: figures for kind, (figures, _) in by_kind.items()},
+        by_pack={pack: _with_kinds(figures, some, answers) for pack, (figures, some) in by_pack.items()},
         searches=_mean(len(t.queries) for t in played),
         answered=_mean(t.answer is not None for t in played),
         invalid_turns=_mean(isinstance(turn.action, Invalid) for turn in turns),
-        supporting_titles=_search_figures(played),
+        gold=_search_figures(played, "auto", alternatives=False),
+        alternatives=_search_figures(played, "auto", alternatives=True),
+        supporting_titles=_search_figures(played, "title", alternatives=False),
         tokens=_mean(len(t.token_ids) for t in played),
         policy_tokens=_mean(sum(t.policy_mask) for t in played),
         reward=_mean(row.reward for row in scored if row.reward is not None),
@@ -243,10 +284,39 @@ def _answer_figures(
     )
 
 
-def _search_figures(played: Sequence[Trajectory]) -> SearchFigures:
-    titles = [titles_found(trajectory.question, trajectory.hits) for trajectory in played]
-    recalls = [found / wanted for found, wanted in titles if wanted]
-    return SearchFigures(len(recalls), _mean(recalls), _mean(recall == 1.0 for recall in recalls))
+def _by(
+    group: Callable[[Question], str], rows: Sequence[ScoredTrajectory], answers: _Answers
+) -> dict[str, tuple[GroupFigures, list[ScoredTrajectory]]]:
+    """The figures and the rows of every group of questions that has a name, in order of name."""
+    groups: dict[str, list[ScoredTrajectory]] = defaultdict(list)
+    for row in rows:
+        groups[group(row.trajectory.question)].append(row)
+    return {name: (_group_figures(groups[name], answers), groups[name]) for name in sorted(groups) if name}
+
+
+def _with_kinds(figures: GroupFigures, rows: Sequence[ScoredTrajectory], answers: _Answers) -> GroupFigures:
+    kinds = _by(lambda question: question.kind, rows, answers)
+    return replace(figures, kinds={kind: of for kind, (of, _) in kinds.items()}) if len(kinds) > 1 else figures
+
+
+def _group_figures(rows: Sequence[ScoredTrajectory], answers: _Answers) -> GroupFigures:
+    played = [row.trajectory for row in rows if row.trajectory.scorable]
+    return GroupFigures(
+        answers=answers(rows),
+        searches=_mean(len(t.queries) for t in played),
+        gold=_search_figures(played, "auto", alternatives=False),
+        alternatives=_search_figures(played, "auto", alternatives=True),
+    )
+
+
+def _search_figures(played: Sequence[Trajectory], by: By, *, alternatives: bool) -> SearchFigures:
+    """Over the questions whose golds are ``alternatives``, or over the others: means of both together say little."""
+    of_sort = [trajectory for trajectory in played if trajectory.question.alternatives is alternatives]
+    golds = [(golds_of(t.question, by), t) for t in of_sort]
+    listed = [(gold, gold.found(t.hits)) for gold, t in golds if gold]
+    recalls = [found / wanted for _, (found, wanted) in listed]
+    by_id = sum(gold.by_id for gold, _ in listed)
+    return SearchFigures(len(recalls), _mean(recalls), _mean(recall == 1.0 for recall in recalls), by_id)
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -2,8 +2,8 @@
 
 Every passage found by a search is labelled:
 
-- *positive*: its title is among the question's supporting titles or, in a rewarded trajectory, its text contains an
-  accepted answer (yes and no do not count: they occur in too many texts);
+- *positive*: it is a gold passage of the question, by id or by title, or, in a rewarded trajectory, its text contains
+  an accepted answer (yes and no do not count: they occur in too many texts);
 - *left out*: it contains an accepted answer, but only in its title or in a trajectory that was not rewarded, so its
   relevance is unknown;
 - *negative*: any other passage.
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sleuth.evidence import contains_answer, mentions_answer, normalise_title, supporting_titles
+from sleuth.evidence import contains_answer, golds_of, mentions_answer
 from sleuth.types import Passage, Question, ScoredTrajectory
 
 Mark = Literal["positive", "negative", "unknown"]
@@ -77,7 +77,7 @@ def asked_queries(trajectories: Iterable[ScoredTrajectory], rewarded_from: float
 
 def judge(question: Question, passage: Passage, *, rewarded: bool) -> Mark:
     """The label of a found passage, by the rules above."""
-    if normalise_title(passage.title) in supporting_titles(question):
+    if golds_of(question).of(passage) is not None:
         return "positive"
     if rewarded and contains_answer(passage, question.answers):
         return "positive"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
-from agent.evaluate import AnswerFigures, AnswerMetric, EvaluationReport, summarise
+from agent.evaluate import AnswerFigures, AnswerMetric, EvaluationReport, report_on
 from sleuth.statistics import mean_interval
 from sleuth.types import ScoredTrajectory, Trajectory
 
@@ -28,20 +27,17 @@ def sampled_report(
     are not independent. Unscored samples are ignored.
     """
     k = len(samples)
-    rows = [row for sample in samples for row in sample]
-    by_question: dict[str, list[Trajectory]] = defaultdict(list)
-    for row in rows:
-        by_question[row.trajectory.question.id].append(row.trajectory)
-    groups = list(by_question.values())
     wanted = _with_votes(metrics, normalise, k)
-    kinds = sorted({group[0].question.kind for group in groups} - {""})
-    return replace(
-        summarise(rows, {}, resamples=1),
-        overall=_figures(groups, wanted, resamples),
-        by_kind={
-            kind: _figures([g for g in groups if g[0].question.kind == kind], wanted, resamples) for kind in kinds
-        },
-    )
+    rows = [row for sample in samples for row in sample]
+    return report_on(rows, lambda some: _figures(_by_question(some), wanted, resamples))
+
+
+def _by_question(rows: Sequence[ScoredTrajectory]) -> list[list[Trajectory]]:
+    """The samples of each question."""
+    groups: dict[str, list[Trajectory]] = defaultdict(list)
+    for row in rows:
+        groups[row.trajectory.question.id].append(row.trajectory)
+    return list(groups.values())
 
 
 def majority(answers: Answers, normalise: Callable[[str], str]) -> str | None:

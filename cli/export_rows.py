@@ -19,7 +19,8 @@ def export_rows(
 ) -> None:
     """Write a row for every query that the agent asked, with its positive and negative passages.
 
-    A hit is positive if the question lists its title as supporting, or if it has the answer in a rewarded trajectory.
+    A hit is positive if it is a gold passage of the question, by id or, where the question lists none, by title, or if
+    it has the answer in a rewarded trajectory.
     """
     from agent.retriever_rows import asked_queries
     from sleuth.artifacts import atomic_write

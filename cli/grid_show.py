@@ -23,7 +23,7 @@ def print_table(rows: Sequence[CellFigures], comparisons: Sequence[CellFigures],
     for name in ("data", "policy", "mode", "retriever"):
         table.add_column(name, overflow="fold")
     columns = ["n", "EM [95 %]", "F1 [95 %]", *extra, *(["judge"] if judged else [])]
-    columns += ["titles found", "searches", "tokens", "seconds", "EM against the first"]
+    columns += ["gold found", "searches", "tokens", "seconds", "EM against the first"]
     for name in columns:
         table.add_column(name, justify="right")
     for row in rows:
@@ -37,7 +37,7 @@ def print_table(rows: Sequence[CellFigures], comparisons: Sequence[CellFigures],
         if judged:
             values.append(_number((row.get("judge") or {}).get("right")))
         values += [
-            _titles(row),
+            _gold(row),
             _number(row["searches"]),
             _number(row["tokens"]),
             f"{sum(row['seconds'].values()):.1f}",
@@ -54,9 +54,10 @@ def print_table(rows: Sequence[CellFigures], comparisons: Sequence[CellFigures],
     unscored = sum(row["unscored"] for row in rows)
     if unscored:
         console.print(f"[yellow]warning:[/] {unscored} questions could not be scored; --resume retries them.")
-    kinds = sorted({kind for row in rows for kind in row["by_kind"]})
-    if kinds:
-        wide.print(_by_kind(rows, kinds))
+    for name in ("pack", "kind"):
+        groups = sorted({group for row in rows for group in row[f"by_{name}"]})
+        if groups:
+            wide.print(_by_group(rows, name, groups))
 
 
 def chart(rows: Sequence[CellFigures], path: Path) -> None:
@@ -76,14 +77,17 @@ def chart(rows: Sequence[CellFigures], path: Path) -> None:
         draw_bars(bars, path, y_label="exact match, 95 % intervals")
 
 
-def _by_kind(rows: Sequence[CellFigures], kinds: Sequence[str]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", title="EM by kind of question", title_justify="left")
+def _by_group(rows: Sequence[CellFigures], name: str, groups: Sequence[str]) -> Table:
+    """EM by pack or by kind of question."""
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", title=f"EM by {name} of question", title_justify="left"
+    )
     table.add_column("cell", overflow="fold")
-    for kind in kinds:
-        table.add_column(Text(kind), justify="right")
+    for group in groups:
+        table.add_column(Text(group), justify="right")
     for row in rows:
-        found = (row["by_kind"].get(kind) for kind in kinds)
-        table.add_row(Text(str(row["folder"])), *(_of_kind(figures) for figures in found))
+        found = (row[f"by_{name}"].get(group) for group in groups)
+        table.add_row(Text(str(row["folder"])), *(_of_group(figures) for figures in found))
     return table
 
 
@@ -97,11 +101,11 @@ def _against(row: CellFigures, rows: Sequence[CellFigures], comparisons: Sequenc
     return f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}] p={found['p_value']:.3f}"
 
 
-def _titles(row: CellFigures) -> str:
-    titles = row["supporting_titles"]
-    if titles["recall"] is None or row["mode"] in ("direct", "cot"):
-        return "-"
-    return f"{titles['recall']:.3f} ({titles['questions']})"
+def _gold(row: CellFigures) -> str:
+    """The share of gold passages found and of how many questions; apart, those of which any gold passage will do."""
+    parts = [("", row["gold"]), ("any ", row["alternatives"])]
+    found = [f"{any_}{part['recall']:.3f} ({part['questions']})" for any_, part in parts if part["recall"] is not None]
+    return "-" if not found or row["mode"] in ("direct", "cot") else ", ".join(found)
 
 
 def _interval(row: CellFigures, name: str) -> str:
@@ -111,8 +115,8 @@ def _interval(row: CellFigures, name: str) -> str:
     return f"{row[name]:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _of_kind(figures: Mapping[str, Any] | None) -> str:
-    """EM over the questions of a kind that could be scored, and their number."""
+def _of_group(figures: Mapping[str, Any] | None) -> str:
+    """EM over the questions of a group that could be scored, and their number."""
     if figures is None or figures["em"] is None:
         return "-"
     return f"{figures['em']:.3f} ({figures['scored']})"

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cli.console import called, plain
+from sleuth.evidence import Golds, golds_of
 from sleuth.types import Answer, Call, Hit, Invalid, Origin, ScoredTrajectory, Source, Trajectory, Turn
 
 _STYLES: dict[Source, str] = {"prompt": "dim", "policy": "bold green", "environment": "blue"}
@@ -22,13 +23,16 @@ def show_turns(row: ScoredTrajectory, console: Console) -> None:
     _field(console, "accepted", " | ".join(question.answers))
     if question.supporting_titles:
         _field(console, "supporting", " | ".join(question.supporting_titles))
+    if question.gold_ids:
+        _field(console, "gold", " | ".join(question.gold_ids) + (", any of them" if question.alternatives else ""))
+    golds = golds_of(question)
     for hit in trajectory.given:
-        _hit(console, "given", hit)
+        _hit(console, "given", hit, golds)
     lengths: dict[Source, int] = {"prompt": 0, "policy": 0, "environment": 0}
     for segment in trajectory.segments:
         lengths[segment.source] += len(segment.token_ids)
     for number, turn in enumerate(trajectory.turns, start=1):
-        _turn(console, number, turn)
+        _turn(console, number, turn, golds)
         _earned(console, row, number - 1)
     console.print()
     _field(console, "ended by", trajectory.stop)
@@ -91,14 +95,14 @@ def _earned(console: Console, row: ScoredTrajectory, turn: int) -> None:
         _field(console, "  credit", ", ".join(said))
 
 
-def _turn(console: Console, number: int, turn: Turn) -> None:
+def _turn(console: Console, number: int, turn: Turn, golds: Golds) -> None:
     console.print()
     _block(console, f"turn {number}", turn.text, "policy")
     action = turn.action
     for query, hits in turn.found:
         _field(console, "  search", query)
         for hit in hits:
-            _hit(console, "  hit", hit)
+            _hit(console, "  hit", hit, golds)
     if isinstance(action, Call):
         _field(console, "  call", called(action))
     elif isinstance(action, Answer):
@@ -111,8 +115,9 @@ def _turn(console: Console, number: int, turn: Turn) -> None:
         _block(console, "inserted", turn.observation, "environment")
 
 
-def _hit(console: Console, label: str, hit: Hit) -> None:
-    _field(console, f"{label} {hit.rank}", f"{hit.score:.3f}  {hit.passage.title}  [{hit.passage.id}]")
+def _hit(console: Console, label: str, hit: Hit, golds: Golds) -> None:
+    mark = "" if golds.of(hit.passage) is None else "  gold"
+    _field(console, f"{label} {hit.rank}", f"{hit.score:.3f}  {hit.passage.title}  [{hit.passage.id}]{mark}")
 
 
 def _block(console: Console, label: str, text: str, source: Source) -> None:

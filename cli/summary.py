@@ -41,7 +41,11 @@ def print_summary(out: Path) -> None:
         chain = hop_figures(figures["by_kind"])
         if chain:
             console.print(f"  one to three hops  EM {chain[0]:.3f}  n {chain[1]}", highlight=False)
-        kinds = {kind: by["em"] for kind, by in figures["by_kind"].items() if by["em"] is not None}
+        found = {"gold found": figures.get("gold_recall"), "any gold": figures.get("alternatives_recall")}
+        if shares := [f"{name} {_fixed(value)}" for name, value in found.items() if value is not None]:
+            console.print("  " + "  ".join(shares), highlight=False)
+        groups = figures.get("by_pack") or figures["by_kind"]
+        kinds = {kind: by["em"] for kind, by in groups.items() if by["em"] is not None}
         console.print("  " + "  ".join(f"{kind} {em:.3f}" for kind, em in sorted(kinds.items())), highlight=False)
     if said := explained("95 % intervals", methods):
         console.print(said, highlight=False, soft_wrap=True)

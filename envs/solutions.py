@@ -49,15 +49,20 @@ class Solution:
         return "comparison" in self.question.kind
 
 
-def read_solutions(source: str | Path, limit: int | None = None, *, any_passage: bool = False) -> list[Solution]:
+def read_solutions(
+    source: str | Path, limit: int | None = None, *, any_passage: bool = False, by_title: bool = False
+) -> list[Solution]:
     """A solution for each question of a HotpotQA, 2WikiMultihopQA, MuSiQue or FlashRAG file that names its gold
     passages.
 
-    ``any_passage``: whatever passage has a value that is looked for will do, so that questions without golds have a
-    solution too, one search. Raises DataError if there is none.
+    ``by_title``: they are known by their titles even where their ids are given. ``any_passage``: whatever passage has
+    a value that is looked for will do, so that questions without golds have a solution too, one search. Raises
+    DataError if there is none.
     """
     rows = read_rows(source, limit)
     questions = questions_from_rows(rows, name_of(source), file=str(source))
+    if by_title:
+        questions = [replace(question, gold_ids=()) for question in questions]
     solutions = [_solution(row, question) for row, question in zip(rows, questions, strict=True)]
     if any_passage:
         return [s if not s.in_order else replace(s, needs=tuple(map(_anywhere, s.needs))) for s in solutions]

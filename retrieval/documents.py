@@ -6,7 +6,8 @@ in Wikipedia by 100 words, with one title; without titles, ids such as ``d7#0``,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 from sleuth.protocols import Documents, Retriever
 from sleuth.types import Passage
@@ -19,6 +20,17 @@ def documents_of(retriever: Retriever | None) -> Documents | None:
     """What reads the documents of ``retriever``'s passages; None if it cannot, such as a service elsewhere."""
     found = getattr(retriever, "documents", None)
     return found if isinstance(found, Documents) else None
+
+
+@runtime_checkable
+class _ById(Protocol):
+    def get_many(self, identifiers: Sequence[str]) -> list[Passage | None]: ...
+
+
+def find_passages(retriever: Retriever | None, identifiers: Sequence[str]) -> list[Passage | None] | None:
+    """The passages with these ids, None where there is none; None as a whole if ``retriever`` cannot look them up."""
+    documents = documents_of(retriever)
+    return documents.get_many(identifiers) if isinstance(documents, _ById) else None
 
 
 def document_around(read: Callable[[int], Passage], ordinal: int, count: int) -> list[Passage]:

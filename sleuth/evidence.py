@@ -1,8 +1,10 @@
-"""Whether a passage is evidence for a question's answer, by its title or by the answer occurring in its text.
+"""Whether a passage is evidence for a question's answer: by its id, its title, or the answer occurring in its text.
 
 Rewards, evaluation, training rows, mining and reports all use these rules:
 
-- a title is supporting if the question lists it, compared after normalisation (`normalise_title`);
+- a passage is gold if the question lists its id or, for a window, that of its passage (`parent_id`). Titles decide
+  only where a question lists no ids: several passages may have one title. They are compared after normalisation
+  (`normalise_title`);
 - a passage *contains* an answer if its text does. Its title does not count, because a query that guesses the answer
   finds the passage with that title whatever its text says. A passage *mentions* an answer if its title or text
   contains it, which is enough to doubt that the passage is a negative;
@@ -12,8 +14,9 @@ Rewards, evaluation, training rows, mining and reports all use these rules:
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import regex
 
@@ -24,11 +27,42 @@ _WINDOW = "::w"
 _VERDICTS = frozenset({"yes", "no", "true", "false", "noanswer"})
 
 
-class TitlesFound(NamedTuple):
-    """How many of a question's supporting titles are among the hits, and how many it lists."""
+By = Literal["auto", "id", "title"]
+"""By what gold passages are known; ``auto``: by id where a question lists ids, else by title."""
+
+
+class Found(NamedTuple):
+    """How many of a question's gold passages, or titles, are among the hits, and how many it needs."""
 
     found: int
     wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Golds:
+    """What a question needs to find. ``names``: id or normalised title -> what it stands for.
+
+    Alternatives all stand for the same. ``by_id``: whether the names are ids.
+    """
+
+    names: Mapping[str, str]
+    by_id: bool
+
+    def __bool__(self) -> bool:
+        return bool(self.names)
+
+    def of(self, passage: Passage) -> str | None:
+        """What ``passage`` stands for; None if it is no gold passage."""
+        if not self.by_id:
+            return self.names.get(normalise_title(passage.title))
+        return self.names.get(passage.id) or self.names.get(parent_id(passage.id))
+
+    def among(self, hits: Iterable[Hit]) -> set[str]:
+        """What is needed and was found."""
+        return {gold for hit in hits if (gold := self.of(hit.passage)) is not None}
+
+    def found(self, hits: Iterable[Hit]) -> Found:
+        return Found(len(self.among(hits)), len(set(self.names.values())))
 
 
 def tokens(text: str) -> list[str]:
@@ -69,9 +103,12 @@ def normalise_title(title: str) -> str:
     return " ".join(unicodedata.normalize("NFC", title).casefold().replace("_", " ").split())
 
 
-def supporting_titles(question: Question) -> set[str]:
-    """The normalised titles that ``question`` lists as supporting."""
-    return set(map(normalise_title, question.supporting_titles))
+def golds_of(question: Question, by: By = "auto") -> Golds:
+    """What ``question`` needs to find; false if it does not say."""
+    by_id = by == "id" or (by == "auto" and bool(question.gold_ids))
+    names = question.gold_ids if by_id else tuple(map(normalise_title, question.supporting_titles))
+    one = names[0] if names and question.alternatives else None
+    return Golds({name: one or name for name in names}, by_id)
 
 
 def window_id(parent: str, number: int) -> str:
@@ -88,10 +125,9 @@ def parent_id(identity: str) -> str:
     return parent if mark and parent and number.isascii() and number.isdecimal() else identity
 
 
-def titles_found(question: Question, hits: Iterable[Hit]) -> TitlesFound:
+def titles_found(question: Question, hits: Iterable[Hit]) -> Found:
     """How many of the supporting titles of ``question`` are among ``hits``."""
-    wanted = supporting_titles(question)
-    return TitlesFound(len(wanted & {normalise_title(hit.passage.title) for hit in hits}), len(wanted))
+    return golds_of(question, "title").found(hits)
 
 
 def _informs(answer: str) -> bool:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Collection
 from pathlib import Path
 
+from agent.demonstration_config import DemonstrationSource
 from rewards.scorer import make_scorer
 from sleuth.errors import ConfigError, DataError, MissingExtraError
 from sleuth.layout import STAGES, RunLayout
+from sleuth.leaks import Leaks
 from sleuth.plugins import load_object
+from sleuth.rows import read_rows
 from workflows.config import RunSettings, modes_of
-from workflows.demonstrations import check_source
 from workflows.model_checks import check_model
 from workflows.sharded import check_shardable
-from workflows.wiring import read_questions, read_source
+from workflows.wiring import read_questions, read_source, read_training
+
+log = logging.getLogger("sleuth.run")
 
 
 def check_inputs(settings: RunSettings, until: str, done: Collection[str] = ()) -> None:
@@ -27,7 +32,7 @@ def check_inputs(settings: RunSettings, until: str, done: Collection[str] = ()) 
     check_model(settings, reached, begun=bool(done))
     _check_environment(settings)
     make_scorer(settings.rewards)
-    _check_questions(settings)
+    _check_questions(settings, training="grpo" in reached and settings.grpo is not None)
     if settings.retriever is not None:
         settings.retriever.check_files(settings.out)
         if settings.cluster is not None and settings.cluster.index_shards > 1:
@@ -72,16 +77,32 @@ def _check_environment(settings: RunSettings) -> None:
         )
 
 
-def _check_questions(settings: RunSettings) -> None:
+def _check_questions(settings: RunSettings, *, training: bool) -> None:
+    """Read every file that the run does not make itself; before ``training`` say how many questions leak."""
+
     def is_there(path: str) -> bool:
         return settings.world is None or settings.out not in Path(path).parents
 
-    for source in settings.data.train:
+    data = settings.data
+    measured = [path for path in (data.dev, data.test) if path is not None]
+    for path in filter(is_there, measured):
+        read_questions(path)
+    if training and all(map(is_there, (*measured, *(source.path for source in data.train)))):
+        say_leaks(read_training(data)[1], "training questions")
+        return
+    for source in data.train:
         if is_there(source.path):
             read_source(source)
-    for path in (settings.data.dev, settings.data.test):
-        if path is not None and is_there(path):
-            read_questions(path)
+
+
+def say_leaks(leaks: Leaks, what: str) -> None:
+    """One line on what was dropped; none if nothing was."""
+    if leaks.count:
+        log.info(
+            "%s of %s %s are dropped: they share a gold passage (%s) or a gold title alone (%s) with a question of"
+            " data.dev or data.test; data.leaks=keep keeps them",
+            *(f"{leaks.count:,}", f"{leaks.of:,}", what, f"{leaks.by_passage:,}", f"{leaks.by_title:,}"),
+        )
 
 
 def _check_demonstrations(settings: RunSettings, until: str) -> None:
@@ -94,7 +115,22 @@ def _check_demonstrations(settings: RunSettings, until: str) -> None:
         raise ConfigError("demonstrations need a retriever", "set retriever to an index")
     for source in sources:
         if settings.out not in Path(source.path).parents:
-            check_source(source)
+            _check_source(source)
+
+
+def _check_source(source: DemonstrationSource) -> None:
+    """Whether the first row of a source is what its kind reads."""
+    from envs.plans import holds_plans
+    from envs.questions import questions_from_rows
+    from envs.recordings import holds_recordings, read_recordings
+
+    if source.kind == "runs":
+        read_recordings(source.path, 1)
+    elif not holds_plans(source.path):
+        rows = read_rows(source.path, 1)
+        if holds_recordings(rows[0]):
+            raise DataError(f"{source.path} has runs of a policy, not questions", "name it as {kind: runs, path: ...}")
+        questions_from_rows(rows, source.path)
 
 
 def _check_warmstart(settings: RunSettings, until: str) -> None:
@@ -105,6 +141,14 @@ def _check_warmstart(settings: RunSettings, until: str) -> None:
     trajectories = settings.warmstart.trajectories
     if trajectories is not None and not trajectories.exists() and settings.out not in trajectories.parents:
         raise DataError(f"no file {trajectories}", "warmstart.trajectories is what sleuth demonstrate writes")
+    if trajectories is not None and trajectories.suffix == ".jsonl" and trajectories.exists():
+        from envs.recordings import holds_recordings
+
+        if holds_recordings(read_rows(trajectories, 1)[0]):
+            raise DataError(
+                f"{trajectories} has runs of others, not trajectories of ours",
+                "name it in demonstrations.sources as {kind: runs, path: ...}",
+            )
     made = settings.demonstrations is not None or RunLayout(settings.out).demonstrations.exists()
     if trajectories is None and not made:
         raise ConfigError(

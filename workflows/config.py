@@ -22,6 +22,8 @@ from retrieval.config import AnyRetriever
 from rewards.config import AnyReward, RewardSettings
 from sleuth.settings import Settings, apply_override, change_strings, read_layers, validate
 
+Gold = Literal["id", "title"]
+
 
 class SourceSettings(Settings):
     """A file of training questions and its weight in the mixture; ``kinds`` keeps only questions of these kinds."""
@@ -33,11 +35,18 @@ class SourceSettings(Settings):
 
 
 class DataSettings(Settings):
-    """Question files: for training, for choosing a checkpoint, and for the reported metrics."""
+    """Question files: for training, for choosing a checkpoint, and for the reported metrics.
+
+    ``leaks``: training questions, and demonstrations, that share a gold passage or a gold title with any question of
+    ``dev`` or ``test`` are dropped, or kept. ``gold``: gold passages are known by id where questions list ids, or by
+    title throughout, as for a corpus with other ids.
+    """
 
     train: list[SourceSettings] = Field(default_factory=list)
     dev: str | None = None
     test: str | None = None
+    leaks: Literal["drop", "keep"] = "drop"
+    gold: Gold = "id"
 
 
 class RunSettings(Settings):

@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from agent.demonstration_config import DemonstrationSource, QuestionSource, RunSource
+from agent.demonstration_config import QuestionSource, RunSource
 from sleuth.artifacts import atomic_write
 from sleuth.errors import DataError
+from sleuth.leaks import without_leaks
 from sleuth.progress import plain_progress
 from sleuth.types import Question, ScoredTrajectory, Trajectory
+from workflows.checks import say_leaks
 from workflows.context import StageContext
+from workflows.golds import check_golds
+from workflows.wiring import held_out
 
 if TYPE_CHECKING:
     from agent.codec import HFCodec
@@ -37,6 +41,7 @@ class Tally:
     played: Counter[str] = field(default_factory=Counter)
     kept: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    leaks: int = 0
 
     def add(self, kind: str, why: str) -> None:
         self.played[kind] += 1
@@ -57,7 +62,13 @@ class Tally:
     def info(self) -> dict[str, Any]:
         kinds = {kind: {"played": n, "kept": self.kept[kind]} for kind, n in sorted(self.played.items())}
         played, kept = self.played.total(), self.kept.total()
-        return {"played": played, "kept": kept, "kinds": kinds, "dropped": dict(self.dropped.most_common())}
+        return {
+            "played": played,
+            "kept": kept,
+            "kinds": kinds,
+            "dropped": dict(self.dropped.most_common()),
+            "leaks": self.leaks,
+        }
 
 
 def make_demonstrations(run: StageContext) -> dict[str, Any] | None:
@@ -77,7 +88,7 @@ def make_demonstrations(run: StageContext) -> dict[str, Any] | None:
         room = None if settings.limit is None else settings.limit - tally.played.total()
         if room == 0:
             break
-        for kind, played in _PLAY[source.kind](run, codec, source, room):
+        for kind, played in _PLAY[source.kind](run, codec, source, room, tally):
             tally.add(kind, played if isinstance(played, str) else played.dropped)
             if not isinstance(played, str) and not played.dropped:
                 lines.append(to_line(ScoredTrajectory(played.trajectory, None)))
@@ -93,48 +104,45 @@ def make_demonstrations(run: StageContext) -> dict[str, Any] | None:
     return tally.info()
 
 
-def check_source(source: DemonstrationSource) -> None:
-    """Raise DataError if the first row of a source is not what its kind reads."""
-    from envs.plans import holds_plans
-    from envs.questions import questions_from_rows
-    from envs.recordings import holds_recordings, read_recordings
-    from sleuth.rows import read_rows
-
-    if isinstance(source, RunSource):
-        read_recordings(source.path, 1)
-    elif not holds_plans(source.path):
-        rows = read_rows(source.path, 1)
-        if holds_recordings(rows[0]):
-            raise DataError(f"{source.path} has runs of a policy, not questions", "name it as {kind: runs, path: ...}")
-        questions_from_rows(rows, source.path)
-
-
 Outcome = tuple[str, "Played | str"]
 """The kind of a question, and its demonstration, or why there is none."""
 
 
-def _play_questions(run: StageContext, codec: HFCodec, source: QuestionSource, room: int | None) -> list[Outcome]:
+def _play_questions(
+    run: StageContext, codec: HFCodec, source: QuestionSource, room: int | None, tally: Tally
+) -> list[Outcome]:
     from agent.demonstrate import why_dropped
     from envs.lazy import kind_of, with_lazy_share
     from envs.plans import Reciter
 
-    settings = run.settings.demonstrations
+    settings, data = run.settings.demonstrations, run.settings.data
     assert settings is not None
-    chosen = [one for one in _demonstrators(run, source, codec.reserved) if _wanted(source, one.question)]
+    held = held_out(data)
+    read = _demonstrators(run, source, codec.reserved, bool(held))
+    wanted = [one for one in read if _wanted(source, one.question)]
+    chosen, leaks = without_leaks(wanted, held, lambda one: one.question)
+    say_leaks(leaks, f"demonstrations from {source.path}")
+    tally.leaks += leaks.count
     if not chosen:
-        raise DataError(f"{source.path} has no question of the kinds and answers that the source asks for")
+        why = "shares no gold passage or title with data.dev or data.test" if wanted else "is of the kinds asked for"
+        raise DataError(f"no question of {source.path} {why}", "name another source of demonstrations")
     chosen = chosen[: source.limit][:room]
+    retriever = run.open_retriever()
+    assert retriever is not None
+    if run.settings.retriever and source.path not in {data.dev, data.test, *(train.path for train in data.train)}:
+        check_golds([one.question for one in chosen], retriever, run.settings.retriever.name)
     played_by = with_lazy_share(chosen, settings.lazy, run.settings.seed, settings.lazy_kinds)
     if settings.lazy:
         log.info("%s", _lazy_line(chosen, played_by))
     titles = settings.require_titles and isinstance(played_by[0], Reciter)  # a searcher sees to it itself
-    found = _play(run, codec, played_by, run.open_retriever(), partial(why_dropped, require_titles=titles))
+    found = _play(run, codec, played_by, retriever, partial(why_dropped, require_titles=titles))
     return [(kind_of(played.trajectory.question), played) for played in found]
 
 
 def _demonstrators(
-    run: StageContext, source: QuestionSource, reserved: frozenset[str]
+    run: StageContext, source: QuestionSource, reserved: frozenset[str], whole: bool
 ) -> Sequence[Reciter] | Sequence[Searcher]:
+    """Those of a source; ``whole``: also beyond its limit, since some may be left out."""
     from envs.plans import Reciter, holds_plans, neutralised, read_plans
     from envs.searcher import Searcher
     from envs.solutions import read_solutions
@@ -142,9 +150,10 @@ def _demonstrators(
     assert run.settings.demonstrations is not None
     if holds_plans(source.path):
         return [Reciter(neutralised(plan, reserved)) for plan in read_plans(source.path)]
-    whole = source.limit if source.kinds is None and source.max_answer_words is None else None
-    free = not run.settings.demonstrations.require_titles
-    return [Searcher(s, reserved=reserved) for s in read_solutions(source.path, whole, any_passage=free)]
+    limit = None if whole or source.kinds or source.max_answer_words else source.limit
+    free, by_title = not run.settings.demonstrations.require_titles, run.settings.data.gold == "title"
+    solutions = read_solutions(source.path, limit, any_passage=free, by_title=by_title)
+    return [Searcher(solution, reserved=reserved) for solution in solutions]
 
 
 def _wanted(source: QuestionSource, question: Question) -> bool:
@@ -153,7 +162,7 @@ def _wanted(source: QuestionSource, question: Question) -> bool:
 
 
 def _lazy_line(before: Sequence[Any], after: Sequence[Any]) -> str:
-    """``lazy: two_hop 610 of 1,000; none of one_hop (1 step), 1,500 questions``."""
+    """``lazy: two_hop 610 of 1,000; all whole: one_hop (1,500)``."""
     from envs.lazy import lazy_counts
 
     counts = lazy_counts(before, after)
@@ -162,7 +171,7 @@ def _lazy_line(before: Sequence[Any], after: Sequence[Any]) -> str:
     return f"lazy: {', '.join(some) or 'none'}" + (f"; all whole: {', '.join(none)}" if none else "")
 
 
-def _play_runs(run: StageContext, codec: HFCodec, source: RunSource, room: int | None) -> list[Outcome]:
+def _play_runs(run: StageContext, codec: HFCodec, source: RunSource, room: int | None, _tally: Tally) -> list[Outcome]:
     """Runs with their own observations are played one by one, each with what it has seen; else all together."""
     from agent.demonstrate import Recorded, answer_was_found
     from envs.lazy import kind_of
@@ -182,8 +191,11 @@ def _play_runs(run: StageContext, codec: HFCodec, source: RunSource, room: int |
     if source.replay:
         played = _play(run, codec, reciters, run.open_retriever(), why)
     else:
-        alone = zip(reciters, usable, strict=True)
-        played = [_play(run, codec, [one], Recorded(past.observations), why)[0] for one, past in alone]
+        played = []
+        with plain_progress(f"runs of {source.path}", log.info) as told:
+            for one, past in zip(reciters, usable, strict=True):
+                played += _play(run, codec, [one], Recorded(past.observations), why)
+                told(len(played), len(usable))
     where = "in what this retriever finds" if source.replay else "in what they have seen"
     count = sum(found.values())
     log.info("%s: %d right runs that searched, %d with the answer %s", source.path, len(usable), count, where)

@@ -25,7 +25,7 @@ def learn(run: StageContext, make_source: MakeSource | None) -> GrpoOutcome:
 
     settings = run.settings
     assert settings.grpo is not None
-    dev = read_questions(settings.data.dev or "", settings.grpo.eval_limit)
+    dev = read_questions(settings.data.dev or "", settings.grpo.eval_limit, settings.data.gold)
     retriever = None if make_source else run.open_retriever()
     newest = run.layout.newest_checkpoint() if run.resume else None
     sink = make_sink(settings, keep_to=checkpoint_step(newest) if newest else -1)
@@ -35,7 +35,7 @@ def learn(run: StageContext, make_source: MakeSource | None) -> GrpoOutcome:
             settings=settings.grpo,
             policy=settings.policy,
             model_name=run.policy_after("warmstart"),
-            data=load_training_data(settings.data.train),
+            data=load_training_data(settings.data),
             scorer=scorer,
             make_driver=lambda policy, codec: make_driver(policy, codec, settings.environment, retriever),
             evaluate=_dev_evaluation(run, dev, scorer),
@@ -50,7 +50,7 @@ def learn(run: StageContext, make_source: MakeSource | None) -> GrpoOutcome:
 
 
 def _dev_evaluation(run: StageContext, dev: Sequence[Question], scorer: Scorer) -> Callable[[Any], dict[str, float]]:
-    """Greedy metrics on the dev questions: EM and F1, EM by kind, and how many were scored, if not all.
+    """Greedy metrics on the dev questions: EM, F1, gold found, EM by pack or else by kind, how many were scored.
 
     Every evaluation keeps its trajectories. Several training processes each play their part of a batch, so the batch
     has as many times the questions; the first, whose figures count, scores them all, so that a judge is asked once.
@@ -83,7 +83,8 @@ def _dev_evaluation(run: StageContext, dev: Sequence[Question], scorer: Scorer) 
         wanted = {"em": report.overall.means["em"], "f1": report.overall.means["f1"], "searches": report.searches}
         if report.unscored:
             wanted |= {"unscored": report.unscored, "scored": report.overall.scored}
-        wanted |= {f"em_{kind}": by.means["em"] for kind, by in report.by_kind.items()}
+        wanted |= {"gold_recall": report.gold.recall, "alternatives_recall": report.alternatives.recall}
+        wanted |= {f"em_{name}": by.answers.means["em"] for name, by in (report.by_pack or report.by_kind).items()}
         chains = hop_figures({kind: by.to_dict() for kind, by in report.by_kind.items()})
         wanted["em_one_to_three_hops"] = chains[0] if chains else None
         return {name: float(value) for name, value in wanted.items() if value is not None}

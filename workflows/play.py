@@ -82,12 +82,15 @@ def play(
     from agent.sampled import sampled_report
     from rewards.text_match import exact_match, f1, normalise_answer
     from sleuth.runs import RunFolder
+    from workflows.golds import check_golds
     from workflows.model_checks import fit_context
     from workflows.wiring import limit_threads, read_questions
 
     assert settings.data.dev
-    questions = read_questions(settings.data.dev, settings.evaluation.limit)
+    questions = read_questions(settings.data.dev, settings.evaluation.limit, settings.data.gold)
     retriever = opened.retriever(settings)
+    if retriever is not None and settings.retriever is not None:
+        check_golds(questions, retriever, settings.retriever.name)
     settings = fit_context(settings)
     identity = _identity(settings, retriever)
     kept, chosen = EvaluationLayout(folder), settings.evaluation

@@ -25,8 +25,16 @@ from workflows.cluster import train_on_cluster
 from workflows.config import RunSettings, modes_of
 from workflows.context import StageContext
 from workflows.demonstrations import make_demonstrations
+from workflows.golds import check_golds, questions_of
 from workflows.learn import learn
-from workflows.wiring import limit_threads, make_driver, make_policy, read_questions, with_mode
+from workflows.wiring import (
+    limit_threads,
+    make_driver,
+    make_policy,
+    read_questions,
+    read_training,
+    with_mode,
+)
 
 log = logging.getLogger("sleuth.run")
 
@@ -42,6 +50,7 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
     free = ("sinks", "threads", "grpo.report_to", *memory, *MAY_DIFFER, *not_begun(run))
     before = partial(_reread, settings)
     with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=free, reread=before):
+        _check_golds(run, until)
         for name in STAGES[: STAGES.index(until) + 1]:
             if not run.folder.stage_done(name):
                 info = _WORK[name](run)
@@ -52,8 +61,28 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
     return run
 
 
+def _check_golds(run: StageContext, until: str) -> None:
+    """Before hours of work: are the gold passages of the questions among the passages that the run searches?
+
+    A made-up world's questions fit its passages.
+    """
+    settings = run.settings
+    left = {name for name in STAGES[: STAGES.index(until) + 1] if not run.folder.stage_done(name)}
+    modes = {settings.environment.kind, *settings.evaluation.start_modes, *modes_of(settings)}
+    demonstrating = settings.demonstrations is not None and "demonstrate" in left
+    playing = demonstrating or ("grpo" in left and bool(modes - {"direct", "cot"}))
+    if settings.retriever is None or settings.world is not None or not playing:
+        return
+    questions = questions_of(settings.data)
+    if any(question.gold_ids for question in questions):
+        retriever = run.open_retriever()
+        assert retriever is not None
+        check_golds(questions, retriever, settings.retriever.name)
+
+
 def _reread(settings: RunSettings, saved: dict[str, Any]) -> dict[str, Any]:
     where = "config.yaml of the run"
+    saved = {**saved, "data": {"leaks": "keep", **(saved.get("data") or {})}}  # as runs did before there was a choice
     plain = validate(RunSettings, saved, where).model_dump(mode="json")
     return {**plain, "rewards": reread(plain["rewards"], settings.rewards, where)}
 
@@ -137,7 +166,8 @@ def _grpo(run: StageContext) -> dict[str, Any] | None:
         return None
     outcome = train_on_cluster(run, settings.cluster) if settings.cluster else learn(run, None)
     figures = {mode: evaluate_policy(run, "grpo", mode) for mode in _test_modes(run)}
-    return {"best_step": outcome.best_step, "best_em": outcome.best_em, "last_step": outcome.last_step, **figures}
+    best = {"best_step": outcome.best_step, "best_em": outcome.best_em, "last_step": outcome.last_step}
+    return {**best, "leaks": read_training(settings.data)[1].count, **figures}
 
 
 def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:
@@ -161,7 +191,7 @@ def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     report = evaluate(
         driver,
-        read_questions(path, settings.evaluation.limit),
+        read_questions(path, settings.evaluation.limit, settings.data.gold),
         metrics={"em": exact_match, "f1": f1},
         score=make_scorer(settings.rewards).score_all,
         out=out,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ from envs.config import EnvironmentSettings
 from retrieval.config import RetrieverSettings
 from sleuth.errors import ConfigError, DataError
 from sleuth.layout import RunLayout
+from sleuth.leaks import HeldOut, Leaks, without_leaks
 from sleuth.protocols import MetricSink, Policy, Retriever
 from sleuth.types import Question
-from workflows.config import RunSettings, SourceSettings
+from workflows.config import DataSettings, Gold, RunSettings, SourceSettings
 
 if TYPE_CHECKING:
     from agent.codec import HFCodec
@@ -106,18 +108,43 @@ def make_sink(settings: RunSettings, keep_to: int | None = None) -> MetricSink:
     return MultiSink([makers[name]() for name in settings.sinks])
 
 
-def load_training_data(sources: Sequence[SourceSettings]) -> TrainingData:
+def load_training_data(data: DataSettings) -> TrainingData:
+    """The training questions, without those that leak (`read_training`)."""
     from agent.learning.grpo import TrainingData
 
-    if not sources:
+    if not data.train:
         raise ConfigError("no training questions are given", "set data.train to a list of {path: ...}")
-    return TrainingData([read_source(s) for s in sources], [s.weight for s in sources])
+    return TrainingData(read_training(data)[0], [source.weight for source in data.train])
 
 
-def read_source(source: SourceSettings) -> list[Question]:
+def read_training(data: DataSettings) -> tuple[list[list[Question]], Leaks]:
+    """The questions of each source, without those about what ``dev`` or ``test`` asks, and how many those were.
+
+    Raises DataError if a source has no others.
+    """
+    held, sources, leaks = held_out(data), [], Leaks()
+    for source in data.train:
+        kept, dropped = without_leaks(read_source(source, data.gold), held, lambda question: question)
+        if not kept:
+            raise DataError(
+                f"every question of {source.path} shares a gold passage or title with one of data.dev or data.test",
+                "train on other questions, or set data.leaks=keep",
+            )
+        sources.append(kept)
+        leaks += dropped
+    return sources, leaks
+
+
+def held_out(data: DataSettings) -> HeldOut:
+    """What no training question and no demonstration may be about; nothing where leaks are kept."""
+    paths = dict.fromkeys(path for path in (data.dev, data.test) if path is not None)
+    return HeldOut() if data.leaks == "keep" else HeldOut.of(q for path in paths for q in read_questions(path))
+
+
+def read_source(source: SourceSettings, gold: Gold = "id") -> list[Question]:
     if source.kinds is None:
-        return read_questions(source.path, source.limit)
-    questions = read_questions(source.path)
+        return read_questions(source.path, source.limit, gold)
+    questions = read_questions(source.path, gold=gold)
     wanted = [question for question in questions if question.kind in source.kinds]
     if not wanted:
         there = ", ".join(sorted({question.kind for question in questions} - {""})) or "unknown"
@@ -125,10 +152,12 @@ def read_source(source: SourceSettings) -> list[Question]:
     return wanted[: source.limit]
 
 
-def read_questions(path: str, limit: int | None = None) -> list[Question]:
+def read_questions(path: str, limit: int | None = None, gold: Gold = "id") -> list[Question]:
+    """The questions of a file; with ``gold`` title they list no gold passages by id."""
     from envs.questions import load_questions
 
-    return load_questions(path, limit=limit)
+    questions = load_questions(path, limit=limit)
+    return questions if gold == "id" else [replace(question, gold_ids=()) for question in questions]
 
 
 def limit_threads(threads: int | None, policy: PolicySettings | None = None, rows: int = 4096) -> None:

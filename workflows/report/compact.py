@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sleuth.evidence import normalise_title, supporting_titles
+from sleuth.evidence import golds_of
 from sleuth.statistics import explained, methods_of
 from sleuth.types import Action, Answer, Call, Hit, Invalid, Question, ScoredTrajectory, Search, Segment, Trajectory
 from workflows.report.collect import RunData, read_run, run_names
@@ -36,6 +36,7 @@ class Tables:
     def dump(self) -> dict[str, Any]:
         questions = [
             {"id": q.id, "text": q.text, "answers": q.answers, "titles": q.supporting_titles, "kind": q.kind}
+            | {"pack": q.pack, "gold": q.gold_ids, "any": int(q.alternatives)}
             for q in self.questions
         ]
         return {"questions": questions, "passages": list(self.passages), "prompts": list(self.prompts)}
@@ -183,12 +184,12 @@ def _content(action: Action) -> str:
 
 
 def _hits(hits: Iterable[Hit], question: Question, tables: Tables) -> list[list[Any]]:
-    """[index in the table of passages, score, whether the question lists its title] in order of rank."""
-    wanted = supporting_titles(question)
+    """[index in the table of passages, score, whether it is a gold passage] in order of rank."""
+    golds = golds_of(question)
     rows = []
     for hit in hits:
         place = tables.passages.setdefault((hit.passage.id, hit.passage.title), len(tables.passages))
-        rows.append([place, _number(hit.score), int(normalise_title(hit.passage.title) in wanted)])
+        rows.append([place, _number(hit.score), int(golds.of(hit.passage) is not None)])
     return rows
 
 

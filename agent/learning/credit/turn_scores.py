@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
-from sleuth.evidence import contains_answer, informative_answers, normalise_title, supporting_titles
+from sleuth.evidence import contains_answer, golds_of, informative_answers
 from sleuth.failures import ends_run, failure_of
 from sleuth.kinds import KindSettings
 from sleuth.plugins import make_object
@@ -85,18 +85,19 @@ class OutsideTurnScoreSettings(TurnScoreSettings):
 class GoldFound:
     """1 for a search that brings gold not seen before in the episode, 0 for any other; only searches are judged.
 
-    Gold are the question's supporting titles; without any, passages whose text contains an accepted answer. Hits that
-    stood in the prompt have been seen. None where neither is known, as for a question that is answered yes or no.
+    Gold are the question's gold passages, by id or by title; without any, passages whose text contains an accepted
+    answer. Hits that stood in the prompt have been seen, and so has every alternative to a passage that was. None where
+    nothing is known, as for a question without gold passages that is answered yes or no.
     """
 
     def score_turns(self, question: Question, trajectory: Trajectory) -> TurnScores | None:
-        titles = supporting_titles(question)
-        if not titles and not informative_answers(question.answers):
+        golds = golds_of(question)
+        if not golds and not informative_answers(question.answers):
             return None
 
         def gold(hits: Sequence[Hit]) -> set[str]:
-            if titles:
-                return titles & {normalise_title(hit.passage.title) for hit in hits}
+            if golds:
+                return golds.among(hits)
             return {hit.passage.id for hit in hits if contains_answer(hit.passage, question.answers)}
 
         seen = gold(trajectory.given)

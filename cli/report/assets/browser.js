@@ -109,7 +109,9 @@ function drawDetail(detail) {
   return detail.replaceChildren(
     el("h2", {}, question.text),
     el("p", {}, el("span", { class: "quiet" }, "accepted "), question.answers.map((answer) => [el("b", { class: "accepted" }, answer), " "]),
-      question.titles.length ? [el("span", { class: "quiet" }, " supporting "), question.titles.join(" | ")] : null, el("span", { class: "quiet" }, ` ${question.id} ${question.kind}`)),
+      question.titles.length ? [el("span", { class: "quiet" }, question.any ? " any of " : " supporting "), question.titles.join(" | ")] : null,
+      question.gold.length ? el("span", { class: "quiet" }, ` gold ${question.gold.join(" | ")}`) : null,
+      el("span", { class: "quiet" }, ` ${question.id} ${question.pack} ${question.kind}`)),
     el("div", { class: "switches" }, viewButton("turns", "One trajectory"), viewButton("group", "Its group (g)"), viewButton("compare", "First and last checkpoint (c)"), toggle("mask", "Loss mask (m)"), toggle("ids", "Token ids (i)")),
     ...content.flat(2).filter(Boolean));
 }

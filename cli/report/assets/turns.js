@@ -43,7 +43,7 @@ function hitList(hits) {
   if (!hits.length) return null;
   return el("ol", { class: "hits" }, hits.map(([place, score, gold]) => {
     const [id, title] = state.data.tables.passages[place];
-    return el("li", {}, el("b", {}, title || id), ` ${number(score)} `, gold ? el("span", { class: "gold" }, "supporting") : null, el("small", {}, " " + id));
+    return el("li", {}, el("b", {}, title || id), ` ${number(score)} `, gold ? el("span", { class: "gold" }, "gold") : null, el("small", {}, " " + id));
   }));
 }
 

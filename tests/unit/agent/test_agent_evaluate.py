@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def half(prediction: str | None, answers: Sequence[str]) -> float:
     return 0.0 if prediction is None else 0.5
 
 
+NONE = {"questions": 0, "recall": None, "all_found": None, "by_id": 0}
 METRICS = {"em": exact, "f1": half}
 
 
@@ -100,16 +102,49 @@ def test_every_figure_by_hand() -> None:
         "interval_methods": {"em": "wilson", "f1": "bootstrap"},
         "n": 2,
         "scored": 1,
+        "searches": 2.0,
+        "gold": {"questions": 1, "recall": 1.0, "all_found": 1.0, "by_id": 0},
+        "alternatives": NONE,
     }
+    assert (figures["gold_recall"], figures["alternatives_recall"]) == (0.5, None)
+    assert figures["by_pack"] == {}
     assert figures["searches"] == pytest.approx(3 / 3)
     assert figures["answered"] == pytest.approx(2 / 3)
     assert figures["invalid_turns"] == pytest.approx(2 / 7)
-    assert figures["supporting_titles"] == {"questions": 2, "recall": 0.5, "all_found": 0.5}
+    assert figures["supporting_titles"] == {"questions": 2, "recall": 0.5, "all_found": 0.5, "by_id": 0}
     assert figures["policy_tokens"] == pytest.approx((6 + 4 + 4) / 3)
     assert figures["tokens"] == pytest.approx((3 + 14 + 3 + 8 + 3 + 12) / 3)
     assert figures["reward"] == pytest.approx(2 / 3)
     assert figures["stops"] == {"answer": 2, "turn_budget": 1, "retriever_failed": 1}
     assert figures["seconds"] == {"generate": 2.0, "retrieve": 1.0}
+
+
+def test_golds_by_id_windows_and_alternatives_by_pack() -> None:
+    """Passages ``A`` and ``A::w1`` have those ids as titles too; a title that is not among the gold ids is no gold."""
+    found = [(Search("x"), ["A::w1", "A::w2", "Z"]), (Answer("a"), [])]
+    both = Question("1", "?", ("a",), ("Z",), "2hop", pack="musique", gold_ids=("A", "B"))
+    only = Question("2", "?", ("a",), ("Z", "Y"), "single", pack="nq")
+    either = Question("3", "?", ("a",), ("T",), "distant", pack="nq", gold_ids=("A", "B", "C"), alternatives=True)
+    missed = Question("4", "?", ("a",), ("Z", "Y"), "distant", pack="nq", gold_ids=("D", "E"), alternatives=True)
+    rows = [ScoredTrajectory(play(question, found, "answer"), 1.0) for question in (both, only, either, missed)]
+    figures = summarise(rows, {"em": exact}).to_dict()
+    half = {"recall": 0.5, "all_found": 0.0}
+    assert figures["gold"] == {"questions": 2, **half, "by_id": 1}
+    assert figures["alternatives"] == {"questions": 2, "recall": 0.5, "all_found": 0.5, "by_id": 2}
+    assert figures["supporting_titles"] == {"questions": 2, "recall": 0.75, "all_found": 0.5, "by_id": 0}
+    musique, nq = figures["by_pack"]["musique"], figures["by_pack"]["nq"]
+    assert (musique["gold"]["recall"], musique["gold"]["by_id"], "by_kind" in musique) == (0.5, 1, False)
+    assert (nq["n"], nq["gold"]["questions"], nq["alternatives"]["questions"]) == (3, 1, 2)
+    assert {kind: of["n"] for kind, of in nq["by_kind"].items()} == {"distant": 2, "single": 1}
+
+
+def test_what_is_known_of_a_question_may_grow_between_two_parts_of_an_evaluation(tmp_path: Path) -> None:
+    evaluate(Driver(), [Q1], metrics=METRICS, out=tmp_path)
+    known = replace(Q1, gold_ids=("A", "N"), pack="p")
+    figures = evaluate(Driver(die_after=0), [known], metrics=METRICS, out=tmp_path).to_dict()
+    assert figures["gold"] == {"questions": 1, "recall": 0.5, "all_found": 0.0, "by_id": 1}
+    with pytest.raises(DataError, match="holds question '1', which is not among these"):
+        evaluate(Driver(), [replace(Q1, answers=("other",))], metrics=METRICS, out=tmp_path)
 
 
 def test_wrong_answers_alone_leave_room_for_a_right_one() -> None:

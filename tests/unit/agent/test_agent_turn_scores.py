@@ -39,6 +39,15 @@ def test_a_search_that_brings_a_title_not_seen_before_earns_one():
     assert GoldFound().score_turns(QUESTION, given) == (1.0, 0.0, 0.0, 0.0, None)
 
 
+def test_gold_by_id_is_new_once_and_of_alternatives_the_first_alone():
+    """Ids and titles of the passages are the same, but for the question's titles, which decide nothing here."""
+    listed = replace(QUESTION, gold_ids=("A", "B"))
+    trajectory = played(1, 1, 1, 1, 1, hits=(("France",), ("A::w0",), ("A::w1", "A"), ("B",)))
+    assert GoldFound().score_turns(listed, trajectory) == (0.0, 1.0, 0.0, 1.0, None)
+    either = replace(listed, alternatives=True)
+    assert GoldFound().score_turns(either, trajectory) == (0.0, 1.0, 0.0, 0.0, None)
+
+
 def test_without_titles_gold_are_passages_that_contain_an_answer():
     question = Question("q", "?", ("about B",))
     trajectory = played(1, 1, 1, 1, question=question, hits=(("A",), ("B",), ("A", "B")))

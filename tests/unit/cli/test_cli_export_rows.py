@@ -35,6 +35,7 @@ WRONG = Passage("p3", "Third", "Nothing of the kind.")
 ENTITLED = Passage("p4", "Nolan", "A surname.")
 BLANK = Passage("p4", "Empty", " ")
 NAMED = Question("q1", "Who directed it?", ("Nolan",), ("inception (film)",))
+LISTED = replace(NAMED, gold_ids=("p3",))
 OPEN = Question("q2", "Who directed it?", ("Nolan",))
 CLOSED = Question("q3", "Are they both films?", ("yes",))
 SPARE = Generation((1,), (-0.5,), "stop")
@@ -64,6 +65,10 @@ def asked(
         (OPEN, ENTITLED, True, "unknown"),
         (OPEN, ENTITLED, False, "unknown"),
         (CLOSED, Passage("p", "T", "yes it is"), True, "negative"),
+        (LISTED, WRONG, False, "positive"),
+        (LISTED, replace(WRONG, id="p3::w1"), False, "positive"),
+        (LISTED, GOLD, False, "unknown"),
+        (LISTED, replace(GOLD, text="Another film."), False, "negative"),
     ],
 )
 def test_the_rule(question: Question, passage: Passage, rewarded: bool, mark: str) -> None:

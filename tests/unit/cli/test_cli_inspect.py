@@ -73,7 +73,7 @@ def test_a_trajectory_by_turns(file: str, capsys: pytest.CaptureFixture[str]) ->
     lines = text.splitlines()
     assert "turn 1      > <search>x</search>" in lines
     assert "  search    x" in lines
-    assert "  hit 1     3.250  Paris  [p7]" in lines
+    assert "  hit 1     3.250  Paris  [p7]  gold" in lines
     assert "inserted    | <information>" in lines
     assert "  invalid   no tag" in lines
     assert "  answer    y" in lines

@@ -1,6 +1,8 @@
 """The table for people says the figures, their denominators and what could not be scored."""
 
 import io
+from dataclasses import replace
+from typing import Any
 
 from rich.console import Console
 
@@ -42,7 +44,7 @@ def test_figures_are_shown_with_their_denominators() -> None:
     lines = text.splitlines()
     assert lines[0] == "model on data"
     assert lines[1].split(maxsplit=2)[:2] == ["questions", "n"]
-    assert lines[2].split() == ["all", "2", "1.000", "[0.342,", "1.000]"]
+    assert lines[2].split() == ["all", "2", "1.000", "[0.342,", "1.000]", "25.0", "%", "1"]
     assert "bridge [a]" in lines[3]
     assert "95 % intervals: Wilson where every value is 0 or 1 (em)" in text
     assert "25.0 % found, all of them for 0.0 % (of the 2 questions that list them)" in text
@@ -58,4 +60,21 @@ def test_without_searches_there_is_no_hit_rate_and_no_warning() -> None:
 
 
 def test_nothing_scored_is_shown_as_nothing() -> None:
-    assert text_of([played("1", "A", stop="retriever_failed")]).splitlines()[2].split() == ["all", "0", "-"]
+    assert text_of([played("1", "A", stop="retriever_failed")]).splitlines()[2].split() == ["all", "0", "-", "-", "-"]
+
+
+def test_packs_with_their_kinds_golds_by_id_and_alternatives_apart() -> None:
+    def of(row: ScoredTrajectory, **known: Any) -> ScoredTrajectory:
+        return replace(row, trajectory=replace(row.trajectory, question=replace(row.trajectory.question, **known)))
+
+    near = of(played("1", "A"), pack="nq", kind="annotated", gold_ids=("p", "q"))
+    far = of(played("2", "Z"), pack="nq", kind="distant", gold_ids=("p", "q"), alternatives=True)
+    other = of(played("3", "A"), pack="afriqa", kind="single", gold_ids=("r",))
+    text = text_of([near, far, other])
+    found = ["25.0 %, any 100.0 %", "  0.0 %", "50.0 %, any 100.0 %", "  50.0 %", "  any 100.0 %"]
+    lines = text.splitlines()[2:7]
+    assert [line.split()[0] for line in lines] == ["all", "afriqa", "nq", "annotated", "distant"]
+    assert all(share in line for share, line in zip(found, lines, strict=True))
+    assert "any" not in lines[1] + lines[3]
+    assert "25.0 % found, all of them for 0.0 % (of the 2 questions that list them, by id)" in text
+    assert "100.0 % (of the 1 questions with alternatives)" in text

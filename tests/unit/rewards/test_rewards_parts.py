@@ -10,7 +10,7 @@ from rewards.format import Format
 from rewards.outcome import F1, CoverMatch, ExactMatch
 from rewards.retrieval import Retrieval
 from rewards.scorer import make_scorer
-from sleuth.types import Answer, Call, Invalid, Question, Search
+from sleuth.types import Answer, Call, Invalid, Passage, Question, Search
 
 GYNT = ("Peer Gynt", "A play by Henrik Ibsen.")
 IBSEN = ("Henrik Ibsen", "Born in Skien, Norway.")
@@ -186,6 +186,28 @@ def test_retrieval_by_title(question, turn, trajectory):
     }
     assert values == {"share": [0.5, 1.0, 0.0], "any": [1.0, 1.0, 0.0], "all": [0.0, 1.0, 0.0]}
     assert Retrieval().score(question, trajectory(turn(Answer("Skien")))) == 0.0
+
+
+def test_retrieval_by_id_takes_windows_for_their_passage_and_titles_for_nothing(question, turn, trajectory):
+    """Hits are called p1, p2, ... in order of rank."""
+    listed = replace(question, gold_ids=("p2", "p9"))
+    one = trajectory(turn(Search("a"), [GYNT, IBSEN]), turn(Answer("x")))
+    none = trajectory(turn(Search("a"), [GYNT]), turn(Answer("x")))
+    assert [Retrieval().score(listed, t) for t in (one, none)] == [0.5, 0.0]
+    assert [Retrieval(match="title").score(listed, t) for t in (one, none)] == [1.0, 0.5]
+    assert [Retrieval(match="id").score(question, t) for t in (one, none)] == [None, None]
+    window = replace(one.turns[0].hits[0], passage=Passage("p9::w4", "T", ""))
+    both = replace(one, turns=(replace(one.turns[0], hits=(*one.turns[0].hits, window, window)),))
+    assert [Retrieval(mode=mode).score(listed, both) for mode in ("share", "all")] == [1.0, 1.0]
+
+
+def test_of_alternatives_one_is_all(question, turn, trajectory):
+    either = replace(question, gold_ids=("p2", "p9", "p1"), alternatives=True)
+    found = trajectory(turn(Search("a"), [GYNT, IBSEN]), turn(Answer("x")))
+    missed = trajectory(turn(Search("a")), turn(Answer("x")))
+    for mode in ("share", "any", "all"):
+        assert [Retrieval(mode=mode).score(either, t) for t in (found, missed)] == [1.0, 0.0]
+        assert Retrieval(match="title", mode=mode).score(either, found) == 1.0
 
 
 def test_retrieval_by_answer(question, turn, trajectory):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sleuth.evidence import (
     contains_answer,
+    golds_of,
     has_answer,
     informative_answers,
     mentions_answer,
@@ -110,6 +111,14 @@ def test_other_ids_name_no_passage_but_their_own(name: str) -> None:
 def test_titles_are_equal_in_spite_of_spelling() -> None:
     assert normalise_title("Cafe\u0301_Müller ") == normalise_title("café  müller")
     assert normalise_title("Oslo (city)") != normalise_title("Oslo")
+
+
+def test_an_id_that_only_looks_like_a_window_is_gold_by_itself_alone() -> None:
+    """``doc::w3`` is listed as it stands, so that ``doc`` and its other windows are something else."""
+    golds = golds_of(Question("q", "?", ("x",), ("T",), gold_ids=("doc::w3", "one")))
+    passages = [Passage(name, "T", "") for name in ("doc::w3", "doc::w3::w0", "doc", "doc::w4", "one::w0", "none")]
+    assert [golds.of(passage) for passage in passages] == ["doc::w3", "doc::w3", None, None, "one", None]
+    assert not golds_of(Question("q", "?", ("x",), ("T",)), "id")
 
 
 def test_titles_are_found_once_each() -> None:

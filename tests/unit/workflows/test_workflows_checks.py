@@ -85,6 +85,7 @@ MADE = {"index": "none", "corpus": "QUESTIONS", "encoder": "none"}
             "needs a dense index of type flat, not a retriever of kind sparse",
         ),
         ({"warmstart": {"trajectories": "none.jsonl"}}, "no file none.jsonl"),
+        ({"warmstart": {"trajectories": "RUNS"}}, "has runs of others, not trajectories of ours"),
         ({"demonstrations": None}, "no demonstrations to learn from"),
         ({"policy": {"model": "MODEL", "device": "gpu"}}, "policy.device is 'gpu'"),
         ({"policy": {"model": "MODEL", "device": "cuda:99"}}, "policy.device is 'cuda:99', but torch finds"),

@@ -65,12 +65,13 @@ def place(tmp_path_factory):
     return folder
 
 
-def demonstrate(place, out, **demonstrations):
+def demonstrate(place, out, data=None, **demonstrations):
     values = {
         "out": str(out),
         "policy": {"model": str(place / "policy")},
         "environment": {"top_k": 1, "turn_tokens": 400, "total_tokens": 8000, "preset": "minimal"},
         "retriever": {"index": str(place / "index"), "corpus": str(place / "corpus.jsonl")},
+        "data": data or {},
         "demonstrations": demonstrations,
     }
     run_stages(validate(RunSettings, values, "run.yaml"), until="demonstrate", resume=False, overwrite=False)
@@ -97,8 +98,17 @@ def test_sources_may_ask_for_some_questions_only(place, tmp_path):
     kept, info = demonstrate(place, tmp_path / "run", sources=[source])
     assert kept.keys() == {"q3"} and info["played"] == 1
     assert kept["q3"].queries == ["Peer Gynt", "Henrik Ibsen"] and kept["q3"].answer == "Skien"
-    with pytest.raises(DataError, match="no question of the kinds"):
+    with pytest.raises(DataError, match="is of the kinds asked for"):
         demonstrate(place, tmp_path / "other", sources=[source | {"kinds": ["x"]}])
+
+
+def test_questions_about_what_is_measured_with_are_no_demonstrations(place, tmp_path):
+    (tmp_path / "dev.jsonl").write_text(json.dumps(question(9, "when was ibsen born", ["1828"], "single", ["p2"])))
+    sources, dev = [str(place / "questions.jsonl")], str(tmp_path / "dev.jsonl")
+    with pytest.raises(DataError, match="none of 1 demonstrations is usable"):
+        demonstrate(place, tmp_path / "run", data={"dev": dev}, sources=sources)
+    kept, info = demonstrate(place, tmp_path / "kept", data={"dev": dev, "leaks": "keep"}, sources=sources)
+    assert kept.keys() == {"q1", "q3"} and info["leaks"] == 0
 
 
 def test_runs_of_others_keep_what_they_have_seen_and_forge_nothing(place, tmp_path, caplog):

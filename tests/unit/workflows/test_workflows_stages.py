@@ -132,8 +132,8 @@ def test_an_evaluation_between_stages_ends_the_run_only_if_a_retry_may_help(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stops, scored, failures, ends
 ) -> None:
     figures = AnswerFigures(8, scored, {"em": 0.5}, {})
-    titles = SearchFigures(0, None, None)
-    report = EvaluationReport(figures, {}, 0.0, 1.0, 0.0, titles, 9.0, 3.0, 0.5, stops, failures=failures)
+    none = SearchFigures(0, None, None)
+    report = EvaluationReport(figures, {}, 0.0, 1.0, 0.0, none, none, none, 9.0, 3.0, 0.5, stops, failures=failures)
     monkeypatch.setattr(stages, "make_policy", lambda _settings: (None, None))
     monkeypatch.setattr("agent.evaluate.evaluate", lambda *_args, **_more: report)
     chosen = settings(tmp_path, environment={"kind": "direct"})

@@ -15,8 +15,12 @@ from datasets import Dataset, DatasetDict
 
 from sleuth.errors import DataError
 from sleuth.types import Question
-from workflows.config import SourceSettings
+from workflows.config import DataSettings, SourceSettings
 from workflows.wiring import load_training_data
+
+
+def data_of(*sources: SourceSettings, **more: Any) -> DataSettings:
+    return DataSettings(train=list(sources), **more)
 
 
 @pytest.fixture
@@ -32,20 +36,20 @@ def path(tmp_path: Path) -> str:
 
 def test_a_source_keeps_its_kinds_then_its_limit(path: str):
     data = load_training_data(
-        [SourceSettings(path=path, kinds=["bridge"], limit=2), SourceSettings(path=path, kinds=["comparison"])]
+        data_of(SourceSettings(path=path, kinds=["bridge"], limit=2), SourceSettings(path=path, kinds=["comparison"]))
     )
     assert [[q.id for q in source] for source in data.sources] == [["0", "2"], ["1", "3"]]
 
 
 def test_a_kind_that_is_not_there_is_named_with_those_that_are(path: str):
     with pytest.raises(DataError, match="no question of kind brigde") as caught:
-        load_training_data([SourceSettings(path=path, kinds=["brigde"])])
+        load_training_data(data_of(SourceSettings(path=path, kinds=["brigde"])))
     assert "bridge, comparison" in str(caught.value.hint)
 
 
 def loaded(path: Path | str) -> list[Question]:
     """What ``data.train: [{path: ...}]`` reads."""
-    (questions,) = load_training_data([SourceSettings(path=str(path))]).sources
+    (questions,) = load_training_data(data_of(SourceSettings(path=str(path)))).sources
     return list(questions)
 
 
@@ -93,7 +97,7 @@ def test_parquet_of_search_r1(tmp_path: Path, own: dict[str, Any]):
         Question("nq-train-0", asked[0], ("Ann", "Ann B."), (), "nq"),
         Question("hotpotqa-train-0", asked[1], ("yes",), (), "hotpotqa"),
     ]
-    only = load_training_data([SourceSettings(path=str(tmp_path / "train.parquet"), kinds=["nq"])])
+    only = load_training_data(data_of(SourceSettings(path=str(tmp_path / "train.parquet"), kinds=["nq"])))
     assert len(only.sources[0]) == 1
 
 
