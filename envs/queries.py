@@ -28,7 +28,7 @@ _WORD = regex.compile(r"[\p{L}\p{N}\p{M}]+(?:['\u2019.&\-\u2013/][\p{L}\p{N}\p{M
 _QUOTED = re.compile(r'["\u201c]([^"\u201c\u201d]{2,80})["\u201d]')
 _BRACKETS = re.compile(r"\s*\([^)]*\)$")
 _SENTENCE_END = re.compile(r"[.!?][\"'\u201d)\]]*$")
-_ABBREVIATION = re.compile(r"^(?:\W*\w|\W*(?:Mr|Mrs|Ms|Dr|St|No|Jr|Sr|vs|ca|c))\.$")
+_ABBREVIATION = re.compile(r"^\W*(?:(?:\w\.)*\w|Mr|Mrs|Ms|Dr|St|No|Jr|Sr|vs|ca)\.$")
 
 
 def content_words(text: str) -> frozenset[str]:

@@ -113,7 +113,8 @@ def _as_read(solution: Solution, reads: Sequence[Read]) -> Iterator[Met]:
 def _with_title(solution: Solution, need: Need, read: Read) -> Met:
     """What matters in a passage: the next title, a fact that the data set gives, the answer, or what is asked."""
     others = [] if solution.compares else [bare(n.title) for n in solution.needs if n.title != need.title]
-    wanted = [*others, *need.hints, *informative_answers(solution.question.answers)]
+    hints = [" ".join(hint.split()[:CLUE_WORDS]) for hint in need.hints]
+    wanted = [*others, *hints, *informative_answers(solution.question.answers)]
     found = next((value for value in wanted if has_answer(read.text, [value])), "")
     said = clue(read.text, [found], CLUE_WORDS) or nearest_sentence(read.text, solution.question.text, CLUE_WORDS)
     value = found if found and len(found.split()) <= _VALUE_WORDS else bare(need.title)

@@ -259,6 +259,7 @@ def test_clues_keep_to_a_sentence_where_they_can():
     text = "It is long. He was born in St. Gallen in 1902. Then he left."
     assert clue(text, ["1902"], 20) == "He was born in St. Gallen in 1902."
     assert clue(text, ["1902"], 3) == "... Gallen in 1902."
+    assert clue("He led the U.S. Army.", ["Army"], 9) == "He led the U.S. Army."
     assert clue(text, ["1999"], 9) == ""
     assert nearest_sentence(text, "when did he leave, was he left?", 20) == "Then he left."
     assert nearest_sentence("", "x", 5) == ""
