@@ -33,7 +33,8 @@ def print_report(report: EvaluationReport, title: str, console: Console) -> None
     for name, row in rows:
         values = (_with_interval(row, metric) for metric in names)
         table.add_row(Text(name), str(row["scored"]), *values, _gold(row), _number(row["searches"]))
-    console.print(table)
+    wide = Console(file=console.file, width=max(console.width, 120)) if not console.is_terminal else console
+    wide.print(table)
     if methods := explained("95 % intervals", (methods_of(row) for _, row in rows)):
         console.print(methods, highlight=False, soft_wrap=True)
     for label, value in _other_lines(report):

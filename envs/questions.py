@@ -117,8 +117,9 @@ def _search_r1(row: RawRow, name: str) -> Question:
     answers = _texts(RawRow(row.where, row.number, {"ground_truth.target": target}), "ground_truth.target")
     known = [source, str(extra.get("split") or ""), extra.get("index")]
     identity = _id(row, name) if known[2] is None else "-".join(str(part) for part in known if part != "")
-    titles = _supporting_titles(row, _mapping(row, "metadata"))
-    return Question(identity, _asked(row, extra), answers, _titles(row, titles), source)
+    metadata = _mapping(row, "metadata")
+    titles = _titles(row, _supporting_titles(row, metadata))
+    return _with_golds(Question(identity, _asked(row, extra), answers, titles, source), row, metadata)
 
 
 def _asked(row: RawRow, extra: Mapping[str, Any]) -> str:
@@ -151,18 +152,14 @@ def _supporting_titles(row: RawRow, metadata: Mapping[str, Any]) -> Iterable[Any
 def _flashrag(row: RawRow, name: str) -> Question:
     metadata = _mapping(row, "metadata")
     titles = _supporting_titles(row, metadata)
-    kind = str(metadata.get("type") or metadata.get("kind") or "")
-    return Question(
+    question = Question(
         _id(row, name),
         row.text("question"),
         _texts(row, "golden_answers"),
         _titles(row, titles),
-        kind,
-        pack=str(metadata.get("pack") or ""),
-        gold_ids=_gold_ids(row, metadata),
-        alternatives=_alternatives(row, metadata, kind),
-        steps=_steps(row, metadata.get("steps") or [], "metadata.steps"),
+        _kind(metadata),
     )
+    return _with_golds(question, row, metadata)
 
 
 def _hotpotqa(row: RawRow, name: str) -> Question:
@@ -250,6 +247,21 @@ def _texts(row: RawRow, key: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
         raise row.error(f"'{key}' is neither a string nor a list of strings")
     return tuple(dict.fromkeys(text.strip() for text in values if text.strip()))
+
+
+def _kind(metadata: Mapping[str, Any]) -> str:
+    return str(metadata.get("type") or metadata.get("kind") or "")
+
+
+def _with_golds(question: Question, row: RawRow, metadata: Mapping[str, Any]) -> Question:
+    """``question`` with what FlashRAG's ``metadata`` says of its gold passages and of how it was solved."""
+    return replace(
+        question,
+        pack=str(metadata.get("pack") or ""),
+        gold_ids=_gold_ids(row, metadata),
+        alternatives=_alternatives(row, metadata, _kind(metadata)),
+        steps=_steps(row, metadata.get("steps") or [], "metadata.steps"),
+    )
 
 
 def _gold_ids(row: RawRow, metadata: Mapping[str, Any]) -> tuple[str, ...]:

@@ -200,6 +200,7 @@ def _run(run: RunData, tokenizers: Sequence[Path | None]) -> dict[str, Any]:
         "finished": run.finished,
         "stages": run.stages,
         "config": {key: _setting(key, value, str(run.config.get("out", ""))) for key, value in run.config.items()},
+        "groups": {name: _groups(values) for name, values in run.evaluations.items()},
         "series": {name: _drawn(points) for name, points in run.series.items()},
         "evaluations": {name: _figures(values) for name, values in run.evaluations.items()},
         "vocabulary": tokenizers.index(run.tokenizer) if run.tokenizer in tokenizers else None,
@@ -217,6 +218,23 @@ def _figures(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _number(value) for name, value in plain.items()} | {
         name: [_number(bound) for bound in bounds] for name, bounds in intervals.items()
     }
+
+
+def _groups(values: Mapping[str, Any]) -> list[list[Any]]:
+    """[pack or kind, its depth, figures] of every pack, each with its kinds, or of every kind; none of older files."""
+    packs, kinds = values.get("by_pack") or {}, values.get("by_kind") or {}
+    rows: list[tuple[str, int, Mapping[str, Any]]] = []
+    for pack, figures in packs.items():
+        rows.append((pack, 0, figures))
+        rows += [(kind, 1, of) for kind, of in figures.get("by_kind", {}).items()]
+    if not packs:
+        rows += [(kind, 0, of) for kind, of in kinds.items()]
+    return [[name, depth, _figures(figures) | _recalls(figures)] for name, depth, figures in rows]
+
+
+def _recalls(figures: Mapping[str, Any]) -> dict[str, float | None]:
+    found = {"gold_recall": figures.get("gold"), "alternatives_recall": figures.get("alternatives")}
+    return {name: _number(of["recall"]) for name, of in found.items() if of}
 
 
 def _shown_methods(values: Mapping[str, Any]) -> dict[str, str]:

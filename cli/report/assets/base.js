@@ -43,6 +43,7 @@ const last = (values) => values[values.length - 1];
 const unique = (values) => [...new Set(values)];
 const runOf = (row) => state.data.sources[row.s].run;
 const questionOf = (row) => state.data.tables.questions[row.q];
+const typeOf = (question) => [question.pack, question.kind].filter(Boolean).join(" ");
 const sourceOf = (row) => state.data.sources[row.s];
 const searchesOf = (row) => sum(row.t.map((turn) => (turn.k === "search" ? turn.n ?? 1 : 0)));
 

@@ -8,7 +8,7 @@ const FILTERS = {
   reward: (row, value) => ({ positive: row.w > 0, none: row.w !== null && row.w <= 0, unscored: row.w === null })[value],
   from: (row, value) => row.w !== null && row.w >= Number(value),
   to: (row, value) => row.w !== null && row.w <= Number(value),
-  kind: (row, value) => questionOf(row).kind === value,
+  kind: (row, value) => typeOf(questionOf(row)) === value,
   searches: (row, value) => searchesOf(row) === Number(value),
   stop: (row, value) => row.stop === value,
   change: (row, value) => changeOf(row) === value,
@@ -54,7 +54,7 @@ function filters(refresh) {
     el("label", { class: "wide" }, el("span", {}, "Text"), search),
     runs.length > 1 ? choose("run", "Run", runs.map((run) => run.name)) : null,
     choose("source", "From", unique(sources.map((source) => source.name))),
-    choose("kind", "Type", unique(rows.map((row) => questionOf(row).kind)).sort()),
+    choose("kind", "Type", unique(rows.map((row) => typeOf(questionOf(row)))).sort()),
     choose("reward", "Reward", [["positive", "above 0"], ["none", "0 or less"], ["unscored", "unscored"]]),
     bound("from", "Reward from"), bound("to", "Reward to"),
     choose("searches", "Searches", unique(rows.map(searchesOf)).sort((a, b) => a - b)),
@@ -76,7 +76,7 @@ function line(row) {
   const where = row.step === undefined ? sourceOf(row).name : `step ${row.step + 1}, group ${row.g + 1}`;
   const run = state.data.runs.length > 1 ? el("i", { class: "swatch run" + (runOf(row) % 8) }) : null;
   return [el("b", { class: "reward " + (row.w === null ? "unscored" : row.w > 0 ? "good" : "bad") }, row.w === null ? "?" : number(row.w, 2)), el("span", { class: "what" }, question.text),
-    el("small", {}, run, [where, question.kind, counted(searchesOf(row), "search", "searches"), row.stop === "answer" ? "" : row.stop].filter(Boolean).join(" · "))];
+    el("small", {}, run, [where, typeOf(question), counted(searchesOf(row), "search", "searches"), row.stop === "answer" ? "" : row.stop].filter(Boolean).join(" · "))];
 }
 
 function choose(row) {
@@ -111,7 +111,7 @@ function drawDetail(detail) {
     el("p", {}, el("span", { class: "quiet" }, "accepted "), question.answers.map((answer) => [el("b", { class: "accepted" }, answer), " "]),
       question.titles.length ? [el("span", { class: "quiet" }, question.any ? " any of " : " supporting "), question.titles.join(" | ")] : null,
       question.gold.length ? el("span", { class: "quiet" }, ` gold ${question.gold.join(" | ")}`) : null,
-      el("span", { class: "quiet" }, ` ${question.id} ${question.pack} ${question.kind}`)),
+      el("span", { class: "quiet" }, ` ${question.id} ${typeOf(question)}`)),
     el("div", { class: "switches" }, viewButton("turns", "One trajectory"), viewButton("group", "Its group (g)"), viewButton("compare", "First and last checkpoint (c)"), toggle("mask", "Loss mask (m)"), toggle("ids", "Token ids (i)")),
     ...content.flat(2).filter(Boolean));
 }

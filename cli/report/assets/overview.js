@@ -9,6 +9,7 @@ const CURVES = [
   ["Entropy (nats)", ["entropy"]],
   ["Policy tokens per trajectory", ["rollout/policy_tokens"]],
   ["Searches per question", ["rollout/searches"]],
+  ["Gold passages found (dev)", ["dev/gold_recall"], [0, 1]],
   ["Answered", ["rollout/answered"], [0, 1]],
   ["Invalid turns", ["rollout/invalid_turns"], [0, 1]],
   ["Groups without advantage", ["groups/flat"], [0, 1]],
@@ -77,7 +78,10 @@ function tile(run, place) {
 function evaluations() {
   const rows = state.data.runs.flatMap((run, place) => Object.entries(run.evaluations).map(([name, figures]) => [run, place, name, figures]));
   if (!rows.length) return quiet("No evaluation has finished yet.");
-  const columns = [["em", "EM [95 %]"], ["f1", "F1 [95 %]"], ["n", "questions"], ["searches", "searches"], ["answered", "answered"], ["invalid_turns", "invalid turns"], ["policy_tokens", "policy tokens"], ["unscored", "unscored"]];
+  const there = (found) => ([name]) => !/_recall$/.test(name) || found.some((figures) => figures[name] != null);
+  const answers = [["em", "EM [95 %]"], ["f1", "F1 [95 %]"]], golds = [["gold_recall", "gold found"], ["alternatives_recall", "any gold"]];
+  const columns = [...answers, ["n", "questions"], ...golds, ["searches", "searches"], ["answered", "answered"], ["invalid_turns", "invalid turns"], ["policy_tokens", "policy tokens"], ["unscored", "unscored"]]
+    .filter(there(rows.map((row) => row[3])));
   const cell = (figures, name) => {
     const bounds = figures[name + "_interval"];
     return number(figures[name]) + (bounds ? ` [${number(bounds[0])}, ${number(bounds[1])}]` : "");
@@ -85,7 +89,12 @@ function evaluations() {
   const figures = table(["run", "evaluation", ...columns.map(([, label]) => label)], rows.map(([run, place, name, figures]) => [
     el("span", { class: "value run" + (place % 8) }, run.name), name, ...columns.map(([column]) => cell(figures, column)),
   ]));
-  return [figures, quiet(state.data.intervals)];
+  const grouped = rows.filter(([run, , name]) => run.groups[name].length).map(([run, place, name]) => {
+    const groups = run.groups[name], shown = [...answers, ["n", "questions"], ...golds, ["searches", "searches"]].filter(there(groups.map((group) => group[2])));
+    const lines = groups.map(([group, depth, figures]) => [depth ? "" : group, depth ? group : "", ...shown.map(([column]) => cell(figures, column))]);
+    return el("details", {}, el("summary", {}, el("span", { class: "value run" + (place % 8) }, run.name), ` ${name} by pack and kind`), table(["group", "kind", ...shown.map(([, label]) => label)], lines));
+  });
+  return [figures, quiet(state.data.intervals), ...grouped];
 }
 
 function table(head, rows) {

@@ -93,6 +93,32 @@ def test_the_page_knows_which_turns_begin_inside_a_thought(tmp_path: Path) -> No
     assert [["i" in turn for turn in turns] for turns in shown] == [[True, *(False for _ in rest)]]
 
 
+def test_packs_and_their_kinds_stand_with_their_evaluation(tmp_path: Path) -> None:
+    gold, none = {"questions": 2, "recall": 0.25}, {"questions": 0, "recall": None}
+    single = {"em": 0.5, "em_interval": [0.1, 0.9], "n": 2, "gold": gold, "alternatives": none}
+    distant = {"em": 0.0, "n": 1, "gold": none, "alternatives": {"questions": 1, "recall": 1.0}}
+    older = {"em": 0.5, "n": 3}
+    groups = {
+        "one": {"by_pack": {"nq": {**single, "n": 3, "by_kind": {"a": single, "b": distant}}, "x": single}},
+        "two": {"by_kind": {"bridge": older}},
+    }
+    for name, content in groups.items():
+        with RunFolder(tmp_path / name).claim({}):
+            (tmp_path / name / "metrics.json").write_text(json.dumps({"em": 0.5, "n": 3, **content}))
+    packs, kinds = (
+        run["groups"]["evaluation"] for run in unpack(pack_runs([tmp_path / name for name in groups], 9, LIMIT))["runs"]
+    )
+    assert [(name, depth, of["n"]) for name, depth, of in packs] == [
+        ("nq", 0, 3),
+        ("a", 1, 2),
+        ("b", 1, 1),
+        ("x", 0, 2),
+    ]
+    assert [(of["gold_recall"], of["alternatives_recall"]) for _, _, of in packs[1:3]] == [(0.25, None), (None, 1)]
+    assert packs[3][2]["em_interval"] == [0.1, 0.9]
+    assert kinds == [["bridge", 0, {"em": 0.5, "n": 3}]]
+
+
 def test_what_is_damaged_is_skipped_and_said(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     file = run / "grpo" / "trajectories" / "step-000001-0.jsonl"

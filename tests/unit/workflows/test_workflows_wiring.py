@@ -101,6 +101,14 @@ def test_parquet_of_search_r1(tmp_path: Path, own: dict[str, Any]):
     assert len(only.sources[0]) == 1
 
 
+def test_prepared_rows_keep_what_their_metadata_says_of_gold_passages(tmp_path: Path):
+    golds = {"kind": "nq-distant", "pack": "nq", "gold_ids": ["p1", "p2"], "steps": []}
+    (tmp_path / "q.jsonl").write_text(json.dumps(prepared("nq", "Who?", ["Ann"], 0) | {"metadata": golds}))
+    (question,) = loaded(tmp_path / "q.jsonl")
+    assert (question.kind, question.pack, question.alternatives) == ("nq", "nq", True)
+    assert question.gold_ids == ("p1", "p2")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
