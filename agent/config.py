@@ -55,21 +55,6 @@ class PolicySettings(Settings):
         return self
 
 
-class DemonstrationSettings(Settings):
-    """Demonstrations played through the real environment and retriever.
-
-    ``sources`` are plan files, or data sets from which plans can be derived (HotpotQA, MuSiQue).
-    ``max_answer_words`` leaves out plans whose answer, the first accepted one, has more words.
-    ``lazy`` is the fraction of multi-step plans that stop early and answer with what they have found so far.
-    """
-
-    sources: list[str] = Field(min_length=1)
-    limit: Count | None = None
-    max_answer_words: Count | None = None
-    lazy: Share = 0.0
-    require_titles: bool = True
-
-
 class OptimizerSettings(Settings):
     """AdamW and its schedule. ``warmup_ratio``: the warm-up as a fraction of the training, instead of its steps."""
 

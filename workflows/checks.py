@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
+from agent.demonstration_config import DemonstrationSource
 from rewards.scorer import make_scorer
 from sleuth.errors import ConfigError, DataError, MissingExtraError
 from sleuth.layout import STAGES, RunLayout
 from sleuth.leaks import Leaks
 from sleuth.plugins import load_object
+from sleuth.rows import read_rows
 from workflows.config import RunSettings, modes_of
 from workflows.model_checks import check_model
 from workflows.sharded import check_shardable
@@ -112,13 +114,27 @@ def _check_demonstrations(settings: RunSettings, until: str) -> None:
         if until == "demonstrate":
             raise ConfigError("the config has no demonstrations section", "add demonstrations: {sources: [FILE]}")
         return
-    if settings.retriever is None:
+    sources = settings.demonstrations.sources
+    if settings.retriever is None and any(source.searches for source in sources):
         raise ConfigError("demonstrations need a retriever", "set retriever to an index")
-    from envs.plans import holds_plans
+    for source in sources:
+        if settings.out not in Path(source.path).parents:
+            _check_source(source)
 
-    for source in _outside(settings.demonstrations.sources, settings.out):
-        if not holds_plans(source):
-            read_questions(source, 1)
+
+def _check_source(source: DemonstrationSource) -> None:
+    """Whether the first row of a source is what its kind reads."""
+    from envs.plans import holds_plans
+    from envs.questions import questions_from_rows
+    from envs.recordings import holds_recordings, read_recordings
+
+    if source.kind == "runs":
+        read_recordings(source.path, 1)
+    elif not holds_plans(source.path):
+        rows = read_rows(source.path, 1)
+        if holds_recordings(rows[0]):
+            raise DataError(f"{source.path} has runs of a policy, not questions", "name it as {kind: runs, path: ...}")
+        questions_from_rows(rows, source.path)
 
 
 def _check_warmstart(settings: RunSettings, until: str) -> None:
@@ -129,6 +145,14 @@ def _check_warmstart(settings: RunSettings, until: str) -> None:
     trajectories = settings.warmstart.trajectories
     if trajectories is not None and not trajectories.exists() and settings.out not in trajectories.parents:
         raise DataError(f"no file {trajectories}", "warmstart.trajectories is what sleuth demonstrate writes")
+    if trajectories is not None and trajectories.suffix == ".jsonl" and trajectories.exists():
+        from envs.recordings import holds_recordings
+
+        if holds_recordings(read_rows(trajectories, 1)[0]):
+            raise DataError(
+                f"{trajectories} has runs of others, not trajectories of ours",
+                "name it in demonstrations.sources as {kind: runs, path: ...}",
+            )
     made = settings.demonstrations is not None or RunLayout(settings.out).demonstrations.exists()
     if trajectories is None and not made:
         raise ConfigError(
@@ -158,11 +182,6 @@ def _check_grpo(settings: RunSettings) -> None:
             raise ConfigError(f"the {kind} environment needs a retriever", "set retriever to an index")
     for reporter in settings.grpo.report_to:
         _need(reporter, f"grpo.report_to '{reporter}'")
-
-
-def _outside(paths: list[str], out: Path) -> Iterator[str]:
-    """The paths that the run does not create itself."""
-    return (path for path in paths if out not in Path(path).parents)
 
 
 def _need(package: str, purpose: str) -> None:

@@ -10,12 +10,12 @@ from pydantic import Field, model_validator
 
 from agent.cluster.config import ClusterSettings
 from agent.config import (
-    DemonstrationSettings,
     EvaluationSettings,
     GrpoSettings,
     PolicySettings,
     WarmstartSettings,
 )
+from agent.demonstration_config import DemonstrationSettings
 from envs.config import EnvironmentSettings
 from envs.toy_world.config import WorldSettings
 from retrieval.config import AnyRetriever

@@ -82,7 +82,7 @@ def _questions(settings: RunSettings, get: str) -> Iterator[Need]:
     named = [(f"data.train.{place}", source.path) for place, source in enumerate(data.train)]
     named += [(f"data.{name}", path) for name, path in (("dev", data.dev), ("test", data.test)) if path]
     if settings.demonstrations is not None:
-        named += [(f"demonstrations.{place}", path) for place, path in enumerate(settings.demonstrations.sources)]
+        named += [(f"demonstrations.{place}", one.path) for place, one in enumerate(settings.demonstrations.sources)]
     for name, path in named:
         yield _rows(name, path, settings.out, get)
 

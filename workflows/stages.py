@@ -7,7 +7,6 @@ output from the run folder, so a killed run continues where it stopped.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import takewhile
@@ -15,31 +14,27 @@ from typing import Any
 
 from agent.cluster.config import MAY_DIFFER
 from rewards.config import reread
-from sleuth.artifacts import atomic_write
-from sleuth.errors import ConfigError, DataError, RetrieverError
+from sleuth.errors import ConfigError, RetrieverError
 from sleuth.failures import causes
 from sleuth.layout import STAGES, RunLayout
-from sleuth.leaks import without_leaks
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
-from sleuth.types import Plan
-from workflows.checks import check_inputs, say_leaks
+from workflows.checks import check_inputs
 from workflows.cluster import train_on_cluster
 from workflows.config import RunSettings, modes_of
 from workflows.context import StageContext
+from workflows.demonstrations import make_demonstrations
 from workflows.gate import pass_gate
 from workflows.golds import check_golds, questions_of
 from workflows.learn import learn
 from workflows.wiring import (
-    held_out,
     limit_threads,
     make_driver,
     make_policy,
     read_dev,
     read_questions,
     read_training,
-    short_answered,
     with_mode,
 )
 
@@ -145,58 +140,6 @@ def _start(run: StageContext) -> dict[str, Any] | None:
     return {mode: evaluate_policy(run, "policy", mode) for mode in modes} if modes else None
 
 
-def _demonstrate(run: StageContext) -> dict[str, Any] | None:
-    settings = run.settings.demonstrations
-    if settings is None:
-        return None
-    from agent.demonstrate import play_plans, worth_learning
-    from agent.policies.loading import load_codec
-    from envs.factory import make_environment
-    from envs.plans import neutralised
-    from envs.protocols.base import open_protocol
-    from envs.toy_world.plans import with_lazy_share
-    from sleuth.trajectories import to_line
-    from sleuth.types import ScoredTrajectory
-
-    plans = [plan for source in settings.sources for plan in _read_plans(source)]
-    plans, leaks = without_leaks(plans, held_out(run.settings.data), lambda plan: plan.question)
-    say_leaks(leaks, "demonstrations")
-    plans = short_answered(plans, settings.max_answer_words, lambda plan: plan.question, "demonstrations")
-    plans = plans[: settings.limit]
-    plans = with_lazy_share(plans, settings.lazy, run.settings.seed)
-    codec = load_codec(run.policy_after("policy"), trust_remote_code=run.settings.policy.trust_remote_code)
-    plans = [neutralised(plan, codec.reserved) for plan in plans]
-    retriever = run.open_retriever()
-    assert retriever is not None
-    environment = run.settings.environment
-    protocol = open_protocol(environment)
-    played = play_plans(
-        plans,
-        codec,
-        make_environment(environment, codec),
-        retriever,
-        environment.top_k,
-        write=protocol.write,
-        end_turns=protocol.tool_messages,
-    )
-    kept = [t for t in played if worth_learning(t, settings.require_titles)]
-    if not kept:
-        ends = ", ".join(f"{stop}: {n}" for stop, n in Counter(t.stop for t in played).most_common())
-        raise DataError(
-            f"none of {len(played)} demonstrations is usable ({ends})",
-            "raise environment.turn_tokens or turns, or set demonstrations.require_titles=false",
-        )
-    atomic_write(run.layout.demonstrations, "".join(to_line(ScoredTrajectory(t, None)) for t in kept))
-    log.info("%d demonstrations, %d of them kept", len(played), len(kept))
-    return {"played": len(played), "kept": len(kept), "leaks": leaks.count}
-
-
-def _read_plans(source: str) -> list[Plan]:
-    from envs import plans
-
-    return plans.read_plans(source) if plans.holds_plans(source) else plans.plans_from_release(source)
-
-
 def _warmstart(run: StageContext) -> dict[str, Any] | None:
     settings = run.settings.warmstart
     if settings is None:
@@ -286,7 +229,7 @@ _WORK: dict[str, Callable[[StageContext], dict[str, Any] | None]] = {
     "world": _world,
     "policy": _policy,
     "start": _start,
-    "demonstrate": _demonstrate,
+    "demonstrate": make_demonstrations,
     "warmstart": _warmstart,
     "gate": pass_gate,
     "grpo": _grpo,

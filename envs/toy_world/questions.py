@@ -36,6 +36,8 @@ CHAINS: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("founder", "birthplace", "country"),
     ],
 }
+CHAIN_KINDS = frozenset({"two_hop", "three_hop"})
+"""Questions of which only the start is named: each search needs what the one before has found."""
 COMPARED_RELATIONS = [relation for facts in RELATIONS.values() for relation, target in facts.items() if target == YEAR]
 SHARED_RELATIONS = ["director", "studio", "birthplace", "headquarters", "country"]
 DIRECTIONS = ("earlier", "later")

@@ -17,7 +17,7 @@ from typing import Any
 from envs.plans import question_row, write_plans
 from envs.toy_world.config import SPLITS
 from envs.toy_world.generate import World
-from envs.toy_world.plans import CHAIN_KINDS
+from envs.toy_world.questions import CHAIN_KINDS
 from sleuth.artifacts import atomic_folder, write_manifest
 from sleuth.types import Plan
 

@@ -6,13 +6,14 @@ import pytest
 from tiny_tokenizers import byte_level
 
 from agent.codec import HFCodec
-from agent.demonstrate import play_plans
+from agent.demonstrate import play
 from agent.events import ThoughtOpen, TokenSampled
 from agent.policies.scripted import ScriptedPolicy
 from agent.rollout import RolloutDriver
 from agent.warmstart import to_example
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment
+from envs.plans import Reciter
 from rewards.format import Format
 from sleuth.trajectories import from_dict, to_dict
 from sleuth.types import (
@@ -186,7 +187,8 @@ def test_an_environment_that_knows_of_no_thoughts_is_played_as_before(codec):
 def test_demonstrations_are_said_inside_the_thought_that_the_template_opened(codec):
     plan = Plan(QUESTION, (PlanStep("Find it.", "Norway", "Oslo"),), "Read it.", "Oslo")
     settings = EnvironmentSettings()
-    (played,) = play_plans([plan], codec, make_environment(settings, codec), Shelf(), 2)
+    (demonstration,) = play([Reciter(plan)], codec, make_environment(settings, codec), Shelf(), 2)
+    played = demonstration.trajectory
     assert [turn.text for turn in played.turns] == [
         "Find it. </think>\n<search> Norway </search>",
         "<think> Read it. </think>\n<answer> Oslo </answer>",

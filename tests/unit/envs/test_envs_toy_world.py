@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from envs.lazy import lazy_counts, with_lazy_share
+from envs.plans import Reciter, lazy
 from envs.toy_world.config import SPLITS, KindMix, WorldSettings
 from envs.toy_world.facts import RELATIONS, YEAR
 from envs.toy_world.generate import World, generate_world
 from envs.toy_world.lexicon import SYNONYMS, Lexicon, draw_names, split_name
-from envs.toy_world.plans import CHAIN_KINDS, lazy, with_lazy_share
-from envs.toy_world.questions import CHAINS
+from envs.toy_world.questions import CHAIN_KINDS, CHAINS
 from envs.toy_world.write import named_titles
 from sleuth.errors import ConfigError
 
@@ -219,16 +220,15 @@ def test_lazy_plans_stop_early_and_answer_what_they_found(plain: World) -> None:
         lazy(plan, 0)
 
 
-def test_the_lazy_share_touches_chains_only(plain: World) -> None:
-    plans = plain.plans["train"]
-    assert with_lazy_share(plans, 0.0, 0) == list(plans)
-    everyone = with_lazy_share(plans, 1.0, 0)
-    changed = {a.question.kind for a, b in zip(plans, everyone, strict=True) if a != b}
-    assert changed == CHAIN_KINDS
-    assert all(len(p.steps) < 3 for p in everyone if p.question.kind == "three_hop")
-    some = with_lazy_share(plans, 0.5, 0)
-    chains = [(a, b) for a, b in zip(plans, some, strict=True) if a.question.kind in CHAIN_KINDS]
-    assert 0.35 < sum(a != b for a, b in chains) / len(chains) < 0.65
+def test_the_lazy_share_touches_every_kind_with_several_steps(plain: World) -> None:
+    whole = [Reciter(plan) for plan in plain.plans["train"]]
+    assert with_lazy_share(whole, 0.0, 0) == whole
+    counts = lazy_counts(whole, with_lazy_share(whole, 1.0, 0))
+    assert all(made == (0 if kind == "one_hop" else total) for kind, (made, total) in counts.items())
+    assert len(counts) == 5
+    chains = with_lazy_share(whole, 0.5, 0, CHAIN_KINDS)
+    shares = {kind: made / total for kind, (made, total) in lazy_counts(whole, chains).items()}
+    assert all(0.3 < share < 0.7 if kind in CHAIN_KINDS else share == 0 for kind, share in shares.items())
 
 
 @given(st.integers(0, 10**9), st.integers(2, 5))

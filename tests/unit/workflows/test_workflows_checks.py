@@ -63,6 +63,12 @@ MADE = {"index": "none", "corpus": "QUESTIONS", "encoder": "none"}
     ("more", "message"),
     [
         ({"demonstrations": {"sources": ["none.json"]}}, "none.json"),
+        ({"demonstrations": {"sources": ["RUNS"]}}, "has runs of a policy, not questions (name it as {kind: runs"),
+        ({"demonstrations": {"sources": [{"kind": "runs", "path": "QUESTIONS"}]}}, "q.jsonl, line 1: not a run"),
+        (
+            {"demonstrations": {"sources": [{"kind": "runs", "path": "RUNS"}]}},
+            "line 1: message 1 has the role 'critic'",
+        ),
         ({"retriever": {"index": "none"}}, "no index at none"),
         ({"retriever": {"index": "none", "corpus": "none.jsonl"}}, "no corpus at none.jsonl"),
         ({"retriever": {"kind": "hybrid", "parts": [{"index": "none"}, {"index": "more"}]}}, "no index at none"),
@@ -79,6 +85,7 @@ MADE = {"index": "none", "corpus": "QUESTIONS", "encoder": "none"}
             "needs a dense index of type flat, not a retriever of kind sparse",
         ),
         ({"warmstart": {"trajectories": "none.jsonl"}}, "no file none.jsonl"),
+        ({"warmstart": {"trajectories": "RUNS"}}, "has runs of others, not trajectories of ours"),
         ({"demonstrations": None}, "no demonstrations to learn from"),
         ({"policy": {"model": "MODEL", "device": "gpu"}}, "policy.device is 'gpu'"),
         ({"policy": {"model": "MODEL", "device": "cuda:99"}}, "policy.device is 'cuda:99', but torch finds"),
@@ -103,7 +110,9 @@ def test_what_is_missing_or_broken_is_said_first(
 ) -> None:
     (tmp_path / "broken.jsonl").write_text('{"id": "1", "question": "who?", "golden_answers": ["a"]}\n{"id": \n')
     places = {"MODEL": str(model), "QUESTIONS": str(tmp_path / "q.jsonl"), "BROKEN": str(tmp_path / "broken.jsonl")}
-    places["FOLDER"] = str(tmp_path)
+    run = {"id": "r", "question": "who?", "golden_answers": ["a"], "messages": [{"role": "critic", "content": "No."}]}
+    (tmp_path / "runs.jsonl").write_text(json.dumps(run) + "\n")
+    places |= {"FOLDER": str(tmp_path), "RUNS": str(tmp_path / "runs.jsonl")}
     text = json.dumps(more)
     for name, path in places.items():
         text = text.replace(name, path)
@@ -153,9 +162,9 @@ def test_a_stage_that_left_nothing_may_be_resumed_with_other_settings(tmp_path: 
     """A plan that leads nowhere ends the first try; the second one names another file."""
     with pytest.raises(DataError, match="names its supporting passages"):
         run_stages(settings(tmp_path, model), until="demonstrate", resume=False, overwrite=False)
-    row = {"id": "1", "question": "who is A?", "golden_answers": ["b"], "metadata": {"supporting_titles": ["A"]}}
+    row = {"id": "1", "question": "who is b?", "golden_answers": ["b"], "metadata": {"supporting_titles": ["A"]}}
     (tmp_path / "good.jsonl").write_text(json.dumps(row) + "\n")
-    mended = {"sources": [str(tmp_path / "good.jsonl")], "require_titles": False}
+    mended = {"sources": [str(tmp_path / "good.jsonl")]}
     given = settings(tmp_path, model, demonstrations=mended)
     run_stages(given, until="demonstrate", resume=True, overwrite=False)
     with pytest.raises(SleuthError, match=r"was started with demonstrations"):

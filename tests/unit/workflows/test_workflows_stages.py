@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.demonstrate import worth_learning
+from agent.demonstrate import why_dropped
 from agent.evaluate import AnswerFigures, EvaluationReport, SearchFigures
 from cli.train import resume_command
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError
@@ -18,7 +19,7 @@ from sleuth.failures import causes
 from sleuth.layout import GrpoOutcome, RunLayout, read_record, write_record
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
-from sleuth.types import Generation, Hit, Passage, Question, Search, Segment, Trajectory, Turn
+from sleuth.types import Answer, Generation, Hit, Passage, Question, Search, Segment, Trajectory, Turn
 from workflows import stages
 from workflows.checks import check_inputs
 from workflows.cluster import train_on_cluster
@@ -106,11 +107,16 @@ def test_the_command_that_goes_on_is_the_one_that_was_given() -> None:
 
 
 def test_a_demonstration_met_its_titles_however_a_corpus_writes_them() -> None:
-    found = Hit(Passage("p", "Beyonce\u0301_Knowles", "text"), 1.0, 1)
-    turn = Turn(Generation((1,), (0.0,), "stop"), "", Search("who"), (found,))
-    question = Question("q", "who?", ("a",), ("Beyonc\u00e9 Knowles",))
-    trajectory = Trajectory(question, (Segment("prompt", (1,)),), (turn,), "answer")
-    assert worth_learning(trajectory, require_titles=True)
+    found = Hit(Passage("p", "Beyonce\u0301_Knowles", "She is from Houston."), 1.0, 1)
+    said = Generation((1,), (0.0,), "stop")
+    turns = (Turn(said, "", Search("who"), (found,), "She is from Houston."), Turn(said, "", Answer("houston")))
+    question = Question("q", "who?", ("Houston",), ("Beyonc\u00e9 Knowles",))
+    trajectory = Trajectory(question, (Segment("prompt", (1,)),), turns, "answer")
+    assert why_dropped(trajectory, require_titles=True) == ""
+    other = replace(trajectory, question=replace(question, supporting_titles=("Other",)))
+    assert why_dropped(other) == "" and "passages" in why_dropped(other, require_titles=True)
+    guessed = replace(trajectory, turns=(turns[0], replace(turns[1], action=Answer("Dallas"))))
+    assert why_dropped(guessed) == "its answer does not stand in what was read"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,83 @@
+"""Settings of demonstrations: where they come from, one class a kind of source. No torch here.
+
+In a config a source is a path, or a mapping::
+
+    sources: ["{out}/world/plans_train.jsonl", data/hotpot_train_v1.1.json]
+    sources: [{path: data/wiki/qa/train.jsonl, kinds: [single, bridge], max_answer_words: 5, limit: 2000}]
+    sources: [{kind: runs, path: data/gpt4_react.jsonl}, {kind: runs, path: other.jsonl, replay: true}]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, SerializeAsAny
+
+from sleuth.kinds import KindSettings
+from sleuth.settings import Count, Settings, Share
+
+
+class DemonstrationSource(KindSettings):
+    """A file that demonstrations are made from; ``limit``: of its first rows only."""
+
+    NOUN: ClassVar[str] = "source of demonstrations"
+    KINDS: ClassVar[Mapping[str, str]] = {
+        "questions": "agent.demonstration_config:QuestionSource",
+        "runs": "agent.demonstration_config:RunSource",
+    }
+    path: Annotated[str, Field(min_length=1)]
+    limit: Count | None = None
+
+    @classmethod
+    def spelled_out(cls, value: Any) -> Any:
+        """A path alone, or a mapping without ``kind``, is of questions."""
+        if isinstance(value, str):
+            return {"kind": "questions", "path": value}
+        return {"kind": "questions", **value} if isinstance(value, Mapping) else value
+
+    @property
+    def searches(self) -> bool:
+        """Whether making its demonstrations needs the retriever."""
+        return True
+
+
+class QuestionSource(DemonstrationSource):
+    """Questions with gold passages, or plans that were written beforehand (``sleuth world`` writes some).
+
+    ``kinds`` keeps only questions of these kinds, ``max_answer_words`` those with an answer that is so short.
+    """
+
+    kinds: Annotated[list[str], Field(min_length=1)] | None = None
+    max_answer_words: Count | None = None
+
+
+class RunSource(DemonstrationSource):
+    """Runs of other policies, as JSON lines: ``tagged`` text, chat ``messages`` or ``turns`` (docs/formats.md).
+
+    Only right runs with at least one search are kept, with the observations that they have seen. ``replay``: their
+    searches are made with this run's retriever instead, and a run is dropped unless its answer stands in the hits.
+    ``require_answer``: the same for their own observations.
+    """
+
+    replay: bool = False
+    require_answer: bool = False
+
+    @property
+    def searches(self) -> bool:
+        return self.replay
+
+
+class DemonstrationSettings(Settings):
+    """Demonstrations played through the real environment and retriever.
+
+    ``limit`` is on those of all sources together. ``lazy`` is the fraction of demonstrations with several steps that
+    stop early and answer with what they have found so far, ``lazy_kinds`` the kinds of questions in which they may;
+    None: in all. Runs of others are taken as they are. ``require_titles``: all gold passages have to be found.
+    """
+
+    sources: list[SerializeAsAny[DemonstrationSource]] = Field(min_length=1)
+    limit: Count | None = None
+    lazy: Share = 0.0
+    lazy_kinds: Annotated[list[str], Field(min_length=1)] | None = None
+    require_titles: bool = True
