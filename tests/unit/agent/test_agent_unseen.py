@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 from qwen_like import qwen_codec
 
-from agent.demonstrate import play_plans
+from agent import demonstrate
 from agent.policies.scripted import ScriptedPolicy
 from agent.rollout import RolloutDriver
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment
+from envs.plans import Reciter
 from sleuth.types import Hit, Passage, Plan, PlanStep, Question, Sampling, Trajectory
 
 CODEC = qwen_codec()
@@ -109,5 +110,5 @@ def test_demonstrations_are_played_so_too():
     steps = (PlanStep("One.", "a"), PlanStep("More.", "a"))
     plan = Plan(Question("q", "Where?", ("Paris",)), steps, "So.", "Paris")
     make = make_environment(EnvironmentSettings(unseen=True), CODEC)
-    (played,) = play_plans([plan], CODEC, make, Ranked(), 1)
-    assert ids(played) == [["a0"], ["a1"]]
+    (played,) = demonstrate.play([Reciter(plan)], CODEC, make, Ranked(), 1)
+    assert ids(played.trajectory) == [["a0"], ["a1"]]
