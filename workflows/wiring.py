@@ -166,7 +166,7 @@ def short_answered(
 
     Raises DataError if there are none.
     """
-    if most is None:
+    if most is None or not rows:
         return list(rows)
     kept = [row for row in rows if len(question(row).answers[0].split()) <= most]
     if not kept:
