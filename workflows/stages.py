@@ -43,6 +43,7 @@ log = logging.getLogger("sleuth.run")
 
 def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, overwrite: bool) -> StageContext:
     """Run every stage in the settings, up to and including ``until``."""
+    settings = _as_begun(settings) if resume else settings
     run = StageContext(settings, RunFolder(settings.out), resume)
     done = [name for name in STAGES if run.folder.stage_done(name)] if resume else []
     check_inputs(settings, until, done)
@@ -80,6 +81,15 @@ def _check_golds(run: StageContext, until: str) -> None:
         retriever = run.open_retriever()
         assert retriever is not None
         check_golds(questions, retriever, settings.retriever.name)
+
+
+def _as_begun(settings: RunSettings) -> RunSettings:
+    """``settings`` with leaks treated as when the run began, unless they say how: older runs kept them."""
+    folder = RunFolder(settings.out)
+    if "leaks" in settings.data.model_fields_set or not folder.layout.config.exists():
+        return settings
+    leaks = (folder.read_config().get("data") or {}).get("leaks", "keep")
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"leaks": leaks})})
 
 
 def _reread(settings: RunSettings, saved: dict[str, Any]) -> dict[str, Any]:
