@@ -170,7 +170,7 @@ def tune_minilm(folder: Path) -> dict[str, Any]:
             "batch_size": 64,
             "temperature": 0.05,
             "learning_rate": 2e-5,
-            "epochs": 2,
+            "steps": 150,
         },
     }
 
