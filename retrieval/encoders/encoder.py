@@ -219,11 +219,10 @@ class Encoder:
             )
             for name, rows in made.items():
                 tokens.setdefault(name, []).extend(rows)
-        if self.expander is not None and role == "passage":
-            added = self.expander.tokens(texts, self.settings)
-            _append(tokens, added, limit, {tokenizer.sep_token_id, tokenizer.eos_token_id})
         if not all(tokens["input_ids"]):
             raise DataError("an empty text has no vector in this encoder", "leave empty texts out")
+        if self.expander is not None and role == "passage":
+            _append(tokens, self.expander.tokens(texts), limit, {tokenizer.sep_token_id, tokenizer.eos_token_id})
         return tokens
 
     def _left_out(self, role: Role) -> dict[str, Tensor]:
@@ -290,8 +289,9 @@ def plain_text(module: nn.Module, role: Role) -> bool:
 def _append(
     tokens: Mapping[str, list[list[int]]], added: Sequence[list[int]], limit: int, ends: Container[int | None]
 ) -> None:
-    """Put ``added`` ids before the ``ends`` of each row; its own ids are cut, so that ``limit`` holds."""
-    for row, more in enumerate(added):
+    """Put ``added`` ids before the ``ends`` of each row, at most half of ``limit``; its own ids give them room."""
+    for row, given in enumerate(added):
+        more = given[: limit // 2]
         ids = tokens["input_ids"][row]
         end = next((at for at in range(len(ids), 0, -1) if ids[at - 1] not in ends), 0)
         kept = min(end, max(0, limit - len(more) - (len(ids) - end)))

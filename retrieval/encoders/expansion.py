@@ -53,11 +53,9 @@ class Expander:
             self._joined(text, ids, tokenizer, settings) for text, ids in zip(texts, self._terms(texts), strict=True)
         ]
 
-    def tokens(self, texts: Sequence[str], settings: EncoderSettings) -> list[list[int]]:
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text's terms; empty without ``pieces``."""
-        if not self.pieces:
-            return [[] for _ in texts]
-        return [ids[: settings.passage_max_tokens // 2] for ids in self._terms(texts)]
+        return self._terms(texts) if self.pieces else [[] for _ in texts]
 
     def _terms(self, texts: Sequence[str]) -> list[list[int]]:
         missing = list(dict.fromkeys(text for text in texts if text not in self._known))

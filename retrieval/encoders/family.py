@@ -93,7 +93,7 @@ class PassageExpander(Protocol):
         """The ``texts`` with terms added, no longer for ``tokenizer`` than ``settings`` allow where it can tell."""
         ...
 
-    def tokens(self, texts: Sequence[str], settings: EncoderSettings) -> list[list[int]]:
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids to append to the tokens of each text; empty where ``__call__`` has added the terms."""
         ...
 

@@ -234,6 +234,15 @@ def test_terms_take_at_most_half_of_a_passage(folder: Path, tmp_path: Path) -> N
         assert read[:5].tolist() == own[:5].tolist()  # of words, only whole ones
 
 
+def test_pieces_leave_a_short_context_whole(folder: Path, tmp_path: Path) -> None:
+    made("splade", folder).save(tmp_path / "splade")
+    expansion = {"encoder": str(tmp_path / "splade"), "terms": 200, "pieces": True}
+    encoder = made("unicoil", folder, expansion=expansion)
+    encoder.model.tokenizer.model_max_length = 8  # less than passage_max_tokens
+    read = encoder.features(["amber birch coral delta " * 20, "amber"], "passage")
+    assert read["attention_mask"].sum(1).max() <= 8
+
+
 def test_a_backbone_without_a_masked_lm_head_is_refused(backbone: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ArtifactError, match=r"has no masked-LM head, by which SPLADE weighs words: BertModel"
