@@ -147,12 +147,16 @@ def answer_was_found(trajectory: Trajectory) -> bool:
 
 
 def answer_was_read(trajectory: Trajectory) -> bool:
-    """Whether the answer given stands in what the episode has shown; a right one may stand there in another form."""
+    """Whether the answer given stands in what the episode has shown after its prompt."""
+    return answer_stands_in(trajectory, "\n".join(turn.observation for turn in trajectory.turns))
+
+
+def answer_stands_in(trajectory: Trajectory, shown: str) -> bool:
+    """Whether the answer given stands in ``shown``; a right one may stand there in another form."""
     given = trajectory.answer or ""
     accepted = trajectory.question.answers
     right = any(given.casefold() == answer.casefold() for answer in accepted)
     forms = informative_answers([given, *(accepted if right else ())])
     if not informative_answers([given]):
         return True
-    shown = "\n".join(turn.observation for turn in trajectory.turns)
     return has_answer(shown, forms)

@@ -4,15 +4,16 @@ In a config a source is a path, or a mapping::
 
     sources: ["{out}/world/plans_train.jsonl", data/hotpot_train_v1.1.json]
     sources: [{path: data/wiki/qa/train.jsonl, kinds: [single, bridge], max_answer_words: 5, limit: 2000}]
+    sources: [{path: data/wiki/qa/train.jsonl, mode: rag, top_k: 1, gold: true}]
     sources: [{kind: runs, path: data/gpt4_react.jsonl}, {kind: runs, path: other.jsonl, replay: true}]
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from sleuth.kinds import KindSettings
 from sleuth.settings import Count, Settings, Share
@@ -46,10 +47,23 @@ class QuestionSource(DemonstrationSource):
     """Questions with gold passages, or plans that were written beforehand (``sleuth world`` writes some).
 
     ``kinds`` keeps only questions of these kinds, ``max_answer_words`` those with an answer that is so short.
+
+    ``mode`` ``rag`` shows how to read instead of how to search: the prompt has the first ``top_k`` passages that the
+    question itself finds (None: as many as the environment's), and the demonstration answers from them, or is dropped.
+    ``gold``: a gold passage with the answer is among them, at a seeded rank, if the question finds it at all.
     """
 
+    mode: Literal["search", "rag"] = "search"
+    top_k: Count | None = None
+    gold: bool = False
     kinds: Annotated[list[str], Field(min_length=1)] | None = None
     max_answer_words: Count | None = None
+
+    @model_validator(mode="after")
+    def _only_of_rag(self) -> Self:
+        if self.mode == "search" and (self.gold or self.top_k):
+            raise ValueError("top_k and gold are of mode: rag; a search finds environment.top_k passages")
+        return self
 
 
 class RunSource(DemonstrationSource):

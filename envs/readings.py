@@ -51,7 +51,16 @@ class Readings:
 
     @classmethod
     def of(cls, solution: Solution, turns: Sequence[Turn]) -> Readings:
-        by_turn = [_reads(turn.hits, turn.observation) for turn in turns]
+        return cls._of(solution, [_reads(turn.hits, turn.observation) for turn in turns])
+
+    @classmethod
+    def of_hits(cls, solution: Solution, hits: Sequence[Hit]) -> Readings:
+        """What passages say that are shown in full."""
+        whole = " ".join(f"{spaced(hit.passage.title)} {spaced(hit.passage.text)}" for hit in hits)
+        return cls._of(solution, [_reads(tuple(hits), whole)])
+
+    @classmethod
+    def _of(cls, solution: Solution, by_turn: Sequence[Sequence[Read]]) -> Readings:
         reads = tuple(read for found in by_turn for read in found)
         known = content_words(solution.question.text).union(*(read.words for read in reads))
         met = _in_order(solution, reads) if solution.in_order else _as_read(solution, reads)

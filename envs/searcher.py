@@ -53,9 +53,9 @@ class Searcher:
     def act(self, turns: Sequence[Turn]) -> Move | GivenUp:
         now = Readings.of(self.solution, turns)
         news = now.met[len(Readings.of(self.solution, turns[:-1]).met) if turns else 0 :]
-        said = " ".join(dict.fromkeys(met.clue for met in news if met.clue))
+        said = quoted(news)
         if len(now.met) == self.hops or len(now.met) == self.stop_after:
-            return self._answer(now, said)
+            return answered(self.solution, now, said, self.reserved)
         searches = [turn.action for turn in turns if isinstance(turn.action, Search)]
         used = {content_words(query) for search in searches for query in search.queries}
         for query, need in _candidates(self.solution, now):
@@ -64,15 +64,26 @@ class Searcher:
                 return Move(self._safe(f"{said} {think}"), Search(self._safe(query)))
         return GivenUp("what it looked for was not found")
 
-    def _answer(self, now: Readings, said: str) -> Move | GivenUp:
-        whole = len(now.met) == self.hops
-        answer = _final_answer(self.solution, now) if whole else now.met[-1].value
-        if not answer:
-            return GivenUp("the answer does not stand in what was read")
-        return Move(self._safe(f"{said} So the answer is {answer}."), Answer(self._safe(answer)))
-
     def _safe(self, text: str) -> str:
-        return neutralise(" ".join(text.split()), self.reserved)
+        return _safe(text, self.reserved)
+
+
+def quoted(met: Sequence[Met]) -> str:
+    """What passages say of the needs that they meet, each once, for a thought."""
+    return " ".join(dict.fromkeys(one.clue for one in met if one.clue))
+
+
+def answered(solution: Solution, now: Readings, said: str, reserved: frozenset[str]) -> Move | GivenUp:
+    """The last move, after the thought ``said``: the answer, or, if needs are left, what the last one met has found."""
+    whole = len(now.met) == len(solution.needs)
+    answer = _final_answer(solution, now) if whole else now.met[-1].value
+    if not answer:
+        return GivenUp("the answer does not stand in what was read")
+    return Move(_safe(f"{said} So the answer is {answer}.", reserved), Answer(_safe(answer, reserved)))
+
+
+def _safe(text: str, reserved: frozenset[str]) -> str:
+    return neutralise(" ".join(text.split()), reserved)
 
 
 def _final_answer(solution: Solution, now: Readings) -> str:

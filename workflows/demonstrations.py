@@ -20,6 +20,7 @@ from sleuth.types import ScoredTrajectory, Trajectory
 from workflows.checks import say_leaks
 from workflows.context import StageContext
 from workflows.golds import check_golds
+from workflows.reading import play_readers
 from workflows.wiring import held_out, short_answered
 
 if TYPE_CHECKING:
@@ -134,6 +135,9 @@ def _play_questions(
     assert retriever is not None
     if run.settings.retriever and source.path not in {data.dev, data.test, *(train.path for train in data.train)}:
         check_golds([one.question for one in chosen], retriever, run.settings.retriever.name)
+    if source.mode == "rag":
+        solved = [one for one in chosen if not isinstance(one, Reciter)]
+        return play_readers(run, codec, source, solved, retriever)
     played_by = with_lazy_share(chosen, settings.lazy, run.settings.seed, settings.lazy_kinds)
     if settings.lazy:
         log.info("%s", _lazy_line(chosen, played_by))
@@ -152,6 +156,8 @@ def _demonstrators(
 
     assert run.settings.demonstrations is not None
     if holds_plans(source.path):
+        if source.mode == "rag":
+            raise DataError(f"{source.path} holds plans, which search", "mode: rag needs questions with gold passages")
         return [Reciter(neutralised(plan, reserved)) for plan in read_plans(source.path)]
     limit = None if whole or source.kinds or source.max_answer_words else source.limit
     free, by_title = not run.settings.demonstrations.require_titles, run.settings.data.gold == "title"

@@ -111,6 +111,27 @@ def test_questions_about_what_is_measured_with_are_no_demonstrations(place, tmp_
     assert kept.keys() == {"q1", "q3"} and info["leaks"] == 0
 
 
+def test_reading_is_shown_with_what_the_question_finds(place, tmp_path):
+    source = {"path": str(place / "questions.jsonl"), "mode": "rag"}
+    kept, info = demonstrate(place, tmp_path / "run", sources=[source])
+    assert kept.keys() == {"q1"} and not kept["q1"].queries and kept["q1"].answer == "Skien"
+    assert [hit.passage.id for hit in kept["q1"].given] == ["p2"]
+    assert info["kinds"]["made/single (read)"] == {"played": 2, "kept": 1}
+    assert info["dropped"] == {"what was given does not have the answer": 2}
+    kept, _ = demonstrate(place, tmp_path / "more", sources=[source | {"top_k": 2}])
+    assert kept.keys() == {"q1", "q3"} and kept["q3"].answer == "Skien"
+
+
+def test_a_gold_passage_may_be_given_at_any_rank(place, tmp_path):
+    source = {"path": str(place / "questions.jsonl"), "mode": "rag", "gold": True, "kinds": ["single"]}
+    for k in (1, 2):
+        kept, _ = demonstrate(place, tmp_path / str(k), sources=[source | {"top_k": k}])
+        given = [hit.passage.id for hit in kept["q1"].given]
+        assert kept.keys() == {"q1"} and len(given) == k and "p2" in given
+    with pytest.raises(ConfigError, match="of mode: rag"):
+        validate(DemonstrationSettings, {"sources": [source | {"mode": "search"}]}, "x")
+
+
 def test_runs_of_others_keep_what_they_have_seen_and_forge_nothing(place, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "sleuth.demonstrations"):
         kept, info = demonstrate(place, tmp_path / "run", sources=[{"kind": "runs", "path": str(place / "runs.jsonl")}])
