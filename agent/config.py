@@ -76,9 +76,15 @@ class OptimizerSettings(Settings):
 
 
 class WarmstartSettings(OptimizerSettings):
-    """Supervised fine-tuning on demonstration trajectories, policy tokens only."""
+    """Supervised fine-tuning on demonstration trajectories, policy tokens only.
+
+    ``trajectories``: a file of them, or the folder of an evaluation, all its samples; None: the run's demonstrations.
+    ``min_reward`` keeps those with so much: with an evaluation of the policy itself on training questions, sampled
+    several times, that is rejection sampling (RFT, Yuan et al. 2023).
+    """
 
     trajectories: Path | None = None
+    min_reward: float | None = None
     epochs: Rate = 1.0
     steps: Count | None = None
     batch_size: Count = 32

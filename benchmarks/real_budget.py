@@ -119,7 +119,8 @@ def train_rates(policy: PolicySettings, lora: LoraSettings | None, micros: list[
             return ids.numel()
 
         for name, work in (("warm start", warm), ("reference", reference), ("update", update)):
-            rates[f"{name} x{micro}"] = measured(work)
+            with torch.autocast(ids.device.type, getattr(torch, policy.dtype), enabled=policy.dtype != "float32"):
+                rates[f"{name} x{micro}"] = measured(work)
 
     def step() -> int:
         optimizer.step()
@@ -248,7 +249,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], help="key=value of the plan")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--kinds", nargs="+", choices=("full", "lora"), default=["full", "lora"])
+    parser.add_argument("--kinds", nargs="*", choices=("full", "lora"), default=["full", "lora"])
     parser.add_argument("--micro", type=int, nargs="+", default=[1, 4], help="rows of a micro-batch")
     parser.add_argument("--rows", type=int, default=8, help="episodes sampled together")
     parser.add_argument("--searches", type=float, default=1.0, help="searches of an episode")

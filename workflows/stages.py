@@ -10,16 +10,18 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from agent.cluster.config import MAY_DIFFER
 from rewards.config import reread
-from sleuth.errors import ConfigError, RetrieverError
+from sleuth.errors import ConfigError, DataError, RetrieverError
 from sleuth.failures import causes
-from sleuth.layout import STAGES, RunLayout
+from sleuth.layout import STAGES, EvaluationLayout, RunLayout
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
+from sleuth.types import Trajectory
 from workflows.checks import check_inputs
 from workflows.cluster import train_on_cluster
 from workflows.config import RunSettings, modes_of
@@ -155,15 +157,12 @@ def _warmstart(run: StageContext) -> dict[str, Any] | None:
     if settings is None:
         return None
     from agent.warmstart import warm_start
-    from sleuth.trajectories import read_trajectories
 
-    source = settings.trajectories or run.layout.demonstrations
-    trajectories = [scored.trajectory for scored in read_trajectories(source)]
     warm_start(
         settings,
         run.settings.policy,
         run.policy_after("policy"),
-        trajectories,
+        _learned_from(settings.trajectories or run.layout.demonstrations, settings.min_reward),
         run.layout.warmstart,
         seed=run.settings.seed,
         sink=_stage_sink(run, "warmstart"),
@@ -171,6 +170,21 @@ def _warmstart(run: StageContext) -> dict[str, Any] | None:
         resume=run.resume,
     )
     return {mode: evaluate_policy(run, "warmstart", mode) for mode in _test_modes(run)}
+
+
+def _learned_from(source: Path, min_reward: float | None) -> list[Trajectory]:
+    """The trajectories of ``source``, those of every sample if it is an evaluation, with at least ``min_reward``."""
+    from sleuth.trajectories import read_trajectories
+
+    samples = [sample.folder for sample in EvaluationLayout(source).existing_samples()]
+    rows = [row for part in samples or [source] for row in read_trajectories(part)]
+    if min_reward is None:
+        return [row.trajectory for row in rows]
+    kept = [row.trajectory for row in rows if row.reward is not None and row.reward >= min_reward]
+    log.info("%d of %d trajectories have a reward of at least %g", len(kept), len(rows), min_reward)
+    if not kept:
+        raise DataError(f"no trajectory of {source} has a reward of {min_reward:g}", "lower warmstart.min_reward")
+    return kept
 
 
 def _grpo(run: StageContext) -> dict[str, Any] | None:

@@ -14,12 +14,24 @@ import pytest
 from agent.demonstrate import why_dropped
 from agent.evaluate import AnswerFigures, EvaluationReport, SearchFigures
 from cli.train import resume_command
-from sleuth.errors import ArtifactError, ConfigError, RetrieverError
+from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
 from sleuth.failures import causes
 from sleuth.layout import GrpoOutcome, RunLayout, read_record, write_record
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
-from sleuth.types import Answer, Generation, Hit, Passage, Question, Search, Segment, Trajectory, Turn
+from sleuth.trajectories import to_line
+from sleuth.types import (
+    Answer,
+    Generation,
+    Hit,
+    Passage,
+    Question,
+    ScoredTrajectory,
+    Search,
+    Segment,
+    Trajectory,
+    Turn,
+)
 from workflows import stages
 from workflows.checks import check_inputs
 from workflows.cluster import train_on_cluster
@@ -104,6 +116,22 @@ def test_the_command_that_goes_on_is_the_one_that_was_given() -> None:
     words = ["sleuth", "warmstart", "a b.yaml", "--set", "grpo.steps=3", "--set", "data.dev=x y"]
     assert shlex.split(command) == [*words, "--out", "runs/b", "--resume"]
     assert resume_command(Path("a.yaml"), [], None, "grpo") == "sleuth train a.yaml --resume"
+
+
+def test_a_warm_start_may_learn_from_right_rollouts_alone(tmp_path: Path) -> None:
+    rewards = {"sample-1": [1.28, None, 0.1], "sample-2": [1.0, 0.0, 1.3]}
+    for name, found in rewards.items():
+        (tmp_path / name).mkdir()
+        asked = [Question(f"{name}/{i}", "who?", ("a",)) for i in range(len(found))]
+        played = [Trajectory(question, (Segment("prompt", (1,)),), (), "answer") for question in asked]
+        rows = [to_line(ScoredTrajectory(one, reward)) for one, reward in zip(played, found, strict=True)]
+        (tmp_path / name / "trajectories.jsonl").write_text("".join(rows))
+    ids = [t.question.id for t in stages._learned_from(tmp_path, 1.0)]
+    assert ids == ["sample-1/0", "sample-2/0", "sample-2/2"]
+    assert len(stages._learned_from(tmp_path, None)) == 6
+    assert len(stages._learned_from(tmp_path / "sample-1", 0.0)) == 2
+    with pytest.raises(DataError, match="lower warmstart"):
+        stages._learned_from(tmp_path, 2.0)
 
 
 def test_a_demonstration_met_its_titles_however_a_corpus_writes_them() -> None:
