@@ -47,12 +47,14 @@ class DataSettings(Settings):
     ``leaks``: training questions, and demonstrations, that share a gold passage or a gold title with any question of
     ``dev`` or ``test`` are dropped, or kept. ``gold``: gold passages are known by id where questions list ids, or by
     title throughout, as for a corpus with other ids. ``dev_max_answer_words`` keeps the dev questions with a first
-    answer of at most so many words, in every stage of a run.
+    answer of at most so many words, in every stage of a run; where a stage asks a limited number of them,
+    ``dev_draw: seeded`` takes them from all over the file, by the run's seed.
     """
 
     train: list[SourceSettings] = Field(default_factory=list)
     dev: str | None = None
     dev_max_answer_words: Annotated[int, Field(ge=1)] | None = None
+    dev_draw: Draw = "first"
     test: str | None = None
     leaks: Literal["drop", "keep"] = "drop"
     gold: Gold = "id"

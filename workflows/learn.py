@@ -25,7 +25,7 @@ def learn(run: StageContext, make_source: MakeSource | None) -> GrpoOutcome:
 
     settings = run.settings
     assert settings.grpo is not None
-    dev = read_dev(settings.data, settings.grpo.eval_limit)
+    dev = read_dev(settings.data, settings.grpo.eval_limit, settings.seed)
     retriever = None if make_source else run.open_retriever()
     newest = run.layout.newest_checkpoint() if run.resume else None
     sink = make_sink(settings, keep_to=checkpoint_step(newest) if newest else -1)

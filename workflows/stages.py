@@ -218,7 +218,7 @@ def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     report = evaluate(
         driver,
-        read_questions(path, limit, settings.data.gold) if path else read_dev(settings.data, limit),
+        read_questions(path, limit, settings.data.gold) if path else read_dev(settings.data, limit, settings.seed),
         metrics={"em": exact_match, "f1": f1},
         score=make_scorer(settings.rewards).score_all,
         out=out,

@@ -191,13 +191,12 @@ def short_answered(
     return kept
 
 
-def read_dev(data: DataSettings, limit: int | None = None) -> list[Question]:
-    """The dev questions. Raises DataError where none has an answer as short as they are to be."""
-    if data.dev_max_answer_words is None:
-        return read_questions(data.dev or "", limit, data.gold)
-    questions = read_questions(data.dev or "", gold=data.gold)
-    where = f"questions of {data.dev}"
-    return short_answered(questions, data.dev_max_answer_words, lambda question: question, where)[:limit]
+def read_dev(data: DataSettings, limit: int | None = None, seed: int = 0) -> list[Question]:
+    """At most ``limit`` dev questions. Raises DataError where none has an answer as short as they are to be."""
+    most, draw = data.dev_max_answer_words, data.dev_draw
+    questions = read_questions(data.dev or "", limit if most is None and draw == "first" else None, data.gold)
+    kept = short_answered(questions, most, lambda question: question, f"questions of {data.dev}")
+    return limited(kept, limit, draw, seed)
 
 
 def read_questions(path: str, limit: int | None = None, gold: Gold = "id") -> list[Question]:

@@ -92,6 +92,17 @@ def test_a_source_keeps_short_answers_before_its_limit(tmp_path: Path, caplog: p
         read_dev(DataSettings(dev=str(file), dev_max_answer_words=1))
 
 
+def test_dev_questions_may_be_drawn_from_all_over_their_file(tmp_path: Path) -> None:
+    file = tmp_path / "dev.jsonl"
+    rows = [{"id": str(i), "question": "q", "golden_answers": ["a" if i % 2 else "a b"]} for i in range(200)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    data = DataSettings(dev=str(file), dev_draw="seeded", dev_max_answer_words=1)
+    asked = [[int(q.id) for q in read_dev(data, limit, 0)] for limit in (20, 10)]
+    assert len(asked[0]) == 20 and max(asked[0]) > 120 and all(i % 2 for i in asked[0])
+    assert set(asked[1]) < set(asked[0]) and asked[0] != [int(q.id) for q in read_dev(data, 20, 1)]
+    assert [q.id for q in read_dev(data.model_copy(update={"dev_draw": "first"}), 2, 0)] == ["1", "3"]
+
+
 def loaded(path: Path | str) -> list[Question]:
     """What ``data.train: [{path: ...}]`` reads."""
     (questions,) = load_training_data(data_of(SourceSettings(path=str(path))), 0).sources
