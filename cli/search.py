@@ -51,7 +51,10 @@ def _explained(retriever: Retriever, query: str, hits: Sequence[Hit]) -> list[Ex
     from sleuth.protocols import Explains
 
     if not isinstance(retriever, Explains):
-        raise ConfigError("this retriever cannot say what made its hits", "--explain takes the index of an encoder")
+        raise ConfigError(
+            "this retriever cannot say what made its hits",
+            "--explain takes the index of an encoder, a hybrid or a reranker",
+        )
     return retriever.explain(query, hits) if hits else []
 
 

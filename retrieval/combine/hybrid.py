@@ -22,7 +22,7 @@ from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ConfigError
 from sleuth.hits import distinct
 from sleuth.protocols import Documents, Retriever
-from sleuth.types import Hit, Passage
+from sleuth.types import Contribution, Explanation, Hit, Passage
 
 Fusion = Literal["rrf", "sum", "dpr"]
 RRF_K = 60.0
@@ -89,11 +89,33 @@ class HybridRetriever:
         found = [map(distinct, part.search(queries, reach(part, self.depth))) for part in self.parts]
         return [self._fuse(lists, k) for lists in zip(*found, strict=True)]
 
+    def explain(self, query: str, hits: Sequence[Hit]) -> list[Explanation]:
+        """What each part gives to the scores of ``hits``, with its own rank and score of the passage."""
+        lists = [distinct(part.search([query], reach(part, self.depth))[0]) for part in self.parts]
+        fused = FUSIONS[self.fusion]
+        alone = [
+            fused(lists, [w * (j == i) for j, w in enumerate(self.weights)], self.rrf_k) for i in range(len(lists))
+        ]
+        own = [{hit.passage.id: hit for hit in found} for found in lists]
+
+        def parts_of(passage: str) -> list[Contribution]:
+            return [
+                Contribution(f"part {i + 1}", _place(own[i].get(passage)), alone[i].get(passage, 0.0))
+                for i in range(len(lists))
+            ]
+
+        found = [sorted(parts_of(hit.passage.id), key=lambda part: -part.score) for hit in hits]
+        return [Explanation(tuple(parts)) for parts in found]
+
     def _fuse(self, lists: Lists, k: int) -> list[Hit]:
         passages = _passages(lists)
         scores = FUSIONS[self.fusion](lists, self.weights, self.rrf_k)
         best = sorted(scores, key=lambda identifier: (-scores[identifier], identifier))[:k]
         return [Hit(passages[identifier], scores[identifier], rank) for rank, identifier in enumerate(best, start=1)]
+
+
+def _place(hit: Hit | None) -> str:
+    return "not found" if hit is None else f"rank {hit.rank}, score {hit.score:.4f}"
 
 
 def reciprocal_rank(lists: Lists, weights: Sequence[float], k: float) -> dict[str, float]:

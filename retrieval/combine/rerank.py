@@ -18,7 +18,7 @@ from sleuth.artifacts import fingerprint_of
 from sleuth.errors import RetrieverError
 from sleuth.hits import distinct
 from sleuth.protocols import Documents, Retriever
-from sleuth.types import Hit
+from sleuth.types import Contribution, Explanation, Hit
 
 
 class RerankRetriever:
@@ -56,6 +56,15 @@ class RerankRetriever:
             raise RetrieverError("the reranker returned no finite score for some passages")
         remaining = iter(scores)
         return [_in_order([(next(remaining), hit) for hit in hits], k) for hits in found]
+
+    def explain(self, query: str, hits: Sequence[Hit]) -> list[Explanation]:
+        """The model's score is of one piece; said beside it is where the first stage had the passage."""
+        found = {h.passage.id: h for h in distinct(self.inner.search([query], reach(self.inner, self.depth))[0])}
+        before = [found[hit.passage.id] for hit in hits]
+        return [
+            Explanation((Contribution("reranker", f"rank {b.rank}, score {b.score:.4f} before", hit.score),))
+            for hit, b in zip(hits, before, strict=True)
+        ]
 
 
 def _in_order(scored: list[tuple[float, Hit]], k: int) -> list[Hit]:

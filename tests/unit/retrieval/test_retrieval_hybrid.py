@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.combine.hybrid import HybridRetriever, normalised_sum, raw_sum, reciprocal_rank
+from retrieval.combine.hybrid import Fusion, HybridRetriever, normalised_sum, raw_sum, reciprocal_rank
 from retrieval.combine.rerank import RerankRetriever
 from sleuth.errors import ConfigError, RetrieverError
-from sleuth.types import Hit, Passage
+from sleuth.types import Explanation, Hit, Passage
 
 
 class Fixed:
@@ -66,6 +66,37 @@ def test_ranks_count_from_one_and_ties_stand_in_order_of_id() -> None:
     (hits,) = hybrid.search(["q"], 2)
     assert [(hit.rank, hit.passage.id) for hit in hits] == [(1, "b"), (2, "c")]
     assert hits[0].score == hits[1].score == pytest.approx(1 / 61 + 1 / 62)
+
+
+@pytest.mark.parametrize("fusion", ["rrf", "sum", "dpr"])
+def test_what_the_parts_give_adds_up_to_the_score(fusion: Fusion) -> None:
+    hybrid = HybridRetriever([Fixed(A), Fixed(B)], fusion=fusion, weights=[1, 3])
+    (hits,) = hybrid.search(["q"], 4)
+    for hit, reason in zip(hits, hybrid.explain("q", hits), strict=True):
+        assert sum(part.score for part in reason.parts) == pytest.approx(hit.score)
+        assert [part.score for part in reason.parts] == sorted((part.score for part in reason.parts), reverse=True)
+    said = {hit.passage.id: dict(_said(r)) for hit, r in zip(hits, hybrid.explain("q", hits), strict=True)}
+    assert said["y"] == {"part 1": "rank 2, score 5.0000", "part 2": "rank 1, score 0.8000"}
+    assert said["w"] == {"part 1": "not found", "part 2": "rank 2, score 0.6000"}
+
+
+def _said(reason: Explanation) -> list[tuple[str, str]]:
+    return [(part.query_term, part.passage_term) for part in reason.parts]
+
+
+def test_a_reranked_hit_says_where_it_stood_before() -> None:
+    class ByLength:
+        fingerprint = "length"
+
+        def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+            return [-float("xyzw".index(text[-1])) - 1 for _, text in pairs][::-1]
+
+    reranked = RerankRetriever(Fixed(A), ByLength(), depth=3)
+    (hits,) = reranked.search(["q"], 3)
+    assert ids(hits) == ["z", "y", "x"]
+    reasons = reranked.explain("q", hits)
+    assert _said(reasons[0]) == [("reranker", "rank 3, score 1.0000 before")]
+    assert [reason.parts[0].score for reason in reasons] == [hit.score for hit in hits]
 
 
 class Twice(Fixed):
