@@ -15,11 +15,15 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, SerializeAsAny
 
 from sleuth.kinds import KindSettings
-from sleuth.settings import Count, Settings, Share
+from sleuth.settings import Count, Draw, Settings, Share
 
 
 class DemonstrationSource(KindSettings):
-    """A file that demonstrations are made from; ``limit``: of its first rows only."""
+    """A file that demonstrations are made from.
+
+    ``limit``: of its first rows only, or with ``draw: seeded`` of rows from all over it, by the run's seed; the limit
+    on all sources together then draws too.
+    """
 
     NOUN: ClassVar[str] = "source of demonstrations"
     KINDS: ClassVar[Mapping[str, str]] = {
@@ -28,6 +32,7 @@ class DemonstrationSource(KindSettings):
     }
     path: Annotated[str, Field(min_length=1)]
     limit: Count | None = None
+    draw: Draw = "first"
 
     @classmethod
     def spelled_out(cls, value: Any) -> Any:

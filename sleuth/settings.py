@@ -15,7 +15,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -41,6 +41,8 @@ SECRET = "secret"
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0)]
+Draw = Literal["first", "seeded"]
+"""Which rows a limit keeps: the first of the file, or some from all over it, drawn by the run's seed."""
 Seconds = Annotated[float, Field(gt=0.0, le=31_536_000.0)]
 """Up to a year: more than clocks and threads can wait for is an error there."""
 Limit = Annotated[float, Field(gt=0.0, allow_inf_nan=True)]

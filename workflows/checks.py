@@ -90,13 +90,13 @@ def _check_questions(settings: RunSettings, *, training: bool) -> None:
     if training:
         for source in data.train:
             if source.max_answer_words is not None and is_there(source.path):
-                read_source(source, tell=True)
+                read_source(source, settings.seed, tell=True)
     if training and all(map(is_there, (*measured, *(source.path for source in data.train)))):
-        say_leaks(read_training(data)[1], "training questions")
+        say_leaks(read_training(data, settings.seed)[1], "training questions")
         return
     for source in data.train:
         if is_there(source.path):
-            read_source(source)
+            read_source(source, settings.seed)
 
 
 def say_leaks(leaks: Leaks, what: str) -> None:

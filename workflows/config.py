@@ -20,7 +20,7 @@ from envs.config import EnvironmentSettings
 from envs.toy_world.config import WorldSettings
 from retrieval.config import AnyRetriever
 from rewards.config import AnyReward, RewardSettings
-from sleuth.settings import Settings, apply_override, change_strings, read_layers, validate
+from sleuth.settings import Draw, Settings, apply_override, change_strings, read_layers, validate
 
 Gold = Literal["id", "title"]
 
@@ -29,7 +29,8 @@ class SourceSettings(Settings):
     """A file of training questions and its weight in the mixture.
 
     ``kinds`` keeps only questions of these kinds, ``max_answer_words`` those whose first accepted answer, the one that
-    a demonstration gives, has at most so many words.
+    a demonstration gives, has at most so many words. ``limit`` keeps the first of those left, or with ``draw: seeded``
+    some from all over the file, by the run's seed; fewer are a part of more.
     """
 
     path: str
@@ -37,6 +38,7 @@ class SourceSettings(Settings):
     kinds: Annotated[list[str], Field(min_length=1)] | None = None
     max_answer_words: Annotated[int, Field(ge=1)] | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
+    draw: Draw = "first"
 
 
 class DataSettings(Settings):

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from agent.demonstration_config import QuestionSource, RunSource
+from agent.demonstration_config import DemonstrationSource, QuestionSource, RunSource
 from sleuth.artifacts import atomic_write
 from sleuth.errors import DataError
 from sleuth.leaks import without_leaks
@@ -20,7 +20,7 @@ from sleuth.types import ScoredTrajectory, Trajectory
 from workflows.checks import say_leaks
 from workflows.context import StageContext
 from workflows.golds import check_golds
-from workflows.wiring import held_out, short_answered
+from workflows.wiring import held_out, limited, short_answered
 
 if TYPE_CHECKING:
     from agent.codec import HFCodec
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sleuth.protocols import Retriever
 
 log = logging.getLogger("sleuth.demonstrations")
+T = TypeVar("T")
 NOT_FOUND = "its answer does not stand in what was found"
 
 
@@ -129,7 +130,7 @@ def _play_questions(
     if not chosen:
         why = "shares no gold passage or title with data.dev or data.test" if wanted else "is of the kinds asked for"
         raise DataError(f"no question of {source.path} {why}", "name another source of demonstrations")
-    chosen = chosen[: source.limit][:room]
+    chosen = _within(source, chosen, room, run.settings.seed)
     retriever = run.open_retriever()
     assert retriever is not None
     if run.settings.retriever and source.path not in {data.dev, data.test, *(train.path for train in data.train)}:
@@ -153,10 +154,16 @@ def _demonstrators(
     assert run.settings.demonstrations is not None
     if holds_plans(source.path):
         return [Reciter(neutralised(plan, reserved)) for plan in read_plans(source.path)]
-    limit = None if whole or source.kinds or source.max_answer_words else source.limit
+    whole = whole or source.draw == "seeded" or bool(source.kinds or source.max_answer_words)
     free, by_title = not run.settings.demonstrations.require_titles, run.settings.data.gold == "title"
-    solutions = read_solutions(source.path, limit, any_passage=free, by_title=by_title)
+    solutions = read_solutions(source.path, None if whole else source.limit, any_passage=free, by_title=by_title)
     return [Searcher(solution, reserved=reserved) for solution in solutions]
+
+
+def _within(source: DemonstrationSource, rows: Sequence[T], room: int | None, seed: int) -> list[T]:
+    """As many of the rows as the limits of the source and of all sources together leave."""
+    limits = [limit for limit in (source.limit, room) if limit is not None]
+    return limited(rows, min(limits, default=None), source.draw, seed)
 
 
 def _lazy_line(before: Sequence[Any], after: Sequence[Any]) -> str:
@@ -176,7 +183,8 @@ def _play_runs(run: StageContext, codec: HFCodec, source: RunSource, room: int |
     from envs.plans import Reciter, neutralised
     from envs.recordings import read_recordings
 
-    recordings = read_recordings(source.path, source.limit)[:room]
+    recordings = read_recordings(source.path, source.limit if source.draw == "first" else None)
+    recordings = _within(source, recordings, room, run.settings.seed)
     usable = [recording for recording in recordings if not recording.dropped]
     reciters = [Reciter(neutralised(recording.plan, codec.reserved)) for recording in usable]
     found = dict[str, bool]()

@@ -57,7 +57,7 @@ def gate_questions(settings: RunSettings, gate: GateSettings) -> list[Question]:
     """Distinct questions of the training mixture, drawn by the run's seed; all of them if there are no more."""
     from agent.learning.mixture import mixture
 
-    data = load_training_data(settings.data)
+    data = load_training_data(settings.data, settings.seed)
     questions = data.questions
     sizes = [len(source) for source in data.sources]
     draws = mixture(sizes, data.weights, 8 * gate.questions, derive_seed(settings.seed, "gate") % 2**32)

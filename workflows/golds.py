@@ -42,9 +42,9 @@ def check_golds(questions: Sequence[Question], retriever: Retriever, searched: s
             )
 
 
-def questions_of(data: DataSettings) -> list[Question]:
+def questions_of(data: DataSettings, seed: int) -> list[Question]:
     """All questions of a run, for training and for measuring."""
-    train = [question for source in data.train for question in read_source(source, data.gold)]
+    train = [question for source in data.train for question in read_source(source, seed, data.gold)]
     measured = [path for path in dict.fromkeys((data.dev, data.test)) if path is not None]
     return [*train, *(question for path in measured for question in read_questions(path, gold=data.gold))]
 

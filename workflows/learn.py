@@ -35,7 +35,7 @@ def learn(run: StageContext, make_source: MakeSource | None) -> GrpoOutcome:
             settings=settings.grpo,
             policy=settings.policy,
             model_name=run.policy_after("warmstart"),
-            data=load_training_data(settings.data),
+            data=load_training_data(settings.data, settings.seed),
             scorer=scorer,
             make_driver=lambda policy, codec: make_driver(policy, codec, settings.environment, retriever),
             evaluate=_dev_evaluation(run, dev, scorer),

@@ -76,7 +76,7 @@ def _check_golds(run: StageContext, until: str) -> None:
     playing = demonstrating or ("grpo" in left and bool(modes - {"direct", "cot"}))
     if settings.retriever is None or settings.world is not None or not playing:
         return
-    questions = questions_of(settings.data)
+    questions = questions_of(settings.data, settings.seed)
     if any(question.gold_ids for question in questions):
         retriever = run.open_retriever()
         assert retriever is not None
@@ -180,7 +180,7 @@ def _grpo(run: StageContext) -> dict[str, Any] | None:
     outcome = train_on_cluster(run, settings.cluster) if settings.cluster else learn(run, None)
     figures = {mode: evaluate_policy(run, "grpo", mode) for mode in _test_modes(run)}
     best = {"best_step": outcome.best_step, "best_em": outcome.best_em, "last_step": outcome.last_step}
-    return {**best, "leaks": read_training(settings.data)[1].count, **figures}
+    return {**best, "leaks": read_training(settings.data, settings.seed)[1].count, **figures}
 
 
 def evaluate_policy(run: StageContext, stage: str, mode: Any) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from sleuth.errors import ConfigError, DataError
 from sleuth.layout import RunLayout
 from sleuth.leaks import HeldOut, Leaks, without_leaks
 from sleuth.protocols import MetricSink, Policy, Retriever
+from sleuth.seeding import derive_seed, drawn
+from sleuth.settings import Draw
 from sleuth.types import Question
 from workflows.config import DataSettings, Gold, RunSettings, SourceSettings
 
@@ -112,23 +114,23 @@ def make_sink(settings: RunSettings, keep_to: int | None = None) -> MetricSink:
     return MultiSink([makers[name]() for name in settings.sinks])
 
 
-def load_training_data(data: DataSettings) -> TrainingData:
+def load_training_data(data: DataSettings, seed: int) -> TrainingData:
     """The training questions, without those that leak (`read_training`)."""
     from agent.learning.grpo import TrainingData
 
     if not data.train:
         raise ConfigError("no training questions are given", "set data.train to a list of {path: ...}")
-    return TrainingData(read_training(data)[0], [source.weight for source in data.train])
+    return TrainingData(read_training(data, seed)[0], [source.weight for source in data.train])
 
 
-def read_training(data: DataSettings) -> tuple[list[list[Question]], Leaks]:
+def read_training(data: DataSettings, seed: int) -> tuple[list[list[Question]], Leaks]:
     """The questions of each source, without those about what ``dev`` or ``test`` asks, and how many those were.
 
     Raises DataError if a source has no others.
     """
     held, sources, leaks = held_out(data), [], Leaks()
     for source in data.train:
-        kept, dropped = without_leaks(read_source(source, data.gold), held, lambda question: question)
+        kept, dropped = without_leaks(read_source(source, seed, data.gold), held, lambda question: question)
         if not kept:
             raise DataError(
                 f"every question of {source.path} shares a gold passage or title with one of data.dev or data.test",
@@ -145,9 +147,12 @@ def held_out(data: DataSettings) -> HeldOut:
     return HeldOut() if data.leaks == "keep" else HeldOut.of(q for path in paths for q in read_questions(path))
 
 
-def read_source(source: SourceSettings, gold: Gold = "id", *, tell: bool = False) -> list[Question]:
-    """The questions of a source; ``tell``: say how many the length of their answers leaves."""
-    if source.kinds is None and source.max_answer_words is None:
+def read_source(source: SourceSettings, seed: int, gold: Gold = "id", *, tell: bool = False) -> list[Question]:
+    """The questions of a source, those of a seeded draw by the run's ``seed``.
+
+    ``tell``: say how many the length of their answers leaves.
+    """
+    if source.kinds is None and source.max_answer_words is None and source.draw == "first":
         return read_questions(source.path, source.limit, gold)
     questions = read_questions(source.path, gold=gold)
     wanted = [question for question in questions if source.kinds is None or question.kind in source.kinds]
@@ -156,7 +161,15 @@ def read_source(source: SourceSettings, gold: Gold = "id", *, tell: bool = False
         asked = ", ".join(source.kinds or ())
         raise DataError(f"{source.path} has no question of kind {asked}", f"its kinds are {there}")
     what = f"questions of {source.path}"
-    return short_answered(wanted, source.max_answer_words, lambda one: one, what, tell=tell)[: source.limit]
+    short = short_answered(wanted, source.max_answer_words, lambda one: one, what, tell=tell)
+    return limited(short, source.limit, source.draw, seed)
+
+
+def limited(rows: Sequence[T], limit: int | None, draw: Draw, seed: int) -> list[T]:
+    """At most ``limit`` of the rows."""
+    if limit is None or draw == "first":
+        return list(rows[:limit])
+    return drawn(rows, limit, derive_seed(seed, "rows"))
 
 
 def short_answered(

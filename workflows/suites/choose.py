@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from sleuth.artifacts import atomic_write, text_digest
 from sleuth.errors import DataError, did_you_mean
 from sleuth.files import on_hub
 from sleuth.rows import RawRow, name_of, read_rows
+from sleuth.seeding import drawn
 from workflows.suites.config import SetSettings, SuiteSettings
 
 Key = tuple[str, str]
@@ -109,21 +109,12 @@ def _chosen(name: str, settings: SetSettings, source: str, seed: int, limit: int
         hint = did_you_mean(wanted[0], there) if there else f"its rows have no field '{key}'"
         raise DataError(f"{source} has no question whose {key} is {', '.join(wanted)}", hint)
     limits = [number for number in (limit, settings.limit) if number is not None]
-    drawn = _drawn(kept, min(limits, default=len(kept)), f"{seed}/{name}")
-    questions = questions_from_rows(drawn, name_of(source), file=source)
+    asked = drawn(kept, min(limits, default=len(kept)), f"{seed}/{name}")
+    questions = questions_from_rows(asked, name_of(source), file=source)
     keys = [(question.id, question.text) for question in questions]
-    lines = [_line(row, question.id) for row, question in zip(drawn, questions, strict=True)]
-    labels = {field: dict(zip(keys, [_value(row, field) for row in drawn], strict=True)) for field in settings.by}
+    lines = [_line(row, question.id) for row, question in zip(asked, questions, strict=True)]
+    labels = {field: dict(zip(keys, [_value(row, field) for row in asked], strict=True)) for field in settings.by}
     return ChosenSet(name, settings, source, lines, len(kept), labels)
-
-
-def _drawn(rows: Sequence[RawRow], count: int, seed: str) -> list[RawRow]:
-    """``count`` rows in the order of the file; fewer are a part of more, since one shuffle serves every count."""
-    if count >= len(rows):
-        return list(rows)
-    places = list(range(len(rows)))
-    random.Random(seed).shuffle(places)
-    return [rows[place] for place in sorted(places[:count])]
 
 
 def _value(row: RawRow, key: str) -> str:

@@ -141,6 +141,25 @@ def test_the_limit_is_on_all_sources_together(place, tmp_path):
     assert info["played"] == 4 and "r1" in kept and "r2" not in kept
 
 
+def test_a_seeded_draw_is_not_of_the_first_rows(place, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    rows = [QUESTIONS[0] | {"id": f"q{number}"} for number in range(40)]
+    (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"path": str(folder / "q.jsonl"), "draw": "seeded"}
+
+    def drawn(name, asked, **more):
+        kept, info = demonstrate(place, tmp_path / name, sources=[source | asked], **more)
+        assert info["played"] == 5
+        return set(kept)
+
+    first = drawn("first", {}, limit=5)
+    assert first != {f"q{number}" for number in range(5)}
+    assert first == drawn("second", {"limit": 5}) == drawn("third", {"limit": 9}, limit=5)
+    runs = {"kind": "runs", "path": str(place / "runs.jsonl"), "draw": "seeded", "limit": 2}
+    assert demonstrate(place, tmp_path / "runs", sources=[runs])[1]["played"] == 2
+
+
 def test_sources_are_written_short_or_in_full():
     given = ["a.jsonl", {"path": "b.jsonl", "limit": 3}, {"kind": "runs", "path": "c.jsonl", "replay": True}]
     first, second, third = validate(DemonstrationSettings, {"sources": given}, "x").sources

@@ -98,17 +98,17 @@ def data_of(files: dict[str, str], *train: str, **more: Any) -> DataSettings:
 
 def test_training_questions_about_dev_or_test_are_dropped(files: dict[str, str]) -> None:
     data = data_of(files, "train", "more")
-    sources, leaks = read_training(data)
+    sources, leaks = read_training(data, 0)
     assert [[question.id for question in source] for source in sources] == [["t3"], ["m1"]]
     assert leaks == Leaks(of=4, by_passage=1, by_title=1)
-    assert [q.id for q in load_training_data(data).questions] == ["t3", "m1"]
+    assert [q.id for q in load_training_data(data, 0).questions] == ["t3", "m1"]
     kept = data_of(files, "train", leaks="keep")
-    assert (len(load_training_data(kept).questions), held_out(kept).questions) == (3, 0)
+    assert (len(load_training_data(kept, 0).questions), held_out(kept).questions) == (3, 0)
 
 
 def test_a_source_of_leaks_alone_is_refused(files: dict[str, str]) -> None:
     with pytest.raises(DataError, match=r"every question of .*dev.jsonl shares .*data.leaks=keep"):
-        read_training(data_of(files, "dev"))
+        read_training(data_of(files, "dev"), 0)
 
 
 def test_what_is_dropped_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -123,8 +123,8 @@ def test_what_is_dropped_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -
 
 def test_golds_by_title_list_no_ids(files: dict[str, str]) -> None:
     data = data_of(files, "train", gold="title")
-    assert not any(question.gold_ids for question in (*questions_of(data), *load_training_data(data).questions))
-    assert all(question.supporting_titles for question in questions_of(data))
+    assert not any(question.gold_ids for question in (*questions_of(data, 0), *load_training_data(data, 0).questions))
+    assert all(question.supporting_titles for question in questions_of(data, 0))
     assert [len(q.gold_ids) for q in read_questions(files["dev"])] == [2]
 
 

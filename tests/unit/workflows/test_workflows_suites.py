@@ -13,7 +13,8 @@ import workflows.suites.choose
 from envs.questions import load_questions
 from sleuth.errors import ConfigError, DataError
 from sleuth.rows import RawRow
-from workflows.suites.choose import _drawn, choose_sets
+from sleuth.seeding import drawn
+from workflows.suites.choose import choose_sets
 from workflows.suites.config import SUITES, SuiteSettings, load_suite, split_overrides
 from workflows.suites.table import markdown, suite_figures
 
@@ -68,7 +69,7 @@ def test_the_first_file_that_is_there_is_taken_and_cut_by_seed(tmp_path: Path) -
 @given(st.integers(1, 60), st.integers(1, 60), st.text(max_size=5))
 def test_fewer_are_a_part_of_more_in_the_order_of_the_file(few: int, many: int, seed: str) -> None:
     given_rows = [RawRow("f", number, {}) for number in range(40)]
-    less, more = (_drawn(given_rows, count, seed) for count in sorted((few, many)))
+    less, more = (drawn(given_rows, count, seed) for count in sorted((few, many)))
     numbers = [row.number for row in less]
     assert numbers == sorted(set(numbers)) and len(less) == min(few, many, 40)
     assert set(numbers) <= {row.number for row in more}

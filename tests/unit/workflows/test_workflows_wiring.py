@@ -36,15 +36,38 @@ def path(tmp_path: Path) -> str:
 
 def test_a_source_keeps_its_kinds_then_its_limit(path: str):
     data = load_training_data(
-        data_of(SourceSettings(path=path, kinds=["bridge"], limit=2), SourceSettings(path=path, kinds=["comparison"]))
+        data_of(SourceSettings(path=path, kinds=["bridge"], limit=2), SourceSettings(path=path, kinds=["comparison"])),
+        0,
     )
     assert [[q.id for q in source] for source in data.sources] == [["0", "2"], ["1", "3"]]
 
 
 def test_a_kind_that_is_not_there_is_named_with_those_that_are(path: str):
     with pytest.raises(DataError, match="no question of kind brigde") as caught:
-        load_training_data(data_of(SourceSettings(path=path, kinds=["brigde"])))
+        load_training_data(data_of(SourceSettings(path=path, kinds=["brigde"])), 0)
     assert "bridge, comparison" in str(caught.value.hint)
+
+
+def test_a_seeded_draw_takes_rows_from_all_over_a_file(tmp_path: Path):
+    file = tmp_path / "train.jsonl"
+    rows = [
+        {"id": str(i), "question": "q", "golden_answers": ["a"], "metadata": {"kind": "ab"[i % 2]}} for i in range(90)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def ids(limit: int, seed: int, **more: Any) -> list[int]:
+        source = SourceSettings.model_validate({"path": str(file), "limit": limit, "draw": "seeded", **more})
+        return [int(question.id) for question in read_source(source, seed)]
+
+    thirty = ids(30, 1)
+    assert thirty == sorted(set(thirty)) and len(thirty) == 30
+    assert all(any(third * 30 <= i < third * 30 + 30 for i in thirty) for third in range(3)), "not of one end"
+    assert thirty == ids(30, 1) != ids(30, 2)
+    assert set(ids(10, 1)) < set(thirty), "fewer are a part of more"
+    odd = ids(20, 1, kinds=["b"])
+    assert len(odd) == 20 and all(i % 2 for i in odd), "drawn from those of the kinds asked for"
+    assert ids(30, 1, draw="first") == list(range(30))
+    assert ids(900, 1) == list(range(90))
 
 
 def test_a_source_keeps_short_answers_before_its_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -53,10 +76,10 @@ def test_a_source_keeps_short_answers_before_its_limit(tmp_path: Path, caplog: p
     rows = [{"id": str(i), "question": "q", "golden_answers": given} for i, given in enumerate(answers)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     short = SourceSettings(path=str(file), max_answer_words=2)
-    assert [q.id for q in read_source(short)] == ["1", "2"], "the first accepted answer counts"
-    assert [q.id for q in read_source(short.model_copy(update={"limit": 1}))] == ["1"]
+    assert [q.id for q in read_source(short, 0)] == ["1", "2"], "the first accepted answer counts"
+    assert [q.id for q in read_source(short.model_copy(update={"limit": 1}), 0)] == ["1"]
     with caplog.at_level("INFO", "sleuth.run"):
-        read_source(short, tell=True)
+        read_source(short, 0, tell=True)
         dev = read_dev(DataSettings(dev=str(file), dev_max_answer_words=1), 5)
     assert [q.id for q in dev] == ["2"]
     assert [r.getMessage() for r in caplog.records] == [
@@ -71,7 +94,7 @@ def test_a_source_keeps_short_answers_before_its_limit(tmp_path: Path, caplog: p
 
 def loaded(path: Path | str) -> list[Question]:
     """What ``data.train: [{path: ...}]`` reads."""
-    (questions,) = load_training_data(data_of(SourceSettings(path=str(path)))).sources
+    (questions,) = load_training_data(data_of(SourceSettings(path=str(path))), 0).sources
     return list(questions)
 
 
@@ -119,7 +142,7 @@ def test_parquet_of_search_r1(tmp_path: Path, own: dict[str, Any]):
         Question("nq-train-0", asked[0], ("Ann", "Ann B."), (), "nq"),
         Question("hotpotqa-train-0", asked[1], ("yes",), (), "hotpotqa"),
     ]
-    only = load_training_data(data_of(SourceSettings(path=str(tmp_path / "train.parquet"), kinds=["nq"])))
+    only = load_training_data(data_of(SourceSettings(path=str(tmp_path / "train.parquet"), kinds=["nq"])), 0)
     assert len(only.sources[0]) == 1
 
 
