@@ -35,7 +35,7 @@ class Stage:
 
 SETUP = Stage("setup", 2.0, "are the pieces whole, and do the wheels install", needed=True)
 STAGES = (
-    Stage("doctor", 1.5, "driver, torch, memory, which packages can be imported", needed=True),
+    Stage("doctor", 1.5, "driver, torch, memory, which packages can be imported, a search", needed=True),
     Stage("precision", 4.0, "bfloat16 between sampler and trainer, adapters, NCCL, an engine's sleep"),
     Stage("speed", 5.0, "seconds of a step by what it does, and peak memory, at 64 to 1,024 rows"),
     Stage("train", 12.5, "the run itself, as far as it comes"),

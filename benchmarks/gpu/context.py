@@ -75,7 +75,7 @@ class Context:
 
 def _few(plain: RunSettings) -> list[str]:
     """Overrides that make a run so small that all of it can be tried on a CPU."""
-    few = {"policy.max_rows": 8, "evaluation.limit": 2, "evaluation.batch_size": 4, "environment.turn_tokens": 24}
+    few = {"policy.max_rows": 8, "evaluation.limit": 2, "evaluation.batch_size": 4}
     if plain.demonstrations:
         few["demonstrations.limit"] = 8
     if plain.warmstart:

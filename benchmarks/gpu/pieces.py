@@ -128,15 +128,18 @@ def check(load: Load, found: Mapping[str, Path]) -> None:
             raise ArtifactError(f"{found[piece.name]} is damaged: {reason}", "carry it again")
 
 
-def keep(load: Load, found: Mapping[str, Path], store: Path) -> list[str]:
-    """Copy the pieces that are there to ``store``, for when the others come; returns the names of those missing."""
+def missing(load: Load, found: Mapping[str, Path]) -> list[str]:
+    return [piece.name for piece in load.pieces if piece.name not in found]
+
+
+def keep(load: Load, found: Mapping[str, Path], store: Path) -> None:
+    """Copy the pieces that are there to ``store``, for when the others come."""
     store.mkdir(parents=True, exist_ok=True)
     load.write(store / LIST)
     for name, path in found.items():
         if path.parent.resolve() != store.resolve():
             shutil.copyfile(path, store / f".{name}")
             (store / f".{name}").replace(store / name)
-    return [piece.name for piece in load.pieces if piece.name not in found]
 
 
 def join(load: Load, found: Mapping[str, Path], out: Path) -> None:

@@ -26,7 +26,7 @@ import yaml
 
 from benchmarks.gpu import wheels
 from benchmarks.gpu.pieces import LARGEST, LIST, MIB, Load, cut
-from sleuth.artifacts import atomic_folder, atomic_write, fingerprint_of
+from sleuth.artifacts import atomic_folder, atomic_write, file_digest, fingerprint_of, read_manifest
 from sleuth.errors import ArtifactError, ConfigError, SleuthError
 from sleuth.settings import Settings
 from workflows.config import RunSettings, load_run_settings
@@ -145,9 +145,7 @@ class Preparation:
     def pieces(self) -> Load:
         """The pieces; cut again only if the load has changed since."""
         out = self.options.out / "pieces"
-        state = fingerprint_of(
-            [(p.relative_to(self.load).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in _files(self.load)]
-        )
+        state = fingerprint_of([(p.relative_to(self.load).as_posix(), file_digest(p)) for p in _files(self.load)])
         if (out / LIST).exists() and (known := Load.read(out / LIST)).about.get("state") == state:
             return known
         about = {
@@ -171,8 +169,6 @@ class Preparation:
         return folder
 
     def _finished_index(self, given: Path) -> None:
-        from sleuth.artifacts import read_manifest
-
         made = read_manifest(given, "dense", "sleuth index CORPUS --kind dense --encoder …")
         self.options.encoder = self.options.encoder or made["encoder"]["source"]
         self._encoder(None)

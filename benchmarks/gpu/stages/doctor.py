@@ -1,4 +1,4 @@
-"""What the machine is: driver, torch, memory, and which of the packages that a run asks for can be imported."""
+"""What the machine is: driver, torch, memory, which packages can be imported, and whether the index can be searched."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from importlib import metadata
 from typing import Any
 
 from benchmarks.gpu.context import Context
 from sleuth.errors import ConfigError, first_line
 
-NEEDED = ("torch", "transformers", "tokenizers", "trl", "peft", "accelerate", "datasets", "sentence_transformers")
-WELCOME = ("vllm", "flash_attn", "ray", "faiss", "matplotlib", "tensorboard")
+NEEDED = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "sentence_transformers",
+    "faiss",
+)
+WELCOME = ("vllm", "flash_attn", "ray", "matplotlib", "tensorboard")
 """Used where they are there; a run does without them."""
 
 
@@ -32,8 +43,24 @@ def look(context: Context) -> dict[str, Any]:
     broken = [f"{name} ({found[name]})" for name in NEEDED if found and not str(found[name])[:1].isdigit()]
     if broken:
         raise ConfigError(f"cannot be imported: {', '.join(broken)}", "name what is there with prepare --have")
-    context.settings()  # a config that cannot be read shows here, before minutes are spent
-    return {"machine": figures, "packages": found}
+    searched = context.parts.do("search", lambda: _search(context))  # before minutes are spent
+    return {"machine": figures, "packages": found, "search": searched}
+
+
+def _search(context: Context) -> dict[str, Any]:
+    """The config can be read, its retriever opened and searched."""
+    from workflows.wiring import make_retriever, read_questions
+
+    settings = context.settings()
+    retriever = make_retriever(settings.retriever)
+    if retriever is None or settings.data.dev is None:
+        return {"left_out": "the config searches nothing"}
+    asked = [question.text for question in read_questions(settings.data.dev, 64)]
+    retriever.search(asked[:1], 1)
+    started = time.perf_counter()
+    hits = retriever.search(asked, settings.environment.top_k)
+    took = time.perf_counter() - started
+    return {"queries": len(asked), "search_s": took, "first": hits[0][0].passage.title if hits[0] else None}
 
 
 def _machine(context: Context) -> dict[str, Any]:

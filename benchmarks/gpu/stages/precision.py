@@ -25,13 +25,15 @@ from agent.policies.probe import probe_tokens
 from agent.policies.weights import LiveWeights
 from benchmarks.engine_agreement import LORA, Transcript, differences, play, step
 from benchmarks.gpu.context import Context, Figures
-from sleuth.errors import PolicyError
+from sleuth.errors import ConfigError, PolicyError
 from workflows.logs import quiet_libraries
-from workflows.wiring import read_dev
+from workflows.wiring import read_questions
 
 TRAINERS = {"float32": ("float32", False), "autocast": ("float32", True), "bfloat16": ("bfloat16", False)}
 """How a trainer reads: the dtype of its weights, and whether autocast is on. In 16 bits all weights are trained as the
 second, an adapter over frozen ones as the third."""
+MOVE = 1e-2
+"""How far each number of an adapter is moved: enough to be told from the rounding of 16 bits."""
 ABSENT = {"left_out": "vllm is not installed here"}
 
 
@@ -49,7 +51,7 @@ class Bench:
         return self.policy.model_copy(update=changes)
 
     def sampled(self, policy: Any, codec: Any, seed: int) -> list[Transcript]:
-        questions = read_dev(self.context.settings().data, self.rows)
+        questions = read_questions(self.context.settings().data.dev or "", self.rows)
         prompts = [codec.encode(f"Question: {question.text}\n") for question in questions]
         rows = play(policy, prompts, self.tokens, seed, words=min(len(codec.tokenizer), 20_000))
         policy.release([f"{i}#0" for i in range(len(rows))])
@@ -65,6 +67,8 @@ class Bench:
 
 def measure(context: Context) -> dict[str, Any]:
     quiet_libraries()
+    if context.settings().data.dev is None:
+        raise ConfigError("the config has no data.dev, whose questions are the prompts", "carry one that has")
     bench = Bench(context)
     engines = ["transformers float32", "transformers bfloat16", "vllm bfloat16"]
     for engine in engines:
@@ -104,7 +108,7 @@ def _adapter(bench: Bench, backend: str) -> Figures:
     figures: Figures = {}
     with _opened(bench, bench.of(backend, "bfloat16"), adapter=True) as (policy, codec):
         for version in (1, 2):
-            step([p for n, p in model.named_parameters() if "lora_" in n], 1e-3, version)
+            step([p for n, p in model.named_parameters() if "lora_" in n], MOVE, version)
             started = time.perf_counter()
             policy.load(LiveWeights(version, model, probe_tokens(codec)))
             took = time.perf_counter() - started
