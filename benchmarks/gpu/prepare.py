@@ -19,6 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,12 @@ class Preparation:
         if self.options.no_wheels:
             return
         python = self.options.python
-        there = wheels.read_installed(self.options.have) if self.options.have else wheels.torch_with_its_own(python)
+        there = wheels.read_installed(self.options.have) if self.options.have else {}
         wanted = wheels.closure(wheels.stated(ROOT), python, {"torch"})
-        packages = wheels.to_carry(wanted, {**there, "torch": there.get("torch")})
+        packages = wheels.to_carry(wanted, {"torch": None, **there})
+        if "torch" in packages:
+            said = f"torch there is {there['torch']}, and {wanted['torch'].versions} is needed"
+            raise ConfigError(said, "torch itself is too large to be carried: a machine with a newer one is needed")
         found = wheels.download(packages, self.load / "wheels", python, self.options.glibc)
         print(
             f"  {len(found)} wheels for Python {python}; {len(wanted) - len(packages)} packages are there", flush=True
@@ -176,17 +180,20 @@ class Preparation:
             _copy(given, self.load / "index")
 
     def _passages(self, corpus: Path) -> Path:
-        """The corpus, or with --passages so many of it: those that dev questions are about, then the first others."""
+        """The corpus, or with --passages so many of it: what the first questions are about, then the first others."""
         wanted = self.options.passages
         if wanted is None:
             return corpus
         from retrieval.corpus import PassageRow, read_rows
         from workflows.wiring import read_questions
 
-        dev = self.settings.data.dev
-        golds = {name for question in (read_questions(dev) if dev else []) for name in question.gold_ids}
+        data = self.settings.data
+        files = dict.fromkeys(filter(None, (data.dev, data.test, *(source.path for source in data.train))))
+        asked = zip_longest(*(read_questions(path) for path in files))  # a question of each file in turn
+        golds = [name for turn in asked for question in turn if question is not None for name in question.gold_ids]
+        places = {name: place for place, name in enumerate(dict.fromkeys(golds))}
         passages = [row.passage for row in read_rows(corpus) if isinstance(row, PassageRow)]
-        first = sorted(passages, key=lambda passage: passage.id not in golds)[:wanted]
+        first = sorted(passages, key=lambda passage: places.get(passage.id, len(places)))[:wanted]
         rows = [{"_id": one.id, "title": one.title, "text": one.text} for one in first]
         path = self.options.out / f"first-{wanted}.jsonl"
         atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

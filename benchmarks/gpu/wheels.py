@@ -73,11 +73,6 @@ def closure(roots: Iterable[Requirement], python: str, stop: Collection[str] = (
     return dict(wanted)
 
 
-def torch_with_its_own(python: str) -> There:
-    """The packages taken to be there if nothing is known of the machine: torch and what it asks for, in any version."""
-    return dict.fromkeys(closure([Requirement("torch")], python))
-
-
 def read_installed(path: Path) -> There:
     """The packages in what ``pip freeze`` or ``pip list --format freeze`` printed. Raises DataError."""
     found: dict[str, Version | None] = {}

@@ -17,7 +17,6 @@ from benchmarks.gpu.wheels import (
     read_installed,
     stated,
     to_carry,
-    torch_with_its_own,
 )
 from sleuth.errors import ConfigError, DataError
 
@@ -42,7 +41,6 @@ def test_the_project_is_walked_for_the_other_python() -> None:
     assert {"torch", "trl", "transformers", "tokenizers", "pydantic-core"} <= names.keys()
     assert not names.keys() & {"sympy", *LEFT_OUT}, "torch brings its own, and nothing asks for Java"
     assert "tokenizers" in names["transformers"].needs and names["transformers"].versions
-    assert "sympy" in torch_with_its_own("3.12")
     old = Requirement("packaging; python_version < '3.12'")
     assert not closure([old], "3.12") and "packaging" in closure([old], "3.11")
     with pytest.raises(ConfigError, match="no-such-package is needed there, and is not installed here"):
