@@ -52,7 +52,7 @@ class Work:
         self.load = self.folder / "load.json"
         self.store = self.folder / "pieces"
         self.carried = self.folder / "carried"
-        self.site = self.folder / "site"
+        self.site = self.folder / "site-packages"  # dill, and so datasets, tells what is installed by this name
         self.stages = self.folder / "stages"
         self.run = self.folder / "run"
         self.ledger = self.folder / "ledger.json"
@@ -193,8 +193,9 @@ def _copy_output(child: subprocess.Popen[bytes], log: Path) -> None:
         for line in child.stdout:
             file.write(line)
             file.flush()
-            sys.stdout.buffer.write(b"  " + line)
-            sys.stdout.flush()
+            with contextlib.suppress(OSError, ValueError):  # nobody may be listening any more
+                sys.stdout.buffer.write(b"  " + line)
+                sys.stdout.flush()
 
 
 def _last_line(log: Path) -> str:
@@ -225,7 +226,7 @@ def run_stages(
                 break
         if work.figures(stage).exists():
             ledger.of(stage).state = "done"
-        elif stage.needed:
+        elif stage.needed and ledger.of(stage).state == "failed":
             break
 
 

@@ -70,13 +70,14 @@ def measure(context: Context) -> dict[str, Any]:
     if context.settings().data.dev is None:
         raise ConfigError("the config has no data.dev, whose questions are the prompts", "carry one that has")
     bench = Bench(context)
-    engines = ["transformers float32", "transformers bfloat16", "vllm bfloat16"]
-    for engine in engines:
-        context.parts.do(f"sampler {engine}", lambda engine=engine: _against_trainers(bench, *engine.split()))
-    for backend in ("transformers", "vllm"):
-        context.parts.do(f"adapter {backend}", lambda backend=backend: _adapter(bench, backend))
-    context.parts.do("nccl", lambda: _collectives(bench))
-    context.parts.do("sleep", lambda: _sleep(bench))
+    do = context.parts.do
+    do("nccl", lambda: _collectives(bench))  # before an engine makes a group of its own
+    do("sampler transformers float32", lambda: _against_trainers(bench, "transformers", "float32"))
+    do("sampler transformers bfloat16", lambda: _against_trainers(bench, "transformers", "bfloat16"))
+    do("adapter transformers", lambda: _adapter(bench, "transformers"))
+    do("sampler vllm bfloat16", lambda: _against_trainers(bench, "vllm", "bfloat16"))
+    do("adapter vllm", lambda: _adapter(bench, "vllm"))
+    do("sleep", lambda: _sleep(bench))
     return context.parts.all()
 
 
