@@ -7,7 +7,8 @@ OUT/load gets what is carried: wheels for what that machine lacks (--have: what 
 torch alone is taken to be there), the policy's weights in bfloat16, a dense index of the config's passages with its
 encoder (or --index, a finished one), the question files, and the config with all paths pointing into the load. Then
 OUT/pieces gets the pieces. What is there already is not made again, and an index that was interrupted goes on; another
-config or encoder needs another OUT. Nothing is asked of Java there: a BM25 index is replaced by the dense one.
+config, encoder or Python needs another OUT. Whatever retriever the config has, the dense index stands in its place:
+there is no Java.
 """
 
 from __future__ import annotations
@@ -47,11 +48,14 @@ class Preparation:
 
     def check_same(self) -> None:
         """Raises ArtifactError if OUT was begun for something else."""
-        asked = {name: str(getattr(self.options, name)) for name in ("encoder", "index", "passages", "weights")}
+        decisive = ("encoder", "index", "passages", "weights", "python", "glibc")
+        asked = {name: str(getattr(self.options, name)) for name in decisive}
         asked["config"] = self.settings.model_dump_json()
         path = self.options.out / "asked.json"
         if path.exists() and json.loads(path.read_text(encoding="utf-8")) != asked:
-            raise ArtifactError(f"{self.options.out} was begun for another config or encoder", "name another folder")
+            raise ArtifactError(
+                f"{self.options.out} was begun for another config, encoder or Python", "name another folder"
+            )
         atomic_write(path, json.dumps(asked) + "\n")
 
     def policy(self) -> None:
@@ -81,6 +85,8 @@ class Preparation:
         retriever, folder = self.settings.retriever, self.load / "index"
         if retriever is None:
             return
+        if retriever.kind != "dense":
+            print(f"  a dense index stands in for the retriever of kind {retriever.kind}", flush=True)
         given = self.options.index or (getattr(retriever, "index", None) if retriever.kind == "dense" else None)
         if given is not None and Path(given).is_dir():
             self._finished_index(Path(given))
@@ -133,6 +139,7 @@ class Preparation:
 
     def wheels(self) -> None:
         if self.options.no_wheels:
+            shutil.rmtree(self.load / "wheels", ignore_errors=True)
             return
         python = self.options.python
         there = wheels.read_installed(self.options.have) if self.options.have else {}

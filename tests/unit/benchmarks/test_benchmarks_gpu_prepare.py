@@ -52,8 +52,9 @@ def test_what_is_there_is_not_made_again(load: Path, world: Path, capsys: pytest
     before = {path: path.stat().st_mtime_ns for path in (load / "pieces").iterdir()}
     assert prepared(load, world) == 0
     assert {path: path.stat().st_mtime_ns for path in (load / "pieces").iterdir()} == before
-    assert prepared(load, world, "--set", "seed=7") == 2
-    assert "was begun for another config or encoder" in capsys.readouterr().err
+    for other in (["--set", "seed=7"], ["--python", "3.11"]):
+        assert prepared(load, world, *other) == 2
+        assert "was begun for another config, encoder or Python" in capsys.readouterr().err
 
 
 def test_few_passages_are_those_that_questions_are_about(world: Path, tmp_path: Path) -> None:
