@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,7 @@ run.main({[str(carried), "--work", str(tmp_path / "work"), "--only", "speed"]!r}
 def test_a_stage_ends_with_its_parent(tmp_path: Path) -> None:
     child = f"""
 import time
+import zipfile
 from pathlib import Path
 from benchmarks.gpu.orphans import end_with_parent
 end_with_parent()
@@ -205,6 +207,36 @@ def test_another_load_or_python_is_refused(tmp_path: Path, carried: Path, capsys
     assert "holds another load" in capsys.readouterr().err
     assert run.main([str(tmp_path / "other"), "--work", str(tmp_path / "new")]) == run.WRONG
     assert "the wheels are for Python 2.7, and this is 3." in capsys.readouterr().err
+
+
+def wheel(folder: Path, content: str) -> None:
+    """A wheel of one module, ``carried_module``."""
+    folder.mkdir(parents=True)
+    about = "carried_module-1.0.dist-info"
+    files = {
+        "carried_module.py": content,
+        f"{about}/METADATA": "Metadata-Version: 2.1\nName: carried_module\nVersion: 1.0\nRequires-Dist: no-such\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{about}/RECORD": "",
+    }
+    with zipfile.ZipFile(folder / "carried_module-1.0-py3-none-any.whl", "w") as packed:
+        for name, text in files.items():
+            packed.writestr(name, text)
+
+
+def test_wheels_are_installed_without_a_network(
+    tmp_path: Path, carried: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wheel(tmp_path / "load" / "wheels", "x = 7")
+    cut(tmp_path / "load", tmp_path / "with", {"python": f"{sys.version_info.major}.{sys.version_info.minor}"})
+    imports = f"import carried_module as m\nassert m.x == 7 and '/site-packages/' in m.__file__\n{WRITES}"
+    assert call(tmp_path, [tmp_path / "with"], {"doctor": imports}) == run.DONE, "datasets asks for that name"
+
+    (tmp_path / "load" / "wheels" / "carried_module-1.0-py3-none-any.whl").write_bytes(b"no zip")
+    cut(tmp_path / "load", tmp_path / "broken", {"python": None})
+    assert run.main([str(tmp_path / "broken"), "--work", str(tmp_path / "other")]) == run.WRONG
+    assert "error: the wheels do not install: " in capsys.readouterr().err
+    assert not (tmp_path / "other" / "site-packages").exists()
 
 
 def test_what_a_stage_leaves_over_the_next_ones_have(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_every_config_of_a_run_has_a_small_form(path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_load_is_run_on_a_cpu_and_goes_on_after_a_kill(world: Path, tmp_path: Path) -> None:
     given = ["--config", str(world / "run.yaml"), "--encoder", str(world / "encoder"), "--no-wheels"]
     assert prepare.main([str(tmp_path / "load"), *given]) == 0
@@ -83,7 +84,7 @@ def test_a_load_is_run_on_a_cpu_and_goes_on_after_a_kill(world: Path, tmp_path: 
     training = [*command, "--only", "train"]
     killed = subprocess.Popen(training, cwd=ROOT, env=quiet)
     checkpoint = tmp_path / "work" / "run" / "grpo" / "checkpoints" / "checkpoint-2" / "COMPLETE"
-    until = time.monotonic() + 200
+    until = time.monotonic() + 600
     while not checkpoint.exists():
         assert killed.poll() is None and time.monotonic() < until
         time.sleep(0.05)
