@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,12 +37,13 @@ def bring_home(work: Work, ledger: Ledger, out: Path, limit: int) -> str:
     summary = json.dumps(_summary(work, ledger), indent=1) + "\n"
     room = limit - len(summary.encode("utf-8"))
     if room < 0:
-        raise ArtifactError(f"the summary has {len(summary):,} characters, and {limit:,} bytes may come home", "--mib")
+        raise ArtifactError(
+            f"the summary has {len(summary):,} characters, and {limit:,} bytes may come home", "raise --mib"
+        )
     packed, left_out = _packed(work.folder, _wanted(work), room)
     atomic_write(out / SUMMARY, summary)
-    if packed:
-        (work.folder / FILES).write_bytes(packed)
-        shutil.copyfile(work.folder / FILES, out / FILES)
+    (out / f".{FILES}").write_bytes(packed)
+    (out / f".{FILES}").replace(out / FILES)
     size = (len(summary) + len(packed)) / 2**20
     return f"{size:.2f} MiB in {out}" + (f" ({left_out} files did not fit)" if left_out else "")
 
@@ -86,7 +86,7 @@ def _wanted(work: Work) -> list[Path]:
 
 
 def _packed(root: Path, paths: list[Path], room: int) -> tuple[bytes, int]:
-    """An archive of as many of the paths as fit, and how many do not."""
+    """An archive of as many of the paths as fit, and how many do not; nothing at all where none fits."""
     count = len(paths)
     while count:
         buffer = io.BytesIO()

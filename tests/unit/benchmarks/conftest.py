@@ -33,7 +33,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, rows in (("corpus", passages), ("train", questions[:4]), ("dev", questions[4:])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     letters = list("abcdefghijklmnopqrstuvwxyzABCDEF.,?:")
-    vocabulary = [*letters, *(f"##{letter}" for letter in letters)]
+    words = [*PLACES, *["on", "which", "river", "is", "a", "town", "the"], *(f"{place}water" for place in PLACES)]
+    vocabulary = [*words, *letters, *(f"##{letter}" for letter in letters)]
     build_tiny_policy(folder / "policy", vocabulary, TinySettings(hidden_size=32, layers=2, max_length=2048), seed=0)
     small = ScratchSettings(vocabulary=200, hidden_size=32, layers=1, heads=2, max_positions=64)
     make_backbone(folder / "bert", texts, small)
@@ -47,8 +48,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "top_k": 1,
             "searches": 2,
             "turns": 3,
-            "turn_tokens": 60,
-            "total_tokens": 900,
+            "turn_tokens": 160,
+            "total_tokens": 1200,
         },
         "retriever": {
             "kind": "bm25",
