@@ -72,6 +72,7 @@ def test_a_load_is_run_on_a_cpu_and_goes_on_after_a_kill(world: Path, tmp_path: 
     assert prepare.main([str(tmp_path / "load"), *given]) == 0
     command = [sys.executable, "-m", "benchmarks.gpu.run", str(tmp_path / "load" / "pieces"), "--device", "cpu"]
     command += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out"), "--small"]
+    command += ["--set", "environment.turns=2", "environment.searches=1", "environment.turn_tokens=120"]
     quiet = os.environ | {"OMP_NUM_THREADS": "1"}
     checks = [*command, "--only", "doctor", "precision", "speed"]
     assert subprocess.run(checks, cwd=ROOT, env=quiet, check=False).returncode == 0
