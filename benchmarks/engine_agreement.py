@@ -22,9 +22,10 @@ from agent.policies.adapters import peft_config
 from agent.policies.config import VllmSettings
 from agent.policies.loading import load_policy_model
 from agent.policies.probe import probe_tokens
-from agent.policies.vllm_policy import VllmPolicy, open_vllm_policy
+from agent.policies.vllm_policy import open_vllm_policy
 from agent.policies.weights import LiveWeights
 from hub.config import LoraSettings
+from sleuth.protocols import Policy
 from sleuth.types import Request, Sampling
 
 LORA = LoraSettings(r=16, alpha=32)
@@ -45,27 +46,33 @@ class Transcript:
         self.logprobs += logprobs
 
 
-def play(policy: VllmPolicy, prompts: list[list[int]], tokens: int, seed: int) -> list[Transcript]:
+def play(policy: Policy, prompts: list[list[int]], tokens: int, seed: int, words: int = 20_000) -> list[Transcript]:
+    """Two turns of every prompt; ``words``: inserted tokens are below that."""
     rng = np.random.default_rng(seed)
     rows = [Transcript(list(prompt)) for prompt in prompts]
     for turn in range(2):
         asked = [Request(f"{i}#0", row.tokens, tokens, 1000 * seed + 100 * turn + i) for i, row in enumerate(rows)]
         for row, done in zip(rows, policy.generate(asked, Sampling(1.0)), strict=True):
             row.sampled(done.token_ids, done.logprobs)
-            row.tokens += rng.integers(10, 20_000, INSERTED).tolist()
+            row.tokens += rng.integers(10, words, INSERTED).tolist()
     return rows
+
+
+def differences(model: Any, rows: list[Transcript]) -> torch.Tensor:
+    """The model's log-prob less the sampler's of each sampled token [tokens], in nats."""
+    found = []
+    for row in rows:
+        ids = torch.tensor([row.tokens], device=model.device)
+        with torch.no_grad():
+            logps = model(ids).logits[0, :-1].float().log_softmax(-1).gather(-1, ids[0, 1:, None]).squeeze(-1)
+        found.append(logps.cpu()[torch.tensor(row.places) - 1] - torch.tensor(row.logprobs))
+    return torch.cat(found)
 
 
 def gap(model: Any, rows: list[Transcript]) -> tuple[float, float, int]:
     """Largest and mean difference over the sampled tokens, and how many these are."""
-    differences = []
-    for row in rows:
-        ids = torch.tensor([row.tokens])
-        with torch.no_grad():
-            logps = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None]).squeeze(-1)
-        differences.append((logps[torch.tensor(row.places) - 1] - torch.tensor(row.logprobs)).abs())
-    joined = torch.cat(differences)
-    return joined.max().item(), joined.mean().item(), len(joined)
+    found = differences(model, rows).abs()
+    return found.max().item(), found.mean().item(), len(found)
 
 
 def step(parameters: list[torch.nn.Parameter], rate: float, seed: int) -> None:
@@ -73,7 +80,7 @@ def step(parameters: list[torch.nn.Parameter], rate: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in parameters:
-            parameter.add_(rate * torch.randn(parameter.shape, generator=generator).sign())
+            parameter.add_(rate * torch.randn(parameter.shape, generator=generator).sign().to(parameter.device))
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""The stages of a run on a GPU, a file each: what it measures, in parts that are kept one by one."""
