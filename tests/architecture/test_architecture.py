@@ -11,6 +11,7 @@ import pytest
 
 from agent.cluster.identity import PACKAGES
 from workflows.config import load_run_settings
+from workflows.cotrain.config import load_cotrain_run
 from workflows.retriever_training import load_retriever_run
 
 ROOT = Path(__file__).parents[2]
@@ -213,12 +214,16 @@ sys.exit(f"loaded: {{loaded}}" if loaded else 0)
     assert done.returncode == 0, done.stderr
 
 
+LOADERS = {"retriever_": load_retriever_run, "cotrain_": load_cotrain_run}
+"""What reads a config whose name begins so; all others are runs."""
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.y*ml")), ids=name_of)
 def test_every_config_validates(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLEUTH_DATA", "/data")
     monkeypatch.chdir(ROOT)
-    settings = load_retriever_run(path, []) if path.name.startswith("retriever_") else load_run_settings(path)
-    assert settings.out
+    load = next((load for start, load in LOADERS.items() if path.name.startswith(start)), load_run_settings)
+    assert load(path, []).out
 
 
 def test_there_are_configs() -> None:

@@ -61,7 +61,6 @@ class CotrainSettings(Settings):
 
     A round plays ``questions`` training questions ``group_size`` times at ``temperature``. ``retriever`` None: it
     stays as it is; ``agent: frozen``: the policy does. With ``earlier_rows`` the rows of all rounds so far train.
-    ``first_labels``: rounds after the first make no rows and train on those of the first again.
     ``judged``: judged queries on which the retriever is measured every round, for people alone.
     """
 
