@@ -51,7 +51,7 @@ def changes(arm: str, seed: int, base: CotrainLayout) -> list[str]:
         f"policy={{model: {made.warmstart}, max_rows: 128}}",
         "demonstrations=null",
         "warmstart=null",
-        f"retriever.index={base.start.out / 'index'}",
+        f"retriever.index={base.start_index}",
         f"retriever.encoder={base.start.encoder}",
         f"retriever.corpus={made.world / 'corpus.jsonl'}",
         f"data.train=[{{path: {made.world / 'train.jsonl'}}}]",

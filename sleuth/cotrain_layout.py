@@ -57,6 +57,11 @@ class CotrainLayout:
         return RetrieverRunLayout(self.out / "retriever-0")
 
     @property
+    def start_index(self) -> Path:
+        """Where the index of the first retriever belongs, though a config may put it elsewhere."""
+        return self.start.out / "index"
+
+    @property
     def rounds(self) -> Path:
         """What each round gained, for people and the report."""
         return self.out / "rounds.json"
