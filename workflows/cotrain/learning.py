@@ -27,8 +27,8 @@ def train_start(run: Cotraining, counting: Counting) -> None:
     """Train the first retriever as ``cotrain.start`` describes it."""
     start = run.chosen.start
     assert start is not None
-    settings = RetrieverRun.model_validate({**dict(start), "out": run.layout.start.out, "seed": run.settings.seed})
-    _train(settings, counting)
+    own = {"out": run.layout.start.out, "seed": run.settings.seed, "threads": start.threads or run.settings.threads}
+    _train(RetrieverRun.model_validate({**dict(start), **own}), counting)
 
 
 def train_retriever(run: Cotraining, number: int, counting: Counting) -> dict[str, Any]:
