@@ -45,6 +45,7 @@ def cotrain_settings(out: Path, **changes: Any) -> CotrainRun:
         "policy": {"tiny": {"layers": 2, "hidden_size": 64}},
         "evaluation": {"bootstrap": 20, "batch_size": 10},
         "sinks": ["jsonl"],
+        "rewards": [{"kind": "f1"}, {"kind": "search_cost"}],  # which differ in a group though nothing is right
         "cotrain": chosen | changes,
     }
     values["environment"] |= {"turns": 3, "searches": 2, "turn_tokens": 32}

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from cotrain_job import cotrain_settings, run
 
+from sleuth.checkpoints import checkpoint_at
 from sleuth.cotrain_layout import CotrainLayout
 from sleuth.errors import ArtifactError
-from sleuth.layout import read_record
+from sleuth.layout import RunLayout, read_record
 
 ROOT = Path(__file__).parents[2]
 MOMENTS = [
@@ -46,8 +47,11 @@ def digests(layout: CotrainLayout) -> dict[str, str]:
     made = layout.round(1)
     files = [made.rows, *made.rollouts.folder.rglob("predictions.json"), made.evaluation("test").predictions]
     files += [folder / "model.safetensors" for folder in (made.retriever.encoder, made.agent.grpo.policy)]
+    files.append(trained_policy(layout) / "model.safetensors")
     files += sorted(made.index.glob("*.bin")) + sorted(made.index.glob("*.npy"))
-    return {str(file.relative_to(layout.out)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    own = str(layout.out).encode()  # rows name the file of their question
+    contents = {str(file.relative_to(layout.out)): file.read_bytes().replace(own, b"OUT") for file in files}
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
 
 
 def rounds(layout: CotrainLayout) -> list[dict]:
@@ -63,6 +67,9 @@ def test_a_round_goes_from_rollouts_to_a_swapped_retriever_and_a_trained_agent(w
     assert 0 < after["rows"]["precision"] <= 1
     assert after["retriever"]["trained"]
     assert after["agent"]["last_step"] == 2
+    folders = RunLayout(whole.out).warmstart, trained_policy(whole)
+    before, trained = ((folder / "model.safetensors").read_bytes() for folder in folders)
+    assert before != trained
     assert {"em", "f1", "gold_recall"} <= after["after"]["agent"]["means"].keys()
     assert after["after"]["agent"]["to_before"]["n"] == 6
     rows = [json.loads(line) for line in whole.round(1).rows.read_text().splitlines()]
@@ -70,6 +77,11 @@ def test_a_round_goes_from_rollouts_to_a_swapped_retriever_and_a_trained_agent(w
     swapped = after["guard"]["swapped"]
     assert (after["after"]["fingerprint"] == read_index(whole)) == swapped
     assert (after["after"]["fingerprint"] != start["after"]["fingerprint"]) == swapped
+
+
+def trained_policy(layout: CotrainLayout) -> Path:
+    """The last policy of the round, whichever step of it was published."""
+    return checkpoint_at(layout.round(1).agent.grpo.checkpoints, 2)
 
 
 def read_index(layout: CotrainLayout) -> str:
@@ -101,6 +113,7 @@ def test_a_finished_run_does_nothing_again_and_refuses_another_index(whole: Cotr
 
 @pytest.mark.e2e
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_in_every_stage_it_ends_with_the_same_bits(whole: CotrainLayout, tmp_path: Path):
     job = [sys.executable, str(Path(__file__).with_name("cotrain_job.py")), str(tmp_path / "killed"), *MOMENTS]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "e2e")])

@@ -111,6 +111,8 @@ def train_agent(run: Cotraining, number: int) -> dict[str, Any]:
             "evaluation": settings.evaluation.model_copy(update={"modes": [], "start_modes": []}),
         }
     )
+    if own.grpo is not None and (Path(run.policy(number - 1)) / "adapter_config.json").is_file():
+        own = own.model_copy(update={"grpo": own.grpo.model_copy(update={"lora": None})})  # its adapter goes on
     run.open_after(number)  # refuses another index than the one that was made
     run_stages(own, resume=True, overwrite=False)
     return {name: value for name, value in run_info(run, number).items() if not isinstance(value, dict)}
