@@ -40,6 +40,11 @@ class CotrainRoundLayout:
     def agent(self) -> RunLayout:
         return RunLayout(self.folder / "agent")
 
+    @property
+    def judged(self) -> Path:
+        """The figure of every judged query after the round."""
+        return self.folder / "judged.json"
+
     def evaluation(self, name: str) -> EvaluationLayout:
         """``dev`` or ``test`` after the round; ``swapped``: of the policy before it, with the retriever after it."""
         return EvaluationLayout(self.folder / name)

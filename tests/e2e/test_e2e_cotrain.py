@@ -17,6 +17,7 @@ from sleuth.cotrain_layout import CotrainLayout
 from sleuth.errors import ArtifactError
 from sleuth.layout import RunLayout, read_record
 
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[2]
 MOMENTS = [
     "mark:start-retriever",
@@ -58,11 +59,10 @@ def rounds(layout: CotrainLayout) -> list[dict]:
     return (read_record(layout.rounds) or {})["rounds"]
 
 
-@pytest.mark.e2e
 def test_a_round_goes_from_rollouts_to_a_swapped_retriever_and_a_trained_agent(whole: CotrainLayout):
     start, after = rounds(whole)
     assert start["round"] == 0
-    assert after["rollouts"] == {"questions": 10, "rollouts": 20}
+    assert (after["rollouts"]["questions"], after["rollouts"]["rollouts"]) == (10, 20)
     assert after["rows"]["rows"] > 0
     assert 0 < after["rows"]["precision"] <= 1
     assert after["retriever"]["trained"]
@@ -88,7 +88,6 @@ def read_index(layout: CotrainLayout) -> str:
     return json.loads((layout.out / "stages" / "round-1-index.json").read_text())["fingerprint"]
 
 
-@pytest.mark.e2e
 def test_a_finished_run_does_nothing_again_and_refuses_another_index(whole: CotrainLayout):
     settings = cotrain_settings(whole.out)
     before = digests(whole)
@@ -111,9 +110,7 @@ def test_a_finished_run_does_nothing_again_and_refuses_another_index(whole: Cotr
         evaluated.write_text(figures)
 
 
-@pytest.mark.e2e
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_killed_in_every_stage_it_ends_with_the_same_bits(whole: CotrainLayout, tmp_path: Path):
     job = [sys.executable, str(Path(__file__).with_name("cotrain_job.py")), str(tmp_path / "killed"), *MOMENTS]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "e2e")])
@@ -124,5 +121,5 @@ def test_killed_in_every_stage_it_ends_with_the_same_bits(whole: CotrainLayout, 
     assert digests(killed) == digests(whole)
     mine, theirs = rounds(killed)[1], rounds(whole)[1]
     for stage in ("rows", "guard", "agent"):
-        assert mine[stage] == theirs[stage]
+        assert {**mine[stage], "seconds": 0} == {**theirs[stage], "seconds": 0}
     assert mine["after"]["agent"]["means"] == theirs["after"]["agent"]["means"]

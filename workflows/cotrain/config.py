@@ -38,6 +38,12 @@ class LearningSettings(Settings):
     evaluation: DevSettings | None = None
     rows: list[SourceSettings] = Field(default_factory=list)
 
+    @model_validator(mode="after")
+    def _one_of_them_learns(self) -> LearningSettings:
+        if self.reranker is not None and self.training != InBatchSettings():
+            raise ValueError("training does nothing beside reranker, which has the settings of its own training")
+        return self
+
 
 class GuardSettings(Settings):
     """What keeps a round from doing harm.

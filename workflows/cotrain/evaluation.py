@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from sleuth.layout import EvaluationLayout, write_record
+from sleuth.layout import EvaluationLayout, read_record, write_record
+from sleuth.protocols import Retriever
 from sleuth.types import Question
 from workflows.cotrain.context import Cotraining
 from workflows.cotrain.guards import compared
@@ -19,14 +20,15 @@ def evaluate_round(run: Cotraining, number: int) -> dict[str, Any]:
 
     The dev searches are the held-out ones of the next round's guard.
     """
-    layout, policy = run.layout.round(number), run.policy(number)
-    retriever = run.open_after(number)
-    for name, questions in _questions(run).items():
-        run.play(f"round {number}: {name}", questions, policy, retriever, layout.evaluation(name))
+    policy, retriever = run.policy(number), run.open_after(number)
+    asked = _questions(run)
+    for name, questions in asked.items():
+        run.play(f"round {number}: {name}", questions, policy, retriever, run.layout.round(number).evaluation(name))
     if number and _swapped(run, number) and run.policy(number - 1) != policy:
-        measured = list(_questions(run))[-1]
-        questions, before = _questions(run)[measured], run.policy(number - 1)
-        run.play(f"round {number}: {measured}, policy of before", questions, before, retriever, swapped(run, number))
+        name, questions = list(asked.items())[-1]
+        before, out = run.policy(number - 1), swapped(run, number)
+        run.play(f"round {number}: {name}, policy of before", questions, before, retriever, out)
+    _judge(run, number, retriever)
     return {"fingerprint": retriever.fingerprint, **figures_of(run, number)}
 
 
@@ -82,24 +84,31 @@ def _judged(run: Cotraining, number: int) -> dict[str, Any]:
     dev = run.chosen.judged
     if dev is None:
         return {}
-    values = _per_query(run, number)
+    values = _recalls(run, number)
     found: dict[str, Any] = {"k": dev.k, "queries": len(values), "recall": fmean(values.values())}
     if number:
-        found |= {"to_before": compared(_per_query(run, number - 1), values)}
-        found |= {"to_start": compared(_per_query(run, 0), values)}
+        found |= {"to_before": compared(_recalls(run, number - 1), values)}
+        found |= {"to_start": compared(_recalls(run, 0), values)}
     return {"retriever": found}
 
 
-def _per_query(run: Cotraining, number: int) -> dict[tuple[str, str], float]:
+def _recalls(run: Cotraining, number: int) -> dict[tuple[str, str], float]:
+    values = (read_record(run.layout.round(number).judged) or {})["values"]
+    return {(query, ""): value for query, value in values.items()}
+
+
+def _judge(run: Cotraining, number: int, retriever: Retriever) -> None:
+    """Record the figure of every judged query after a round, if there are any."""
     from retrieval.combine.parts import reach
     from retrieval.training.dev import judge_all, source_of
     from retrieval.training.instructions import search_each
     from retrieval.training.rows import load_rows
 
     dev = run.chosen.judged
-    assert dev is not None
+    if dev is None:
+        return
     rows = load_rows([source_of(dev)])[: dev.queries]
-    retriever = run.open_after(number)
     found = search_each(retriever, rows, reach(retriever, max(dev.k, 10)))
     values = judge_all(rows, [[hit.passage.id for hit in hits] for hits in found], dev.k)[dev.metric]
-    return {(row.id, row.query): value for row, value in zip(rows, values, strict=True)}
+    by_query = {row.id: value for row, value in zip(rows, values, strict=True)}
+    write_record(run.layout.round(number).judged, {"values": by_query})

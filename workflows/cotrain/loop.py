@@ -9,6 +9,7 @@ with the same bits.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from workflows.cotrain.context import Cotraining, stage_name
 from workflows.cotrain.evaluation import evaluate_round, summarise
 from workflows.cotrain.learning import guard, index_passages, train_agent, train_retriever, train_start
 from workflows.cotrain.rows import make_rows, roll_out
+from workflows.play import Opened
 from workflows.stages import FREE, run_stages
 from workflows.wiring import limit_threads
 
@@ -43,7 +45,10 @@ def run_cotraining(settings: CotrainRun, *, resume: bool, overwrite: bool, count
     with run.folder.claim(plain, resume=True, may_differ=FREE, reread=reread):
         for name, work in stages_of(run, counting):
             if not run.folder.stage_done(name):
-                run.folder.mark_done(name, work())
+                run.opened = Opened()  # no stage holds in memory what another has opened
+                started = time.monotonic()
+                info = work()
+                run.folder.mark_done(name, {**info, "seconds": round(time.monotonic() - started, 1)})
                 summarise(run)
         return summarise(run)
 

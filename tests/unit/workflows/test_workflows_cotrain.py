@@ -51,6 +51,10 @@ def test_a_config_needs_no_section_of_its_own(tmp_path):
         ({"cotrain": {"labels": {"kind": "outcome"}}}, "did you mean 'outcomes'"),
         ({"cotrain": {"labels": {"kind": "golds", "shared_credit": 1}}}, "shared_credit does nothing for a labels of"),
         ({"cotrain": {"retriever": {"reranker": {"backbone": "x"}}}}, "0 parts of the kind reranker"),
+        (
+            {"cotrain": {"retriever": {"reranker": {"backbone": "x"}, "training": {"steps": 3}}}},
+            "training does nothing beside reranker",
+        ),
     ],
 )
 def test_what_cannot_be_co_trained_is_refused_before_any_work(tmp_path, changes, said):
