@@ -65,7 +65,7 @@ def changes(arm: str, seed: int, base: CotrainLayout) -> list[str]:
         "random": ["cotrain.labels={kind: random}"],
         "once": [
             "cotrain.rounds=1",
-            "cotrain.questions=1536",
+            "cotrain.questions=3072",
             "cotrain.retriever.training.steps=240",
             "grpo.steps=40",
             "grpo.eval_steps=40",
