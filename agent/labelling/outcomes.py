@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from agent.labelling.config import WorthSettings
 from agent.labelling.searches import Asked, Group, Label, Labeller, hits_by_text, most_found
-from sleuth.evidence import contains_answer, has_answer, informative_answers, mentions_answer, tokens
+from sleuth.evidence import contains_answer, mentions_answer, telling_answers, tokens
 from sleuth.seeding import derive_seed
 from sleuth.types import Hit, Passage, Trajectory
 
@@ -40,7 +40,7 @@ class Outcomes:
         self._settings = settings
 
     def __call__(self, group: Group, asked: Sequence[Asked]) -> list[Label]:
-        answers = evidence_for(group)
+        answers = telling_answers(group.question)
         credit = self._credits(group, asked, answers)
         worth, found = worth_in(group), hits_by_text(asked)
         helped = {identity for _, identity in credit}
@@ -65,7 +65,8 @@ class Outcomes:
             own = [one for one in asked if one.rollout == number]
             for one, hit, share in self._helpful(own, group.question.text, answers):
                 key = one.text, hit.passage.id
-                credit[key] = max(share, credit.get(key, 0.0))
+                if hit.passage.text.strip():  # nothing is learned of a picture's title
+                    credit[key] = max(share, credit.get(key, 0.0))
         return credit
 
     def _helpful(
@@ -83,12 +84,6 @@ class Outcomes:
                     known = {word for before in asked[:later] for word in tokens(before.query)} | {*tokens(question)}
                     new = set(tokens(asked[later].query)) - known
                     yield from ((one, hit, self._settings.shared_credit) for hit in _led_to(new, one.hits))
-
-
-def evidence_for(group: Group) -> list[str]:
-    """The accepted answers whose presence in a passage says something: those that the question does not name."""
-    question = group.question
-    return [one for one in informative_answers(question.answers) if not has_answer(question.text, [one])]
 
 
 def worth_in(group: Group) -> dict[str, float]:
@@ -110,7 +105,7 @@ def at_random(settings: WorthSettings) -> Labeller:
         drawn = []
         for number, one in enumerate(label(group, asked)):
             hits = [passage for passage, _ in found[one.text].values()]
-            seed = derive_seed("random positive", group.question.file, group.question.id, number)
+            seed = derive_seed("random positive", group.question.id, group.question.text, number)
             positive = random.Random(seed).choice(hits)
             others = tuple(passage for passage in hits if passage.id != positive.id)[: len(one.negatives)]
             drawn.append(replace(one, positive=positive, negatives=others))

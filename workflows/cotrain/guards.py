@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sleuth.evidence import contains_answer, has_answer, informative_answers, tokens
+from sleuth.evidence import contains_answer, telling_answers, tokens
 from sleuth.protocols import Retriever
 from sleuth.query_forms import form_of, last_thought, written
 from sleuth.statistics import paired_difference
@@ -48,7 +48,7 @@ def answer_recall(retriever: Retriever, trajectories: Sequence[Trajectory], k: i
     form = form_of(retriever)
     for one in trajectories:
         question = one.question
-        answers = [a for a in informative_answers(question.answers) if not has_answer(question.text, [a])]
+        answers = telling_answers(question)
         found = [(query, last_thought(turn.text)) for turn in one.searches for query, _ in turn.found]
         if answers and found:
             texts = [written(form, query, question.text, thought) for query, thought in found]

@@ -11,6 +11,7 @@ from retrieval.dense.config import DenseSettings
 from retrieval.encoders.index_config import EncodedIndexSettings
 from retrieval.training.config import FrozenSettings, SourceSettings, TrainingSettings
 from retrieval.training.start import Counting
+from sleuth.layout import read_record
 from sleuth.seeding import derive_seed
 from workflows.config import RunSettings
 from workflows.cotrain.context import Cotraining
@@ -96,33 +97,37 @@ def train_agent(run: Cotraining, number: int) -> dict[str, Any]:
     """The agent goes on with the retriever as it is now: GRPO as a run of its own in the round's folder."""
     from workflows.stages import run_stages
 
-    settings = run.settings
+    run.open_after(number)  # refuses another index than the one that was made
+    run_stages(agent_settings(run, number), resume=True, overwrite=False)
+    recorded = read_record(run.layout.round(number).agent.stage("grpo")) or {}
+    return {name: value for name, value in recorded.items() if not isinstance(value, dict)}
+
+
+def agent_settings(run: Cotraining, number: int) -> RunSettings:
+    """The agent's run of a round: nothing but GRPO, from the policy of the round before.
+
+    The gate is passed before the first round. A policy that is an adapter is trained on as it is, without a second one.
+    """
+    settings, policy = run.settings, run.policy(number - 1)
+    assert settings.grpo is not None
+    changes: dict[str, Any] = {"gate": None}
+    if (Path(policy) / "adapter_config.json").is_file():
+        changes["lora"] = None
     plain = {name: getattr(settings, name) for name in RunSettings.model_fields}
-    own = RunSettings.model_construct(**plain).model_copy(
+    return RunSettings.model_construct(**plain).model_copy(
         update={
             "out": run.layout.round(number).agent.out,
             "seed": derive_seed(settings.seed, "agent", number) % 2**31,
             "world": None,
-            "policy": settings.policy.model_copy(update={"model": run.policy(number - 1), "tiny": None}),
+            "policy": settings.policy.model_copy(update={"model": policy, "tiny": None}),
             "retriever": run.retriever(number),
             "demonstrations": None,
             "warmstart": None,
+            "grpo": settings.grpo.model_copy(update=changes),
             "data": settings.data.model_copy(update={"test": None}),
             "evaluation": settings.evaluation.model_copy(update={"modes": [], "start_modes": []}),
         }
     )
-    if own.grpo is not None and (Path(run.policy(number - 1)) / "adapter_config.json").is_file():
-        own = own.model_copy(update={"grpo": own.grpo.model_copy(update={"lora": None})})  # its adapter goes on
-    run.open_after(number)  # refuses another index than the one that was made
-    run_stages(own, resume=True, overwrite=False)
-    return {name: value for name, value in run_info(run, number).items() if not isinstance(value, dict)}
-
-
-def run_info(run: Cotraining, number: int) -> dict[str, Any]:
-    """What GRPO of a round recorded."""
-    from sleuth.layout import read_record
-
-    return read_record(run.layout.round(number).agent.stage("grpo")) or {}
 
 
 def _train(settings: RetrieverRun, counting: Counting) -> dict[str, Any]:

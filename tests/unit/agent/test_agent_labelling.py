@@ -147,6 +147,25 @@ def test_rows_are_written_in_the_form_that_they_name(form, text):
     assert (row["question_file"], row["question_id"]) == ("train.jsonl", "q1")
 
 
+def test_a_picture_that_leads_on_is_passed_over():
+    scan = Passage("scan", "Nalo", " ")
+    assert set(worths(labels_of(rollout(("Gesu", (scan, OTHER)), SECOND)))) == {("Nalo", "person")}
+
+
+def test_a_language_model_is_asked_about_the_best_hits_and_other_replies_say_nothing(monkeypatch):
+    asked = []
+
+    def replies(self, prompts):
+        asked.extend(prompts)
+        return iter([True, False, None])
+
+    monkeypatch.setattr("sleuth.judge.Judge.replies", replies)
+    found = ("Nalo", (PERSON, OTHER, CITY, FILM))
+    labels = labels_of(rollout(found), kind="judge", base_url="http://localhost", model="m", depth=3)
+    assert [(label.positive, label.worth, label.negatives) for label in labels] == [(PERSON, 1.0, (OTHER,))]
+    assert ['"passage": "Nalo was born' in text for text in asked] == [True, False, False]
+
+
 def test_the_hits_of_a_text_are_counted_over_rollouts_and_pictures_are_passed_over():
     picture = Passage("scan", "Scan", "  ")
     group = Group(QUESTION, [rollout(("Nalo", (PERSON, picture))), rollout(("Nalo", (PERSON,)))], [True, True])

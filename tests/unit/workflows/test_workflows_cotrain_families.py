@@ -23,7 +23,7 @@ from sleuth.trajectories import to_line
 from sleuth.types import Answer, Generation, Hit, Passage, Question, ScoredTrajectory, Search, Trajectory, Turn
 from workflows.cotrain.config import CotrainRun
 from workflows.cotrain.context import Cotraining, stage_name
-from workflows.cotrain.learning import guard, index_passages, train_retriever
+from workflows.cotrain.learning import agent_settings, guard, index_passages, train_retriever
 
 WORDS = ["amber", "birch", "coral", "delta", "ember", "fjord", "grove", "heath", "islet", "jetty", "knoll", "larch"]
 PASSAGES = [
@@ -179,6 +179,22 @@ def test_a_row_of_a_dev_question_stops_the_training(backbone: Path, tmp_path: Pa
         rows.write(json.dumps(row) + "\n")
     with pytest.raises(DataError, match="line 13: the row is of a dev or test question, by its text"):
         train_retriever(run, 1, quiet)
+
+
+def test_an_adapter_is_trained_on_without_a_second_one_and_the_gate_is_passed_once(tmp_path: Path):
+    values = {
+        "out": str(tmp_path / "run"),
+        "policy": {"model": str(tmp_path)},
+        "retriever": {"kind": "dense", "index": "i", "corpus": "c", "encoder": "e"},
+        "data": {"train": [{"path": "train.jsonl"}], "dev": "dev.jsonl", "test": "test.jsonl"},
+        "grpo": {"gate": {}, "lora": {"r": 4}},
+    }
+    run = Cotraining(validate(CotrainRun, values, "test"), RunFolder(tmp_path / "run"), quiet)
+    whole = agent_settings(run, 1)
+    assert (whole.grpo.gate, whole.grpo.lora.r, whole.warmstart, whole.data.test) == (None, 4, None, None)
+    assert whole.out == run.layout.round(1).agent.out
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert agent_settings(run, 1).grpo.lora is None
 
 
 def test_a_reranker_learns_from_the_same_rows(backbone: Path, tmp_path: Path):
