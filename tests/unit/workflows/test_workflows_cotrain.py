@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +13,13 @@ import yaml
 
 from retrieval.config import RetrieverSettings
 from sleuth.errors import ConfigError, DataError
+from sleuth.runs import RunFolder
 from sleuth.types import Answer, Generation, Hit, Passage, Question, Search, Trajectory, Turn
 from workflows.cotrain.config import CotrainSettings, load_cotrain_run
+from workflows.cotrain.context import Cotraining
 from workflows.cotrain.families import learner_of, start_of, weights_of, with_learned
 from workflows.cotrain.guards import Kept, answer_recall, compared, query_figures
-from workflows.cotrain.rows import refuse_held_out, watch_queries, without_golds
+from workflows.cotrain.rows import questions_of_round, refuse_held_out, watch_queries, without_golds
 
 BASE = {
     "out": "runs/x",
@@ -165,6 +168,46 @@ def test_what_is_known_of_golds_is_taken_away():
     blank = without_golds(question)
     assert (blank.gold_ids, blank.supporting_titles, blank.alternatives) == ((), (), False)
     assert (blank.id, blank.text, blank.answers) == ("q", "text?", ("a",))
+
+
+def rounds_in(folder: Path, golds: dict, labels: str = "outcomes", **cotrain) -> Cotraining:
+    """Co-training on five questions, the last of them a dev question under another id; ``golds`` is known of each."""
+    folder.mkdir()
+    rows = [{"id": f"t{i}", "question": f"Who is {name}?", "golden_answers": ["x"]} for i, name in enumerate("abcde")]
+    for name, some in (("train", rows), ("dev", [rows[4] | {"id": "d0", "question": "WHO is  e"}])):
+        lines = (json.dumps(row | {"metadata": golds}) + "\n" for row in some)
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    data = {"train": [{"path": str(folder / "train.jsonl")}], "dev": str(folder / "dev.jsonl"), "leaks": "keep"}
+    run = load(folder, data=data, cotrain={"questions": 2, "labels": labels, **cotrain})
+    return Cotraining(run, RunFolder(folder / "out"), lambda _title: nullcontext())
+
+
+GOLDS = {"gold_ids": ["p1"], "supporting_titles": ["Title"]}
+
+
+def test_what_is_played_is_the_same_whatever_is_known_of_golds(tmp_path):
+    known, unknown = rounds_in(tmp_path / "known", GOLDS), rounds_in(tmp_path / "unknown", {})
+    for number in (1, 2):
+        (mine, _), (theirs, _) = (questions_of_round(run, number) for run in (known, unknown))
+        assert mine == theirs
+        assert not any(one.gold_ids or one.supporting_titles for one in mine)
+    asked = questions_of_round(rounds_in(tmp_path / "golds", GOLDS, "golds"), 1)[0]
+    assert all(one.gold_ids == ("p1",) for one in asked)
+
+
+def test_rounds_go_on_through_the_questions_and_never_play_one_of_dev(tmp_path, caplog):
+    run = rounds_in(tmp_path / "run", {})
+    (first, counts), (second, _) = questions_of_round(run, 1), questions_of_round(run, 2)
+    assert {one.id for one in (*first, *second)} == {"t0", "t1", "t2", "t3"}
+    assert counts == {"refused_by_text": 1}
+    assert "1 training questions are dev or test questions and never train" in caplog.text
+
+
+def test_a_training_file_of_dev_questions_alone_is_refused(tmp_path):
+    run = rounds_in(tmp_path / "run", {})
+    (tmp_path / "run" / "train.jsonl").write_text((tmp_path / "run" / "dev.jsonl").read_text())
+    with pytest.raises(DataError, match="every question of a training file is a dev or test question"):
+        questions_of_round(run, 1)
 
 
 def test_how_varied_queries_are():
