@@ -20,9 +20,9 @@ import importlib.util
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -171,13 +171,19 @@ def study(options: argparse.Namespace) -> None:
     for form in options.forms:
         if form in known(options):
             continue
-        began = time.process_time()
+        began = _cpu()
         rows = options.out / f"rows-{form}.jsonl"
         more = write_rows(rollouts, form, rows)
         encoder = train(options, form, rows)
         after = played(measured, searching(options, str(encoder), passages), options.out / f"dev-{form}.jsonl")
-        keep(options, form, figures_of(after), {**more, "cpu_s": time.process_time() - began})
+        keep(options, form, figures_of(after), {**more, "cpu_s": round(_cpu() - began, 1)})
         print("\n".join(table(options)), flush=True)
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and of trainings that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def known(options: argparse.Namespace) -> dict[str, dict[str, Any]]:

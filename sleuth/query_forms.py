@@ -26,6 +26,11 @@ def written(form: QueryForm, query: str, question: str = "", thought: str = "") 
     return query if not context or context == " ".join(query.split()) else f"{query}{_BETWEEN}{context}"
 
 
+def query_of(text: str) -> str:
+    """The query in a text that was ``written`` in any form."""
+    return text.partition(_BETWEEN)[0]
+
+
 def last_thought(turn: str) -> str:
     """What the text of a turn says before it searches, without tags; at most its last `LONGEST_THOUGHT` words.
 

@@ -41,7 +41,7 @@ from workflows.wiring import (
 log = logging.getLogger("sleuth.run")
 
 _MEMORY = ("policy.cache_bytes", "retriever.cache", "retriever.cache_bytes")
-FREE = ("sinks", "threads", "grpo.report_to", *_MEMORY, *MAY_DIFFER)
+FREE = ("sinks", "threads", "grpo.report_to", "cotrain.rounds", *_MEMORY, *MAY_DIFFER)
 """Settings that a resumed run may change at any time."""
 
 

@@ -110,6 +110,16 @@ def test_a_finished_run_does_nothing_again_and_refuses_another_index(whole: Cotr
         evaluated.write_text(figures)
 
 
+def test_a_finished_run_can_be_given_more_rounds(whole: CotrainLayout, monkeypatch: pytest.MonkeyPatch):
+    def stop(_run: object, number: int) -> dict:
+        raise InterruptedError(f"round {number}")
+
+    monkeypatch.setattr("workflows.cotrain.loop.roll_out", stop)
+    with pytest.raises(InterruptedError, match="round 2"):
+        run(cotrain_settings(whole.out, rounds=2), resume=True)
+    assert run(cotrain_settings(whole.out), resume=True) == rounds(whole)
+
+
 @pytest.mark.slow
 def test_killed_in_every_stage_it_ends_with_the_same_bits(whole: CotrainLayout, tmp_path: Path):
     job = [sys.executable, str(Path(__file__).with_name("cotrain_job.py")), str(tmp_path / "killed"), *MOMENTS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from sleuth.artifacts import atomic_write
 from sleuth.errors import DataError
 from sleuth.evidence import golds_of
+from sleuth.query_forms import query_of
 from sleuth.seeding import derive_seed
 from sleuth.types import Passage, Question, Sampling, Trajectory
 from workflows.cotrain.context import Cotraining, rollouts_of
@@ -90,12 +91,15 @@ def make_rows(run: Cotraining, number: int) -> dict[str, Any]:
             labels += [(one, group.question) for one in label(group, asked_in(group, chosen.query_form))]
             if on_progress:
                 on_progress(done, len(groups))
+    kept, drawn = held_out_questions(run), len(labels)
+    labels = [(one, asked) for one, asked in labels if not kept.why(asked.id, asked.text, query_of(one.text))]
     rows = [to_row(one, question, chosen.query_form, f"r{number}-{i}") for i, (one, question) in enumerate(labels)]
     atomic_write(run.layout.round(number).rows, "".join(json.dumps(row) + "\n" for row in rows))
     right = [good for group in groups for good in group.right]
     asked = query_figures(trajectories)
     figures: dict[str, Any] = {
         "rows": len(rows),
+        "refused": drawn - len(rows),
         "queries": len({row["query"] for row in rows}),
         "questions": len({(row["question_file"], row["question_id"]) for row in rows}),
         "right": sum(right) / max(len(right), 1),
@@ -108,8 +112,8 @@ def make_rows(run: Cotraining, number: int) -> dict[str, Any]:
     return figures
 
 
-def right_from(least: float) -> Any:
-    """Whether the F1 of a rollout's answer reaches ``least``."""
+def right_from(least: float) -> Callable[[Trajectory], bool]:
+    """What says whether a rollout is right: the F1 of its answer reaches ``least``."""
     from rewards.text_match import f1
 
     def right(trajectory: Trajectory) -> bool:
@@ -145,7 +149,7 @@ def refuse_held_out(rows: Iterable[Path], kept: Kept) -> None:
     for path in rows:
         for place, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             row = json.loads(line)
-            why = kept.why(row["question_id"], row["question"], row["query"])
+            why = kept.why(row["question_id"], row["question"], query_of(row["query"]))
             if why:
                 raise DataError(
                     f"{path}, line {place}: the row is of a dev or test question, by its {why}",

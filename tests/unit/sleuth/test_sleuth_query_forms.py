@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sleuth.query_forms import LONGEST_THOUGHT, form_of, last_thought, written
+from sleuth.query_forms import LONGEST_THOUGHT, form_of, last_thought, query_of, written
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,8 @@ from sleuth.query_forms import LONGEST_THOUGHT, form_of, last_thought, written
     ],
 )
 def test_a_query_stands_first_and_its_context_behind_it(form, expected):
-    assert written(form, "Gesu", "Who founded\n Gesu?", "the founder is needed") == expected
+    text = written(form, "Gesu", "Who founded\n Gesu?", "the founder is needed")
+    assert (text, query_of(text)) == (expected, "Gesu")
 
 
 def test_a_query_without_context_is_written_alone_in_every_form():

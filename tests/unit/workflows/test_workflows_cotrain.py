@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,12 +15,13 @@ import yaml
 from retrieval.config import RetrieverSettings
 from sleuth.errors import ConfigError, DataError
 from sleuth.runs import RunFolder
-from sleuth.types import Answer, Generation, Hit, Passage, Question, Search, Trajectory, Turn
+from sleuth.trajectories import to_line
+from sleuth.types import Answer, Generation, Hit, Passage, Question, ScoredTrajectory, Search, Trajectory, Turn
 from workflows.cotrain.config import CotrainSettings, load_cotrain_run
 from workflows.cotrain.context import Cotraining
 from workflows.cotrain.families import learner_of, start_of, weights_of, with_learned
 from workflows.cotrain.guards import Kept, answer_recall, compared, query_figures
-from workflows.cotrain.rows import questions_of_round, refuse_held_out, watch_queries, without_golds
+from workflows.cotrain.rows import make_rows, questions_of_round, refuse_held_out, watch_queries, without_golds
 
 BASE = {
     "out": "runs/x",
@@ -153,6 +155,7 @@ def test_dev_and_test_questions_are_known_by_id_and_by_text():
         ({"question_id": "d1", "question": "x", "query": "x"}, "id"),
         ({"question_id": "t", "question": "where was Nalo born", "query": "x"}, "text"),
         ({"question_id": "t", "question": "x", "query": "Where was Nalo born?"}, "text"),
+        ({"question_id": "t", "question": "x", "query": "Where was Nalo born? | a thought"}, "text"),
     ],
 )
 def test_a_row_of_a_dev_question_is_refused_at_the_door_of_the_training(tmp_path, row, why):
@@ -201,6 +204,22 @@ def test_rounds_go_on_through_the_questions_and_never_play_one_of_dev(tmp_path, 
     assert {one.id for one in (*first, *second)} == {"t0", "t1", "t2", "t3"}
     assert counts == {"refused_by_text": 1}
     assert "1 training questions are dev or test questions and never train" in caplog.text
+
+
+def test_a_query_that_is_a_dev_question_makes_no_row(tmp_path):
+    run = rounds_in(tmp_path / "run", {}, group_size=2)
+    sample, other = run.layout.round(1).rollouts.samples(2)
+    found = Hit(Passage("p", "P", "x was here."), 1.0, 1)
+    for number, asked in ((1, "who is E?"), (2, "who is it")):
+        (sample, other)[number - 1].folder.mkdir(parents=True)
+        played = searched(asked, identity=f"t{number}", text=f"Who is {number}?", answers=("Oslo", "x"))
+        turn = replace(played.turns[0], hits=(found,))
+        played = replace(played, turns=(turn, *played.turns[1:]))
+        (sample, other)[number - 1].trajectories.write_text(to_line(ScoredTrajectory(played, None)))
+    figures = make_rows(run, 1)
+    assert (figures["rows"], figures["refused"], figures["right"]) == (1, 1, 1.0)
+    (row,) = map(json.loads, run.layout.round(1).rows.read_text().splitlines())
+    assert (row["query"], row["question_id"]) == ("who is it", "t2")
 
 
 def test_a_training_file_of_dev_questions_alone_is_refused(tmp_path):
