@@ -20,9 +20,19 @@ from workflows.retriever_training import RetrieverRun
 
 
 class StartSettings(RetrieverRun):
-    """A training of the first retriever, as `sleuth train-retriever` reads it; its folder is ``{out}/retriever-0``."""
+    """A training of the first retriever, as `sleuth train-retriever` reads it; its folder is ``{out}/retriever-0``.
+
+    ``seed`` and ``threads`` are the run's where it names none.
+    """
 
     out: Path = Path("retriever-0")
+
+    @model_validator(mode="after")
+    def _lies_in_the_run(self) -> StartSettings:
+        for name in ("out", "world"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} does nothing in cotrain.start, which is a part of the run: leave it out")
+        return self
 
 
 class LearningSettings(Settings):

@@ -28,7 +28,8 @@ def train_start(run: Cotraining, counting: Counting) -> None:
     """Train the first retriever as ``cotrain.start`` describes it."""
     start = run.chosen.start
     assert start is not None
-    own = {"out": run.layout.start.out, "seed": run.settings.seed, "threads": start.threads or run.settings.threads}
+    seed = start.seed if "seed" in start.model_fields_set else run.settings.seed
+    own = {"out": run.layout.start.out, "seed": seed, "threads": start.threads or run.settings.threads}
     _train(RetrieverRun.model_validate({**dict(start), **own}), counting)
 
 

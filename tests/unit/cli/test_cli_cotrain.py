@@ -46,6 +46,7 @@ def test_other_commands_read_the_rest_of_the_config_as_a_run():
         ("cotrain.labels.kind=outcome", "did you mean 'outcomes'"),
         ("cotrain.query_form=question", "cotrain.query_form"),
         ("cotrain.group_size=1", "cotrain.group_size"),
+        ("cotrain.start.out=elsewhere", "out does nothing in cotrain.start, which is a part of the run"),
         ("retriever={kind: bm25, index: x}", "0 parts of the kind index of encoded passages"),
     ],
 )
