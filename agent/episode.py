@@ -25,6 +25,8 @@ class Episode:
     length: int = 0
     said: Generation | None = None
     """What was sampled of a turn that is not over."""
+    text: str = ""
+    """What the policy said in the turn that it took last."""
     pending: Search | Call | None = None
     given: tuple[Hit, ...] = ()
     stop: StopReason | None = None

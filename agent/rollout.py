@@ -33,6 +33,7 @@ from sleuth.protocols import (
     ThinkingEnvironment,
     ToolEnvironment,
 )
+from sleuth.query_forms import form_of
 from sleuth.seeding import derive_seed
 from sleuth.types import (
     Action,
@@ -83,6 +84,7 @@ class RolloutDriver:
         self.retriever = retriever
         self.top_k = top_k
         self.tools = tools
+        self._form = form_of(retriever)
         self._serial = itertools.count()
 
     def run(
@@ -206,7 +208,7 @@ class RolloutDriver:
         generation, episode.said = episode.said, None
         assert generation is not None
         thinking = episode.thinking
-        text = self.codec.decode(generation.token_ids)
+        text = episode.text = self.codec.decode(generation.token_ids)
         action: Action = Invalid("the environment failed")
         with episode.playing():
             if episode.stop is None:
@@ -242,7 +244,7 @@ class RolloutDriver:
 
     def _retrieve(self, waiting: Sequence[Episode]) -> list[tuple[Episode, Found]]:
         """Hits of every query of the waiting episodes, found together; if that fails, the episodes end unscored."""
-        lookups = [(episode, lookup_of(episode, self.top_k)) for episode in waiting]
+        lookups = [(episode, lookup_of(episode, self.top_k, self._form)) for episode in waiting]
         lookups = [(episode, lookup) for episode, lookup in lookups if episode.stop is None]
         if not any(lookup.asked for _, lookup in lookups):
             return []

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from agent.episode import Episode
 from sleuth.hits import distinct, without
 from sleuth.protocols import Retriever, SelectiveEnvironment
+from sleuth.query_forms import QueryForm, last_thought, written
 from sleuth.types import Hit, Search
 
 Answers = Mapping[tuple[str, int], Sequence[Hit]]
@@ -37,13 +38,17 @@ class Lookup:
         return chosen
 
 
-def lookup_of(episode: Episode, top_k: int) -> Lookup:
-    """What ``episode`` waits for. If its environment fails here, the episode has stopped and waits for nothing."""
+def lookup_of(episode: Episode, top_k: int, form: QueryForm = "query") -> Lookup:
+    """What ``episode`` waits for, its queries in the ``form`` that the retriever reads.
+
+    If its environment fails here, the episode has stopped and waits for nothing.
+    """
     unwanted: Collection[str] | None = None
     with episode.playing():
         if isinstance(episode.environment, SelectiveEnvironment):
             unwanted = episode.environment.unwanted()
-    queries = episode.pending.queries if isinstance(episode.pending, Search) else ()
+    said = episode.pending.queries if isinstance(episode.pending, Search) else ()
+    queries = [written(form, query, episode.question.text, last_thought(episode.text)) for query in said]
     if unwanted is None:
         return Lookup([(query, top_k) for query in queries], None, top_k)
     deeper = -(-len(unwanted) // top_k) * top_k  # whole steps, so that more queries have the same depth

@@ -18,6 +18,7 @@ from agent.tools import ToolBox
 from sleuth.errors import ConfigError, DataError, RetrieverError
 from sleuth.failures import FailureLog
 from sleuth.protocols import Environment, Policy, Retriever, TextCodec
+from sleuth.query_forms import QueryForm, form_of
 from sleuth.trajectories import TrajectoryWriter, read_trajectories
 from sleuth.types import Hit, Question, Sampling, ScoredTrajectory, Trajectory
 
@@ -282,6 +283,10 @@ class _Overheard:
     @property
     def fingerprint(self) -> str:
         return self._inner.fingerprint
+
+    @property
+    def query_form(self) -> QueryForm:
+        return form_of(self._inner)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         try:

@@ -25,6 +25,7 @@ COMMANDS = {
     "warmstart": "cli.train:warmstart",
     "train": "cli.train:train",
     "train-retriever": "cli.train_retriever:train_retriever",
+    "cotrain": "cli.cotrain:cotrain",
     "mine": "cli.train_retriever:mine",
     "world": "cli.world:world",
     "download": "cli.download:download",

@@ -61,9 +61,13 @@ def _run(
     until: str,
 ) -> None:
     from cli.console import error_console
+    from sleuth.errors import ConfigError
+    from sleuth.settings import read_layers
     from workflows.config import load_run_settings
 
     settings = load_run_settings(config, overrides or [], out)
+    if "cotrain" in read_layers(config):
+        raise ConfigError(f"{config} describes co-training, of which this is a part", f"run: sleuth cotrain {config}")
     if dry_run:
         from sleuth.layout import STAGES
         from sleuth.settings import to_yaml

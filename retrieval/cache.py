@@ -12,6 +12,7 @@ from retrieval.documents import documents_of
 from retrieval.size import size_of
 from sleuth.errors import ConfigError
 from sleuth.protocols import Documents, Retriever
+from sleuth.query_forms import QueryForm, form_of
 from sleuth.types import Hit, Image, Passage
 
 _Key = tuple[str, int, str]
@@ -55,6 +56,11 @@ class CachedRetriever:
     @property
     def fingerprint(self) -> str:
         return self._inner.fingerprint
+
+    @property
+    def query_form(self) -> QueryForm:
+        """The inner retriever's."""
+        return form_of(self._inner)
 
     @property
     def passages(self) -> int | None:

@@ -15,6 +15,7 @@ from retrieval.size import limit_of, size_of
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.hits import distinct
 from sleuth.protocols import Documents, Retriever
+from sleuth.query_forms import QueryForm, form_of
 from sleuth.types import Hit
 
 Answer = list[list[Hit]]
@@ -61,6 +62,11 @@ class ResilientRetriever:
     @property
     def fingerprint(self) -> str:
         return self.inner.fingerprint
+
+    @property
+    def query_form(self) -> QueryForm:
+        """The inner retriever's."""
+        return form_of(self.inner)
 
     @property
     def passages(self) -> int | None:

@@ -87,6 +87,11 @@ def informative_answers(answers: Iterable[str]) -> list[str]:
     return [answer for answer in answers if _informs(answer)]
 
 
+def telling_answers(question: Question) -> list[str]:
+    """The informative answers of ``question`` that it does not name itself: a passage that has one tells something."""
+    return [one for one in informative_answers(question.answers) if not has_answer(question.text, [one])]
+
+
 def contains_answer(passage: Passage, answers: Iterable[str]) -> bool:
     """Whether the text of ``passage`` contains an informative answer."""
     return has_answer(passage.text, informative_answers(answers))

@@ -24,6 +24,7 @@ from sleuth.settings import SECRET, Count, Rate, Settings
 if TYPE_CHECKING:
     import httpx
 
+A = TypeVar("A")
 T = TypeVar("T")
 Claim = tuple[str, Sequence[str], str | None]
 """A question, its accepted answers, and the answer to be judged; None if there is none."""
@@ -96,6 +97,10 @@ class Judge:
         """
         return self._at_once(self.verdict, claims)
 
+    def replies(self, prompts: Sequence[str]) -> Iterator[bool | None]:
+        """Yes or no to each prompt, in order; None for a reply that is neither. Raises like ``verdicts``."""
+        return self._at_once(lambda prompt: verdict_in(self._ask(prompt) or ""), prompts)
+
     def attempts(self, claims: Sequence[Claim]) -> Iterator[bool | ScoringError]:
         """Like ``verdicts``, with the failure in the place of a verdict that there is not.
 
@@ -130,10 +135,10 @@ class Judge:
     def close(self) -> None:
         self._client.close()
 
-    def _at_once(self, ask: Callable[[Claim], T], claims: Sequence[Claim]) -> Iterator[T]:
+    def _at_once(self, ask: Callable[[A], T], asked: Sequence[A]) -> Iterator[T]:
         pool = ThreadPoolExecutor(self._settings.parallel)
         try:
-            yield from pool.map(ask, claims)
+            yield from pool.map(ask, asked)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -171,8 +176,8 @@ class Judge:
 def question_about(claim: Claim) -> str:
     """The prompt: what is judged stands in it as JSON strings, which it cannot leave."""
     question, accepted, answer = claim
-    listed, proposed = ", ".join(map(_quoted, accepted)), _quoted(answer or "")
-    data = f'"question": {_quoted(question)}, "accepted_answers": [{listed}], "proposed_answer": {proposed}'
+    listed, proposed = ", ".join(map(quoted, accepted)), quoted(answer or "")
+    data = f'"question": {quoted(question)}, "accepted_answers": [{listed}], "proposed_answer": {proposed}'
     return PROMPT.replace("%s", f"{{{data}}}")
 
 
@@ -182,7 +187,8 @@ def verdict_in(reply: str) -> bool | None:
     return None if found is None else found[1].lower() == "yes"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """``text`` as a JSON string for a prompt: nothing in it ends the string or reads as a template's token."""
     sound = text.encode("utf-8", "replace").decode("utf-8")  # outside text may hold lone surrogates
     return json.dumps(sound, ensure_ascii=False).translate(_MARKUP)
 

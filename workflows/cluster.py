@@ -12,6 +12,7 @@ from retrieval.config import IndexedSettings, RetrieverSettings
 from sleuth.errors import ArtifactError, ConfigError
 from sleuth.layout import GrpoOutcome, RunLayout, write_record
 from sleuth.protocols import Retriever
+from sleuth.query_forms import form_of
 from sleuth.runs import RunFolder
 from workflows.config import RunSettings
 from workflows.context import StageContext
@@ -151,6 +152,7 @@ def run_plan(run: StageContext) -> RunPlan:
         fingerprint=retriever.fingerprint if retriever else "",
         threads=settings.threads or torch.get_num_threads(),
         retriever_timeout_s=retriever_timeout(settings.cluster or ClusterSettings(), settings.retriever),
+        query_form=form_of(retriever),
     )
 
 

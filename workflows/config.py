@@ -93,13 +93,15 @@ class RunSettings(Settings):
 def load_run_settings(path: str | Path, overrides: Sequence[str] = (), out: Path | None = None) -> RunSettings:
     """The run settings of a YAML file with ``key=value`` overrides; ``out`` replaces the run folder.
 
-    Raises ConfigError naming the file, the key and what to write instead.
+    A section ``cotrain`` is left to what reads it (`workflows.cotrain`): the rest is a run like any other. Raises
+    ConfigError naming the file, the key and what to write instead.
     """
     values = read_layers(Path(path))
     for override in overrides:
         apply_override(values, override)
     if out is not None:
         values["out"] = str(out)
+    values.pop("cotrain", None)
     return validate(RunSettings, fill_out(values), str(path))
 
 

@@ -42,6 +42,10 @@ from workflows.wiring import (
 
 log = logging.getLogger("sleuth.run")
 
+_MEMORY = ("policy.cache_bytes", "retriever.cache", "retriever.cache_bytes")
+FREE = ("sinks", "threads", "grpo.report_to", "cotrain.rounds", *_MEMORY, *MAY_DIFFER)
+"""Settings that a resumed run may change at any time."""
+
 
 def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, overwrite: bool) -> StageContext:
     """Run every stage in the settings, up to and including ``until``."""
@@ -51,8 +55,7 @@ def run_stages(settings: RunSettings, *, until: str = "grpo", resume: bool, over
     check_inputs(settings, until, done)
     limit_threads(settings.threads)
     plain = settings.model_dump(mode="json")
-    memory = ("policy.cache_bytes", "retriever.cache", "retriever.cache_bytes")
-    free = ("sinks", "threads", "grpo.report_to", *memory, *MAY_DIFFER, *not_begun(run))
+    free = (*FREE, *not_begun(run))
     before = partial(_reread, settings)
     with run.folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=free, reread=before):
         _check_golds(run, until)
@@ -97,7 +100,7 @@ def _as_begun(settings: RunSettings) -> RunSettings:
 def _reread(settings: RunSettings, saved: dict[str, Any]) -> dict[str, Any]:
     where = "config.yaml of the run"
     saved = {**saved, "data": {"leaks": "keep", **(saved.get("data") or {})}}  # as runs did before there was a choice
-    plain = validate(RunSettings, saved, where).model_dump(mode="json")
+    plain = validate(type(settings), saved, where).model_dump(mode="json")
     return {**plain, "rewards": reread(plain["rewards"], settings.rewards, where)}
 
 

@@ -16,6 +16,7 @@ from agent.cluster.interface import Actor, WorkerLostError
 from sleuth.coalescer import Asked, SharedSearch
 from sleuth.errors import RetrieverError, SleuthError
 from sleuth.protocols import Retriever
+from sleuth.query_forms import QueryForm
 from sleuth.types import Hit
 
 CALLERS = 64
@@ -74,7 +75,15 @@ class RetrieverClient:
     Every answer carries its index's fingerprint; answers from another index are rejected.
     """
 
-    def __init__(self, actors: Sequence[Actor], fingerprint: str, timeout_s: float, first: int = 0) -> None:
+    def __init__(
+        self,
+        actors: Sequence[Actor],
+        fingerprint: str,
+        timeout_s: float,
+        first: int = 0,
+        query_form: QueryForm = "query",
+    ) -> None:
+        self.query_form: QueryForm = query_form
         self._actors = list(actors)
         self._fingerprint = fingerprint
         self._timeout_s = timeout_s

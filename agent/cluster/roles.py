@@ -28,6 +28,7 @@ from agent.policies.backends import has_own_engine
 from agent.policies.probe import probe_tokens
 from agent.rollout import RolloutDriver
 from sleuth.protocols import Retriever
+from sleuth.query_forms import QueryForm
 
 log = logging.getLogger("sleuth.cluster")
 WithRetriever = Callable[[Retriever | None], Callable[[Any, HFCodec], RolloutDriver]]
@@ -50,6 +51,7 @@ class RunPlan:
     fingerprint: str
     threads: int | None
     retriever_timeout_s: float = 60.0
+    query_form: QueryForm = "query"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,9 @@ def _worker_plan(
     plan: RunPlan, settings: ClusterSettings, retrievers: Sequence[Actor], index: int, code: str
 ) -> WorkerPlan:
     client = (
-        RetrieverClient(retrievers, plan.fingerprint, plan.retriever_timeout_s, first=index) if retrievers else None
+        RetrieverClient(retrievers, plan.fingerprint, plan.retriever_timeout_s, index, plan.query_form)
+        if retrievers
+        else None
     )
     return WorkerPlan(
         policy=plan.policy,

@@ -22,6 +22,7 @@ from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ConfigError
 from sleuth.hits import distinct
 from sleuth.protocols import Documents, Retriever
+from sleuth.query_forms import QueryForm, form_of
 from sleuth.types import Contribution, Explanation, Hit, Passage
 
 Fusion = Literal["rrf", "sum", "dpr"]
@@ -68,6 +69,17 @@ class HybridRetriever:
         if self.fusion == "rrf":
             identity["rrf_k"] = self.rrf_k
         return fingerprint_of({**identity, "parts": [part.fingerprint for part in self.parts]})
+
+    @property
+    def query_form(self) -> QueryForm:
+        """That of the parts that have one; BM25 reads whatever the others do. Raises ConfigError if they differ."""
+        forms = {form_of(part) for part in self.parts if hasattr(part, "query_form")}
+        if len(forms) > 1:
+            raise ConfigError(
+                f"the parts of a hybrid retriever read queries in different forms: {', '.join(sorted(forms))}",
+                "train them with one query_form",
+            )
+        return next(iter(forms), "query")
 
     @property
     def passages(self) -> int | None:

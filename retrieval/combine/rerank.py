@@ -18,6 +18,7 @@ from sleuth.artifacts import fingerprint_of
 from sleuth.errors import RetrieverError
 from sleuth.hits import distinct
 from sleuth.protocols import Documents, Retriever
+from sleuth.query_forms import QueryForm, form_of
 from sleuth.types import Contribution, Explanation, Hit
 
 
@@ -35,6 +36,11 @@ class RerankRetriever:
         """Digest of the inner retriever, the model and the depth."""
         inner, model = self.inner.fingerprint, self.scorer.fingerprint
         return fingerprint_of({"kind": "rerank", "inner": inner, "model": model, "depth": self.depth})
+
+    @property
+    def query_form(self) -> QueryForm:
+        """The inner retriever's."""
+        return form_of(self.inner)
 
     @property
     def passages(self) -> int | None:

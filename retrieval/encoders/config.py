@@ -21,6 +21,7 @@ from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 from sleuth.artifacts import MANIFEST
 from sleuth.errors import ConfigError, did_you_mean
 from sleuth.kinds import KindSettings
+from sleuth.query_forms import QueryForm
 from sleuth.settings import Count, Settings, validate
 
 Role = Literal["query", "passage"]
@@ -150,6 +151,8 @@ class EncoderSettings(Settings):
     """bidirectional: a decoder's states depend on later tokens too (LLM2Vec); own: as the backbone has it."""
     dtype: WeightDtype = "float32"
     """Of the weights; what they give is float32 in any case."""
+    query_form: QueryForm = "query"
+    """What of an agent's search is read: the query alone, or with its question or the last thought behind it."""
 
     def prompt(self, role: Role) -> str:
         return self.query_prompt if role == "query" else self.passage_prompt
@@ -235,6 +238,7 @@ class EncoderChoice(EncoderKind):
     towers: Towers | None = None
     attention: Attention | None = None
     dtype: WeightDtype | None = None
+    query_form: QueryForm | None = None
     device: str | None = None
     """Where it runs (cpu, cuda, cuda:1); None: a GPU, if there is one. Not a property of the weights."""
 

@@ -185,6 +185,7 @@ class Encoder:
         words = tokenizer.backend_tokenizer.to_str() if getattr(tokenizer, "is_fast", False) else str(tokenizer)
         kind = [] if settings.kind == "dense" else [settings.kind]  # digests of dense encoders never named it
         kind += [] if settings.attention == "own" else [settings.attention]
+        kind += [settings.query_form] if role == "query" and settings.query_form != "query" else []
         added = [self.expander.fingerprint] if self.expander is not None and role == "passage" else []
         decided = [settings.prompt(role), settings.max_tokens(role), *settings.decisive, *kind, *added]
         return [*decided, _without_state(words)]

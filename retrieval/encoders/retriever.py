@@ -16,6 +16,7 @@ from retrieval.indexes import check_k, clean_query
 from retrieval.store import PassageStore
 from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
 from sleuth.protocols import Documents
+from sleuth.query_forms import QueryForm, form_of
 from sleuth.types import Explanation, Hit, Passage
 
 BATCH = 64
@@ -79,6 +80,11 @@ class EncoderRetriever:
     def fingerprint(self) -> str:
         """Digest of the passages, of how they were encoded and indexed, and of the query encoder."""
         return self._fingerprint
+
+    @property
+    def query_form(self) -> QueryForm:
+        """The encoder's."""
+        return form_of(self.encoder.settings)
 
     @property
     def documents(self) -> Documents | None:

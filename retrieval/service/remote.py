@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 
 from retrieval.indexes import check_k
 from retrieval.service.wire import FINGERPRINT, HEALTH, RETRIEVE, read_answer
 from sleuth.errors import ConfigError, RetrieverError
+from sleuth.query_forms import QueryForm
 from sleuth.types import Hit
 
 CONNECTIONS = 64
@@ -53,7 +54,8 @@ class RemoteRetriever:
         self._max_queries = min(max_queries, _count(health.get("max_queries")) or max_queries)
         self._images = images
         self._max_hits = _count(health.get("max_images" if images else "max_hits"))
-        told = health.get("fingerprint")
+        told, form = health.get("fingerprint"), health.get("query_form")
+        self.query_form: QueryForm = next((known for known in get_args(QueryForm) if known == form), "query")
         self._told = told if isinstance(told, str) and told else None
 
     @property

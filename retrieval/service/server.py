@@ -37,6 +37,7 @@ from retrieval.size import size_of
 from sleuth.coalescer import Asked, SharedSearch
 from sleuth.errors import ConfigError, DataError, RetrieverError
 from sleuth.protocols import Retriever
+from sleuth.query_forms import form_of
 from sleuth.types import Hit
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -81,6 +82,7 @@ def make_app(
     health = {
         "status": "ok",
         "fingerprint": fingerprint,
+        "query_form": form_of(retriever),
         "passages": size_of(retriever),
         "version": sleuth.__version__,
         **limits.model_dump(),

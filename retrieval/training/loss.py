@@ -122,12 +122,13 @@ def info_nce(
     hardness: HardnessSettings | None = None,
     beside: Sequence[Tensor] = (),
     joint: bool = True,
+    weights: Sequence[float] = (),
 ) -> ContrastiveLoss:
     """The loss of ``scores`` [N, M] of queries and passages.
 
     ``margin``: passages that score above positive + margin, in units of the scores, are masked (None: no masking).
     ``beside``: scores [N, X] of candidates of further directions, -inf where masked, which share the softmax if
-    ``joint``; otherwise the loss is the mean over one softmax each.
+    ``joint``; otherwise the loss is the mean over one softmax each. ``weights``: of each query; empty: all weigh 1.
     """
     targets = targets.to(scores.device)
     masked, positive = targets.masked, targets.positive
@@ -140,11 +141,14 @@ def info_nce(
     logits = logits.masked_fill(masked, float("-inf"))
     count = max(len(scores), 1)  # with a small batch a rank may have no query
     if not beside:
-        loss = functional.cross_entropy(logits, positive, reduction="sum") / count
+        each = functional.cross_entropy(logits, positive, reduction="none")
     else:
         softmaxes = [logits, *(more / temperature for more in beside)]
         softmaxes = [torch.cat(softmaxes, 1)] if joint else softmaxes
         norm = torch.stack([some.logsumexp(1) for some in softmaxes]).mean(0)
-        loss = (norm - logits.gather(1, positive[:, None])[:, 0]).sum() / count
+        each = norm - logits.gather(1, positive[:, None])[:, 0]
+    if any(weight != 1.0 for weight in weights):
+        each = each * torch.tensor(weights, device=each.device, dtype=each.dtype)
+    loss = each.sum() / count
     right = (scores.detach().masked_fill(masked, float("-inf")).argmax(dim=1) == positive).sum() if len(scores) else 0
     return ContrastiveLoss(loss, float(right) / count, float(masked.sum()) / max(masked.numel(), 1))

@@ -124,6 +124,7 @@ def contrast(
     settings: TrainingSettings,
     everyone: Encoded | None = None,
     mine: slice = _ALL,
+    weights: Sequence[float] = (),
 ) -> tuple[ContrastiveLoss, Tensor]:
     """InfoNCE of ``queries`` and ``passages``, and their scores [N, M].
 
@@ -146,6 +147,7 @@ def contrast(
                 hardness=settings.hardness,
                 beside=beside(settings.directions, encoder.family, own, others, found, targets, mine),
                 joint=settings.partition == "joint",
+                weights=weights[mine],
             )
         )
     widest = sizes.index(max(sizes))
@@ -178,7 +180,7 @@ def _backward(
         queries = parts[0]
         passages = gather(parts[1], len(batch.passages)) if table is None else table
         everyone = gather(queries, count) if len(settings.directions) > 1 else None
-        found, scores = contrast(encoder, queries, passages, batch.targets, settings, everyone, mine)
+        found, scores = contrast(encoder, queries, passages, batch.targets, settings, everyone, mine, batch.weights)
         figures.update(loss=float(found.loss.detach()), accuracy=found.accuracy, masked=found.masked)
         loss = found.loss * (weight * len(queries) / count)
         if terms is None:

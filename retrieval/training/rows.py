@@ -11,7 +11,8 @@ cloze    a corpus without questions: a sentence is the query for the passage tha
 ======== =============================================================================================
 
 A Tevatron passage may name a picture, ``"image": {"name", "sha256"}``, which tells it apart; its bytes are not there.
-It may have a teacher's ``score``, and a row an ``instruction`` and the name of its ``source``.
+It may have a teacher's ``score``, and a row an ``instruction``, the name of its ``source``, a ``weight`` and the
+``query_form`` that its query is written in.
 """
 
 from __future__ import annotations
@@ -64,6 +65,10 @@ class TrainingRow:
     source: str = ""
     """The set that it is from, where there are several."""
     labels: tuple[Labels, ...] = ()
+    weight: float = 1.0
+    """How much it counts in the loss of an encoder, beside the other rows."""
+    query_form: str = ""
+    """What its query is written in, which must be the encoder's; empty: it does not say."""
 
 
 def load_rows(sources: Sequence[SourceSettings]) -> list[TrainingRow]:
@@ -153,7 +158,16 @@ def _tevatron(row: RawRow) -> TrainingRow:
         _text_or_nothing(row, "instruction"),
         scores,
         _text_or_nothing(row, "source"),
+        weight=_weight(row),
+        query_form=_text_or_nothing(row, "query_form"),
     )
+
+
+def _weight(row: RawRow) -> float:
+    value = row.fields.get("weight", 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise row.error("'weight' is not a finite number above 0")
+    return float(value)
 
 
 def _text_or_nothing(row: RawRow, name: str) -> str:
@@ -306,7 +320,8 @@ def _tevatron_row(row: TrainingRow) -> dict[str, Any]:
         "positive_passages": [_tevatron_passage(p, row.scores) for p in row.positives],
         "negative_passages": [_tevatron_passage(p, row.scores) for p in row.negatives],
     }
-    more = {"answers": list(row.answers), "instruction": row.instruction, "source": row.source}
+    more: dict[str, Any] = {"answers": list(row.answers), "instruction": row.instruction, "source": row.source}
+    more |= {"weight": row.weight if row.weight != 1.0 else None, "query_form": row.query_form}
     return values | {name: value for name, value in more.items() if value}
 
 

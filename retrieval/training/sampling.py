@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import torch
 
@@ -30,7 +31,7 @@ class Batch:
     """N queries and the M passages of their softmax, with the targets that relate them.
 
     ``instructions``: each query's own, "" where it has none. ``teacher``: a teacher's scores of each query's own
-    passages, its positive and then its hard negatives, NaN where there is none.
+    passages, its positive and then its hard negatives, NaN where there is none. ``weights``: of each query in the loss.
     """
 
     queries: Sequence[str]
@@ -38,6 +39,7 @@ class Batch:
     targets: Targets
     instructions: Sequence[str] = ()
     teacher: Sequence[Sequence[float]] = ()
+    weights: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class BatchSampler:
         one_source: bool = False,
     ) -> None:
         self._golds = golds_by_query(rows)
+        self._mean_weight = fmean(row.weight for row in rows)
         self._hard_negatives = hard_negatives
         self._seed = seed
         groups: dict[str, list[TrainingRow]] = {}
@@ -141,6 +144,7 @@ class BatchSampler:
             mask_golds(positive, columns, golds, negatives, device),
             [one.row.instruction for one in drawn],
             [one.teacher for one in drawn],
+            [one.row.weight / self._mean_weight for one in drawn],
         )
 
     def _shuffled(self, cycle: int) -> list[int]:

@@ -57,6 +57,7 @@ def start(settings: TrainingSettings, material: Material) -> tuple[Encoder, Enco
 def _check_rows(settings: TrainingSettings, material: Material) -> None:
     """Refuse, before anything is encoded, rows that lack what is needed or have what the encoder cannot use."""
     check_instructions(material.rows, material.encoder)
+    _check_forms(material)
     if settings.batches == "one_source" and len({row.source for row in material.rows}) == 1:
         log.warning("training.batches: one_source changes nothing, since all rows are of one source")
     taught = sum(any(content_key(p) in row.scores for p in row.negatives) for row in material.rows)
@@ -67,6 +68,16 @@ def _check_rows(settings: TrainingSettings, material: Material) -> None:
         )
     if settings.distillation is not None:
         log.info("%d of %d rows have a teacher's scores", taught, len(material.rows))
+
+
+def _check_forms(material: Material) -> None:
+    own = material.encoder.settings.query_form
+    other = next((row.query_form for row in material.rows if row.query_form not in ("", own)), None)
+    if other is not None:
+        raise ConfigError(
+            f"training rows have queries in the form {other}, and the encoder reads the form {own}",
+            f"set encoder.settings.query_form to {other}, or write the rows anew",
+        )
 
 
 def in_batch(settings: InBatchSettings, material: Material) -> tuple[Encoder, EncoderObjective]:

@@ -11,6 +11,7 @@ import pytest
 
 from agent.cluster.identity import PACKAGES
 from workflows.config import load_run_settings
+from workflows.cotrain.config import load_cotrain_run
 from workflows.retriever_training import load_retriever_run
 
 ROOT = Path(__file__).parents[2]
@@ -153,11 +154,11 @@ def test_benchmarks_leave_the_program_alone() -> None:
 
 
 def test_paths_of_a_run_are_joined_by_its_layout_alone() -> None:
-    layout = TREES["sleuth/layout.py"]
-    names = set(joined(layout))
+    layouts = [TREES["sleuth/layout.py"], TREES["sleuth/cotrain_layout.py"]]
+    names = {name for layout in layouts for name in joined(layout)}
     assert {"grpo", "evaluation", "metrics.json", "ray_train"} <= names
     trees = TREES | {name_of(path): ast.parse(path.read_text("utf-8")) for path in (ROOT / "benchmarks").glob("*.py")}
-    found = {name: names & set(joined(tree)) for name, tree in trees.items() if tree is not layout}
+    found = {name: names & set(joined(tree)) for name, tree in trees.items() if tree not in layouts}
     assert not {name: what for name, what in found.items() if what}
 
 
@@ -213,12 +214,16 @@ sys.exit(f"loaded: {{loaded}}" if loaded else 0)
     assert done.returncode == 0, done.stderr
 
 
+LOADERS = {"retriever_": load_retriever_run, "cotrain_": load_cotrain_run}
+"""What reads a config whose name begins so; all others are runs."""
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.y*ml")), ids=name_of)
 def test_every_config_validates(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLEUTH_DATA", "/data")
     monkeypatch.chdir(ROOT)
-    settings = load_retriever_run(path, []) if path.name.startswith("retriever_") else load_run_settings(path)
-    assert settings.out
+    load = next((load for start, load in LOADERS.items() if path.name.startswith(start)), load_run_settings)
+    assert load(path, []).out
 
 
 def test_there_are_configs() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sleuth.artifacts import MANIFEST
+from sleuth.cotrain_layout import CotrainLayout
 from sleuth.errors import ArtifactError, SleuthError
 from sleuth.layout import EvaluationLayout, GridLayout, RunLayout, read_record
 from sleuth.runs import RunFolder
@@ -18,6 +19,7 @@ from sleuth.sinks import read_metrics
 from sleuth.trajectories import from_line, read_trajectories, trajectory_files
 from sleuth.types import Origin, ScoredTrajectory
 from workflows.paired import system_name
+from workflows.report.rounds import round_evaluations, rounds_ended, rounds_table
 
 LAST_STAGE = "grpo"
 _STEP = re.compile(r"step-(\d+)")
@@ -44,6 +46,7 @@ class RunData:
     """One run, read: ``config`` by dotted key, ``series`` as name -> [(step, value)].
 
     ``gate``: what the stage before GRPO found, in one line; empty where there was none. ``suite``: the figures of one.
+    ``rounds``: the table of co-training.
     """
 
     name: str
@@ -57,6 +60,7 @@ class RunData:
     tokenizer: Path | None
     gate: str = ""
     suite: Mapping[str, Any] | None = None
+    rounds: Mapping[str, Any] | None = None
 
 
 def read_run(path: Path, name: str) -> RunData:
@@ -66,19 +70,27 @@ def read_run(path: Path, name: str) -> RunData:
         return read_grid(path, name, config["cells"])
     layout = RunLayout(path)
     stages = layout.done_stages()
-    wanted = LAST_STAGE if config.get("grpo") else "warmstart" if config.get("warmstart") else None
+    rounds = int((config.get("cotrain") or {}).get("rounds", 0))
     return RunData(
         name=name,
         path=path,
-        finished=wanted in stages if wanted else EvaluationLayout(path).metrics.exists(),
+        finished=_finished(path, config, stages),
         config=flatten(config),
         series=_series(read_metrics(layout.metrics)) if layout.metrics.exists() else {},
-        evaluations=dict(_evaluations(path)),
+        evaluations=dict(_evaluations(path, rounds)),
         stages=stages,
-        sources=list(_sources(path)),
+        sources=list(_sources(path, rounds)),
         tokenizer=_tokenizer(path, config),
         gate=str((read_record(layout.gate.metrics) or {}).get("line", "")),
+        rounds=rounds_table(path),
     )
+
+
+def _finished(path: Path, config: Mapping[str, Any], stages: Sequence[str]) -> bool:
+    if "cotrain" in config:
+        return rounds_ended(path, config["cotrain"]["rounds"])
+    wanted = LAST_STAGE if config.get("grpo") else "warmstart" if config.get("warmstart") else None
+    return wanted in stages if wanted else EvaluationLayout(path).metrics.exists()
 
 
 def read_grid(path: Path, name: str, cells: Sequence[str]) -> RunData:
@@ -172,7 +184,7 @@ def state_of(paths: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
 def _watched(path: Path) -> Iterator[Path]:
     """The files, some of which may not exist, that the report shows of the run at ``path``."""
     layout, alone = RunLayout(path), EvaluationLayout(path)
-    yield from (layout.config, layout.metrics, alone.metrics)
+    yield from (layout.config, layout.metrics, alone.metrics, CotrainLayout(path).rounds)
     cells = [EvaluationLayout(folder) for folder in sorted(path.glob("*-*")) if (folder / MANIFEST).is_file()]
     parts = [part for cell in cells for part in (cell, *cell.existing_samples())]  # of a grid
     yield from (cell.metrics for cell in cells)
@@ -183,7 +195,7 @@ def _watched(path: Path) -> Iterator[Path]:
         yield from sorted(folder.glob("*"))
 
 
-def _sources(path: Path) -> Iterator[Source]:
+def _sources(path: Path, rounds: int) -> Iterator[Source]:
     """Rollouts first, then evaluations from the earliest checkpoint to the last."""
     layout = RunLayout(path)
     if trajectory_files(layout.grpo.trajectories):
@@ -196,6 +208,9 @@ def _sources(path: Path) -> Iterator[Source]:
         step = _number(folder.name)
         found.append(Source(f"dev, step {step}", folder, False, (2, step), system=f"dev, step {step}"))
     yield from (source for source in sorted(found, key=lambda s: s.order) if trajectory_files(source.folder))
+    for number, (name, evaluation) in enumerate(round_evaluations(path, rounds) if rounds else ()):
+        if trajectory_files(evaluation.folder):
+            yield Source(name, evaluation.folder, False, (5, number), system=name)
     samples = [sample.folder for sample in EvaluationLayout(path).existing_samples()]
     # a standalone evaluation, of one or several samples per question
     for folder, name in [(path, "evaluation"), *((folder, folder.name) for folder in samples)]:
@@ -213,12 +228,14 @@ def _number(name: str) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
-def _evaluations(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _evaluations(path: Path, rounds: int) -> Iterator[tuple[str, dict[str, Any]]]:
     stages = sorted(RunLayout(path).evaluations(), key=lambda evaluation: _checkpoint(evaluation.folder.name))
-    for evaluation in [*stages, EvaluationLayout(path)]:
+    named = [(evaluation.folder.name, evaluation) for evaluation in stages]
+    named += [*(round_evaluations(path, rounds) if rounds else ()), ("evaluation", EvaluationLayout(path))]
+    for name, evaluation in named:
         figures = read_record(evaluation.metrics)
         if figures is not None:
-            yield (evaluation.folder.name if evaluation.folder != path else "evaluation"), figures
+            yield name, figures
 
 
 def _series(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:

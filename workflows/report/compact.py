@@ -210,6 +210,7 @@ def _run(run: RunData, tokenizers: Sequence[Path | None]) -> dict[str, Any]:
         "series": {name: _drawn(points) for name, points in run.series.items()},
         "evaluations": {name: _figures(values) for name, values in run.evaluations.items()},
         "suite": _suite(run.suite),
+        "rounds": run.rounds,
         "groups": {name: _groups(values) for name, values in run.evaluations.items()},
         "vocabulary": tokenizers.index(run.tokenizer) if run.tokenizer in tokenizers else None,
     }

@@ -23,6 +23,7 @@ function overview() {
   return [
     section("Runs", el("div", { class: "tiles" }, runs.map(tile))),
     ...(runs.some((run) => run.suite) ? [section("Suites", suites())] : []),
+    ...runs.filter((run) => run.rounds).map((run) => section(runs.length > 1 ? `Rounds of ${run.name}` : "Rounds", table(run.rounds.columns, run.rounds.rows), quiet(run.rounds.note))),
     section("Evaluations", evaluations()),
     section("Curves by optimizer step", charts.length ? el("div", { class: "charts" }, charts) : quiet("No step was logged yet."), anyCurve(charts)),
     section("Time per stage of a step", shares.length ? el("div", { class: "charts" }, shares) : quiet("No timings were logged yet.")),

@@ -46,6 +46,16 @@ def test_loss_equals_the_formula(temperature: float) -> None:
     assert found.masked == 0.0
 
 
+def test_weights_count_each_query_so_often() -> None:
+    q, p, targets = vectors(3, 0), vectors(3, 1), Targets(torch.arange(3), torch.zeros(3, 3, dtype=torch.bool))
+    each = [info_nce((q @ p.T)[i : i + 1], targets.rows(slice(i, i + 1)), temperature=0.5).loss for i in range(3)]
+    weighted = info_nce(q @ p.T, targets, temperature=0.5, weights=[0.5, 2.0, 0.5])
+    torch.testing.assert_close(weighted.loss, (0.5 * each[0] + 2.0 * each[1] + 0.5 * each[2]) / 3)
+    apart = info_nce(q @ p.T, targets, temperature=0.5, weights=[0.5, 2.0, 0.5], beside=[q @ q.T], joint=False)
+    plain = info_nce(q @ p.T, targets, temperature=0.5, beside=[q @ q.T], joint=False)
+    assert apart.loss != plain.loss
+
+
 def test_masked_passages_are_no_negatives() -> None:
     q, p = vectors(3, 0), vectors(6, 1)
     golds = [frozenset({"a", "n3"}), frozenset("b"), frozenset({"c", "a"})]

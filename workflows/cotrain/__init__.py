@@ -1,0 +1,1 @@
+"""The loop in which an agent and its retriever teach each other."""

@@ -1,0 +1,95 @@
+"""Guards of co-training: what never trains, which retriever is not swapped in, and how the agent's queries develop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sleuth.evidence import contains_answer, telling_answers, tokens
+from sleuth.protocols import Retriever
+from sleuth.query_forms import form_of, last_thought, written
+from sleuth.statistics import paired_difference
+from sleuth.types import Question, Trajectory
+
+Values = Mapping[tuple[str, str], float]
+"""A value by question: id and text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The dev and test questions, by id and by text: no row of theirs trains, whatever file it came from."""
+
+    ids: frozenset[str]
+    texts: frozenset[str]
+
+    @classmethod
+    def of(cls, questions: Iterable[Question]) -> Kept:
+        kept = list(questions)
+        return cls(frozenset(one.id for one in kept), frozenset(same_text(one.text) for one in kept))
+
+    def why(self, question_id: str, *texts: str) -> str:
+        """By what a row is one of theirs: ``id`` or ``text``; empty if it is not."""
+        return "id" if question_id in self.ids else "text" if any(same_text(t) in self.texts for t in texts) else ""
+
+
+def same_text(text: str) -> str:
+    """``text`` without differences of case, spacing and punctuation."""
+    return " ".join(word for word in tokens(text) if any(map(str.isalnum, word)))
+
+
+def answer_recall(retriever: Retriever, trajectories: Sequence[Trajectory], k: int) -> Values:
+    """Of every question that searched, 1 if an accepted answer stands in the ``k`` best hits of one of its queries.
+
+    The queries are those that were asked, written in the retriever's own form. Questions without an answer that is
+    evidence (yes, no, what the question itself names) are left out; gold passages are not read.
+    """
+    asked: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
+    form = form_of(retriever)
+    for one in trajectories:
+        question = one.question
+        answers = telling_answers(question)
+        found = [(query, last_thought(turn.text)) for turn in one.searches for query, _ in turn.found]
+        if answers and found:
+            texts = [written(form, query, question.text, thought) for query, thought in found]
+            asked[question.id, question.text] = answers, texts
+    every = list(dict.fromkeys(text for _, texts in asked.values() for text in texts))
+    hits = dict(zip(every, retriever.search(every, k) if every else [], strict=True))
+    return {
+        key: float(any(contains_answer(hit.passage, answers) for text in texts for hit in hits[text]))
+        for key, (answers, texts) in asked.items()
+    }
+
+
+def compared(before: Values, after: Values) -> dict[str, Any]:
+    """Means and their paired difference over the questions of both; only ``n`` where there are none."""
+    shared = sorted(before.keys() & after.keys())
+    if not shared:
+        return {"n": 0}
+    a, b = [before[key] for key in shared], [after[key] for key in shared]
+    difference = paired_difference(a, b)
+    return {"n": len(shared), "before": sum(a) / len(a), "after": sum(b) / len(b), **asdict(difference)}
+
+
+def query_figures(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """How varied the queries are.
+
+    ``distinct``: distinct queries to a question that searched; below 1, different questions ask the same. ``copied``:
+    share that only says the question again, ``repeated``: share that asks what its episode has asked before.
+    """
+    queries, questions, copied, repeated = [], set(), 0, 0
+    for one in trajectories:
+        seen: set[str] = set()
+        for text in map(same_text, one.queries):
+            queries.append(text)
+            questions.add((one.question.file, one.question.id))
+            copied += text == same_text(one.question.text)
+            repeated += text in seen
+            seen.add(text)
+    count = max(len(queries), 1)
+    return {
+        "queries": len(queries),
+        "distinct": len(set(queries)) / max(len(questions), 1),
+        "copied": copied / count,
+        "repeated": repeated / count,
+    }
