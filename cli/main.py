@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "cli.train:train",
     "train-retriever": "cli.train_retriever:train_retriever",
     "mine": "cli.train_retriever:mine",
+    "synthesize": "cli.synthesize:synthesize",
     "world": "cli.world:world",
     "download": "cli.download:download",
     "evaluate": "cli.evaluate:evaluate",

@@ -85,7 +85,12 @@ def _origin(row: TrainingRow, number: int, sources: int) -> str:
 
 def write_rows(rows: Iterable[TrainingRow], path: str | Path) -> None:
     """Rows as Tevatron jsonl, which ``load_rows`` reads back."""
-    atomic_write(path, "".join(json.dumps(_tevatron_row(row), ensure_ascii=False) + "\n" for row in rows))
+    atomic_write(path, "".join(json.dumps(tevatron_row(row), ensure_ascii=False) + "\n" for row in rows))
+
+
+def row_of(values: Mapping[str, Any], where: str = "a row") -> TrainingRow:
+    """The row that ``tevatron_row`` wrote; keys that it does not know are ignored. Raises DataError."""
+    return _tevatron(RawRow(where, 1, dict(values)))
 
 
 def passages_of(rows: Iterable[TrainingRow]) -> list[Passage]:
@@ -299,7 +304,8 @@ def _tevatron_passage(passage: Passage, scores: Mapping[str, float]) -> dict[str
     return {"docid": passage.id, "title": passage.title, "text": passage.text, **image, **score}
 
 
-def _tevatron_row(row: TrainingRow) -> dict[str, Any]:
+def tevatron_row(row: TrainingRow) -> dict[str, Any]:
+    """A row of Tevatron's jsonl, in plain values."""
     values: dict[str, Any] = {
         "query_id": row.id,
         "query": row.query,
