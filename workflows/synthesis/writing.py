@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from agent.writing.asks import Ask, Weigh
+from agent.writing.asks import Ask, Message, Weigh
 from envs.grammar import neutralise
+from retrieval.passages import content_key
 from retrieval.training.rows import TrainingRow
+from sleuth.artifacts import text_digest
 from sleuth.seeding import derive_seed
 from sleuth.types import Passage
 from workflows.synthesis.script import Script, asked
@@ -76,14 +78,23 @@ class Writing:
         return random.Random(derive_seed(self.seed, "choices", self.unit.id))
 
     def ask(
-        self, step: str, values: Mapping[str, str], read: Callable[[str], T], *, place: object = "", cold: bool = False
+        self,
+        step: str,
+        values: Mapping[str, str],
+        read: Callable[[str], T],
+        *,
+        place: object = "",
+        after: Sequence[Message] = (),
+        max_tokens: int | None = None,
+        cold: bool = False,
     ) -> Script[T]:
         """What ``read`` makes of the reply to ``step``; ``place`` tells repetitions of a step apart.
 
+        ``after``: what was said before, in further turns of a conversation. ``max_tokens`` None: the template's.
         ``cold``: at temperature 0, as verdicts are asked for; only the attempts after the first are sampled.
         """
         template = self.template.steps[step]
-        messages = template.fill({**self.draws, **self._safe(values)})
+        messages = (*after, *self.messages(step, values))
         key = f"{self.unit.id}/{step}{place}"
 
         def make(attempt: int) -> Ask:
@@ -91,7 +102,7 @@ class Writing:
             return Ask(
                 f"{key}/{attempt}",
                 messages,
-                template.max_tokens,
+                max_tokens or template.max_tokens,
                 0.0 if greedy else self.style.temperature,
                 1.0 if greedy else self.style.top_p,
                 tuple(template.stop),
@@ -101,10 +112,14 @@ class Writing:
 
         return asked(make, read, self.style.attempts)
 
+    def messages(self, step: str, values: Mapping[str, str]) -> tuple[Message, ...]:
+        """What ``step`` says, with the draws and ``values`` in its slots."""
+        return self.template.steps[step].fill({**self.draws, **self._safe(values)})
+
     def weigh(self, step: str, values: Mapping[str, str], text: str, *, place: object = "") -> Weigh:
         """How likely ``text`` is as the reply to ``step``."""
-        messages = self.template.steps[step].fill({**self.draws, **self._safe(values)})
-        return Weigh(f"{self.unit.id}/{step}{place}/weight of {text}", messages, neutralise(text, self.reserved))
+        key = f"{self.unit.id}/{step}{place}/weight of {text}"
+        return Weigh(key, self.messages(step, values), neutralise(text, self.reserved))
 
     def shown(self, passage: Passage) -> dict[str, str]:
         """A passage as slots: its title and the beginning of its text."""
@@ -119,7 +134,7 @@ class Writing:
         instruction: str = "",
         recipe: str = "",
         answers: Sequence[str] = (),
-        **made: Any,
+        made: Mapping[str, object] | None = None,
     ) -> Written:
         """A row of this unit, the ``number``-th; ``made`` goes beside the draws."""
         name = f"{recipe}-{self.unit.id}" + (f"-{number}" if number else "")
@@ -127,7 +142,7 @@ class Writing:
             name, query, tuple(positives), tuple(negatives), tuple(answers), instruction, source=f"written/{recipe}"
         )
         seed = {} if self.unit.passage is None else {"seed_passage": self.unit.passage.id}
-        return Written(row, {"recipe": recipe, **seed, **self.draws, **made})
+        return Written(row, {"recipe": recipe, **seed, **self.draws, **(made or {})})
 
     def reject(self, number: int, reason: str, text: str = "") -> Reject:
         return Reject(f"{self.unit.id}" + (f"-{number}" if number else ""), "writing", reason, text)
@@ -149,3 +164,9 @@ class Recipe(Protocol):
 def first_words(text: str, count: int) -> str:
     words = text.split()
     return text.strip() if len(words) <= count else " ".join(words[:count]) + " …"
+
+
+def written_passage(text: str, title: str = "") -> Passage:
+    """A passage that is in no corpus; its id follows from its content, so that copies of it are the same."""
+    passage = Passage("", title, text)
+    return Passage(f"written-{text_digest(content_key(passage))[:16]}", title, text)
