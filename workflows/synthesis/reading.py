@@ -12,7 +12,7 @@ from workflows.synthesis.script import Unreadable
 
 _LABEL = re.compile(
     r"^\s*(?:[-*•]\s+|\d{1,3}[.)]\s+)?\**(?:search |web )?"
-    r"(?:query|question|rewritten[\w ]*|answer|output)\**\s*[:：]\s*",
+    r"(?:query|question|rewritten[\w ]*|answer|output)\**\s*[:：]\**\s*",
     re.IGNORECASE,
 )
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)])\s+")
