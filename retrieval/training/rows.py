@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,18 +65,34 @@ class TrainingRow:
     source: str = ""
     """The set that it is from, where there are several."""
     labels: tuple[Labels, ...] = ()
+    weight: float | None = None
+    """Of its source in the mixture; None: sources are mixed as they come."""
 
 
 def load_rows(sources: Sequence[SourceSettings]) -> list[TrainingRow]:
     """The rows of all sources in order. Raises DataError naming file and line of an invalid row."""
+    mixed = any(source.weight is not None for source in sources)
     rows = [
-        replace(row, instruction=row.instruction or source.instruction, source=_origin(row, number, len(sources)))
+        replace(
+            row,
+            instruction=row.instruction or source.instruction,
+            source=_origin(row, number, len(sources)),
+            weight=source.weight or (1.0 if mixed else row.weight),
+        )
         for number, source in enumerate(sources)
-        for row in _load(source)
+        for row in _capped(_load(source), source.cap, number)
     ]
     if not rows:
         raise DataError("there is nothing to train on", "give at least one source that has rows")
     return rows
+
+
+def _capped(rows: list[TrainingRow], cap: int | None, number: int) -> list[TrainingRow]:
+    """``cap`` of the rows in their order, the same in every run; all of them where there are no more."""
+    if cap is None or len(rows) <= cap:
+        return rows
+    chosen = random.Random(f"{number}/cap").sample(range(len(rows)), cap)
+    return [rows[place] for place in sorted(chosen)]
 
 
 def _origin(row: TrainingRow, number: int, sources: int) -> str:
@@ -158,7 +175,17 @@ def _tevatron(row: RawRow) -> TrainingRow:
         _text_or_nothing(row, "instruction"),
         scores,
         _text_or_nothing(row, "source"),
+        weight=_weight(row),
     )
+
+
+def _weight(row: RawRow) -> float | None:
+    value = row.fields.get("weight")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise row.error("'weight' is not a number above 0")
+    return float(value)
 
 
 def _text_or_nothing(row: RawRow, name: str) -> str:
@@ -312,7 +339,7 @@ def tevatron_row(row: TrainingRow) -> dict[str, Any]:
         "positive_passages": [_tevatron_passage(p, row.scores) for p in row.positives],
         "negative_passages": [_tevatron_passage(p, row.scores) for p in row.negatives],
     }
-    more = {"answers": list(row.answers), "instruction": row.instruction, "source": row.source}
+    more = {"answers": list(row.answers), "instruction": row.instruction, "source": row.source, "weight": row.weight}
     return values | {name: value for name, value in more.items() if value}
 
 

@@ -15,6 +15,8 @@ from workflows.synthesis.writing import Written
 
 _SEED = 1
 """Of the permutations: the same rows are duplicates in every run."""
+_LOOSER = 0.9
+"""Candidates are looked for below the threshold, since hashing misses some that are just above it."""
 
 
 class NearDuplicates:
@@ -22,7 +24,7 @@ class NearDuplicates:
 
     def __init__(self, settings: NearDuplicatesSettings, _bench: Bench | None = None) -> None:
         self._settings = settings
-        self._index = MinHashLSH(threshold=settings.threshold, num_perm=settings.permutations)
+        self._index = MinHashLSH(threshold=_LOOSER * settings.threshold, num_perm=settings.permutations)
         self._shingles: dict[str, frozenset[str]] = {}
         self._queries: set[str] = set()
         self._of_passage: Counter[str] = Counter()
