@@ -1,6 +1,6 @@
 """Rows written about the made-up world's passages, and what a retriever learns from them alone.
 
-    PYTHONPATH=benchmarks python benchmarks/synthesis_world.py [--seeds 0 1 2] [--steps 200] [--out FOLDER]
+    PYTHONPATH=benchmarks python benchmarks/synthesis_world.py [--seeds 0 1 2] [--steps 80] [--out FOLDER]
 
 All questions are paraphrased: they share no word with a passage, and BM25 finds nothing. The writer is scripted: it
 asks about a passage in the world's other words, as a language model would that knows them. It is shown no passage that
@@ -131,7 +131,7 @@ def recall(retriever: dict[str, Any], world: Path, split: str = "test") -> float
 def pipeline(out: Path, seed: int, steps: int, **world: Any) -> dict[str, Any]:
     """Write, train, measure; figures of BM25 and of the encoder that learnt from written rows alone."""
     written = write(out / "rows", {"seed": seed, "paraphrase": 1.0, "train": 0, **world}, seed)
-    trained = train(out / "encoder", written, seed, steps)
+    trained = train(out / "trained", written, seed, steps)
     bm25 = {"kind": "bm25", "index": str(out / "bm25")}
     dense = {"kind": "dense", "index": str(out / "dense"), "encoder": str(trained.encoder)}
     rows = sum(1 for _ in written.rows.open(encoding="utf-8"))
@@ -149,7 +149,7 @@ def pipeline(out: Path, seed: int, steps: int, **world: Any) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--out", type=Path, default=Path("runs/synthesis_world"))
     given = parser.parse_args()
     for seed in given.seeds:
