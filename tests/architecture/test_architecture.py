@@ -12,6 +12,7 @@ import pytest
 from agent.cluster.identity import PACKAGES
 from workflows.config import load_run_settings
 from workflows.retriever_training import load_retriever_run
+from workflows.synthesis.config import load_synthesis
 
 ROOT = Path(__file__).parents[2]
 SIBLINGS = {"rewards", "envs", "retrieval", "agent"}
@@ -217,7 +218,9 @@ sys.exit(f"loaded: {{loaded}}" if loaded else 0)
 def test_every_config_validates(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLEUTH_DATA", "/data")
     monkeypatch.chdir(ROOT)
-    settings = load_retriever_run(path, []) if path.name.startswith("retriever_") else load_run_settings(path)
+    loaders = {"retriever": load_retriever_run, "synthesize": load_synthesis}
+    load = loaders.get(path.name.partition("_")[0])
+    settings = load(path, []) if load else load_run_settings(path)
     assert settings.out
 
 
