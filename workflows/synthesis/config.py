@@ -60,7 +60,8 @@ class SynthesisSettings(Settings):
     attempts: Count = 3
     chunk: Count = 64
     max_failed: Share = 0.5
-    """Of the requests of a chunk, by a server's fault; above it the run stops, and can be resumed."""
+    """Of the requests made at once; if more get no reply (a server that is away, prompts too long for the model), the
+    run stops, and can be resumed."""
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from agent.writing.asks import Ask, Reply, Weigh, Weighing, Writer
 from retrieval.combine.parts import reach
@@ -16,7 +16,8 @@ from sleuth.protocols import Retriever
 from sleuth.trajectories import open_for_append, read_jsonl
 from workflows.synthesis.script import Find, Request
 
-K = TypeVar("K")
+_FEW = 3
+"""Failures that a small round may have."""
 
 
 @dataclass(slots=True)
@@ -76,14 +77,14 @@ class Journal:
 class Desk:
     """``writer`` and ``retriever`` behind the journal of the chunk that is being written.
 
-    ``find`` opens the retriever of the recipe when it is first needed; ``on_reply`` is told of every fresh reply.
+    ``retriever`` opens that of the recipe when it is first needed. ``max_failed``: share of a round's requests, by
+    their own fault or a server's.
     """
 
     writer: Writer
     journal: Journal
     retriever: Callable[[], Retriever] | None = None
     max_failed: float = 1.0
-    on_reply: Callable[[], None] = field(default=lambda: None)
 
     def __call__(self, requests: Sequence[Request]) -> list[Any]:
         self._ask([r for r in requests if isinstance(r, Ask) and self.journal.get(r.key) is None])
@@ -98,21 +99,19 @@ class Desk:
     def _ask(self, asks: Sequence[Ask]) -> None:
         if not asks:
             return
-        before = self.journal.cost
+        failures: list[str] = []
 
         def keep(ask: Ask, reply: Reply) -> None:
             self.journal.keep(ask.key, asdict(reply))
-            self.on_reply()
+            failures.extend([reply.failure] if reply.failure else [])
 
         self.writer.write(asks, keep)
         missing = next((ask.key for ask in asks if self.journal.get(ask.key) is None), None)
         if missing is not None:
             raise PolicyError(f"the writer {self.writer.name} gave no reply to {missing}", "it must reply to every ask")
-        failed = self.journal.cost.failed - before.failed
-        if failed > max(3, self.max_failed * len(asks)):
-            raise PolicyError(
-                f"the writer failed {failed} of {len(asks)} requests", "see its log; --resume goes on from here"
-            )
+        if len(failures) > max(_FEW, self.max_failed * len(asks)):
+            said = f"{len(failures)} of {len(asks)} requests failed: {failures[-1]}"
+            raise PolicyError(said, "--resume goes on from here; max_failed says how many may fail")
 
     def _weigh(self, asks: Sequence[Weigh]) -> None:
         if not asks:

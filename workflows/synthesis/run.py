@@ -92,31 +92,24 @@ def synthesize(settings: SynthesisSettings, layout: SynthesisLayout, show: Progr
     units, left_out = units_of(settings)
     desk = Desk(writer, Journal(None), _retriever_of(settings, show.progress), settings.max_failed)
     filters = _open_filters(settings, desk, show.progress)
-    totals = Totals()
+    totals, done = Totals(), list[ChunkLayout]()
     with show.counting("rows") as tell:
         for number, some in enumerate(_chunks(units, settings.chunk)):
             if settings.keep is not None and totals.kept >= settings.keep:
                 break
             place = layout.chunk(number)
             chunk = read_chunk(place)
-            if chunk is None:
+            if chunk is None or chunk.units != len(some):  # the last one grows with the limit
                 chunk = _write_chunk(settings, some, place, desk, filters)
                 save_chunk(chunk, place)
             for one in filters.values():
                 one.keep(chunk.kept)
             totals.add(chunk)
+            done.append(place)
             tell(totals.kept if settings.keep else totals.units, settings.keep or len(units))
     record = _record(settings, totals, filters, left_out, len(units), writer.name)
-    _publish(settings, layout, record)
+    _publish(settings, layout, record, done)
     return record
-
-
-def chunks_of(layout: SynthesisLayout) -> Iterator[Chunk]:
-    """What is done, in order."""
-    number = 0
-    while (chunk := read_chunk(layout.chunk(number))) is not None:
-        yield chunk
-        number += 1
 
 
 def _write_chunk(
@@ -227,12 +220,14 @@ def _record(
     }
 
 
-def _publish(settings: SynthesisSettings, layout: SynthesisLayout, record: Mapping[str, Any]) -> None:
+def _publish(
+    settings: SynthesisSettings, layout: SynthesisLayout, record: Mapping[str, Any], done: Sequence[ChunkLayout]
+) -> None:
     """Rows, rejects, record and page, each written whole."""
     from workflows.synthesis.page import make_page
 
     rows, rejects, room = list[str](), list[str](), record["kept"]
-    for chunk in chunks_of(layout):
+    for chunk in filter(None, map(read_chunk, done)):
         for written in chunk.kept:
             if len(rows) < room:
                 rows.append(_line(plain_row(written)))

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from scripted_writer import ScriptedWriter, chance, write_corpus
 
-from agent.writing.asks import Ask
+from agent.writing.asks import Ask, Reply
 from retrieval.training.config import SourceSettings
 from retrieval.training.rows import load_rows
-from sleuth.errors import ArtifactError, ConfigError, DataError
+from sleuth.errors import ArtifactError, ConfigError, DataError, PolicyError
 from sleuth.settings import validate
 from workflows.synthesis.config import SynthesisSettings
 from workflows.synthesis.job import run_synthesis
@@ -118,6 +118,30 @@ def test_it_stops_when_enough_rows_are_kept_and_goes_on_when_more_are_wanted(tmp
     assert rows_in(tmp_path / "run")[:6] == six and len(rows_in(tmp_path / "run")) == 12 and len(second.asked) == 4
     with pytest.raises(ArtifactError, match="was started with seed"):
         run(settings_of(tmp_path / "run", corpus=corpus, seed=1), second, resume=True)
+
+
+def test_a_larger_limit_adds_to_what_is_there_and_a_smaller_one_takes_away(tmp_path: Path) -> None:
+    corpus = str(write_corpus(tmp_path))
+    asked = []
+    for limit in (5, 11, 6):
+        writer = ScriptedWriter(ask_of_title)
+        record = run(settings_of(tmp_path / "run", corpus=corpus, limit=limit), writer, resume=True)
+        assert record["kept"] == len(rows_in(tmp_path / "run")) == limit
+        asked.append(len(writer.asked))
+    assert asked == [5, 6, 0]
+
+
+def test_a_writer_that_mostly_fails_stops_the_run(tmp_path: Path) -> None:
+    class Failing(ScriptedWriter):
+        def write(self, asks: Any, on_reply: Any) -> None:
+            for ask in asks:
+                on_reply(ask, Reply.failed("out of paper"))
+
+    with pytest.raises(PolicyError, match="4 of 4 requests failed: out of paper"):
+        run(settings_of(tmp_path / "run", corpus=str(write_corpus(tmp_path))), Failing(str))
+    again = settings_of(tmp_path / "run", corpus=str(tmp_path / "corpus.jsonl"))
+    record = run(again, ScriptedWriter(ask_of_title), resume=True)
+    assert (record["kept"], record["cost"]["failed"], record["cost"]["asked"]) == (12, 4, 16)
 
 
 def test_passages_that_dev_or_test_asks_for_are_not_written_about(tmp_path: Path) -> None:
