@@ -11,7 +11,7 @@ from agent.policies.config import OpenAISettings
 from agent.policies.openai_client import BrokenAnswerError, CompletionsClient, RefusedError, UnreachableError
 from agent.writing.asks import Ask, OnReply, Reply
 from sleuth.errors import PolicyError
-from sleuth.retries import pause
+from sleuth.retries import PASSING, pause
 
 log = logging.getLogger("sleuth.writer")
 
@@ -50,9 +50,9 @@ class ServerWriter:
         try:
             waiting = {pool.submit(self._one, ask): ask for ask in asks}
             for done in as_completed(waiting):
-                reply = done.result()
-                answered = answered or not reply.failure
-                failed += [reply.failure] if reply.failure else []
+                reply, away = done.result()
+                answered = answered or not away
+                failed += [reply.failure] if away else []
                 if not answered and len(failed) >= min(len(asks), self._server.concurrency):
                     raise PolicyError(f"the first {len(failed)} requests failed: {failed[-1]}", "--resume goes on")
                 on_reply(waiting[done], reply)
@@ -66,16 +66,21 @@ class ServerWriter:
             raise PolicyError(f"{self._server.base_url} serves {len(served)} models", f"set writer.model to {named}")
         return served[0]
 
-    def _one(self, ask: Ask) -> Reply:
-        """The reply; a failure of this request alone is one. Raises PolicyError for what every request would get."""
+    def _one(self, ask: Ask) -> tuple[Reply, bool]:
+        """The reply, and whether there is none because the server is away, busy or broken.
+
+        A failure of this request alone is a reply. Raises PolicyError for what every request would get.
+        """
         for attempt in range(self._server.retries + 1):
             try:
-                return _read(self._chat(ask))
-            except (RefusedError, UnreachableError) as error:
-                return Reply.failed(error.message)
+                return _read(self._chat(ask)), False
+            except RefusedError as error:
+                return Reply.failed(error.message), error.status in PASSING
+            except UnreachableError as error:
+                return Reply.failed(error.message), True
             except BrokenAnswerError as error:
                 if attempt == self._server.retries:
-                    return Reply.failed(error.message)
+                    return Reply.failed(error.message), True
             pause(attempt)
         raise AssertionError("unreachable")
 

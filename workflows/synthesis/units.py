@@ -66,10 +66,9 @@ def _of_passages(settings: SynthesisSettings, corpus: str) -> tuple[list[Unit], 
 def held_out_golds(corpus: Path) -> frozenset[str]:
     """Passages that are gold for dev or test in the judgements beside a corpus; none where there are none."""
     from retrieval.evaluation.judgements import read_qrels
-    from workflows.synthesis.filters.leakage import held_out_files
+    from workflows.synthesis.filters.leakage import beside
 
-    folder = corpus if corpus.is_dir() else corpus.parent
-    judged = list(held_out_files(folder / "qrels"))
+    judged = [path for path in beside(corpus) if path.parent.name == "qrels"]
     golds = (golds for path in judged for golds in read_qrels(path).values())
     return frozenset(parent_id(name) for some in golds for name, grade in some.items() if grade > 0)
 

@@ -148,6 +148,7 @@ def test_passages_that_dev_or_test_asks_for_are_not_written_about(tmp_path: Path
     corpus = write_corpus(tmp_path)
     (tmp_path / "qrels").mkdir()
     (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\tp3\t1\n")
+    (tmp_path / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\n")  # of a set without dev questions
     (tmp_path / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq\tp4\t1\n")
     record = run(settings_of(tmp_path / "run", corpus=str(corpus)), ScriptedWriter(ask_of_title))
     about = {row["positive_passages"][0]["docid"] for row in rows_in(tmp_path / "run")}

@@ -107,6 +107,8 @@ def test_a_wrong_key_is_one_line_and_a_request_that_is_refused_is_one_failed_rep
         asks = [Ask(text, (Message("user", text),), 5) for text in ("long", "short")]
         found = replies(WriterSettings.of(base_url=server.url).open(), *asks)
         assert found["short"].text == ROW and "no room" in found["long"].failure
+        alone = replies(WriterSettings.of(base_url=server.url).open(), asks[0])
+        assert "no room" in alone["long"].failure  # nothing is wrong with the server
 
 
 @pytest.fixture(scope="module")

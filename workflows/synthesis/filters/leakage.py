@@ -26,9 +26,8 @@ class Leakage:
         found = [path for given in settings.against for path in held_out_files(given, named=True)]
         if settings.present:
             data = os.environ.get(DATA)
-            places = [bench.corpus.parent if bench.corpus and bench.corpus.is_file() else bench.corpus]
-            places += [Path(data)] if data else []
-            found += [path for place in places if place is not None for path in held_out_files(place)]
+            found += beside(bench.corpus) if bench.corpus else []
+            found += held_out_files(Path(data)) if data else []
         self._sets: dict[str, int] = {}
         self._grams: set[str] = set()
         self._short: set[str] = set()
@@ -78,16 +77,27 @@ def held_out_files(place: Path, *, named: bool = False) -> Iterator[Path]:
         if named:
             raise DataError(f"no file or folder {place}", "filters.against names dev and test sets")
         return
-    files = sorted(path for path in place.rglob("*") if path.is_file())
-    found = [path for path in files if _is_split(path)]
+    found = [path for path in sorted(place.rglob("*")) if _is_split(path)]
     if named and not found:
         raise DataError(f"{place} has no dev or test set", "name the file itself")
     yield from found
 
 
+def beside(corpus: Path) -> list[Path]:
+    """The dev and test sets in the folder of a corpus, and in the folders in it; no deeper, as it may hold anything."""
+    folder = corpus if corpus.is_dir() else corpus.parent
+    return [path for pattern in ("*", "*/*") for path in sorted(folder.glob(pattern)) if _is_split(path)]
+
+
 def _is_split(path: Path) -> bool:
+    """Whether the name is that of a dev or test set, and something is in it: a world may have no test questions."""
     stem = path.name.split(".")[0].lower()
-    return path.name.endswith(_SUFFIXES) and any(stem == split or stem.startswith(f"{split}_") for split in _SPLITS)
+    named = path.name.endswith(_SUFFIXES) and any(stem == split or stem.startswith(f"{split}_") for split in _SPLITS)
+    if not named or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        heading, first = file.readline(), file.readline()
+    return bool(first.strip() if path.suffix == ".tsv" else heading.strip())
 
 
 def questions_of(path: Path) -> Iterator[str]:
