@@ -27,6 +27,7 @@ COMMANDS = {
     "train-retriever": "cli.train_retriever:train_retriever",
     "cotrain": "cli.cotrain:cotrain",
     "mine": "cli.train_retriever:mine",
+    "synthesize": "cli.synthesize:synthesize",
     "world": "cli.world:world",
     "download": "cli.download:download",
     "evaluate": "cli.evaluate:evaluate",

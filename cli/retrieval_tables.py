@@ -39,6 +39,7 @@ def show_set(report: RetrievalReport, what: str, against: Path | None) -> None:
             cells += [f"{report.other[name]:.4f}", change, f"{found.p_value:.4f}"]
         table.add_row(*map(Text, cells))
     console.print(table)
+    _show_levels(report)
     intervals = {name: found.method for name, found in report.intervals.items()}
     differences = {name: found.method for name, found in report.differences.items()}
     for subject, methods in (("95 % intervals", intervals), ("differences", differences)):
@@ -95,6 +96,21 @@ def show_tasks(scores: Sequence[TaskScore], what: str) -> None:
     if len(scores) > 1:
         table.add_row("mean", "", "", f"{sum(found.score for found in scores) / len(scores):.4f}", style="bold")
     console.print(table)
+
+
+def _show_levels(report: RetrievalReport) -> None:
+    """The means over the queries of each level, where queries have one."""
+    if not report.slices:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("level")
+    table.add_column("queries", justify="right")
+    for name in report.means:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    for level, means in report.slices.items():
+        figures = [f"{means[name]:.4f}" if name in means else "" for name in report.means]
+        table.add_row(*map(Text, (level, f"{means['queries']:,.0f}", *figures)))
+    error_console().print(table)
 
 
 def _warn_of_nothing(report: RetrievalReport) -> None:

@@ -12,6 +12,7 @@ In a config a retriever is the path of an index, the address of a service, or a 
     retriever: {kind: lucene, index: lucene-index.wiki}
     retriever: {kind: hybrid, parts: [runs/bm25, runs/dense], fusion: rrf}
     retriever: {kind: rerank, model: runs/cross-encoder, inner: {kind: hybrid, parts: [a, b]}, depth: 50}
+    retriever: {kind: rewrite, policy: {model: Qwen/Qwen3-4B}, inner: runs/bm25}
     retriever: {kind: remote, url: "http://127.0.0.1:8000"}, or the URL alone
     retriever: {kind: "my_package.module:Class", options: {url: "http://..."}}
 """
@@ -66,6 +67,8 @@ class RetrieverSettings(KindSettings):
         "hybrid": "retrieval.combine.config:HybridSettings",
         "rerank": "retrieval.combine.config:RerankSettings",
         "remote": "retrieval.service.config:RemoteSettings",
+        # It joins a retriever with a policy, which packages beside each other may not: it stands above both.
+        "rewrite": "workflows.rewriting_config:RewriteSettings",
     }
     OUTSIDE: ClassVar[str] = "retrieval.outside_config:OutsideSettings"
     FORMER: ClassVar[Mapping[str, object]] = {"index_type": "flat", "dtype": "float32"}

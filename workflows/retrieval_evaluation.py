@@ -48,6 +48,22 @@ class RetrievalReport:
     mteb: PerQuery = field(default_factory=dict)
     kept: bool = False
     judged: bool = True
+    levels: Mapping[str, str] = field(default_factory=dict)
+    """Of the queries that have one."""
+
+    @cached_property
+    def slices(self) -> dict[str, dict[str, float]]:
+        """The means over the queries of each level, and how many those are; empty unless there are two levels."""
+        names = list(dict.fromkeys(self.levels.values()))
+        if len(names) < 2:
+            return {}
+        slices: dict[str, dict[str, float]] = {}
+        for name in names:
+            mine = {query for query, level in self.levels.items() if level == name}
+            found = {m: [v for q, v in values.items() if q in mine] for m, values in self.values.items()}
+            means = {measure: sum(values) / len(values) for measure, values in found.items() if values}
+            slices[name] = {"queries": len(mine), **means}
+        return slices
 
     @cached_property
     def means(self) -> dict[str, float]:
@@ -82,6 +98,8 @@ class RetrievalReport:
         from retrieval.evaluation.measures import as_plain
 
         content: dict[str, object] = {**self.means, "queries": self.queries}
+        if self.slices:
+            content["levels"] = self.slices
         if self.answered:
             content["answer_queries"] = self.answered
         if self.depth is not None:

@@ -60,6 +60,7 @@ def evaluate_sets(
     reports = []
     for chosen, names, other in zip(sets, measures, against, strict=True):
         report, run = _evaluate(chosen, names, other, job, warn, counting)
+        report.levels = chosen.levels
         on_report(report)
         _write(report, run, chosen, job)  # last: an unwritable file must not lose figures that took an hour
         reports.append(report)

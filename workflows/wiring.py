@@ -191,7 +191,7 @@ def short_answered(
     return kept
 
 
-def read_dev(data: DataSettings, limit: int | None = None, seed: int = 0) -> list[Question]:
+def read_dev(data: DataSettings, limit: int | None, seed: int) -> list[Question]:
     """At most ``limit`` dev questions. Raises DataError where none has an answer as short as they are to be."""
     most, draw = data.dev_max_answer_words, data.dev_draw
     questions = read_questions(data.dev or "", limit if most is None and draw == "first" else None, data.gold)

@@ -40,28 +40,42 @@ class AnswerReader:
         """Asks ``model``, whose weights must be whole for as long as it is asked."""
         return lambda pairs: self._read(model, pairs)
 
-    @torch.no_grad()
     def _read(self, model: Any, pairs: Sequence[_Pair]) -> list[float | None]:
         openings = [self._opening(self._codec.decode(transcript[-_TAIL:])) for transcript, _ in pairs]
         # The space after an opening goes with the answer: a tokenizer may join it to the first word.
         spaces = [opening[len(opening.rstrip()) :] for opening in openings]
         golds = [self._codec.encode(space + answer) for space, (_, answer) in zip(spaces, pairs, strict=True)]
         starts = [self._codec.encode(opening.rstrip(), trusted=True) for opening in openings]
-        found: list[float | None] = [None] * len(pairs)
-        order = sorted((i for i, gold in enumerate(golds) if gold), key=lambda i: len(pairs[i][0]) + len(golds[i]))
-        left = not is_recurrent(model)  # a recurrent layer may take padding before a row for tokens
-        training = model.training
-        model.eval()
-        try:
-            for start in range(0, len(order), self._rows):
-                places = order[start : start + self._rows]
-                rows = [[*pairs[i][0], *starts[i], *golds[i]] for i in places]
-                values = _mean_logprobs(model, rows, [len(golds[i]) for i in places], left=left)
-                for place, value in zip(places, values, strict=True):
-                    found[place] = value
-        finally:
-            model.train(training)
-        return found
+        rows = [
+            ((*transcript, *start), gold) for (transcript, _), start, gold in zip(pairs, starts, golds, strict=True)
+        ]
+        return mean_logprobs_of(model, rows, self._rows)
+
+
+@torch.no_grad()
+def mean_logprobs_of(
+    model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch: int
+) -> list[float | None]:
+    """The mean log-prob, in nats, of the tokens of each text after its prefix; None for an empty text.
+
+    ``batch`` bounds the rows of a forward pass.
+    """
+    found: list[float | None] = [None] * len(pairs)
+    filled = (i for i, (_, text) in enumerate(pairs) if text)
+    order = sorted(filled, key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
+    left = not is_recurrent(model)  # a recurrent layer may take padding before a row for tokens
+    training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch):
+            places = order[start : start + batch]
+            rows = [[*pairs[i][0], *pairs[i][1]] for i in places]
+            values = _mean_logprobs(model, rows, [len(pairs[i][1]) for i in places], left=left)
+            for place, value in zip(places, values, strict=True):
+                found[place] = value
+    finally:
+        model.train(training)
+    return found
 
 
 def _mean_logprobs(model: Any, rows: Sequence[Sequence[int]], counts: Sequence[int], *, left: bool) -> list[float]:

@@ -20,7 +20,7 @@ from sleuth.retries import PASSING, pause
 log = logging.getLogger("sleuth.policy")
 
 
-class _RefusedError(PolicyError):
+class RefusedError(PolicyError):
     """A refusal of the request itself; ``reason`` is the whole answer."""
 
     def __init__(self, message: str, status: int, reason: str) -> None:
@@ -29,16 +29,25 @@ class _RefusedError(PolicyError):
         self.reason = reason
 
 
+class UnreachableError(PolicyError):
+    """No answer came, however often it was asked for."""
+
+
+class BrokenAnswerError(PolicyError):
+    """What came is no answer, as where a proxy has cut it off: the same request may succeed later."""
+
+
 class CompletionsClient:
     """Talks to ``settings.base_url`` with pooled connections; safe to use from several threads.
 
     Every failure is a PolicyError with the server and a hint. Timeouts, broken connections and temporary statuses
     are retried with growing pauses. ``NEUTRAL`` settings of sampling that the server refuses by name are left out from
-    then on.
+    then on. ``section`` is where the user has written ``settings``, for hints.
     """
 
-    def __init__(self, settings: OpenAISettings) -> None:
+    def __init__(self, settings: OpenAISettings, section: str = "policy.openai") -> None:
         self.settings = settings
+        self._section = section
         self._unknown: frozenset[str] = frozenset()
         self._learning = threading.Lock()
         key = os.environ.get(settings.key_variable)
@@ -56,7 +65,7 @@ class CompletionsClient:
         listed = self._json("GET", "/models", None).get("data")
         if not isinstance(listed, list) or not all(isinstance(m, dict) and "id" in m for m in listed):
             raise PolicyError(
-                f"{self.settings.base_url}/models lists no models", "is policy.openai.base_url the API's root (…/v1)?"
+                f"{self.settings.base_url}/models lists no models", "is {self._section}.base_url the API's root (…/v1)?"
             )
         return listed
 
@@ -64,6 +73,14 @@ class CompletionsClient:
         """The first choice of one completion."""
         answer = _parsed(self._ask(body), f"{self.settings.base_url}/completions")
         return _choice(answer, self.settings.base_url)
+
+    def chat(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The whole answer to a chat completion, with its first choice and, from most servers, ``usage``."""
+        answer = self._json("POST", "/chat/completions", body)
+        choice = _choice(answer, self.settings.base_url)
+        if not isinstance(choice.get("message"), dict):
+            raise BrokenAnswerError(f"{self.settings.base_url} answered without a message")
+        return answer
 
     def stream(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The chunks of one completion as they arrive; closing the iterator cancels it.
@@ -95,7 +112,7 @@ class CompletionsClient:
             known = {name: value for name, value in NEUTRAL.items() if name not in unknown}
             try:
                 response = self._send("POST", "/completions", {**known, **body}, stream=stream)
-            except _RefusedError as error:
+            except RefusedError as error:
                 named = {name for name in known if re.search(rf"\b{name}\b", error.reason)}
                 if error.status not in (400, 422) or not named:
                     raise
@@ -139,13 +156,15 @@ class CompletionsClient:
     def _unreachable(self, error: httpx.TransportError, attempts: int) -> NoReturn:
         url = self.settings.base_url
         if isinstance(error, httpx.ConnectError):
-            raise PolicyError(f"no server answers at {url}", "start it, or set policy.openai.base_url") from error
-        if isinstance(error, httpx.TimeoutException):
-            raise PolicyError(
-                f"{url} did not answer within {self.settings.timeout_s:g} s, {attempts} times",
-                "raise policy.openai.timeout_s or lower policy.openai.concurrency",
+            raise UnreachableError(
+                f"no server answers at {url}", f"start it, or set {self._section}.base_url"
             ) from error
-        raise PolicyError(f"the connection to {url} failed: {error or type(error).__name__}") from error
+        if isinstance(error, httpx.TimeoutException):
+            raise UnreachableError(
+                f"{url} did not answer within {self.settings.timeout_s:g} s, {attempts} times",
+                f"raise {self._section}.timeout_s or lower {self._section}.concurrency",
+            ) from error
+        raise UnreachableError(f"the connection to {url} failed: {error or type(error).__name__}") from error
 
     def _refused(self, response: httpx.Response, body: Mapping[str, Any] | None) -> NoReturn:
         url, status = self.settings.base_url, response.status_code
@@ -162,27 +181,25 @@ class CompletionsClient:
             if body["model"] not in served:
                 raise PolicyError(f"{url} serves no model '{body['model']}'", did_you_mean(str(body["model"]), served))
         if status == 404:
-            raise PolicyError(f"{url} has no completions", "is policy.openai.base_url the API's root (…/v1)?")
+            raise PolicyError(f"{url} has no completions", f"is {self._section}.base_url the API's root (…/v1)?")
         message = f"{url} refuses the request (status {status}): {reason or 'it does not say why'}"
-        raise _RefusedError(message, status, response.text)
+        raise RefusedError(message, status, response.text)
 
 
 def _parsed(response: httpx.Response, url: str) -> dict[str, Any]:
     try:
         answer = response.json()
     except ValueError as error:
-        raise PolicyError(
-            f"{url} does not answer in JSON", "is policy.openai.base_url the API's root (…/v1)?"
-        ) from error
+        raise BrokenAnswerError(f"{url} does not answer in JSON", "is base_url the API's root (…/v1)?") from error
     if not isinstance(answer, dict):
-        raise PolicyError(f"{url} answers with JSON that is not an object")
+        raise BrokenAnswerError(f"{url} answers with JSON that is not an object")
     return answer
 
 
 def _choice(answer: Mapping[str, Any], url: str) -> dict[str, Any]:
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise PolicyError(f"{url} answered without a completion")
+        raise BrokenAnswerError(f"{url} answered without a completion")
     return choices[0]
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from retrieval.corpus import corpus_files
-from retrieval.evaluation.judgements import Qrels, read_qrels, read_queries
+from retrieval.evaluation.judgements import Qrels, level_of, read_qrels, read_queries
 from retrieval.evaluation.sets import RetrievalSet
 from sleuth.errors import DataError, did_you_mean
 from sleuth.files import DELIMITERS, HUB, PARQUET, stem_of, suffix_of
@@ -109,7 +109,7 @@ def _bright(domain: str, examples: Iterable[str | Path], corpus: str | None, lon
         query = str(row.fields.get("id", ""))
         if not query or query in queries:
             raise row.error(f"the id '{query}' is {'there already' if query else 'blank'}")
-        queries[query] = Question(query, row.text("query"), ())
+        queries[query] = Question(query, row.text("query"), (), kind=level_of(row))
         excluded[query] = frozenset(_ids(row, "excluded_ids"))
         gold = _ids(row, "gold_ids_long" if long else "gold_ids")
         if gold:

@@ -121,4 +121,14 @@ def _from_row(row: RawRow) -> Question:
     answers = row.fields.get("golden_answers", row.fields.get("answers", []))
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise row.error("'golden_answers' is not a list of strings")
-    return Question(identifier.strip(), row.text("text", "question", "query"), tuple(answers))
+    return Question(identifier.strip(), row.text("text", "question", "query"), tuple(answers), kind=level_of(row))
+
+
+def level_of(row: RawRow) -> str:
+    """What a query asks of a retriever, where its row says so: ``level``, in BRIGHT-like sets keyword, semantic or
+    reasoning. It may stand in ``metadata``; empty where there is none.
+    """
+    metadata = row.fields.get("metadata")
+    inside = metadata.get("level") if isinstance(metadata, dict) else None
+    level = row.fields.get("level", inside)
+    return str(level).strip() if isinstance(level, str | int) and not isinstance(level, bool) else ""

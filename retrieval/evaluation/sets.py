@@ -38,6 +38,11 @@ class RetrievalSet:
         return {query: q.answers for query in self.qrels if (q := self.queries.get(query)) and q.answers}
 
     @property
+    def levels(self) -> dict[str, str]:
+        """The level of each judged query that has one (`judgements.level_of`)."""
+        return {query: q.kind for query in self.qrels if (q := self.queries.get(query)) and q.kind}
+
+    @property
     def asked(self) -> list[Question]:
         """The queries to search for: those that are judged, or all if none is."""
         return [self.queries[query] for query in self.qrels or self.queries if query in self.queries]

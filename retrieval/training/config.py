@@ -7,7 +7,7 @@ Presets are published recipes; every key beside one replaces its value::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,6 +19,7 @@ from retrieval.training.augmentation_config import AugmentationSettings
 from retrieval.training.loop_config import LoopSettings, NotNegative
 from retrieval.training.loss_config import Batches, Direction, DistillationSettings, HardnessSettings
 from retrieval.training.mining_config import MiningSettings
+from retrieval.training.presets import PRESETS
 from retrieval.training.rerankers.config import RerankerSettings
 from retrieval.training.start_config import EncoderStart
 from sleuth.errors import did_you_mean
@@ -26,67 +27,6 @@ from sleuth.kinds import KindSettings
 from sleuth.settings import Count, Rate, Settings, Share
 
 Layout = Literal["tevatron", "beir", "hotpotqa", "musique", "cloze"]
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # Karpukhin et al. 2020, section 3 and appendix: batch 128, one BM25 negative, inner product without temperature
-    "dpr": {
-        "batch_size": 128,
-        "hard_negatives": 1,
-        "temperature": 1.0,
-        "learning_rate": 1e-5,
-        "epochs": 40,
-        "warmup_steps": 1237,
-    },
-    # Ma et al. 2023 as Tevatron trains it: groups of 16, LoRA r 16, one epoch
-    "repllama": {
-        "batch_size": 128,
-        "hard_negatives": 15,
-        "temperature": 0.01,
-        "learning_rate": 1e-4,
-        "epochs": 1,
-        "warmup_steps": 100,
-        "lora": {"r": 16, "alpha": 64, "dropout": 0.1},
-        "micro_batch": 32,
-    },
-    # BehnamGhader et al. 2024, appendix: the three stages of LLM2Vec
-    "llm2vec_mntp": {
-        "kind": "mntp",
-        "batch_size": 32,
-        "mask_share": 0.2,
-        "learning_rate": 5e-5,
-        "steps": 1000,
-        "lora": {"r": 16, "alpha": 32, "dropout": 0.05},
-    },
-    "llm2vec_simcse": {
-        "kind": "simcse",
-        "batch_size": 128,
-        "temperature": 0.05,
-        "dropout": 0.3,
-        "learning_rate": 3e-5,
-        "steps": 1000,
-        "lora": {"r": 16, "alpha": 32, "dropout": 0.05},
-        "micro_batch": 32,
-    },
-    "llm2vec": {
-        "batch_size": 64,
-        "hard_negatives": 1,
-        "temperature": 0.02,
-        "learning_rate": 2e-4,
-        "warmup_steps": 300,
-        "steps": 1000,
-        "lora": {"r": 16, "alpha": 32, "dropout": 0.05},
-        "micro_batch": 32,
-    },
-    # Formal et al. 2021: weights are compared as they are, and both sides are regularised
-    "splade": {
-        "batch_size": 128,
-        "hard_negatives": 1,
-        "temperature": 1.0,
-        "learning_rate": 2e-5,
-        "regulariser": {"query": 3e-4, "passage": 1e-4},
-        "micro_batch": 32,
-    },
-}
 
 
 class SourceSettings(Settings):
@@ -101,6 +41,11 @@ class SourceSettings(Settings):
     corpus: str | None = None
     """BEIR: passages, if not the folder's own. Releases: passages whose ids are used where title and text are equal."""
     limit: Count | None = None
+    cap: Count | None = None
+    """At most so many rows, drawn from all of them, where ``limit`` takes the first."""
+    weight: Rate | None = None
+    """Of the source in the mixture: batches hold it in this proportion to others, however many rows it has. None: 1
+    where another source has a weight, else each row counts alike."""
     instruction: str = ""
     """What queries ask for, in rows that do not say it themselves: it takes the place of the instruction in the
     encoder's ``query_prompt``."""
@@ -256,25 +201,37 @@ class IndexSettings(Settings):
     evaluate: DevSettings | None = None
 
 
-class StageSettings(Settings):
-    """One stage of several: started from the encoder of the stage before, with data and training of its own."""
+class StageSettings(KindSettings):
+    """One stage of several: a training (the kind where none is named), a merge of encoders, or a reranker."""
+
+    NOUN: ClassVar[str] = "stage"
+    KINDS: ClassVar[Mapping[str, str]] = {
+        "train": "retrieval.training.stages_config:TrainStageSettings",
+        "merge": "retrieval.training.stages_config:MergeStageSettings",
+        "reranker": "retrieval.training.stages_config:RerankerStageSettings",
+    }
 
     name: str
-    data: list[SourceSettings] = Field(default_factory=list)
-    """Empty: the run's."""
-    mining: MiningSettings | None = None
-    rounds: Count = 1
-    round_corpus: str | None = None
-    training: SerializeAsAny[TrainingSettings] = InBatchSettings()
     evaluation: DevSettings | None = None
     """Watches this stage; the last one has the run's where it names none."""
 
-    @model_validator(mode="after")
-    def _rounds_mine(self) -> StageSettings:
-        corpus = self.round_corpus or (self.mining and isinstance(self.mining.retriever, IndexedSettings))
-        if self.rounds > 1 and (self.mining is None or not corpus):
-            raise ValueError("rounds above 1 need a mining section, and round_corpus or an index with its corpus")
-        return self
+    @classmethod
+    def spelled_out(cls, value: Any) -> Any:
+        return {"kind": "train", **value} if isinstance(value, Mapping) else value
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether it learns from the run's rows, having none of its own."""
+        return False
+
+    @property
+    def uses(self) -> Sequence[str]:
+        """Names of earlier stages whose encoders it starts from."""
+        return ()
+
+    @property
+    def makes_encoder(self) -> bool:
+        return True
 
 
 class RetrieverTraining(Settings):
@@ -290,7 +247,7 @@ class RetrieverTraining(Settings):
     encoder: EncoderStart | None = None
     reranker: RerankerSettings | None = None
     data: list[SourceSettings] = Field(default_factory=list)
-    stages: list[StageSettings] = Field(default_factory=list)
+    stages: list[SerializeAsAny[StageSettings]] = Field(default_factory=list)
     """Trained one after the other, adapters merged between; each has its own training, and may have its own data."""
     mining: MiningSettings | None = None
     augmentation: AugmentationSettings | None = None
@@ -325,6 +282,16 @@ class RetrieverTraining(Settings):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"two stages are called '{twice}', so their records could not be told apart")
+        made: list[str] = []
+        for stage in self.stages:
+            unknown = next((name for name in stage.uses if name not in made), None)
+            if unknown is not None:
+                raise ValueError(
+                    f"stage {stage.name} starts from '{unknown}', an encoder that no stage before it makes"
+                )
+            made += [stage.name] if stage.makes_encoder else []
+        if self.stages and not made:
+            raise ValueError("no stage makes an encoder")
         if self.stages and self.kind == "reranker":
             raise ValueError("a reranker is not trained in stages; leave stages out")
         return self
@@ -369,7 +336,7 @@ class RetrieverTraining(Settings):
 
     def _has_queries(self) -> None:
         augmented = self.augmentation
-        staged = bool(self.stages) and all(stage.data for stage in self.stages)
+        staged = bool(self.stages) and not any(stage.needs_rows for stage in self.stages)
         if not self.data and not staged and not (augmented and (augmented.crops or augmented.queries)):
             more = ", augmentation.queries or augmentation.crops" if augmented else ""
             more += ", for the run or for each of its stages" if self.stages else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from retrieval.training.instructions import check_instructions, say_unread, sear
 from retrieval.training.mining import mine
 from retrieval.training.objective import EncoderObjective
 from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
+from retrieval.training.sampling import mixture_of
 from retrieval.training.start import Counting, Material, start
 from retrieval.training.start_config import EncoderStart
 from retrieval.training.teacher import with_scores
@@ -187,12 +189,20 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
         log.info("the encoder is in %s", run.layout.encoder)
     return {
         "queries": len(rows),
+        "sources": sources_of(rows),
         "steps": outcome.last_step,
         "best_step": outcome.best_step,
         "best": outcome.best,
         "seconds": round(outcome.seconds, 1),
         **_gain(layout.dev, run.settings.evaluation, outcome.best_step),
     }
+
+
+def sources_of(rows: Sequence[TrainingRow]) -> dict[str, dict[str, float | int | None]]:
+    """How many rows are of each source, and its weight in the mixture; None: as its rows come."""
+    counts = Counter(mixture_of(row) for row in rows)
+    weights = {mixture_of(row): row.weight for row in rows}
+    return {name: {"rows": count, "weight": weights[name]} for name, count in counts.items()}
 
 
 def _train_reranker(

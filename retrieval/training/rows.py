@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,18 +70,34 @@ class TrainingRow:
     """How much it counts in the loss of an encoder, beside the other rows."""
     query_form: str = ""
     """What its query is written in, which must be the encoder's; empty: it does not say."""
+    share: float | None = None
+    """Of its source in the mixture; None: sources are mixed as they come."""
 
 
 def load_rows(sources: Sequence[SourceSettings]) -> list[TrainingRow]:
     """The rows of all sources in order. Raises DataError naming file and line of an invalid row."""
+    mixed = any(source.weight is not None for source in sources)
     rows = [
-        replace(row, instruction=row.instruction or source.instruction, source=_origin(row, number, len(sources)))
+        replace(
+            row,
+            instruction=row.instruction or source.instruction,
+            source=_origin(row, number, len(sources)),
+            share=source.weight or (1.0 if mixed else row.share),
+        )
         for number, source in enumerate(sources)
-        for row in _load(source)
+        for row in _capped(_load(source), source.cap, number)
     ]
     if not rows:
         raise DataError("there is nothing to train on", "give at least one source that has rows")
     return rows
+
+
+def _capped(rows: list[TrainingRow], cap: int | None, number: int) -> list[TrainingRow]:
+    """``cap`` of the rows in their order, the same in every run; all of them where there are no more."""
+    if cap is None or len(rows) <= cap:
+        return rows
+    chosen = random.Random(f"{number}/cap").sample(range(len(rows)), cap)
+    return [rows[place] for place in sorted(chosen)]
 
 
 def _origin(row: TrainingRow, number: int, sources: int) -> str:
@@ -90,7 +107,12 @@ def _origin(row: TrainingRow, number: int, sources: int) -> str:
 
 def write_rows(rows: Iterable[TrainingRow], path: str | Path) -> None:
     """Rows as Tevatron jsonl, which ``load_rows`` reads back."""
-    atomic_write(path, "".join(json.dumps(_tevatron_row(row), ensure_ascii=False) + "\n" for row in rows))
+    atomic_write(path, "".join(json.dumps(tevatron_row(row), ensure_ascii=False) + "\n" for row in rows))
+
+
+def row_of(values: Mapping[str, Any], where: str = "a row") -> TrainingRow:
+    """The row that ``tevatron_row`` wrote; keys that it does not know are ignored. Raises DataError."""
+    return _tevatron(RawRow(where, 1, dict(values)))
 
 
 def passages_of(rows: Iterable[TrainingRow]) -> list[Passage]:
@@ -158,15 +180,18 @@ def _tevatron(row: RawRow) -> TrainingRow:
         _text_or_nothing(row, "instruction"),
         scores,
         _text_or_nothing(row, "source"),
-        weight=_weight(row),
+        weight=_above_nothing(row, "weight") or 1.0,
         query_form=_text_or_nothing(row, "query_form"),
+        share=_above_nothing(row, "share"),
     )
 
 
-def _weight(row: RawRow) -> float:
-    value = row.fields.get("weight", 1.0)
+def _above_nothing(row: RawRow, name: str) -> float | None:
+    value = row.fields.get(name)
+    if value is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise row.error("'weight' is not a finite number above 0")
+        raise row.error(f"'{name}' is not a finite number above 0")
     return float(value)
 
 
@@ -313,7 +338,8 @@ def _tevatron_passage(passage: Passage, scores: Mapping[str, float]) -> dict[str
     return {"docid": passage.id, "title": passage.title, "text": passage.text, **image, **score}
 
 
-def _tevatron_row(row: TrainingRow) -> dict[str, Any]:
+def tevatron_row(row: TrainingRow) -> dict[str, Any]:
+    """A row of Tevatron's jsonl, in plain values."""
     values: dict[str, Any] = {
         "query_id": row.id,
         "query": row.query,
@@ -321,7 +347,7 @@ def _tevatron_row(row: TrainingRow) -> dict[str, Any]:
         "negative_passages": [_tevatron_passage(p, row.scores) for p in row.negatives],
     }
     more: dict[str, Any] = {"answers": list(row.answers), "instruction": row.instruction, "source": row.source}
-    more |= {"weight": row.weight if row.weight != 1.0 else None, "query_form": row.query_form}
+    more |= {"weight": row.weight if row.weight != 1.0 else None, "query_form": row.query_form, "share": row.share}
     return values | {name: value for name, value in more.items() if value}
 
 

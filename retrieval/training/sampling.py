@@ -61,7 +61,8 @@ class BatchSampler:
 
     Positives and negatives are drawn anew each time. A batch is never larger than the number of rows. With
     ``one_source`` each batch is of one source: all of them have their turns, as many as their rows need, in a new order
-    each time.
+    each time. Where rows have a share, a source has as large a part of every batch, or of the turns, as its share
+    has of all shares, and begins anew when its rows are used up.
     """
 
     def __init__(
@@ -77,23 +78,38 @@ class BatchSampler:
         self._mean_weight = fmean(row.weight for row in rows)
         self._hard_negatives = hard_negatives
         self._seed = seed
+        self._rows, self._batch_size = len(rows), min(batch_size, len(rows))
+        weighted = any(row.share is not None for row in rows)
         groups: dict[str, list[TrainingRow]] = {}
         for row in rows:
-            groups.setdefault(row.source if one_source else "", []).append(row)
-        self._streams = [_Stream(some, batch_size, seed, name) for name, some in groups.items()]
-        self._turns = [number for number, stream in enumerate(self._streams) for _ in range(stream.batches)]
+            groups.setdefault(mixture_of(row) if weighted else row.source if one_source else "", []).append(row)
+        weights = [some[0].share or 1.0 for some in groups.values()] if weighted else None
+        self._together = weights is not None and not one_source
+        sizes = shares(weights, batch_size) if weights and self._together else [batch_size] * len(groups)
+        named = zip(groups.items(), sizes, strict=True)
+        self._streams = [_Stream(some, size, seed, name) for (name, some), size in named if size]
+        counts = [stream.batches for stream in self._streams]
+        if weights and one_source:
+            counts = [max(1, count) for count in shares(weights, max(sum(counts), len(counts)))]
+        self._turns = [number for number, count in enumerate(counts) for _ in range(count)]
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
 
     def steps(self, epochs: float) -> int:
-        """The number of steps that cover the rows ``epochs`` times, rounded up."""
+        """The number of steps that read as many rows as there are ``epochs`` times, rounded up."""
+        if self._together:
+            return max(1, -(-round(epochs * self._rows) // self._batch_size))
+        if len(self._turns) != sum(stream.batches for stream in self._streams):
+            return max(1, math.ceil(epochs * len(self._turns)))
         return max(1, sum(stream.steps(epochs) for stream in self._streams))
 
     def rows(self, step: int) -> list[tuple[int, TrainingRow]]:
         """(epoch, row) of step ``step``, counted from 0; a row with several teachers has what one of them says."""
+        if self._together:
+            return [drawn for stream in self._streams for drawn in stream.batch(step)]
         cycle, place = divmod(step, len(self._turns))
         order = self._order(cycle)
-        stream = self._streams[order[place]]
-        return stream.batch(cycle * stream.batches + order[:place].count(order[place]))
+        turn = order[place]
+        return self._streams[turn].batch(cycle * self._turns.count(turn) + order[:place].count(turn))
 
     def batch(self, step: int) -> Batch:
         """Positives first, in the order of their queries, then the hard negatives."""
@@ -182,6 +198,21 @@ class _Stream:
         order = list(range(len(self._rows)))
         random.Random(derive_seed(self._seed, "epoch", epoch, *([self._name] if self._name else []))).shuffle(order)
         return order
+
+
+def mixture_of(row: TrainingRow) -> str:
+    """The source of the mixture that a row is of: sources that a file names itself belong to one."""
+    return row.source.partition("/")[0]
+
+
+def shares(weights: Sequence[float], total: int) -> list[int]:
+    """``total`` divided by weight into whole numbers, the largest remainders rounded up."""
+    exact = [total * weight / sum(weights) for weight in weights]
+    parts = [math.floor(part) for part in exact]
+    by_remainder = sorted(range(len(parts)), key=lambda place: parts[place] - exact[place])
+    for place in by_remainder[: total - sum(parts)]:
+        parts[place] += 1
+    return parts
 
 
 def sampler_of(rows: Sequence[TrainingRow], settings: TrainingSettings, seed: int) -> BatchSampler:

@@ -1,4 +1,4 @@
-"""Training in stages: each is a run of its own, in ``stage-N`` of the run folder, started from the stage before.
+"""Training in stages: each is a run of its own, in ``stage-N`` of the run folder, started from a stage before.
 
 Adapters are merged between stages, so that each starts from whole weights. A stage that is done is not repeated.
 """
@@ -6,15 +6,25 @@ Adapters are merged between stages, so that each starts from whole weights. A st
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from retrieval.training.config import RetrieverTraining, StageSettings
+from retrieval.encoders.encoder import Encoder
+from retrieval.encoders.loading import open_trainable_encoder
+from retrieval.training.config import DevSettings, RetrieverTraining, StageSettings
+from retrieval.training.dev import DevSet, load_dev, means
+from retrieval.training.merging import merge_weights
 from retrieval.training.pipeline import TrainingRun, index_trained, run_training
+from retrieval.training.stages_config import BASE, MergeStageSettings, RerankerStageSettings, TrainStageSettings
 from retrieval.training.start_config import EncoderStart
 from sleuth.artifacts import atomic_folder
+from sleuth.errors import ConfigError
+from sleuth.layout import RetrieverRunLayout
 from sleuth.runs import RunFolder
+
+_MERGE = "merge"
 
 
 def run_all(run: TrainingRun) -> dict[str, Any]:
@@ -22,13 +32,11 @@ def run_all(run: TrainingRun) -> dict[str, Any]:
     if not run.settings.stages:
         return run_training(run)
     records: dict[str, Any] = {}
-    for stage, part in zip(run.settings.stages, stage_runs(run), strict=True):
-        for name, record in run_training(part).items():
-            records[f"{stage.name}/{name}"] = record
-    if not run.folder.stage_done("encoder"):
-        with atomic_folder(run.layout.encoder, overwrite=True) as folder:
-            shutil.copytree(stage_runs(run)[-1].layout.encoder, folder, dirs_exist_ok=True)
-        run.folder.mark_done("encoder", {})
+    parts = stage_runs(run)
+    for stage, part in zip(run.settings.stages, parts, strict=True):
+        found = _merged(run, stage, part) if isinstance(stage, MergeStageSettings) else run_training(part)
+        records |= {f"{stage.name}/{name}": record for name, record in found.items()}
+    _publish(run, parts)
     if not run.folder.stage_done("index"):
         run.folder.mark_done("index", index_trained(run))
     return records | ({"index": found} if (found := run.folder.stage_info("index")) else {})
@@ -37,28 +45,100 @@ def run_all(run: TrainingRun) -> dict[str, Any]:
 def stage_runs(run: TrainingRun) -> list[TrainingRun]:
     """The runs that a run consists of; itself where it has no stages."""
     made: list[TrainingRun] = []
+    encoders: dict[str, Path] = {}
     for number, stage in enumerate(run.settings.stages, start=1):
         folder = RunFolder(run.layout.stage(number).out)
-        start = EncoderStart(backbone=str(made[-1].layout.encoder)) if made else run.settings.encoder
-        settings = _settings_of(run.settings, stage, start, last=number == len(run.settings.stages))
+        last = number == len(run.settings.stages)
+        settings = _settings_of(run.settings, stage, _start(run.settings, stage, encoders), last=last)
         made.append(replace(run, settings=settings.model_copy(update={"out": folder.path}), folder=folder))
+        if stage.makes_encoder:
+            encoders[stage.name] = made[-1].layout.encoder
     return made or [run]
+
+
+def _start(whole: RetrieverTraining, stage: StageSettings, encoders: Mapping[str, Path]) -> EncoderStart | None:
+    """The encoder that a stage trains: of the stage that it names, of the last one that made any, or the run's."""
+    name = stage.start if isinstance(stage, TrainStageSettings) else None
+    if name == BASE or not encoders:
+        return whole.encoder
+    return EncoderStart(backbone=str(encoders[name] if name else list(encoders.values())[-1]))
 
 
 def _settings_of(
     whole: RetrieverTraining, stage: StageSettings, start: EncoderStart | None, last: bool
 ) -> RetrieverTraining:
     """``stage`` as a run; the run's evaluation watches the last one, where that has none of its own."""
-    values: Mapping[str, Any] = {
+    values: dict[str, Any] = {
         "encoder": start,
         "stages": [],
-        "data": stage.data or whole.data,
-        "mining": stage.mining,
-        "rounds": stage.rounds,
-        "round_corpus": stage.round_corpus,
-        "training": stage.training,
         "evaluation": stage.evaluation or (whole.evaluation if last else None),
         "index": None,
         "merge_adapter": True,
     }
-    return whole.model_copy(update=dict(values))
+    if isinstance(stage, TrainStageSettings | RerankerStageSettings):
+        values |= {"data": stage.data or whole.data, "mining": stage.mining}
+    if isinstance(stage, TrainStageSettings):
+        values |= {"rounds": stage.rounds, "round_corpus": stage.round_corpus, "training": stage.training}
+    if isinstance(stage, RerankerStageSettings):
+        values |= {"kind": "reranker", "reranker": stage.reranker, "encoder": None}
+    return whole.model_copy(update=values)
+
+
+def _merged(run: TrainingRun, stage: MergeStageSettings, part: TrainingRun) -> dict[str, Any]:
+    """Merge the encoders of earlier stages, and measure them and what came of them."""
+    if not part.folder.stage_done(_MERGE):
+        names = [one.name for one in run.settings.stages]
+        folders = {name: run.layout.stage(names.index(name) + 1).encoder for name in stage.parts}
+        part.folder.mark_done(_MERGE, _merge(part, stage, folders))
+    return {_MERGE: part.folder.stage_info(_MERGE)}
+
+
+def _merge(part: TrainingRun, stage: MergeStageSettings, folders: Mapping[str, Path]) -> dict[str, Any]:
+    dev = part.settings.evaluation
+    devset = load_dev(dev, part.settings.seed) if dev else None
+    encoders = [open_trainable_encoder(folder) for folder in folders.values()]
+    figures = [_figure(encoder, dev, devset) for encoder in encoders]
+    shares = _shares(stage, figures)
+    weights = merge_weights([encoder.model.state_dict() for encoder in encoders], shares, stage.method)
+    encoders[0].model.load_state_dict(weights)
+    encoders[0].save(part.layout.encoder, overwrite=True)
+    record: dict[str, Any] = {"weights": dict(zip(folders, shares, strict=True))}
+    if dev is not None:
+        known = [figure for figure in figures if figure is not None]
+        record |= {"parts": dict(zip(folders, figures, strict=True)), "mean_of_parts": sum(known) / len(known)}
+        record |= {"best": _figure(open_trainable_encoder(part.layout.encoder), dev, devset)}
+    return record
+
+
+def _figure(encoder: Encoder, dev: DevSettings | None, devset: DevSet | None) -> float | None:
+    if dev is None or devset is None:
+        return None
+    return means(devset.per_query(encoder, dev.k))[dev.metric]
+
+
+def _shares(stage: MergeStageSettings, figures: Sequence[float | None]) -> list[float]:
+    """What each encoder counts for; they sum to 1."""
+    if stage.weights == "dev":
+        known = [figure for figure in figures if figure is not None]
+        if not known or not sum(known):
+            raise ConfigError(
+                f"stage {stage.name}: weights: dev needs an evaluation on which some encoder finds something",
+                "give the stage an evaluation, or weights of its own",
+            )
+        given = known
+    else:
+        given = list(stage.weights or [1.0] * len(stage.parts))
+    return [weight / sum(given) for weight in given]
+
+
+def _publish(run: TrainingRun, parts: Sequence[TrainingRun]) -> None:
+    """The encoder of the last stage that made one, and the last reranker, where those of a run are."""
+    staged = list(zip(run.settings.stages, parts, strict=True))
+    encoders = [part.layout.encoder for stage, part in staged if stage.makes_encoder]
+    rerankers = [part.layout.reranker for stage, part in staged if isinstance(stage, RerankerStageSettings)]
+    layout: RetrieverRunLayout = run.layout
+    for name, made, place in (("encoder", encoders, layout.encoder), ("reranker", rerankers, layout.reranker)):
+        if made and not run.folder.stage_done(name):
+            with atomic_folder(place, overwrite=True) as folder:
+                shutil.copytree(made[-1], folder, dirs_exist_ok=True)
+            run.folder.mark_done(name, {})

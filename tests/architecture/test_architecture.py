@@ -13,6 +13,7 @@ from agent.cluster.identity import PACKAGES
 from workflows.config import load_run_settings
 from workflows.cotrain.config import load_cotrain_run
 from workflows.retriever_training import load_retriever_run
+from workflows.synthesis.config import load_synthesis
 
 ROOT = Path(__file__).parents[2]
 SIBLINGS = {"rewards", "envs", "retrieval", "agent"}
@@ -214,7 +215,7 @@ sys.exit(f"loaded: {{loaded}}" if loaded else 0)
     assert done.returncode == 0, done.stderr
 
 
-LOADERS = {"retriever_": load_retriever_run, "cotrain_": load_cotrain_run}
+LOADERS = {"retriever_": load_retriever_run, "cotrain_": load_cotrain_run, "synthesize_": load_synthesis}
 """What reads a config whose name begins so; all others are runs."""
 
 

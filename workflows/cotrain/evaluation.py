@@ -68,7 +68,7 @@ def summarise(run: Cotraining) -> list[dict[str, Any]]:
 def _questions(run: Cotraining) -> Mapping[str, list[Question]]:
     data, limit = run.settings.data, run.settings.evaluation.limit
     test = {"test": read_questions(data.test, limit, data.gold)} if data.test else {}
-    return {"dev": read_dev(data, limit), **test}
+    return {"dev": read_dev(data, limit, run.settings.seed), **test}
 
 
 def _values(run: Cotraining, number: int) -> dict[str, Values]:

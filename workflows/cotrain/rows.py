@@ -52,7 +52,7 @@ def questions_of_round(run: Cotraining, number: int) -> tuple[list[Question], di
 
     kept, refused = held_out_questions(run), Counter[str]()
     sources: list[list[Question]] = []
-    for questions in read_training(run.settings.data)[0]:
+    for questions in read_training(run.settings.data, run.settings.seed)[0]:
         why = [kept.why(question.id, question.text) for question in questions]
         refused.update(filter(None, why))
         sources.append([question for question, reason in zip(questions, why, strict=True) if not reason])

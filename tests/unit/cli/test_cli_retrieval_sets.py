@@ -281,3 +281,18 @@ def test_mistakes_are_one_clear_line(
 def test_search_gives_fewer_hits_than_asked(program: typer.Typer, one: Path) -> None:
     done = CliRunner().invoke(program, ["search", str(one.parent / "index-one"), "town", "-k", "50", "--json"])
     assert len(json.loads(done.stdout)["hits"]) == 5
+
+
+def test_figures_are_sliced_by_the_level_of_the_queries(program: typer.Typer, one: Path, tmp_path: Path) -> None:
+    index = one.parent / "index-one"
+    shutil.copytree(one, tmp_path / "set")
+    rows = [json.loads(line) for line in (one / "queries.jsonl").read_text().splitlines()]
+    rows[0]["level"], rows[1]["metadata"] = "keyword", {"level": "reasoning"}
+    (tmp_path / "set" / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = figures(program, index, "--beir", tmp_path / "set", "--keep-itself", "--measures", "RR")
+    levels = found["levels"]
+    assert levels == {"keyword": {"queries": 1, "RR": 0.5}, "reasoning": {"queries": 1, "RR": 1.0}}
+    assert found["RR"] == 0.75
+    err = run(program, index, "--beir", tmp_path / "set", "--keep-itself", "--measures", "RR")[1]
+    assert "level queries RR" in err and "reasoning 1 1.0000" in err
+    assert "levels" not in figures(program, index, "--beir", one, "--measures", "RR")

@@ -80,7 +80,7 @@ def test_a_source_keeps_short_answers_before_its_limit(tmp_path: Path, caplog: p
     assert [q.id for q in read_source(short.model_copy(update={"limit": 1}), 0)] == ["1"]
     with caplog.at_level("INFO", "sleuth.run"):
         read_source(short, 0, tell=True)
-        dev = read_dev(DataSettings(dev=str(file), dev_max_answer_words=1), 5)
+        dev = read_dev(DataSettings(dev=str(file), dev_max_answer_words=1), 5, 0)
     assert [q.id for q in dev] == ["2"]
     assert [r.getMessage() for r in caplog.records] == [
         f"2 of 4 questions of {file} are kept, with answers of at most 2 words",
@@ -89,7 +89,7 @@ def test_a_source_keeps_short_answers_before_its_limit(tmp_path: Path, caplog: p
     rows[2]["golden_answers"] = ["no short one"]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(DataError, match=r"none of 4 questions of .* has an answer of at most 1 words"):
-        read_dev(DataSettings(dev=str(file), dev_max_answer_words=1))
+        read_dev(DataSettings(dev=str(file), dev_max_answer_words=1), None, 0)
 
 
 def test_dev_questions_may_be_drawn_from_all_over_their_file(tmp_path: Path) -> None:

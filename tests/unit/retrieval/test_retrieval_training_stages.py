@@ -1,0 +1,183 @@
+"""Stages that branch, merge and train a reranker in between; mixtures by weight, with caps."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from test_retrieval_llm2vec import beir
+
+from cli.train_retriever import train_retriever
+from retrieval.encoders.loading import load_encoder
+from retrieval.training.config import SourceSettings
+from retrieval.training.merging import merge_weights, slerp
+from retrieval.training.rows import TrainingRow, load_rows, write_rows
+from retrieval.training.sampling import BatchSampler, shares
+from sleuth.errors import ArtifactError, ConfigError, DataError
+from sleuth.types import Passage
+from workflows.retriever_training import load_retriever_run
+
+SCRATCH = {"vocabulary": 120, "hidden_size": 32, "layers": 1, "heads": 2}
+
+
+def config(folder: Path) -> Path:
+    data = str(beir(folder / "data"))
+    steps = {"steps": 2, "batch_size": 6, "hard_negatives": 0, "learning_rate": 1e-3}
+    dense = {"kind": "dense", "index": "{out}/found", "encoder": "{out}/stage-3/encoder", "corpus": data}
+    reranker = {"backbone": "{out}/stage-1/encoder", "steps": 2, "batch_size": 4, "hard_negatives": 2}
+    values = {
+        "out": str(folder / "run"),
+        "encoder": {"preset": "plain", "scratch": SCRATCH, "scratch_corpus": data},
+        "data": [{"path": data}],
+        "stages": [
+            {"name": "weak", "data": [{"path": data, "layout": "beir"}], "training": steps},
+            {"name": "lora", "start": "base", "training": {**steps, "lora": {"r": 2}, "learning_rate": 1e-2}},
+            {"name": "merged", "kind": "merge", "parts": ["weak", "lora"], "weights": [3, 1]},
+            {
+                "name": "reranker",
+                "kind": "reranker",
+                "mining": {"retriever": dense, "negatives": 2},
+                "reranker": reranker,
+            },
+            {
+                "name": "distilled",
+                "mining": {"retriever": dense, "negatives": 2, "teacher": {"model": "{out}/stage-4/reranker"}},
+                "training": {**steps, "hard_negatives": 2, "distillation": {}},
+            },
+        ],
+        "evaluation": {"path": data, "split": "train", "every": 20, "k": 1},
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def test_stages_branch_merge_and_are_distilled_from_a_reranker_of_the_same_rows(tmp_path: Path) -> None:
+    path = config(tmp_path)
+    train_retriever(path)
+    run = tmp_path / "run"
+    weak, lora, merged = (load_encoder(run / f"stage-{n}" / "encoder").model.state_dict() for n in (1, 2, 3))
+    for name, weight in merged.items():
+        if weight.is_floating_point():
+            torch.testing.assert_close(weight, (3 * weak[name] + lora[name]) / 4, rtol=1e-5, atol=1e-7)
+    assert any(not torch.equal(weak[name], lora[name]) for name in weak)
+    record = json.loads((run / "stage-3" / "stages" / "merge.json").read_text())
+    assert record["weights"] == {"weak": 0.75, "lora": 0.25}
+    sources = json.loads((run / "stage-1" / "stages" / "train-1.json").read_text())["sources"]
+    assert list(sources.values()) == [{"rows": 12, "weight": None}]
+    mined = load_rows([SourceSettings(path=str(run / "stage-5" / "round-1" / "rows.jsonl"))])
+    assert all(row.scores for row in mined)
+    assert (run / "reranker" / "model.safetensors").exists()
+    ended = load_encoder(run / "encoder").fingerprint
+    assert ended == load_encoder(run / "stage-5" / "encoder").fingerprint
+    before = (run / "stage-3" / "encoder" / "manifest.json").stat().st_mtime_ns
+    train_retriever(path, resume=True)
+    assert (run / "stage-3" / "encoder" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_merging_by_dev_weighs_each_by_its_figure_and_measures_the_result(tmp_path: Path) -> None:
+    path = config(tmp_path)
+    data = str(tmp_path / "data")
+    dev = f"{{path: {data}, split: train, k: 5}}"
+    stages = yaml.safe_load(path.read_text())["stages"][:3]
+    stages[2] = {"name": "merged", "kind": "merge", "parts": ["weak", "lora"], "method": "slerp", "weights": "dev"}
+    train_retriever(path, set_=[f"stages={json.dumps(stages)}", f"evaluation={dev}"])
+    record = json.loads((tmp_path / "run" / "stage-3" / "stages" / "merge.json").read_text())
+    parts = record["parts"]
+    assert record["weights"]["weak"] == pytest.approx(parts["weak"] / sum(parts.values()))
+    assert record["mean_of_parts"] == pytest.approx(sum(parts.values()) / 2) and 0 <= record["best"] <= 1
+
+
+def test_stages_that_do_not_follow_from_others_are_refused(tmp_path: Path) -> None:
+    path = config(tmp_path)
+    for override, message in (
+        ("stages.2.parts=[weak, later]", "starts from 'later', an encoder that no stage before it makes"),
+        ("stages.4.start=reranker", "starts from 'reranker'"),
+        ("stages.2.weights=[1]", "1 weights are given for 2 stages"),
+        ("stages.2.kind=murge", "unknown kind of stage; did you mean 'merge'"),
+        ("stages.2.training={steps: 3}", "training does nothing for a stage of kind merge, only for train"),
+        ("data=[]", "there are no queries to train on"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_retriever_run(path, [override])
+
+
+def test_slerp_keeps_the_length_of_the_arc_and_linear_the_mean() -> None:
+    x, y = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    torch.testing.assert_close(slerp(x, y, 0.5), torch.full((2,), math.sqrt(0.5)))
+    torch.testing.assert_close(slerp(x, y, 1 / 3), torch.tensor([math.cos(math.pi / 6), math.sin(math.pi / 6)]))
+    torch.testing.assert_close(slerp(x, 3 * x, 0.25), torch.tensor([1.5, 0.0]))  # parallel: on the line
+    torch.testing.assert_close(slerp(torch.zeros(2), y, 0.5), 0.5 * y)
+    parts = [{"w": x, "n": torch.tensor([1])}, {"w": y, "n": torch.tensor([2])}, {"w": -x, "n": torch.tensor([3])}]
+    linear = merge_weights(parts, [2, 1, 1], "linear")
+    torch.testing.assert_close(linear["w"], torch.tensor([0.25, 0.25]))
+    assert linear["n"].item() == 1 and merge_weights(parts[:2], [0.5, 0.5], "slerp")[
+        "w"
+    ].norm().item() == pytest.approx(1)
+    with pytest.raises(ArtifactError, match="differ in w"):
+        merge_weights([{"w": x}, {"w": torch.zeros(3)}], [1, 1], "linear")
+
+
+def rows_of(source: str, count: int, weight: float | None) -> list[TrainingRow]:
+    passages = (Passage(f"{source}{i}", "", f"text {source} {i}") for i in range(count))
+    return [
+        TrainingRow(f"{source}{i}", f"q {source} {i}", (p,), source=source, weight=weight)
+        for i, p in enumerate(passages)
+    ]
+
+
+def test_a_source_has_the_part_of_every_batch_that_its_weight_says() -> None:
+    rows = [*rows_of("a", 100, 1.0), *rows_of("b/of a file", 7, 3.0)]
+    sampler = BatchSampler(rows, 8, 0, 0)
+    batches = [[row for _, row in sampler.rows(step)] for step in range(20)]
+    assert all(Counter(row.source[0] for row in batch) == {"a": 2, "b": 6} for batch in batches)
+    seen = Counter(row.id for batch in batches for row in batch if row.source == "a")
+    assert len(seen) == 40 and set(seen.values()) == {1}
+    assert sampler.steps(1.0) == math.ceil(107 / 8)
+    again = BatchSampler(rows, 8, 0, 0)
+    assert [row.id for _, row in again.rows(13)] == [row.id for row in batches[13]]
+
+
+def test_one_source_a_batch_has_turns_by_weight() -> None:
+    rows = [*rows_of("a", 64, 1.0), *rows_of("b", 16, 3.0)]
+    sampler = BatchSampler(rows, 8, 0, 0, one_source=True)
+    turns = Counter()
+    for step in range(40):
+        (source,) = {row.source for _, row in sampler.rows(step)}
+        turns[source] += 1
+    assert turns["b"] == pytest.approx(30, abs=2)
+    ids = Counter(row.id for step in range(40) for _, row in sampler.rows(step) if row.source == "a")
+    assert max(ids.values()) - min(ids.values()) <= 1
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=6), st.integers(0, 100))
+def test_shares_add_up_and_are_within_one_of_exact(weights: list[float], total: int) -> None:
+    parts = shares(weights, total)
+    assert sum(parts) == total
+    assert all(abs(part - total * weight / sum(weights)) < 1 for part, weight in zip(parts, weights, strict=True))
+
+
+def test_caps_draw_from_the_whole_source_and_weights_survive_a_file(tmp_path: Path) -> None:
+    write_rows(rows_of("", 50, None), tmp_path / "a.jsonl")
+    write_rows(rows_of("", 5, None), tmp_path / "b.jsonl")
+    given_ = [
+        SourceSettings(path=str(tmp_path / "a.jsonl"), cap=10, weight=2),
+        SourceSettings(path=str(tmp_path / "b.jsonl")),
+    ]
+    rows = load_rows(given_)
+    of_a = [row for row in rows if row.source == "0"]
+    assert (len(of_a), len(rows)) == (10, 15) and load_rows(given_) == rows
+    assert [row.id for row in of_a] != [str(i) for i in range(10)]
+    assert {row.weight for row in of_a} == {2.0} and {row.weight for row in rows[10:]} == {1.0}
+    write_rows(rows, tmp_path / "mined.jsonl")
+    assert load_rows([SourceSettings(path=str(tmp_path / "mined.jsonl"))]) == rows
+    (tmp_path / "bad.jsonl").write_text('{"query": "q", "positive_passages": [{"text": "x"}], "weight": -1}\n')
+    with pytest.raises(DataError, match="'weight' is not a number above 0"):
+        load_rows([SourceSettings(path=str(tmp_path / "bad.jsonl"))])

@@ -1,0 +1,67 @@
+"""A retriever that rewrites its queries: what is searched, what is kept, what a failure does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scripted_writer import ScriptedWriter, write_corpus
+
+from agent.writing.asks import Ask
+from retrieval.bm25 import build_bm25
+from retrieval.config import RetrieverSettings
+from retrieval.open import open_retriever
+from sleuth.errors import ConfigError, RetrieverError
+from workflows.rewriting import Rewriter, RewriteRetriever
+
+WRITERS: list[ScriptedWriter] = []
+
+
+def the_writer() -> ScriptedWriter:
+    return WRITERS[-1]
+
+
+@pytest.fixture(scope="module")
+def bm25(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rewriting")
+    build_bm25(write_corpus(folder), folder / "index")
+    return folder / "index"
+
+
+def thinks(ask: Ask) -> str:
+    return "<think>hm</think>Glass is made in Arden." if "window" in ask.messages[-1].text else "Nothing."
+
+
+def test_what_is_written_is_searched_once_for_each_query_and_kept(bm25: Path, tmp_path: Path) -> None:
+    kept, writer = tmp_path / "rewrites.jsonl", ScriptedWriter(thinks)
+    WRITERS.append(writer)
+    values = {"kind": "rewrite", "policy": {"kind": "test_workflows_rewriting:the_writer"}, "inner": str(bm25)}
+    settings = RetrieverSettings.of(**values, rewrites=str(kept))
+    retriever = open_retriever(settings, cached=False, resilient=False)
+    found = retriever.search(["windows", "windows", "zzz"], 3)
+    assert [hits[0].passage.id if hits else None for hits in found[:2]] == ["p0", "p0"] and found[0] == found[1]
+    assert len(writer.asked) == 2 and all(ask.temperature == 0.0 for ask in writer.asked)
+    again = ScriptedWriter(thinks)
+    WRITERS.append(again)
+    assert open_retriever(settings, cached=False, resilient=False).search(["windows"], 3)[0] == found[0]
+    assert not again.asked
+    bare = open_retriever(bm25, cached=False, resilient=False)
+    assert bare.search(["windows"], 3) == [[]] and bare.fingerprint != retriever.fingerprint
+    other = open_retriever(settings.model_copy(update={"keep_query": False}), cached=False, resilient=False)
+    assert other.fingerprint != retriever.fingerprint
+    assert settings.patience_s == 900 and settings.at_hand
+
+
+def test_a_query_that_is_not_rewritten_is_an_error_of_the_retriever(bm25: Path) -> None:
+    inner = open_retriever(bm25, cached=False, resilient=False)
+    retriever = RewriteRetriever(inner, Rewriter(ScriptedWriter(lambda _: " "), "search"))
+    with pytest.raises(RetrieverError, match="1 of 1 queries were not rewritten: empty"):
+        retriever.search(["windows"], 3)
+    assert retriever.search([], 3) == []
+
+
+def test_settings_of_the_writer_are_checked_with_the_config(bm25: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'backend'"):
+        RetrieverSettings.of(kind="rewrite", policy={"policy": {"model": "m", "bakend": "vllm"}}, inner=str(bm25))
+    with pytest.raises(ConfigError, match="inner is missing"):
+        RetrieverSettings.of(kind="rewrite", policy={"model": "m"})

@@ -1,0 +1,123 @@
+"""A retriever whose queries are rewritten by a language model before they are searched."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.writing.asks import Ask, Reply, Writer
+from envs.grammar import neutralise
+from retrieval.documents import documents_of
+from retrieval.size import size_of
+from sleuth.artifacts import fingerprint_of, text_digest
+from sleuth.errors import PolicyError, RetrieverError
+from sleuth.protocols import Documents, Retriever
+from sleuth.seeding import derive_seed
+from sleuth.trajectories import open_for_append, read_jsonl
+from sleuth.types import Hit
+from workflows.synthesis.reading import whole
+from workflows.synthesis.script import Unreadable
+from workflows.synthesis.templates import load_template
+
+STEP = "rewrite"
+
+
+class Rewriter:
+    """Writes what is searched in place of a query, once for each: what was written is kept, in ``path`` if given."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        template: str,
+        *,
+        keep_query: bool = True,
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+        path: Path | None = None,
+    ) -> None:
+        self._writer = writer
+        self._step = load_template(template, {STEP: ("query",)}, {}).steps[STEP]
+        self._keep_query = keep_query
+        self._max_tokens = max_tokens or self._step.max_tokens
+        self._temperature = temperature
+        self._seed = seed
+        self._path = path
+        self._lock = threading.Lock()
+        identity = [writer.name, self._step.model_dump(mode="json"), self._max_tokens, temperature, seed]
+        self._identity = fingerprint_of(identity)
+        self._known: dict[str, str] = {}
+        if path is not None and path.exists():
+            rows = (row for _, row in read_jsonl(path))
+            self._known = {row["query"]: row["text"] for row in rows if row["by"] == self._identity}
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the model's name, its prompt and how it samples."""
+        return fingerprint_of([self._identity, self._keep_query])
+
+    def searched(self, queries: Sequence[str]) -> list[str]:
+        """What is searched for each query. Raises RetrieverError where the writer fails."""
+        with self._lock:
+            missing = [query for query in dict.fromkeys(queries) if query not in self._known]
+            if missing:
+                self._write(missing)
+            written = [self._known[query] for query in queries]
+        return [f"{query} {text}" if self._keep_query else text for query, text in zip(queries, written, strict=True)]
+
+    def _write(self, queries: Sequence[str]) -> None:
+        failures: list[str] = []
+        asked = {text_digest(query): query for query in queries}
+
+        def keep(ask: Ask, reply: Reply) -> None:
+            try:
+                text = whole(reply.text)
+            except Unreadable as verdict:
+                failures.append(reply.failure or str(verdict))
+                return
+            self._keep(asked[ask.key], text)
+
+        try:
+            self._writer.write([self._ask(key, query) for key, query in asked.items()], keep)
+        except PolicyError as error:
+            raise RetrieverError(f"queries cannot be rewritten: {error.message}", error.hint) from error
+        if failures:
+            raise RetrieverError(f"{len(failures)} of {len(queries)} queries were not rewritten: {failures[0]}")
+
+    def _ask(self, key: str, query: str) -> Ask:
+        messages = self._step.fill({"query": neutralise(query, self._writer.reserved)})
+        seed = derive_seed(self._seed, key)
+        return Ask(key, messages, self._max_tokens, self._temperature, 1.0, tuple(self._step.stop), seed)
+
+    def _keep(self, query: str, text: str) -> None:
+        self._known[query] = text
+        if self._path is not None:
+            with open_for_append(self._path) as file:
+                file.write(json.dumps({"by": self._identity, "query": query, "text": text}) + "\n")
+
+
+class RewriteRetriever:
+    """Searches ``inner`` for what ``rewriter`` writes about each query."""
+
+    def __init__(self, inner: Retriever, rewriter: Rewriter) -> None:
+        self.inner = inner
+        self.rewriter = rewriter
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of({"kind": "rewrite", "inner": self.inner.fingerprint, "by": self.rewriter.fingerprint})
+
+    @property
+    def passages(self) -> int | None:
+        """Passages searched; None if the inner retriever does not say."""
+        return size_of(self.inner)
+
+    @property
+    def documents(self) -> Documents | None:
+        """Reads whole documents; None if the inner retriever cannot."""
+        return documents_of(self.inner)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        return self.inner.search(self.rewriter.searched(queries) if queries else [], k)

@@ -1,0 +1,53 @@
+"""The writer judges whether a passage answers what was asked about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from workflows.synthesis.filters.base import Bench
+from workflows.synthesis.filters.config import AnswerableSettings
+from workflows.synthesis.reading import yes_no
+from workflows.synthesis.script import Rejected, Script, play
+from workflows.synthesis.templates import load_template
+from workflows.synthesis.writing import Unit, Writing, Written
+
+_STEP = "verdict"
+NO_VERDICT = "no verdict"
+
+
+class Answerable:
+    def __init__(self, settings: AnswerableSettings, bench: Bench) -> None:
+        self._settings = settings
+        self._bench = bench
+        self._template = load_template(settings.template, {_STEP: ("query", "title", "passage")}, {})
+
+    def judge(self, rows: Sequence[Written]) -> list[str | None]:
+        scripts = {row.row.id: self._script(row) for row in rows}
+        verdicts = play(scripts, self._bench.answer, lambda _: NO_VERDICT)
+        return [verdicts[row.row.id] for row in rows]
+
+    def keep(self, rows: Sequence[Written]) -> None:
+        """Nothing to remember."""
+
+    def about(self) -> Mapping[str, object]:
+        return {}
+
+    def _script(self, row: Written) -> Script[str | None]:
+        """None where any positive answers the query."""
+        bench = self._bench
+        for number, passage in enumerate(row.row.positives):
+            unit = Unit(f"answerable {row.row.id} {number}", passage)
+            writing = Writing(unit, self._template, bench.style, bench.seed, bench.reserved)
+            values = {"query": row.row.query, **writing.shown(passage)}
+            if self._settings.by == "word":
+                answers = yield from writing.ask(_STEP, values, yes_no, cold=True)
+            else:
+                yes = yield writing.weigh(_STEP, values, "yes")
+                no = yield writing.weigh(_STEP, values, "no")
+                if yes is None or no is None:
+                    raise Rejected(NO_VERDICT)
+                answers = yes - no >= math.log(self._settings.odds)
+            if answers:
+                return None
+        return "the passage does not answer it"

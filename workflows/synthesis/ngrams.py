@@ -1,0 +1,23 @@
+"""Words and n-grams of texts, for comparing them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+import regex
+
+_WORD = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]|[\p{L}\p{N}\p{M}]+")
+
+
+def words_of(text: str) -> list[str]:
+    """Words in lower case without punctuation; a letter of a script without spaces is a word."""
+    return [str(word) for word in _WORD.findall(unicodedata.normalize("NFKC", text).lower())]
+
+
+def ngrams(words: Sequence[str], length: int) -> frozenset[str]:
+    """Every run of ``length`` words; of fewer words, all of them as one."""
+    if not words:
+        return frozenset()
+    last = max(1, len(words) - length + 1)
+    return frozenset(" ".join(words[start : start + length]) for start in range(last))

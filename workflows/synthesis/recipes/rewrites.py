@@ -1,0 +1,103 @@
+"""Rows that exist, in other words: paraphrased, made to stand alone, or taken apart into searches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from retrieval.training.rows import TrainingRow
+from sleuth.types import Passage
+from workflows.synthesis.ngrams import words_of
+from workflows.synthesis.reading import json_value, line, sound
+from workflows.synthesis.recipes.config import RewritesSettings
+from workflows.synthesis.script import Rejected, Script, Unreadable
+from workflows.synthesis.writing import Outcome, Writing
+
+
+class Rewrites:
+    steps: ClassVar[Mapping[str, Sequence[str]]] = {
+        "paraphrase": ("query",),
+        "decontextualise": ("query", "title", "passage"),
+        "decompose": ("query", "passages"),
+    }
+
+    def __init__(self, settings: RewritesSettings) -> None:
+        self._settings = settings
+
+    def write(self, writing: Writing) -> Script[list[Outcome]]:
+        outcomes: list[Outcome] = []
+        for into in self._settings.into:
+            try:
+                if into == "decompose":
+                    outcomes += yield from self._searches(writing, len(outcomes))
+                else:
+                    outcomes.append((yield from self._reworded(writing, into, len(outcomes))))
+            except Rejected as verdict:
+                outcomes.append(writing.reject(len(outcomes), verdict.reason, verdict.text))
+        return outcomes
+
+    def _reworded(self, writing: Writing, into: str, number: int) -> Script[Outcome]:
+        row = _row(writing)
+        query = yield from writing.ask(into, {"query": row.query, **writing.shown(row.positives[0])}, line)
+        if words_of(query) == words_of(row.query):
+            raise Rejected("the same as before", query)
+        return _again(writing, number, query, row.positives, row.negatives, into)
+
+    def _searches(self, writing: Writing, number: int) -> Script[list[Outcome]]:
+        row = _row(writing)
+        if len(row.positives) < 2:
+            raise Rejected("one passage only")
+        listed = (writing.shown(passage) for passage in row.positives)
+        shown = "\n\n".join(f"[{i}] {one['title']}. {one['passage']}" for i, one in enumerate(listed, start=1))
+        values = {"query": row.query, "passages": shown}
+        found = yield from writing.ask("decompose", values, lambda text: _searches_in(text, len(row.positives)))
+        return [
+            _again(writing, number + i, search, [row.positives[place]], row.negatives, "decompose")
+            for i, (search, place) in enumerate(found)
+        ]
+
+
+def _searches_in(text: str, passages: int) -> list[tuple[str, int]]:
+    """(search, place of its passage), in order. Raises Unreadable."""
+    value = json_value(text)
+    listed: Any = next(iter(value.values()), None) if isinstance(value, dict) and len(value) == 1 else value
+    found = []
+    for one in listed if isinstance(listed, list) else []:
+        if not isinstance(one, dict):
+            raise Unreadable("no searches")
+        search, number = one.get("search"), str(one.get("passage", "")).strip("[] ")
+        if not isinstance(search, str) or not search.strip() or not number.isdecimal():
+            raise Unreadable("no search with its passage")
+        if not 1 <= int(number) <= passages:
+            raise Unreadable("no such passage")
+        found.append((sound(search.strip()), int(number) - 1))
+    if not found:
+        raise Unreadable("no searches")
+    return found
+
+
+def _again(
+    writing: Writing,
+    number: int,
+    query: str,
+    positives: Sequence[Passage],
+    negatives: Sequence[Passage],
+    into: str,
+) -> Outcome:
+    row = _row(writing)
+    own = [passage for passage in negatives if passage not in positives]
+    return writing.written(
+        number,
+        query,
+        positives,
+        own,
+        row.instruction,
+        "rewrites",
+        row.answers if into != "decompose" else (),
+        {"into": into, "original": row.query, "original_id": row.id},
+    )
+
+
+def _row(writing: Writing) -> TrainingRow:
+    assert writing.unit.row is not None
+    return writing.unit.row

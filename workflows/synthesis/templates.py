@@ -1,0 +1,113 @@
+"""Prompts as YAML: what is said in each step of a recipe, what is drawn at random, what the reply should look like.
+
+    about: where the recipe is from
+    choices:                       # one of each is drawn by seed and fills the slot of its name
+      length: [a few words, a whole sentence]
+    steps:
+      query:
+        max_tokens: 64
+        stop: ["\\n"]
+        messages:
+          - system: You write search queries.
+          - user: "Passage: {passage}"
+        form: {type: object, ...}       # JSON schema, only of a reply in JSON
+
+A slot is a word in braces that the recipe fills; other braces stand for themselves.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Collection, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from agent.writing.asks import Message, Role
+from sleuth.errors import ConfigError, did_you_mean
+from sleuth.settings import Count, Settings, read_layers, validate
+
+_SLOT = re.compile(r"\{([a-z][a-z_]*)\}")
+_PACKAGE = "workflows.synthesis"
+
+
+class StepTemplate(Settings):
+    """One thing that is said: messages with slots, and how long and in which form the reply may be."""
+
+    max_tokens: Count = 256
+    stop: list[str] = Field(default_factory=list)
+    messages: Annotated[list[dict[str, str]], Field(min_length=1)]
+    form: dict[str, Any] | None = None
+    """JSON schema of the reply."""
+
+    @model_validator(mode="after")
+    def _roles(self) -> Self:
+        for message in self.messages:
+            if len(message) != 1 or next(iter(message)) not in ("system", "user", "assistant"):
+                raise ValueError("a message is one of system, user, assistant and its text")
+        if "user" not in self.messages[-1]:
+            raise ValueError("the last message must be the user's, which the model replies to")
+        return self
+
+    @property
+    def slots(self) -> set[str]:
+        return {slot for message in self.messages for text in message.values() for slot in _SLOT.findall(text)}
+
+    def fill(self, values: Mapping[str, str]) -> tuple[Message, ...]:
+        """The messages with ``values`` in their slots; a slot without a value stands for itself."""
+        filled = []
+        for message in self.messages:
+            ((role, text),) = message.items()
+            filled.append(Message(_role(role), _SLOT.sub(lambda slot: values.get(slot[1], slot[0]), text).strip()))
+        return tuple(filled)
+
+
+class Template(Settings):
+    """The prompts of a recipe."""
+
+    about: str = ""
+    choices: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
+    steps: Annotated[dict[str, StepTemplate], Field(min_length=1)]
+
+    def draw(self, rng: random.Random) -> dict[str, str]:
+        """One of each of the choices."""
+        return {name: rng.choice(values) for name, values in self.choices.items()}
+
+
+def load_template(name: str, steps: Mapping[str, Collection[str]], choices: Mapping[str, list[str]]) -> Template:
+    """The template ``name``: one that is shipped, or a YAML file, with ``choices`` in place of its own.
+
+    ``steps``: those that the recipe needs, with the slots that it fills. Raises ConfigError.
+    """
+    if name.endswith((".yaml", ".yml")):
+        values = read_layers(Path(name))
+    else:
+        shipped = templates()
+        if name not in shipped:
+            raise ConfigError(f"no prompt template '{name}'", f"{did_you_mean(name, shipped)} or name a YAML file")
+        text = (resources.files(_PACKAGE) / "prompts" / f"{name}.yaml").read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+    template = validate(Template, {**values, "choices": {**(values.get("choices") or {}), **choices}}, name)
+    for step, slots in steps.items():
+        if step not in template.steps:
+            raise ConfigError(f"the template {name} has no step '{step}'", f"it has {', '.join(template.steps)}")
+        known = {*slots, *template.choices}
+        for slot in sorted(template.steps[step].slots - known):
+            hint = f"{did_you_mean(slot, known)}; choices can be added"
+            raise ConfigError(f"the template {name}, step {step}, has a slot {{{slot}}} that nothing fills", hint)
+    return template
+
+
+def templates() -> list[str]:
+    """The names of the templates that are shipped."""
+    folder = resources.files(_PACKAGE) / "prompts"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def _role(name: str) -> Role:
+    roles: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+    return roles[name]

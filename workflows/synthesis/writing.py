@@ -1,0 +1,172 @@
+"""What every recipe shares: what it is given, how it asks, and the rows that come of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from agent.writing.asks import Ask, Message, Weigh
+from envs.grammar import neutralise
+from retrieval.passages import content_key
+from retrieval.training.rows import TrainingRow
+from sleuth.artifacts import text_digest
+from sleuth.seeding import derive_seed
+from sleuth.types import Passage
+from workflows.synthesis.script import Script, asked
+from workflows.synthesis.templates import Template
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What one piece of writing begins with: a passage, a row, or nothing but its number."""
+
+    id: str
+    passage: Passage | None = None
+    row: TrainingRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A row that was written; ``made``: how, in plain values that go into the row."""
+
+    row: TrainingRow
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Something that was written and is not kept, with the reason and the filter, or ``writing``."""
+
+    id: str
+    by: str
+    reason: str
+    text: str = ""
+    row: TrainingRow | None = None
+
+
+Outcome = Written | Reject
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How replies are sampled, where a step's template does not say."""
+
+    temperature: float
+    top_p: float
+    attempts: int
+    passage_words: int
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """One unit being written: asks with its template and seeds. Outside text cannot speak for the template."""
+
+    unit: Unit
+    template: Template
+    style: Style
+    seed: int
+    reserved: frozenset[str]
+    draws: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def rng(self) -> random.Random:
+        """For choices of this unit; the same at every call."""
+        return random.Random(derive_seed(self.seed, "choices", self.unit.id))
+
+    def ask(
+        self,
+        step: str,
+        values: Mapping[str, str],
+        read: Callable[[str], T],
+        *,
+        place: object = "",
+        after: Sequence[Message] = (),
+        max_tokens: int | None = None,
+        cold: bool = False,
+    ) -> Script[T]:
+        """What ``read`` makes of the reply to ``step``; ``place`` tells repetitions of a step apart.
+
+        ``after``: what was said before, in further turns of a conversation. ``max_tokens`` None: the template's.
+        ``cold``: at temperature 0, as verdicts are asked for; only the attempts after the first are sampled.
+        """
+        template = self.template.steps[step]
+        messages = (*after, *self.messages(step, values))
+        key = f"{self.unit.id}/{step}{place}"
+
+        def make(attempt: int) -> Ask:
+            greedy = cold and attempt == 0
+            return Ask(
+                f"{key}/{attempt}",
+                messages,
+                max_tokens or template.max_tokens,
+                0.0 if greedy else self.style.temperature,
+                1.0 if greedy else self.style.top_p,
+                tuple(template.stop),
+                derive_seed(self.seed, key, attempt),
+                template.form,
+            )
+
+        return asked(make, read, self.style.attempts)
+
+    def messages(self, step: str, values: Mapping[str, str]) -> tuple[Message, ...]:
+        """What ``step`` says, with the draws and ``values`` in its slots."""
+        return self.template.steps[step].fill({**self.draws, **self._safe(values)})
+
+    def weigh(self, step: str, values: Mapping[str, str], text: str, *, place: object = "") -> Weigh:
+        """How likely ``text`` is as the reply to ``step``."""
+        key = f"{self.unit.id}/{step}{place}/weight of {text}"
+        return Weigh(key, self.messages(step, values), neutralise(text, self.reserved))
+
+    def shown(self, passage: Passage) -> dict[str, str]:
+        """A passage as slots: its title and the beginning of its text."""
+        return {"title": passage.title or "(untitled)", "passage": first_words(passage.text, self.style.passage_words)}
+
+    def written(
+        self,
+        number: int,
+        query: str,
+        positives: Sequence[Passage],
+        negatives: Sequence[Passage] = (),
+        instruction: str = "",
+        recipe: str = "",
+        answers: Sequence[str] = (),
+        made: Mapping[str, object] | None = None,
+    ) -> Written:
+        """A row of this unit, the ``number``-th; ``made`` goes beside the draws."""
+        name = f"{recipe}-{self.unit.id}" + (f"-{number}" if number else "")
+        row = TrainingRow(
+            name, query, tuple(positives), tuple(negatives), tuple(answers), instruction, source=f"written/{recipe}"
+        )
+        seed = {} if self.unit.passage is None else {"seed_passage": self.unit.passage.id}
+        return Written(row, {"recipe": recipe, **seed, **self.draws, **(made or {})})
+
+    def reject(self, number: int, reason: str, text: str = "") -> Reject:
+        return Reject(f"{self.unit.id}" + (f"-{number}" if number else ""), "writing", reason, text)
+
+    def _safe(self, values: Mapping[str, str]) -> dict[str, str]:
+        return {name: neutralise(text, self.reserved) for name, text in values.items()}
+
+
+class Recipe(Protocol):
+    """A published way to write rows. ``needs``: passages, rows or nothing."""
+
+    needs: str
+    steps: Mapping[str, Sequence[str]]
+    """The steps of its template, and the slots that it fills in each."""
+
+    def write(self, writing: Writing) -> Script[list[Outcome]]: ...
+
+
+def first_words(text: str, count: int) -> str:
+    words = text.split()
+    return text.strip() if len(words) <= count else " ".join(words[:count]) + " …"
+
+
+def written_passage(text: str, title: str = "") -> Passage:
+    """A passage that is in no corpus; its id follows from its content, so that copies of it are the same."""
+    passage = Passage("", title, text)
+    return Passage(f"written-{text_digest(content_key(passage))[:16]}", title, text)
