@@ -27,6 +27,7 @@ COMMANDS = {
     "train-retriever": "cli.train_retriever:train_retriever",
     "mine": "cli.train_retriever:mine",
     "world": "cli.world:world",
+    "pages": "cli.pages:pages",
     "download": "cli.download:download",
     "evaluate": "cli.evaluate:evaluate",
     "chat": "cli.chat.command:chat",

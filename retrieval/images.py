@@ -9,6 +9,9 @@ from pathlib import Path, PurePosixPath
 from sleuth.errors import DataError
 from sleuth.types import FilePart, Image
 
+MAX_PIXELS = 40_000_000
+"""A larger picture is refused where it would be decoded: it would take 120 MB."""
+
 
 def find_image(name: object, folder: Path) -> Image:
     """The picture called ``name`` in a row of the corpus in ``folder``.

@@ -29,6 +29,7 @@ Similarity = Literal["dot", "cosine"]
 Towers = Literal["shared", "separate"]
 WeightDtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["own", "bidirectional"]
+Reads = Literal["text", "image", "both"]
 Tokens = Annotated[int, Field(ge=3)]
 Dimensions = Annotated[int, Field(ge=1)]
 
@@ -150,6 +151,9 @@ class EncoderSettings(Settings):
     """bidirectional: a decoder's states depend on later tokens too (LLM2Vec); own: as the backbone has it."""
     dtype: WeightDtype = "float32"
     """Of the weights; what they give is float32 in any case."""
+    reads: Reads = "text"
+    """What is read of a passage that has a picture: its text, the picture, or both together. Of one without a picture
+    the text is read in any case."""
 
     def prompt(self, role: Role) -> str:
         return self.query_prompt if role == "query" else self.passage_prompt
@@ -235,6 +239,7 @@ class EncoderChoice(EncoderKind):
     towers: Towers | None = None
     attention: Attention | None = None
     dtype: WeightDtype | None = None
+    reads: Reads | None = None
     device: str | None = None
     """Where it runs (cpu, cuda, cuda:1); None: a GPU, if there is one. Not a property of the weights."""
 
