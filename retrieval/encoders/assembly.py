@@ -74,6 +74,9 @@ def backbone_of(settings: EncoderSettings, **how: Any) -> Transformer:
     if first.config.model_type == MODEL_TYPE and settings.reads != "text":
         first.modality_config = {kind: dict(_TEXT["text"]) for kind in ("text", "image", ("image", "text"))}
         first.input_formatter.supported_modalities = list(first.modality_config)
+    image_by = first.modality_config.get("image", {}).get("method")
+    if settings.reads != "text" and image_by == "forward" and not {"message", ("image", "text")} & {*first.modalities}:
+        raise ArtifactError(f"{settings.backbone} has no chat template to put pictures into", "give its processor one")
     if settings.reads != "text" and "image" not in first.modalities and "message" not in first.modalities:
         raise ArtifactError(f"{settings.backbone} reads no pictures", "set reads: text, or choose one that does")
     if adapter:
@@ -86,7 +89,8 @@ def backbone_of(settings: EncoderSettings, **how: Any) -> Transformer:
 
 def limit_tokens(first: Any, settings: EncoderSettings) -> None:
     """Set tokenizer and lengths in the module itself, where plain sentence-transformers reads them."""
-    longest = int(getattr(first.config, "max_position_embeddings", 0) or 10**6)
+    texts = getattr(first.config, "text_config", first.config)
+    longest = int(getattr(texts, "max_position_embeddings", 0) or 10**6)
     wanted = max(settings.query_max_tokens, settings.passage_max_tokens)
     if wanted > longest:
         raise ArtifactError(f"{settings.backbone} reads at most {longest} tokens, not {wanted}", "lower the max_tokens")

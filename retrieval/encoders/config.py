@@ -87,6 +87,8 @@ _OF_THE_LIBRARY = {
 }
 """sentence-transformers' classes, as its folders and PyLate's name them, and their families here."""
 _RERANKER = "CrossEncoder"
+_LATE = "ForRetrieval"
+"""How transformers' own late-interaction models end: ColPali, ColQwen2, ColModernVBert."""
 _STANFORDS = "HF_ColBERT"
 """The architecture of Stanford's ColBERT checkpoints, which sentence-transformers loads too."""
 
@@ -106,8 +108,8 @@ def named_family(folder: str) -> str | None:
             content = json.loads((root / "config_sentence_transformers.json").read_text(encoding="utf-8"))
             kind = content["model_type"]
             return None if kind == _RERANKER else _OF_THE_LIBRARY.get(kind, "dense")
-        architectures = json.loads((root / "config.json").read_text(encoding="utf-8")).get("architectures")
-        return "multivector" if _STANFORDS in (architectures or []) else None
+        named = json.loads((root / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+        return "multivector" if any(name == _STANFORDS or name.endswith(_LATE) for name in named) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # what is wrong is said when it is loaded
         return None
 

@@ -23,8 +23,10 @@ from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.page_config import PageScratchSettings
 from retrieval.encoders.page_trunk import PageTrunk
 from retrieval.encoders.scratch import make_backbone
+from retrieval.multivector.explain import explain
 from retrieval.open import open_retriever
 from retrieval.pages.config import PageSettings
+from retrieval.pages.heat import heat_png
 from retrieval.pages.letters import LETTERS, LetterPlaces
 from retrieval.pages.write import write_pages
 from retrieval.training.config import TrainingSettings
@@ -233,3 +235,20 @@ def test_a_blank_page_has_finite_states(trunk: Path) -> None:
 
 def test_the_trunk_is_one_of_transformers(trunk: Path) -> None:
     assert isinstance(PageTrunk.from_pretrained(trunk), PageTrunk)
+
+
+def test_the_parts_of_a_score_are_on_the_inked_patches_of_the_page(trunk: Path, passages: Sequence[Passage]) -> None:
+    encoder = made(trunk, "multivector")
+    image = passages[0].image
+    assert image is not None
+    (reason,) = explain(encoder, "Oslo", passages[:1])
+    assert {part.query_term for part in reason.parts} == set("Oslo")
+    dark = np.asarray(decode(image).convert("L")) < 128
+    for part in reason.parts:
+        assert part.box is not None
+        left, top, right, bottom = part.box
+        assert (right - left, bottom - top) == (8, 16) and dark[top:bottom, left:right].any()
+    red = np.asarray(Pillow.open(io.BytesIO(heat_png(image, reason))).convert("RGB")).astype(int)
+    scale = red.shape[1] // 96
+    left, top, right, bottom = reason.parts[0].box or (0, 0, 0, 0)
+    assert (red[top * scale, left * scale] - red[-1, -1])[1] < -20  # less green than paper: red lies on it
