@@ -24,7 +24,10 @@ _PARTS = 12
 
 def search(
     index: Annotated[str, typer.Argument(help=HELP)],
-    queries: Annotated[list[str], typer.Argument(help="Queries; - reads them from standard input, one per line.")],
+    queries: Annotated[
+        list[str],
+        typer.Argument(help="Queries; - reads them from standard input, one per line. With --images, picture files."),
+    ],
     k: Annotated[int, typer.Option("-k", "--k", help="Hits per query; all passages of a smaller index.")] = 5,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A retriever setting: retriever.k1=1.2")
@@ -33,16 +36,21 @@ def search(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show which terms or tokens made each hit, where the index can tell.")
     ] = False,
+    images: Annotated[bool, typer.Option("--images", help="QUERIES are files of pictures, and pictures ask.")] = False,
     maps: Annotated[
         Path | None, typer.Option(help="Folder for each page with what the query met on it, as PNG and HTML.")
     ] = None,
 ) -> None:
     """Search INDEX for each of the QUERIES and print the best passages."""
+    from sleuth.errors import ConfigError
     from workflows.retrievers import open_alone, retriever_settings
 
     asked = _queries(queries)
+    if images and (explain or maps):
+        raise ConfigError("--explain and --maps are for queries of words", "leave out --images or them")
     retriever = open_alone(retriever_settings(index, overrides or []), cached=False, resilient=False)
-    for number, (query, found) in enumerate(zip(asked, retriever.search(asked, k), strict=True), start=1):
+    answers = _search_images(retriever, asked, k) if images else retriever.search(asked, k)
+    for number, (query, found) in enumerate(zip(asked, answers, strict=True), start=1):
         reasons = _explained(retriever, query, found) if explain or maps else None
         if maps is not None and reasons is not None:
             _write_maps(maps, number, query, found, reasons)
@@ -59,6 +67,16 @@ def _explained(retriever: Retriever, query: str, hits: Sequence[Hit]) -> list[Ex
     if not isinstance(retriever, Explains):
         raise ConfigError("this retriever cannot say what made its hits", "--explain takes the index of an encoder")
     return retriever.explain(query, hits) if hits else []
+
+
+def _search_images(retriever: Retriever, files: Sequence[str], k: int) -> list[list[Hit]]:
+    from retrieval.encoders.retriever import EncoderRetriever
+    from retrieval.images import image_of_file
+    from sleuth.errors import ConfigError
+
+    if not isinstance(retriever, EncoderRetriever):
+        raise ConfigError("pictures are searched for with the index of an encoder alone", "leave --images out")
+    return retriever.search_images([image_of_file(Path(file)) for file in files], k)
 
 
 def _write_maps(folder: Path, number: int, query: str, hits: Sequence[Hit], reasons: Sequence[Explanation]) -> None:

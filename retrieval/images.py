@@ -39,6 +39,17 @@ def find_image(name: object, folder: Path) -> Image:
     return Image(PurePosixPath(name).as_posix(), hashlib.sha256(data).hexdigest(), place)
 
 
+def image_of_file(path: Path) -> Image:
+    """The picture in a file of the user's. Raises DataError if it cannot be read or is none."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the picture {path}: {error.strerror or error}") from None
+    if not _is_picture(data):
+        raise DataError(f"{path} is not a picture", "give a PNG or JPEG that is whole")
+    return Image(path.name, hashlib.sha256(data).hexdigest(), data)
+
+
 def read_image(image: Image) -> bytes:
     """The encoded picture (PNG, JPEG, ...). Raises DataError if its bytes are gone or changed."""
     if isinstance(image.content, bytes):

@@ -25,7 +25,7 @@ from sleuth.errors import did_you_mean
 from sleuth.kinds import KindSettings
 from sleuth.settings import Count, Rate, Settings, Share
 
-Layout = Literal["tevatron", "beir", "hotpotqa", "musique", "cloze"]
+Layout = Literal["tevatron", "colpali", "beir", "hotpotqa", "musique", "cloze"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Karpukhin et al. 2020, section 3 and appendix: batch 128, one BM25 negative, inner product without temperature

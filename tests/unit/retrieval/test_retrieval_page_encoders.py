@@ -14,6 +14,7 @@ import torch
 from PIL import Image as Pillow
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
+from cli.main import main
 from retrieval.corpus import BadRow, read_rows
 from retrieval.encoders.config import preset
 from retrieval.encoders.encoder import Encoder
@@ -252,3 +253,30 @@ def test_the_parts_of_a_score_are_on_the_inked_patches_of_the_page(trunk: Path, 
     scale = red.shape[1] // 96
     left, top, right, bottom = reason.parts[0].box or (0, 0, 0, 0)
     assert (red[top * scale, left * scale] - red[-1, -1])[1] < -20  # less green than paper: red lies on it
+
+
+def test_a_picture_finds_its_own_page_and_a_text_encoder_says_it_reads_none(
+    trunk: Path, pages: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made(trunk, "dense").save(tmp_path / "e")
+    index = str(tmp_path / "i")
+    main_of("index", str(pages), "--out", index, "--kind", "dense", "--encoder", str(tmp_path / "e"))
+    files = {row["_id"]: pages / row["image"] for row in map(json.loads, (pages / "corpus.jsonl").open())}
+    capfd.readouterr()
+    main_of("search", index, str(files["oslo"]), str(files["voss"]), "--images", "-k", "2", "--json")
+    found = [json.loads(line)["hits"][0]["id"] for line in capfd.readouterr().out.splitlines()]
+    assert found == ["oslo", "voss"]
+    assert main_of("search", index, str(tmp_path / "none.png"), "--images") == 2
+    assert "cannot read the picture" in capfd.readouterr().err
+    text = "{backbone: %s, reads: text}" % (tmp_path / "e")
+    assert main_of("index", str(pages), "--out", index, "--kind", "dense", "--encoder", text, "--overwrite") == 0
+    assert main_of("search", index, str(files["oslo"]), "--images") == 2
+    assert "reads no pictures of queries" in capfd.readouterr().err
+
+
+def main_of(*words: str) -> int:
+    try:
+        main(list(words))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
