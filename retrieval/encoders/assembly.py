@@ -74,17 +74,31 @@ def backbone_of(settings: EncoderSettings, **how: Any) -> Transformer:
     if first.config.model_type == MODEL_TYPE and settings.reads != "text":
         first.modality_config = {kind: dict(_TEXT["text"]) for kind in ("text", "image", ("image", "text"))}
         first.input_formatter.supported_modalities = list(first.modality_config)
+    check_reads(first, settings)
     image_by = first.modality_config.get("image", {}).get("method")
-    if settings.reads != "text" and image_by == "forward" and not {"message", ("image", "text")} & {*first.modalities}:
+    if settings.reads != "text" and image_by == "forward" and not _combines(first):
         raise ArtifactError(f"{settings.backbone} has no chat template to put pictures into", "give its processor one")
-    if settings.reads != "text" and "image" not in first.modalities and "message" not in first.modalities:
-        raise ArtifactError(f"{settings.backbone} reads no pictures", "set reads: text, or choose one that does")
     if adapter:
         first.model.load_adapter(settings.backbone)
     if settings.attention == "bidirectional":
         make_bidirectional(first.model, settings.backbone)
     limit_tokens(first, settings)
     return first
+
+
+def check_reads(first: Any, settings: EncoderSettings) -> None:
+    """Raise ArtifactError if a model whose ``first`` module it is cannot take what ``settings`` say is read."""
+    if settings.reads == "text":
+        return
+    if "image" not in getattr(first, "modalities", ()):
+        raise ArtifactError(f"{settings.backbone} reads no pictures", "set reads: text, or choose one that does")
+    if settings.reads == "both" and not _combines(first):
+        raise ArtifactError(f"{settings.backbone} reads a text or a picture, not both at once", "set reads: image")
+
+
+def _combines(first: Any) -> bool:
+    """Whether a picture and a text can be one input."""
+    return bool({"message", ("image", "text")} & {*first.modalities})
 
 
 def limit_tokens(first: Any, settings: EncoderSettings) -> None:
@@ -149,6 +163,8 @@ def apply_settings(model: BaseModel, settings: EncoderSettings, changed: Abstrac
 
     Raises ArtifactError for what these weights cannot have.
     """
+    if "reads" in changed:
+        check_reads(modules_of(model)[0], settings)
     if "attention" in changed:
         for module in model.modules():
             if isinstance(module, Transformer) and settings.attention == "bidirectional":

@@ -199,16 +199,15 @@ class Encoder:
         made = self.model.preprocess(given, prompt=self.settings.prompt(role), task=TASKS[role], **limit)
         tensors = {name: value for name, value in made.items() if isinstance(value, Tensor)}
         whole = {name: value if value.numel() else value.long() for name, value in tensors.items()}
-        kind = {} if only_text else {"modality": made["modality"]}
+        kind = {} if only_text or "modality" not in made else {"modality": made["modality"]}
         return whole | kind | self._left_out(role)
 
     def _tower_identity(self, role: Role) -> list[object]:
         settings = self.settings
         tokenizer: Any = getattr(self._first_module(role), "tokenizer", None)
         words = tokenizer.backend_tokenizer.to_str() if getattr(tokenizer, "is_fast", False) else str(tokenizer)
-        kind: list[object] = (
-            [] if settings.kind == "dense" else [settings.kind]
-        )  # digests of dense encoders never named it
+        # digests of dense encoders never named their kind
+        kind: list[object] = [] if settings.kind == "dense" else [settings.kind]
         kind += [] if settings.attention == "own" else [settings.attention]
         kind += self._how_pictures_are_read(role)
         added = [self.expander.fingerprint] if self.expander is not None and role == "passage" else []

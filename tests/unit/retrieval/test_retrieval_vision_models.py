@@ -10,7 +10,7 @@ import tiny_vision
 import torch
 from PIL import Image as Pillow
 
-from retrieval.encoders.config import preset
+from retrieval.encoders.config import DenseChoice, preset
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.multivector.explain import explain
@@ -63,6 +63,16 @@ def test_pages_are_encoded_alike_alone_in_a_batch_and_when_loaded(
 def test_a_model_of_one_vector_makes_no_patches(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="gives one vector a text or picture"):
         encoder_of("clip", "colbert", tmp_path)
+
+
+def test_a_model_that_combines_nothing_says_so_when_made_and_when_loaded(tmp_path: Path) -> None:
+    encoder_of("clip", "plain", tmp_path / "clip").save(tmp_path / "saved")
+    for make in (
+        lambda: new_encoder(preset("plain", str(tmp_path / "clip"), **{**LENGTHS, "reads": "both"})),
+        lambda: load_encoder(DenseChoice(backbone=str(tmp_path / "saved"), reads="both")),
+    ):
+        with pytest.raises(ArtifactError, match="reads a text or a picture, not both at once"):
+            make()
 
 
 def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
