@@ -77,8 +77,8 @@ class Drawer:
         width, height = self.settings.cell
         cell = Image.new("L", (width, height), _PAPER)
         ascent, descent = self.font.getmetrics()
-        across = (width - self.font.getlength(letter)) / 2
-        down = (height - ascent - descent) / 2
+        across = round((width - self.font.getlength(letter)) / 2)
+        down = round((height - ascent - descent) / 2)  # at half a pixel above the edge Pillow cuts more than it must
         ImageDraw.Draw(cell).text((across, down), letter, font=self.font, fill=0)
         return np.asarray(cell)
 

@@ -79,6 +79,15 @@ def test_letters_stand_where_their_places_say() -> None:
     assert not dark[:, 64:].any() and not dark[32:].any()
 
 
+@pytest.mark.parametrize("letter", "Tigjlé")
+def test_a_letter_in_a_cell_is_whole(letter: str) -> None:
+    drawer = Drawer(GRID)
+    (page,) = drawer.pages(letter, "p")
+    _, top, _, bottom = drawer.font.getbbox(letter)
+    rows = np.flatnonzero((page.pixels[:16, :8] < 250).any(axis=1))
+    assert rows[-1] - rows[0] + 1 == bottom - top
+
+
 @given(st.text(max_size=300))
 def test_a_text_loses_no_letter_when_it_is_broken_into_lines(text: str) -> None:
     pages = list(Drawer(GRID).pages(text, "p"))
