@@ -29,6 +29,7 @@ COMMANDS = {
     "mine": "cli.train_retriever:mine",
     "synthesize": "cli.synthesize:synthesize",
     "world": "cli.world:world",
+    "pages": "cli.pages:pages",
     "download": "cli.download:download",
     "evaluate": "cli.evaluate:evaluate",
     "chat": "cli.chat.command:chat",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +24,10 @@ _PARTS = 12
 
 def search(
     index: Annotated[str, typer.Argument(help=HELP)],
-    queries: Annotated[list[str], typer.Argument(help="Queries; - reads them from standard input, one per line.")],
+    queries: Annotated[
+        list[str],
+        typer.Argument(help="Queries; - reads them from standard input, one per line. With --images, picture files."),
+    ],
     k: Annotated[int, typer.Option("-k", "--k", help="Hits per query; all passages of a smaller index.")] = 5,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A retriever setting: retriever.k1=1.2")
@@ -32,14 +36,24 @@ def search(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show which terms or tokens made each hit, where the index can tell.")
     ] = False,
+    images: Annotated[bool, typer.Option("--images", help="QUERIES are files of pictures, and pictures ask.")] = False,
+    maps: Annotated[
+        Path | None, typer.Option(help="Folder for each page with what the query met on it, as PNG and HTML.")
+    ] = None,
 ) -> None:
     """Search INDEX for each of the QUERIES and print the best passages."""
+    from sleuth.errors import ConfigError
     from workflows.retrievers import open_alone, retriever_settings
 
     asked = _queries(queries)
+    if images and (explain or maps):
+        raise ConfigError("--explain and --maps are for queries of words", "leave out --images or them")
     retriever = open_alone(retriever_settings(index, overrides or []), cached=False, resilient=False)
-    for query, found in zip(asked, retriever.search(asked, k), strict=True):
-        reasons = _explained(retriever, query, found) if explain else None
+    answers = _search_images(retriever, asked, k) if images else retriever.search(asked, k)
+    for number, (query, found) in enumerate(zip(asked, answers, strict=True), start=1):
+        reasons = _explained(retriever, query, found) if explain or maps else None
+        if maps is not None and reasons is not None:
+            _write_maps(maps, number, query, found, reasons)
         if json:
             _print_json(query, found, reasons)
         else:
@@ -56,6 +70,38 @@ def _explained(retriever: Retriever, query: str, hits: Sequence[Hit]) -> list[Ex
             "--explain takes the index of an encoder, a hybrid or a reranker",
         )
     return retriever.explain(query, hits) if hits else []
+
+
+def _search_images(retriever: Retriever, files: Sequence[str], k: int) -> list[list[Hit]]:
+    from retrieval.encoders.retriever import EncoderRetriever
+    from retrieval.images import image_of_file
+    from sleuth.errors import ConfigError
+
+    if not isinstance(retriever, EncoderRetriever):
+        raise ConfigError("pictures are searched for with the index of an encoder alone", "leave --images out")
+    return retriever.search_images([image_of_file(Path(file)) for file in files], k)
+
+
+def _write_maps(folder: Path, number: int, query: str, hits: Sequence[Hit], reasons: Sequence[Explanation]) -> None:
+    """The pages among ``hits`` with their heat maps: ``1-2.png`` and ``1-2.html`` are of the second hit of query 1."""
+    from retrieval.pages.heat import heat_html, heat_png
+    from sleuth.artifacts import atomic_write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = 0
+    for hit, reason in zip(hits, reasons, strict=True):
+        image = hit.passage.image
+        if image is None or not any(part.box for part in reason.parts):
+            continue
+        png = heat_png(image, reason)
+        (folder / f"{number}-{hit.rank}.png").write_bytes(png)
+        title = hit.passage.title or hit.passage.id
+        atomic_write(folder / f"{number}-{hit.rank}.html", heat_html(title, query, hit.score, png, reason))
+        written += 1
+    what = (
+        f"{written} heat maps in {folder}" if written else "no hit has a picture whose parts are known, so no heat map"
+    )
+    typer.echo(what, err=True)
 
 
 def _queries(given: Sequence[str]) -> list[str]:
@@ -78,6 +124,7 @@ def _print_json(query: str, hits: Sequence[Hit], reasons: Sequence[Explanation] 
     for row, reason in zip(rows, reasons or (), strict=False):
         row["explanation"] = [
             {"query_term": part.query_term, "passage_term": part.passage_term, "score": part.score}
+            | ({"box": list(part.box)} if part.box else {})
             for part in reason.parts
         ]
     print_json({"query": query, "hits": rows})

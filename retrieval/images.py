@@ -9,6 +9,9 @@ from pathlib import Path, PurePosixPath
 from sleuth.errors import DataError
 from sleuth.types import FilePart, Image
 
+MAX_PIXELS = 40_000_000
+"""A larger picture is refused where it would be decoded: it would take 120 MB."""
+
 
 def find_image(name: object, folder: Path) -> Image:
     """The picture called ``name`` in a row of the corpus in ``folder``.
@@ -34,6 +37,17 @@ def find_image(name: object, folder: Path) -> Image:
         raise ValueError("image is not a picture")
     place = FilePart(path, 0, len(data))
     return Image(PurePosixPath(name).as_posix(), hashlib.sha256(data).hexdigest(), place)
+
+
+def image_of_file(path: Path) -> Image:
+    """The picture in a file of the user's. Raises DataError if it cannot be read or is none."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the picture {path}: {error.strerror or error}") from None
+    if not _is_picture(data):
+        raise DataError(f"{path} is not a picture", "give a PNG or JPEG that is whole")
+    return Image(path.name, hashlib.sha256(data).hexdigest(), data)
 
 
 def read_image(image: Image) -> bytes:

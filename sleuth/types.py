@@ -99,11 +99,15 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """What one term of a query and one of a passage, which may be the same, give to the score of a hit."""
+    """What one term of a query and one of a passage, which may be the same, give to the score of a hit.
+
+    ``box``: where on the passage's picture, in pixels from its left upper corner: left, top, right, bottom.
+    """
 
     query_term: str
     passage_term: str
     score: float
+    box: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

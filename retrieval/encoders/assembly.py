@@ -16,6 +16,7 @@ from retrieval.encoders.attention import is_bidirectional, make_bidirectional
 from retrieval.encoders.config import EncoderChoice, EncoderKind, EncoderSettings
 from retrieval.encoders.encoder import TASKS, plain_text, router_of
 from retrieval.encoders.family import Family
+from retrieval.encoders.page_trunk import MODEL_TYPE, register
 from retrieval.encoders.tokenizer import plain_tokenizer
 from sleuth.errors import ArtifactError
 from sleuth.plugins import load_object
@@ -51,6 +52,7 @@ class Assembly(Protocol):
 
 
 def assembly_of(kind: str) -> Assembly:
+    register()
     choice = EncoderKind.class_for({"kind": kind, "backbone": ""})
     assert issubclass(choice, EncoderChoice)
     made: Assembly = load_object(choice.ASSEMBLY)
@@ -63,13 +65,19 @@ def backbone_of(settings: EncoderSettings, **how: Any) -> Transformer:
     ``how`` replaces arguments of sentence-transformers' ``Transformer``.
     """
     adapter = adapter_base(settings.backbone, ENCODER)
-    usual = {"modality_config": copy.deepcopy(_TEXT), "module_output_name": "token_embeddings"}
+    usual: dict[str, Any] = {"modality_config": copy.deepcopy(_TEXT), "module_output_name": "token_embeddings"}
+    if "transformer_task" in how or settings.reads != "text":
+        usual = {}
     first = Transformer(
-        adapter or settings.backbone,
-        model_kwargs={"dtype": getattr(torch, settings.dtype)},
-        **({} if "transformer_task" in how else usual),
-        **how,
+        adapter or settings.backbone, model_kwargs={"dtype": getattr(torch, settings.dtype)}, **usual, **how
     )
+    if first.config.model_type == MODEL_TYPE and settings.reads != "text":
+        first.modality_config = {kind: dict(_TEXT["text"]) for kind in ("text", "image", ("image", "text"))}
+        first.input_formatter.supported_modalities = list(first.modality_config)
+    check_reads(first, settings)
+    image_by = first.modality_config.get("image", {}).get("method")
+    if settings.reads != "text" and image_by == "forward" and not _combines(first):
+        raise ArtifactError(f"{settings.backbone} has no chat template to put pictures into", "give its processor one")
     if adapter:
         first.model.load_adapter(settings.backbone)
     if settings.attention == "bidirectional":
@@ -78,13 +86,32 @@ def backbone_of(settings: EncoderSettings, **how: Any) -> Transformer:
     return first
 
 
+def check_reads(first: Any, settings: EncoderSettings) -> None:
+    """Raise ArtifactError if a model whose ``first`` module it is cannot take what ``settings`` say is read."""
+    if settings.reads == "text":
+        return
+    if "image" not in getattr(first, "modalities", ()):
+        raise ArtifactError(f"{settings.backbone} reads no pictures", "set reads: text, or choose one that does")
+    if settings.reads == "both" and not _combines(first):
+        raise ArtifactError(f"{settings.backbone} reads a text or a picture, not both at once", "set reads: image")
+
+
+def _combines(first: Any) -> bool:
+    """Whether a picture and a text can be one input."""
+    return bool({"message", ("image", "text")} & {*first.modalities})
+
+
 def limit_tokens(first: Any, settings: EncoderSettings) -> None:
     """Set tokenizer and lengths in the module itself, where plain sentence-transformers reads them."""
-    longest = int(getattr(first.config, "max_position_embeddings", 0) or 10**6)
+    texts = getattr(first.config, "text_config", first.config)
+    longest = int(getattr(texts, "max_position_embeddings", 0) or 10**6)
     wanted = max(settings.query_max_tokens, settings.passage_max_tokens)
     if wanted > longest:
         raise ArtifactError(f"{settings.backbone} reads at most {longest} tokens, not {wanted}", "lower the max_tokens")
-    first.processor = plain_tokenizer(first.tokenizer, append_eos=settings.append_eos)
+    if first.processor is first.tokenizer or settings.reads == "text":
+        first.processor = plain_tokenizer(first.tokenizer, append_eos=settings.append_eos)
+    elif settings.append_eos:
+        raise ArtifactError(f"EOS is not appended to what {settings.backbone} reads", "leave append_eos out")
     first.max_seq_length = settings.passage_max_tokens
     first.tokenizer.model_max_length = wanted
     first.query_length = settings.query_max_tokens
@@ -117,6 +144,7 @@ def shared_settings(model: BaseModel, name: str) -> dict[str, Any]:
         "append_eos": _ends_in_eos(getattr(first, "tokenizer", None)),
         "towers": "shared" if router is None else "separate",
         "attention": "bidirectional" if is_bidirectional(getattr(first, "config", None)) else "own",
+        "reads": "image" if "image" in getattr(first, "modalities", ()) else "text",
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
     }
 
@@ -135,6 +163,8 @@ def apply_settings(model: BaseModel, settings: EncoderSettings, changed: Abstrac
 
     Raises ArtifactError for what these weights cannot have.
     """
+    if "reads" in changed:
+        check_reads(modules_of(model)[0], settings)
     if "attention" in changed:
         for module in model.modules():
             if isinstance(module, Transformer) and settings.attention == "bidirectional":

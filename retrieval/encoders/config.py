@@ -30,6 +30,7 @@ Similarity = Literal["dot", "cosine"]
 Towers = Literal["shared", "separate"]
 WeightDtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["own", "bidirectional"]
+Reads = Literal["text", "image", "both"]
 Tokens = Annotated[int, Field(ge=3)]
 Dimensions = Annotated[int, Field(ge=1)]
 
@@ -87,6 +88,8 @@ _OF_THE_LIBRARY = {
 }
 """sentence-transformers' classes, as its folders and PyLate's name them, and their families here."""
 _RERANKER = "CrossEncoder"
+_LATE = "ForRetrieval"
+"""How transformers' own late-interaction models end: ColPali, ColQwen2, ColModernVBert."""
 _STANFORDS = "HF_ColBERT"
 """The architecture of Stanford's ColBERT checkpoints, which sentence-transformers loads too."""
 
@@ -106,8 +109,8 @@ def named_family(folder: str) -> str | None:
             content = json.loads((root / "config_sentence_transformers.json").read_text(encoding="utf-8"))
             kind = content["model_type"]
             return None if kind == _RERANKER else _OF_THE_LIBRARY.get(kind, "dense")
-        architectures = json.loads((root / "config.json").read_text(encoding="utf-8")).get("architectures")
-        return "multivector" if _STANFORDS in (architectures or []) else None
+        named = json.loads((root / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+        return "multivector" if any(name == _STANFORDS or name.endswith(_LATE) for name in named) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # what is wrong is said when it is loaded
         return None
 
@@ -153,6 +156,9 @@ class EncoderSettings(Settings):
     """Of the weights; what they give is float32 in any case."""
     query_form: QueryForm = "query"
     """What of an agent's search is read: the query alone, or with its question or the last thought behind it."""
+    reads: Reads = "text"
+    """What is read of a passage that has a picture: its text, the picture, or both together. Of one without a picture
+    the text is read in any case."""
 
     def prompt(self, role: Role) -> str:
         return self.query_prompt if role == "query" else self.passage_prompt
@@ -239,6 +245,7 @@ class EncoderChoice(EncoderKind):
     attention: Attention | None = None
     dtype: WeightDtype | None = None
     query_form: QueryForm | None = None
+    reads: Reads | None = None
     device: str | None = None
     """Where it runs (cpu, cuda, cuda:1); None: a GPU, if there is one. Not a property of the weights."""
 

@@ -46,8 +46,10 @@ class DenseAssembly:
                 f"pooling of a new encoder on {settings.backbone} is not set", "choose cls, mean, lasttoken"
             )
         first = backbone_of(settings)
-        pooled = Pooling(first.get_embedding_dimension(), settings.pooling, settings.include_prompt)
-        modules: list[nn.Module] = [first, pooled]
+        modules: list[nn.Module] = [first]
+        if first.module_output_name != "sentence_embedding":  # CLIP and SigLIP give one vector themselves
+            size = first.get_embedding_dimension()
+            modules.append(Pooling(size, settings.pooling, settings.include_prompt))
         if settings.unit_length:
             modules.append(Normalize())
         return SentenceTransformer(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from retrieval.encoders.config import EncoderSettings, Role
 from retrieval.encoders.family import Encoded, Family, OnEncoded, PassageExpander, join
-from retrieval.encoders.modalities import TEXT, Modalities
+from retrieval.encoders.inputs import Input, Seen, are_texts, for_library, input_of, kind_of
+from retrieval.encoders.modalities import Modalities, modalities_read
 from retrieval.encoders.quiet import quiet_transformers
-from retrieval.passages import passage_text
+from retrieval.encoders.token_rows import append_ids, pad
 from sleuth.artifacts import atomic_folder, write_manifest
 from sleuth.errors import ConfigError, DataError, did_you_mean
 from sleuth.types import Passage
@@ -55,7 +56,6 @@ class Encoder:
         self.model = model
         self.settings = settings
         self.family = family
-        self.modalities: Modalities = TEXT
         self.source = source
         """Folder or hub name it was loaded from; None if it has not been saved yet."""
         self.expander: PassageExpander | None = None
@@ -63,6 +63,10 @@ class Encoder:
         for name, weight in model.named_parameters():
             if _UNUSED in name:
                 weight.requires_grad_(False)
+
+    @property
+    def modalities(self) -> Modalities:
+        return modalities_read(getattr(self._first_module("passage"), "modalities", ["text"]), self.settings.reads)
 
     @property
     def dimension(self) -> int:
@@ -92,17 +96,26 @@ class Encoder:
         tower: nn.Module = router.sub_modules[task] if router is not None else self.model
         return tower
 
-    def features(self, texts: Sequence[str], role: Role) -> dict[str, Tensor]:
-        """Model inputs [texts, tokens], padded on the right: prompt, truncated text, EOS if the model uses it."""
-        read = self._expanded(texts, role)
+    def inputs_of(self, passages: Sequence[Passage]) -> list[Input]:
+        """What is read of each of ``passages``."""
+        return [input_of(passage, self.settings.reads) for passage in passages]
+
+    def features(self, inputs: Sequence[Input], role: Role) -> dict[str, Any]:
+        """Model inputs [inputs, tokens], padded on the right: prompt, truncated text, EOS if the model uses it.
+
+        All ``inputs`` are of one kind: texts, pictures, or pictures with texts.
+        """
+        if not are_texts(inputs):
+            return self._processed(inputs, role)
+        read = self._expanded(inputs, role)
         first = self._first_module(role)
         if not plain_text(first, role):
             return self._processed(read, role)
-        return _pad(first.tokenizer, self._tokens(read, role)) | self._left_out(role)
+        return pad(first.tokenizer, self._tokens(read, role)) | self._left_out(role)
 
-    def embed(self, features: Mapping[str, Tensor], role: Role) -> Encoded:
-        """The texts of ``features``, on the model's device, with gradients if the model is in training mode."""
-        inputs = {name: value.to(self.device) for name, value in features.items()}
+    def embed(self, features: Mapping[str, Any], role: Role) -> Encoded:
+        """The inputs of ``features``, on the model's device, with gradients if the model is in training mode."""
+        inputs = {n: value.to(self.device) if isinstance(value, Tensor) else value for n, value in features.items()}
         return self.family.read(self.model(inputs, task=TASKS[_known(role)]), self.settings)
 
     def nothing(self, role: Role) -> Encoded:
@@ -113,9 +126,15 @@ class Encoder:
     def encode_texts(
         self, texts: Sequence[str], role: Role, batch_size: int = 32, progress: OnEncoded | None = None
     ) -> Encoded:
-        """The encoded ``texts`` in order, on the CPU; batches have similar lengths to minimise padding.
+        """The encoded ``texts`` in order, on the CPU; errors are those of `encode_inputs`."""
+        return self.encode_inputs(texts, role, batch_size, progress)
 
-        Raises DataError if a value is not finite.
+    def encode_inputs(
+        self, inputs: Sequence[Input], role: Role, batch_size: int = 32, progress: OnEncoded | None = None
+    ) -> Encoded:
+        """The encoded ``inputs`` in order, on the CPU; batches are of one kind and of similar lengths.
+
+        Pictures are read a batch at a time. Raises DataError if one is damaged or a value is not finite.
         """
         order: list[NDArray[np.int64]] = []
         parts: list[Encoded] = []
@@ -123,7 +142,7 @@ class Encoder:
         self.model.eval()
         try:
             with torch.inference_mode():
-                for rows, features in self._batches(texts, role, batch_size):
+                for rows, features in self._all_batches(inputs, role, batch_size):
                     parts.append(self.embed(features, role).to("cpu"))
                     order.append(rows)
                     if progress:
@@ -133,14 +152,14 @@ class Encoder:
         finally:
             self.model.train(training)
         found = made[np.argsort(np.concatenate(order))] if order else made
-        _refuse_not_finite(found, texts)
+        _refuse_not_finite(found, inputs)
         return found
 
     def encode_passages(
         self, passages: Sequence[Passage], batch_size: int = 32, progress: OnEncoded | None = None
     ) -> Encoded:
-        """The encoded passages in order; of each its title and text are read."""
-        return self.encode_texts([passage_text(p) for p in passages], "passage", batch_size, progress)
+        """The encoded passages in order; of each is read what the settings say."""
+        return self.encode_inputs(self.inputs_of(passages), "passage", batch_size, progress)
 
     def encode(
         self, texts: Sequence[str], role: Role, batch_size: int = 32, progress: OnEncoded | None = None
@@ -171,24 +190,52 @@ class Encoder:
             return list(texts)
         return self.expander(texts, self._first_module(role).tokenizer, self.settings)
 
-    def _processed(self, texts: Sequence[str], role: Role) -> dict[str, Tensor]:
+    def _processed(self, inputs: Sequence[Input], role: Role) -> dict[str, Any]:
         """Model inputs as sentence-transformers makes them; of texts without a token in integers too."""
-        limit = {"max_length": self.settings.max_tokens(role)} if _is_cut(self._first_module(role), role) else {}
-        made = self.model.preprocess(list(texts), prompt=self.settings.prompt(role), task=TASKS[role], **limit)
-        inputs = {name: value for name, value in made.items() if isinstance(value, Tensor)}
-        whole = {name: value if value.numel() else value.long() for name, value in inputs.items()}
-        return whole | self._left_out(role)
+        first = self._first_module(role)
+        limit = {"max_length": self.settings.max_tokens(role)} if _is_cut(first, role) else {}
+        only_text = list(getattr(first, "modalities", ["text"])) == ["text"]
+        given: list[Any] = list(inputs) if only_text else for_library(inputs)
+        made = self.model.preprocess(given, prompt=self.settings.prompt(role), task=TASKS[role], **limit)
+        tensors = {name: value for name, value in made.items() if isinstance(value, Tensor)}
+        whole = {name: value if value.numel() else value.long() for name, value in tensors.items()}
+        kind = {} if only_text or "modality" not in made else {"modality": made["modality"]}
+        return whole | kind | self._left_out(role)
 
     def _tower_identity(self, role: Role) -> list[object]:
         settings = self.settings
         tokenizer: Any = getattr(self._first_module(role), "tokenizer", None)
         words = tokenizer.backend_tokenizer.to_str() if getattr(tokenizer, "is_fast", False) else str(tokenizer)
-        kind = [] if settings.kind == "dense" else [settings.kind]  # digests of dense encoders never named it
+        # digests of dense encoders never named their kind
+        kind: list[object] = [] if settings.kind == "dense" else [settings.kind]
         kind += [] if settings.attention == "own" else [settings.attention]
         kind += [settings.query_form] if role == "query" and settings.query_form != "query" else []
+        kind += self._how_pictures_are_read(role)
         added = [self.expander.fingerprint] if self.expander is not None and role == "passage" else []
         decided = [settings.prompt(role), settings.max_tokens(role), *settings.decisive, *kind, *added]
         return [*decided, _without_state(words)]
+
+    def _how_pictures_are_read(self, role: Role) -> list[object]:
+        """Sizes, patches and whatever else a picture goes through before the model sees it."""
+        if self.settings.reads == "text":
+            return []
+        processor = getattr(getattr(self._first_module(role), "processor", None), "image_processor", None)
+        return [self.settings.reads, *([] if processor is None else [processor.to_dict()])]
+
+    def _all_batches(
+        self, inputs: Sequence[Input], role: Role, batch_size: int
+    ) -> Iterator[tuple[NDArray[np.int64], dict[str, Any]]]:
+        """Rows and their features: texts, then pictures, then pictures with texts."""
+        kinds = [kind_of(given) for given in inputs]
+        for kind in sorted(set(kinds), key=lambda kind: (kind != "text", kind)):
+            rows = np.array([row for row, own in enumerate(kinds) if own == kind], dtype=np.int64)
+            some = [inputs[row] for row in rows]
+            if are_texts(some):
+                yield from ((rows[part], features) for part, features in self._batches(some, role, batch_size))
+                continue
+            for start in range(0, len(some), batch_size):
+                part = slice(start, start + batch_size)
+                yield rows[part], self._processed(some[part], role)
 
     def _batches(
         self, texts: Sequence[str], role: Role, batch_size: int
@@ -204,7 +251,7 @@ class Encoder:
         order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            batch = _pad(first.tokenizer, {name: [tokens[name][row] for row in rows] for name in tokens})
+            batch = pad(first.tokenizer, {name: [tokens[name][row] for row in rows] for name in tokens})
             yield rows, batch | self._left_out(role)
 
     def _tokens(self, texts: Sequence[str], role: Role) -> dict[str, list[list[int]]]:
@@ -223,7 +270,7 @@ class Encoder:
         if not all(tokens["input_ids"]):
             raise DataError("an empty text has no vector in this encoder", "leave empty texts out")
         if self.expander is not None and role == "passage":
-            _append(tokens, self.expander.tokens(texts), limit, {tokenizer.sep_token_id, tokenizer.eos_token_id})
+            append_ids(tokens, self.expander.tokens(texts), limit, {tokenizer.sep_token_id, tokenizer.eos_token_id})
         return tokens
 
     def _left_out(self, role: Role) -> dict[str, Tensor]:
@@ -287,45 +334,19 @@ def plain_text(module: nn.Module, role: Role) -> bool:
     )
 
 
-def _append(
-    tokens: Mapping[str, list[list[int]]], added: Sequence[list[int]], limit: int, ends: Container[int | None]
-) -> None:
-    """Put ``added`` ids before the ``ends`` of each row, at most half of ``limit``; its own ids give them room."""
-    for row, given in enumerate(added):
-        more = given[: limit // 2]
-        ids = tokens["input_ids"][row]
-        end = next((at for at in range(len(ids), 0, -1) if ids[at - 1] not in ends), 0)
-        kept = min(end, max(0, limit - len(more) - (len(ids) - end)))
-        for name, rows in tokens.items():
-            new = more if name == "input_ids" else [rows[row][0]] * len(more)
-            rows[row] = [*rows[row][:kept], *new, *rows[row][end:]]
-
-
-def _pad(tokenizer: Any, tokens: Mapping[str, list[list[int]]]) -> dict[str, Tensor]:
-    """Pad on the right whatever the tokenizer's default, so that absolute positions are the same in every batch."""
-    width = max(len(ids) for ids in tokens["input_ids"])
-    fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
-    padded = {
-        name: torch.tensor([row + [fill.get(name, 0)] * (width - len(row)) for row in rows])
-        for name, rows in tokens.items()
-    }
-    lengths = torch.tensor([len(ids) for ids in tokens["input_ids"]])
-    padded["attention_mask"] = (torch.arange(width) < lengths[:, None]).long()
-    return padded
-
-
 def _known(role: Role) -> Role:
     if role not in TASKS:
         raise ConfigError(f"an encoder has no role '{role}'", did_you_mean(role, TASKS))
     return role
 
 
-def _refuse_not_finite(encoded: Encoded, texts: Sequence[str]) -> None:
+def _refuse_not_finite(encoded: Encoded, inputs: Sequence[Input]) -> None:
     bad = (~encoded.values.isfinite()).flatten(1).any(1).nonzero()
     if len(bad):
+        first, what = inputs[int(bad[0])], "texts" if are_texts(inputs) else "inputs"
         raise DataError(
-            f"the encoder gave a vector that is not finite (NaN) for {len(bad)} of {len(texts)} texts, "
-            f"the first: {texts[int(bad[0])][:60]!r}",
+            f"the encoder gave a vector that is not finite (NaN) for {len(bad)} of {len(inputs)} {what}, "
+            f"the first: {first.image.name if isinstance(first, Seen) else repr(first[:60])}",
             "its weights are damaged: retrain it or load another checkpoint",
         )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from retrieval.encoders.config import Reads
 from sleuth.errors import ArtifactError, ConfigError
 from sleuth.types import Passage
 
@@ -21,6 +22,16 @@ class Modalities:
 
 
 TEXT = Modalities(frozenset({"text"}), frozenset({"text"}))
+
+
+def modalities_read(known: Iterable[Any], reads: Reads) -> Modalities:
+    """What an encoder reads whose model takes inputs of the ``known`` kinds, as sentence-transformers names them."""
+    if reads == "text":
+        return TEXT
+    kinds: list[Modality] = ["text", "image"]
+    taken = {*known}
+    able = frozenset(kind for kind in kinds if kind in taken or "message" in taken)
+    return Modalities(able, able)
 
 
 def modalities_of(passage: Passage) -> frozenset[Modality]:

@@ -52,6 +52,10 @@ class MultiVectorAssembly:
     def new(self, settings: EncoderSettings, device: str | None) -> BaseModel:
         assert isinstance(settings, MultiVectorEncoderSettings)
         first = backbone_of(settings)
+        if first.module_output_name != _TOKENS:
+            raise ArtifactError(
+                f"{settings.backbone} gives one vector a text or picture, not several", "make a dense encoder of it"
+            )
         _mark(first.tokenizer, settings)
         size = first.get_embedding_dimension()
         head = Dense(

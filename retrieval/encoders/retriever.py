@@ -9,7 +9,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.encoders.config import Role
 from retrieval.encoders.family import Encoded, PassageEncoder
+from retrieval.encoders.inputs import Input, Seen
 from retrieval.encoders.modalities import check_queries
 from retrieval.encoders.pieces import Passages
 from retrieval.indexes import check_k, clean_query
@@ -17,7 +19,7 @@ from retrieval.store import PassageStore
 from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
 from sleuth.protocols import Documents
 from sleuth.query_forms import QueryForm, form_of
-from sleuth.types import Explanation, Hit, Passage
+from sleuth.types import Explanation, Hit, Image, Passage
 
 BATCH = 64
 """Batch size for encoding queries."""
@@ -47,6 +49,13 @@ class ExplainingIndex(Protocol):
     def explain(self, encoder: PassageEncoder, query: str, passages: Sequence[Passage]) -> list[Explanation]:
         """What the score of each of ``passages``, which are in the index, is made of for ``query``."""
         ...
+
+
+@runtime_checkable
+class ReadsPictures(Protocol):
+    """An encoder that takes pictures as queries, if its modalities say so."""
+
+    def encode_inputs(self, inputs: Sequence[Input], role: Role, batch_size: int = 32) -> Encoded: ...
 
 
 class EncoderRetriever:
@@ -105,6 +114,25 @@ class EncoderRetriever:
             for place, one_scores, one_rows in zip(asked, scores.tolist(), rows.tolist(), strict=True):
                 answers[place] = self._hits(one_scores, one_rows)
         return answers
+
+    def search_images(self, images: Sequence[Image], k: int) -> list[list[Hit]]:
+        """At most ``k`` hits for each picture, best first.
+
+        Raises ConfigError if the encoder reads no pictures of queries, RetrieverError if one cannot be decoded.
+        """
+        k = check_k(k, len(self), self.name)
+        encoder = self.encoder
+        if not isinstance(encoder, ReadsPictures) or "image" not in encoder.modalities.query:
+            raise ConfigError(f"{encoder.source} reads no pictures of queries", "ask in words")
+        if not images:
+            return []
+        with self._encoding:
+            try:
+                asked = encoder.encode_inputs([Seen(image) for image in images], "query", self._batch)
+            except DataError as error:
+                raise RetrieverError(error.message, error.hint) from error
+        scores, rows = self.index.search(asked, k)
+        return [self._hits(*one) for one in zip(scores.tolist(), rows.tolist(), strict=True)]
 
     def explain(self, query: str, hits: Sequence[Hit]) -> list[Explanation]:
         """What the scores of ``hits`` are made of. Raises ConfigError for an index whose scores have no parts."""

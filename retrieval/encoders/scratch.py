@@ -17,6 +17,9 @@ from transformers import (
 )
 
 from retrieval.encoders.config import ScratchSettings
+from retrieval.encoders.page_config import PageScratchSettings
+from retrieval.encoders.page_processor import PageImageProcessor, PageProcessor, letter_tokenizer
+from retrieval.encoders.page_trunk import PageTrunk, PageTrunkConfig, register
 from retrieval.encoders.quiet import quiet_transformers
 from retrieval.encoders.tokenizer import given_wordpiece, train_wordpiece
 from sleuth.artifacts import atomic_folder, write_manifest
@@ -25,16 +28,21 @@ from sleuth.artifacts import atomic_folder, write_manifest
 def make_backbone(
     folder: str | Path,
     texts: Iterable[str],
-    settings: ScratchSettings | None = None,
+    settings: ScratchSettings | PageScratchSettings | None = None,
     *,
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
     """Write a transformers folder with untrained weights and a tokenizer, learnt from ``texts`` or of given pieces.
 
+    With `PageScratchSettings` it reads pages too, and a text letter by letter.
+
     Raises ArtifactError if the folder exists and may not be overwritten.
     """
     chosen = settings or ScratchSettings()
+    if isinstance(chosen, PageScratchSettings):
+        _make_page_trunk(folder, texts, chosen, seed, overwrite)
+        return
     tokenizer = (
         given_wordpiece(chosen.vocabulary_file, chosen.max_positions)
         if chosen.vocabulary_file
@@ -46,6 +54,32 @@ def make_backbone(
     with atomic_folder(folder, overwrite=overwrite) as out, quiet_transformers():
         network.save_pretrained(out)
         tokenizer.save_pretrained(out)
+        write_manifest(out, "backbone", {"settings": chosen.model_dump(mode="json"), "seed": seed})
+
+
+def _make_page_trunk(
+    folder: str | Path, texts: Iterable[str], chosen: PageScratchSettings, seed: int, overwrite: bool
+) -> None:
+    register()
+    tokenizer = letter_tokenizer(texts, chosen.letters)
+    patch = {"patch_width": chosen.patch_width, "patch_height": chosen.patch_height}
+    pages = PageImageProcessor(**patch, max_width=chosen.max_width, max_height=chosen.max_height)
+    config = PageTrunkConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=chosen.hidden_size,
+        num_hidden_layers=chosen.layers,
+        num_attention_heads=chosen.heads,
+        spelling=chosen.spelling,
+        context=chosen.context,
+        dropout=chosen.dropout,
+        **patch,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = PageTrunk(config)
+    with atomic_folder(folder, overwrite=overwrite) as out, quiet_transformers():
+        network.save_pretrained(out)
+        PageProcessor(pages, tokenizer).save_pretrained(out)
         write_manifest(out, "backbone", {"settings": chosen.model_dump(mode="json"), "seed": seed})
 
 

@@ -17,7 +17,7 @@ from hub.config import EncoderLoraSettings
 from retrieval.config import IndexedSettings
 from retrieval.training.augmentation_config import AugmentationSettings
 from retrieval.training.loop_config import LoopSettings, NotNegative
-from retrieval.training.loss_config import Batches, Direction, DistillationSettings, HardnessSettings
+from retrieval.training.loss_config import Batches, Direction, DistillationSettings, HardnessSettings, ReadingSettings
 from retrieval.training.mining_config import MiningSettings
 from retrieval.training.presets import PRESETS
 from retrieval.training.rerankers.config import RerankerSettings
@@ -26,7 +26,7 @@ from sleuth.errors import did_you_mean
 from sleuth.kinds import KindSettings
 from sleuth.settings import Count, Rate, Settings, Share
 
-Layout = Literal["tevatron", "beir", "hotpotqa", "musique", "cloze"]
+Layout = Literal["tevatron", "colpali", "beir", "hotpotqa", "musique", "cloze"]
 
 
 class SourceSettings(Settings):
@@ -96,6 +96,8 @@ class TrainingSettings(LoopSettings, KindSettings):
     """Negatives weigh the more the higher they score."""
     distillation: DistillationSettings | None = None
     """Also learn the scores of a teacher, which rows carry."""
+    reading: ReadingSettings | None = None
+    """Also learn to read the letters of pages."""
     dimensions: list[Count] = Field(default_factory=list)
     """Matryoshka: sizes to which a vector may be cut later."""
     regulariser: RegulariserSettings | None = None

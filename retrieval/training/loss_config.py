@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -37,6 +38,17 @@ class DistillationSettings(Settings):
         if not self.kl and not self.margin_mse:
             raise ValueError("kl and margin_mse are both 0, so nothing is distilled; leave distillation out")
         return self
+
+
+class ReadingSettings(Settings):
+    """A page trunk from scratch also learns which letter each patch shows, from where they were drawn.
+
+    This is supervision beside the questions: it takes pages that were rendered, or whose letters are otherwise known.
+    """
+
+    letters: Path
+    """The ``letters.jsonl`` that ``sleuth pages`` writes beside a corpus."""
+    weight: Weight = 1.0
 
 
 class HardnessSettings(Settings):

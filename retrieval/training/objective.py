@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from sentence_transformers.util import get_world_size
@@ -13,8 +13,9 @@ from torch import Tensor
 from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.family import Encoded
+from retrieval.encoders.inputs import Input, kind_of
 from retrieval.instructed import by_instruction
-from retrieval.passages import content_key, passage_text
+from retrieval.passages import content_key
 from retrieval.training.config import FrozenSettings, TrainingSettings
 from retrieval.training.directions import beside
 from retrieval.training.frozen import Table
@@ -172,8 +173,8 @@ def _backward(
     groups = [_chunks(encoder, batch.queries[mine], "query", settings, batch.instructions[mine])]
     weight = settings.distillation.contrastive if settings.distillation else 1.0
     if table is None:
-        texts = [passage_text(p) for p in batch.passages]
-        groups.append(_chunks(encoder, texts[rank_slice(len(texts))], "passage", settings))
+        read = encoder.inputs_of(batch.passages)
+        groups.append(_chunks(encoder, read[rank_slice(len(read))], "passage", settings))
     figures: dict[str, float] = {}
 
     def loss_of(parts: Sequence[Encoded]) -> Tensor:
@@ -196,27 +197,37 @@ def _backward(
 
 
 def _chunks(
-    encoder: Encoder, texts: Sequence[str], role: Role, settings: TrainingSettings, instructions: Sequence[str] = ()
+    encoder: Encoder, inputs: Sequence[Input], role: Role, settings: TrainingSettings, instructions: Sequence[str] = ()
 ) -> list[Embed]:
-    if not texts:
+    if not inputs:
         return [lambda: encoder.nothing(role)]
-    size = settings.micro_batch or len(texts)
-    parts = [slice(start, start + size) for start in range(0, len(texts), size)]
-    asked = instructions or [""] * len(texts)
-    return [_embed(encoder, texts[part], asked[part], role, settings) for part in parts]
+    size = settings.micro_batch or len(inputs)
+    parts = [slice(start, start + size) for start in range(0, len(inputs), size)]
+    asked = instructions or [""] * len(inputs)
+    return [_embed(encoder, inputs[part], asked[part], role, settings) for part in parts]
 
 
 def _embed(
-    encoder: Encoder, texts: Sequence[str], instructions: Sequence[str], role: Role, settings: TrainingSettings
+    encoder: Encoder, inputs: Sequence[Input], instructions: Sequence[str], role: Role, settings: TrainingSettings
 ) -> Embed:
-    groups = by_instruction(instructions)
-    features = [
-        instructed(encoder, instruction).features([texts[place] for place in places], role)
-        for instruction, places in groups.items()
+    """Inputs of one kind and one instruction go through the model together. Texts are tokenized once; pictures are
+    read whenever they are needed, so that no more are in memory than a chunk has."""
+    groups = [
+        (instruction, [place for place in places if kind_of(inputs[place]) == kind])
+        for instruction, places in by_instruction(instructions).items()
+        for kind in sorted({kind_of(inputs[place]) for place in places})
+    ]
+
+    def features(instruction: str, places: Sequence[int]) -> dict[str, Any]:
+        return instructed(encoder, instruction).features([inputs[place] for place in places], role)
+
+    texts = [
+        features(instruction, places) if isinstance(inputs[places[0]], str) else None for instruction, places in groups
     ]
 
     def embed() -> Encoded:
         with torch.autocast(encoder.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            return in_order([encoder.embed(some, role) for some in features], list(groups.values()))
+            found = [encoder.embed(known or features(*group), role) for known, group in zip(texts, groups, strict=True)]
+            return in_order(found, [places for _, places in groups])
 
     return embed

@@ -20,6 +20,7 @@ from retrieval.config import Progress, RetrieverSettings
 from retrieval.encoders.config import EncoderChoice, EncoderKind, ScratchSettings, family_of, preset
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.loading import new_encoder, open_trainable_encoder
+from retrieval.encoders.page_config import PageScratchSettings
 from retrieval.encoders.scratch import make_backbone
 from retrieval.open import open_retriever
 from retrieval.passages import passage_text
@@ -251,9 +252,11 @@ def open_start(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow],
     return open_trainable_encoder(EncoderKind.of(backbone=name, **start.settings))
 
 
-def _scratch(start: EncoderStart) -> ScratchSettings:
+def _scratch(start: EncoderStart) -> ScratchSettings | PageScratchSettings:
     """The settings of a random backbone, with the head that the encoder weighs words by, if it does."""
     assert start.scratch is not None
+    if isinstance(start.scratch, PageScratchSettings):
+        return start.scratch
     chosen = start.choice
     needed = isinstance(chosen, EncoderChoice) and chosen.needs_masked_lm
     if needed and start.scratch.family != "bert":

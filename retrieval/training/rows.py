@@ -7,10 +7,12 @@ tevatron ``{"query_id", "query", "positive_passages": [{"docid", "title", "text"
 beir     a folder with ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/SPLIT.tsv``
 hotpotqa HotpotQA's release: paragraphs of ``context`` in ``supporting_facts`` are positive, others negative
 musique  MuSiQue's release: paragraphs with ``is_supporting`` are positive, others negative
+colpali  colpali-engine's ``{"query", "pos_target", "neg_target"}``, whose targets are pictures (`picture_rows`)
 cloze    a corpus without questions: a sentence is the query for the passage that it was taken from
 ======== =============================================================================================
 
-A Tevatron passage may name a picture, ``"image": {"name", "sha256"}``, which tells it apart; its bytes are not there.
+A Tevatron passage may name a picture, by a path beside the file, or as ``"image": {"name", "sha256"}``, which tells it
+apart; its bytes are then not there, but in the source's ``corpus``.
 It may have a teacher's ``score``, and a row an ``instruction``, the name of its ``source``, a ``weight`` and the
 ``query_form`` that its query is written in.
 """
@@ -31,6 +33,7 @@ from retrieval.evaluation.judgements import read_qrels
 from retrieval.passages import content_key
 from retrieval.training.cloze import cloze_pairs
 from retrieval.training.config import SourceSettings
+from retrieval.training.picture_rows import UNSEEN, by_id, located, targets
 from sleuth.artifacts import atomic_write, text_digest
 from sleuth.errors import ConfigError, DataError
 from sleuth.rows import RawRow, read_rows
@@ -137,7 +140,21 @@ def _load(source: SourceSettings) -> list[TrainingRow]:
     raw = read_rows(source.path, source.limit)
     read = _READERS[source.layout or _detect(raw[0])]
     rows = [_sound(one, row) for one in raw if (row := read(one)) is not None]
+    if read in (_colpali, _tevatron):
+        rows = _with_pictures(source, raw, rows)
     return _with_ids_of(rows, source.corpus) if source.corpus else rows
+
+
+def _with_pictures(source: SourceSettings, raw: Sequence[RawRow], rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+    """The rows with the pictures that they name: of the source's corpus by id, or else of files beside the source's."""
+    named = {p.id for row in rows for p in (*row.positives, *row.negatives) if p.image and p.image.sha256 == UNSEEN}
+    known = _corpus(source.corpus, named) if source.corpus and named else None
+    folder = Path(source.path).parent
+
+    def found(one: RawRow) -> Callable[[Passage], Passage]:
+        return lambda p: located(one, p, folder) if known is None else by_id(one, p, known)
+
+    return [_with_passages(row, found(one)) for one, row in zip(raw, rows, strict=True)] if named else list(rows)
 
 
 def _sound(read: RawRow, row: TrainingRow) -> TrainingRow:
@@ -152,7 +169,7 @@ def _sound(read: RawRow, row: TrainingRow) -> TrainingRow:
 
 
 def _detect(row: RawRow) -> str:
-    marks = {"positive_passages": "tevatron", "context": "hotpotqa", "paragraphs": "musique"}
+    marks = {"positive_passages": "tevatron", "pos_target": "colpali", "context": "hotpotqa", "paragraphs": "musique"}
     for key, layout in marks.items():
         if key in row.fields:
             return layout
@@ -195,6 +212,14 @@ def _above_nothing(row: RawRow, name: str) -> float | None:
     return float(value)
 
 
+def _colpali(row: RawRow) -> TrainingRow:
+    positives = targets(row, "pos_target")
+    if not positives:
+        raise row.error("'pos_target' is empty")
+    identifier = row.fields.get("query_id", row.number)
+    return TrainingRow(str(identifier), row.text("query"), tuple(positives), tuple(targets(row, "neg_target")))
+
+
 def _text_or_nothing(row: RawRow, name: str) -> str:
     return row.text(name) if row.fields.get(name) not in (None, "") else ""
 
@@ -205,6 +230,7 @@ def _tevatron_passages(row: RawRow, name: str) -> list[tuple[Passage, float | No
     for number, value in enumerate(_list(row, row.fields.get(name), name)):
         image = _image(value.get("image")) if isinstance(value, Mapping) else None
         text = value.get("text") if isinstance(value, Mapping) else None
+        text = "" if text is None and image is not None else text
         if not isinstance(text, str) or not (text.strip() or image):
             raise row.error(f"'{name}[{number}]' is not a passage with a text")
         title = value.get("title") or ""
@@ -224,6 +250,8 @@ def _score(row: RawRow, passage: Mapping[str, Any], name: str) -> float | None:
 
 
 def _image(value: object) -> Image | None:
+    if isinstance(value, str) and value.strip():
+        return Image(value, UNSEEN)
     name, digest = (value.get(key) if isinstance(value, Mapping) else None for key in ("name", "sha256"))
     return Image(name, digest) if isinstance(name, str) and isinstance(digest, str) else None
 
@@ -353,6 +381,7 @@ def tevatron_row(row: TrainingRow) -> dict[str, Any]:
 
 _READERS: dict[str, Callable[[RawRow], TrainingRow | None]] = {
     "tevatron": _tevatron,
+    "colpali": _colpali,
     "hotpotqa": _hotpotqa,
     "musique": _musique,
 }

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from retrieval.encoders.config import PRESETS as ENCODER_PRESETS
 from retrieval.encoders.config import EncoderKind, ScratchSettings
+from retrieval.encoders.page_config import PageScratchSettings
 from sleuth.errors import did_you_mean
 from sleuth.settings import Settings
+
+
+def _scratch_kind(value: Any) -> str:
+    family = value.get("family") if isinstance(value, dict) else getattr(value, "family", None)
+    return "pages" if family == "pages" else "text"
+
+
+Scratch = Annotated[
+    Annotated[ScratchSettings, Tag("text")] | Annotated[PageScratchSettings, Tag("pages")],
+    Discriminator(_scratch_kind),
+]
 
 
 class EncoderStart(Settings):
@@ -17,7 +29,7 @@ class EncoderStart(Settings):
 
     preset: str | None = None
     backbone: str | None = None
-    scratch: ScratchSettings | None = None
+    scratch: Scratch | None = None
     scratch_corpus: str | None = None
     """Passages that the tokenizer of a ``scratch`` backbone is made from."""
     settings: dict[str, Any] = Field(default_factory=dict)

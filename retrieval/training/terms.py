@@ -11,11 +11,12 @@ from retrieval.training.config import TrainingSettings
 from retrieval.training.distillation import distillation
 from retrieval.training.flops import flops_terms
 from retrieval.training.objective import Scored, Terms
+from retrieval.training.reading import reading
 
 MakeTerms = Callable[[TrainingSettings, Encoder], Terms | None]
 """The terms that settings ask for; None where they ask for none. Raises ConfigError where the encoder has none."""
 
-MAKERS: Sequence[MakeTerms] = (flops_terms, distillation)
+MAKERS: Sequence[MakeTerms] = (flops_terms, distillation, reading)
 
 
 def terms_of(settings: TrainingSettings, encoder: Encoder) -> Terms | None:

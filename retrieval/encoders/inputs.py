@@ -1,0 +1,87 @@
+"""What an encoder is given: a text, or a picture with or without a text beside it."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from retrieval.encoders.config import Reads
+from retrieval.images import MAX_PIXELS, read_image
+from retrieval.passages import passage_text
+from sleuth.errors import DataError
+from sleuth.types import Image, Passage
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A picture, and a text that is read with it; empty: the picture alone."""
+
+    image: Image
+    text: str = ""
+
+
+Input = str | Seen
+
+
+def input_of(passage: Passage, reads: Reads) -> Input:
+    """What is read of ``passage``: its picture, where it has one and pictures are read, with its text or without."""
+    if reads == "text" or passage.image is None:
+        return passage_text(passage)
+    return Seen(passage.image, passage_text(passage) if reads == "both" else "")
+
+
+def kind_of(given: Input) -> str:
+    """text, image or image+text: inputs of one kind go through a model together."""
+    if isinstance(given, str):
+        return "text"
+    return "image+text" if given.text else "image"
+
+
+def are_texts(inputs: Sequence[Input]) -> TypeGuard[Sequence[str]]:
+    return all(isinstance(given, str) for given in inputs)
+
+
+def for_library(inputs: Sequence[Input]) -> list[dict[str, Any]]:
+    """``inputs`` as sentence-transformers takes them, pictures decoded.
+
+    Texts are named as such: a bare string that looks like a path or a link would be opened.
+    """
+    pictures = iter(decoded([given.image for given in inputs if isinstance(given, Seen)]))
+    found: list[dict[str, Any]] = []
+    for given in inputs:
+        if isinstance(given, str):
+            found.append({"text": given})
+        else:
+            found.append({"image": next(pictures), **({"text": given.text} if given.text else {})})
+    return found
+
+
+def decoded(images: Sequence[Image]) -> list[Any]:
+    """The pictures in RGB, decoded in threads. Raises DataError naming one that is damaged or too large."""
+    if len(images) < 4:
+        return [decode(image) for image in images]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as workers:
+        return list(workers.map(decode, images))
+
+
+def decode(image: Image) -> Any:
+    """The first frame of a picture in RGB. Raises DataError if it is damaged or too large."""
+    from PIL import Image as Pillow
+
+    data = read_image(image)
+    try:
+        with warnings.catch_warnings(), Pillow.open(io.BytesIO(data)) as opened:
+            warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)  # refused below, in our own words
+            if opened.width * opened.height > MAX_PIXELS:
+                raise DataError(
+                    f"the picture {image.name} has {opened.width:,} x {opened.height:,} pixels",
+                    f"at most {MAX_PIXELS:,} are decoded: make it smaller",
+                )
+            return opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+        raise DataError(f"the picture {image.name} cannot be decoded: {error}", "leave it out, or mend it") from None

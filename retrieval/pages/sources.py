@@ -1,0 +1,200 @@
+"""What pages are made of: PDFs, pictures, texts and HTML, in files or folders, and the rows of a corpus.
+
+A source is a lazy series of units, each of which gives its pages when it is asked for them, so that a run that was
+stopped goes on without making again what it had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from retrieval.corpus import BadRow, read_rows
+from retrieval.images import read_image
+from retrieval.pages.config import PageSettings
+from retrieval.pages.draw import Drawer
+from retrieval.pages.html import text_of_html
+from retrieval.pages.letters import Lettering
+from retrieval.pages.pdf import open_pdf, read_page
+from retrieval.pages.pictures import Picture, encode, read_picture
+from sleuth.artifacts import fingerprint_of
+from sleuth.errors import DataError, did_you_mean
+from sleuth.evidence import window_id
+from sleuth.files import PARQUET, parquet_rows, suffix_of
+from sleuth.types import Passage
+
+PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+TEXTS = (".txt", ".md")
+HTML = (".html", ".htm")
+DOCUMENTS = (".pdf", *PICTURES, *TEXTS, *HTML)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A picture with its text layer. ``lettering``: where its letters are, where that is known."""
+
+    id: str
+    title: str
+    text: str
+    picture: Picture
+    lettering: Lettering | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A document, a page of one, or a row. ``pages`` raises DataError if it is damaged."""
+
+    where: str
+    pages: Callable[[], Iterable[Page]]
+
+
+def units_of(source: str | Path, settings: PageSettings) -> Iterator[Unit]:
+    """The units of ``source`` in a fixed order. Raises DataError if there is no such source, or nothing in it."""
+    path, drawer = Path(source), Drawer(settings)
+    if suffix_of(path) in DOCUMENTS:
+        yield from _of_file(_existing(path), path.parent, drawer)
+        return
+    files = documents_in(path) if path.is_dir() else []
+    if files:
+        for file in files:
+            yield from _of_file(file, path, drawer)
+        return
+    if suffix_of(path) == PARQUET and _has_pictures(_existing(path)):
+        yield from _of_vidore(path)
+        return
+    for row in read_rows(source):
+        yield _of_row(row, drawer)
+
+
+def identity_of(source: str | Path) -> str:
+    """Changes when a file of ``source`` does."""
+    path = Path(source)
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return fingerprint_of([str(source), *map(list, stats)])
+
+
+def documents_in(folder: Path) -> list[Path]:
+    """The documents in ``folder`` and below it, by name; none if it holds a corpus, whose rows name its pictures."""
+    if any((folder / f"corpus{suffix}").is_file() for suffix in (".jsonl", ".jsonl.gz", ".tsv", PARQUET)):
+        return []
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in DOCUMENTS and path.is_file())
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        near = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise DataError(f"no document at {path}", did_you_mean(path.name, near) if near else "")
+    return path
+
+
+def _of_file(file: Path, folder: Path, drawer: Drawer) -> Iterator[Unit]:
+    name, kind = file.relative_to(folder).as_posix(), file.suffix.lower()
+    if kind == ".pdf":
+        yield from _of_pdf(file, name, drawer.settings.dpi)
+    elif kind in PICTURES:
+        yield Unit(str(file), lambda: [Page(name, file.stem, "", read_picture(file.read_bytes(), file.name))])
+    else:
+        yield Unit(str(file), lambda: _drawn(_document(file, name, kind), drawer))
+
+
+def _of_pdf(file: Path, name: str, dpi: int) -> Iterator[Unit]:
+    """A unit a page; one that raises what is wrong if the file is no PDF that can be read."""
+    try:
+        document = open_pdf(file)
+    except DataError as error:
+        yield Unit(str(file), _raising(error))
+        return
+    with document:
+        for number in range(len(document)):
+            yield Unit(f"{file}, page {number + 1}", _pdf_page(document, number, name, file.stem, dpi))
+
+
+def _pdf_page(document: Any, number: int, name: str, title: str, dpi: int) -> Callable[[], Iterable[Page]]:
+    def pages() -> Iterable[Page]:
+        picture, text, lettering = read_page(document, number, dpi)
+        yield Page(f"{name}#{number + 1}", title, text, picture, lettering)
+
+    return pages
+
+
+def _raising(error: DataError) -> Callable[[], Iterable[Page]]:
+    def pages() -> Iterable[Page]:
+        raise error
+
+    return pages
+
+
+def _document(file: Path, name: str, kind: str) -> Passage:
+    try:
+        content = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{file} is not UTF-8 text", "convert it") from None
+    if kind in HTML:
+        title, text = text_of_html(content)
+        return Passage(name, title or file.stem, text)
+    return Passage(name, file.stem, content)
+
+
+def _of_row(row: Any, drawer: Drawer) -> Unit:
+    if isinstance(row, BadRow):
+        return Unit(f"{row.file}:{row.line}", _raising(DataError(str(row), "fix the corpus")))
+    passage, where = row.passage, f"{row.file}:{row.line}"
+    if passage.image is None:
+        return Unit(where, lambda: _drawn(passage, drawer))
+    image = passage.image
+
+    def kept() -> Iterable[Page]:
+        yield Page(passage.id, passage.title, passage.text, read_picture(read_image(image), image.name))
+
+    return Unit(where, kept)
+
+
+def _drawn(passage: Passage, drawer: Drawer) -> Iterator[Page]:
+    """A text as pages. Each has the part of the text that is on it; further ones are named as windows are."""
+    if not (passage.title + passage.text).strip():
+        raise DataError(f"{passage.id} has no text to draw")
+    written = f"{passage.title}\n{passage.text}" if passage.title else passage.text
+    pages = list(drawer.pages(written, passage.id))
+    for number, drawn in enumerate(pages):
+        height, width = drawn.pixels.shape
+        lettering = Lettering((width, height), tuple(drawn.lines))
+        page = Page(passage.id, passage.title, passage.text, encode(drawn.pixels), lettering)
+        yield page if len(pages) == 1 else replace(page, id=window_id(passage.id, number), text=drawn.text)
+
+
+def _has_pictures(file: Path) -> bool:
+    row = next(iter(parquet_rows(file)), None)
+    return row is not None and isinstance(row.get("image"), Mapping)
+
+
+def _of_vidore(file: Path) -> Iterator[Unit]:
+    """ViDoRe's rows, ``image`` with its bytes beside a query: each page once, in order of first appearance."""
+    known: set[str] = set()
+    for number, row in enumerate(parquet_rows(file), start=1):
+        where, image = f"{file}:{number}", row.get("image")
+        data = image.get("bytes") if isinstance(image, Mapping) else None
+        if not isinstance(data, bytes):
+            yield Unit(where, _raising(DataError(f"{where}: the row has no picture")))
+            continue
+        identifier = vidore_id(row, data)
+        if identifier not in known:
+            known.add(identifier)
+            yield Unit(where, _vidore_page(identifier, row, data))
+
+
+def vidore_id(row: Mapping[str, Any], data: bytes) -> str:
+    """The id of a row's page: its own, the name of its picture, or else what the picture holds."""
+    own = row.get("corpus-id", row.get("corpus_id", row.get("image_filename")))
+    return str(own) if own not in (None, "") else hashlib.sha256(data).hexdigest()[:16]
+
+
+def _vidore_page(identifier: str, row: Mapping[str, Any], data: bytes) -> Callable[[], Iterable[Page]]:
+    def pages() -> Iterable[Page]:
+        text = row.get("text_description") or row.get("markdown") or row.get("text") or ""
+        yield Page(identifier, "", str(text), read_picture(data, identifier))
+
+    return pages

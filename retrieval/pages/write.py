@@ -1,0 +1,186 @@
+"""Writes a corpus of pages: ``corpus.jsonl`` in BEIR's layout, ``images/``, ``letters.jsonl`` and the judgements.
+
+The work is in ``.NAME.part`` until it is complete; a run that was stopped goes on from there. A picture is kept once;
+a page whose picture and text were there before is left out, and ``duplicates.jsonl`` says for which it stands.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from retrieval.pages.config import PageSettings
+from retrieval.pages.judgements import copy_judgements
+from retrieval.pages.letters import LETTERS, letters_row
+from retrieval.pages.sources import Page, Unit, identity_of, units_of
+from sleuth.artifacts import atomic_write, resumable_folder, text_digest, write_manifest
+from sleuth.errors import DataError
+
+KIND = "pages"
+CORPUS, IMAGES, DUPLICATES, NOTES = "corpus.jsonl", "images", "duplicates.jsonl", "notes.jsonl"
+
+_STATE = "state.json"
+_FILES = (CORPUS, LETTERS, DUPLICATES, NOTES)
+_EVERY = 64
+"""Units after which what was written is made durable."""
+_NAMED = 5
+_LEAVE_OUT = "--skip-damaged leaves it out and goes on"
+
+
+@dataclass(slots=True)
+class PagesReport:
+    """What was written: ``pages``, how many of the ``units`` were ``damaged``, the first few of them, and changes."""
+
+    units: int = 0
+    pages: int = 0
+    duplicates: int = 0
+    damaged: int = 0
+    notes: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+def write_pages(
+    source: str | Path,
+    out: str | Path,
+    settings: PageSettings | None = None,
+    *,
+    skip_damaged: bool = False,
+    overwrite: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> PagesReport:
+    """Make the folder ``out`` from ``source``; a stopped run of the same goes on.
+
+    Raises DataError naming the first damaged document unless ``skip_damaged``, ArtifactError if ``out`` exists.
+    """
+    chosen = settings or PageSettings()
+    with resumable_folder(out, overwrite=overwrite) as folder:
+        asked = {"source": identity_of(source), "settings": chosen.model_dump(mode="json")}
+        with _Writer(folder, asked, skip_damaged) as writer:
+            for unit in itertools.islice(units_of(source, chosen), writer.report.units, None):
+                writer.add(unit)
+                if on_progress:
+                    on_progress(writer.report.pages)
+        report = writer.report
+        if not report.pages:
+            raise DataError(f"{source} has no pages", "; ".join(report.examples))
+        judged = copy_judgements(source, folder)
+        drawing = {"rendering": chosen.model_dump(mode="json"), "source": str(Path(source).resolve())}
+        counts = {"pages": report.pages, "duplicates": report.duplicates, "damaged": report.damaged}
+        write_manifest(folder, KIND, {**drawing, "counts": counts, "judged": judged})
+        (folder / _STATE).unlink()
+    return report
+
+
+class _Writer:
+    """A corpus that is being written, from where an earlier run of the same was stopped."""
+
+    def __init__(self, folder: Path, asked: dict[str, Any], skip_damaged: bool) -> None:
+        self.report = PagesReport()
+        self._folder, self._asked, self._skip = folder, asked, skip_damaged
+        self._known: dict[str, str] = {}
+        self._ids: set[str] = set()
+        sizes = self._resumed()
+        self._files = {name: self._opened(folder / name, sizes.get(name, 0)) for name in _FILES}
+        for row in self._rows():
+            self._ids.add(row["_id"])
+            self._known[_key(row["image"], row["title"], row["text"])] = row["_id"]
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._keep()
+        for name, file in self._files.items():
+            file.close()
+            if kind is None and name != CORPUS and not (self._folder / name).stat().st_size:
+                (self._folder / name).unlink()
+
+    def add(self, unit: Unit) -> None:
+        try:
+            for page in unit.pages():
+                self._add(page, unit.where)
+        except DataError as error:
+            said = error.message if unit.where in error.message else f"{unit.where}: {error.message}"
+            if not self._skip:
+                raise DataError(said, "; ".join([*filter(None, [error.hint]), _LEAVE_OUT])) from None
+            self.report.damaged += 1
+            self._note(unit.where, error.message)
+            if len(self.report.examples) < _NAMED:
+                self.report.examples.append(said)
+        self.report.units += 1
+        if self.report.units % _EVERY == 0:
+            self._keep()
+
+    def _add(self, page: Page, where: str) -> None:
+        digest = page.picture.sha256
+        name = f"{IMAGES}/{digest[:2]}/{digest[:24]}{page.picture.suffix}"
+        if (first := self._known.get(_key(name, page.title, page.text))) is not None:
+            self.report.duplicates += 1
+            self._write(DUPLICATES, {"id": page.id, "same_as": first})
+            return
+        if page.id in self._ids:
+            raise DataError(f"the id {page.id} is there already", "ids must differ")
+        if page.picture.note:
+            self.report.notes += 1
+            self._note(where, page.picture.note)
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.stat().st_size != len(page.picture.data):
+            path.write_bytes(page.picture.data)
+        if page.lettering is not None:
+            self._write(LETTERS, letters_row(name, digest, page.lettering))
+        self._write(CORPUS, {"_id": page.id, "title": page.title, "text": page.text, "image": name})
+        self._ids.add(page.id)
+        self._known[_key(name, page.title, page.text)] = page.id
+        self.report.pages += 1
+
+    def _note(self, where: str, what: str) -> None:
+        self._write(NOTES, {"where": where, "note": what})
+
+    def _write(self, name: str, row: dict[str, Any]) -> None:
+        text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+        self._files[name].write(text.encode("utf-8", "replace") + b"\n")
+
+    def _keep(self) -> None:
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        report = self.report
+        counts = {name: getattr(report, name) for name in ("units", "pages", "duplicates", "damaged", "notes")}
+        sizes = {name: file.tell() for name, file in self._files.items()}
+        state = {"asked": self._asked, "counts": counts, "examples": report.examples, "sizes": sizes}
+        atomic_write(self._folder / _STATE, json.dumps(state))
+
+    def _resumed(self) -> dict[str, int]:
+        """The sizes of the files that an earlier run of the same has written; else what is there is thrown away."""
+        try:
+            state = json.loads((self._folder / _STATE).read_text(encoding="utf-8"))
+            if state["asked"] != self._asked:
+                raise ValueError
+            self.report = PagesReport(**state["counts"], examples=state["examples"])
+            return dict(state["sizes"])
+        except (OSError, ValueError, KeyError, TypeError):
+            self.report = PagesReport()
+            for path in self._folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            return {}
+
+    def _opened(self, path: Path, size: int) -> BinaryIO:
+        file = path.open("r+b" if path.exists() else "w+b")
+        file.truncate(size)
+        file.seek(size)
+        return file
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        with (self._folder / CORPUS).open("rb") as file:
+            yield from map(json.loads, file)
+
+
+def _key(image: str, title: str, text: str) -> str:
+    return text_digest(f"{image}\x1f{title}\x1f{text}")

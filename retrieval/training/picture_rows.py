@@ -1,0 +1,55 @@
+"""Training rows whose passages are pictures: colpali-engine's, and pictures that Tevatron rows name by path.
+
+colpali-engine's are ``{"query", "pos_target", "neg_target"}``. A target, or each of a list, is the path of a picture
+beside the file, its bytes (in Parquet), or with a ``corpus`` the id of one of its passages. No picture is decoded here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from retrieval.images import find_image
+from sleuth.rows import RawRow
+from sleuth.types import Image, Passage
+
+UNSEEN = ""
+"""The digest of a picture of which only the path is known yet."""
+
+
+def targets(row: RawRow, name: str) -> list[Passage]:
+    """The passages of one side of a colpali-engine row; a target that is no bytes is a path, or an id."""
+    value = row.fields.get(name)
+    found = []
+    for target in value if isinstance(value, list) else [] if value is None else [value]:
+        data = target.get("bytes") if isinstance(target, Mapping) else None
+        if isinstance(data, bytes):
+            digest = hashlib.sha256(data).hexdigest()
+            found.append(Passage(digest[:16], "", "", Image(f"{digest[:16]}.png", digest, data)))
+        elif isinstance(target, str | int) and not isinstance(target, bool) and str(target).strip():
+            found.append(Passage(str(target), "", "", Image(str(target), UNSEEN)))
+        else:
+            raise row.error(f"'{name}' is neither a picture's path, nor its bytes, nor an id")
+    return found
+
+
+def located(row: RawRow, passage: Passage, folder: Path) -> Passage:
+    """``passage`` with its picture found in ``folder``, if it is known by path alone. Raises DataError if it is not."""
+    if passage.image is None or passage.image.sha256 != UNSEEN:
+        return passage
+    try:
+        return replace(passage, image=find_image(passage.image.name, folder))
+    except ValueError as reason:
+        hint = f"paths are relative to {folder}; ids need the source's corpus"
+        raise row.error(f"the picture {passage.image.name}: {reason}", hint) from None
+
+
+def by_id(row: RawRow, passage: Passage, corpus: Mapping[str, Passage]) -> Passage:
+    """The passage of ``corpus`` that a target names. Raises DataError for an unknown id."""
+    if passage.image is None or passage.image.sha256 != UNSEEN:
+        return passage
+    if passage.id not in corpus:
+        raise row.error(f"the corpus has no passage {passage.id}")
+    return corpus[passage.id]

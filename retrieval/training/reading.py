@@ -1,0 +1,81 @@
+"""Learning to read: which letter each patch of a page shows, from where the letters were drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from retrieval.encoders.encoder import Encoder
+from retrieval.encoders.inputs import Seen
+from retrieval.encoders.page_processor import SPACE, PageProcessor
+from retrieval.encoders.page_trunk import PageTrunk
+from retrieval.pages.letters import Lettering, LetterPlaces
+from retrieval.training.config import TrainingSettings
+from retrieval.training.objective import Scored, Terms
+from sleuth.errors import ConfigError
+
+_AT_ONCE = 64
+"""Pages of a batch that are read at most, so that a large batch costs no more memory."""
+
+
+def reading(settings: TrainingSettings, encoder: Encoder) -> Terms | None:
+    """The term ``reading``, a cross-entropy over the letters; None without a section ``reading``.
+
+    Raises ConfigError for an encoder that does not read patches.
+    """
+    chosen = settings.reading
+    if chosen is None:
+        return None
+    first = next(iter(encoder.tower("passage").children()))
+    trunk, processor = getattr(first, "model", None), getattr(first, "processor", None)
+    if not isinstance(trunk, PageTrunk) or not isinstance(processor, PageProcessor):
+        raise ConfigError("training.reading is for a page trunk from scratch", "leave it out")
+    places = LetterPlaces(chosen.letters)
+
+    def terms(scored: Scored) -> Mapping[str, Tensor]:
+        pages = _pages(encoder, scored, places)
+        if not pages:
+            return {"reading": scored.scores.sum() * 0.0}
+        features = encoder.features(pages, "passage")
+        pixels = features["pixel_values"].to(encoder.device)
+        rows, columns = trunk.look.grid(pixels)
+        inked = features["attention_mask"][:, : rows * columns].bool().unflatten(1, (rows, columns))
+        known = [places.of(page.image.sha256) for page in pages]
+        wanted = torch.stack([letter_grid(page, processor, (rows, columns)) for page in known])
+        logits = trunk.read(pixels, inked.to(encoder.device))[inked]
+        loss = functional.cross_entropy(logits, wanted[inked].to(encoder.device))
+        return {"reading": chosen.weight * loss}
+
+    return terms
+
+
+def _pages(encoder: Encoder, scored: Scored, places: LetterPlaces) -> list[Seen]:
+    """The pages of a batch whose letters are known, each once."""
+    seen = [given for given in encoder.inputs_of(scored.batch.passages) if isinstance(given, Seen)]
+    known = {page.image.sha256: Seen(page.image) for page in seen if page.image.sha256 in places}
+    return list(known.values())[:_AT_ONCE]
+
+
+def letter_grid(page: Lettering, processor: PageProcessor, grid: tuple[int, int]) -> Tensor:
+    """The letter of each patch [rows, columns]: the one whose middle lies nearest to its own; a space where none does.
+
+    A letter is where the processor's scaling of the page puts it.
+    """
+    letter_id: Callable[[str], int] = processor.tokenizer.convert_tokens_to_ids
+    found = torch.full(grid, letter_id(SPACE))
+    nearest: dict[tuple[int, int], float] = {}
+    pictures = processor.image_processor
+    width, height, scale = pictures.patch_width, pictures.patch_height, pictures.scale_of(*page.size)
+    for line in page.lines:
+        y = line.y * scale
+        for letter, place in zip(line.text, line.x, strict=True):
+            x = place * scale
+            cell = (int(y // height), int(x // width))
+            away = abs(x % width - width / 2) + abs(y % height - height / 2)
+            if not letter.isspace() and cell[0] < grid[0] and cell[1] < grid[1] and away < nearest.get(cell, 1e9):
+                nearest[cell] = away
+                found[cell] = letter_id(letter)
+    return found

@@ -1,0 +1,284 @@
+"""Corpora of pages: what is read and drawn, what is refused, and that a stopped run goes on."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+
+from cli.main import main
+from retrieval.corpus import BadRow, read_rows
+from retrieval.images import read_image
+from retrieval.pages.config import PageSettings
+from retrieval.pages.draw import Drawer
+from retrieval.pages.html import text_of_html
+from retrieval.pages.letters import LETTERS, LetterPlaces
+from retrieval.pages.sources import Unit, units_of
+from retrieval.pages.write import PagesReport, write_pages
+from sleuth.errors import ConfigError, DataError
+
+GRID = PageSettings(width=160, height=96, size=13, cell=(8, 16), margin=0)
+
+
+def picture(kind: str = "PNG", mode: str = "RGB", size: tuple[int, int] = (12, 9), **how: object) -> bytes:
+    file = io.BytesIO()
+    Pillow.new(mode, size).save(file, kind, **how)
+    return file.getvalue()
+
+
+def pdf(*pages: str, password: bool = False) -> bytes:
+    """A PDF of one line a page, written by hand; with a password it is one that nobody can open."""
+    objects = ["<< /Type /Catalog /Pages 2 0 R >>", ""]
+    kids = []
+    font = "<< /Font << /F << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >>"
+    for text in pages:
+        stream = f"BT /F 12 Tf 20 50 Td ({text}) Tj ET"
+        objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
+        objects.append(
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 144 72] /Contents {len(objects)} 0 R /Resources {font} >>"
+        )
+        kids.append(f"{len(objects)} 0 R")
+    objects[1] = f"<< /Type /Pages /Kids [{' '.join(kids)}] /Count {len(kids)} >>"
+    if password:
+        nothing = "00" * 32
+        objects.append(f"<< /Filter /Standard /V 1 /R 2 /O <{nothing}> /U <{nothing}> /P -4 >>")
+    body, places = "%PDF-1.4\n", []
+    for number, content in enumerate(objects, start=1):
+        places.append(len(body))
+        body += f"{number} 0 obj\n{content}\nendobj\n"
+    start = len(body)
+    body += f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n" + "".join(
+        f"{place:010d} 00000 n \n" for place in places
+    )
+    more = f" /Encrypt {len(objects)} 0 R /ID [<{'00' * 16}> <{'00' * 16}>]" if password else ""
+    body += f"trailer\n<< /Size {len(objects) + 1} /Root 1 0 R{more} >>\nstartxref\n{start}\n%%EOF\n"
+    return body.encode("latin-1")
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (out / "corpus.jsonl").read_text().splitlines()]
+
+
+def test_letters_stand_where_their_places_say() -> None:
+    (page,) = Drawer(GRID).pages("Oslo\nA town.", "p")
+    first, second = page.lines
+    assert (first.text, first.x, first.y) == ("Oslo", (4, 12, 20, 28), 8)
+    assert (second.text, second.y) == ("A town.", 24)
+    dark = page.pixels < 128
+    for x in first.x:
+        assert dark[0:16, x - 4 : x + 4].any()
+    assert not dark[:, 64:].any() and not dark[32:].any()
+
+
+@pytest.mark.parametrize("letter", "Tigjlé")
+def test_a_letter_in_a_cell_is_whole(letter: str) -> None:
+    drawer = Drawer(GRID)
+    (page,) = drawer.pages(letter, "p")
+    _, top, _, bottom = drawer.font.getbbox(letter)
+    rows = np.flatnonzero((page.pixels[:16, :8] < 250).any(axis=1))
+    assert rows[-1] - rows[0] + 1 == bottom - top
+
+
+@given(st.text(max_size=300))
+def test_a_text_loses_no_letter_when_it_is_broken_into_lines(text: str) -> None:
+    pages = list(Drawer(GRID).pages(text, "p"))
+    shown = "".join(page.text for page in pages)
+    assert "".join(shown.split()) == "".join(text.split())
+    assert all(len(line.text) == len(line.x) <= 20 for page in pages for line in page.lines)
+
+
+def test_jitter_moves_a_page_the_same_way_each_time() -> None:
+    settings = PageSettings(width=200, height=100, margin=4, jitter=9)
+    drawn = [next(Drawer(settings).pages("Oslo", name)).pixels for name in ("a", "a", "b", "c")]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2]) or not np.array_equal(drawn[0], drawn[3])
+    middle = next(Drawer(settings).pages("Oslo", "a")).lines[0]
+    ink = np.argwhere(drawn[0] < 128)
+    assert abs(ink[:, 0].mean() - middle.y) < 6 and abs(ink[:, 1].mean() - np.mean(middle.x)) < 6
+
+
+def test_settings_that_leave_no_room_are_refused() -> None:
+    with pytest.raises(ValueError, match="no letter fits"):
+        PageSettings(width=40, height=40, margin=20)
+    with pytest.raises(ConfigError, match="no font 'Nosuch'"):
+        Drawer(PageSettings(font="Nosuch"))
+
+
+def test_documents_of_all_kinds_become_pages(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.pdf").write_bytes(pdf("Oslo is here", "Bergen"))
+    (folder / "b.png").write_bytes(picture())
+    (folder / "sub/c.html").write_text("<title>T</title><script>no</script><p>One<p>Two")
+    (folder / "d.txt").write_text("Ärger")
+    report = write_pages(folder, tmp_path / "out", PageSettings(width=160, height=96))
+    assert (report.pages, report.damaged, report.notes) == (5, 0, 0)
+    found = {row["_id"]: (row["title"], row["text"]) for row in rows_of(tmp_path / "out")}
+    assert found == {
+        "a.pdf#1": ("a", "Oslo is here"),
+        "a.pdf#2": ("a", "Bergen"),
+        "b.png": ("b", ""),
+        "d.txt": ("d", "Ärger"),
+        "sub/c.html": ("T", "One\nTwo"),
+    }
+    read = [row for row in read_rows(tmp_path / "out") if not isinstance(row, BadRow)]
+    assert [row.passage.image is not None for row in read] == [True] * 5
+
+
+def test_letters_of_a_pdf_are_where_its_ink_is(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf("Oslo"))
+    write_pages(tmp_path / "a.pdf", tmp_path / "out", PageSettings(dpi=144))
+    (row,) = (r for r in read_rows(tmp_path / "out") if not isinstance(r, BadRow))
+    image = row.passage.image
+    assert image is not None
+    written = LetterPlaces(tmp_path / "out" / LETTERS).of(image.sha256)
+    assert written.size == (288, 144) and [line.text for line in written.lines] == ["Oslo"]
+    dark = np.asarray(Pillow.open(io.BytesIO(read_image(image))).convert("L")) < 128
+    for x in written.lines[0].x:
+        assert dark[written.lines[0].y - 12 : written.lines[0].y + 12, x - 4 : x + 5].any()
+
+
+def test_a_corpus_keeps_its_ids_questions_and_judgements(tmp_path: Path) -> None:
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    rows = [
+        {"_id": "1", "title": "Oslo", "text": "A town."},
+        {"_id": "2", "title": "", "text": " ".join(map(str, range(80)))},
+    ]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "queries.jsonl").write_text('{"_id": "q", "text": "Where?"}\n')
+    (folder / "qrels/dev.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
+    write_pages(folder, tmp_path / "out", GRID)
+    found = rows_of(tmp_path / "out")
+    assert [row["_id"] for row in found] == ["1", "2::w0", "2::w1"]
+    assert (tmp_path / "out/qrels/dev.tsv").read_text() == (folder / "qrels/dev.tsv").read_text()
+    assert (tmp_path / "out/queries.jsonl").exists()
+
+
+def test_pictures_of_a_corpus_are_kept_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/p.jpg").write_bytes(picture("JPEG"))
+    (tmp_path / "in/corpus.jsonl").write_text('{"_id": "1", "title": "T", "text": "x", "image": "p.jpg"}\n')
+    write_pages(tmp_path / "in", tmp_path / "out")
+    (row,) = rows_of(tmp_path / "out")
+    assert row["image"].endswith(".jpg") and (tmp_path / "out" / row["image"]).read_bytes() == picture("JPEG")
+
+
+def test_vidore_rows_give_each_page_once_and_their_questions(tmp_path: Path) -> None:
+    images = [picture(size=(size, 9)) for size in (10, 11)]
+    rows = [
+        {"query": query, "image": {"bytes": images[n], "path": None}, "image_filename": f"p{n}.png"}
+        for query, n in (("who?", 0), ("what?", 1), ("why?", 1), (None, 0))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
+    write_pages(tmp_path / "test.parquet", tmp_path / "out")
+    assert [row["_id"] for row in rows_of(tmp_path / "out")] == ["p0.png", "p1.png"]
+    judged = (tmp_path / "out/qrels/test.tsv").read_text().splitlines()[1:]
+    assert judged == ["q0\tp0.png\t1", "q1\tp1.png\t1", "q2\tp1.png\t1"]
+
+
+def test_equal_pages_are_kept_once_and_named(tmp_path: Path) -> None:
+    rows = [{"_id": "1", "text": "same"}, {"_id": "2", "text": "same"}, {"_id": "3", "text": "other"}]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = write_pages(tmp_path / "c.jsonl", tmp_path / "out", GRID)
+    assert (report.pages, report.duplicates) == (2, 1)
+    assert json.loads((tmp_path / "out/duplicates.jsonl").read_text()) == {"id": "2", "same_as": "1"}
+
+
+def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"_id": str(n), "text": f"page {n % 150}"} for n in range(200)]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_pages(tmp_path / "c.jsonl", tmp_path / "whole", GRID)
+    drawn: list[str] = []
+    real: Callable[..., object] = Unit.__init__
+
+    def stop(done: int) -> None:
+        if done == 130:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_pages(tmp_path / "c.jsonl", tmp_path / "out", GRID, on_progress=stop)
+    assert not (tmp_path / "out").exists()
+
+    def counted(self: Unit, where: str, pages: Callable[[], object]) -> None:
+        def made() -> object:
+            drawn.append(where)
+            return pages()
+
+        real(self, where, made)
+
+    monkeypatch.setattr(Unit, "__init__", counted)
+    report = write_pages(tmp_path / "c.jsonl", tmp_path / "out", GRID)
+    assert len(drawn) == 70 and (report.pages, report.duplicates) == (150, 50)
+    for name in ("corpus.jsonl", LETTERS, "duplicates.jsonl"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("torn.png", picture(size=(90, 90))[:60], "torn.png cannot be read"),
+        ("empty.png", b"", "empty.png cannot be read: it is no picture"),
+        ("text.png", b"hello", "it is no picture"),
+        ("bomb.png", picture(mode="1", size=(20_000, 10_000)), "too much memory"),
+        ("large.png", picture(mode="1", size=(9_000, 9_000)), "9,000 x 9,000 pixels"),
+        ("torn.pdf", b"%PDF-1.4 nothing", "is no PDF that can be read"),
+        ("locked.pdf", pdf("Oslo", password=True), "needs a password"),
+        ("latin.txt", "Ärger".encode("latin-1"), "is not UTF-8 text"),
+        ("blank.txt", b" \n", None),
+    ],
+)
+def test_a_damaged_document_is_named_in_one_line_and_can_be_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, content: bytes, said: str | None
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "good.png").write_bytes(picture())
+    (folder / name).write_bytes(content)
+    if said is None:  # its title is its name, and that can be drawn
+        assert write_pages(folder, tmp_path / "out").pages == 2
+        return
+    with pytest.raises(SystemExit) as stop:
+        main(["pages", str(folder), "--out", str(tmp_path / "out")])
+    error = " ".join(capfd.readouterr().err.split())
+    assert stop.value.code == 2 and said in error and name in error and "--skip-damaged" in error
+    report = write_pages(folder, tmp_path / "out", skip_damaged=True)
+    assert (report.pages, report.damaged) == (1, 1) and name in report.examples[0]
+
+
+def test_animated_pictures_are_refused_and_odd_ones_converted(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    frames = [Pillow.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    (folder / "print.jpg").write_bytes(picture("JPEG", "CMYK"))
+    (folder / "wrong.jpg").write_bytes(picture("PNG", size=(20, 5)))
+    report = write_pages(folder, tmp_path / "out", skip_damaged=True)
+    assert report == PagesReport(
+        3, 2, 0, 1, 2, [f"{folder / 'moving.gif'}: moving.gif has 2 frames, and a page is one"]
+    )
+    assert [row["image"][-4:] for row in rows_of(tmp_path / "out")] == [".png", ".png"]
+    notes = (tmp_path / "out/notes.jsonl").read_text()
+    assert "CMYK JPEG became an RGB PNG" in notes and "its ending says JPEG, and it is PNG" in notes
+
+
+def test_a_missing_source_is_named(tmp_path: Path) -> None:
+    (tmp_path / "report.pdf").write_bytes(pdf("x"))
+    with pytest.raises(DataError, match=r"no document at .*reprot.pdf.*report.pdf"):
+        next(units_of(tmp_path / "reprot.pdf", GRID))
+
+
+def test_html_is_read_as_a_browser_shows_it() -> None:
+    title, text = text_of_html(
+        "<head><title>A &lt; B</title><style>x</style></head><h1>One</h1>two<br>three <i>four</i>"
+    )
+    assert (title, text) == ("A < B", "One\ntwo\nthree four")

@@ -1,0 +1,95 @@
+"""Vision-language models of transformers as page encoders: CLIP, SigLIP, ColPali on PaliGemma, Idefics3."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import tiny_vision
+import torch
+from PIL import Image as Pillow
+
+from retrieval.encoders.config import DenseChoice, preset
+from retrieval.encoders.encoder import Encoder
+from retrieval.encoders.loading import load_encoder, new_encoder
+from retrieval.multivector.explain import explain
+from retrieval.pages.heat import heat_html, heat_png
+from sleuth.errors import ArtifactError
+from sleuth.types import Image, Passage
+
+
+def page(colour: str, size: tuple[int, int]) -> Image:
+    file = io.BytesIO()
+    Pillow.new("RGB", size, colour).save(file, "PNG")
+    return Image(f"{colour}.png", "0" * 64, file.getvalue())
+
+
+PAGES = [
+    Passage("1", "", "", page("red", (40, 30))),
+    Passage("2", "Oslo", "the town", page("blue", (30, 40))),
+    Passage("3", "", "", page("green", (64, 64))),
+]
+WAYS = [("clip", "plain"), ("siglip", "plain"), ("idefics3", "plain"), ("idefics3", "colbert"), ("colpali", None)]
+LENGTHS = {"query_max_tokens": 32, "passage_max_tokens": 32, "reads": "image"}
+
+
+def encoder_of(name: str, recipe: str | None, folder: Path) -> Encoder:
+    backbone = str(tiny_vision.made(name, folder))
+    if recipe is None:
+        return load_encoder(backbone)
+    more = {"dimensions": 8, "expand_to": 0} if recipe == "colbert" else {}
+    return new_encoder(preset(recipe, backbone, **LENGTHS, **more))
+
+
+@pytest.mark.parametrize(("name", "recipe"), WAYS)
+def test_pages_are_encoded_alike_alone_in_a_batch_and_when_loaded(
+    name: str, recipe: str | None, tmp_path: Path
+) -> None:
+    encoder = encoder_of(name, recipe, tmp_path / "model")
+    assert encoder.settings.reads == "image" and encoder.modalities.passage == {"text", "image"}
+    together = encoder.encode_passages(PAGES)
+    assert not torch.allclose(together.values[0], together.values[2], atol=1e-6)
+    alone = encoder.encode_passages(PAGES[1:2])
+    assert torch.allclose(alone.values[0], together.values[1], atol=1e-5)
+    scores = encoder.family.scores(encoder.encode_texts(["what is oslo", "here"], "query"), together)
+    assert scores.shape == (2, 3) and scores.isfinite().all()
+    encoder.save(tmp_path / "saved")
+    again = load_encoder(tmp_path / "saved")
+    assert again.fingerprint == encoder.fingerprint
+    assert torch.equal(again.encode_passages(PAGES).values, together.values)
+
+
+def test_a_model_of_one_vector_makes_no_patches(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="gives one vector a text or picture"):
+        encoder_of("clip", "colbert", tmp_path)
+
+
+def test_a_model_that_combines_nothing_says_so_when_made_and_when_loaded(tmp_path: Path) -> None:
+    encoder_of("clip", "plain", tmp_path / "clip").save(tmp_path / "saved")
+    for make in (
+        lambda: new_encoder(preset("plain", str(tmp_path / "clip"), **{**LENGTHS, "reads": "both"})),
+        lambda: load_encoder(DenseChoice(backbone=str(tmp_path / "saved"), reads="both")),
+    ):
+        with pytest.raises(ArtifactError, match="reads a text or a picture, not both at once"):
+            make()
+
+
+def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
+    tiny_vision.idefics3(tmp_path, template=None)
+    with pytest.raises(ArtifactError, match="has no chat template"):
+        new_encoder(preset("plain", str(tmp_path), **LENGTHS))
+
+
+def test_a_hit_tells_which_patches_it_was_found_by(tmp_path: Path) -> None:
+    encoder = encoder_of("colpali", None, tmp_path)
+    (reason,) = explain(encoder, "what is oslo", PAGES[2:])
+    total = encoder.family.scores(encoder.encode_texts(["what is oslo"], "query"), encoder.encode_passages(PAGES[2:]))
+    assert sum(part.score for part in reason.parts) == pytest.approx(float(total), abs=1e-4)
+    boxes = {part.box for part in reason.parts if part.box}
+    assert all(right - left == 16 and bottom - top == 16 for left, top, right, bottom in boxes)
+    image = PAGES[2].image
+    assert image is not None
+    png = heat_png(image, reason)
+    assert Pillow.open(io.BytesIO(png)).size == (512, 512)
+    assert "&lt;Oslo&gt;" in heat_html("<Oslo>", "q", 1.0, png, reason)

@@ -1,0 +1,94 @@
+"""The vision-language architectures of transformers, real but tiny, with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPProcessor,
+    ColPaliConfig,
+    ColPaliForRetrieval,
+    ColPaliProcessor,
+    Idefics3Config,
+    Idefics3Model,
+    Idefics3Processor,
+    PaliGemmaConfig,
+    SiglipConfig,
+    SiglipModel,
+    SiglipProcessor,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from retrieval.encoders.quiet import quiet_transformers
+from retrieval.encoders.tokenizer import train_wordpiece
+
+_TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+_VISION = {**_TEXT, "image_size": 32, "patch_size": 8}
+_TEMPLATE = (
+    "{% for m in messages %}{% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+def _tokenizer(*marks: str) -> Any:
+    tokenizer = train_wordpiece(["what is the town of oslo and of bergen here"], 200, 64)
+    tokenizer.add_special_tokens({"bos_token": "<s>", "additional_special_tokens": list(marks)})
+    return tokenizer
+
+
+def clip(out: Path) -> None:
+    words = _tokenizer()
+    text = {**_TEXT, "vocab_size": len(words), "max_position_embeddings": 64, "eos_token_id": words.eos_token_id}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=_VISION, projection_dim=12)).save_pretrained(out)
+    pictures = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(pictures, words).save_pretrained(out)
+
+
+def siglip(out: Path) -> None:
+    words = _tokenizer()
+    text = {**_TEXT, "vocab_size": len(words), "max_position_embeddings": 64, "projection_size": 16}
+    SiglipModel(SiglipConfig(text_config=text, vision_config=_VISION)).save_pretrained(out)
+    SiglipProcessor(SiglipImageProcessorPil(size={"height": 32, "width": 32}), words).save_pretrained(out)
+
+
+def colpali(out: Path) -> None:
+    words = _tokenizer("<image>")
+    text = {**_TEXT, "model_type": "gemma", "vocab_size": len(words) + 2, "num_key_value_heads": 1, "head_dim": 8}
+    vision = {**_VISION, "model_type": "siglip_vision_model", "projection_dim": 16, "vision_use_head": False}
+    inner = PaliGemmaConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        projection_dim=16,
+        hidden_size=16,
+    )
+    ColPaliForRetrieval(ColPaliConfig(vlm_config=inner, embedding_dim=8)).save_pretrained(out)
+    pictures = SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    pictures.image_seq_length = 16
+    ColPaliProcessor(pictures, words).save_pretrained(out)
+
+
+def idefics3(out: Path, template: str | None = _TEMPLATE) -> None:
+    words = _tokenizer("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+    text = {**_TEXT, "model_type": "llama", "vocab_size": len(words), "num_key_value_heads": 2}
+    mark = words.convert_tokens_to_ids("<image>")
+    Idefics3Model(
+        Idefics3Config(text_config=text, vision_config=_VISION, image_token_id=mark, scale_factor=2)
+    ).save_pretrained(out)
+    pictures = Idefics3ImageProcessorPil(size={"longest_edge": 32}, max_image_size={"longest_edge": 32})
+    Idefics3Processor(pictures, words, image_seq_len=4, chat_template=template).save_pretrained(out)
+
+
+MODELS: dict[str, Callable[[Path], None]] = {"clip": clip, "siglip": siglip, "colpali": colpali, "idefics3": idefics3}
+
+
+def made(name: str, out: Path) -> Path:
+    with quiet_transformers():
+        MODELS[name](out)
+    return out
