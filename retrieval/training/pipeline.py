@@ -202,7 +202,7 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
 def sources_of(rows: Sequence[TrainingRow]) -> dict[str, dict[str, float | int | None]]:
     """How many rows are of each source, and its weight in the mixture; None: as its rows come."""
     counts = Counter(mixture_of(row) for row in rows)
-    weights = {mixture_of(row): row.weight for row in rows}
+    weights = {mixture_of(row): row.share for row in rows}
     return {name: {"rows": count, "weight": weights[name]} for name, count in counts.items()}
 
 

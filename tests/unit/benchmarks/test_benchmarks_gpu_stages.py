@@ -18,7 +18,8 @@ from sleuth.errors import TrainingError
 from workflows.config import RunSettings
 
 ROOT = Path(__file__).parents[3]
-RUNS = [path for path in ROOT.glob("configs/*.yaml") if not path.name.startswith("retriever_")]
+OTHERS = ("retriever_", "cotrain_", "synthesize_")
+RUNS = [path for path in ROOT.glob("configs/*.yaml") if not path.name.startswith(OTHERS)]
 RUNS.append(ROOT / "benchmarks" / "gpu" / "wiki.yaml")
 
 

@@ -128,7 +128,7 @@ def test_slerp_keeps_the_length_of_the_arc_and_linear_the_mean() -> None:
 def rows_of(source: str, count: int, weight: float | None) -> list[TrainingRow]:
     passages = (Passage(f"{source}{i}", "", f"text {source} {i}") for i in range(count))
     return [
-        TrainingRow(f"{source}{i}", f"q {source} {i}", (p,), source=source, weight=weight)
+        TrainingRow(f"{source}{i}", f"q {source} {i}", (p,), source=source, share=weight)
         for i, p in enumerate(passages)
     ]
 
@@ -175,9 +175,9 @@ def test_caps_draw_from_the_whole_source_and_weights_survive_a_file(tmp_path: Pa
     of_a = [row for row in rows if row.source == "0"]
     assert (len(of_a), len(rows)) == (10, 15) and load_rows(given_) == rows
     assert [row.id for row in of_a] != [str(i) for i in range(10)]
-    assert {row.weight for row in of_a} == {2.0} and {row.weight for row in rows[10:]} == {1.0}
+    assert {row.share for row in of_a} == {2.0} and {row.share for row in rows[10:]} == {1.0}
     write_rows(rows, tmp_path / "mined.jsonl")
     assert load_rows([SourceSettings(path=str(tmp_path / "mined.jsonl"))]) == rows
-    (tmp_path / "bad.jsonl").write_text('{"query": "q", "positive_passages": [{"text": "x"}], "weight": -1}\n')
-    with pytest.raises(DataError, match="'weight' is not a number above 0"):
+    (tmp_path / "bad.jsonl").write_text('{"query": "q", "positive_passages": [{"text": "x"}], "share": -1}\n')
+    with pytest.raises(DataError, match="'share' is not a finite number above 0"):
         load_rows([SourceSettings(path=str(tmp_path / "bad.jsonl"))])
