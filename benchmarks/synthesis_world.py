@@ -1,6 +1,6 @@
 """Rows written about the made-up world's passages, and what a retriever learns from them alone.
 
-    PYTHONPATH=benchmarks python benchmarks/synthesis_world.py [--seeds 0 1 2] [--steps 300] [--out FOLDER]
+    PYTHONPATH=benchmarks python benchmarks/synthesis_world.py [--seeds 0 1 2] [--steps 600] [--out FOLDER]
 
 All questions are paraphrased: they share no word with a passage, and BM25 finds nothing. The writer is scripted: it
 asks about a passage in the world's other words, as a language model would that knows them. It is shown no passage that
@@ -149,7 +149,7 @@ def pipeline(out: Path, seed: int, steps: int, **world: Any) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--out", type=Path, default=Path("runs/synthesis_world"))
     given = parser.parse_args()
     for seed in given.seeds:
