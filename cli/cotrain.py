@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,12 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from cli.console import counting, error_console
+from cli.options import Out, Overwrite, Resume, Set, resume_command
 
 Config = Annotated[Path, typer.Argument(help="YAML file of the run, with a section cotrain.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: key.sub=value. Repeatable.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder, instead of the config's.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in this folder.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the resolved config.")]
 
 
@@ -43,8 +39,7 @@ def cotrain(
     try:
         rows = run_cotraining(settings, resume=resume, overwrite=overwrite, counting=counting)
     except KeyboardInterrupt:
-        words = ["sleuth", "cotrain", str(config), *(word for one in set_ or [] for word in ("--set", one))]
-        command = shlex.join([*words, *(["--out", str(out)] if out else []), "--resume"])
+        command = resume_command("cotrain", config, set_ or [], out)
         error_console().print(f"stopped; go on with: {command}", markup=False, soft_wrap=True)
         raise
     for line in lines_of(rows):

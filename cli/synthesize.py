@@ -8,18 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from cli.console import counting, error_console, print_json
+from cli.options import Out, Overwrite, Set
 
 
 def synthesize(
     config: Annotated[Path, typer.Argument(help="YAML file: writer, recipe, what to write about, filters.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a setting: key.sub=value. Repeatable.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder, instead of the config's.")] = None,
+    set_: Set = None,
+    out: Out = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in this folder; limit and keep may be larger.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in this folder.")] = False,
+    overwrite: Overwrite = False,
     json: Annotated[bool, typer.Option("--json", help="Print the record of the run as one JSON object.")] = False,
 ) -> None:
     """Write training rows for retrievers with a language model, filter them, and keep the rest with reasons."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cli.options import Out, Overwrite, Resume, Set, resume_command
+
 Config = Annotated[Path, typer.Argument(help="YAML file of the run.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: key.sub=value. Repeatable.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder, instead of the config's.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in this folder.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the resolved config and a cost estimate.")]
 
 
@@ -87,14 +84,7 @@ def _run(
     try:
         run = run_stages(settings, until=until, resume=resume, overwrite=overwrite)
     except KeyboardInterrupt:
-        command = resume_command(config, overrides or [], out, until)
+        command = resume_command({"grpo": "train"}.get(until, until), config, overrides or [], out)
         error_console().print(f"stopped; go on with: {command}", markup=False, soft_wrap=True)
         raise
     print_summary(run.out)
-
-
-def resume_command(config: Path, overrides: list[str], out: Path | None, until: str) -> str:
-    """The command that resumes a run, including ``--out``, without which it would start another."""
-    words = ["sleuth", {"grpo": "train"}.get(until, until), str(config)]
-    words += [word for override in overrides for word in ("--set", override)]
-    return shlex.join([*words, *(["--out", str(out)] if out else []), "--resume"])

@@ -8,12 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from cli.console import counting, error_console
+from cli.options import Out, Overwrite, Resume, Set
 
 Config = Annotated[Path, typer.Argument(help="YAML file of the run.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: key.sub=value. Repeatable.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder, instead of the config's.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in this folder.")]
 
 
 def train_retriever(

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ByteSize,
     ConfigDict,
@@ -45,6 +46,16 @@ Draw = Literal["first", "seeded"]
 """Which rows a limit keeps: the first of the file, or some from all over it, drawn by the run's seed."""
 Seconds = Annotated[float, Field(gt=0.0, le=31_536_000.0)]
 """Up to a year: more than clocks and threads can wait for is an error there."""
+
+
+def _http(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    return url.rstrip("/")
+
+
+Address = Annotated[str, AfterValidator(_http)]
+"""Of a server, without a slash at its end."""
 Limit = Annotated[float, Field(gt=0.0, allow_inf_nan=True)]
 """What is cut or refused above it: infinity means nothing is. NaN is refused."""
 Threshold = Annotated[float, Field(ge=-math.inf, allow_inf_nan=True)]

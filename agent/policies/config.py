@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from sleuth.settings import Count, Settings
+from sleuth.settings import Address, Count, Settings
 
 
 class VllmSettings(Settings):
@@ -41,17 +41,10 @@ class OpenAISettings(Settings):
     accepts and returns token ids; ``auto`` asks it.
     """
 
-    base_url: str = "http://127.0.0.1:8000/v1"
+    base_url: Address = "http://127.0.0.1:8000/v1"
     key_variable: str = "OPENAI_API_KEY"
     tokenizer: str | None = None
     tokens: Literal["auto", "always", "never"] = "auto"
     timeout_s: Annotated[float, Field(gt=0.0)] = 120.0
     retries: Annotated[int, Field(ge=0)] = 3
     concurrency: Count = 16
-
-    @field_validator("base_url")
-    @classmethod
-    def _is_http(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
-        return url.rstrip("/")

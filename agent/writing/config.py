@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny
 
 from agent.config import PolicySettings
 from agent.policies.config import OpenAISettings
 from sleuth.kinds import KindSettings
 from sleuth.plugins import make_object
-from sleuth.settings import Count, Seconds
+from sleuth.settings import Address, Count, Seconds
 
 if TYPE_CHECKING:
     from agent.writing.asks import Writer
@@ -86,7 +86,7 @@ class ServerWriterSettings(WriterSettings):
     """
 
     kind: Literal["server"] = "server"
-    base_url: str
+    base_url: Address
     model: str | None = None
     key_variable: str = "OPENAI_API_KEY"
     structured: bool = True
@@ -95,13 +95,6 @@ class ServerWriterSettings(WriterSettings):
     concurrency: Count = 16
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Sent with every request, such as ``{chat_template_kwargs: {enable_thinking: false}}``."""
-
-    @field_validator("base_url")
-    @classmethod
-    def _is_http(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
-        return url.rstrip("/")
 
     def open(self) -> Writer:
         from agent.writing.server_writer import ServerWriter

@@ -13,7 +13,7 @@ import pytest
 
 from agent.demonstrate import why_dropped
 from agent.evaluate import AnswerFigures, EvaluationReport, SearchFigures
-from cli.train import resume_command
+from cli.options import resume_command
 from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
 from sleuth.failures import causes
 from sleuth.layout import GrpoOutcome, RunLayout, read_record, write_record
@@ -112,10 +112,10 @@ def test_training_that_ended_on_a_cluster_is_not_begun_again(tmp_path: Path, mon
 
 
 def test_the_command_that_goes_on_is_the_one_that_was_given() -> None:
-    command = resume_command(Path("a b.yaml"), ["grpo.steps=3", "data.dev=x y"], Path("runs/b"), "warmstart")
+    command = resume_command("warmstart", Path("a b.yaml"), ["grpo.steps=3", "data.dev=x y"], Path("runs/b"))
     words = ["sleuth", "warmstart", "a b.yaml", "--set", "grpo.steps=3", "--set", "data.dev=x y"]
     assert shlex.split(command) == [*words, "--out", "runs/b", "--resume"]
-    assert resume_command(Path("a.yaml"), [], None, "grpo") == "sleuth train a.yaml --resume"
+    assert resume_command("train", Path("a.yaml"), [], None) == "sleuth train a.yaml --resume"
 
 
 def test_a_warm_start_may_learn_from_right_rollouts_alone(tmp_path: Path) -> None:
