@@ -100,6 +100,12 @@ class WarmstartSettings(OptimizerSettings):
             raise ValueError(f"batch_size {self.batch_size} cannot be split into micro-batches of {self.micro_batch}")
         return self
 
+    @model_validator(mode="after")
+    def _rewarded(self) -> WarmstartSettings:
+        if self.min_reward is not None and self.trajectories is None:
+            raise ValueError("min_reward needs trajectories: demonstrations have no reward")
+        return self
+
 
 class MonitorSettings(Settings):
     """When to warn that a run is collapsing, and when to stop it."""

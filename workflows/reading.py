@@ -42,6 +42,7 @@ def play_readers(
     from envs.factory import make_environment
     from envs.lazy import kind_of
     from envs.protocols.base import open_protocol
+    from envs.queries import shown_part, spaced
     from envs.reader import Reader
 
     environment = run.settings.environment
@@ -51,7 +52,8 @@ def play_readers(
     readers = [Reader(one.solution, given[one.question.text], one.reserved) for one in chosen]
 
     def why(trajectory: Trajectory) -> str:
-        shown = codec.decode(trajectory.segments[0].token_ids)
+        prompt = spaced(codec.decode(trajectory.segments[0].token_ids))
+        shown = "\n".join(shown_part(hit.passage.text, prompt) for hit in trajectory.given)  # not the question's words
         return "" if answer_stands_in(trajectory, shown) else "its answer does not stand in what was read"
 
     with plain_progress("demonstrations of reading", log.info) as told:

@@ -181,6 +181,8 @@ def _learned_from(source: Path, min_reward: float | None) -> list[Trajectory]:
 
     samples = [sample.folder for sample in EvaluationLayout(source).existing_samples()]
     rows = [row for part in samples or [source] for row in read_trajectories(part)]
+    if not rows:
+        raise DataError(f"{source} has no trajectories", "name a file of them, or the folder of one evaluation")
     if min_reward is None:
         return [row.trajectory for row in rows]
     kept = [row.trajectory for row in rows if row.reward is not None and row.reward >= min_reward]

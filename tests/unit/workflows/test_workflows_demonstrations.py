@@ -65,12 +65,12 @@ def place(tmp_path_factory):
     return folder
 
 
-def demonstrate(place, out, data=None, **demonstrations):
+def demonstrate(place, out, data=None, retriever=None, **demonstrations):
     values = {
         "out": str(out),
         "policy": {"model": str(place / "policy")},
         "environment": {"top_k": 1, "turn_tokens": 400, "total_tokens": 8000, "preset": "minimal"},
-        "retriever": {"index": str(place / "index"), "corpus": str(place / "corpus.jsonl")},
+        "retriever": retriever or {"index": str(place / "index"), "corpus": str(place / "corpus.jsonl")},
         "data": data or {},
         "demonstrations": demonstrations,
     }
@@ -120,6 +120,19 @@ def test_reading_is_shown_with_what_the_question_finds(place, tmp_path):
     assert info["dropped"] == {"what was given does not have the answer": 2}
     kept, _ = demonstrate(place, tmp_path / "more", sources=[source | {"top_k": 2}])
     assert kept.keys() == {"q1", "q3"} and kept["q3"].answer == "Skien"
+
+
+def test_an_answer_that_the_prompt_cuts_off_is_not_read(place, tmp_path):
+    long = place / "long.jsonl"
+    row = {"_id": "p9", "title": "Towns", "text": "x. " * 300 + "The larger is Skien."}
+    long.write_text(json.dumps(row) + "\n")
+    asked = question(7, "which is larger x Skien or Oslo", ["Skien"], "single", ["p2"])
+    asked["metadata"] |= {"supporting_titles": ["Towns"], "gold_ids": ["p9"]}
+    (place / "long_questions.jsonl").write_text(json.dumps(asked) + "\n")
+    index = {"index": str(place / "long_index"), "corpus": str(long)}
+    source = {"path": str(place / "long_questions.jsonl"), "mode": "rag"}
+    with pytest.raises(DataError, match="its answer does not stand in what was read: 1"):
+        demonstrate(place, tmp_path / "run", retriever=index, sources=[source])
 
 
 def test_a_gold_passage_may_be_given_at_any_rank(place, tmp_path):

@@ -132,6 +132,11 @@ def test_a_warm_start_may_learn_from_right_rollouts_alone(tmp_path: Path) -> Non
     assert len(stages._learned_from(tmp_path / "sample-1", 0.0)) == 2
     with pytest.raises(DataError, match="lower warmstart"):
         stages._learned_from(tmp_path, 2.0)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DataError, match="other has no trajectories"):
+        stages._learned_from(tmp_path / "other", None)
+    with pytest.raises(ConfigError, match="min_reward needs trajectories"):
+        settings(tmp_path, warmstart={"min_reward": 1.0})
 
 
 def test_a_demonstration_met_its_titles_however_a_corpus_writes_them() -> None:
