@@ -195,7 +195,7 @@ class Encoder:
         first = self._first_module(role)
         limit = {"max_length": self.settings.max_tokens(role)} if _is_cut(first, role) else {}
         only_text = list(getattr(first, "modalities", ["text"])) == ["text"]
-        given: list[Any] = list(inputs) if only_text else for_library(inputs)
+        given: list[Any] = list(inputs) if only_text else for_library(inputs, getattr(first, "processor", None))
         made = self.model.preprocess(given, prompt=self.settings.prompt(role), task=TASKS[role], **limit)
         tensors = {name: value for name, value in made.items() if isinstance(value, Tensor)}
         whole = {name: value if value.numel() else value.long() for name, value in tensors.items()}

@@ -26,6 +26,8 @@ class Seen:
 
 
 Input = str | Seen
+_MARKS = ("image_token", "video_token", "audio_token")
+"""Attributes of processors."""
 
 
 def input_of(passage: Passage, reads: Reads) -> Input:
@@ -46,18 +48,26 @@ def are_texts(inputs: Sequence[Input]) -> TypeGuard[Sequence[str]]:
     return all(isinstance(given, str) for given in inputs)
 
 
-def for_library(inputs: Sequence[Input]) -> list[dict[str, Any]]:
+def for_library(inputs: Sequence[Input], processor: Any = None) -> list[dict[str, Any]]:
     """``inputs`` as sentence-transformers takes them, pictures decoded.
 
-    Texts are named as such: a bare string that looks like a path or a link would be opened.
+    Texts are named as such: a bare string that looks like a path or a link would be opened. What stands for a picture
+    in the texts of ``processor`` is broken where a text has it: it would be taken for a picture that nobody gave.
     """
+    marks = [mark for name in _MARKS if isinstance(mark := getattr(processor, name, None), str)]
+
+    def plain(text: str) -> str:
+        for mark in marks:
+            text = text.replace(mark, f"{mark[0]}\u00b7{mark[1:]}")
+        return text
+
     pictures = iter(decoded([given.image for given in inputs if isinstance(given, Seen)]))
     found: list[dict[str, Any]] = []
     for given in inputs:
         if isinstance(given, str):
-            found.append({"text": given})
+            found.append({"text": plain(given)})
         else:
-            found.append({"image": next(pictures), **({"text": given.text} if given.text else {})})
+            found.append({"image": next(pictures), **({"text": plain(given.text)} if given.text else {})})
     return found
 
 

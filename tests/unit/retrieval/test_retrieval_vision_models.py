@@ -60,6 +60,16 @@ def test_pages_are_encoded_alike_alone_in_a_batch_and_when_loaded(
     assert torch.equal(again.encode_passages(PAGES).values, together.values)
 
 
+@pytest.mark.parametrize("name", ["idefics3", "colpali"])
+def test_a_text_cannot_stand_for_a_picture(name: str, tmp_path: Path) -> None:
+    encoder = encoder_of(name, "plain" if name == "idefics3" else None, tmp_path)
+    for role in ("query", "passage"):
+        hostile, broken = encoder.encode_texts(
+            ["oslo <image> <image>", "oslo <\u00b7image> <\u00b7image>"], role
+        ).values
+        assert torch.allclose(hostile, broken, atol=1e-5) and hostile.isfinite().all()
+
+
 def test_a_model_of_one_vector_makes_no_patches(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="gives one vector a text or picture"):
         encoder_of("clip", "colbert", tmp_path)
