@@ -72,7 +72,7 @@ def _say(report: PagesReport, out: Path) -> None:
     counts = {"duplicates": report.duplicates, "damaged documents": report.damaged}
     left_out = "".join(f"; {count:,} {what} left out" for what, count in counts.items() if count)
     changed = f"; {report.notes:,} converted or misnamed, see notes.jsonl" if report.notes else ""
-    typer.echo(f"{report.pages:,} pages in {out}{left_out}{changed}", err=True)
+    typer.echo(f"{report.pages:,} page{'s' * (report.pages != 1)} in {out}{left_out}{changed}", err=True)
     for example in report.examples:
         typer.echo(f"  {example}", err=True)
     typer.echo(f"try it: sleuth index {out} --out INDEX --kind dense --encoder MODEL", err=True)

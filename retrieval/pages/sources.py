@@ -53,16 +53,16 @@ class Unit:
 
 def units_of(source: str | Path, settings: PageSettings) -> Iterator[Unit]:
     """The units of ``source`` in a fixed order. Raises DataError if there is no such source, or nothing in it."""
-    path, drawer = Path(source), Drawer(settings)
+    path, drawer = existing(Path(source)), Drawer(settings)
     if suffix_of(path) in DOCUMENTS:
-        yield from _of_file(_existing(path), path.parent, drawer)
+        yield from _of_file(path, path.parent, drawer)
         return
     files = documents_in(path) if path.is_dir() else []
     if files:
         for file in files:
             yield from _of_file(file, path, drawer)
         return
-    if suffix_of(path) == PARQUET and _has_pictures(_existing(path)):
+    if suffix_of(path) == PARQUET and _has_pictures(path):
         yield from _of_vidore(path)
         return
     for row in read_rows(source):
@@ -84,9 +84,11 @@ def documents_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in DOCUMENTS and path.is_file())
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        near = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+def existing(path: Path) -> Path:
+    """``path``. Raises DataError if nothing is there."""
+    if not path.exists():
+        there = path.parent.iterdir() if path.parent.is_dir() else ()
+        near = [other.name for other in there if not other.name.startswith(".")]
         raise DataError(f"no document at {path}", did_you_mean(path.name, near) if near else "")
     return path
 
@@ -135,8 +137,11 @@ def _document(file: Path, name: str, kind: str) -> Passage:
         raise DataError(f"{file} is not UTF-8 text", "convert it") from None
     if kind in HTML:
         title, text = text_of_html(content)
-        return Passage(name, title or file.stem, text)
-    return Passage(name, file.stem, content)
+    else:
+        title, text = "", content
+    if not text.strip():
+        raise DataError(f"{file} has no text to draw")
+    return Passage(name, title or file.stem, text)
 
 
 def _of_row(row: Any, drawer: Drawer) -> Unit:

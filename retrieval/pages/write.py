@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from retrieval.pages.config import PageSettings
 from retrieval.pages.judgements import copy_judgements
 from retrieval.pages.letters import LETTERS, letters_row
-from retrieval.pages.sources import Page, Unit, identity_of, units_of
+from retrieval.pages.sources import Page, Unit, existing, identity_of, units_of
 from sleuth.artifacts import atomic_write, resumable_folder, text_digest, write_manifest
 from sleuth.errors import DataError
 
@@ -56,9 +56,11 @@ def write_pages(
 ) -> PagesReport:
     """Make the folder ``out`` from ``source``; a stopped run of the same goes on.
 
-    Raises DataError naming the first damaged document unless ``skip_damaged``, ArtifactError if ``out`` exists.
+    Raises DataError if nothing is there, or naming the first damaged document unless ``skip_damaged``; ArtifactError if
+    ``out`` exists.
     """
     chosen = settings or PageSettings()
+    existing(Path(source))
     with resumable_folder(out, overwrite=overwrite) as folder:
         asked = {"source": identity_of(source), "settings": chosen.model_dump(mode="json")}
         with _Writer(folder, asked, skip_damaged) as writer:

@@ -234,19 +234,17 @@ def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(tmp_path: Path, monke
         ("torn.pdf", b"%PDF-1.4 nothing", "is no PDF that can be read"),
         ("locked.pdf", pdf("Oslo", password=True), "needs a password"),
         ("latin.txt", "Ärger".encode("latin-1"), "is not UTF-8 text"),
-        ("blank.txt", b" \n", None),
+        ("blank.txt", b" \n", "has no text to draw"),
+        ("blank.html", b"<head><title>Nothing</title></head>", "has no text to draw"),
     ],
 )
 def test_a_damaged_document_is_named_in_one_line_and_can_be_left_out(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, content: bytes, said: str | None
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, content: bytes, said: str
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "good.png").write_bytes(picture())
     (folder / name).write_bytes(content)
-    if said is None:  # its title is its name, and that can be drawn
-        assert write_pages(folder, tmp_path / "out").pages == 2
-        return
     with pytest.raises(SystemExit) as stop:
         main(["pages", str(folder), "--out", str(tmp_path / "out")])
     error = " ".join(capfd.readouterr().err.split())
@@ -275,6 +273,9 @@ def test_a_missing_source_is_named(tmp_path: Path) -> None:
     (tmp_path / "report.pdf").write_bytes(pdf("x"))
     with pytest.raises(DataError, match=r"no document at .*reprot.pdf.*report.pdf"):
         next(units_of(tmp_path / "reprot.pdf", GRID))
+    with pytest.raises(DataError, match="no document at"):
+        write_pages(tmp_path / "reprot.pdf", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.pdf"], "nothing is begun"
 
 
 def test_html_is_read_as_a_browser_shows_it() -> None:
