@@ -14,6 +14,7 @@ from retrieval.size import size_of
 from sleuth.artifacts import fingerprint_of, text_digest
 from sleuth.errors import PolicyError, RetrieverError
 from sleuth.protocols import Documents, Retriever
+from sleuth.query_forms import QueryForm, form_of, query_of
 from sleuth.seeding import derive_seed
 from sleuth.trajectories import open_for_append, read_jsonl
 from sleuth.types import Hit
@@ -119,5 +120,13 @@ class RewriteRetriever:
         """Reads whole documents; None if the inner retriever cannot."""
         return documents_of(self.inner)
 
+    @property
+    def query_form(self) -> QueryForm:
+        """What the inner retriever reads of an agent's search; of it only the query is rewritten."""
+        return form_of(self.inner)
+
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        return self.inner.search(self.rewriter.searched(queries) if queries else [], k)
+        bare = [query_of(text) for text in queries]
+        found = self.rewriter.searched(bare) if bare else []
+        asked = [new + text[len(old) :] for new, old, text in zip(found, bare, queries, strict=True)]
+        return self.inner.search(asked, k)

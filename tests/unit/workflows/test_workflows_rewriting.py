@@ -12,6 +12,8 @@ from retrieval.bm25 import build_bm25
 from retrieval.config import RetrieverSettings
 from retrieval.open import open_retriever
 from sleuth.errors import ConfigError, RetrieverError
+from sleuth.query_forms import form_of, written
+from sleuth.types import Hit
 from workflows.rewriting import Rewriter, RewriteRetriever
 
 WRITERS: list[ScriptedWriter] = []
@@ -58,6 +60,21 @@ def test_a_query_that_is_not_rewritten_is_an_error_of_the_retriever(bm25: Path) 
     with pytest.raises(RetrieverError, match="1 of 1 queries were not rewritten: empty"):
         retriever.search(["windows"], 3)
     assert retriever.search([], 3) == []
+
+
+def test_what_an_agent_adds_to_its_query_goes_along_unwritten() -> None:
+    class Inner:
+        fingerprint, query_form = "inner", "question_query"
+
+        def search(self, queries: list[str], k: int) -> list[list[Hit]]:
+            asked.extend(queries)
+            return [[] for _ in queries]
+
+    asked: list[str] = []
+    retriever = RewriteRetriever(Inner(), Rewriter(ScriptedWriter(lambda _: "glass"), "search", keep_query=False))
+    assert form_of(retriever) == "question_query"
+    retriever.search([written("question_query", "windows", "what are they made of?", ""), "windows"], 3)
+    assert asked == [written("question_query", "glass", "what are they made of?", ""), "glass"]
 
 
 def test_settings_of_the_writer_are_checked_with_the_config(bm25: Path) -> None:
