@@ -164,12 +164,12 @@ class RetrieverSettings(KindSettings):
 
     @classmethod
     def _refuse_fusion(cls, own: type[RetrieverSettings], values: Mapping[str, Any]) -> None:
-        """An index that fuses its own parts is not guessed from settings that a hybrid has too."""
+        """No kind is guessed from settings that a hybrid has and that an index which fuses its own parts has too."""
         fused, shared = cls._load(cls.KINDS["hybrid"]).model_fields, RetrieverSettings.model_fields
-        if "fusion" in own.model_fields:
-            name = next((name for name in values if name in fused and name not in shared), None)
-            if name is not None:
-                raise ValueError(f"kind is missing, and {name} is a setting of both promptreps and hybrid")
+        ours = () if "fusion" in own.model_fields else own.model_fields
+        name = next((name for name in values if name in fused and name not in shared and name not in ours), None)
+        if name is not None:
+            raise ValueError(f"kind is missing, and {name} is a setting of both promptreps and hybrid")
 
     @classmethod
     def _has_all(cls, kind: str, values: Mapping[str, Any]) -> bool:

@@ -88,8 +88,24 @@ def _mine(run: TrainingRun, number: int) -> Mapping[str, Any]:
     if run.settings.mining is None:
         return {}
     rows = load_rows(run.settings.data)
+    if number == 1:
+        _check_readable(run, rows)
     retriever = _first_retriever(run) if number == 1 else _retriever_of_round(run, number - 1)
     return _mine_with(run, rows, retriever, run.layout.round(number).rows)
+
+
+def _check_readable(run: TrainingRun, rows: Sequence[TrainingRow]) -> None:
+    """Refuse instructions that the model does not read before hours of mining, not after them."""
+    if not any(row.instruction for row in rows):
+        return
+    if run.settings.kind == "encoder":
+        check_instructions(rows, _encoder_of_round(run, 1, rows))
+        return
+    from retrieval.training.rerankers import model
+
+    assert run.settings.reranker is not None
+    reranker = model.new_reranker(run.settings.reranker, seed=run.settings.seed)
+    model.check_instructions(rows, reranker, run.settings.reranker.backbone)
 
 
 def _mine_with(run: TrainingRun, rows: Sequence[TrainingRow], settings: RetrieverSettings, out: Path) -> dict[str, Any]:

@@ -249,6 +249,7 @@ def test_what_may_stand_for_a_retriever(tmp_path: Path) -> None:
             "{index: nope, corpus: c, rrf_k: 10}",
             "kind is missing, and rrf_k is a setting of both promptreps and hybrid",
         ),
+        ("{index: nope, fusion: rrf}", "kind is missing, and fusion is a setting of both promptreps and hybrid"),
         ("{index: nope, depth: 20}", "kind is missing, and depth is a setting of both promptreps and hybrid"),
         ("{index: nope, parts: [a, b]}", "kind is missing, and parts is a setting of both"),
         ("{parts: [a, b], rrf_k: 10}", "kind is missing: these are settings of kind hybrid"),

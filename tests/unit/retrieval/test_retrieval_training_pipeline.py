@@ -275,6 +275,13 @@ def test_an_instruction_of_the_dev_set_that_the_encoder_has_no_place_for_is_refu
         train_retriever(config(tmp_path, mining=None), set_=["evaluation.instruction=Find it"])
 
 
+def test_instructions_that_the_encoder_does_not_read_are_refused_before_mining(tmp_path: Path) -> None:
+    path = config(tmp_path)
+    with pytest.raises(ConfigError, match="query_prompt '' has no place for one"):
+        train_retriever(path, set_=["data.0.instruction=Find it"])
+    assert not list((tmp_path / "run").rglob("rows.jsonl"))
+
+
 def test_counts_are_written_out(capsys: pytest.CaptureFixture[str]) -> None:
     _print_figures(Path("run"), {"train-1": {"queries": 1_234_567, "best": 0.12345, "gain_method": "t"}})
     assert "train-1: queries 1,234,567  best 0.1235\n" in capsys.readouterr().err
