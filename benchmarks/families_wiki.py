@@ -18,12 +18,14 @@ import importlib.util
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from family_study import Searched, Task, Trained, beir_task, study, table
+from family_study import Result, Searched, Task, Trained, beir_task, study, table
 
+from envs.questions import load_questions
 from retrieval.bm25 import BM25Retriever, build_bm25
 from retrieval.evaluation.judgements import read_qrels
 from retrieval.training.config import SourceSettings
@@ -31,6 +33,7 @@ from retrieval.training.mining import mine
 from retrieval.training.mining_config import FilterSettings
 from retrieval.training.rows import load_rows, write_rows
 from sleuth.layout import RetrieverRunLayout
+from sleuth.leaks import HeldOut
 
 DATA = Path(os.environ.get("SLEUTH_DATA", "data"))
 POOL = 8_000
@@ -223,6 +226,18 @@ def searches(mlm: str) -> list[Searched]:
     ]
 
 
+def unshared(results: Sequence[Result]) -> list[Result]:
+    """``results`` on the dev questions alone whose gold passages and titles no training question has."""
+    learnt = HeldOut.of(load_questions(str(DATA / "wiki" / "qa" / "train.jsonl")))
+    questions = load_questions(str(DATA / "wiki" / "qa" / "dev.jsonl"))
+    shared = {q.id for q in questions if learnt.has_passage_of(q) or learnt.has_title_of(q)}
+    print(f"{len(shared)} of {len(questions)} dev questions share a gold passage or title with a training question")
+    return [
+        replace(r, values={name: {q: v for q, v in of.items() if q not in shared} for name, of in r.values.items()})
+        for r in results
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mlm", required=True, help="Folder of the masked language model.")
@@ -231,10 +246,12 @@ def main() -> None:
     parser.add_argument("--corpus", nargs="+", default=["pool"], help="pool, whole, medquad, afriqa")
     parser.add_argument("--only", nargs="+", default=[], help="Retrievers, by their names in the table.")
     parser.add_argument("--table", action="store_true", help="Print what is known, measure nothing.")
+    parser.add_argument("--unshared", action="store_true", help="Leave out dev questions that training touches.")
     options = parser.parse_args()
     chosen = [one for one in searches(options.mlm) if one.name.rsplit("(", 1)[1].rstrip(")") in options.corpus]
     chosen = [one for one in chosen if not options.only or one.name.rsplit(" (", 1)[0] in options.only]
     results = study(options.out, options.seeds, trainings(options.mlm), [] if options.table else chosen, dev, prepare)
+    results = unshared(results) if options.unshared else results
     for corpus in options.corpus:
         print(f"\n{corpus}\n" + table([r for r in results if r.name.endswith(f"({corpus})")], f"bm25 ({corpus})"))
 
