@@ -51,7 +51,8 @@ class DemonstrationSource(KindSettings):
 class QuestionSource(DemonstrationSource):
     """Questions with gold passages, or plans that were written beforehand (``sleuth world`` writes some).
 
-    ``kinds`` keeps only questions of these kinds, ``max_answer_words`` those with an answer that is so short.
+    ``kinds`` keeps only questions of these kinds, ``max_answer_words`` those with an answer that is so short,
+    ``min_searches`` demonstrations that search so often: from 2, they show how to go on after a miss.
 
     ``mode`` ``rag`` shows how to read instead of how to search: the prompt has the first ``top_k`` passages that the
     question itself finds (None: as many as the environment's), and the demonstration answers from them, or is dropped.
@@ -63,11 +64,14 @@ class QuestionSource(DemonstrationSource):
     gold: bool = False
     kinds: Annotated[list[str], Field(min_length=1)] | None = None
     max_answer_words: Count | None = None
+    min_searches: Count | None = None
 
     @model_validator(mode="after")
-    def _only_of_rag(self) -> Self:
+    def _fits_the_mode(self) -> Self:
         if self.mode == "search" and (self.gold or self.top_k):
             raise ValueError("top_k and gold are of mode: rag; a search finds environment.top_k passages")
+        if self.mode == "rag" and self.min_searches:
+            raise ValueError("min_searches is of mode: search; mode: rag shows reading alone")
         return self
 
 

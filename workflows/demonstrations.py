@@ -8,7 +8,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.demonstration_config import DemonstrationSource, QuestionSource, RunSource
@@ -143,7 +142,12 @@ def _play_questions(
     if settings.lazy:
         log.info("%s", _lazy_line(chosen, played_by))
     titles = settings.require_titles and isinstance(played_by[0], Reciter)  # a searcher sees to it itself
-    found = _play(run, codec, played_by, retriever, partial(why_dropped, require_titles=titles))
+
+    def why(trajectory: Trajectory) -> str:
+        few = len(trajectory.searches) < (source.min_searches or 0)
+        return why_dropped(trajectory, require_titles=titles) or (few and "it searches too few times") or ""
+
+    found = _play(run, codec, played_by, retriever, why)
     return [(kind_of(played.trajectory.question), played) for played in found]
 
 
