@@ -102,6 +102,15 @@ def test_sources_may_ask_for_some_questions_only(place, tmp_path):
         demonstrate(place, tmp_path / "other", sources=[source | {"kinds": ["x"]}])
 
 
+def test_a_source_may_be_of_those_that_search_again(place, tmp_path):
+    source = {"path": str(place / "questions.jsonl"), "min_searches": 2}
+    kept, info = demonstrate(place, tmp_path / "run", sources=[source])
+    assert kept.keys() == {"q3"} and len(kept["q3"].queries) == 2
+    assert info["dropped"]["it searches too few times"] == 1
+    with pytest.raises(ConfigError, match="min_searches is of mode: search"):
+        validate(DemonstrationSettings, {"sources": [source | {"mode": "rag"}]}, "x")
+
+
 def test_questions_about_what_is_measured_with_are_no_demonstrations(place, tmp_path):
     (tmp_path / "dev.jsonl").write_text(json.dumps(question(9, "when was ibsen born", ["1828"], "single", ["p2"])))
     sources, dev = [str(place / "questions.jsonl")], str(tmp_path / "dev.jsonl")
