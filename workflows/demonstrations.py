@@ -143,11 +143,11 @@ def _play_questions(
         log.info("%s", _lazy_line(chosen, played_by))
     titles = settings.require_titles and isinstance(played_by[0], Reciter)  # a searcher sees to it itself
 
-    def why(trajectory: Trajectory) -> str:
+    def failing(trajectory: Trajectory) -> str:
         few = len(trajectory.searches) < (source.min_searches or 0)
         return why_dropped(trajectory, require_titles=titles) or (few and "it searches too few times") or ""
 
-    found = _play(run, codec, played_by, retriever, why)
+    found = _play(run, codec, played_by, retriever, failing)
     return [(kind_of(played.trajectory.question), played) for played in found]
 
 
