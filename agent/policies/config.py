@@ -17,6 +17,8 @@ class VllmSettings(Settings):
     memory to use. ``max_tokens`` is the longest transcript, by default the model's limit.
     ``sleep`` frees the GPU's memory while the trainer works. ``max_gap`` bounds how far, in nats, the
     engine's log-probs of a probe text may be from the trainer's after an update; by default it follows the dtype.
+    ``merge_adapters`` adds an adapter to the weights that the engine holds instead of serving it beside them; by
+    default on a CPU, where serving one takes four times as long to sample.
     ``full_logprobs`` reports log-probs of the whole distribution at temperature 1 instead of the one sampled from;
     training with ``grpo.top_p`` below 1 sets it.
     """
@@ -30,6 +32,7 @@ class VllmSettings(Settings):
     tensor_parallel: Count = 1
     sleep: bool = False
     max_gap: Annotated[float, Field(gt=0.0)] | None = None
+    merge_adapters: bool | None = None
     full_logprobs: bool = False
 
 

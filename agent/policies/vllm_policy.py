@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.config import PolicySettings
-from agent.policies.adapters import write_adapter
-from agent.policies.loading import POLICY, adapter_base, load_codec, pick_device, resolve_model
+from agent.policies.adapters import merged, read_adapter, write_adapter
+from agent.policies.loading import (
+    POLICY,
+    adapter_base,
+    load_codec,
+    load_policy_model,
+    pick_device,
+    resolve_model,
+)
 from agent.policies.probe import ROUNDING
 from agent.policies.vllm_background import BackgroundEngine
 from agent.policies.vllm_engine import Adapter, Engine, EngineOptions, InProcessEngine, memory_folder
@@ -27,19 +35,32 @@ if TYPE_CHECKING:
 
     from agent.codec import HFCodec
 
+Merge = Callable[[Mapping[str, "torch.Tensor"], Mapping[str, Any]], Mapping[str, "torch.Tensor"]]
+"""Whole weights of an adapter's tensors and settings."""
+
 
 class VllmPolicy:
     """Samples with a vLLM engine; ``version`` is that of the last weights loaded and verified.
 
-    ``load`` replaces the weights between generations: all of them in place, or the previous adapter by a new one.
-    They are verified on a probe before their version is published; after a failed check nothing can be sampled until
-    one succeeds. ``sleeps``: it frees the GPU's memory while idle.
+    ``load`` replaces the weights between generations: all of them in place, or the previous adapter by a new one,
+    which ``merge`` turns into whole weights if there is one. They are verified on a probe before their version is
+    published; after a failed check nothing can be sampled until one succeeds. ``sleeps``: it frees the GPU's memory
+    while idle.
     """
 
     trainable = True
 
-    def __init__(self, engine: Engine, *, max_gap: float, adapter: str | None = None, sleeps: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_gap: float,
+        adapter: str | None = None,
+        merge: Merge | None = None,
+        sleeps: bool = False,
+    ) -> None:
         self.engine = engine
+        self._merge = merge
         self._max_gap = max_gap
         self._sleeps = sleeps
         self._asleep = False
@@ -72,10 +93,14 @@ class VllmPolicy:
         vLLM does not support such an adapter.
         """
         self._wake()
-        adapter = self._written(weights.tensors(), weights.adapter) if weights.adapter is not None else None
+        state, known, adapter = weights.tensors(), weights.adapter, None
+        if known is not None and self._merge is not None:
+            state = self._merge(state, known)
+        elif known is not None:
+            adapter = self._written(state, known)
         self._sound = False
         if adapter is None:
-            self.engine.load(with_head(weights.tensors()))
+            self.engine.load(with_head(state))
         self._swap(adapter)
         probe = weights.probe()
         if probe is not None:
@@ -154,9 +179,11 @@ def open_vllm_policy(
     source = resolve_model(name)
     codec = load_codec(source, trust_remote_code=settings.trust_remote_code)
     base = adapter_base(source)
-    own = settings.vllm
+    model = resolve_model(base) if base else source
+    own, device = settings.vllm, pick_device(settings.device)
+    merging = own.merge_adapters if own.merge_adapters is not None else device == "cpu"
     options = EngineOptions(
-        model=resolve_model(base) if base else source,
+        model=model,
         dtype=settings.dtype,
         end_token_ids=codec.end_token_ids,
         max_rows=settings.max_rows,
@@ -168,14 +195,30 @@ def open_vllm_policy(
         tensor_parallel=own.tensor_parallel,
         sleep=own.sleep,
         trust_remote_code=settings.trust_remote_code,
-        device=pick_device(settings.device),
+        device=device,
         full_logprobs=own.full_logprobs,
-        lora_rank=max(lora.r if lora else 0, adapter_rank(source, POLICY) if base else 0),
+        lora_rank=0 if merging else max(lora.r if lora else 0, adapter_rank(source, POLICY) if base else 0),
     )
     kind: Any = AsyncVllmPolicy if own.asynchronous else VllmPolicy
     engine = BackgroundEngine(options) if own.asynchronous else InProcessEngine(options)
-    adapter = source if base else None
-    return kind(engine, max_gap=own.max_gap or ROUNDING[settings.dtype], adapter=adapter, sleeps=own.sleep), codec
+    merge = _merge_into(settings, model) if merging else None
+    if base and merge:
+        engine.load(with_head(merge(*read_adapter(Path(source)))))
+    adapter = source if base and not merging else None
+    gap = own.max_gap or ROUNDING[settings.dtype]
+    return kind(engine, max_gap=gap, adapter=adapter, merge=merge, sleeps=own.sleep), codec
+
+
+def _merge_into(settings: PolicySettings, model: str) -> Merge:
+    """Adds adapters to ``model``, which is read when the first one comes."""
+
+    @functools.cache
+    def base() -> Mapping[str, torch.Tensor]:
+        found, _ = load_policy_model(settings.model_copy(update={"device": "cpu"}), model)
+        state: Mapping[str, torch.Tensor] = found.state_dict()
+        return state
+
+    return lambda state, known: merged(base(), state, known)
 
 
 def _close(engine: Engine, adapters: tempfile.TemporaryDirectory[str]) -> None:

@@ -20,7 +20,7 @@ from sleuth.types import Probe
 
 _BITS = {torch.bfloat16: torch.int16}
 """Dtypes that numpy lacks are sent as integers of the same width."""
-_OF_AN_ADAPTER = ("lora_alpha", "use_rslora", "base_model_name_or_path")
+_OF_AN_ADAPTER = ("lora_alpha", "use_rslora", "fan_in_fan_out", "base_model_name_or_path")
 """Settings of an adapter that are not evident from its tensors."""
 
 

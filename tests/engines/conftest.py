@@ -70,7 +70,7 @@ def async_policy(tiny_folder: Path) -> Iterator[object]:
     from agent.policies.vllm_policy import open_vllm_policy
 
     policy, _ = open_vllm_policy(
-        settings(tiny_folder, asynchronous=True), str(tiny_folder), LoraSettings(r=4, alpha=16)
+        settings(tiny_folder, asynchronous=True, merge_adapters=False), str(tiny_folder), LoraSettings(r=4, alpha=16)
     )
     yield policy
     policy.close()

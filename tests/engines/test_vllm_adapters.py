@@ -13,6 +13,7 @@ from agent.policies.adapters import peft_config
 from agent.policies.loading import load_policy_model
 from agent.policies.probe import make_probe, probe_tokens
 from agent.policies.transformers_policy import TransformersPolicy
+from agent.policies.vllm_policy import open_vllm_policy
 from agent.policies.weights import LiveWeights, send
 from hub.config import LoraSettings
 from sleuth.errors import PolicyError
@@ -103,3 +104,19 @@ def test_an_adapter_with_whole_layers_is_refused(async_policy, tiny_folder):
         async_policy.load(LiveWeights(30, get_peft_model(model, config)))
     before = async_policy.version
     assert async_policy.generate([Request("q#0", [5, 6], 4)], SAMPLED)[0].policy_version == before != 30
+
+
+def test_an_adapter_may_be_merged_into_the_weights_instead(vllm_policy, trained, tiny, tmp_path, settings_of):
+    plain, codec = tiny
+    tokens = probe_tokens(codec)
+    for version in (10, 11):
+        disturb(trained, version)
+        weights = send(LiveWeights(version, trained, tokens))  # verified when it is loaded
+        vllm_policy.load(weights)
+        assert vllm_policy.gap(make_probe(trained, tokens)) < 1e-4 < vllm_policy.gap(make_probe(plain, tokens))
+    vllm_policy.load(LiveWeights(12, plain, tokens))
+    trained.save_pretrained(tmp_path / "adapter")
+    codec.tokenizer.save_pretrained(tmp_path / "adapter")
+    opened, _ = open_vllm_policy(settings_of(tmp_path / "adapter"), str(tmp_path / "adapter"))
+    assert opened.gap(make_probe(trained, tokens)) < 1e-4
+    opened.close()
