@@ -72,7 +72,7 @@ def read_adapter(folder: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str,
 def merged(
     base: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], known: Mapping[str, Any]
 ) -> Mapping[str, torch.Tensor]:
-    """``base`` with W + s B A for each pair of ``state``, as of Hu et al. 2021; s is alpha / r, with rslora alpha / sqrt(r).
+    """``base`` with W + s B A for each pair of ``state`` (Hu et al. 2021); s is alpha / r, with rslora alpha / sqrt(r).
 
     Raises PolicyError for a tensor that is not part of a low-rank pair, or that has no place in ``base``.
     """
