@@ -6,6 +6,7 @@ replaced before TRL sees them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,8 @@ _LOGPROBS = {
 }
 """Log-probs recorded before the update, by TRL's names, and whose they are."""
 _RATIO = "importance_sampling_ratio"
+_PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
+"""What TRL's head reports of a token."""
 
 
 def sampled_tokens(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -58,32 +61,64 @@ def check_sampled(logprobs: torch.Tensor, inputs: Mapping[str, torch.Tensor], st
             )
 
 
-class HeadShield:
-    """Shows a language-model head only the states from which sampled tokens are predicted, zeros elsewhere.
+class ReadHead:
+    """Gives a language-model head only the states from which sampled tokens are predicted.
 
-    Otherwise logits that overflow at another position would make gradients NaN, although the loss does not read them:
-    the gradient of a log-softmax is 0 times its probabilities there, and those are NaN.
+    Logits that overflow at another position would make gradients NaN, although the loss does not read them: the
+    gradient of a log-softmax is 0 times its probabilities there, and those are NaN. And off a GPU TRL's head computes
+    the logits of every position, prompts included.
     """
 
-    def __init__(self, model: Any) -> None:
-        whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # a PEFT adapter's
+    def __init__(self, *models: Any) -> None:
         self._sampled: torch.Tensor | None = None
-        whole.base_model.register_forward_hook(self._hide)
+        self._done = 0  # rows of them that were scored
+        self._read: torch.Tensor | None = None
+        for model in models:
+            whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # a PEFT adapter's
+            whole.base_model.register_forward_hook(self._cut)
+            self._wrap(whole)
 
     @contextmanager
     def showing(self, sampled: torch.Tensor | None) -> Iterator[None]:
-        """Within the context, ``sampled`` [rows, last columns] says which tokens count; None: all."""
-        self._sampled = sampled
+        """Within the context, ``sampled`` [rows, last columns] says which tokens of the next rows count; None: all."""
+        self._sampled, self._done = sampled, 0
         try:
             yield
         finally:
             self._sampled = None
 
-    def _hide(self, _module: Any, _args: Any, output: Any) -> Any:
+    def _wrap(self, model: Any) -> None:
+        """Put the scores of a model that TRL gave its own head back where the tokens stand."""
+        scored = model.forward
+
+        @functools.wraps(scored)
+        def forward(*args: Any, labels: torch.Tensor | None = None, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+            if labels is None or not fused_lm_head or self._sampled is None:
+                own = {"labels": labels, "fused_lm_head": fused_lm_head}
+                return scored(*args, **{name: value for name, value in own.items() if value is not None}, **kwargs)
+            self._read = places = self._places(labels)
+            try:
+                following = labels.roll(-1, 1)[places][None]
+                found = scored(*args, shift_labels=following, fused_lm_head=True, **kwargs)
+            finally:
+                self._read = None
+            for name in _PER_TOKEN:
+                value = getattr(found, name)
+                if value is not None:
+                    setattr(found, name, value.new_zeros(places.shape).masked_scatter(places, value)[:, :-1])
+            return found
+
+        model.forward = forward
+
+    def _places(self, labels: torch.Tensor) -> torch.Tensor:
+        """Positions from which a sampled token of these rows is predicted: [rows, columns]."""
+        assert self._sampled is not None
+        rows = self._sampled[self._done : self._done + labels.shape[0]]
+        self._done += labels.shape[0]
+        return pad(rows, (labels.shape[1] - rows.shape[1] - 1, 1))  # position t predicts token t + 1
+
+    def _cut(self, _module: Any, _args: Any, output: Any) -> Any:
         states = getattr(output, "last_hidden_state", None)
-        if self._sampled is None or states is None:
-            return output
-        before = states.shape[1] - self._sampled.shape[1] - 1  # position t predicts token t + 1
-        shown = pad(self._sampled, (before, 1)).unsqueeze(-1)
-        output.last_hidden_state = torch.where(shown, states, 0.0)
+        if states is not None and self._read is not None:
+            output.last_hidden_state = states[self._read][None]
         return output

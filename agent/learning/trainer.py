@@ -30,7 +30,7 @@ from agent.learning.credit.assign import (
 )
 from agent.learning.importance import Importance, share
 from agent.learning.length_groups import Scored, score_trimmed
-from agent.learning.masked import HeadShield, check_sampled, sampled_tokens, without_masked
+from agent.learning.masked import ReadHead, check_sampled, sampled_tokens, without_masked
 from agent.learning.rollouts import RolloutRecord, cut, to_row
 from agent.learning.sources import RolloutSource, first_row
 from agent.learning.unscored import SCALE, check_unscored, factor_of, weigh_scored
@@ -103,14 +103,15 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._max_unscored = max_unscored
         self._keep = keep
         self._sampled: torch.Tensor | None = None
+        self._masks: list[Sequence[int]] = []
         self._weighing: dict[str, torch.Tensor] | None = None
         self._reference_seconds = 0.0
         super().__init__(reward_funcs=self.reward, rollout_func=self._roll_out, **of_trl)
-        self._head = HeadShield(self.model)
         self._recurrent = is_recurrent(self.model)
-        for model in (self.model, self.ref_model):
-            if model is not None:
-                model.register_forward_pre_hook(_count_positions, with_kwargs=True)
+        models = [model for model in (self.model, self.ref_model) if model is not None]
+        self._head = ReadHead(*models)
+        for model in models:
+            model.register_forward_pre_hook(_count_positions, with_kwargs=True)
 
     def _roll_out(self, prompts: list[str], _trainer: Any) -> dict[str, list[Any]]:
         """TRL's ``rollout_func``: as many rows as prompts, in order."""
@@ -130,6 +131,7 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         ends = [*self.eos_token_ids, self._tokenizer.pad_token_id]  # those of TRL's rule
         rows = [to_row(s, self.processing_class.eos_token_id, ends) for s in scored]
         self._advantages = [_over_columns(a, row.mask) for a, row in zip(advantages, rows, strict=True)]
+        self._masks = [row.mask for row in rows]
         return {
             "prompt_ids": [row.prompt_ids for row in rows],
             "completion_ids": [row.completion_ids for row in rows],
@@ -152,7 +154,10 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return [scored.reward for scored in self._record.scored]
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        output = super()._generate_and_score_completions(inputs)
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        finally:
+            self._masks = []
         columns = output["completion_ids"].shape[1]
         padded = [row + [0.0] * (columns - len(row)) for row in self._advantages]
         output["advantages"] = torch.tensor(padded, device=output["completion_ids"].device)
@@ -180,7 +185,8 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> Any:
         started = time.perf_counter()
-        theirs, sampled = super()._get_per_token_logps_and_entropies, self._sampled
+        theirs = super()._get_per_token_logps_and_entropies
+        sampled = self._sampled if self._sampled is not None else self._just_sampled(input_ids, logits_to_keep)
 
         def score(ids: torch.Tensor, mask: torch.Tensor, keep: int, read: torch.Tensor | None) -> Scored:
             with self._head.showing(read):
@@ -209,6 +215,13 @@ class MeasuredGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         else:
             self._reference_seconds += time.perf_counter() - started
         return result
+
+    def _just_sampled(self, input_ids: torch.Tensor, columns: int) -> torch.Tensor | None:
+        """What the loss will read of a rollout whose log-probs are asked for before the update; None if unknown."""
+        if len(self._masks) != input_ids.shape[0] or max(map(len, self._masks)) > columns:
+            return None
+        rows = [[*mask, *[0] * (columns - len(mask))] for mask in self._masks]
+        return torch.tensor(rows, device=input_ids.device).bool()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """As in transformers, plus what it leaves out: an adapter beside the reference's, an updated reference."""
