@@ -103,6 +103,8 @@ def warm_start(
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
+    from agent.learning.masked import ReadHead
+
     model, codec = load_trained(policy, model_name, settings.lora)
     if settings.lora and hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
@@ -133,6 +135,7 @@ def warm_start(
         peft_config=peft_config(settings.lora),
         callbacks=[LogToSink(sink), CompletionMarker(), GradientGuard("warmstart")],
     )
+    ReadHead(trainer.model)
     trainer.remove_callback(PrinterCallback)
     drop_incomplete(work)
     found = newest_complete(work) if resume else None

@@ -25,7 +25,7 @@ _LOGPROBS = {
 }
 """Log-probs recorded before the update, by TRL's names, and whose they are."""
 _RATIO = "importance_sampling_ratio"
-_PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
+_PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1", "label_mask")
 """What TRL's head reports of a token."""
 
 
@@ -62,7 +62,7 @@ def check_sampled(logprobs: torch.Tensor, inputs: Mapping[str, torch.Tensor], st
 
 
 class ReadHead:
-    """Gives a language-model head only the states from which sampled tokens are predicted.
+    """Gives a language-model head only the states from which tokens are predicted that the loss reads.
 
     Logits that overflow at another position would make gradients NaN, although the loss does not read them: the
     gradient of a log-softmax is 0 times its probabilities there, and those are NaN. And off a GPU TRL's head computes
@@ -93,13 +93,13 @@ class ReadHead:
 
         @functools.wraps(scored)
         def forward(*args: Any, labels: torch.Tensor | None = None, fused_lm_head: bool = False, **kwargs: Any) -> Any:
-            if labels is None or not fused_lm_head or self._sampled is None:
-                own = {"labels": labels, "fused_lm_head": fused_lm_head}
-                return scored(*args, **{name: value for name, value in own.items() if value is not None}, **kwargs)
-            self._read = places = self._places(labels)
+            if labels is None or not fused_lm_head:
+                own = {} if labels is None else {"labels": labels}
+                return scored(*args, **own, **({"fused_lm_head": True} if fused_lm_head else {}), **kwargs)
+            following = labels.roll(-1, 1)
+            self._read = places = self._places(following)
             try:
-                following = labels.roll(-1, 1)[places][None]
-                found = scored(*args, shift_labels=following, fused_lm_head=True, **kwargs)
+                found = scored(*args, shift_labels=following[places][None], fused_lm_head=True, **kwargs)
             finally:
                 self._read = None
             for name in _PER_TOKEN:
@@ -110,12 +110,15 @@ class ReadHead:
 
         model.forward = forward
 
-    def _places(self, labels: torch.Tensor) -> torch.Tensor:
-        """Positions from which a sampled token of these rows is predicted: [rows, columns]."""
-        assert self._sampled is not None
-        rows = self._sampled[self._done : self._done + labels.shape[0]]
-        self._done += labels.shape[0]
-        return pad(rows, (labels.shape[1] - rows.shape[1] - 1, 1))  # position t predicts token t + 1
+    def _places(self, following: torch.Tensor) -> torch.Tensor:
+        """Positions from which a token that counts is predicted [rows, columns], by the labels that follow them."""
+        places = following != -100
+        places[:, -1] = False  # nothing follows
+        if self._sampled is not None:
+            rows = self._sampled[self._done : self._done + following.shape[0]]
+            self._done += following.shape[0]
+            places &= pad(rows, (following.shape[1] - rows.shape[1] - 1, 1))
+        return places
 
     def _cut(self, _module: Any, _args: Any, output: Any) -> Any:
         states = getattr(output, "last_hidden_state", None)

@@ -6,11 +6,14 @@ from typing import get_args
 
 import pytest
 import torch
+import trl
 from step_trainer import OBSERVED, gradients_of, rows_of, settings_of, steps, trainer_of, with_loss
 from trl import GRPOTrainer
 
-from agent.config import GrpoSettings
+from agent.config import GrpoSettings, PolicySettings
 from agent.learning.importance import Importance
+from agent.learning.masked import ReadHead
+from agent.policies.loading import load_policy_model
 from sleuth.errors import TrainingError
 
 LOSSES = get_args(GrpoSettings.model_fields["loss"].annotation)
@@ -146,3 +149,58 @@ def test_what_is_not_finite_where_the_policy_sampled_stops_the_run(made, whose, 
         with pytest.raises(TrainingError, match=rf"^{whose} gives a sampled token a log-prob of {bad} at step 0"):
             made._compute_loss(made.model, batch)
         monkeypatch.undo()
+
+
+class CountedHead:
+    """How many positions TRL's chunked head was given, pass by pass."""
+
+    def __init__(self, monkeypatch):
+        self.positions = []
+        chunked = trl.trainer.utils._ChunkedLogProbFunction
+        theirs = chunked.apply
+
+        def counted(states, *rest):
+            self.positions.append(states.reshape(-1, states.shape[-1]).shape[0])
+            return theirs(states, *rest)
+
+        monkeypatch.setattr(chunked, "apply", counted)
+
+
+def test_the_head_sees_the_sampled_tokens_alone_in_both_passes(made, monkeypatch):
+    with_loss(made, settings_of("grpo"))
+    batch = batch_of(made)
+    counted = CountedHead(monkeypatch)
+    step_on(made, batch)
+    sampled = int((~absent(batch)).sum())
+    assert counted.positions == [sampled] and sampled < absent(batch).numel()
+    counted.positions.clear()
+    made._buffered_inputs = None
+    made._prepare_inputs(next(iter(made.get_train_dataloader())))
+    everything = sum(int((~absent(part)).sum()) for part in made._buffered_inputs)
+    assert sum(counted.positions) == 2 * everything  # the old policy's and the reference's
+
+
+def test_a_warm_start_has_the_loss_and_gradients_of_the_whole_head(tiny_folder, monkeypatch):
+    counted = CountedHead(monkeypatch)
+
+    def gradients(head):
+        model, _ = load_policy_model(PolicySettings(model=str(tiny_folder), device="cpu"), str(tiny_folder))
+        trl.trainer.utils.add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
+        if head:
+            ReadHead(model)
+        ids = torch.randint(5, 60, (3, 12), generator=torch.Generator().manual_seed(1))
+        labels = torch.where(torch.arange(12) % 3 == 0, -100, ids)
+        labels[1] = -100
+        counted.positions.clear()
+        out = model(input_ids=ids, labels=labels, fused_lm_head=True)
+        out.loss.backward()
+        grads = {name: weight.grad for name, weight in model.named_parameters()}
+        return out, grads, list(counted.positions)
+
+    (whole, wanted, seen), (read, found, few) = gradients(False), gradients(True)
+    assert seen == [3 * 11] and few == [int(whole.label_mask.sum())]
+    assert torch.equal(read.label_mask, whole.label_mask) and torch.equal(read.is_top1, whole.is_top1)
+    torch.testing.assert_close(read.loss, whole.loss)
+    torch.testing.assert_close(read.entropy, whole.entropy)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
