@@ -177,7 +177,8 @@ class Sampling:
 class Request:
     """A request for one generation: the whole prefix as token ids, and an episode id under which to cache it.
 
-    ``thinking``: a thought is open where the prefix ends.
+    ``thinking``: a thought is open where the prefix ends. ``schema``: a JSON schema, as JSON, that a backend with
+    structured output holds the text to; others sample freely.
     """
 
     episode: str
@@ -185,6 +186,7 @@ class Request:
     max_new_tokens: int
     seed: int = 0
     thinking: bool = False
+    schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

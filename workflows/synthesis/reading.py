@@ -39,12 +39,12 @@ def line(text: str) -> str:
 
 
 def lines(text: str) -> list[str]:
-    """Every line that says something: a JSON array of strings, or a list with or without bullets."""
+    """Every line that says something: a JSON array of strings, alone or in an object, or a list with bullets or not."""
     try:
-        listed = json_value(text)
+        listed = json_list(text)
     except Unreadable:
         listed = None
-    if isinstance(listed, list):
+    if listed is not None:
         rows = [sound(one) for one in listed if isinstance(one, str)]
     else:
         marked = [row for row in whole(text).splitlines() if _BULLET.match(row)]
@@ -81,6 +81,15 @@ def record(*keys: str) -> Callable[[str], dict[str, str]]:
         return found
 
     return read
+
+
+def json_list(text: str) -> list[Any]:
+    """The first JSON array, or that of an object with nothing else. Raises Unreadable."""
+    value = json_value(text)
+    only = next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value
+    if not isinstance(only, list):
+        raise Unreadable("no list")
+    return only
 
 
 def json_value(text: str) -> Any:
