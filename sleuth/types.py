@@ -177,8 +177,7 @@ class Sampling:
 class Request:
     """A request for one generation: the whole prefix as token ids, and an episode id under which to cache it.
 
-    ``thinking``: a thought is open where the prefix ends. ``schema``: a JSON schema, as JSON, that a backend with
-    structured output holds the text to; others sample freely.
+    ``thinking``: a thought is open where the prefix ends. ``schema``: JSON schema of the text, for a backend that can.
     """
 
     episode: str

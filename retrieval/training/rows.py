@@ -70,7 +70,7 @@ class TrainingRow:
     """The set that it is from, where there are several."""
     labels: tuple[Labels, ...] = ()
     weight: float = 1.0
-    """How much it counts in the loss of an encoder, beside the other rows."""
+    """How much it counts in the loss, beside the other rows."""
     query_form: str = ""
     """What its query is written in, which must be the encoder's; empty: it does not say."""
     share: float | None = None
