@@ -67,6 +67,12 @@ def test_replies_follow_the_schema_of_their_ask_and_others_are_free(smollm2) -> 
     assert free["a0"].text != found["a0"].text and free["a4"] == found["a4"]
 
 
+def test_a_reply_does_not_depend_on_its_batch(smollm2) -> None:
+    asks = [ask(number, SCHEMA if number % 2 else None, f"Invent a query about river {number}.") for number in range(6)]
+    together = replies(PolicyWriter(*smollm2), *asks)
+    assert replies(PolicyWriter(*smollm2, batch_size=2), *reversed(asks)) == together
+
+
 def test_a_schema_that_the_engine_does_not_know_is_left_out(smollm2) -> None:
     free = replies(PolicyWriter(*smollm2), ask(1))
     assert replies(PolicyWriter(*smollm2), ask(1, REFUSED)) == free
