@@ -1,7 +1,7 @@
 """What a real writer gives by each recipe: valid rows, the share that each filter keeps, seconds and tokens.
 
     SLEUTH_DATA=... python benchmarks/synthesis_rates.py [--writer smollm2] [--backend auto] [--limit 40]
-                                                         [--only NAME …] [--out runs/synthesis_rates] [--table]
+                                                         [--only NAME[=LIMIT] …] [--out runs/synthesis_rates] [--table]
 
 ``--limit``: units (passages, rows, or for E5 numbers) a recipe; ``gecko`` writes that many queries and ranks ten
 passages for each. ``--writer`` is a model, or the address of a server. Passages are Wikipedia's, rows those of its
@@ -70,7 +70,9 @@ def recipes(out: Path) -> dict[str, dict[str, Any]]:
 
 def measure(name: str, values: Mapping[str, Any], out: Path, limit: int, chosen: str) -> dict[str, Any]:
     own = {"kind": "synthesis_rates:writer", "options": {"settings": chosen}}
-    settings = validate(SynthesisSettings, {**values, "out": out / name, "limit": limit, "writer": own}, name)
+    sampling = {"temperature": 0.7, "top_p": 0.95}
+    filled = {**values, "out": out / name, "limit": limit, "writer": own, "sampling": sampling}
+    settings = validate(SynthesisSettings, filled, name)
     synthesis_rates.writer(chosen)  # as the config names it, which is not this module where this is run as a script
     began = time.process_time()
     show = Progressing(lambda _: nullcontext(lambda *_: None), lambda _: nullcontext())
@@ -83,13 +85,13 @@ def measure(name: str, values: Mapping[str, Any], out: Path, limit: int, chosen:
 def lines_of(one: Mapping[str, Any]) -> list[str]:
     """A recipe in words: what came of its units, and why the rest did not."""
     cost, units, written = one["cost"], one["units"]["written_about"], one["written"]
-    kept = max(one["kept"], 1)
+    seconds, each = one["cpu_s"], one["cpu_s"] / max(written, 1)
     failed = {r["reason"]: r["count"] for r in one["rejects"] if r["by"] == "writing"}
     passed = [f"{name} {part['out']}/{part['in']}" for name, part in one["filters"].items()]
     found = [
         f"{one['name']}: {units} units, {cost['asked']} requests, {written} rows written, {one['kept']} kept",
-        f"  {one['cpu_s']:.0f} s of CPU, {one['cpu_s'] / kept:.1f} a kept row; {cost['prompt_tokens']:,} tokens read,"
-        f" {cost['tokens']:,} written, {cost['tokens'] / max(one['cpu_s'], 0.1):.0f} a second",
+        f"  {seconds:.0f} s of CPU, {each:.1f} a row; {cost['prompt_tokens']:,} tokens read,"
+        f" {cost['tokens']:,} written, {cost['tokens'] / max(seconds, 0.1):.0f} a second",
         f"  kept by filter: {', '.join(passed) or 'none asked'}",
         f"  not readable: {', '.join(f'{why} {count}' for why, count in failed.items()) or 'nothing'}",
     ]
@@ -115,10 +117,12 @@ def main() -> None:
     results = given.out / "results.jsonl"
     known = [row for _, row in read_jsonl(results)] if results.exists() else []
     done = {(one["name"], one["limit"]) for one in known}
+    limits = {name: int(count or given.limit) for name, _, count in (one.partition("=") for one in given.only)}
     for name, values in recipes(given.out).items():
-        if given.table or (given.only and name not in given.only) or (name, given.limit) in done:
+        limit = limits.get(name, given.limit)
+        if given.table or (limits and name not in limits) or (name, limit) in done:
             continue
-        known.append(measure(name, values, given.out, given.limit, chosen))
+        known.append(measure(name, values, given.out, limit, chosen))
         with open_for_append(results) as file:
             file.write(json.dumps(known[-1]) + "\n")
     print("\n".join(line for one in known for line in lines_of(one)))
