@@ -39,6 +39,7 @@ from workflows.paired import Values, values_of
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "cotrain_world.yaml"
 ARMS = ("both", "agent", "random", "once")
+STYLES = ("-", "--", "-.", ":")
 MEASURES = {"em": "EM", "gold_recall": "gold recall"}
 
 
@@ -205,7 +206,7 @@ def costs_of(options: argparse.Namespace) -> dict[str, float]:
 
 
 def draw(options: argparse.Namespace) -> None:
-    """recall@5, EM and label precision by round; a line an arm, the seeds as points."""
+    """recall@5, EM and label precision by cost, of which ``once`` has that of two rounds; the seeds as points."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -217,15 +218,18 @@ def draw(options: argparse.Namespace) -> None:
         layouts = [one for seed in options.seeds if finished(one := layout_of(options, seed, arm), arm)]
         by_seed = [rounds_of(layout) for layout in layouts]
         for axis, read in zip(axes, (_recall, _em, _precision), strict=True):
-            curves = [[(one["round"], value) for one in rows if (value := read(one)) is not None] for rows in by_seed]
+            cost = 2 if arm == "once" else 1
+            curves = [
+                [(cost * one["round"], value) for one in rows if (value := read(one)) is not None] for rows in by_seed
+            ]
             if not any(curves):
                 continue
             for curve in curves:
                 axis.plot(*zip(*curve, strict=True), "o", color=f"C{place}", alpha=0.4, markersize=4)
             means = [(column[0][0], fmean(value for _, value in column)) for column in zip(*curves, strict=True)]
-            axis.plot(*zip(*means, strict=True), color=f"C{place}", label=arm)
+            axis.plot(*zip(*means, strict=True), color=f"C{place}", linestyle=STYLES[place], label=arm)
     for axis, title in zip(axes, titles, strict=True):
-        axis.set(title=title, xlabel="round", ylim=(0, 1), xticks=[0, 1, 2])
+        axis.set(title=title, xlabel="cost in rounds", xlim=(-0.1, 2.1), ylim=(-0.03, 1.03), xticks=[0, 1, 2])
     axes[0].legend()
     figure.savefig(options.out / "cotrain_world.png", dpi=150)
     pyplot.close(figure)
