@@ -59,8 +59,8 @@ class PolicyWriterSettings(WriterSettings):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Of the template, such as ``enable_thinking: false``."""
     structured: bool = True
-    """An engine that can (vLLM, and servers) is held to the JSON schema of a step; the model then thinks of nothing
-    first."""
+    """Where a step has a JSON schema, an engine that can (vLLM, a server) holds the reply to it, which then begins
+    without a thought."""
     batch_size: Count = 64
     """Requests handed to the backend at once; what is written of them is safe before the next are."""
 
