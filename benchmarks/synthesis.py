@@ -14,8 +14,9 @@ mixtures, an adapter. A fixed pool of 12,000 passages has the golds of all dev q
 query by query over all seeds; of the merge also its parts and their mean. An interrupted study goes on; arms and seeds
 can be added, other steps or another pool want another folder.
 
-About 3 CPU minutes a BERT-tiny arm and seed at 300 steps, index of the pool included; the rows about 3.5 CPU hours
-through transformers.
+About 3 CPU minutes a BERT-tiny arm and seed at 300 steps, index of the pool included. MiniLM's vectors of all passages
+take 35 CPU minutes once; a folder that has them can be linked as OUT/minilm-whole. The rows take about 3.5 CPU hours
+through transformers. ``--only judged --steps 4 --pool 1 --seeds 0`` shows in a minute or two that it runs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from typing import Any
 from families_wiki import DATA, LORA, afriqa, dev, medquad, minilm, tiny
 from family_study import Searched, Trained, study, table
 
+from retrieval.config import RetrieverSettings
 from retrieval.evaluation.judgements import read_qrels
+from retrieval.open import open_retriever
 from sleuth.layout import RetrieverRunLayout
 from sleuth.runs import RunFolder
 
@@ -44,8 +47,11 @@ def pool_of(folder: Path) -> Path:
     return folder.parent / "pool.jsonl"
 
 
-def prepare(folder: Path, passages: int) -> None:
-    """The pool: golds of the dev questions, and others drawn once for all seeds."""
+def prepare(folder: Path, passages: int, vectors: Path | None) -> None:
+    """The pool: golds of the dev questions, and others drawn once for all seeds; and MiniLM's ``vectors`` if wanted."""
+    if vectors is not None and not vectors.exists():
+        whole = {"kind": "dense", "index": vectors, "corpus": DATA / "wiki" / "corpus.jsonl", "encoder": minilm()}
+        open_retriever(RetrieverSettings.model_validate(whole), cached=False)
     if pool_of(folder).exists():
         return
     golds = {passage for judged in read_qrels(DATA / "wiki" / "qrels" / "dev.tsv").values() for passage in judged}
@@ -55,6 +61,11 @@ def prepare(folder: Path, passages: int) -> None:
     kept = golds | set(random.Random(0).sample(others, max(0, passages - len(golds))))
     chosen = (line + "\n" for line, name in zip(lines, ids, strict=True) if name in kept)
     pool_of(folder).write_text("".join(chosen), encoding="utf-8")
+
+
+def vectors_of(out: Path) -> Path:
+    """MiniLM's vectors of all passages, which its query tower learns against."""
+    return out / "minilm-whole"
 
 
 def sources(written: Path) -> dict[str, dict[str, Any]]:
@@ -67,7 +78,7 @@ def sources(written: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def trainings(mlm: str, written: Path, steps: int, pool: Path) -> dict[str, dict[str, Any]]:
+def trainings(mlm: str, written: Path, steps: int, out: Path) -> dict[str, dict[str, Any]]:
     """The settings of each arm. Arms of stages have as many steps in all as those of one."""
     given, half = sources(written), {**BUDGET, "steps": steps // 2}
     start = {"encoder": tiny("plain", mlm)()}
@@ -77,14 +88,17 @@ def trainings(mlm: str, written: Path, steps: int, pool: Path) -> dict[str, dict
     def staged(*names: str) -> list[dict[str, Any]]:
         return [{"name": name, "data": [given[name]], "training": half} for name in names]
 
-    watched = {"path": str(DATA / "wiki"), "split": "dev", "corpus": str(pool), "k": 5}
+    watched = {"path": str(DATA / "wiki"), "split": "dev", "corpus": str(out / "pool.jsonl"), "k": 5}
     merged = [
         {"name": "written", "data": [given["written"]], "training": half},
         {"name": "judged", "data": [given["judged"]], "training": half, "start": "base"},
         {"name": "merged", "kind": "merge", "parts": ["written", "judged"], "evaluation": watched},
     ]
     mixed = [{**given["written"], "weight": 1}, {**given["judged"], "weight": 2}]
-    tower = {"encoder": {"backbone": minilm()}, "training": {**TOWER, "steps": steps // 2}}
+    tower = {
+        "encoder": {"backbone": minilm()},
+        "training": {**TOWER, "steps": steps // 2, "index": str(vectors_of(out))},
+    }
     return {
         **one,
         "judged, adapter": {**one["judged"], "training": {**whole, **LORA}},
@@ -152,12 +166,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="Arms, by their names in the table.")
     parser.add_argument("--table", action="store_true", help="Print what is known, measure nothing.")
     given = parser.parse_args()
-    arms = trainings(given.mlm, given.written, given.steps, given.out / "pool.jsonl")
+    arms = trainings(given.mlm, given.written, given.steps, given.out)
     trained = [Trained(named(name), lambda _folder, values=values: values) for name, values in arms.items()]  # type: ignore[misc]
     names = [name for name in arms if not given.only or name in given.only]
+    vectors = vectors_of(given.out) if any(name.startswith("minilm") for name in names) else None
     for corpus in given.corpus:
         wanted = [] if given.table else searches(names, corpus)
-        results = study(given.out, given.seeds, trained, wanted, dev, lambda folder, _: prepare(folder, given.pool))
+        results = study(
+            given.out, given.seeds, trained, wanted, dev, lambda folder, _: prepare(folder, given.pool, vectors)
+        )
         mine = [result for result in results if result.name.endswith(f"({corpus})")]
         print(f"\n{corpus}\n" + table(mine, f"judged ({corpus})"), flush=True)
     print("\n".join(merges(given.out, given.seeds)))
