@@ -1,7 +1,7 @@
 """Agent and retriever teach each other in the made-up world, beside controls of the same cost.
 
     python benchmarks/cotrain_world.py [--seeds 0 1 2] [--out runs/cotrain_world_study] [--arms both agent random once]
-                                       [--set threads=1] [--table]
+                                       [--set threads=1] [--small] [--table]
 
 All arms of a seed begin with the world, the warm start and the encoder of 200 judged searches that ``both`` has made
 (``configs/cotrain_world.yaml``), and nothing is judged from then on:
@@ -14,7 +14,8 @@ All arms of a seed begin with the world, the warm start and the encoder of 200 j
 Every arm is a run of its own, and one cut short is resumed. ``OUT/costs.jsonl`` has the CPU seconds of every start.
 Printed are, by arm, recall@5 of the test searches (judged, on held-out entities), EM and gold recall of the agent on
 test questions, means over the seeds, with paired differences to the start over all questions of all seeds, and the
-precision of the labels by round; ``OUT/cotrain_world.png`` shows them. ``--table`` prints what there is.
+precision of the labels by round; ``OUT/cotrain_world.png`` shows them. ``--table`` prints what there is. ``--small``
+runs all of it in a few CPU minutes with a world and models in which nothing can be learned: to see that it runs.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -37,16 +39,68 @@ from workflows.paired import Values, values_of
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "cotrain_world.yaml"
 ARMS = ("both", "agent", "random", "once")
+STYLES = ("-", "--", "-.", ":")
 MEASURES = {"em": "EM", "gold_recall": "gold recall"}
 
 
-def changes(arm: str, seed: int, base: CotrainLayout) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Questions, steps of the retriever and updates of GRPO in a round, and updates of ``agent`` in one of its rounds;
+    further settings of ``both``, which makes what all begin with, and of every arm.
+    """
+
+    questions: int
+    steps: int
+    updates: int
+    alone: int
+    both: Sequence[str] = ()
+    every: Sequence[str] = ()
+
+
+WHOLE = Budget(1536, 120, 20, 42)
+SMALL = Budget(
+    *(10, 4, 2, 4),
+    both=[
+        "world.paraphrase=0.3",
+        "world.kinds={two_hop: 0, three_hop: 0, comparison: 0, yes_no: 0}",
+        *(f"world.{name}=40" for name in ("films", "people")),
+        *(f"world.{name}=20" for name in ("companies", "cities")),
+        *("world.countries=8", "world.train=120", "world.dev=6", "world.test=6"),
+        "policy={tiny: {layers: 2, hidden_size: 64}}",
+        *("demonstrations.lazy_kinds=[one_hop]", "demonstrations.lazy=0"),
+        *("warmstart.steps=80", "warmstart.batch_size=8", "warmstart.warmup_steps=5", "warmstart.save_steps=80"),
+        *("cotrain.start.encoder.scratch.hidden_size=32", "cotrain.start.training.steps=40"),
+        "cotrain.start.training.batch_size=8",
+    ],
+    every=[
+        "rewards=[{kind: f1}, {kind: search_cost}]",  # which differ in a group though nothing is right
+        "cotrain.labels.right_from=0",
+        "cotrain.retriever.training.batch_size=8",
+        *("environment.turns=3", "environment.searches=2", "environment.turn_tokens=32"),
+        *("grpo.questions=2", "grpo.group_size=2", "grpo.save_steps=1", "grpo.eval_limit=4"),
+        *("evaluation.bootstrap=20", "evaluation.batch_size=10"),
+    ],
+)
+
+
+def changes(arm: str, seed: int, base: CotrainLayout, budget: Budget) -> list[str]:
     """The settings of an arm over those of the config. All but ``both`` begin with what ``both`` has made."""
+    once = 2 if arm == "once" else 1
+    updates = budget.alone if arm == "agent" else once * budget.updates
+    common = [
+        f"seed={seed}",
+        f"cotrain.questions={once * budget.questions}",
+        f"cotrain.retriever.training.steps={once * budget.steps}",
+        *(f"grpo.steps={updates}", f"grpo.eval_steps={updates}"),
+    ]
+    return [*common, *_own(arm, seed, base, budget)]
+
+
+def _own(arm: str, seed: int, base: CotrainLayout, budget: Budget) -> list[str]:
     if arm == "both":
-        return [f"seed={seed}", f"world.seed={seed}"]
+        return [f"world.seed={seed}", *budget.both, *budget.every]
     made = RunLayout(base.out)
     shared = [
-        f"seed={seed}",
         "world=null",
         f"policy={{model: {made.warmstart}, max_rows: 128}}",
         "demonstrations=null",
@@ -61,17 +115,12 @@ def changes(arm: str, seed: int, base: CotrainLayout) -> list[str]:
         f"cotrain.judged.path={made.world}",
     ]
     own = {
-        "agent": ["cotrain.retriever=null", "grpo.steps=42", "grpo.eval_steps=42", "grpo.save_steps=14"],
-        "random": ["cotrain.labels={kind: random}"],
-        "once": [
-            "cotrain.rounds=1",
-            "cotrain.questions=3072",
-            "cotrain.retriever.training.steps=240",
-            "grpo.steps=40",
-            "grpo.eval_steps=40",
-        ],
+        "agent": ["cotrain.retriever=null", "grpo.save_steps=14"],
+        "random": ["cotrain.labels.kind=random"],
+        "once": ["cotrain.rounds=1"],
     }
-    return [*shared, *own[arm]]
+    every = [one for one in budget.every if arm != "agent" or not one.startswith("cotrain.retriever")]
+    return [*shared, *own[arm], *every]
 
 
 def run_arm(options: argparse.Namespace, seed: int, arm: str) -> None:
@@ -79,7 +128,8 @@ def run_arm(options: argparse.Namespace, seed: int, arm: str) -> None:
     if finished(layout, arm):
         return
     words = [sys.executable, "-m", "cli.main", "cotrain", str(CONFIG), "--out", str(layout.out)]
-    for setting in (*changes(arm, seed, layout_of(options, seed, "both")), *options.overrides):
+    budget = SMALL if options.small else WHOLE
+    for setting in (*changes(arm, seed, layout_of(options, seed, "both"), budget), *options.overrides):
         words += ["--set", setting]
     words += ["--resume"] if layout.out.exists() else []
     layout.out.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +206,7 @@ def costs_of(options: argparse.Namespace) -> dict[str, float]:
 
 
 def draw(options: argparse.Namespace) -> None:
-    """recall@5, EM and label precision by round; a line an arm, the seeds as points."""
+    """recall@5, EM and label precision by cost, of which ``once`` has that of two rounds; the seeds as points."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -168,15 +218,18 @@ def draw(options: argparse.Namespace) -> None:
         layouts = [one for seed in options.seeds if finished(one := layout_of(options, seed, arm), arm)]
         by_seed = [rounds_of(layout) for layout in layouts]
         for axis, read in zip(axes, (_recall, _em, _precision), strict=True):
-            curves = [[(one["round"], value) for one in rows if (value := read(one)) is not None] for rows in by_seed]
+            cost = 2 if arm == "once" else 1
+            curves = [
+                [(cost * one["round"], value) for one in rows if (value := read(one)) is not None] for rows in by_seed
+            ]
             if not any(curves):
                 continue
             for curve in curves:
                 axis.plot(*zip(*curve, strict=True), "o", color=f"C{place}", alpha=0.4, markersize=4)
             means = [(column[0][0], fmean(value for _, value in column)) for column in zip(*curves, strict=True)]
-            axis.plot(*zip(*means, strict=True), color=f"C{place}", label=arm)
+            axis.plot(*zip(*means, strict=True), color=f"C{place}", linestyle=STYLES[place], label=arm)
     for axis, title in zip(axes, titles, strict=True):
-        axis.set(title=title, xlabel="round", ylim=(0, 1), xticks=[0, 1, 2])
+        axis.set(title=title, xlabel="cost in rounds", xlim=(-0.1, 2.1), ylim=(-0.03, 1.03), xticks=[0, 1, 2])
     axes[0].legend()
     figure.savefig(options.out / "cotrain_world.png", dpi=150)
     pyplot.close(figure)
@@ -200,6 +253,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--out", type=Path, default=Path("runs/cotrain_world_study"))
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="A setting for all runs.")
+    parser.add_argument("--small", action="store_true", help="To see that it runs; in a folder of its own.")
     parser.add_argument("--table", action="store_true", help="Print what is known, run nothing.")
     options = parser.parse_args()
     for seed in options.seeds if not options.table else ():

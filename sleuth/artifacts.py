@@ -111,6 +111,13 @@ def write_manifest(folder: str | Path, kind: str, fields: Mapping[str, Any]) -> 
     atomic_write(Path(folder) / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def add_to_manifest(folder: str | Path, fields: Mapping[str, Any]) -> None:
+    """Record more about an artefact that was just written, such as what it was trained on."""
+    path = Path(folder) / MANIFEST
+    content = json.loads(path.read_text(encoding="utf-8")) | fields
+    atomic_write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
 def read_manifest(folder: str | Path, kind: str, rebuild: str) -> dict[str, Any]:
     """The manifest of ``folder``; ``rebuild`` is the command that recreates such an artefact.
 

@@ -177,7 +177,7 @@ class Sampling:
 class Request:
     """A request for one generation: the whole prefix as token ids, and an episode id under which to cache it.
 
-    ``thinking``: a thought is open where the prefix ends.
+    ``thinking``: a thought is open where the prefix ends. ``schema``: JSON schema of the text, for a backend that can.
     """
 
     episode: str
@@ -185,6 +185,7 @@ class Request:
     max_new_tokens: int
     seed: int = 0
     thinking: bool = False
+    schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

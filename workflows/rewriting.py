@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.writing.asks import Ask, Reply, Writer
@@ -23,6 +23,7 @@ from workflows.synthesis.script import Unreadable
 from workflows.synthesis.templates import load_template
 
 STEP = "rewrite"
+_ATTEMPTS = 3
 
 
 class Rewriter:
@@ -69,28 +70,40 @@ class Rewriter:
         return [f"{query} {text}" if self._keep_query else text for query, text in zip(queries, written, strict=True)]
 
     def _write(self, queries: Sequence[str]) -> None:
-        failures: list[str] = []
-        asked = {text_digest(query): query for query in queries}
+        """What cannot be read is asked for again, sampled, a few times."""
+        waiting = {text_digest(query): query for query in queries}
+        for attempt in range(_ATTEMPTS):
+            failures = self._written(waiting, attempt)
+            waiting = {key: waiting[key] for key in failures}
+            if not waiting:
+                return
+        why = next(iter(failures.values()))
+        raise RetrieverError(f"{len(waiting)} of {len(queries)} queries were not rewritten: {why}")
+
+    def _written(self, asked: Mapping[str, str], attempt: int) -> dict[str, str]:
+        """Write about the queries of ``asked``; returns why there is nothing, for those about which there is not."""
+        failures: dict[str, str] = {}
 
         def keep(ask: Ask, reply: Reply) -> None:
             try:
                 text = whole(reply.text)
             except Unreadable as verdict:
-                failures.append(reply.failure or str(verdict))
+                failures[ask.key] = reply.failure or str(verdict)
                 return
             self._keep(asked[ask.key], text)
 
         try:
-            self._writer.write([self._ask(key, query) for key, query in asked.items()], keep)
+            self._writer.write([self._ask(key, query, attempt) for key, query in asked.items()], keep)
         except PolicyError as error:
             raise RetrieverError(f"queries cannot be rewritten: {error.message}", error.hint) from error
-        if failures:
-            raise RetrieverError(f"{len(failures)} of {len(queries)} queries were not rewritten: {failures[0]}")
+        return failures
 
-    def _ask(self, key: str, query: str) -> Ask:
+    def _ask(self, key: str, query: str, attempt: int) -> Ask:
         messages = self._step.fill({"query": neutralise(query, self._writer.reserved)})
-        seed = derive_seed(self._seed, key)
-        return Ask(key, messages, self._max_tokens, self._temperature, 1.0, tuple(self._step.stop), seed)
+        again = [attempt] if attempt else []
+        temperature = max(self._temperature, 1.0) if again else self._temperature
+        seed = derive_seed(self._seed, key, *again)
+        return Ask(key, messages, self._max_tokens, temperature, 1.0, tuple(self._step.stop), seed)
 
     def _keep(self, query: str, text: str) -> None:
         self._known[query] = text

@@ -65,7 +65,8 @@ class CompletionsClient:
         listed = self._json("GET", "/models", None).get("data")
         if not isinstance(listed, list) or not all(isinstance(m, dict) and "id" in m for m in listed):
             raise PolicyError(
-                f"{self.settings.base_url}/models lists no models", "is {self._section}.base_url the API's root (…/v1)?"
+                f"{self.settings.base_url}/models lists no models",
+                f"is {self._section}.base_url the API's root (…/v1)?",
             )
         return listed
 
@@ -184,6 +185,11 @@ class CompletionsClient:
             raise PolicyError(f"{url} has no completions", f"is {self._section}.base_url the API's root (…/v1)?")
         message = f"{url} refuses the request (status {status}): {reason or 'it does not say why'}"
         raise RefusedError(message, status, response.text)
+
+
+def json_form(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """``response_format`` of a reply in JSON by ``schema``."""
+    return {"type": "json_schema", "json_schema": {"name": "reply", "schema": dict(schema), "strict": True}}
 
 
 def _parsed(response: httpx.Response, url: str) -> dict[str, Any]:

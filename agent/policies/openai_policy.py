@@ -7,13 +7,14 @@ their answers are tokenised here, their log-probs are unknown, and such a policy
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from agent.codec import HFCodec
 from agent.policies.config import OpenAISettings
-from agent.policies.openai_client import CompletionsClient
+from agent.policies.openai_client import CompletionsClient, json_form
 from agent.seams import decode_all
 from sleuth.errors import PolicyError
 from sleuth.protocols import OnToken
@@ -76,6 +77,7 @@ class OpenAIPolicy:
             "top_p": sampling.top_p,
             "stop": list(sampling.stop),
             "seed": request.seed & _SEED_BITS,
+            **({} if request.schema is None else {"response_format": json_form(json.loads(request.schema))}),
         }
 
     def _in_tokens(

@@ -61,7 +61,7 @@ class TransformersPolicy:
             check_rows(model, codec)
         self._keep_cache = keep_cache and cache_bytes != 0 and attends_in_full
         self._kept = KeptCaches(cache_bytes)
-        self._context = context_length(model.config)
+        self.context = context_length(model.config)
         self._ends = _end_tokens(model, codec)
         self._closers: dict[tuple[str, ...], frozenset[int]] = {}
 
@@ -106,10 +106,10 @@ class TransformersPolicy:
 
     def _refuse_beyond_context(self, requests: Sequence[Request]) -> None:
         longest = max((len(r.prefix) + r.max_new_tokens for r in requests), default=0)
-        if self._context is not None and longest > self._context:
+        if self.context is not None and longest > self.context:
             raise PolicyError(
-                f"a transcript of up to {longest} tokens is beyond the {self._context} positions of the model",
-                f"set environment.total_tokens to {self._context} or less",
+                f"a transcript of up to {longest} tokens is beyond the {self.context} positions of the model",
+                f"set environment.total_tokens to {self.context} or less",
             )
 
     def _assign(self, requests: Sequence[Request]) -> Iterator[tuple[RowCache, list[Request]]]:

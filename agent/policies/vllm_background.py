@@ -65,11 +65,15 @@ class BackgroundEngine:
         work = self._sample(request, sampling, adapter, on_token)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
-    def prompt_logprobs(self, token_ids: Sequence[int], adapter: Adapter | None) -> list[float]:
-        async def last() -> Any:
+    def prompt_logprobs(self, texts: Sequence[Sequence[int]], adapter: Adapter | None) -> list[list[float]]:
+        async def last(token_ids: Sequence[int]) -> Any:
             return [output async for output in self._outputs(token_ids, probe_parameters(), adapter)][-1]
 
-        return of_prompt(self._call(last()))
+        async def together() -> list[Any]:
+            with refusals():
+                return await asyncio.gather(*map(last, texts))
+
+        return [of_prompt(output) for output in self._call(together())]
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Through a folder in memory: AsyncLLM accepts no tensors from another process."""
@@ -96,6 +100,10 @@ class BackgroundEngine:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def context(self) -> int:
+        return int(self._engine.model_config.max_model_len)
 
     async def _open(self) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs

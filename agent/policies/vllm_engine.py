@@ -73,8 +73,8 @@ class Engine(Protocol):
         self, requests: Sequence[Request], sampling: Sampling, adapter: Adapter | None, on_token: OnToken | None
     ) -> list[Sampled]: ...
 
-    def prompt_logprobs(self, token_ids: Sequence[int], adapter: Adapter | None) -> list[float]:
-        """Log-prob of every token but the first, in nats, at temperature 1."""
+    def prompt_logprobs(self, texts: Sequence[Sequence[int]], adapter: Adapter | None) -> list[list[float]]:
+        """Of each text the log-prob of every token but the first, in nats, at temperature 1."""
         ...
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None: ...
@@ -86,6 +86,11 @@ class Engine(Protocol):
     def wake(self) -> None: ...
 
     def close(self) -> None: ...
+
+    @property
+    def context(self) -> int:
+        """The most tokens of a prompt with its generation."""
+        ...
 
 
 def why_unusable(model: str, *, trust_remote_code: bool = False) -> str | None:
@@ -142,12 +147,19 @@ class InProcessEngine:
             raise
         return [part.whole() for part in parts.values()]
 
-    def prompt_logprobs(self, token_ids: Sequence[int], adapter: Adapter | None) -> list[float]:
-        self._add(f"{next(self._serial)}", token_ids, probe_parameters(), adapter)
-        outputs = []
-        while self._engine.has_unfinished_requests():
-            outputs += self._engine.step()
-        return of_prompt(outputs[-1])
+    def prompt_logprobs(self, texts: Sequence[Sequence[int]], adapter: Adapter | None) -> list[list[float]]:
+        names = {f"{next(self._serial)}": token_ids for token_ids in texts}
+        found: dict[str, list[float]] = {}
+        try:
+            with refusals():
+                for name, token_ids in names.items():
+                    self._add(name, token_ids, probe_parameters(), adapter)
+            while self._engine.has_unfinished_requests():
+                found |= {output.request_id: of_prompt(output) for output in self._engine.step() if output.finished}
+        except BaseException:
+            self._abort()
+            raise
+        return [found[name] for name in names]
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(state.items()))})
@@ -166,6 +178,10 @@ class InProcessEngine:
     def close(self) -> None:
         self._engine.engine_core.shutdown()
         del self._engine
+
+    @property
+    def context(self) -> int:
+        return int(self._engine.model_config.max_model_len)
 
     def _add(self, name: str, token_ids: Sequence[int], wanted: Any, adapter: Adapter | None) -> None:
         prompt = {"prompt_token_ids": list(token_ids)}
@@ -254,7 +270,7 @@ def refusals() -> Iterator[None]:
 
 def parameters(options: EngineOptions, request: Request, sampling: Sampling, on_token: OnToken | None) -> Any:
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     if sampling.full_logprobs and sampling.top_p < 1.0 and not (options.full_logprobs and sampling.temperature == 1.0):
         raise PolicyError(
@@ -270,6 +286,7 @@ def parameters(options: EngineOptions, request: Request, sampling: Sampling, on_
         stop=list(sampling.stop),
         stop_token_ids=list(options.end_token_ids),
         logprobs=0,
+        structured_outputs=None if request.schema is None else StructuredOutputsParams(json=request.schema),
         skip_special_tokens=False,  # a stop string may be a special token, and what is skipped is not looked for
         spaces_between_special_tokens=False,
         output_kind=RequestOutputKind.DELTA if on_token else RequestOutputKind.FINAL_ONLY,

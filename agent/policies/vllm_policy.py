@@ -61,6 +61,7 @@ class VllmPolicy:
     ) -> None:
         self.engine = engine
         self._merge = merge
+        self.context: int | None = engine.context
         self._max_gap = max_gap
         self._sleeps = sleeps
         self._asleep = False
@@ -111,8 +112,13 @@ class VllmPolicy:
     def gap(self, probe: Probe) -> float:
         """The largest difference, in nats, between the engine's log-probs and the probe's."""
         self._wake()
-        own = self.engine.prompt_logprobs(probe.token_ids, self._adapter)
+        (own,) = self.engine.prompt_logprobs([probe.token_ids], self._adapter)
         return max(abs(a - b) for a, b in zip(own, probe.logprobs, strict=True))
+
+    def text_logprobs(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Of each text the log-prob of every token but the first, in nats, at temperature 1."""
+        self._get_ready()
+        return self.engine.prompt_logprobs(texts, self._adapter)
 
     def rest(self) -> None:
         """Free the GPU's memory until it is needed again, if ``sleeps``."""

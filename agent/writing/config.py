@@ -58,6 +58,9 @@ class PolicyWriterSettings(WriterSettings):
     """auto: in the tokenizer's chat template where it has one. never: as plain text, which base models go on with."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Of the template, such as ``enable_thinking: false``."""
+    structured: bool = True
+    """Where a step has a JSON schema, an engine that can (vLLM, a server) holds the reply to it, which then begins
+    without a thought."""
     batch_size: Count = 64
     """Requests handed to the backend at once; what is written of them is safe before the next are."""
 
@@ -72,6 +75,7 @@ class PolicyWriterSettings(WriterSettings):
             name=self.policy.model,
             chat=self.chat == "auto",
             chat_template_kwargs=self.chat_template_kwargs,
+            structured=self.structured,
             batch_size=self.batch_size,
             max_rows=self.policy.max_rows,
         )

@@ -8,7 +8,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from agent.policies.config import OpenAISettings
-from agent.policies.openai_client import BrokenAnswerError, CompletionsClient, RefusedError, UnreachableError
+from agent.policies.openai_client import (
+    BrokenAnswerError,
+    CompletionsClient,
+    RefusedError,
+    UnreachableError,
+    json_form,
+)
 from agent.writing.asks import Ask, OnReply, Reply
 from sleuth.errors import PolicyError
 from sleuth.retries import PASSING, pause
@@ -97,9 +103,8 @@ class ServerWriter:
         }
         if ask.schema is None or not self._structured:
             return self._client.chat(body)
-        form = {"type": "json_schema", "json_schema": {"name": "reply", "schema": dict(ask.schema), "strict": True}}
         try:
-            return self._client.chat({**body, "response_format": form})
+            return self._client.chat({**body, "response_format": json_form(ask.schema)})
         except RefusedError as error:
             if error.status not in _REFUSES:
                 raise

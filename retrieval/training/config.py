@@ -26,13 +26,13 @@ from sleuth.errors import did_you_mean
 from sleuth.kinds import KindSettings
 from sleuth.settings import Count, Rate, Settings, Share
 
-Layout = Literal["tevatron", "colpali", "beir", "hotpotqa", "musique", "cloze"]
+Layout = Literal["tevatron", "colpali", "beir", "hotpotqa", "musique", "cloze", "title_body"]
 
 
 class SourceSettings(Settings):
     """Rows to train on. ``layout`` None: told from the first row; a folder is BEIR, of which ``split`` is read.
 
-    cloze takes a corpus and has to be named.
+    cloze and title_body take a corpus and have to be named.
     """
 
     path: str

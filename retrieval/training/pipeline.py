@@ -24,7 +24,7 @@ from retrieval.encoders.page_config import PageScratchSettings
 from retrieval.encoders.scratch import make_backbone
 from retrieval.open import open_retriever
 from retrieval.passages import passage_text
-from retrieval.training.config import DevSettings, RetrieverTraining
+from retrieval.training.config import DevSettings, RetrieverTraining, SourceSettings
 from retrieval.training.dev import judge_all, load_dev, means
 from retrieval.training.instructions import check_instructions, say_unread, search_each
 from retrieval.training.mining import mine
@@ -36,6 +36,7 @@ from retrieval.training.start_config import EncoderStart
 from retrieval.training.teacher import with_scores
 from retrieval.training.teachers import have_labelled, labelled_rows, teachers_of_round
 from retrieval.training.trainer import Watch, merge_adapters, train
+from sleuth.artifacts import add_to_manifest
 from sleuth.errors import ConfigError
 from sleuth.layout import RetrieverRunLayout, RoundLayout
 from sleuth.protocols import MetricSink
@@ -174,10 +175,7 @@ def _rows_of_round(run: TrainingRun, number: int) -> list[TrainingRow]:
     mined = run.layout.round(number).rows
     if not mined.exists():
         return load_rows(run.settings.data)
-    source = run.settings.data[0].model_copy(
-        update={"path": str(mined), "layout": "tevatron", "limit": None, "corpus": None, "instruction": ""}
-    )
-    return load_rows([source])
+    return load_rows([SourceSettings(path=str(mined), layout="tevatron")])  # they carry what their sources were given
 
 
 def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
@@ -201,12 +199,13 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
     last = number == run.settings.last_round
     if run.settings.merge_adapter or encoder.settings.attention == "bidirectional":
         merge_adapters(encoder)  # an adapter's folder names its base model, which does not say how it attends
-    encoder.save(run.layout.encoder if last else layout.encoder, overwrite=True)
+    place, made_of = run.layout.encoder if last else layout.encoder, material_of(rows, run.settings.data)
+    encoder.save(place, overwrite=True)
+    add_to_manifest(place, {"trained": {**made_of, "step": outcome.best_step}})
     if last:
         log.info("the encoder is in %s", run.layout.encoder)
     return {
-        "queries": len(rows),
-        "sources": sources_of(rows),
+        **made_of,
         "steps": outcome.last_step,
         "best_step": outcome.best_step,
         "best": outcome.best,
@@ -215,11 +214,19 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
     }
 
 
-def sources_of(rows: Sequence[TrainingRow]) -> dict[str, dict[str, float | int | None]]:
-    """How many rows are of each source, and its weight in the mixture; None: as its rows come."""
+def material_of(rows: Sequence[TrainingRow], data: Sequence[SourceSettings]) -> dict[str, Any]:
+    """How many rows are of each source, and its weight in the mixture; None: as its rows come.
+
+    Sources are named as in the mixture: several of ``data`` by their number.
+    """
     counts = Counter(mixture_of(row) for row in rows)
     weights = {mixture_of(row): row.share for row in rows}
-    return {name: {"rows": count, "weight": weights[name]} for name, count in counts.items()}
+    paths = {str(number): one.path for number, one in enumerate(data)} if len(data) > 1 else {}
+    sources: dict[str, dict[str, Any]] = {
+        name: {"rows": count, "weight": weights[name], **({"path": paths[name]} if name in paths else {})}
+        for name, count in counts.items()
+    }
+    return {"queries": len(rows), "sources": sources}
 
 
 def _train_reranker(
@@ -241,7 +248,9 @@ def _train_reranker(
     )
     sink.close()
     log.info("the reranker is in %s", run.layout.reranker)
-    return figures
+    made_of = material_of(rows, run.settings.data)
+    add_to_manifest(run.layout.reranker, {"trained": {**made_of, "step": figures["best_step"]}})
+    return made_of | figures
 
 
 def _encoder_of_round(run: TrainingRun, number: int, rows: Sequence[TrainingRow]) -> Encoder:

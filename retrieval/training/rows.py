@@ -1,15 +1,16 @@
 """Training rows of a retriever: a query with passages that answer it and passages that do not.
 
-======== =============================================================================================
-layout   one row
-======== =============================================================================================
-tevatron ``{"query_id", "query", "positive_passages": [{"docid", "title", "text"}], "negative_passages"}``
-beir     a folder with ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/SPLIT.tsv``
-hotpotqa HotpotQA's release: paragraphs of ``context`` in ``supporting_facts`` are positive, others negative
-musique  MuSiQue's release: paragraphs with ``is_supporting`` are positive, others negative
-colpali  colpali-engine's ``{"query", "pos_target", "neg_target"}``, whose targets are pictures (`picture_rows`)
-cloze    a corpus without questions: a sentence is the query for the passage that it was taken from
-======== =============================================================================================
+========== =============================================================================================
+layout     one row
+========== =============================================================================================
+tevatron   ``{"query_id", "query", "positive_passages": [{"docid", "title", "text"}], "negative_passages"}``
+beir       a folder with ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/SPLIT.tsv``
+hotpotqa   HotpotQA's release: paragraphs of ``context`` in ``supporting_facts`` are positive, others negative
+musique    MuSiQue's release: paragraphs with ``is_supporting`` are positive, others negative
+colpali    colpali-engine's ``{"query", "pos_target", "neg_target"}``, whose targets are pictures (`picture_rows`)
+cloze      a corpus without questions: a sentence is the query for the passage that it was taken from
+title_body a corpus without questions: a title is the query for its text
+========== =============================================================================================
 
 A Tevatron passage may name a picture, by a path beside the file, or as ``"image": {"name", "sha256"}``, which tells it
 apart; its bytes are then not there, but in the source's ``corpus``.
@@ -31,7 +32,7 @@ from retrieval.corpus import BadRow
 from retrieval.corpus import read_rows as read_corpus
 from retrieval.evaluation.judgements import read_qrels
 from retrieval.passages import content_key
-from retrieval.training.cloze import cloze_pairs
+from retrieval.training.cloze import Pair, cloze_pairs, title_body_pairs
 from retrieval.training.config import SourceSettings
 from retrieval.training.picture_rows import UNSEEN, by_id, located, targets
 from sleuth.artifacts import atomic_write, text_digest
@@ -70,7 +71,7 @@ class TrainingRow:
     """The set that it is from, where there are several."""
     labels: tuple[Labels, ...] = ()
     weight: float = 1.0
-    """How much it counts in the loss of an encoder, beside the other rows."""
+    """How much it counts in the loss, beside the other rows."""
     query_form: str = ""
     """What its query is written in, which must be the encoder's; empty: it does not say."""
     share: float | None = None
@@ -128,9 +129,9 @@ def passages_of(rows: Iterable[TrainingRow]) -> list[Passage]:
 
 
 def _load(source: SourceSettings) -> list[TrainingRow]:
-    if source.layout == "cloze":
-        pairs = cloze_pairs(read_passages(source.path), source.limit)
-        return [TrainingRow(f"cloze-{passage.id}", sentence, (passage,)) for sentence, passage in pairs]
+    if source.layout in _OF_PASSAGES:
+        pairs = _OF_PASSAGES[source.layout](read_passages(source.path), source.limit)
+        return [TrainingRow(f"{source.layout}-{passage.id}", query, (passage,)) for query, passage in pairs]
     if Path(source.path).is_dir():
         if source.layout not in (None, "beir"):
             raise ConfigError(f"{source.path} is a folder, which only the layout beir reads", "give a file inside it")
@@ -176,7 +177,7 @@ def _detect(row: RawRow) -> str:
     raise row.error(
         f"no known layout has the keys {', '.join(sorted(row.fields)) or '(none)'}",
         f"Tevatron rows have positive_passages, HotpotQA's context, MuSiQue's paragraphs; BEIR is a folder; "
-        f"one of {', '.join(sorted(marks))} is told from these; of a corpus, layout: cloze makes questions",
+        f"one of {', '.join(sorted(marks))} is told from these; layout: cloze or title_body asks about a corpus",
     )
 
 
@@ -379,6 +380,10 @@ def tevatron_row(row: TrainingRow) -> dict[str, Any]:
     return values | {name: value for name, value in more.items() if value}
 
 
+_OF_PASSAGES: dict[str | None, Callable[[Iterable[Passage], int | None], list[Pair]]] = {
+    "cloze": cloze_pairs,
+    "title_body": title_body_pairs,
+}
 _READERS: dict[str, Callable[[RawRow], TrainingRow | None]] = {
     "tevatron": _tevatron,
     "colpali": _colpali,

@@ -17,29 +17,31 @@ from retrieval.training.config import DevSettings, RetrieverTraining, StageSetti
 from retrieval.training.dev import DevSet, load_dev, means
 from retrieval.training.merging import merge_weights
 from retrieval.training.pipeline import TrainingRun, index_trained, run_training
+from retrieval.training.rows import load_rows, passages_of
 from retrieval.training.stages_config import BASE, MergeStageSettings, RerankerStageSettings, TrainStageSettings
 from retrieval.training.start_config import EncoderStart
-from sleuth.artifacts import atomic_folder
+from sleuth.artifacts import add_to_manifest, atomic_folder
 from sleuth.errors import ConfigError
 from sleuth.layout import RetrieverRunLayout
 from sleuth.runs import RunFolder
 
-_MERGE = "merge"
+_MERGE, _EVALUATE = "merge", "evaluate"
 
 
 def run_all(run: TrainingRun) -> dict[str, Any]:
     """Run every stage, or the whole run where it has none; returns the record of each part of each."""
     if not run.settings.stages:
         return run_training(run)
-    records: dict[str, Any] = {}
+    records: dict[str, dict[str, Any]] = {}
     parts = stage_runs(run)
     for stage, part in zip(run.settings.stages, parts, strict=True):
         found = _merged(run, stage, part) if isinstance(stage, MergeStageSettings) else run_training(part)
-        records |= {f"{stage.name}/{name}": record for name, record in found.items()}
-    _publish(run, parts)
+        records[stage.name] = found | _evaluated(run, stage, part)
+    _publish(run, parts, records)
     if not run.folder.stage_done("index"):
         run.folder.mark_done("index", index_trained(run))
-    return records | ({"index": found} if (found := run.folder.stage_info("index")) else {})
+    told = {f"{stage}/{name}": record for stage, found in records.items() for name, record in found.items()}
+    return told | ({"index": found} if (found := run.folder.stage_info("index")) else {})
 
 
 def stage_runs(run: TrainingRun) -> list[TrainingRun]:
@@ -103,11 +105,27 @@ def _merge(part: TrainingRun, stage: MergeStageSettings, folders: Mapping[str, P
     encoders[0].model.load_state_dict(weights)
     encoders[0].save(part.layout.encoder, overwrite=True)
     record: dict[str, Any] = {"weights": dict(zip(folders, shares, strict=True))}
+    add_to_manifest(part.layout.encoder, {"merged": {**record, "method": stage.method}})
     if dev is not None:
         known = [figure for figure in figures if figure is not None]
         record |= {"parts": dict(zip(folders, figures, strict=True)), "mean_of_parts": sum(known) / len(known)}
         record |= {"best": _figure(open_trainable_encoder(part.layout.encoder), dev, devset)}
     return record
+
+
+def _evaluated(run: TrainingRun, stage: StageSettings, part: TrainingRun) -> dict[str, Any]:
+    """An encoder that nothing has watched, measured by the run's evaluation."""
+    dev = run.settings.evaluation
+    if dev is None or part.settings.evaluation is not None or not stage.makes_encoder:
+        return {}
+    if not part.folder.stage_done(_EVALUATE):
+        beside = passages_of(load_rows(run.settings.data)) if run.settings.data else []
+        devset = load_dev(dev, run.settings.seed, beside)
+        with run.counting(f"dev passages, stage {stage.name}") as on_progress:
+            encoder = open_trainable_encoder(part.layout.encoder)
+            values = devset.per_query(encoder, dev.k, on_progress=on_progress)
+        part.folder.mark_done(_EVALUATE, {"queries": len(devset.rows), "k": dev.k, **means(values)})
+    return {_EVALUATE: part.folder.stage_info(_EVALUATE)}
 
 
 def _figure(encoder: Encoder, dev: DevSettings | None, devset: DevSet | None) -> float | None:
@@ -131,8 +149,11 @@ def _shares(stage: MergeStageSettings, figures: Sequence[float | None]) -> list[
     return [weight / sum(given) for weight in given]
 
 
-def _publish(run: TrainingRun, parts: Sequence[TrainingRun]) -> None:
-    """The encoder of the last stage that made one, and the last reranker, where those of a run are."""
+def _publish(run: TrainingRun, parts: Sequence[TrainingRun], records: Mapping[str, Any]) -> None:
+    """The encoder of the last stage that made one, and the last reranker, where those of a run are.
+
+    Their manifests tell of every stage: rows and weight of each source, the weights of a merge, figures.
+    """
     staged = list(zip(run.settings.stages, parts, strict=True))
     encoders = [part.layout.encoder for stage, part in staged if stage.makes_encoder]
     rerankers = [part.layout.reranker for stage, part in staged if isinstance(stage, RerankerStageSettings)]
@@ -141,4 +162,5 @@ def _publish(run: TrainingRun, parts: Sequence[TrainingRun]) -> None:
         if made and not run.folder.stage_done(name):
             with atomic_folder(place, overwrite=True) as folder:
                 shutil.copytree(made[-1], folder, dirs_exist_ok=True)
+                add_to_manifest(folder, {"stages": records})
             run.folder.mark_done(name, {})

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from cotrain_job import cotrain_settings, run
 
+from agent.cluster.config import ClusterSettings
 from sleuth.checkpoints import checkpoint_at
 from sleuth.cotrain_layout import CotrainLayout
 from sleuth.errors import ArtifactError
@@ -82,6 +83,14 @@ def test_a_round_goes_from_rollouts_to_a_swapped_retriever_and_a_trained_agent(w
 def trained_policy(layout: CotrainLayout) -> Path:
     """The last policy of the round, whichever step of it was published."""
     return checkpoint_at(layout.round(1).agent.grpo.checkpoints, 2)
+
+
+def test_with_the_agent_on_a_cluster_it_ends_with_the_same_bits(whole: CotrainLayout, tmp_path: Path):
+    settings = cotrain_settings(tmp_path / "apart")
+    run(settings.model_copy(update={"cluster": ClusterSettings(backend="local", workers=1)}))
+    apart = CotrainLayout(tmp_path / "apart")
+    assert digests(apart) == digests(whole)
+    assert "cluster/staleness" in apart.round(1).agent.metrics.read_text()  # it was played there
 
 
 def read_index(layout: CotrainLayout) -> str:

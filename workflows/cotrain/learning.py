@@ -17,7 +17,7 @@ from workflows.config import RunSettings
 from workflows.cotrain.context import Cotraining
 from workflows.cotrain.families import learner_of, start_of, weights_of
 from workflows.cotrain.guards import answer_recall, compared
-from workflows.cotrain.rows import held_out_questions, refuse_held_out
+from workflows.cotrain.rows import held_out_questions, refuse_held_out, refuse_held_out_queries
 from workflows.play import played
 from workflows.retriever_training import RetrieverRun, claimed, draw_curves_of
 
@@ -28,6 +28,7 @@ def train_start(run: Cotraining, counting: Counting) -> None:
     """Train the first retriever as ``cotrain.start`` describes it."""
     start = run.chosen.start
     assert start is not None
+    refuse_held_out_queries(start.data, held_out_questions(run))
     seed = start.seed if "seed" in start.model_fields_set else run.settings.seed
     own = {"out": run.layout.start.out, "seed": seed, "threads": start.threads or run.settings.threads}
     _train(RetrieverRun.model_validate({**dict(start), **own}), counting)
@@ -36,7 +37,10 @@ def train_start(run: Cotraining, counting: Counting) -> None:
 def train_retriever(run: Cotraining, number: int, counting: Counting) -> dict[str, Any]:
     """Train the retriever of the round before on this round's rows, and those of earlier rounds if they are kept."""
     rows = _rows_so_far(run, number)
-    refuse_held_out(rows, held_out_questions(run))
+    kept, learning = held_out_questions(run), run.chosen.retriever
+    assert learning is not None
+    refuse_held_out(rows, kept)
+    refuse_held_out_queries(learning.rows, kept)
     if not rows:
         log.warning("round %d: no rollout was right and found its answer: the retriever learns nothing", number)
         return {"trained": False}

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from retrieval.training.config import SourceSettings
+from retrieval.training.rows import load_rows
 from sleuth.artifacts import atomic_write
 from sleuth.errors import DataError
 from sleuth.evidence import golds_of
@@ -153,5 +155,16 @@ def refuse_held_out(rows: Iterable[Path], kept: Kept) -> None:
             if why:
                 raise DataError(
                     f"{path}, line {place}: the row is of a dev or test question, by its {why}",
+                    "such rows never train: drop it, or name other dev and test questions",
+                )
+
+
+def refuse_held_out_queries(sources: Iterable[SourceSettings], kept: Kept) -> None:
+    """Raises DataError if a row of a file that others made asks a dev or test question; its ids say nothing of that."""
+    for source in sources:
+        for row in load_rows([source]):
+            if kept.why("", query_of(row.query)):
+                raise DataError(
+                    f"{source.path}: the row {row.id} asks a dev or test question",
                     "such rows never train: drop it, or name other dev and test questions",
                 )

@@ -119,7 +119,7 @@ class Desk:
         if not isinstance(self.writer, Weighing):
             raise ConfigError(
                 f"the writer {self.writer.name} does not say how likely a text is",
-                "use one of kind policy with the transformers backend",
+                "use one of kind policy on transformers or vLLM",
             )
         for ask, weight in zip(asks, self.writer.weigh(asks), strict=True):
             sound = weight is not None and math.isfinite(weight)

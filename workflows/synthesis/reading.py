@@ -15,7 +15,9 @@ _LABEL = re.compile(
     r"(?:query|question|rewritten[\w ]*|answer|output)\**\s*[:：]\**\s*",
     re.IGNORECASE,
 )
-_BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)])\s+")
+_BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)]|\[\d{1,3}\])\s+")
+_JSON_START = re.compile(r'(?:```(?:json)?)?\s*[\[{]\s*"')
+_ITEM = re.compile(r'"(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"(?=\s*[,\]])')
 _QUOTES = "\"'“”‘’«»`"
 _COMMA = re.compile(r",(\s*[}\]])")
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
@@ -39,20 +41,24 @@ def line(text: str) -> str:
 
 
 def lines(text: str) -> list[str]:
-    """Every line that says something: a JSON array of strings, or a list with or without bullets."""
+    """Every line that says something: a JSON array of strings, alone or in an object, or a list with bullets or not."""
     try:
-        listed = json_value(text)
+        rows = [sound(one) for one in json_list(text) if isinstance(one, str)]
     except Unreadable:
-        listed = None
-    if isinstance(listed, list):
-        rows = [sound(one) for one in listed if isinstance(one, str)]
-    else:
-        marked = [row for row in whole(text).splitlines() if _BULLET.match(row)]
-        rows = marked or whole(text).splitlines()
+        rows = _whole_items(whole(text))
+    if not rows and not _JSON_START.match(whole(text)):
+        every = whole(text).splitlines()
+        rows = [row for row in every if _BULLET.match(row)] or every
     found = [cleaned for row in rows if (cleaned := _unquoted(_BULLET.sub("", row).strip()))]
     if not found:
         raise Unreadable("no list")
     return list(dict.fromkeys(found))
+
+
+def _whole_items(body: str) -> list[str]:
+    """The strings of a JSON array that is cut off, as far as they are whole; none of what does not begin as JSON."""
+    items = _ITEM.findall(body[body.find("[") + 1 :]) if _JSON_START.match(body) else []
+    return [sound(json.loads(item, strict=False)) for item in items]
 
 
 def yes_no(text: str) -> bool:
@@ -81,6 +87,15 @@ def record(*keys: str) -> Callable[[str], dict[str, str]]:
         return found
 
     return read
+
+
+def json_list(text: str) -> list[Any]:
+    """The first JSON array, or that of an object with nothing else. Raises Unreadable."""
+    value = json_value(text)
+    only = next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value
+    if not isinstance(only, list):
+        raise Unreadable("no list")
+    return only
 
 
 def json_value(text: str) -> Any:

@@ -276,12 +276,7 @@ def read_chunk(place: ChunkLayout) -> Chunk | None:
         return None
     return Chunk(
         [Written(row_of(row), row["made"]) for row in found["kept"]],
-        [
-            Reject(
-                one["id"], one["by"], one["reason"], one.get("text", ""), row_of(one["row"]) if "row" in one else None
-            )
-            for one in found["rejects"]
-        ],
+        [_reject(one) for one in found["rejects"]],
         [(came, went) for came, went in found["passed"]],
         found["units"],
         Cost(**found["cost"]),

@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from retrieval.passages import content_key, passage_text
 from retrieval.training.rerankers.config import ContrastiveSettings, LossSettings
@@ -22,7 +23,8 @@ log = logging.getLogger("sleuth.train_retriever")
 class RankedList:
     """A query and its passages, the ``golds`` of them first. ``labels``: 1 and 0, or a teacher's scores.
 
-    ``instruction``: what the query asks for, where it is not what the model is asked anyway.
+    ``instruction``: what the query asks for, where it is not what the model is asked anyway. ``weight``: of the list in
+    the loss, 1 on average over the rows.
     """
 
     query: str
@@ -30,6 +32,7 @@ class RankedList:
     golds: int
     labels: tuple[float, ...]
     instruction: str = ""
+    weight: float = 1.0
 
 
 class ListSampler:
@@ -40,6 +43,7 @@ class ListSampler:
     ) -> None:
         self.rows = usable(rows, loss)
         self._golds = golds_by_query(rows)
+        self._mean_weight = fmean(row.weight for row in self.rows)
         self._loss, self._hard_negatives, self._seed = loss, hard_negatives, seed
         self._order = BatchSampler(self.rows, batch_size, hard_negatives, seed)
 
@@ -67,7 +71,8 @@ class ListSampler:
         labels = [1.0] * len(golds) + [0.0] * len(others)
         if self._loss.from_teacher:
             labels = [row.scores[content_key(p)] for p in passages]
-        return RankedList(row.query, tuple(map(passage_text, passages)), len(golds), tuple(labels), row.instruction)
+        texts = tuple(map(passage_text, passages))
+        return RankedList(row.query, texts, len(golds), tuple(labels), row.instruction, self._weight(row))
 
     def _contrasted(self, drawn: Sequence[tuple[int, TrainingRow]], in_batch: int) -> list[RankedList]:
         """One gold a query, its hard negatives, and golds of other queries that are none of its own."""
@@ -80,8 +85,12 @@ class ListSampler:
             foreign = list({p.id: p for p in golds if not own(p)}.values())
             negatives: list[Passage] = [*hard, *rng.sample(foreign, min(in_batch, len(foreign)))]
             texts = tuple(map(passage_text, (gold, *negatives)))
-            made.append(RankedList(row.query, texts, 1, (1.0, *(0.0 for _ in negatives)), row.instruction))
+            labels = (1.0, *(0.0 for _ in negatives))
+            made.append(RankedList(row.query, texts, 1, labels, row.instruction, self._weight(row)))
         return made
+
+    def _weight(self, row: TrainingRow) -> float:
+        return row.weight / self._mean_weight
 
     def _rng(self, row: TrainingRow, epoch: int) -> random.Random:
         return random.Random(derive_seed(self._seed, "list", epoch, row.id))

@@ -54,7 +54,7 @@ class RankLists:
         def loss_of(parts: Sequence[Encoded]) -> Tensor:
             scores = gather(parts[0], len(pairs)).values[:, 0]
             scores = scores[back.to(scores.device)]
-            loss: Tensor = self._loss(lists, scores)
+            loss: Tensor = self._loss(lists, weighted(lists, scores))
             figures.update(loss=float(loss.detach()), accuracy=_accuracy(lists, scores.detach()))
             return loss / int(get_world_size())
 
@@ -81,6 +81,19 @@ class RankLists:
             return in_order(parts, list(groups.values()))
 
         return embed
+
+
+def weighted(lists: Sequence[RankedList], scores: Tensor) -> Tensor:
+    """The same scores, [passages], whose gradients weigh each list.
+
+    A loss that adds up lists then learns from each by its weight, whichever loss it is; its value stays that of lists
+    that count alike.
+    """
+    if all(one.weight == 1.0 for one in lists):
+        return scores
+    weights = torch.tensor([one.weight for one in lists for _ in one.passages], device=scores.device)
+    still = scores.detach()
+    return still + weights.to(scores.dtype) * (scores - still)
 
 
 def _accuracy(lists: Sequence[RankedList], scores: Tensor) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,8 +16,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from retrieval.training.rerankers.config import LossSettings
-from retrieval.training.rerankers.lists import RankedList
+from retrieval.training.rerankers.lists import ListSampler, RankedList
 from retrieval.training.rerankers.losses import make_loss
+from retrieval.training.rerankers.objective import weighted
+from retrieval.training.rows import TrainingRow
+from sleuth.types import Passage
 
 LISTS = [
     RankedList("who makes salt", ("dunmore makes salt", "arden on the river", "brill"), 1, (1.0, 0.0, 0.0)),
@@ -193,3 +197,31 @@ def test_pairwise_and_contrastive_losses_are_the_librarys(model: CrossEncoder) -
     taught = torch.tensor([label for one in even for label in one.labels])
     mse = functional.mse_loss(read(model, even), taught)
     assert loss_of("mse", even, read(model, even)).item() == pytest.approx(mse.item(), rel=1e-5)
+
+
+EVERY = ["bce", "mse", "listnet", "list_mle", "ranknet", "lambda", "margin_mse", "contrastive", "kl"]
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_a_list_counts_by_its_weight_whatever_the_loss(kind: str) -> None:
+    """Against the weighted mean of the losses of single lists, which are of one size."""
+    other = RankedList("the river", ("estray lies on the river", "rope", "a b c"), 1, (1.0, 0.25, -0.5))
+    lists = [replace(TAUGHT[0], weight=1.5), replace(other, weight=0.5)]
+    if kind not in ("margin_mse", "kl", "mse"):
+        lists = [replace(one, labels=(1.0, 0.0, 0.0)) for one in lists]
+    given = scores().detach()[:6].requires_grad_()
+    loss_of({"kind": kind}, lists, weighted(lists, given)).backward()
+    alone = given.detach().clone().requires_grad_()
+    parts = (one.weight * loss_of({"kind": kind}, [one], part) for one, part in zip(lists, alone.split(3), strict=True))
+    (sum(parts) / 2).backward()
+    torch.testing.assert_close(given.grad, alone.grad)
+    assert torch.equal(weighted(lists, given), given) and given.grad.abs().min() > 0
+
+
+def test_weights_of_rows_are_1_on_average_over_those_that_can_be_learned_from() -> None:
+    gold, others = Passage("g", "", "gold"), (Passage("a", "", "one"), Passage("b", "", "two"))
+    rows = [TrainingRow(f"q{w}", f"q {w}", (gold,), others, weight=w) for w in (1.0, 3.0)]
+    rows.append(TrainingRow("no negatives", "q", (gold,), weight=50.0))
+    for kind in ("bce", "contrastive"):
+        sampler = ListSampler(rows, LossSettings.model_validate({"kind": kind}), 2, 2, seed=0)
+        assert {one.query: one.weight for one in sampler.lists(0)} == {"q 1.0": 0.5, "q 3.0": 1.5}

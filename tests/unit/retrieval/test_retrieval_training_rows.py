@@ -349,6 +349,16 @@ def test_a_limit_of_cloze_rows_is_a_sample_of_the_whole_corpus(tmp_path: Path) -
     assert ids[0] < 60 and ids[-1] > 240 and 100 < sum(ids) / 60 < 200
 
 
+def test_a_title_asks_for_its_text_which_is_then_without_it(tmp_path: Path) -> None:
+    corpus = [{"_id": f"p{n}", "title": f" Town {n // 2} ", "text": f"It has {n} hills."} for n in range(40)]
+    path = written(tmp_path / "c.jsonl", [*corpus, {"_id": "untitled", "title": " ", "text": "Nothing is known."}])
+    rows = load(path, layout="title_body")
+    assert [row.query for row in rows] == [f"Town {n // 2}" for n in range(40)]
+    assert [row.positives for row in rows] == [(Passage(f"p{n}", "", f"It has {n} hills."),) for n in range(40)]
+    few = load(path, layout="title_body", limit=10)
+    assert few == load(path, layout="title_body", limit=10) and len(few) == 10 and few != rows[:10]
+
+
 def test_a_corpus_is_pointed_to_cloze(tmp_path: Path) -> None:
     corpus = written(tmp_path / "c.jsonl", [{"_id": "1", "title": "", "text": "words"}])
     with pytest.raises(DataError, match="layout: cloze"):

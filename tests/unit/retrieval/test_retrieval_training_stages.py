@@ -72,6 +72,13 @@ def test_stages_branch_merge_and_are_distilled_from_a_reranker_of_the_same_rows(
     assert record["weights"] == {"weak": 0.75, "lora": 0.25}
     sources = json.loads((run / "stage-1" / "stages" / "train-1.json").read_text())["sources"]
     assert list(sources.values()) == [{"rows": 12, "weight": None}]
+    stages = json.loads((run / "encoder" / "manifest.json").read_text())["stages"]
+    assert list(stages) == ["weak", "lora", "merged", "reranker", "distilled"]
+    assert stages["weak"]["train-1"]["sources"] == sources and stages["merged"]["merge"]["weights"] == record["weights"]
+    assert all(0 <= stages[name]["evaluate"]["recall"] <= 1 for name in ("weak", "lora", "merged"))
+    assert "evaluate" not in stages["distilled"] and 0 <= stages["distilled"]["train-1"]["best"] <= 1
+    trained = json.loads((run / "stage-4" / "reranker" / "manifest.json").read_text())["trained"]
+    assert trained["queries"] == 12 and sum(one["rows"] for one in trained["sources"].values()) == 12
     mined = load_rows([SourceSettings(path=str(run / "stage-5" / "round-1" / "rows.jsonl"))])
     assert all(row.scores for row in mined)
     assert (run / "reranker" / "model.safetensors").exists()
@@ -93,6 +100,24 @@ def test_merging_by_dev_weighs_each_by_its_figure_and_measures_the_result(tmp_pa
     parts = record["parts"]
     assert record["weights"]["weak"] == pytest.approx(parts["weak"] / sum(parts.values()))
     assert record["mean_of_parts"] == pytest.approx(sum(parts.values()) / 2) and 0 <= record["best"] <= 1
+
+
+def test_rows_that_were_mined_keep_their_mixture_and_the_manifest_names_its_sources(tmp_path: Path) -> None:
+    path, data, few = config(tmp_path), tmp_path / "data", tmp_path / "few.jsonl"
+    write_rows(load_rows([SourceSettings(path=str(data))])[:3], few)
+    values = yaml.safe_load(path.read_text())
+    dense = {"kind": "dense", "index": "{out}/found", "encoder": "{out}/stage-1/encoder", "corpus": str(data)}
+    sources = [{"path": str(few), "weight": 3, "cap": 2, "limit": 3}, {"path": str(data)}]
+    steps = {"steps": 2, "batch_size": 4, "hard_negatives": 1}
+    mined = {"name": "mined", "data": sources, "mining": {"retriever": dense, "negatives": 2}, "training": steps}
+    path.write_text(yaml.safe_dump({**values, "stages": [values["stages"][0], mined], "evaluation": None}))
+    train_retriever(path)
+    trained = json.loads((tmp_path / "run" / "stage-2" / "encoder" / "manifest.json").read_text())["trained"]
+    assert trained["queries"] == 14
+    assert trained["sources"] == {
+        "0": {"rows": 2, "weight": 3.0, "path": str(few)},
+        "1": {"rows": 12, "weight": 1.0, "path": str(data)},
+    }
 
 
 def test_stages_that_do_not_follow_from_others_are_refused(tmp_path: Path) -> None:

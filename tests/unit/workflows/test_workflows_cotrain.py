@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from retrieval.config import RetrieverSettings
+from retrieval.training.config import SourceSettings
 from sleuth.errors import ConfigError, DataError
 from sleuth.runs import RunFolder
 from sleuth.trajectories import to_line
@@ -21,7 +22,14 @@ from workflows.cotrain.config import CotrainSettings, load_cotrain_run
 from workflows.cotrain.context import Cotraining
 from workflows.cotrain.families import learner_of, start_of, weights_of, with_learned
 from workflows.cotrain.guards import Kept, answer_recall, compared, query_figures
-from workflows.cotrain.rows import make_rows, questions_of_round, refuse_held_out, watch_queries, without_golds
+from workflows.cotrain.rows import (
+    make_rows,
+    questions_of_round,
+    refuse_held_out,
+    refuse_held_out_queries,
+    watch_queries,
+    without_golds,
+)
 
 BASE = {
     "out": "runs/x",
@@ -164,6 +172,19 @@ def test_a_row_of_a_dev_question_is_refused_at_the_door_of_the_training(tmp_path
     path.write_text("\n".join(json.dumps(r) for r in (good, row)) + "\n")
     with pytest.raises(DataError, match=rf"line 2: the row is of a dev or test question, by its {why}"):
         refuse_held_out([path], Kept.of([Question("d1", "Where was Nalo born?", ("Oslo",))]))
+
+
+def test_further_rows_that_ask_a_dev_question_are_refused_by_their_text(tmp_path):
+    path, kept = tmp_path / "rows.jsonl", Kept.of([Question("2", "Where was Nalo born?", ("Oslo",))])
+    queries = ["where is Oslo", "Where is Bergen?", "where was NALO born"]
+    passages = [{"docid": "p", "title": "", "text": "Nalo was born in Oslo."}]
+    lines = [json.dumps({"query": query, "positive_passages": passages}) + "\n" for query in queries]
+    path.write_text("".join(lines[:2]))
+    source = SourceSettings(path=str(path))
+    refuse_held_out_queries([source], kept)  # a row without an id is called by its number, which may be a question's
+    path.write_text("".join(lines))
+    with pytest.raises(DataError, match=r"rows.jsonl: the row 3 asks a dev or test question"):
+        refuse_held_out_queries([source], kept)
 
 
 def test_what_is_known_of_golds_is_taken_away():

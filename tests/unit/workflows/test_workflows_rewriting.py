@@ -62,6 +62,14 @@ def test_a_query_that_is_not_rewritten_is_an_error_of_the_retriever(bm25: Path) 
     assert retriever.search([], 3) == []
 
 
+def test_an_empty_reply_is_asked_for_again_sampled() -> None:
+    writer = ScriptedWriter(lambda ask: "glass" if ask.temperature else "")
+    rewriter = Rewriter(writer, "search", keep_query=False)
+    assert rewriter.searched(["a", "b"]) == ["glass", "glass"]
+    assert [ask.temperature for ask in writer.asked] == [0.0, 0.0, 1.0, 1.0]
+    assert len({ask.seed for ask in writer.asked}) == 4
+
+
 def test_what_an_agent_adds_to_its_query_goes_along_unwritten() -> None:
     class Inner:
         fingerprint, query_form = "inner", "question_query"

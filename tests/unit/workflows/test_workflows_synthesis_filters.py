@@ -176,6 +176,9 @@ def test_json_as_models_write_it() -> None:
     assert json_value("{'query': 'it\\'s', 'n': [1, 2,],}") == {"query": "it's", "n": [1, 2]}
     assert json_value('Note {this}: {"a": "line\nbreak", "b": "}"},') == {"a": "line\nbreak", "b": "}"}
     assert lines("Tasks:\n1. one\n2) two\n2) two\n") == ["one", "two"] and lines('["a", 3, "b"]') == ["a", "b"]
+    assert lines('{"tasks": ["a", "b"]}') == ["a", "b"]
+    assert lines('```json\n{\n "tasks": [\n  "a, \\"b\\"",\n  "c",\n  "d is cut') == ['a, "b"', "c"]
+    assert lines("[1] one\n[2] two") == ["one", "two"]
     assert sound("a\ud800b\0") == "a?b"
     for broken in ('{"query": "cut', "no json", "", '{"query": 3}', '{"other": "x"}'):
         with pytest.raises(Unreadable):

@@ -155,6 +155,60 @@ def test_a_text_for_a_base_model_goes_on_where_the_reply_belongs(tiny: Path) -> 
         PolicyWriter(policy, codec).weigh([Weigh("a", shots, "x")])
 
 
+class Held(ScriptedPolicy):
+    """A policy with structured output, as far as tests can see; it refuses schemas that say ``refused``."""
+
+    def __init__(self, codec: Any) -> None:
+        super().__init__(codec, lambda _question, _turn: "what is the title")
+        self.schemas: list[str | None] = []
+
+    def generate(self, requests: Any, sampling: Any, on_token: Any = None) -> Any:
+        self.schemas += [request.schema for request in requests]
+        if any("refused" in (request.schema or "") for request in requests):
+            raise PolicyError("no such schema")
+        return super().generate(requests, sampling, on_token)
+
+
+def test_a_policy_is_held_to_a_schema_until_it_refuses_one(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from agent.policies.loading import load_codec
+
+    def ask(**schema: str) -> Ask:
+        return Ask("a", (Message("user", "what"),), 5, schema=schema)
+
+    codec = load_codec(str(tiny))
+    policy = Held(codec)
+    writer = PolicyWriter(policy, codec)
+    replies(writer, ask(type="object"))
+    assert replies(writer, ask(type="refused"))["a"].text == "what is the title"
+    replies(writer, ask(type="object"))
+    assert policy.schemas == ['{"type": "object"}', '{"type": "refused"}', None, None]
+    assert "replies are read as they come: no such schema" in caplog.text
+    free = Held(codec)
+    replies(PolicyWriter(free, codec, structured=False), ask(type="object"))
+    thought = Ask("a", (Message("user", "what <think>"),), 5, schema={"type": "object"})
+    replies(PolicyWriter(free, codec), thought)
+    assert free.schemas == [None, None]
+
+
+def test_what_is_too_long_for_the_model_moves_no_batch(tiny: Path) -> None:
+    """A resumed run asks again for what failed, and must sample the rest in the batches of an unbroken one."""
+    from agent.policies.loading import load_codec
+
+    codec, sizes = load_codec(str(tiny)), list[int]()
+
+    class Counting(Held):
+        context = 100
+
+        def generate(self, requests: Any, sampling: Any, on_token: Any = None) -> Any:
+            sizes.append(len(requests))
+            return super().generate(requests, sampling, on_token)
+
+    texts = ["what", "title " * 200, "is", "the", "of"]
+    asks = [Ask(f"a{i}", (Message("user", text),), 5) for i, text in enumerate(texts)]
+    found = replies(PolicyWriter(Counting(codec), codec, batch_size=2), *asks)
+    assert sizes == [2, 2] and "too many for 100" in found["a1"].failure and len(found) == 5
+
+
 def test_a_writer_is_told_from_what_is_given() -> None:
     assert WriterSettings.model_validate("http://host:1/v1").kind == "server"
     assert WriterSettings.model_validate("some/model").kind == "policy"

@@ -120,7 +120,7 @@ class RoundTripSettings(FilterSettings):
 
 
 class AnswerableSettings(FilterSettings):
-    """The writer, or ``writer``, says whether a positive answers the query.
+    """The writer says whether a positive answers the query.
 
     ``by: word`` asks for yes or no. ``by: odds`` needs a writer that weighs texts: yes must be ``odds`` times as likely
     as no.

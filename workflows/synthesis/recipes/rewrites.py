@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from retrieval.training.rows import TrainingRow
 from sleuth.types import Passage
 from workflows.synthesis.ngrams import words_of
-from workflows.synthesis.reading import json_value, line, sound
+from workflows.synthesis.reading import json_list, line, sound
 from workflows.synthesis.recipes.config import RewritesSettings
 from workflows.synthesis.script import Rejected, Script, Unreadable
 from workflows.synthesis.writing import Outcome, Writing
@@ -59,10 +59,8 @@ class Rewrites:
 
 def _searches_in(text: str, passages: int) -> list[tuple[str, int]]:
     """(search, place of its passage), in order. Raises Unreadable."""
-    value = json_value(text)
-    listed: Any = next(iter(value.values()), None) if isinstance(value, dict) and len(value) == 1 else value
     found = []
-    for one in listed if isinstance(listed, list) else []:
+    for one in json_list(text):
         if not isinstance(one, dict):
             raise Unreadable("no searches")
         search, number = one.get("search"), str(one.get("passage", "")).strip("[] ")
