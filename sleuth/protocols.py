@@ -11,6 +11,7 @@ from sleuth.types import (
     Explanation,
     Generation,
     Hit,
+    Image,
     Observation,
     Passage,
     Probe,
@@ -148,6 +149,15 @@ class Retriever(Protocol):
 
         Raises ``RetrieverError`` if it cannot search; never returns fewer lists than queries.
         """
+        ...
+
+
+@runtime_checkable
+class SearchesImages(Protocol):
+    """A retriever that also takes pictures as queries."""
+
+    def search_images(self, images: Sequence[Image], k: int) -> list[list[Hit]]:
+        """Like ``Retriever.search``, for each of ``images``. Raises ConfigError if its model reads none."""
         ...
 
 
