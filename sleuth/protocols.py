@@ -61,6 +61,15 @@ class TextCodec(Protocol):
 
 
 @runtime_checkable
+class SeeingCodec(Protocol):
+    """The codec of a policy that sees: a page is shown to it as tokens that stand for its picture."""
+
+    def look(self, image: Image) -> Sequence[int]:
+        """The token ids of ``image``. Raises DataError if it is damaged."""
+        ...
+
+
+@runtime_checkable
 class Policy(Protocol):
     trainable: bool
     """False if token ids or log-probs are unknown; such a policy serves for evaluation and chat only."""

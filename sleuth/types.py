@@ -78,6 +78,10 @@ class Image:
     content: bytes | FilePart | None = field(default=None, compare=False, repr=False)
 
 
+Placed = tuple[int, Image]
+"""A picture that tokens show, and where they begin."""
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
     """A unit of retrieval: text, a picture, or both."""
@@ -177,7 +181,7 @@ class Sampling:
 class Request:
     """A request for one generation: the whole prefix as token ids, and an episode id under which to cache it.
 
-    ``thinking``: a thought is open where the prefix ends.
+    ``thinking``: a thought is open where the prefix ends. ``images``: the pictures that the prefix shows.
     """
 
     episode: str
@@ -185,6 +189,7 @@ class Request:
     max_new_tokens: int
     seed: int = 0
     thinking: bool = False
+    images: Sequence[Placed] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +215,11 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Tokens inserted by the environment (or the prompt), with their source text."""
+    """Tokens inserted by the environment (or the prompt), with their source text, and the pictures that they show."""
 
     token_ids: tuple[int, ...]
     text: str
+    images: tuple[Placed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

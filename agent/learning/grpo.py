@@ -33,6 +33,7 @@ from agent.learning.sources import MakeSource, Upcoming, local_source
 from agent.learning.stability import trl_options
 from agent.policies.adapters import peft_config, refuse_second_adapter
 from agent.rollout import RolloutDriver
+from agent.vision import ProcessorKeeper, VisionCodec
 from hub.callbacks import CompletionMarker, LogToSink
 from sleuth.artifacts import atomic_write
 from sleuth.checkpoints import checkpoint_at, drop_incomplete, newest_complete
@@ -164,6 +165,10 @@ def make_trainer(job: GrpoJob) -> Any:
         peft_config=peft_config(settings.lora),
     )
 
+    if isinstance(codec, VisionCodec):
+        trainer.add_callback(ProcessorKeeper(codec))
+        if trainer.ref_model is not None:
+            codec.pictures.attach(trainer.ref_model)
     trainer.remove_callback(PrinterCallback)
     for callback in _callbacks(job, trainer):
         trainer.add_callback(callback)

@@ -35,7 +35,7 @@ def drawn(image: Image, columns: int, rows: int) -> Text:
 
 def save_page(image: Image | None, file: str) -> None:
     """Write the picture as it is. Raises ConfigError for a passage that is none or a file that is there."""
-    from retrieval.images import read_image
+    from hub.pictures import read_image
 
     if image is None:
         raise ConfigError("this passage has no picture", "/passage N shows its text")
@@ -50,7 +50,7 @@ def save_page(image: Image | None, file: str) -> None:
 
 def size_of_page(image: Image) -> tuple[int, int]:
     """Width and height in pixels. Raises DataError if it is damaged."""
-    from retrieval.encoders.inputs import decode
+    from hub.pictures import decode
 
     size: tuple[int, int] = decode(image).size
     return size

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hub.pictures import decode
 from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.family import PassageEncoder
-from retrieval.encoders.inputs import Input, Seen, decode
+from retrieval.encoders.inputs import Input, Seen
 from retrieval.multivector.patches import Box, boxes_of
 from retrieval.multivector.tokens import Vectors
 from sleuth.errors import ConfigError

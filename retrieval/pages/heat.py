@@ -9,7 +9,7 @@ import io
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
-from retrieval.encoders.inputs import decode
+from hub.pictures import decode
 from sleuth.types import Explanation, Image
 
 _SMALLEST = 480

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from retrieval.images import MAX_PIXELS
+from hub.pictures import MAX_PIXELS
 from sleuth.errors import DataError
 
 _KEPT = {"PNG": ".png", "JPEG": ".jpg"}

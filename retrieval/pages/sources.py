@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hub.pictures import read_image
 from retrieval.corpus import BadRow, read_rows
-from retrieval.images import read_image
 from retrieval.pages.config import PageSettings
 from retrieval.pages.draw import Drawer
 from retrieval.pages.html import text_of_html

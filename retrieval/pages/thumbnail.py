@@ -6,7 +6,7 @@ import io
 
 from PIL import Image as Pillow
 
-from retrieval.encoders.inputs import decode
+from hub.pictures import decode
 from sleuth.types import Image
 
 _QUALITY = 55

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import httpx
 
-from retrieval.images import read_image
+from hub.pictures import read_image
 from retrieval.indexes import check_k
 from retrieval.service.wire import FINGERPRINT, HEALTH, RETRIEVE, read_answer, to_query
 from sleuth.errors import ConfigError, RetrieverError

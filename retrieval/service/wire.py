@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from retrieval.images import read_image
+from hub.pictures import read_image
 from sleuth.errors import RetrieverError
 from sleuth.picture_queries import Query
 from sleuth.types import Hit, Image, Passage

@@ -15,11 +15,12 @@ from PIL import Image as Pillow
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
 from cli.main import main
+from hub.pictures import decode
 from retrieval.corpus import BadRow, read_rows
 from retrieval.encoders.config import preset
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.indexes import build_encoded
-from retrieval.encoders.inputs import Seen, decode
+from retrieval.encoders.inputs import Seen
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.page_config import PageScratchSettings
 from retrieval.encoders.page_trunk import PageTrunk

@@ -17,13 +17,14 @@ import torch
 from echo import Echo, ask, metrics
 from PIL import Image as Pillow
 
+from hub.pictures import decode
 from retrieval.cache import CachedRetriever
 from retrieval.dense.retriever import DenseIndex
 from retrieval.dense.search import FlatSearch
 from retrieval.dense.vectors import StoredVectors
 from retrieval.encoders.dense import DENSE
 from retrieval.encoders.family import Encoded
-from retrieval.encoders.inputs import Seen, decode
+from retrieval.encoders.inputs import Seen
 from retrieval.encoders.modalities import Modalities
 from retrieval.encoders.retriever import EncoderRetriever
 from retrieval.images import image_of_file

@@ -1,4 +1,4 @@
-"""Indexes that keep fewer vectors a passage: groups and means are those of the method, in plain and in coded indexes."""
+"""Indexes that keep fewer vectors a passage: groups and means are those of the method, also in coded indexes."""
 
 from __future__ import annotations
 
