@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from sleuth.failures import ends_run, failure_of
+from sleuth.pictures import Placed
 from sleuth.protocols import Environment, ThinkingEnvironment
-from sleuth.types import Call, Failure, Generation, Hit, Placed, Question, Search, Segment, StopReason, Turn
+from sleuth.types import Call, Failure, Generation, Hit, Question, Search, Segment, StopReason, Turn
 
 
 @dataclass(slots=True)

@@ -21,7 +21,8 @@ from agent.codec import HFCodec
 from hub.pictures import decode
 from sleuth.checkpoints import checkpoint_at
 from sleuth.errors import PolicyError
-from sleuth.types import Image, Placed
+from sleuth.pictures import Placed
+from sleuth.types import Image
 
 _BEGINNINGS = 4_096
 """Beginnings of transcripts, up to their first picture, that are remembered: more than a rollout has."""

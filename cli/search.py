@@ -46,7 +46,7 @@ def search(
     """Search INDEX for each of the QUERIES, and for each picture, and print the best passages."""
     from retrieval.images import image_of_file
     from sleuth.errors import ConfigError
-    from sleuth.picture_queries import search_mixed
+    from sleuth.pictures import search_mixed
     from workflows.retrievers import open_alone, retriever_settings
 
     if images and (explain or maps):

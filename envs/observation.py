@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from envs.grammar import neutralise
 from envs.prompts import Preset
 from sleuth.errors import ConfigError
+from sleuth.pictures import Placed
 from sleuth.protocols import SeeingCodec, TextCodec
-from sleuth.types import Hit, Image, Observation, Placed
+from sleuth.types import Hit, Image, Observation
 
 TITLE_TOKENS = 48
 """Titles are cut to this many tokens, and to a quarter of the block."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from retrieval.documents import documents_of
 from retrieval.size import size_of
 from sleuth.errors import ConfigError
-from sleuth.picture_queries import search_images
+from sleuth.pictures import search_images
 from sleuth.protocols import Documents, Retriever
 from sleuth.query_forms import QueryForm, form_of
 from sleuth.types import Hit, Image, Passage

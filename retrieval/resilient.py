@@ -14,7 +14,7 @@ from retrieval.documents import documents_of
 from retrieval.size import limit_of, size_of
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.hits import distinct
-from sleuth.picture_queries import search_images
+from sleuth.pictures import search_images
 from sleuth.protocols import Documents, Retriever
 from sleuth.query_forms import QueryForm, form_of
 from sleuth.types import Hit, Image

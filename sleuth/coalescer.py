@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from sleuth.errors import ConfigError
-from sleuth.picture_queries import Query, search_mixed
+from sleuth.pictures import Query, search_mixed
 from sleuth.protocols import Retriever
 from sleuth.types import Hit
 

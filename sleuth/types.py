@@ -1,7 +1,6 @@
 """The data types that flow through Sleuth, all immutable.
 
-A question becomes a trajectory of policy and environment tokens; reinforcement learning and
-evaluation read scored trajectories. Rewards read the typed actions and hits, never raw text.
+A question becomes a trajectory of policy and environment tokens, which is scored: by typed actions and hits, never text.
 """
 
 from __future__ import annotations
@@ -76,10 +75,6 @@ class Image:
     name: str
     sha256: str
     content: bytes | FilePart | None = field(default=None, compare=False, repr=False)
-
-
-Placed = tuple[int, Image]
-"""A picture that tokens show, and where they begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +174,9 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request for one generation: the whole prefix as token ids, and an episode id under which to cache it.
+    """One generation to make after ``prefix``, which may be cached under ``episode``.
 
-    ``thinking``: a thought is open where the prefix ends. ``images``: the pictures that the prefix shows.
+    ``thinking``: a thought is open where the prefix ends. ``images``: pictures that it shows, and where.
     """
 
     episode: str
@@ -189,7 +184,7 @@ class Request:
     max_new_tokens: int
     seed: int = 0
     thinking: bool = False
-    images: Sequence[Placed] = ()
+    images: Sequence[tuple[int, Image]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +210,11 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Tokens inserted by the environment (or the prompt), with their source text, and the pictures that they show."""
+    """Tokens inserted by the environment (or the prompt), with their source text; pictures, and where they begin."""
 
     token_ids: tuple[int, ...]
     text: str
-    images: tuple[Placed, ...] = ()
+    images: tuple[tuple[int, Image], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from hub.pictures import read_image
 from retrieval.indexes import check_k
 from retrieval.service.wire import FINGERPRINT, HEALTH, RETRIEVE, read_answer, to_query
 from sleuth.errors import ConfigError, RetrieverError
-from sleuth.picture_queries import Query
+from sleuth.pictures import Query
 from sleuth.query_forms import QueryForm
 from sleuth.types import Hit, Image
 

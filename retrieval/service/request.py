@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from retrieval.service.config import ServiceLimits
 from sleuth.coalescer import Asked
 from sleuth.errors import DataError
-from sleuth.picture_queries import Query
+from sleuth.pictures import Query
 from sleuth.types import Image
 
 _WHOLE: TypeAdapter[int] = TypeAdapter(int)

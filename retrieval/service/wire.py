@@ -18,7 +18,7 @@ from typing import Any
 
 from hub.pictures import read_image
 from sleuth.errors import RetrieverError
-from sleuth.picture_queries import Query
+from sleuth.pictures import Query
 from sleuth.types import Hit, Image, Passage
 
 RETRIEVE = "/retrieve"

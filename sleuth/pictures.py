@@ -1,4 +1,4 @@
-"""Queries that may be pictures: what a retriever is asked with, and how it is asked with both kinds at once."""
+"""Pictures among tokens and queries: where they stand, and how a retriever is asked with texts and pictures at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from sleuth.protocols import Retriever, SearchesImages
 from sleuth.types import Hit, Image
 
 Query = str | Image
+Placed = tuple[int, Image]
+"""A picture that tokens show, and the place of the first of them."""
 
 
 def search_images(retriever: Retriever, images: Sequence[Image], k: int) -> list[list[Hit]]:
