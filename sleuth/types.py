@@ -1,6 +1,6 @@
 """The data types that flow through Sleuth, all immutable.
 
-A question becomes a trajectory of policy and environment tokens, which is scored: by typed actions and hits, never text.
+A question becomes a trajectory of policy and environment tokens, scored by typed actions and hits, never by raw text.
 """
 
 from __future__ import annotations
