@@ -24,7 +24,7 @@ from sleuth.errors import PolicyError
 from sleuth.pictures import Placed
 from sleuth.types import Image
 
-_BEGINNINGS = 4_096
+_BEGINNINGS = 16_384
 """Beginnings of transcripts, up to their first picture, that are remembered: more than a rollout has."""
 _OF_TEXT = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
 _Transcript = tuple[int, ...]
@@ -56,9 +56,6 @@ class Pictures:
         self._shown.move_to_end(beginning)
         if len(self._shown) > _BEGINNINGS:
             self._shown.popitem(last=False)
-
-    def forget(self) -> None:
-        self._shown.clear()
 
     def attach(self, model: Any) -> None:
         """Let ``model``, whenever it is called with token ids, see what they show."""

@@ -152,6 +152,12 @@ def make_trainer(job: GrpoJob) -> Any:
     order = mixture(sizes, data.weights, settings.rollouts * settings.questions, job.seed)
     make_source = job.make_source or local_source(job.policy, job.model_name, settings.lora, job.make_driver)
     source = make_source(model, codec, rollouts, _upcoming(order, settings))
+    if isinstance(codec, VisionCodec) and (source.stale or source.apart):
+        source.close()
+        raise ConfigError(
+            "a policy that sees is trained on rollouts of the trainer's own process only",
+            "set policy.backend: transformers, and play rollouts neither ahead nor on workers",
+        )
     trainer = MeasuredGRPOTrainer(
         source=source,
         credit=credit,

@@ -85,8 +85,6 @@ class TransformersPolicy:
             self.model = weights.module
         self._version = weights.version
         self._kept.clear()
-        if self._pictures is not None:
-            self._pictures.forget()
 
     def release(self, episodes: Iterable[str]) -> None:
         self._kept.release(episodes)
