@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from agent.seams import Seam, decode_all, encode_plain, find_seam
@@ -81,6 +82,10 @@ class HFCodec:
                 "see environment.system and environment.chat_template_kwargs, or set environment.chat: never",
             ) from error
         return text
+
+    def save(self, folder: str | Path) -> None:
+        """Write what ``load_codec`` reads."""
+        self.tokenizer.save_pretrained(folder)
 
     @property
     def special_tags(self) -> bool:

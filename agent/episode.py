@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from sleuth.failures import ends_run, failure_of
+from sleuth.pictures import Placed
 from sleuth.protocols import Environment, ThinkingEnvironment
 from sleuth.types import Call, Failure, Generation, Hit, Question, Search, Segment, StopReason, Turn
 
@@ -21,6 +22,8 @@ class Episode:
     environment: Environment = field(init=False)
     budget: int = 0
     segments: list[Segment] = field(default_factory=list)
+    images: list[Placed] = field(default_factory=list)
+    """The pictures that the segments show."""
     turns: list[Turn] = field(default_factory=list)
     length: int = 0
     said: Generation | None = None
@@ -33,8 +36,10 @@ class Episode:
     failure: Failure | None = None
     timings: dict[str, float] = field(default_factory=lambda: {"generate": 0.0, "retrieve": 0.0})
 
-    def append(self, segment: Segment) -> None:
+    def append(self, segment: Segment, images: Sequence[Placed] = ()) -> None:
+        """``images``: what the segment shows, counted from its first token."""
         self.segments.append(segment)
+        self.images += [(self.length + start, image) for start, image in images]
         self.length += len(segment.token_ids)
 
     @property

@@ -20,5 +20,5 @@ def save_merged(settings: PolicySettings, source: str, folder: Path) -> HFCodec:
         model = model.merge_and_unload()
     model.config.use_cache = True  # training may have switched it off
     model.save_pretrained(folder)
-    codec.tokenizer.save_pretrained(folder)
+    codec.save(folder)
     return codec

@@ -48,6 +48,7 @@ from sleuth.types import (
     Sampling,
     Search,
     Segment,
+    Source,
     Stop,
     StopReason,
     ToolAnswer,
@@ -124,7 +125,7 @@ class RolloutDriver:
                     episode.pending = first
                     waiting.append(episode)
                 else:
-                    self._insert(episode, Segment("prompt", first.token_ids), "prompt_too_long")
+                    self._insert(episode, "prompt", first, "prompt_too_long")
         for episode, found in self._retrieve(waiting):
             episode.given = tuple(hit for hits in found for hit in hits)
             emit(PassagesGiven(episode.id, episode.given))
@@ -133,11 +134,11 @@ class RolloutDriver:
                 if isinstance(prompt, Stop):
                     episode.stop = prompt.reason
                 else:
-                    self._insert(episode, Segment("prompt", prompt.token_ids), "prompt_too_long")
+                    self._insert(episode, "prompt", prompt, "prompt_too_long")
 
-    def _insert(self, episode: Episode, segment: Segment, full: StopReason) -> None:
+    def _insert(self, episode: Episode, source: Source, seen: Observation, full: StopReason) -> None:
         """Append what the environment says; the episode ends with ``full`` if no room is left for a turn."""
-        episode.append(segment)
+        episode.append(Segment(source, seen.token_ids), seen.images)
         episode.budget = episode.environment.turn_tokens(episode.room)
         if episode.budget < 1:
             episode.stop = full
@@ -286,7 +287,7 @@ class RolloutDriver:
         if isinstance(seen, Stop):
             episode.stop = seen.reason
             return turn
-        self._insert(episode, Segment("environment", seen.token_ids), "token_budget")
+        self._insert(episode, "environment", seen, "token_budget")
         return replace(turn, observation=seen.text)
 
 
@@ -329,7 +330,7 @@ def _request(episode: Episode) -> Request:
     turn, said = len(episode.turns), episode.said.token_ids if episode.said else ()
     seed = derive_seed(episode.seed, turn, len(said)) if said else derive_seed(episode.seed, turn)
     thinking = bool(said) or episode.thinking  # a turn goes on inside a thought only
-    return Request(episode.id, [*episode.prefix, *said], episode.turn_room, seed, thinking)
+    return Request(episode.id, [*episode.prefix, *said], episode.turn_room, seed, thinking, images=tuple(episode.images))
 
 
 def _announce(episode: Episode, emit: Callable[[Event], None]) -> None:

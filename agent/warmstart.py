@@ -149,6 +149,6 @@ def _save(model: Any, codec: HFCodec, out: Path, dtype: Any, base: str) -> Path:
         merged = merged.to(dtype)
     with atomic_folder(out, overwrite=True) as folder:
         merged.save_pretrained(folder)
-        codec.tokenizer.save_pretrained(folder)
+        codec.save(folder)
         write_manifest(folder, "policy", {"warm_started_from": base})
     return out

@@ -35,6 +35,7 @@ STEPS = 200
 BUDGET = {"batch_size": 64, "hard_negatives": 0, "steps": STEPS, "learning_rate": 1e-3, "warmup_steps": 30}
 ALIGNED = {"width": 160, "height": 112, "size": 13, "cell": (8, 16), "margin": 0}
 JITTERED = {"width": 176, "height": 128, "size": 13, "margin": 0, "jitter": 7}
+POOLED = (2, 3, 5, 10)
 RENDERED: Mapping[str, dict[str, Any]] = {"aligned": ALIGNED, "jittered": JITTERED}
 
 
@@ -71,12 +72,15 @@ def encoder(
     return of
 
 
-def index(kind: str, of: str, rendering: str) -> Callable[[Path], dict[str, Any]]:
+def index(kind: str, of: str, rendering: str, **made: Any) -> Callable[[Path], dict[str, Any]]:
+    """The index of what the encoder ``of`` makes of the pool; ``made``: how it is made, if not as usual."""
+    name = "-".join([of, *(f"{key}-{value}" for key, value in made.items())])
     return lambda folder: {
         "kind": kind,
-        "index": str(folder / "indexes" / of),
+        "index": str(folder / "indexes" / name),
         "corpus": str(pages_of(folder, rendering, "pool") / "corpus.jsonl"),
         "encoder": str(RetrieverRunLayout(folder / of).encoder),
+        **made,
     }
 
 
@@ -100,6 +104,14 @@ SEARCHED: Sequence[Searched] = [
     Searched("bm25 on the text layer", bm25),
     Searched("dse", index("dense", "dse", "aligned"), ["dse"]),
     Searched("colpali", index("multivector", "colpali", "aligned"), ["colpali"]),
+    *(
+        Searched(
+            f"colpali, {factor} x fewer vectors",
+            index("multivector", "colpali", "aligned", pool_factor=factor),
+            ["colpali"],
+        )
+        for factor in POOLED
+    ),
     Searched("dse, no reading loss", index("dense", "dse-unread", "aligned"), ["dse-unread"]),
     Searched("dse, jittered", index("dense", "dse-jittered", "jittered"), ["dse-jittered"]),
     Searched("colpali, jittered", index("multivector", "colpali-jittered", "jittered"), ["colpali-jittered"]),

@@ -32,6 +32,9 @@ def evaluate_retrieval(
     bright: Annotated[
         list[str] | None, typer.Option(metavar="NAME|FOLDER", help=f"A domain of BRIGHT, all, or a folder; {SEVERAL}.")
     ] = None,
+    suite: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="A suite of sets: unified, or a YAML file.")
+    ] = None,
     mteb: Annotated[
         list[str] | None,
         typer.Option(metavar="TASK", help=f"A task or benchmark of mteb, run by mteb on an encoder; {SEVERAL}."),
@@ -75,8 +78,25 @@ def evaluate_retrieval(
     accuracy, Answer@k.
     """
     chosen = overrides or []
+    if suite and (queries or topics or qrels or beir or bright or split):
+        raise ConfigError("--suite names its sets and their judgements itself", "leave the other sets out")
     if mteb:
-        others = (queries, topics, qrels, beir, bright, split, k, run, run_out, per_query, against, measures, out)
+        others = (
+            suite,
+            queries,
+            topics,
+            qrels,
+            beir,
+            bright,
+            split,
+            k,
+            run,
+            run_out,
+            per_query,
+            against,
+            measures,
+            out,
+        )
         if index is None or any(others):
             raise ConfigError("--mteb goes with an encoder or retriever, --set, --mteb-json and --json only")
         _run_mteb(index, chosen, mteb, model_name, mteb_json, batch_size, json)
@@ -89,11 +109,15 @@ def evaluate_retrieval(
     from workflows.retrieval_evaluation import as_json
     from workflows.retrieval_jobs import Job, evaluate_sets
     from workflows.retrieval_sets import Sources, read_sets
+    from workflows.suites.ranking import load_ranking_suite, sets_of
 
+    chosen_suite = load_ranking_suite(suite) if suite else None
+    if chosen_suite is not None:
+        measures = measures or chosen_suite.measures
     sources = Sources(queries, qrels, topics, topic_field, beir or (), bright or (), long, split, keep_itself)
     job = Job(index, chosen, run, k, measures, against, passages, run_out, per_query, out, skip_bad_rows)
     job = replace(job, mteb=mteb_json, model=model_name)
-    sets = read_sets(sources, _warn)
+    sets = sets_of(chosen_suite) if chosen_suite is not None else read_sets(sources, _warn)
     what = str(run or index or "retriever")
 
     def tell(report: RetrievalReport) -> None:

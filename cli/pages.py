@@ -30,6 +30,9 @@ def pages(
     jitter: Annotated[int | None, typer.Option(help="Move each page's text by up to so many pixels. [0]")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the jitter. [0]")] = None,
     dpi: Annotated[int | None, typer.Option(help="Resolution of the pages of PDFs. [96]")] = None,
+    renderer: Annotated[
+        str | None, typer.Option(help="Of HTML: pillow draws its text, chromium prints it as a browser. [pillow]")
+    ] = None,
     skip_damaged: Annotated[
         bool, typer.Option("--skip-damaged", help="Leave damaged documents out and name them.")
     ] = False,
@@ -46,7 +49,7 @@ def pages(
     from sleuth.settings import validate
 
     given: dict[str, Any] = {"width": width, "height": height, "font": font, "size": size, "cell": _cell(cell)}
-    given |= {"margin": margin, "jitter": jitter, "seed": seed, "dpi": dpi}
+    given |= {"margin": margin, "jitter": jitter, "seed": seed, "dpi": dpi, "renderer": renderer}
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = validate(PageSettings, chosen, "sleuth pages")
     check_destination(out, overwrite, [KIND], [source])

@@ -15,8 +15,9 @@ from workflows.retrievers import HELP
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sleuth.explanations import Explanation
     from sleuth.protocols import Retriever
-    from sleuth.types import Explanation, Hit
+    from sleuth.types import Hit
 
 _PARTS = 12
 """Parts of a score that are shown to people."""
@@ -25,9 +26,9 @@ _PARTS = 12
 def search(
     index: Annotated[str, typer.Argument(help=HELP)],
     queries: Annotated[
-        list[str],
-        typer.Argument(help="Queries; - reads them from standard input, one per line. With --images, picture files."),
-    ],
+        list[str] | None,
+        typer.Argument(help="Queries; - reads them from standard input, one per line."),
+    ] = None,
     k: Annotated[int, typer.Option("-k", "--k", help="Hits per query; all passages of a smaller index.")] = 5,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A retriever setting: retriever.k1=1.2")
@@ -36,21 +37,27 @@ def search(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show which terms or tokens made each hit, where the index can tell.")
     ] = False,
-    images: Annotated[bool, typer.Option("--images", help="QUERIES are files of pictures, and pictures ask.")] = False,
+    images: Annotated[
+        list[Path] | None, typer.Option("--image", metavar="FILE", help="A picture that asks; may be repeated.")
+    ] = None,
     maps: Annotated[
         Path | None, typer.Option(help="Folder for each page with what the query met on it, as PNG and HTML.")
     ] = None,
 ) -> None:
-    """Search INDEX for each of the QUERIES and print the best passages."""
+    """Search INDEX for each of the QUERIES, and for each picture, and print the best passages."""
+    from retrieval.images import image_of_file
     from sleuth.errors import ConfigError
+    from sleuth.pictures import search_mixed
     from workflows.retrievers import open_alone, retriever_settings
 
-    asked = _queries(queries)
     if images and (explain or maps):
-        raise ConfigError("--explain and --maps are for queries of words", "leave out --images or them")
+        raise ConfigError("--explain and --maps are for queries of words", "leave out --image or them")
+    files = [str(file) for file in images or ()]
+    asked = _queries(queries or [], files)
+    pictures = [image_of_file(Path(file)) for file in files]
     retriever = open_alone(retriever_settings(index, overrides or []), cached=False, resilient=False)
-    answers = _search_images(retriever, asked, k) if images else retriever.search(asked, k)
-    for number, (query, found) in enumerate(zip(asked, answers, strict=True), start=1):
+    answers = search_mixed(retriever, [*asked, *pictures], k)
+    for number, (query, found) in enumerate(zip([*asked, *files], answers, strict=True), start=1):
         reasons = _explained(retriever, query, found) if explain or maps else None
         if maps is not None and reasons is not None:
             _write_maps(maps, number, query, found, reasons)
@@ -70,16 +77,6 @@ def _explained(retriever: Retriever, query: str, hits: Sequence[Hit]) -> list[Ex
             "--explain takes the index of an encoder, a hybrid or a reranker",
         )
     return retriever.explain(query, hits) if hits else []
-
-
-def _search_images(retriever: Retriever, files: Sequence[str], k: int) -> list[list[Hit]]:
-    from retrieval.encoders.retriever import EncoderRetriever
-    from retrieval.images import image_of_file
-    from sleuth.errors import ConfigError
-
-    if not isinstance(retriever, EncoderRetriever):
-        raise ConfigError("pictures are searched for with the index of an encoder alone", "leave --images out")
-    return retriever.search_images([image_of_file(Path(file)) for file in files], k)
 
 
 def _write_maps(folder: Path, number: int, query: str, hits: Sequence[Hit], reasons: Sequence[Explanation]) -> None:
@@ -104,7 +101,7 @@ def _write_maps(folder: Path, number: int, query: str, hits: Sequence[Hit], reas
     typer.echo(what, err=True)
 
 
-def _queries(given: Sequence[str]) -> list[str]:
+def _queries(given: Sequence[str], pictures: Sequence[str]) -> list[str]:
     from sleuth.errors import ConfigError
 
     if "-" in given and isinstance(sys.stdin, io.TextIOWrapper):
@@ -112,8 +109,9 @@ def _queries(given: Sequence[str]) -> list[str]:
     asked: list[str] = []
     for query in given:
         asked += [line.strip() for line in sys.stdin if line.strip()] if query == "-" else [query]
-    if not asked:
-        raise ConfigError("no query was given", "write one per line on standard input")
+    if not asked and not pictures:
+        hint = "write one per line on standard input" if given else "write it behind the index, or name an --image"
+        raise ConfigError("no query was given", hint)
     return asked
 
 

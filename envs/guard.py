@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from envs.prompts import Preset
-from sleuth.protocols import TextCodec
+from sleuth.protocols import SeeingCodec, TextCodec
 from sleuth.reserved import ALL_TAGS
+from sleuth.types import Image
 
 _TAG = re.compile(r"</?([^<>\s/]+)>")
 
@@ -21,11 +22,10 @@ def guarded(codec: TextCodec, preset: Preset, tags: Sequence[str] = ()) -> TextC
     around = preset.opening + preset.separator + preset.closing
     own = frozenset(tag[0] for tag in _TAG.finditer(around) if tag[1] not in ALL_TAGS)
     own |= {f"<{slash}{tag}>" for tag in tags if tag not in ALL_TAGS for slash in ("", "/")}
-    return (
-        _Guarded(codec, codec.reserved | own, codec.bos, codec.eos_token_id, codec.end_token_ids, codec.pad_token_id)
-        if own
-        else codec
-    )
+    if not own:
+        return codec
+    kind = _SeeingGuarded if isinstance(codec, SeeingCodec) else _Guarded
+    return kind(codec, codec.reserved | own, codec.bos, codec.eos_token_id, codec.end_token_ids, codec.pad_token_id)
 
 
 @dataclass(slots=True)
@@ -47,3 +47,9 @@ class _Guarded:
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None
     ) -> str | None:
         return self.codec.render_chat(messages, variables)
+
+
+class _SeeingGuarded(_Guarded):
+    def look(self, image: Image) -> Sequence[int]:
+        assert isinstance(self.codec, SeeingCodec)
+        return self.codec.look(image)

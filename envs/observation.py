@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from envs.grammar import neutralise
 from envs.prompts import Preset
 from sleuth.errors import ConfigError
-from sleuth.protocols import TextCodec
-from sleuth.types import Hit, Observation
+from sleuth.pictures import Placed
+from sleuth.protocols import SeeingCodec, TextCodec
+from sleuth.types import Hit, Image, Observation
 
 TITLE_TOKENS = 48
 """Titles are cut to this many tokens, and to a quarter of the block."""
@@ -26,11 +27,15 @@ token; a text that averages more than 24 shows fewer tokens than it could, in ex
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A span of text with its token ids; ``passage``: the id of the passage whose text it is, if it is one's."""
+    """A span of text with its token ids; ``passage``: the id of the passage whose text it is, if it is one's.
+
+    ``image``: the picture that the tokens stand for; they have no text and are never cut.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     passage: str = ""
+    image: Image | None = None
 
 
 def trusted(codec: TextCodec, text: str) -> Piece:
@@ -67,6 +72,8 @@ def first_tokens(codec: TextCodec, pieces: Sequence[Piece], limit: int) -> list[
         if len(piece.token_ids) <= left:
             kept.append(piece)
             continue
+        if piece.image is not None:
+            break
         start = codec.decode(piece.token_ids[:left])
         # The start of a text that was safe is safe; a piece of our own would not survive being neutralised.
         exact = piece.text.startswith(start)
@@ -80,8 +87,13 @@ def first_tokens(codec: TextCodec, pieces: Sequence[Piece], limit: int) -> list[
 
 
 def joined(pieces: Sequence[Piece]) -> Observation:
-    token_ids = tuple(token for piece in pieces for token in piece.token_ids)
-    return Observation(token_ids, "".join(piece.text for piece in pieces))
+    token_ids: list[int] = []
+    images: list[Placed] = []
+    for piece in pieces:
+        if piece.image is not None:
+            images.append((len(token_ids), piece.image))
+        token_ids += piece.token_ids
+    return Observation(tuple(token_ids), "".join(piece.text for piece in pieces), tuple(images))
 
 
 def size(pieces: Sequence[Piece]) -> int:
@@ -201,24 +213,40 @@ def returned_block(codec: TextCodec, preset: Preset, text: str, limit: int) -> l
 
 
 def _text(codec: TextCodec, preset: Preset, hit: Hit, limit: int) -> Piece:
+    """What is read of a passage: its text, or nothing where the policy sees its picture."""
+    if _seen(codec, hit) is not None:
+        return Piece("", (), hit.passage.id)
     before = " " if preset.passage.endswith(" {text}") else ""
     piece = untrusted(codec, hit.passage.text.strip(), max(limit, 1), before)
     return replace(piece, passage=hit.passage.id)
 
 
 def _head(codec: TextCodec, preset: Preset, number: int, hit: Hit, longest: int) -> list[Piece]:
-    """The pieces of a passage before its text, a title of up to ``longest`` tokens, on one line, among them."""
+    """The pieces of a passage before its text: a title of up to ``longest`` tokens, on one line, and its picture, where
+    the policy sees.
+    """
+    image = _seen(codec, hit)
+    seen = [Piece("", tuple(image[0].look(image[1])), hit.passage.id, image[1])] if image else []
     template = preset.passage.replace("{number}", str(number)).removesuffix("{text}").rstrip(" ")
     head, slot, tail = template.partition("{title}")
     if not slot:
-        return [trusted(codec, template)] if template else []
+        return [*([trusted(codec, template)] if template else []), *seen]
     title = " ".join(hit.passage.title[: longest * CHARACTERS_PER_TOKEN].split())
     before = " " if head.endswith(" ") else ""
     return [
         trusted(codec, head.removesuffix(" ")),
         untrusted(codec, title, longest, before),
         trusted(codec, tail),
+        *seen,
     ]
+
+
+def _seen(codec: TextCodec, hit: Hit) -> tuple[SeeingCodec, Image] | None:
+    """Who looks at the passage's picture, and at what; None where its text is read, as where no bytes are at hand."""
+    image = hit.passage.image
+    if image is None or image.content is None or not isinstance(codec, SeeingCodec):
+        return None
+    return codec, image
 
 
 def _interleave(heads: Sequence[Sequence[Piece]], bodies: Sequence[Piece], separator: Piece) -> list[Piece]:

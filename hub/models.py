@@ -40,6 +40,9 @@ def loading(source: str, kind: ModelKind) -> Iterator[None]:
     except SleuthError:
         raise
     except Exception as error:
+        if isinstance(error, ImportError) and "torchvision" in str(error).lower():
+            what = f"cannot load {kind} from {source}: its processor needs torchvision"
+            raise kind.error(what, "pip install torchvision, in the build that fits your torch") from error
         raise kind.error(f"cannot load {kind} from {source}: {first_line(error)}", _where_to_look(source)) from error
 
 

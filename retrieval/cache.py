@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from retrieval.documents import documents_of
 from retrieval.size import size_of
 from sleuth.errors import ConfigError
+from sleuth.pictures import search_images
 from sleuth.protocols import Documents, Retriever
 from sleuth.query_forms import QueryForm, form_of
 from sleuth.types import Hit, Image, Passage
@@ -92,6 +93,10 @@ class CachedRetriever:
             self._misses += len(missing)
             self._hits += len(keys) - len(missing)
         return [list(answers[key]) for key in keys]
+
+    def search_images(self, images: Sequence[Image], k: int) -> list[list[Hit]]:
+        """Like the inner retriever; the answers to pictures are not kept."""
+        return search_images(self._inner, images, k)
 
     def _look_up(self, keys: Sequence[_Key]) -> dict[_Key, tuple[Hit, ...]]:
         with self._lock:

@@ -1,4 +1,4 @@
-"""Pictures of passages: found beside the corpus, checked, and read from wherever their bytes are."""
+"""Pictures of passages: found beside the corpus, and checked."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from pathlib import Path, PurePosixPath
 
 from sleuth.errors import DataError
 from sleuth.types import FilePart, Image
-
-MAX_PIXELS = 40_000_000
-"""A larger picture is refused where it would be decoded: it would take 120 MB."""
 
 
 def find_image(name: object, folder: Path) -> Image:
@@ -48,24 +45,6 @@ def image_of_file(path: Path) -> Image:
     if not _is_picture(data):
         raise DataError(f"{path} is not a picture", "give a PNG or JPEG that is whole")
     return Image(path.name, hashlib.sha256(data).hexdigest(), data)
-
-
-def read_image(image: Image) -> bytes:
-    """The encoded picture (PNG, JPEG, ...). Raises DataError if its bytes are gone or changed."""
-    if isinstance(image.content, bytes):
-        return image.content
-    if image.content is None:
-        raise DataError(f"of the picture {image.name} only the name is known", "read it from the index or the corpus")
-    part = image.content
-    try:
-        with part.file.open("rb") as file:
-            file.seek(part.start)
-            data = file.read(part.size)
-    except OSError as error:
-        raise DataError(f"cannot read the picture {image.name} in {part.file}: {error.strerror or error}") from None
-    if hashlib.sha256(data).hexdigest() != image.sha256:
-        raise DataError(f"the picture {image.name} in {part.file} has changed", "rebuild the index")
-    return data
 
 
 def _is_picture(data: bytes) -> bool:

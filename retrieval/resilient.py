@@ -14,9 +14,10 @@ from retrieval.documents import documents_of
 from retrieval.size import limit_of, size_of
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.hits import distinct
+from sleuth.pictures import search_images
 from sleuth.protocols import Documents, Retriever
 from sleuth.query_forms import QueryForm, form_of
-from sleuth.types import Hit
+from sleuth.types import Hit, Image
 
 Answer = list[list[Hit]]
 
@@ -85,10 +86,17 @@ class ResilientRetriever:
 
     def search(self, queries: Sequence[str], k: int) -> Answer:
         """Like the inner retriever. Raises RetrieverError naming the last failure."""
+        return self._search(lambda: self.inner.search(list(queries), k), len(queries))
+
+    def search_images(self, images: Sequence[Image], k: int) -> Answer:
+        """Like `search`, with pictures."""
+        return self._search(lambda: search_images(self.inner, images, k), len(images))
+
+    def _search(self, once: Callable[[], Answer], queries: int) -> Answer:
         for attempt in range(self._retries + 1):
             self._breaker.admit()
             try:
-                answer = self._attempt(list(queries), k)
+                answer = self._attempt(once, queries)
             except ConfigError:
                 self._breaker.succeeded()
                 raise
@@ -105,10 +113,10 @@ class ResilientRetriever:
                 return answer
         raise AssertionError("unreachable")
 
-    def _attempt(self, queries: list[str], k: int) -> Answer:
-        answer = self._workers.run(lambda: self.inner.search(queries, k), self._timeout_s)
-        if len(answer) != len(queries):
-            raise RetrieverError(f"the retriever returned {len(answer)} lists of hits for {len(queries)} queries")
+    def _attempt(self, once: Callable[[], Answer], queries: int) -> Answer:
+        answer = self._workers.run(once, self._timeout_s)
+        if len(answer) != queries:
+            raise RetrieverError(f"the retriever returned {len(answer)} lists of hits for {queries} queries")
         return [distinct(hits) for hits in answer]
 
     def _pause(self, attempt: int) -> float:

@@ -19,8 +19,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hub.pictures import read_image
 from retrieval.documents import document_around
-from retrieval.images import read_image
 from sleuth.errors import ArtifactError
 from sleuth.types import FilePart, Image, Passage
 

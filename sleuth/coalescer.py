@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from sleuth.errors import ConfigError
+from sleuth.pictures import Query, search_mixed
 from sleuth.protocols import Retriever
 from sleuth.types import Hit
 
@@ -165,7 +166,7 @@ class Coalescer(Generic[T, R]):
 class Asked:
     """One caller's request to a retriever."""
 
-    queries: Sequence[str]
+    queries: Sequence[Query]
     k: int
 
 
@@ -201,7 +202,7 @@ class SharedSearch:
         """The hits of each query."""
         if self._is_one_call(asked):
             return self._calls.ask(asked)
-        found: dict[str, list[Hit]] = {}
+        found: dict[Query, list[Hit]] = {}
         with contextlib.closing(self._pieces(asked)) as pieces:
             for piece in pieces:
                 found |= zip(piece.queries, self._calls.ask(piece), strict=True)
@@ -211,7 +212,7 @@ class SharedSearch:
         """Like `ask`, without blocking the event loop."""
         if self._is_one_call(asked):
             return await self._calls.ask_async(asked)
-        found: dict[str, list[Hit]] = {}
+        found: dict[Query, list[Hit]] = {}
         with contextlib.closing(self._pieces(asked)) as pieces:
             for piece in pieces:
                 found |= zip(piece.queries, await self._calls.ask_async(piece), strict=True)
@@ -245,11 +246,11 @@ class SharedSearch:
 
     def _search(self, asked: list[Asked]) -> list[list[list[Hit]]]:
         queries = list(dict.fromkeys(query for one in asked for query in one.queries))
-        found: dict[str, list[Hit]] = {}
+        found: dict[Query, list[Hit]] = {}
         if queries:
             began = time.perf_counter()
             try:
-                found |= zip(queries, self._retriever.search(queries, asked[0].k), strict=True)
+                found |= zip(queries, search_mixed(self._retriever, queries, asked[0].k), strict=True)
             finally:
                 self._on_search(len(queries), time.perf_counter() - began)
         return [[found[query] for query in one.queries] for one in asked]

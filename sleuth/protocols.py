@@ -6,11 +6,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from sleuth.errors import ScoringError
+from sleuth.explanations import Explanation
 from sleuth.types import (
     Action,
-    Explanation,
     Generation,
     Hit,
+    Image,
     Observation,
     Passage,
     Probe,
@@ -56,6 +57,15 @@ class TextCodec(Protocol):
 
         ``variables`` are the template's own, such as ``enable_thinking``.
         """
+        ...
+
+
+@runtime_checkable
+class SeeingCodec(Protocol):
+    """The codec of a policy that sees: a page is shown to it as tokens that stand for its picture."""
+
+    def look(self, image: Image) -> Sequence[int]:
+        """The token ids of ``image``. Raises DataError if it is damaged."""
         ...
 
 
@@ -148,6 +158,15 @@ class Retriever(Protocol):
 
         Raises ``RetrieverError`` if it cannot search; never returns fewer lists than queries.
         """
+        ...
+
+
+@runtime_checkable
+class SearchesImages(Protocol):
+    """A retriever that also takes pictures as queries."""
+
+    def search_images(self, images: Sequence[Image], k: int) -> list[list[Hit]]:
+        """Like ``Retriever.search``, for each of ``images``. Raises ConfigError if its model reads none."""
         ...
 
 

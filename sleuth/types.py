@@ -1,7 +1,6 @@
 """The data types that flow through Sleuth, all immutable.
 
-A question becomes a trajectory of policy and environment tokens; reinforcement learning and
-evaluation read scored trajectories. Rewards read the typed actions and hits, never raw text.
+A question becomes a trajectory of policy and environment tokens, scored by typed actions and hits, never by raw text.
 """
 
 from __future__ import annotations
@@ -97,26 +96,6 @@ class Hit:
     rank: int
 
 
-@dataclass(frozen=True, slots=True)
-class Contribution:
-    """What one term of a query and one of a passage, which may be the same, give to the score of a hit.
-
-    ``box``: where on the passage's picture, in pixels from its left upper corner: left, top, right, bottom.
-    """
-
-    query_term: str
-    passage_term: str
-    score: float
-    box: tuple[int, int, int, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """What the score of a hit is made of, largest part first; the parts add up to it."""
-
-    parts: tuple[Contribution, ...]
-
-
 @dataclass(frozen=True, slots=True, init=False)
 class Search:
     """One or several queries, each of which counts as a search."""
@@ -175,9 +154,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request for one generation: the whole prefix as token ids, and an episode id under which to cache it.
+    """One generation to make after ``prefix``, which may be cached under ``episode``.
 
     ``thinking``: a thought is open where the prefix ends. ``schema``: JSON schema of the text, for a backend that can.
+    ``images``: pictures that it shows, and where.
     """
 
     episode: str
@@ -186,6 +166,7 @@ class Request:
     seed: int = 0
     thinking: bool = False
     schema: str | None = None
+    images: Sequence[tuple[int, Image]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +192,11 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Tokens inserted by the environment (or the prompt), with their source text."""
+    """Tokens inserted by the environment (or the prompt), with their source text; pictures, and where they begin."""
 
     token_ids: tuple[int, ...]
     text: str
+    images: tuple[tuple[int, Image], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

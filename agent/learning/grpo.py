@@ -33,6 +33,7 @@ from agent.learning.sources import MakeSource, Upcoming, local_source
 from agent.learning.stability import trl_options
 from agent.policies.adapters import peft_config, refuse_second_adapter
 from agent.rollout import RolloutDriver
+from agent.vision import ProcessorKeeper, VisionCodec
 from hub.callbacks import CompletionMarker, LogToSink
 from sleuth.artifacts import atomic_write
 from sleuth.checkpoints import checkpoint_at, drop_incomplete, newest_complete
@@ -151,6 +152,12 @@ def make_trainer(job: GrpoJob) -> Any:
     order = mixture(sizes, data.weights, settings.rollouts * settings.questions, job.seed)
     make_source = job.make_source or local_source(job.policy, job.model_name, settings.lora, job.make_driver)
     source = make_source(model, codec, rollouts, _upcoming(order, settings))
+    if isinstance(codec, VisionCodec) and (source.stale or source.apart):
+        source.close()
+        raise ConfigError(
+            "a policy that sees is trained on rollouts of the trainer's own process only",
+            "set policy.backend: transformers, and play rollouts neither ahead nor on workers",
+        )
     trainer = MeasuredGRPOTrainer(
         source=source,
         credit=credit,
@@ -164,6 +171,10 @@ def make_trainer(job: GrpoJob) -> Any:
         peft_config=peft_config(settings.lora),
     )
 
+    if isinstance(codec, VisionCodec):
+        trainer.add_callback(ProcessorKeeper(codec))
+        if trainer.ref_model is not None:
+            codec.pictures.attach(trainer.ref_model)
     trainer.remove_callback(PrinterCallback)
     for callback in _callbacks(job, trainer):
         trainer.add_callback(callback)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.codec import HFCodec
 from agent.config import PolicySettings
@@ -13,6 +13,9 @@ from hub import adapters, models
 from hub.models import ModelKind
 from hub.reach import hub_or_cache
 from sleuth.errors import ConfigError, PolicyError, first_line
+
+if TYPE_CHECKING:
+    from agent.vision import VisionCodec
 
 POLICY = ModelKind("policy", PolicyError)
 _TOKENIZER = ModelKind("tokenizer", PolicyError)
@@ -25,14 +28,15 @@ def load_policy_model(settings: PolicySettings, name: str, *, trainable: bool = 
     Raises PolicyError with a hint.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     source = resolve_model(name)
     codec = load_codec(source, trust_remote_code=settings.trust_remote_code)
     adapter = adapter_base(source)
     base = resolve_model(adapter) if adapter else source
     with models.loading(name, POLICY), hub_or_cache(base), _attending(settings.attention):
-        model = AutoModelForCausalLM.from_pretrained(
+        seeing = _seeing_codec(codec, source, base, settings.trust_remote_code)
+        model = (AutoModelForImageTextToText if seeing else AutoModelForCausalLM).from_pretrained(
             base,
             dtype=getattr(torch, settings.dtype),
             attn_implementation=settings.attention,
@@ -42,7 +46,23 @@ def load_policy_model(settings: PolicySettings, name: str, *, trainable: bool = 
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, source, is_trainable=trainable)
+    if seeing:
+        codec = seeing
+        seeing.pictures.attach(model.get_base_model() if adapter else model)
     return model.to(pick_device(settings.device)), codec
+
+
+def _seeing_codec(codec: HFCodec, source: str, base: str, trust_remote_code: bool) -> VisionCodec | None:
+    """With the model's processor, if it is one that sees."""
+    from transformers import AutoConfig, AutoProcessor
+
+    from agent.vision import VisionCodec, sees
+
+    if not sees(AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)):
+        return None
+    own = (Path(source) / "processor_config.json").exists()
+    processor = AutoProcessor.from_pretrained(source if own else base, trust_remote_code=trust_remote_code)
+    return VisionCodec(codec.tokenizer, codec.end_token_ids, processor)
 
 
 @contextlib.contextmanager

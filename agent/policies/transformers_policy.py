@@ -14,6 +14,7 @@ from agent.policies.kv_cache import RowCache, keeps_rows
 from agent.policies.row_check import check_rows
 from agent.policies.sampler import pick, uniforms
 from agent.policies.weights import put_into
+from agent.vision import Pictures
 from hub.context import context_length
 from sleuth.errors import PolicyError
 from sleuth.protocols import OnToken, TextCodec, Weights
@@ -59,7 +60,9 @@ class TransformersPolicy:
         attends_in_full = keeps_rows(model)
         if not attends_in_full:
             check_rows(model, codec)
-        self._keep_cache = keep_cache and cache_bytes != 0 and attends_in_full
+        self._pictures: Pictures | None = getattr(codec, "pictures", None)
+        # what a new turn shows is told by the whole transcript
+        self._keep_cache = keep_cache and cache_bytes != 0 and attends_in_full and self._pictures is None
         self._kept = KeptCaches(cache_bytes)
         self.context = context_length(model.config)
         self._ends = _end_tokens(model, codec)
@@ -90,6 +93,9 @@ class TransformersPolicy:
         self, requests: Sequence[Request], sampling: Sampling, on_token: OnToken | None = None
     ) -> list[Generation]:
         self._refuse_beyond_context(requests)
+        if self._pictures is not None:
+            for request in requests:
+                self._pictures.remember(request.prefix, request.images)
         done: dict[str, Generation] = {}
         with torch.no_grad(), _evaluating(self.model):
             for session, batch in self._assign(requests):

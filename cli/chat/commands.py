@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.session import Exchange, Session
+from cli.chat.pages import save_page
 from cli.chat.view import View
 from sleuth.errors import ConfigError, did_you_mean
 from sleuth.types import Question
@@ -108,9 +109,16 @@ def _tokens(chat: Chat, rest: str) -> None:
 
 
 def _passage(chat: Chat, rest: str) -> None:
-    if not rest.isdecimal():
-        raise ConfigError("which passage?", "/passage N, the number in brackets")
-    chat.view.passage(int(rest), chat.session.passage(int(rest)))
+    words = _words(rest)
+    if len(words) not in (1, 2) or not words[0].isdecimal():
+        raise ConfigError("which passage?", "/passage N, the number in brackets; /passage N FILE saves its page")
+    number = int(words[0])
+    hit = chat.session.passage(number)
+    if len(words) == 1:
+        chat.view.passage(number, hit)
+        return
+    save_page(hit.passage.image, words[1])
+    chat.view.line(f"page {number} written to {words[1]}", "dim")
 
 
 def _again(chat: Chat, rest: str) -> Exchange:
@@ -178,7 +186,12 @@ COMMANDS: Mapping[str, Command] = {
     "seed": Command("/seed N", "seed of the next question", _knob("seed", int, "a whole number")),
     "mask": Command("/mask", "the last transcript: what was sampled (1), what was inserted (0)", _mask, "none"),
     "tokens": Command("/tokens", "the same token by token: mask, id, log-prob", _tokens, "none"),
-    "passage": Command("/passage N", "a passage of the last answer in full", _passage),
+    "passage": Command(
+        "/passage N [FILE]",
+        "a passage of the last answer in full; with FILE, its page is saved there",
+        _passage,
+        "path",
+    ),
     "again": Command(
         "/again [RETRIEVER]", "ask the last question again, next to the previous answer", _again, "retriever"
     ),

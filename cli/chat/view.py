@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +18,7 @@ from agent.session import Exchange, Knobs
 from cli.chat.flow import GUTTER, Flow
 from cli.chat.stream import Span, TagStream, TokenText
 from cli.console import called, plain
-from sleuth.types import Call, Hit, Invalid, Search, Source, Trajectory, Turn
+from sleuth.types import Call, Hit, Image, Invalid, Search, Source, Trajectory, Turn
 
 LOOKS: Mapping[str, tuple[str, str]] = {
     "think": ("think", "dim italic"),
@@ -31,6 +32,8 @@ LOOKS: Mapping[str, tuple[str, str]] = {
 }
 """Tag -> label and style. Only the environment may write passages; a policy's own are made up."""
 SOURCES: Mapping[Source, str] = {"prompt": "dim", "policy": "bold green", "environment": "blue"}
+PAGE = (64, 44)
+"""Columns and lines of a page at most."""
 FOLDED = 160
 """Width of a folded passage without a terminal, in columns."""
 
@@ -164,6 +167,22 @@ class View:
         title = f"[{number}] {hit.passage.title}"
         self.field("passage", f"{title}\n{hit.passage.text}", "blue")
         self.line(f"rank {hit.rank}, score {hit.score:.4f}, id {hit.passage.id}", "dim")
+        if hit.passage.image is not None:
+            self._page(hit.passage.image)
+
+    def _page(self, image: Image) -> None:
+        """Its name and size, and the picture where the terminal has colours."""
+        from cli.chat.pages import drawn, size_of_page
+
+        if image.content is None:
+            self.line(f"page {image.name}, whose picture the retriever does not send", "dim")
+            return
+        width, height = size_of_page(image)
+        self.line(f"page {image.name}, {width} x {height} pixels", "dim")
+        if self.console.is_terminal and self.console.color_system is not None:
+            self.console.print(
+                Padding(drawn(image, min(self._width - GUTTER, PAGE[0]), PAGE[1]), (0, 0, 0, GUTTER), expand=False)
+            )
 
     def mask(self, trajectory: Trajectory, decode: Callable[[Sequence[int]], str]) -> None:
         """The whole transcript, one block per segment: mask 1 where the policy sampled, 0 where it did not."""
@@ -202,6 +221,8 @@ STOPS = {
 def folded(number: int, hit: Hit, width: int) -> Text:
     """A passage on one line of at most ``width`` columns."""
     text = Text(" " * GUTTER + f"[{number}] #{hit.rank} {hit.score:8.3f}  ", style="blue")
+    if hit.passage.image is not None:
+        text.append("▤ ")
     text.append(_cut(_one_line(hit.passage.title), 40), style="bold")
     text.append("  ")
     room = width - cell_len(text.plain)
@@ -302,7 +323,8 @@ def _short_hit(hit: Hit) -> Text:
 
 def _hit_json(hit: Hit) -> dict[str, Any]:
     passage = hit.passage
-    return {"id": passage.id, "title": passage.title, "text": passage.text, "score": hit.score, "rank": hit.rank}
+    row = {"id": passage.id, "title": passage.title, "text": passage.text, "score": hit.score, "rank": hit.rank}
+    return row if passage.image is None else {**row, "image": passage.image.name}
 
 
 def _one_line(text: str) -> str:

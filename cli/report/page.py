@@ -24,7 +24,7 @@ def make_page(packed: bytes | None, title: str) -> str:
     connect = "'none'" if packed is not None else "'self'"
     policy = (
         f"default-src 'none'; base-uri 'none'; form-action 'none'; connect-src {connect}; "
-        f"script-src '{_hash(script)}'; style-src '{_hash(style)}'"
+        f"img-src data:; script-src '{_hash(script)}'; style-src '{_hash(style)}'"
     )
     values = {
         "policy": policy,

@@ -20,10 +20,11 @@ from retrieval.indexes import check_k
 from retrieval.size import size_of
 from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ConfigError
+from sleuth.explanations import Contribution, Explanation
 from sleuth.hits import distinct
 from sleuth.protocols import Documents, Retriever
 from sleuth.query_forms import QueryForm, form_of
-from sleuth.types import Contribution, Explanation, Hit, Passage
+from sleuth.types import Hit, Passage
 
 Fusion = Literal["rrf", "sum", "dpr"]
 RRF_K = 60.0

@@ -16,10 +16,11 @@ from retrieval.rerankers.scorer import PairScorer
 from retrieval.size import size_of
 from sleuth.artifacts import fingerprint_of
 from sleuth.errors import RetrieverError
+from sleuth.explanations import Contribution, Explanation
 from sleuth.hits import distinct
 from sleuth.protocols import Documents, Retriever
 from sleuth.query_forms import QueryForm, form_of
-from sleuth.types import Contribution, Explanation, Hit
+from sleuth.types import Hit
 
 
 class RerankRetriever:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from hub.pictures import decode
 from retrieval.encoders.config import Reads
-from retrieval.images import MAX_PIXELS, read_image
 from retrieval.passages import passage_text
-from sleuth.errors import DataError
 from sleuth.types import Image, Passage
 
 
@@ -77,21 +74,3 @@ def decoded(images: Sequence[Image]) -> list[Any]:
         return [decode(image) for image in images]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as workers:
         return list(workers.map(decode, images))
-
-
-def decode(image: Image) -> Any:
-    """The first frame of a picture in RGB. Raises DataError if it is damaged or too large."""
-    from PIL import Image as Pillow
-
-    data = read_image(image)
-    try:
-        with warnings.catch_warnings(), Pillow.open(io.BytesIO(data)) as opened:
-            warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)  # refused below, in our own words
-            if opened.width * opened.height > MAX_PIXELS:
-                raise DataError(
-                    f"the picture {image.name} has {opened.width:,} x {opened.height:,} pixels",
-                    f"at most {MAX_PIXELS:,} are decoded: make it smaller",
-                )
-            return opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
-        raise DataError(f"the picture {image.name} cannot be decoded: {error}", "leave it out, or mend it") from None

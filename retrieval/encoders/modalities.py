@@ -63,9 +63,10 @@ def check_index(index: str, held: Iterable[str], reads: Modalities, encoder: str
 
 
 def check_queries(reads: Modalities, encoder: str) -> None:
-    """Raise ConfigError if ``encoder`` cannot read queries of text, which is all that is asked here."""
+    """Raise ConfigError if ``encoder`` cannot read queries of text."""
     if "text" not in reads.query:
-        raise ConfigError(f"{encoder} reads {_words(reads.query)} of queries, but queries are text")
+        hint = "ask with pictures: sleuth search INDEX --image FILE" if reads.query else ""
+        raise ConfigError(f"{encoder} reads {_words(reads.query)} of queries, but queries are text", hint)
 
 
 def _words(kinds: frozenset[Modality]) -> str:

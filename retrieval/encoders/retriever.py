@@ -17,9 +17,10 @@ from retrieval.encoders.pieces import Passages
 from retrieval.indexes import check_k, clean_query
 from retrieval.store import PassageStore
 from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
+from sleuth.explanations import Explanation
 from sleuth.protocols import Documents
 from sleuth.query_forms import QueryForm, form_of
-from sleuth.types import Explanation, Hit, Image, Passage
+from sleuth.types import Hit, Image, Passage
 
 BATCH = 64
 """Batch size for encoding queries."""
@@ -58,6 +59,10 @@ class ReadsPictures(Protocol):
     def encode_inputs(self, inputs: Sequence[Input], role: Role, batch_size: int = 32) -> Encoded: ...
 
 
+def _reads_pictures(encoder: PassageEncoder) -> bool:
+    return isinstance(encoder, ReadsPictures) and "image" in encoder.modalities.query
+
+
 class EncoderRetriever:
     """A retriever over one index and the encoder that made it. Thread-safe; encoding is serialised."""
 
@@ -71,7 +76,8 @@ class EncoderRetriever:
         query_batch: int | None = None,
     ) -> None:
         """``name`` is the index's name in error messages; ``fingerprint`` covers passages, index and encoder."""
-        check_queries(encoder.modalities, str(encoder.source))
+        if not _reads_pictures(encoder):
+            check_queries(encoder.modalities, str(encoder.source))
         if len(index) != len(passages):
             raise ArtifactError(f"{name} has {len(index)} vectors for {len(passages)} passages", "they do not match")
         self.encoder = encoder
@@ -103,8 +109,10 @@ class EncoderRetriever:
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits per query, best first, ties in corpus order; none for an empty query.
 
-        Raises ConfigError if ``k`` is below 1, RetrieverError if a query could not be encoded.
+        Raises ConfigError if ``k`` is below 1 or the encoder reads pictures only, RetrieverError if a query could not
+        be encoded.
         """
+        check_queries(self.encoder.modalities, str(self.encoder.source))
         k = check_k(k, len(self), self.name)
         cleaned = [clean_query(query) for query in queries]
         asked = [place for place, query in enumerate(cleaned) if query]
@@ -122,7 +130,7 @@ class EncoderRetriever:
         """
         k = check_k(k, len(self), self.name)
         encoder = self.encoder
-        if not isinstance(encoder, ReadsPictures) or "image" not in encoder.modalities.query:
+        if not isinstance(encoder, ReadsPictures) or not _reads_pictures(encoder):
             raise ConfigError(f"{encoder.source} reads no pictures of queries", "ask in words")
         if not images:
             return []

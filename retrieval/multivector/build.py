@@ -18,6 +18,7 @@ class Flat:
     """Every token's vector is kept, and every passage is compared."""
 
     dtype: str = "float32"
+    pool_factor: float | None = None
 
     def writer(self, folder: Path, count: int, encoder: PassageEncoder) -> IndexWriter:
         return TokenWriter(folder, count, encoder.dimension, self.dtype)

@@ -20,6 +20,7 @@ class MultiVectorSettings(EncodedIndexSettings):
     INDEX: ClassVar[str] = "retrieval.multivector.retriever:MULTIVECTOR_INDEX"
     MADE: ClassVar[Mapping[str, object]] = {
         "index_type": "flat",
+        "pool_factor": None,
         **dict.fromkeys(["dtype", "bits", "centroids"]),
         **dict.fromkeys(["repetitions", "k_sim", "d_proj", "fixed_dtype", "fixed_type", "seed"]),
     }
@@ -28,6 +29,8 @@ class MultiVectorSettings(EncodedIndexSettings):
     index_type: Literal["flat", "residual", "muvera"] | None = None
     dtype: Literal["float32", "float16"] | None = None
     """flat, muvera: of the token vectors. [float32]"""
+    pool_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    """So many times fewer vectors a passage: similar ones become their mean. [1]"""
     bits: Literal[1, 2, 4, 32] | None = None
     """residual: of a number of a residual; 32: residuals as they are. [2]"""
     centroids: Count | None = None

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hub.pictures import decode
 from retrieval.encoders.config import Role
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.family import PassageEncoder
-from retrieval.encoders.inputs import Input, Seen, decode
+from retrieval.encoders.inputs import Input, Seen
 from retrieval.multivector.patches import Box, boxes_of
 from retrieval.multivector.tokens import Vectors
 from sleuth.errors import ConfigError
-from sleuth.types import Contribution, Explanation, Passage
+from sleuth.explanations import Contribution, Explanation
+from sleuth.types import Passage
 
 
 def explain(encoder: PassageEncoder, query: str, passages: Sequence[Passage]) -> list[Explanation]:

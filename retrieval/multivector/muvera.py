@@ -54,6 +54,7 @@ class Muvera:
     fixed_type: str = "flat"
     """How these are searched: flat, hnsw or ivfpq."""
     seed: int = 0
+    pool_factor: float | None = None
 
     def writer(self, folder: Path, count: int, encoder: PassageEncoder) -> IndexWriter:
         if self.fixed_type not in get_args(DenseType):

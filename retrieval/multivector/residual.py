@@ -30,6 +30,7 @@ from retrieval.multivector.codebook import (
     open_codebook,
     residual_width,
 )
+from retrieval.multivector.pooling import pooling_of
 from retrieval.multivector.search import TokenSearch, best, compare, stack
 from retrieval.multivector.tokens import (
     BOUNDS,
@@ -73,6 +74,7 @@ class Residual:
     seed: int = 0
     unit: bool = True
     """Whether vectors have length 1; as the encoder says."""
+    pool_factor: float | None = None
 
     def writer(self, folder: Path, count: int, encoder: PassageEncoder) -> IndexWriter:
         unit = bool(getattr(encoder.settings, "unit_length", False))
@@ -218,14 +220,15 @@ def _codebook(folder: Path, encoder: PassageEncoder, how: Residual) -> Codebook:
             return open_codebook(folder, how.unit)
     except (OSError, ValueError, ArtifactError):
         pass
-    sample = [kept(encoder.encode_passages(first))[0]]
+    pooling = pooling_of(how.pool_factor, encoder)
+    sample = [kept(pooling(encoder.encode_passages(first)))[0]]
     tokens = len(sample[0]) / len(first) * len(store)
     wanted = how.centroids or round(4 * np.sqrt(tokens))
     passages = int(np.ceil(wanted * _POINTS / max(1.0, len(sample[0]) / len(first))))
     log.info("centroids: encoding a sample of %s passages first", f"{min(len(store), max(_FIRST, passages)):,}")
     for start in range(_FIRST, min(len(store), passages), SHARD):
         rows = order[start : min(start + SHARD, passages)].tolist()
-        sample.append(kept(encoder.encode_passages([store[row] for row in rows]))[0])
+        sample.append(kept(pooling(encoder.encode_passages([store[row] for row in rows])))[0])
     vectors = np.concatenate(sample)
     if how.centroids is not None and how.centroids > len(vectors):
         raise ConfigError(

@@ -21,14 +21,19 @@ from retrieval.multivector.build import Flat
 from retrieval.multivector.config import MultiVectorSettings
 from retrieval.multivector.explain import explain
 from retrieval.multivector.muvera import Muvera
+from retrieval.multivector.pooling import PoolingWriter, pooling_of
 from retrieval.multivector.residual import Residual
 from retrieval.multivector.search import TokenSearch
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError, did_you_mean
-from sleuth.types import Explanation, Passage
+from sleuth.explanations import Explanation
+from sleuth.types import Passage
 
 
 class IndexType(Protocol):
-    """A way to keep and to search token vectors; its fields are what an index of the type is made with."""
+    """A way to keep and to search token vectors; its fields are what an index of the type is made with.
+
+    All have the field ``pool_factor``: how many times fewer vectors a passage keeps; None: it keeps all.
+    """
 
     def writer(self, folder: Path, count: int, encoder: PassageEncoder) -> IndexWriter: ...
 
@@ -83,7 +88,9 @@ class MultiVectorIndexKind:
 
     def writer(self, folder: Path, count: int, encoder: PassageEncoder, made: Mapping[str, Any]) -> IndexWriter:
         chosen = type_of(made)
-        return _Described(chosen.writer(folder, count, encoder), made["index_type"], chosen, self.usual)
+        pooling = pooling_of(chosen.pool_factor, encoder)
+        writer = PoolingWriter(chosen.writer(folder, count, encoder), pooling)
+        return _Described(writer, made["index_type"], chosen, self.usual)
 
     def load(
         self, index: Path, manifest: Mapping[str, Any], encoder: PassageEncoder, tuning: Mapping[str, Any]

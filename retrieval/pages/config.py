@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,8 @@ class PageSettings(Settings):
     """Of the jitter."""
     dpi: Annotated[int, Field(ge=20, le=600)] = 96
     """Of pages of PDFs; their size is the document's own."""
+    renderer: Literal["pillow", "chromium"] = "pillow"
+    """Of HTML: its text drawn like any text, or what a headless Chromium prints, with ``dpi``."""
 
     @model_validator(mode="after")
     def _something_fits(self) -> PageSettings:

@@ -9,8 +9,9 @@ import io
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
-from retrieval.encoders.inputs import decode
-from sleuth.types import Explanation, Image
+from hub.pictures import decode
+from sleuth.explanations import Explanation
+from sleuth.types import Image
 
 _SMALLEST = 480
 """Pixels of the longer side; a smaller page is made larger, so that it can be looked at."""

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from retrieval.images import MAX_PIXELS
+from hub.pictures import MAX_PIXELS
 from retrieval.pages.letters import Lettering, Line
 from retrieval.pages.pictures import Picture, encode
 from sleuth.errors import DataError

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from retrieval.images import MAX_PIXELS
+from hub.pictures import MAX_PIXELS
 from sleuth.errors import DataError
 
 _KEPT = {"PNG": ".png", "JPEG": ".jpg"}
@@ -43,7 +43,7 @@ def encode(pixels: NDArray[np.uint8] | Any) -> Picture:
     return Picture(file.getvalue(), ".png", picture.size)
 
 
-def read_picture(data: bytes, name: str) -> Picture:
+def read_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
     """The picture in ``data``, decoded once to see that it is whole.
 
     Raises DataError for one that is empty, damaged, animated or too large. CMYK and formats other than PNG and JPEG are
@@ -52,7 +52,7 @@ def read_picture(data: bytes, name: str) -> Picture:
     try:
         with warnings.catch_warnings(), Pillow.open(io.BytesIO(data)) as opened:
             warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)  # refused here, in our own words
-            _check(opened, name)
+            _check(opened, name, max_pixels)
             opened.load()
             return _kept(opened, data, name)
     except Pillow.DecompressionBombError:
@@ -63,12 +63,12 @@ def read_picture(data: bytes, name: str) -> Picture:
         raise DataError(f"{name} cannot be read: {reason}", "mend it") from None
 
 
-def _check(opened: Any, name: str) -> None:
+def _check(opened: Any, name: str, max_pixels: int) -> None:
     width, height = opened.size
     if not width or not height:
         raise DataError(f"{name} has {width} x {height} pixels")
-    if width * height > MAX_PIXELS:
-        raise DataError(f"{name} has {width:,} x {height:,} pixels", f"at most {MAX_PIXELS:,} are read")
+    if width * height > max_pixels:
+        raise DataError(f"{name} has {width:,} x {height:,} pixels", f"at most {max_pixels:,} are read")
     frames = getattr(opened, "n_frames", 1)
     if frames > 1:
         raise DataError(f"{name} has {frames} frames, and a page is one", "save the frame that counts as a picture")

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hub.pictures import read_image
 from retrieval.corpus import BadRow, read_rows
-from retrieval.images import read_image
+from retrieval.pages.chromium import find_chromium, printed
 from retrieval.pages.config import PageSettings
 from retrieval.pages.draw import Drawer
 from retrieval.pages.html import text_of_html
@@ -54,6 +55,8 @@ class Unit:
 def units_of(source: str | Path, settings: PageSettings) -> Iterator[Unit]:
     """The units of ``source`` in a fixed order. Raises DataError if there is no such source, or nothing in it."""
     path, drawer = existing(Path(source)), Drawer(settings)
+    if settings.renderer == "chromium":
+        find_chromium()
     if suffix_of(path) in DOCUMENTS:
         yield from _of_file(path, path.parent, drawer)
         return
@@ -99,6 +102,8 @@ def _of_file(file: Path, folder: Path, drawer: Drawer) -> Iterator[Unit]:
         yield from _of_pdf(file, name, drawer.settings.dpi)
     elif kind in PICTURES:
         yield Unit(str(file), lambda: [Page(name, file.stem, "", read_picture(file.read_bytes(), file.name))])
+    elif kind in HTML and drawer.settings.renderer == "chromium":
+        yield Unit(str(file), lambda: _printed(file, name, drawer.settings.dpi))
     else:
         yield Unit(str(file), lambda: _drawn(_document(file, name, kind), drawer))
 
@@ -121,6 +126,16 @@ def _pdf_page(document: Any, number: int, name: str, title: str, dpi: int) -> Ca
         yield Page(f"{name}#{number + 1}", title, text, picture, lettering)
 
     return pages
+
+
+def _printed(file: Path, name: str, dpi: int) -> Iterator[Page]:
+    """HTML as a browser prints it; ids are those of a drawn text."""
+    title = text_of_html(file.read_text(encoding="utf-8-sig", errors="replace"))[0] or file.stem
+    with printed(file) as document:
+        for number in range(len(document)):
+            picture, text, lettering = read_page(document, number, dpi)
+            identifier = name if len(document) == 1 else window_id(name, number)
+            yield Page(identifier, title, text, picture, lettering)
 
 
 def _raising(error: DataError) -> Callable[[], Iterable[Page]]:

@@ -25,7 +25,8 @@ from retrieval.sparse.postings import open_postings
 from retrieval.sparse.retriever import SparseIndex
 from retrieval.sparse.search import PostingSearch
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError
-from sleuth.types import Explanation, Hit, Passage
+from sleuth.explanations import Explanation
+from sleuth.types import Hit, Passage
 
 
 class BothWriter:

@@ -22,6 +22,12 @@ class ServiceLimits(Settings):
     """Queries per request (422). Search-R1's trainer sends a batch's in one: 2,560 of 512 x 5 rollouts."""
     max_query_characters: Count = 50_000
     """Characters per query (422)."""
+    max_query_images: Count = 16
+    """Pictures among the queries of a request (422)."""
+    max_image_bytes: Count = 8 * 2**20
+    """Size of such a picture, without base64 (422)."""
+    max_image_pixels: Count = 16_000_000
+    """Its width times its height (422): in memory it takes 3 bytes a pixel."""
     max_topk: Count = 1_000
     """Hits per query (422)."""
     max_hits: Count = 100_000

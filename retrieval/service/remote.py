@@ -6,20 +6,26 @@ Timeouts, retries and the circuit breaker come from `retrieval.resilient`, which
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 import httpx
 
+from hub.pictures import read_image
 from retrieval.indexes import check_k
-from retrieval.service.wire import FINGERPRINT, HEALTH, RETRIEVE, read_answer
+from retrieval.service.wire import FINGERPRINT, HEALTH, RETRIEVE, read_answer, to_query
 from sleuth.errors import ConfigError, RetrieverError
+from sleuth.pictures import Query
 from sleuth.query_forms import QueryForm
-from sleuth.types import Hit
+from sleuth.types import Hit, Image
 
 CONNECTIONS = 64
 MAX_QUERIES = 256
 """Queries per request, unless the service's limit is lower."""
+MAX_PICTURES = 16
+"""Pictures per request, unless the service names its limit."""
+PICTURE_BYTES = 8 * 2**20
+"""Pictures of a request together, unless it is a single one; in base64 they take a third more."""
 
 
 class RemoteRetriever:
@@ -52,6 +58,7 @@ class RemoteRetriever:
         self.passages: int | None = _count(health.get("passages"))
         self.most_hits: int | None = _count(health.get("max_topk"))
         self._max_queries = min(max_queries, _count(health.get("max_queries")) or max_queries)
+        self._most_pictures = _count(health.get("max_query_images")) or MAX_PICTURES
         self._images = images
         self._max_hits = _count(health.get("max_images" if images else "max_hits"))
         told, form = health.get("fingerprint"), health.get("query_form")
@@ -69,18 +76,30 @@ class RemoteRetriever:
         cleaned = [query.strip().encode("utf-8", "replace").decode("utf-8") for query in queries]
         asked = [query for query in cleaned if query]
         found: list[list[Hit]] = []
-        together = min(self._max_queries, max((self._max_hits or k * self._max_queries) // k, 1))
+        together = self._together(k)
         for start in range(0, len(asked), together):
             found += self._retrieve(asked[start : start + together], k)
         answers = iter(found)
         return [next(answers) if query else [] for query in cleaned]
 
+    def search_images(self, images: Sequence[Image], k: int) -> list[list[Hit]]:
+        """Like the served retriever. Raises ConfigError for pictures that the service refuses, or takes none."""
+        k = check_k(k, self.passages, self.url)
+        found: list[list[Hit]] = []
+        for group in _grouped(images, min(self._most_pictures, self._together(k))):
+            found += self._retrieve(group, k)
+        return found
+
+    def _together(self, k: int) -> int:
+        """Queries of a request at most."""
+        return min(self._max_queries, max((self._max_hits or k * self._max_queries) // k, 1))
+
     def close(self) -> None:
         """Close the pooled connections."""
         self._client.close()
 
-    def _retrieve(self, queries: list[str], k: int) -> list[list[Hit]]:
-        body: dict[str, Any] = {"queries": queries, "topk": k, "return_scores": True}
+    def _retrieve(self, queries: Sequence[Query], k: int) -> list[list[Hit]]:
+        body: dict[str, Any] = {"queries": [*map(to_query, queries)], "topk": k, "return_scores": True}
         if self._images:
             body["return_images"] = True
         try:
@@ -114,6 +133,21 @@ class RemoteRetriever:
         return RetrieverError(
             f"no retriever service answers at {self.url}: {reason}", "start one with: sleuth serve-retriever INDEX"
         )
+
+
+def _grouped(images: Sequence[Image], most: int) -> Iterator[list[Image]]:
+    """``images`` in requests of at most ``most``, whose bytes fit into one."""
+    group: list[Image] = []
+    size = 0
+    for image in images:
+        own = len(read_image(image))
+        if group and (len(group) == most or size + own > PICTURE_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(image)
+        size += own
+    if group:
+        yield group
 
 
 def _base(url: str) -> str:

@@ -1,11 +1,14 @@
 """``POST /retrieve``: what a request may hold and how it is read, and both sides as /docs shows them.
 
 Values are read as Search-R1's server reads them: ``topk`` may be ``"3"`` or ``3.0``, and 0 asks for the default, as no
-``topk`` does; ``return_scores`` may be ``1`` or ``"yes"``.
+``topk`` does; ``return_scores`` may be ``1`` or ``"yes"``. A query that is an object is a picture, decoded here to see
+that it is whole and within the limits.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 from typing import Annotated, Any
 
@@ -13,6 +16,9 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from retrieval.service.config import ServiceLimits
 from sleuth.coalescer import Asked
+from sleuth.errors import DataError
+from sleuth.pictures import Query
+from sleuth.types import Image
 
 _WHOLE: TypeAdapter[int] = TypeAdapter(int)
 _FLAG: TypeAdapter[bool] = TypeAdapter(bool)
@@ -27,10 +33,23 @@ class Refused(Exception):  # noqa: N818 (an answer of the service)
         self.detail = detail
 
 
+class PictureQuery(BaseModel):
+    """A query that is a picture, for an index whose encoder reads pictures of queries."""
+
+    image: Annotated[
+        str,
+        Field(
+            description="A PNG or JPEG as base64; /health tells the limits: max_image_bytes, max_image_pixels, and "
+            "max_query_images per request.",
+            json_schema_extra={"contentEncoding": "base64"},
+        ),
+    ]
+
+
 class RetrieveRequest(BaseModel):
     """Other keys are ignored."""
 
-    queries: list[str]
+    queries: list[str | PictureQuery]
     topk: Annotated[int | None, Field(description="Hits per query; 0 or null: the service's default.")] = None
     return_scores: Annotated[bool | None, Field(description="Documents with their scores.")] = False
     return_images: Annotated[bool | None, Field(description="The bytes of pictures, as base64.")] = False
@@ -111,15 +130,42 @@ def read_request(body: bytes, limits: ServiceLimits) -> tuple[Asked, bool, bool]
     return Asked(queries, topk), scores, images
 
 
-def _read_queries(queries: Any, limits: ServiceLimits) -> list[str]:
-    if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
+def _read_queries(queries: Any, limits: ServiceLimits) -> list[Query]:
+    if not isinstance(queries, list) or not all(isinstance(query, str | dict) for query in queries):
         raise Refused(422, "queries is not a list of strings")
     if len(queries) > limits.max_queries:
         raise Refused(422, f"{len(queries)} queries are more than {limits.max_queries}")
-    longest = max(map(len, queries), default=0)
+    pictures = sum(isinstance(query, dict) for query in queries)
+    if pictures > limits.max_query_images:
+        raise Refused(422, f"{pictures} pictures among the queries are more than {limits.max_query_images}")
+    longest = max((len(query) for query in queries if isinstance(query, str)), default=0)
     if longest > limits.max_query_characters:
         raise Refused(422, f"a query of {longest} characters is longer than {limits.max_query_characters}")
-    return queries
+    return [
+        query if isinstance(query, str) else _read_picture(query, f"queries[{place}]", limits)
+        for place, query in enumerate(queries)
+    ]
+
+
+def _read_picture(query: dict[str, Any], name: str, limits: ServiceLimits) -> Image:
+    from retrieval.pages.pictures import read_picture  # Pillow: not for services of text
+
+    encoded = query.get("image")
+    if not isinstance(encoded, str):
+        raise Refused(422, f'{name} is neither a string nor {{"image": base64}}')
+    if len(encoded) * 3 // 4 > limits.max_image_bytes + 2:  # padding
+        raise Refused(422, f"the picture {name} is larger than {limits.max_image_bytes} bytes")
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        raise Refused(422, f"the picture {name} is not base64") from None
+    if len(data) > limits.max_image_bytes:
+        raise Refused(422, f"the picture {name} is larger than {limits.max_image_bytes} bytes")
+    try:
+        picture = read_picture(data, f"the picture {name}", limits.max_image_pixels)
+    except DataError as error:
+        raise Refused(422, str(error)) from None
+    return Image("query", picture.sha256, picture.data)
 
 
 def _read_topk(value: Any, limits: ServiceLimits) -> int:

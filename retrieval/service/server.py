@@ -1,6 +1,7 @@
 """The retriever service: a FastAPI application around one retriever, with Search-R1's API.
 
-    POST /retrieve {queries, topk, return_scores, return_images}    concurrent requests are searched together
+    POST /retrieve {queries, topk, return_scores, return_images}    concurrent requests are searched together;
+                                                                    a query may be a picture
     GET  /health                                     fingerprint, passages, limits
     GET  /metrics                                    Prometheus text
     GET  /docs, /openapi.json                        all of these described
@@ -43,6 +44,8 @@ from sleuth.types import Hit
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _FEW_HITS = 256
 """A response with at most this many hits is serialised inline; handing it to a thread would take longer."""
+_FEW_BYTES = 32_768
+"""A larger request is read in a thread: pictures in it are decoded, which takes longer than handing it over."""
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -112,7 +115,7 @@ def make_app(
         started = time.perf_counter()
         status, content, seconds = 200, b"", limits.timeout_s
         try:
-            asked, scores, images = read_request(await _read_body(scope, receive, limits), limits)
+            asked, scores, images = await _read(await _read_body(scope, receive, limits), limits)
             seconds *= max(math.ceil(len(asked.queries) / limits.max_batch), 1)
             async with asyncio.timeout(seconds):
                 content = await answer(asked, scores, images)
@@ -215,6 +218,12 @@ async def _read_body(scope: Scope, receive: Receive, limits: ServiceLimits) -> b
     except TimeoutError:
         raise Refused(408, f"the request did not arrive within {limits.body_timeout_s:g} s") from None
     return bytes(body)
+
+
+async def _read(body: bytes, limits: ServiceLimits) -> tuple[Asked, bool, bool]:
+    if len(body) < _FEW_BYTES:
+        return read_request(body, limits)
+    return await asyncio.to_thread(read_request, body, limits)
 
 
 def _written(found: Sequence[Sequence[Hit]], scores: bool, images: bool) -> bytes:

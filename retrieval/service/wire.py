@@ -1,5 +1,7 @@
 """What goes over the wire: Search-R1's contract, ``POST /retrieve {queries, topk, return_scores}``.
 
+A query is a text, or a picture as ``{"image": base64}``, which is ours.
+
 With scores the answer is ``{"result": [[{"document": …, "score": …}]]}``, without ``{"result": [[document, …]]}``.
 A document is ``{"id", "contents": "\\"Title\\"\\ntext"}``; ours carries ``title`` and ``text`` beside it, so that
 a title or text of any shape comes through unchanged. A picture comes as ``"image": {"name", "sha256"}``, with its bytes
@@ -14,8 +16,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from retrieval.images import read_image
+from hub.pictures import read_image
 from sleuth.errors import RetrieverError
+from sleuth.pictures import Query
 from sleuth.types import Hit, Image, Passage
 
 RETRIEVE = "/retrieve"
@@ -25,13 +28,21 @@ FINGERPRINT = "x-sleuth-fingerprint"
 """Header of every answer: which retriever gave it."""
 
 
+def to_query(query: Query) -> str | dict[str, str]:
+    return query if isinstance(query, str) else {"image": _encoded(query)}
+
+
+def _encoded(image: Image) -> str:
+    return base64.b64encode(read_image(image)).decode("ascii")
+
+
 def to_document(passage: Passage, images: bool = False) -> dict[str, Any]:
     contents = f'"{passage.title}"\n{passage.text}'
     document = {"id": passage.id, "contents": contents, "title": passage.title, "text": passage.text}
     if passage.image is None:
         return document
     image = {"name": passage.image.name, "sha256": passage.image.sha256}
-    data = {"data": base64.b64encode(read_image(passage.image)).decode("ascii")} if images else {}
+    data = {"data": _encoded(passage.image)} if images else {}
     return {**document, "image": {**image, **data}}
 
 

@@ -19,7 +19,8 @@ from retrieval.sparse.build import SparseWriter
 from retrieval.sparse.postings import KEPT, open_postings
 from retrieval.sparse.search import PostingSearch
 from sleuth.errors import ArtifactError, ConfigError, RetrieverError, did_you_mean
-from sleuth.types import Contribution, Explanation, Passage
+from sleuth.explanations import Contribution, Explanation
+from sleuth.types import Passage
 
 
 @dataclass(frozen=True, slots=True)

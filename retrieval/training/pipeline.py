@@ -6,11 +6,12 @@ previous round's encoder follows ANCE (Xiong et al. 2021), but in whole rounds i
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from sleuth.runs import RunFolder
 from sleuth.settings import validate
 from sleuth.statistics import paired_difference
 from sleuth.trajectories import open_for_append, read_jsonl
+from sleuth.types import Passage
 
 log = logging.getLogger("sleuth.train_retriever")
 
@@ -175,7 +177,23 @@ def _rows_of_round(run: TrainingRun, number: int) -> list[TrainingRow]:
     mined = run.layout.round(number).rows
     if not mined.exists():
         return load_rows(run.settings.data)
-    return load_rows([SourceSettings(path=str(mined), layout="tevatron")])  # they carry what their sources were given
+    found = load_rows([SourceSettings(path=str(mined), layout="tevatron")])  # they carry what their sources were given
+    return _with_pictures(run, found)
+
+
+def _with_pictures(run: TrainingRun, rows: list[TrainingRow]) -> list[TrainingRow]:
+    """Mined rows name their pictures only: the bytes are where the rows are from, and in the corpus mined from."""
+    missing = {p.image.sha256 for p in passages_of(rows) if p.image and p.image.content is None}
+    if not missing:
+        return rows
+    corpus = run.settings.mining_corpus
+    there = itertools.chain(passages_of(load_rows(run.settings.data)), read_passages(corpus) if corpus else ())
+    known = {p.image.sha256: p.image for p in there if p.image and p.image.sha256 in missing}
+
+    def seen(passages: Sequence[Passage]) -> tuple[Passage, ...]:
+        return tuple(replace(p, image=known.get(p.image.sha256, p.image)) if p.image else p for p in passages)
+
+    return [replace(row, positives=seen(row.positives), negatives=seen(row.negatives)) for row in rows]
 
 
 def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from retrieval.store import IMAGES
 from sleuth.artifacts import MANIFEST
 from sleuth.cotrain_layout import CotrainLayout
 from sleuth.errors import ArtifactError, SleuthError
@@ -46,7 +48,7 @@ class RunData:
     """One run, read: ``config`` by dotted key, ``series`` as name -> [(step, value)].
 
     ``gate``: what the stage before GRPO found, in one line; empty where there was none. ``suite``: the figures of one.
-    ``rounds``: the table of co-training.
+    ``rounds``: the table of co-training. ``indexes``: those with pictures that it names.
     """
 
     name: str
@@ -61,6 +63,7 @@ class RunData:
     gate: str = ""
     suite: Mapping[str, Any] | None = None
     rounds: Mapping[str, Any] | None = None
+    indexes: Sequence[Path] = ()
 
 
 def read_run(path: Path, name: str) -> RunData:
@@ -83,6 +86,7 @@ def read_run(path: Path, name: str) -> RunData:
         tokenizer=_tokenizer(path, config),
         gate=str((read_record(layout.gate.metrics) or {}).get("line", "")),
         rounds=rounds_table(path),
+        indexes=[*picture_indexes(config)],
     )
 
 
@@ -115,7 +119,8 @@ def read_grid(path: Path, name: str, cells: Sequence[str]) -> RunData:
     tokenizer = _tokenizer(path, configs[0]) if configs else None
     finished = layout.metrics.exists()
     suite = content.get("suite")
-    return RunData(name, path, finished, alike, {}, evaluations, [], sources, tokenizer, suite=suite)
+    indexes = [*picture_indexes(configs)]
+    return RunData(name, path, finished, alike, {}, evaluations, [], sources, tokenizer, suite=suite, indexes=indexes)
 
 
 def read_source(source: Source, damaged: list[str]) -> Iterator[ScoredTrajectory]:
@@ -255,3 +260,16 @@ def _tokenizer(path: Path, config: Mapping[str, Any]) -> Path | None:
     if model and Path(model).is_dir():
         folders += [Path(model), *Path(model).parents[:1]]
     return next((folder / "tokenizer.json" for folder in folders if (folder / "tokenizer.json").is_file()), None)
+
+
+def picture_indexes(config: Any) -> Iterator[Path]:
+    """The indexes with pictures that a config names, wherever it does so."""
+    if isinstance(config, Mapping):
+        config = list(config.values())
+    if isinstance(config, list):
+        for value in config:
+            yield from picture_indexes(value)
+    elif isinstance(config, str) and config:
+        with contextlib.suppress(OSError, ValueError):  # a text that is no path
+            if (Path(config) / IMAGES).is_file():
+                yield Path(config)

@@ -20,6 +20,7 @@ from workflows.paired import MEASURES, system_name
 from workflows.report.changes import pack_changes
 from workflows.report.collect import RunData, read_run, run_names
 from workflows.report.sample import Sample, choose
+from workflows.report.thumbnails import Thumbnails, make_thumbnails
 
 POINTS = 400
 """Longer series are thinned to this many points."""
@@ -32,16 +33,19 @@ class Tables:
 
     questions: dict[Question, int] = field(default_factory=dict)
     passages: dict[tuple[str, str], int] = field(default_factory=dict)
+    pages: dict[int, str] = field(default_factory=dict)
+    """Digests of the pictures of passages, by their index."""
     prompts: dict[tuple[int, ...], int] = field(default_factory=dict)
     tokens: dict[Path, set[int]] = field(default_factory=dict)
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self, thumbnails: Mapping[str, str]) -> dict[str, Any]:
         questions = [
             {"id": q.id, "text": q.text, "answers": q.answers, "titles": q.supporting_titles, "kind": q.kind}
             | {"pack": q.pack, "gold": q.gold_ids, "any": int(q.alternatives)}
             for q in self.questions
         ]
-        return {"questions": questions, "passages": list(self.passages), "prompts": list(self.prompts)}
+        pages = {place: thumbnails[digest] for place, digest in self.pages.items() if digest in thumbnails}
+        return {"questions": questions, "passages": list(self.passages), "prompts": list(self.prompts), "pages": pages}
 
 
 def pack_runs(paths: Sequence[Path], limit: int, budget: int) -> bytes:
@@ -56,9 +60,10 @@ def pack(runs: Sequence[RunData], samples: Sequence[Sample], budget: int) -> byt
     First token ids and log-probs are omitted from evenly spread trajectories, then whole groups.
     """
     changes = pack_changes(samples)
+    thumbnails = make_thumbnails(samples, [index for run in runs for index in run.indexes], budget // 3)
     tokens, rows = 1.0, 1.0
     while True:
-        packed = gzip.compress(_dump(runs, samples, tokens, rows, changes), 6, mtime=0)
+        packed = gzip.compress(_dump(runs, samples, tokens, rows, changes, thumbnails), 6, mtime=0)
         if len(packed) <= budget or rows < 0.01:
             return packed
         shrink = 0.9 * budget / len(packed)
@@ -74,7 +79,12 @@ def unpack(packed: bytes) -> dict[str, Any]:
 
 
 def _dump(
-    runs: Sequence[RunData], samples: Sequence[Sample], tokens: float, fraction: float, changes: Mapping[str, Any]
+    runs: Sequence[RunData],
+    samples: Sequence[Sample],
+    tokens: float,
+    fraction: float,
+    changes: Mapping[str, Any],
+    thumbnails: Thumbnails,
 ) -> bytes:
     tables = Tables()
     sources, rows, with_tokens = [], [], 0
@@ -102,10 +112,11 @@ def _dump(
         "sources": sources,
         "changes": changes,
         "rows": rows,
-        "tables": tables.dump(),
+        "tables": tables.dump(thumbnails.made),
         "vocabularies": [_vocabulary(path, sorted(used)) for path, used in tables.tokens.items()],
         "left_out": [
             *_left_out(sources, len(rows), with_tokens),
+            *thumbnails.left_out,
             *(text for sample in samples for text in sample.damaged),
         ],
     }
@@ -195,6 +206,8 @@ def _hits(hits: Iterable[Hit], question: Question, tables: Tables) -> list[list[
     rows = []
     for hit in hits:
         place = tables.passages.setdefault((hit.passage.id, hit.passage.title), len(tables.passages))
+        if hit.passage.image is not None:
+            tables.pages[place] = hit.passage.image.sha256
         rows.append([place, _number(hit.score), int(golds.of(hit.passage) is not None)])
     return rows
 

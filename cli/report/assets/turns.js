@@ -43,7 +43,9 @@ function hitList(hits) {
   if (!hits.length) return null;
   return el("ol", { class: "hits" }, hits.map(([place, score, gold]) => {
     const [id, title] = state.data.tables.passages[place];
-    return el("li", {}, el("b", {}, title || id), ` ${number(score)} `, gold ? el("span", { class: "gold" }, "gold") : null, el("small", {}, " " + id));
+    const page = state.data.tables.pages[place];
+    return el("li", {}, el("b", {}, title || id), ` ${number(score)} `, gold ? el("span", { class: "gold" }, "gold") : null, el("small", {}, " " + id),
+      page ? el("img", { class: "page", src: "data:image/jpeg;base64," + page, alt: "page " + id, tabindex: 0 }) : null);
   }));
 }
 

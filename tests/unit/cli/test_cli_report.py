@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 import threading
@@ -14,14 +15,18 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from page_runs import page_index, page_run
+from PIL import Image as Pillow
 from report_runs import ATTACK, SIZE, by_turn, make_run, rollouts, write_rows
 
 import cli.report.page
 from cli.main import main
 from cli.report.page import LIMIT, SCRIPTS, make_page
 from cli.report.serve import make_server
+from retrieval.store import IMAGES
 from sleuth.errors import ArtifactError
 from sleuth.trajectories import close_trajectories
+from sleuth.types import Passage
 from workflows.report.collect import read_run, run_names
 from workflows.report.compact import pack, pack_runs, unpack
 from workflows.report.sample import choose, thin
@@ -329,3 +334,35 @@ def test_budget_is_kept_whatever_the_share_of_each_source(tmp_path: Path) -> Non
         samples = choose([run], limit)
         assert sum(sample.shown for sample in samples) <= max(limit, 0)
         assert pack([run], samples, LIMIT)
+
+
+def test_pages_among_the_hits_have_thumbnails(tmp_path: Path) -> None:
+    passages = page_index(tmp_path / "index")
+    run = page_run(tmp_path / "run", [*passages, Passage("plain", "Plain", "text")], tmp_path / "index")
+    data = unpack(pack_runs([run], 2000, LIMIT))
+    tables = data["tables"]
+    assert data["left_out"] == [] and len(tables["passages"]) == 4 and sorted(tables["pages"]) == ["0", "1", "2"]
+    for thumbnail in tables["pages"].values():
+        with Pillow.open(io.BytesIO(base64.b64decode(thumbnail))) as picture:
+            assert picture.format == "JPEG" and picture.size == (240, 320)
+    one = len(tables["pages"]["0"])
+    small = unpack(pack_runs([run], 2000, 3 * (one + one // 2)))
+    assert len(small["tables"]["pages"]) == 1
+    assert "2 pages have no thumbnail: left out to keep the page small" in small["left_out"]
+
+
+def test_pages_whose_index_is_gone_or_another_have_none_and_it_is_said(tmp_path: Path) -> None:
+    passages = page_index(tmp_path / "index")
+    run = page_run(tmp_path / "run", passages, tmp_path / "index")
+    other = [replace(passage, image=replace(passage.image, sha256="0" * 64)) for passage in passages[:1]]
+    for case in (
+        page_run(tmp_path / "gone", passages, tmp_path / "nowhere"),
+        page_run(tmp_path / "other", other, tmp_path / "index"),
+    ):
+        data = unpack(pack_runs([case], 2000, LIMIT))
+        assert data["tables"]["pages"] == {}
+        (said,) = data["left_out"]
+        assert "no thumbnail: no index that the runs name has their pictures" in said
+    images = tmp_path / "index" / IMAGES
+    images.write_bytes(b"0" * images.stat().st_size)
+    assert "3 pages have no thumbnail: their pictures are damaged" in unpack(pack_runs([run], 2000, LIMIT))["left_out"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from chromium import BINARY, Page, chromium
+from page_runs import page_index, page_run
 from report_runs import ATTACK, SIZE, by_turn, make_run, make_suite, rollouts, write_rows
 
 from cli.report.page import LIMIT, make_page
@@ -270,3 +271,15 @@ def test_changes_show_both_trajectories(page: Page, suites: str) -> None:
     page.press("m")
     assert page.ask("document.querySelectorAll('#detail .token').length") > 0
     assert page.faults() == []
+
+
+def test_pages_are_shown_beside_their_hits_and_larger_when_looked_at(page: Page, tmp_path: Path) -> None:
+    run = page_run(tmp_path / "run", page_index(tmp_path / "index"), tmp_path / "index")
+    page.open(f"{write_page(tmp_path / 'page.html', [run])}#tab=trajectories&i=0&view=turns")
+    page.wait("[...document.images].length === 3 && [...document.images].every((image) => image.complete)")
+    assert page.ask("[...document.images].map((image) => image.naturalWidth)") == [240] * 3
+    assert page.ask("document.images[0].alt") == "page oslo" and page.faults() == []
+    before = page.ask("document.images[0].offsetHeight")
+    page.call("Emulation.setFocusEmulationEnabled", enabled=True)
+    page.ask("document.images[0].focus()")
+    assert page.ask("document.images[0].offsetHeight") > 2 * before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -296,3 +297,40 @@ def test_figures_are_sliced_by_the_level_of_the_queries(program: typer.Typer, on
     err = run(program, index, "--beir", tmp_path / "set", "--keep-itself", "--measures", "RR")[1]
     assert "level queries RR" in err and "reasoning 1 1.0000" in err
     assert "levels" not in figures(program, index, "--beir", one, "--measures", "RR")
+
+
+def test_a_suite_is_its_sets_under_its_names_with_their_mean(
+    program: typer.Typer, one: Path, two: Path, tmp_path: Path
+) -> None:
+    suite = tmp_path / "suite.yaml"
+    rows = {"first": {"folder": str(one)}, "second": {"folder": str(two)}}
+    suite.write_text(json.dumps({"sets": rows}))
+    index = f"{{kind: bm25, index: {tmp_path}/i-{{set}}}}"
+    words = ["evaluate-retrieval", index, "--suite", str(suite), "--json"]
+    result = CliRunner().invoke(program, words)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    alone = CliRunner().invoke(program, ["evaluate-retrieval", str(tmp_path / "i-first"), "--beir", str(one), "--json"])
+    own = json.loads(alone.stdout)
+    assert {name: found["sets"]["first"][name] for name in ("nDCG@10", "R@5")} == {
+        name: own[name] for name in ("nDCG@10", "R@5")
+    }
+    assert found["mean"]["R@5"] == pytest.approx(sum(found["sets"][name]["R@5"] for name in rows) / 2)
+    assert "AP" not in found["mean"]
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "said"),
+    [
+        (["--suite", "unifed"], ConfigError, "no suite 'unifed'.*unified"),
+        (["--suite", "unified", "--beir", "x"], ConfigError, "--suite names its sets"),
+        (["--suite", "unified"], DataError, "set wiki of the suite is not at .*wiki"),
+    ],
+)
+def test_a_suite_that_is_not_there_is_one_clear_line(
+    program: typer.Typer, monkeypatch: pytest.MonkeyPatch, words: list[str], error: type[Exception], said: str
+) -> None:
+    monkeypatch.setenv("SLEUTH_DATA", "/nowhere")
+    result = CliRunner().invoke(program, ["evaluate-retrieval", "i", *words])
+    assert isinstance(result.exception, error)
+    assert re.search(said, str(result.exception))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from retrieval.combine.hybrid import Fusion, HybridRetriever, normalised_sum, raw_sum, reciprocal_rank
 from retrieval.combine.rerank import RerankRetriever
 from sleuth.errors import ConfigError, RetrieverError
-from sleuth.types import Explanation, Hit, Passage
+from sleuth.explanations import Explanation
+from sleuth.types import Hit, Passage
 
 
 class Fixed:

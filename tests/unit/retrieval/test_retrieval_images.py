@@ -19,11 +19,11 @@ from PIL import Image as Pillow
 from typer.testing import CliRunner
 
 from cli.main import main, make_app
+from hub.pictures import read_image
 from retrieval.corpus import BadRow, image_files, read_rows
 from retrieval.dense.retriever import open_dense
 from retrieval.encoders.loading import open_encoder
 from retrieval.encoders.modalities import TEXT, Modalities
-from retrieval.images import read_image
 from retrieval.open import open_retriever
 from retrieval.passages import content_key
 from retrieval.service.remote import RemoteRetriever

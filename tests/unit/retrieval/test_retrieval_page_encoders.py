@@ -15,11 +15,12 @@ from PIL import Image as Pillow
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
 from cli.main import main
+from hub.pictures import decode
 from retrieval.corpus import BadRow, read_rows
 from retrieval.encoders.config import preset
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.indexes import build_encoded
-from retrieval.encoders.inputs import Seen, decode
+from retrieval.encoders.inputs import Seen
 from retrieval.encoders.loading import load_encoder, new_encoder
 from retrieval.encoders.page_config import PageScratchSettings
 from retrieval.encoders.page_trunk import PageTrunk
@@ -263,14 +264,18 @@ def test_a_picture_finds_its_own_page_and_a_text_encoder_says_it_reads_none(
     main_of("index", str(pages), "--out", index, "--kind", "dense", "--encoder", str(tmp_path / "e"))
     files = {row["_id"]: pages / row["image"] for row in map(json.loads, (pages / "corpus.jsonl").open())}
     capfd.readouterr()
-    main_of("search", index, str(files["oslo"]), str(files["voss"]), "--images", "-k", "2", "--json")
+    main_of("search", index, "--image", str(files["oslo"]), "--image", str(files["voss"]), "-k", "2", "--json")
     found = [json.loads(line)["hits"][0]["id"] for line in capfd.readouterr().out.splitlines()]
     assert found == ["oslo", "voss"]
-    assert main_of("search", index, str(tmp_path / "none.png"), "--images") == 2
+    main_of("search", index, "Oslo", "--image", str(files["voss"]), "-k", "1", "--json")
+    rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [row["query"] for row in rows] == ["Oslo", str(files["voss"])] and rows[1]["hits"][0]["id"] == "voss"
+    assert main_of("search", index, "--image", str(tmp_path / "none.png")) == 2
     assert "cannot read the picture" in capfd.readouterr().err
+    assert main_of("search", index) == 2 and "no query was given" in capfd.readouterr().err
     text = "{backbone: %s, reads: text}" % (tmp_path / "e")
     assert main_of("index", str(pages), "--out", index, "--kind", "dense", "--encoder", text, "--overwrite") == 0
-    assert main_of("search", index, str(files["oslo"]), "--images") == 2
+    assert main_of("search", index, "--image", str(files["oslo"])) == 2
     assert "reads no pictures of queries" in capfd.readouterr().err
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from cli.main import main
+from hub.pictures import read_image
 from retrieval.corpus import BadRow, read_rows
-from retrieval.images import read_image
 from retrieval.pages.config import PageSettings
 from retrieval.pages.draw import Drawer
 from retrieval.pages.html import text_of_html

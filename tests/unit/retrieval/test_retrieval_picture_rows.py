@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Pillow
 
-from retrieval.images import read_image
+from hub.pictures import read_image
 from retrieval.training.config import SourceSettings
 from retrieval.training.rows import TrainingRow, load_rows
 from sleuth.errors import DataError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from pathlib import Path
 
@@ -31,6 +32,9 @@ PAGES = [
     Passage("3", "", "", page("green", (64, 64))),
 ]
 WAYS = [("clip", "plain"), ("siglip", "plain"), ("idefics3", "plain"), ("idefics3", "colbert"), ("colpali", None)]
+TORCHVISION = importlib.util.find_spec("torchvision") is not None
+if TORCHVISION:
+    WAYS.append(("qwen2_vl", "plain"))
 LENGTHS = {"query_max_tokens": 32, "passage_max_tokens": 32, "reads": "image"}
 
 
@@ -68,6 +72,12 @@ def test_a_text_cannot_stand_for_a_picture(name: str, tmp_path: Path) -> None:
             ["oslo <image> <image>", "oslo <\u00b7image> <\u00b7image>"], role
         ).values
         assert torch.allclose(hostile, broken, atol=1e-5) and hostile.isfinite().all()
+
+
+@pytest.mark.skipif(TORCHVISION, reason="torchvision is installed")
+def test_a_processor_that_needs_torchvision_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"its processor needs torchvision \(pip install torchvision"):
+        encoder_of("qwen2_vl", "plain", tmp_path)
 
 
 def test_a_model_of_one_vector_makes_no_patches(tmp_path: Path) -> None:

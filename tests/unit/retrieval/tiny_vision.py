@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ from transformers import (
     Idefics3Model,
     Idefics3Processor,
     PaliGemmaConfig,
+    Qwen2VLConfig,
+    Qwen2VLModel,
     SiglipConfig,
     SiglipModel,
     SiglipProcessor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from retrieval.encoders.quiet import quiet_transformers
@@ -85,7 +89,31 @@ def idefics3(out: Path, template: str | None = _TEMPLATE) -> None:
     Idefics3Processor(pictures, words, image_seq_len=4, chat_template=template).save_pretrained(out)
 
 
-MODELS: dict[str, Callable[[Path], None]] = {"clip": clip, "siglip": siglip, "colpali": colpali, "idefics3": idefics3}
+def qwen2_vl(out: Path) -> None:
+    """Its processor, of which the video part needs torchvision, is made when the folder is loaded."""
+    words = _tokenizer("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}
+    text = {**_TEXT, "vocab_size": len(words), "num_key_value_heads": 2, "rope_parameters": rope}
+    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2, "patch_size": 8}
+    marks = {f"{kind}_token_id": words.convert_tokens_to_ids(f"<|{kind}_pad|>") for kind in ("image", "video")}
+    marks |= {f"vision_{end}_token_id": words.convert_tokens_to_ids(f"<|vision_{end}|>") for end in ("start", "end")}
+    Qwen2VLModel(Qwen2VLConfig(text_config=text, vision_config=vision, **marks)).save_pretrained(out)
+    words.save_pretrained(out)
+    pictures = Qwen2VLImageProcessorPil(size={"shortest_edge": 256, "longest_edge": 4096}, patch_size=8, merge_size=2)
+    named = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2VLProcessor"}
+    (out / "preprocessor_config.json").write_text(json.dumps({**json.loads(pictures.to_json_string()), **named}))
+    (out / "chat_template.jinja").write_text(
+        _TEMPLATE.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
+    )
+
+
+MODELS: dict[str, Callable[[Path], None]] = {
+    "clip": clip,
+    "siglip": siglip,
+    "colpali": colpali,
+    "idefics3": idefics3,
+    "qwen2_vl": qwen2_vl,
+}
 
 
 def made(name: str, out: Path) -> Path:

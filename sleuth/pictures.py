@@ -1,0 +1,31 @@
+"""Pictures among tokens and queries: where they stand, and how a retriever is asked with texts and pictures at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sleuth.errors import ConfigError
+from sleuth.protocols import Retriever, SearchesImages
+from sleuth.types import Hit, Image
+
+Query = str | Image
+Placed = tuple[int, Image]
+"""A picture that tokens show, and the place of the first of them."""
+
+
+def search_images(retriever: Retriever, images: Sequence[Image], k: int) -> list[list[Hit]]:
+    """The hits of each picture. Raises ConfigError if ``retriever`` takes none."""
+    if not isinstance(retriever, SearchesImages):
+        raise ConfigError("this retriever reads no pictures of queries", "ask in words")
+    return retriever.search_images(images, k)
+
+
+def search_mixed(retriever: Retriever, queries: Sequence[Query], k: int) -> list[list[Hit]]:
+    """The hits of each of ``queries``, in order: one search for the texts, another for the pictures."""
+    texts = [query for query in queries if isinstance(query, str)]
+    images = [query for query in queries if not isinstance(query, str)]
+    if not images:
+        return retriever.search(texts, k)
+    worded = iter(retriever.search(texts, k) if texts else [])
+    pictured = iter(search_images(retriever, images, k))
+    return [next(worded if isinstance(query, str) else pictured) for query in queries]

@@ -1,0 +1,149 @@
+"""Pictures as queries: through the service and its client, under limits, and what encoders of one kind alone say."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from echo import Echo, ask, metrics
+from PIL import Image as Pillow
+
+from hub.pictures import decode
+from retrieval.cache import CachedRetriever
+from retrieval.dense.retriever import DenseIndex
+from retrieval.dense.search import FlatSearch
+from retrieval.dense.vectors import StoredVectors
+from retrieval.encoders.dense import DENSE
+from retrieval.encoders.family import Encoded
+from retrieval.encoders.inputs import Seen
+from retrieval.encoders.modalities import Modalities
+from retrieval.encoders.retriever import EncoderRetriever
+from retrieval.images import image_of_file
+from retrieval.resilient import ResilientRetriever
+from retrieval.service.config import ServiceLimits
+from retrieval.service.remote import RemoteRetriever
+from sleuth.errors import ConfigError, DataError
+from sleuth.types import Hit, Image, Passage
+
+Serving = Callable[..., contextlib.AbstractContextManager[str]]
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+def picture(colour: str, kind: str = "PNG", size: tuple[int, int] = (4, 3), **how: Any) -> bytes:
+    file = io.BytesIO()
+    Pillow.new("RGB", size, colour).save(file, kind, **how)
+    return file.getvalue()
+
+
+def nothing_wide() -> bytes:
+    """A PNG of 0 x 0 pixels."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 0, 0, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+class Colours:
+    """An encoder that reads pictures only, by their mean colour."""
+
+    family, source, dimension, device = DENSE, "colours", 3, torch.device("cpu")
+    modalities = Modalities(query=frozenset({"image"}), passage=frozenset({"image"}))
+    settings = object()
+
+    def encode_inputs(self, inputs: Sequence[Seen], *_: Any) -> Encoded:
+        means = [np.asarray(decode(given.image)).mean((0, 1)) / 255 for given in inputs]
+        return Encoded(torch.tensor(np.array(means), dtype=torch.float32))
+
+
+@pytest.fixture
+def colours() -> EncoderRetriever:
+    pages = [Passage(name, "", "", Image(f"{name}.png", "", picture(name))) for name in COLOURS]
+    vectors = np.array([COLOURS[name] for name in COLOURS], np.float32) / 255
+    return EncoderRetriever(Colours(), DenseIndex(FlatSearch(StoredVectors(vectors)), "i"), pages, "i", "f")  # type: ignore[arg-type]
+
+
+def sent(data: bytes) -> dict[str, str]:
+    return {"image": base64.b64encode(data).decode()}
+
+
+def test_pictures_ask_a_service_and_its_client_sends_them(colours: EncoderRetriever, serving: Serving) -> None:
+    limits = ServiceLimits(max_query_images=2)
+    with serving(CachedRetriever(ResilientRetriever(colours)), limits) as url:
+        answer = ask(url, queries=[sent(picture("green")), sent(picture("blue", "JPEG"))], topk=1, return_images=True)
+        first, second = (hits[0] for hits in answer.json()["result"])
+        assert (first["id"], second["id"]) == ("green", "blue")
+        assert base64.b64decode(first["image"]["data"]) == picture("green")
+        remote = CachedRetriever(ResilientRetriever(RemoteRetriever(url)))
+        images = [Image("a", str(number), picture(name)) for number, name in enumerate([*COLOURS] * 2)]
+        found = remote.search_images(images, 2)  # three requests
+        assert [hits[0].passage.id for hits in found] == [*COLOURS] * 2 and all(len(hits) == 2 for hits in found)
+        assert "sleuth_queries_total 8.0" in metrics(url)
+        with pytest.raises(ConfigError, match="colours reads image of queries, but queries are text"):
+            remote.search(["green"], 1)
+        assert ask(url, queries=["green"]).status_code == 422
+        schema = httpx.get(f"{url}/openapi.json").text
+        assert "max_image_pixels" in schema and httpx.get(f"{url}/health").json()["max_query_images"] == 2
+
+
+class Both(Echo):
+    def search_images(self, images: Sequence[Image], k: int) -> list[list[Hit]]:
+        self.calls.append(([image.sha256[:4] for image in images], k))
+        return [[Hit(Passage(str(Pillow.open(io.BytesIO(image.content)).size), "", ""), 1.0, 1)] for image in images]
+
+
+def test_texts_and_pictures_of_a_request_keep_their_order_and_equal_ones_are_asked_once(serving: Serving) -> None:
+    echo = Both()
+    one, two = sent(picture("red", size=(5, 6))), sent(picture("red", size=(7, 8)))
+    with serving(echo) as url:
+        result = ask(url, queries=[one, "x", two, one, ""], topk=1).json()["result"]
+    assert [hits[0]["id"] for hits in result[:4]] == ["(5, 6)", "x-1", "(7, 8)", "(5, 6)"] and result[4] == []
+    assert [len(queries) for queries, _ in echo.calls] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ({"image": 3}, 'queries[1] is neither a string nor {"image": base64}'),
+        ({"image": "§§§§"}, "queries[1] is not base64"),
+        (sent(b"no picture"), "queries[1] cannot be read: it is no picture"),
+        (sent(nothing_wide()), "queries[1] cannot be read: it is no picture"),
+        (sent(picture("red", "JPEG", (40, 30))[:-200]), "queries[1] cannot be read"),
+        (sent(picture("red", size=(200, 51))), "has 200 x 51 pixels (at most 10,000 are read)"),
+        (sent(picture("red") + b"0" * 3000), "queries[1] is larger than 2000 bytes"),
+        (sent(picture("red", "GIF", save_all=True, append_images=[Pillow.new("RGB", (4, 3), "blue")])), "2 frames"),
+    ],
+)
+def test_a_picture_beyond_the_limits_is_refused_in_one_line(query: Any, detail: str, serving: Serving) -> None:
+    with serving(Both(), ServiceLimits(max_image_bytes=2000, max_image_pixels=10_000)) as url:
+        answer = ask(url, queries=["x", query])
+        assert answer.status_code == 422 and detail in answer.json()["detail"]
+        assert "\n" not in answer.json()["detail"]
+        assert "3 pictures among the queries are more than" not in ask(url, queries=[sent(picture("red"))] * 3).text
+
+
+def test_a_request_has_so_many_pictures_at_most(serving: Serving) -> None:
+    with serving(Both(), ServiceLimits(max_query_images=2)) as url:
+        answer = ask(url, queries=[sent(picture("red"))] * 3)
+    assert answer.status_code == 422 and "3 pictures among the queries are more than 2" in answer.text
+
+
+def test_a_retriever_of_text_refuses_pictures_in_one_line(serving: Serving) -> None:
+    with serving(Echo()) as url:
+        answer = ask(url, queries=[sent(picture("red"))])
+        assert answer.status_code == 422 and "reads no pictures of queries" in answer.json()["detail"]
+        with pytest.raises(ConfigError, match=r"refused the request: .*reads no pictures of queries"):
+            RemoteRetriever(url).search_images([Image("a", "0", picture("red"))], 1)
+
+
+def test_a_picture_of_no_pixels_is_no_picture(tmp_path: Any) -> None:
+    (tmp_path / "a.png").write_bytes(nothing_wide())
+    with pytest.raises(DataError, match=r"a\.png is not a picture"):
+        image_of_file(tmp_path / "a.png")
