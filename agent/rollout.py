@@ -330,7 +330,8 @@ def _request(episode: Episode) -> Request:
     turn, said = len(episode.turns), episode.said.token_ids if episode.said else ()
     seed = derive_seed(episode.seed, turn, len(said)) if said else derive_seed(episode.seed, turn)
     thinking = bool(said) or episode.thinking  # a turn goes on inside a thought only
-    return Request(episode.id, [*episode.prefix, *said], episode.turn_room, seed, thinking, images=tuple(episode.images))
+    prefix, images = [*episode.prefix, *said], tuple(episode.images)
+    return Request(episode.id, prefix, episode.turn_room, seed, thinking, images=images)
 
 
 def _announce(episode: Episode, emit: Callable[[Event], None]) -> None:
