@@ -287,12 +287,16 @@ def test_with_every_worker_gone_the_run_ends_in_one_line(cluster, tmp_path: Path
 
 
 class Index:
-    """Finds the query itself; slow, so that callers meet."""
+    """Finds the query itself; slow, so that callers meet. ``hold FILE`` writes it and is stuck, once."""
 
     fingerprint = "index-1"
 
     def search(self, queries, k):
         time.sleep(0.2)
+        for file in (Path(query.removeprefix("hold ")) for query in queries if query.startswith("hold ")):
+            if not file.exists():
+                file.touch()
+                time.sleep(3600)
         return [[Hit(Passage(q, q, q), 1.0, 1)] for q in queries]
 
 
@@ -320,17 +324,18 @@ def test_callers_share_searches(cluster):
     assert status["calls"] == 9 and status["searches"] < 9
 
 
-def test_a_killed_retriever_is_asked_again(cluster):
+def test_a_killed_retriever_is_asked_again(cluster, tmp_path: Path):
     actor = cluster.spawn("retriever", MakeServer(), Needs("test", restarts=1, concurrency=16))
     client = RetrieverClient([actor], "index-1", 60.0)
     assert client.search(["warm"], 1)
+    held = f"hold {tmp_path / 'begun'}"
     answer: list[str] = []
-    thread = threading.Thread(target=lambda: answer.append(client.search(["a"], 1)[0][0].passage.id))
+    thread = threading.Thread(target=lambda: answer.append(client.search([held], 1)[0][0].passage.id))
     thread.start()
-    time.sleep(0.1)
+    until((tmp_path / "begun").exists)
     actor.kill()
-    thread.join(60)
-    assert answer == ["a"] and client.retried >= 1
+    thread.join(120)
+    assert answer == [held] and client.retried >= 1
 
 
 def test_a_retriever_that_never_comes_back_is_an_error_of_retrieval(cluster):
