@@ -31,7 +31,7 @@ def pages(
     seed: Annotated[int | None, typer.Option(help="Seed of the jitter. [0]")] = None,
     dpi: Annotated[int | None, typer.Option(help="Resolution of the pages of PDFs. [96]")] = None,
     renderer: Annotated[
-        str | None, typer.Option(help="Of HTML: pillow draws its text, chromium prints it as a browser. [pillow]")
+        str | None, typer.Option(help="Of HTML: pillow draws its text, chromium prints it as a browser. \\[pillow]")
     ] = None,
     skip_damaged: Annotated[
         bool, typer.Option("--skip-damaged", help="Leave damaged documents out and name them.")
