@@ -164,7 +164,12 @@ class RetrieverSettings(KindSettings):
 
     @classmethod
     def _refuse_fusion(cls, own: type[RetrieverSettings], values: Mapping[str, Any]) -> None:
-        """No kind is guessed from settings that a hybrid has and that an index which fuses its own parts has too."""
+        """No kind is guessed from settings that a hybrid has and that an index which fuses its own parts has too.
+
+        Configs of before named no kind, and held the settings of all: they can be told by a hybrid without parts.
+        """
+        if "parts" in values and not values["parts"]:
+            return
         fused, shared = cls._load(cls.KINDS["hybrid"]).model_fields, RetrieverSettings.model_fields
         ours = () if "fusion" in own.model_fields else own.model_fields
         name = next((name for name in values if name in fused and name not in shared and name not in ours), None)

@@ -270,7 +270,7 @@ def refusals() -> Iterator[None]:
 
 def parameters(options: EngineOptions, request: Request, sampling: Sampling, on_token: OnToken | None) -> Any:
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+    from vllm.sampling_params import RequestOutputKind
 
     if sampling.full_logprobs and sampling.top_p < 1.0 and not (options.full_logprobs and sampling.temperature == 1.0):
         raise PolicyError(
@@ -286,11 +286,17 @@ def parameters(options: EngineOptions, request: Request, sampling: Sampling, on_
         stop=list(sampling.stop),
         stop_token_ids=list(options.end_token_ids),
         logprobs=0,
-        structured_outputs=None if request.schema is None else StructuredOutputsParams(json=request.schema),
+        structured_outputs=None if request.schema is None else _held_to(request.schema),
         skip_special_tokens=False,  # a stop string may be a special token, and what is skipped is not looked for
         spaces_between_special_tokens=False,
         output_kind=RequestOutputKind.DELTA if on_token else RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _held_to(schema: str) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return StructuredOutputsParams(json=schema)
 
 
 def probe_parameters() -> Any:
