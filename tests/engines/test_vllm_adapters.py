@@ -117,6 +117,7 @@ def test_an_adapter_may_be_merged_into_the_weights_instead(vllm_policy, trained,
     vllm_policy.load(LiveWeights(12, plain, tokens))
     trained.save_pretrained(tmp_path / "adapter")
     codec.tokenizer.save_pretrained(tmp_path / "adapter")
-    opened, _ = open_vllm_policy(settings_of(tmp_path / "adapter"), str(tmp_path / "adapter"))
+    # In a process of its own: a second engine in this one would end the first one's groups when it is closed.
+    opened, _ = open_vllm_policy(settings_of(tmp_path / "adapter", asynchronous=True), str(tmp_path / "adapter"))
     assert opened.gap(make_probe(trained, tokens)) < 1e-4
     opened.close()
