@@ -106,18 +106,18 @@ def test_an_adapter_with_whole_layers_is_refused(async_policy, tiny_folder):
     assert async_policy.generate([Request("q#0", [5, 6], 4)], SAMPLED)[0].policy_version == before != 30
 
 
-def test_an_adapter_may_be_merged_into_the_weights_instead(vllm_policy, trained, tiny, tmp_path, settings_of):
+def test_an_adapter_may_be_merged_into_the_weights_instead(trained, tiny, tmp_path, settings_of):
     plain, codec = tiny
     tokens = probe_tokens(codec)
+    trained.save_pretrained(tmp_path)
+    codec.tokenizer.save_pretrained(tmp_path)
+    # In a process of its own: a second engine in this one would end the others' groups when it is closed.
+    policy, _ = open_vllm_policy(settings_of(tmp_path, asynchronous=True), str(tmp_path))
+    assert policy.gap(make_probe(trained, tokens)) < 1e-4
     for version in (10, 11):
         disturb(trained, version)
-        weights = send(LiveWeights(version, trained, tokens))  # verified when it is loaded
-        vllm_policy.load(weights)
-        assert vllm_policy.gap(make_probe(trained, tokens)) < 1e-4 < vllm_policy.gap(make_probe(plain, tokens))
-    vllm_policy.load(LiveWeights(12, plain, tokens))
-    trained.save_pretrained(tmp_path / "adapter")
-    codec.tokenizer.save_pretrained(tmp_path / "adapter")
-    # In a process of its own: a second engine in this one would end the first one's groups when it is closed.
-    opened, _ = open_vllm_policy(settings_of(tmp_path / "adapter", asynchronous=True), str(tmp_path / "adapter"))
-    assert opened.gap(make_probe(trained, tokens)) < 1e-4
-    opened.close()
+        policy.load(send(LiveWeights(version, trained, tokens)))  # verified when it is loaded
+        assert policy.gap(make_probe(trained, tokens)) < 1e-4 < policy.gap(make_probe(plain, tokens))
+    policy.load(LiveWeights(12, plain, tokens))
+    assert policy.gap(make_probe(plain, tokens)) < 1e-4
+    policy.close()
