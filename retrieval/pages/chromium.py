@@ -1,6 +1,7 @@
 """HTML as a browser shows it: headless Chromium prints it to PDF, whose pages are read like any PDF's.
 
-Scripts do not run and no host is found, so that a page is what its file and the files beside it say.
+Scripts do not run, no host is found and no other document is shown within, so that a page is what its file says, with
+the pictures and styles that it names. A page that sends the browser elsewhere is not printed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ _FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )
 _DOCTYPE = re.compile(rb"\s*(\xef\xbb\xbf)?\s*<!doctype[^>]*>", re.IGNORECASE)
-_POLICY = '<meta http-equiv="Content-Security-Policy" content="script-src \'none\'"><base href="{}/">'
+_POLICY = (
+    '<meta http-equiv="Content-Security-Policy" content="script-src \'none\'; frame-src \'none\'; object-src \'none\'">'
+    '<base href="{}/">'
+)
 _PATIENCE_S = 120
 
 

@@ -35,6 +35,23 @@ def test_html_becomes_the_pages_that_a_browser_prints(tmp_path: Path) -> None:
         assert red > 300
 
 
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium on the path")
+@pytest.mark.parametrize(
+    "within",
+    [
+        '<iframe src="secret.txt"></iframe>',
+        '<object data="secret.txt" type="text/plain"></object>',
+        '<embed src="secret.txt" type="text/plain">',
+    ],
+)
+def test_a_page_shows_no_other_file_s_text(tmp_path: Path, within: str) -> None:
+    (tmp_path / "secret.txt").write_text("passwords", encoding="utf-8")
+    (tmp_path / "page.html").write_text(f"<!doctype html><p>hello</p>{within}", encoding="utf-8")
+    write_pages(tmp_path / "page.html", tmp_path / "out", SETTINGS)
+    (row,) = [json.loads(line) for line in (tmp_path / "out" / "corpus.jsonl").open()]
+    assert row["text"] == "hello"
+
+
 def test_without_a_browser_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "wares.html").write_text(CONTENT, encoding="utf-8")
     monkeypatch.setenv("PATH", str(tmp_path))
