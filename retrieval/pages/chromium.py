@@ -27,7 +27,7 @@ _FLAGS = (
 )
 _DOCTYPE = re.compile(rb"\s*(\xef\xbb\xbf)?\s*<!doctype[^>]*>", re.IGNORECASE)
 _POLICY = (
-    '<meta http-equiv="Content-Security-Policy" content="script-src \'none\'; frame-src \'none\'; object-src \'none\'">'
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"script-src 'none'; frame-src 'none'; object-src 'none'\">"
     '<base href="{}/">'
 )
 _PATIENCE_S = 120

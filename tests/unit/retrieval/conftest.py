@@ -64,3 +64,15 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> 
     path = tmp_path_factory.mktemp("encoder") / "plain"
     new_encoder(preset("plain", str(backbone), query_max_tokens=32, passage_max_tokens=48)).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def colbert_folder(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Path:
+    """An untrained late-interaction encoder on ``backbone``, as a folder."""
+    from retrieval.encoders.config import preset
+    from retrieval.encoders.loading import new_encoder
+
+    path = tmp_path_factory.mktemp("colbert") / "e"
+    limits = {"query_max_tokens": 24, "passage_max_tokens": 40, "expand_to": 16}
+    new_encoder(preset("colbert", str(backbone), dimensions=16, **limits)).save(path)
+    return path

@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from retrieval.config import RetrieverSettings
-from retrieval.encoders.config import preset
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.family import Encoded
-from retrieval.encoders.loading import load_encoder, new_encoder
+from retrieval.encoders.loading import load_encoder
 from retrieval.encoders.pieces import encode_piece
 from retrieval.encoders.retriever import EncoderRetriever
 from retrieval.multivector.codebook import Codebook, learn, lists_of
@@ -173,16 +172,8 @@ def test_fixed_vectors_are_those_of_the_paper() -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Path:
-    path = tmp_path_factory.mktemp("colbert") / "e"
-    limits = {"query_max_tokens": 24, "passage_max_tokens": 40, "expand_to": 16}
-    new_encoder(preset("colbert", str(backbone), dimensions=16, **limits)).save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def encoder(folder: Path) -> Encoder:
-    return load_encoder(folder)
+def encoder(colbert_folder: Path) -> Encoder:
+    return load_encoder(colbert_folder)
 
 
 @pytest.fixture(scope="module")
@@ -247,13 +238,13 @@ def test_a_killed_build_goes_on_and_ends_as_one_never_broken(
 
 
 def test_pieces_encoded_elsewhere_are_the_same_index(
-    kind: str, indexes: Path, corpus: Path, folder: Path, tmp_path: Path
+    kind: str, indexes: Path, corpus: Path, colbert_folder: Path, tmp_path: Path
 ) -> None:
     def elsewhere(store: Path, pieces: Any) -> Any:
-        other, passages = load_encoder(folder), PassageStore(store)
+        other, passages = load_encoder(colbert_folder), PassageStore(store)
         return (encode_piece(passages, other, piece, 3) for piece in pieces)
 
-    build_multivector(corpus, tmp_path / "i", load_encoder(folder), shard=4, elsewhere=elsewhere, **TYPES[kind])
+    build_multivector(corpus, tmp_path / "i", load_encoder(colbert_folder), shard=4, elsewhere=elsewhere, **TYPES[kind])
     for one, other in zip(*(bare(p).search(QUERIES, 6) for p in (tmp_path / "i", indexes / kind)), strict=True):
         assert [hit.passage for hit in one] == [hit.passage for hit in other]
         assert [hit.score for hit in one] == pytest.approx([hit.score for hit in other], rel=1e-5)
@@ -361,8 +352,8 @@ def test_the_command_that_makes_another_type_has_nothing_of_the_old_one(indexes:
         bare(validate(RetrieverSettings, {"index": indexes / "float16", "bits": 1}, "retriever"))
 
 
-def test_an_encoder_gone_bad_fails_the_build(corpus: Path, folder: Path, tmp_path: Path) -> None:
-    bad = load_encoder(folder)
+def test_an_encoder_gone_bad_fails_the_build(corpus: Path, colbert_folder: Path, tmp_path: Path) -> None:
+    bad = load_encoder(colbert_folder)
     with torch.no_grad():
         next(bad.model.parameters()).fill_(float("nan"))
     with pytest.raises(DataError, match=r"not finite \(NaN\)"):
@@ -370,8 +361,8 @@ def test_an_encoder_gone_bad_fails_the_build(corpus: Path, folder: Path, tmp_pat
     assert not (tmp_path / "i").exists()
 
 
-def test_a_missing_index_is_made_as_the_settings_say(corpus: Path, folder: Path, tmp_path: Path) -> None:
-    values = {"kind": "multivector", "index": tmp_path / "i", "corpus": corpus, "encoder": str(folder)}
+def test_a_missing_index_is_made_as_the_settings_say(corpus: Path, colbert_folder: Path, tmp_path: Path) -> None:
+    values = {"kind": "multivector", "index": tmp_path / "i", "corpus": corpus, "encoder": str(colbert_folder)}
     made = {"index_type": "residual", "bits": 1, "nprobe": 2}
     first = bare(validate(RetrieverSettings, values | made, "retriever"))
     again = bare(validate(RetrieverSettings, {"index": tmp_path / "i", "nprobe": 2}, "retriever"))

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import run
 from PIL import Image as Pillow
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
-from cli.main import main
 from hub.pictures import decode
 from retrieval.corpus import BadRow, read_rows
 from retrieval.encoders.config import preset
@@ -261,27 +261,19 @@ def test_a_picture_finds_its_own_page_and_a_text_encoder_says_it_reads_none(
 ) -> None:
     made(trunk, "dense").save(tmp_path / "e")
     index = str(tmp_path / "i")
-    main_of("index", str(pages), "--out", index, "--kind", "dense", "--encoder", str(tmp_path / "e"))
+    run("index", str(pages), "--out", index, "--kind", "dense", "--encoder", str(tmp_path / "e"))
     files = {row["_id"]: pages / row["image"] for row in map(json.loads, (pages / "corpus.jsonl").open())}
     capfd.readouterr()
-    main_of("search", index, "--image", str(files["oslo"]), "--image", str(files["voss"]), "-k", "2", "--json")
+    run("search", index, "--image", str(files["oslo"]), "--image", str(files["voss"]), "-k", "2", "--json")
     found = [json.loads(line)["hits"][0]["id"] for line in capfd.readouterr().out.splitlines()]
     assert found == ["oslo", "voss"]
-    main_of("search", index, "Oslo", "--image", str(files["voss"]), "-k", "1", "--json")
+    run("search", index, "Oslo", "--image", str(files["voss"]), "-k", "1", "--json")
     rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert [row["query"] for row in rows] == ["Oslo", str(files["voss"])] and rows[1]["hits"][0]["id"] == "voss"
-    assert main_of("search", index, "--image", str(tmp_path / "none.png")) == 2
+    assert run("search", index, "--image", str(tmp_path / "none.png")) == 2
     assert "cannot read the picture" in capfd.readouterr().err
-    assert main_of("search", index) == 2 and "no query was given" in capfd.readouterr().err
+    assert run("search", index) == 2 and "no query was given" in capfd.readouterr().err
     text = "{backbone: %s, reads: text}" % (tmp_path / "e")
-    assert main_of("index", str(pages), "--out", index, "--kind", "dense", "--encoder", text, "--overwrite") == 0
-    assert main_of("search", index, "--image", str(files["oslo"])) == 2
+    assert run("index", str(pages), "--out", index, "--kind", "dense", "--encoder", text, "--overwrite") == 0
+    assert run("search", index, "--image", str(files["oslo"])) == 2
     assert "reads no pictures of queries" in capfd.readouterr().err
-
-
-def main_of(*words: str) -> int:
-    try:
-        main(list(words))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0

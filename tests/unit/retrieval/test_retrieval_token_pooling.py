@@ -16,10 +16,9 @@ from sentence_transformers.multi_vector_encoder.modules import HierarchicalToken
 from torch.nn.functional import normalize
 
 from retrieval.config import RetrieverSettings
-from retrieval.encoders.config import preset
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.family import Encoded
-from retrieval.encoders.loading import load_encoder, new_encoder
+from retrieval.encoders.loading import load_encoder
 from retrieval.multivector.pooling import Pooling
 from retrieval.multivector.retriever import build_multivector, open_multivector
 from retrieval.multivector.tokens import open_tokens
@@ -61,22 +60,16 @@ def test_one_vector_is_left_at_least_and_none_stays_none() -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Path:
-    path = tmp_path_factory.mktemp("colbert") / "e"
-    limits = {"query_max_tokens": 24, "passage_max_tokens": 40, "expand_to": 16}
-    new_encoder(preset("colbert", str(backbone), dimensions=16, **limits)).save(path)
-    return path
+def encoder(colbert_folder: Path) -> Encoder:
+    return load_encoder(colbert_folder)
 
 
-@pytest.fixture(scope="module")
-def encoder(folder: Path) -> Encoder:
-    return load_encoder(folder)
-
-
-def test_an_index_has_what_the_library_makes(corpus: Path, folder: Path, encoder: Encoder, tmp_path: Path) -> None:
+def test_an_index_has_what_the_library_makes(
+    corpus: Path, colbert_folder: Path, encoder: Encoder, tmp_path: Path
+) -> None:
     build_multivector(corpus, tmp_path / "i", encoder, pool_factor=2, shard=4)
     tokens, passages = open_tokens(tmp_path / "i"), list(PassageStore(tmp_path / "i"))
-    plain = MultiVectorEncoder(str(folder)).encode_document(
+    plain = MultiVectorEncoder(str(colbert_folder)).encode_document(
         [passage_text(passage) for passage in passages],
         token_pooling=HierarchicalTokenPooling(2, num_protected_tokens=0),
     )
@@ -112,11 +105,13 @@ def test_a_killed_build_of_a_pooled_index_goes_on(corpus: Path, encoder: Encoder
         assert (tmp_path / "i" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_what_does_not_fit_is_one_clear_line(corpus: Path, folder: Path, encoder: Encoder, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_one_clear_line(
+    corpus: Path, colbert_folder: Path, encoder: Encoder, tmp_path: Path
+) -> None:
     for factor in (0.5, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match=r"pool_factor is .*, it must be 1 or more"):
             build_multivector(corpus, tmp_path / "i", encoder, pool_factor=factor)
     build_multivector(corpus, tmp_path / "i", encoder, pool_factor=2)
-    asked = {"kind": "multivector", "index": str(tmp_path / "i"), "encoder": str(folder), "pool_factor": 3}
+    asked = {"kind": "multivector", "index": str(tmp_path / "i"), "encoder": str(colbert_folder), "pool_factor": 3}
     with pytest.raises(ArtifactError, match=r"has the pool_factor 2.*, not 3.* --set pool_factor=3"):
         RetrieverSettings.model_validate(asked).open(lambda _title: None)  # type: ignore[arg-type,return-value]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
+from commands import run
 
-from cli.main import main
 from retrieval.corpus import BadRow, read_rows
 from retrieval.encoders.config import preset
 from retrieval.encoders.loading import load_encoder, new_encoder
@@ -24,14 +24,6 @@ TOWNS = {
     "pages": ["Narvik", "Tromso", "Hamar", "Alta"],
     "russian": ["Омск", "Томск", "Пермь", "Тверь"],
 }
-
-
-def run(*words: str) -> int:
-    try:
-        main(list(words))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def source(folder: Path, names: list[str]) -> Path:
