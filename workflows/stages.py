@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from agent.cluster.config import MAY_DIFFER
+from agent.config import WarmstartSettings
 from rewards.config import reread
 from sleuth.errors import ConfigError, DataError, RetrieverError
 from sleuth.failures import causes
 from sleuth.layout import STAGES, EvaluationLayout, RunLayout
+from sleuth.leaks import without_leaks
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
 from sleuth.types import Trajectory
-from workflows.checks import check_inputs
+from workflows.checks import check_inputs, say_leaks
 from workflows.cluster import train_on_cluster
 from workflows.config import RunSettings, modes_of
 from workflows.context import StageContext
@@ -31,6 +33,7 @@ from workflows.gate import pass_gate
 from workflows.golds import check_golds, questions_of
 from workflows.learn import learn
 from workflows.wiring import (
+    held_out,
     limit_threads,
     make_driver,
     make_policy,
@@ -165,7 +168,7 @@ def _warmstart(run: StageContext) -> dict[str, Any] | None:
         settings,
         run.settings.policy,
         run.policy_after("policy"),
-        _learned_from(settings.trajectories or run.layout.demonstrations, settings.min_reward),
+        _learned(run, settings),
         run.layout.warmstart,
         seed=run.settings.seed,
         sink=_stage_sink(run, "warmstart"),
@@ -173,6 +176,21 @@ def _warmstart(run: StageContext) -> dict[str, Any] | None:
         resume=run.resume,
     )
     return {mode: evaluate_policy(run, "warmstart", mode) for mode in _test_modes(run)}
+
+
+def _learned(run: StageContext, settings: WarmstartSettings) -> list[Trajectory]:
+    """What the warm start learns from: the run's demonstrations, or given trajectories without those that leak."""
+    if settings.trajectories is None:
+        return _learned_from(run.layout.demonstrations, settings.min_reward)
+    given = _learned_from(settings.trajectories, settings.min_reward)
+    kept, leaks = without_leaks(given, held_out(run.settings.data), lambda trajectory: trajectory.question)
+    say_leaks(leaks, "trajectories")
+    if not kept:
+        raise DataError(
+            f"every question of {settings.trajectories} shares a gold passage or title with one of data.dev or data.test",
+            "learn from trajectories of training questions",
+        )
+    return kept
 
 
 def _learned_from(source: Path, min_reward: float | None) -> list[Trajectory]:

@@ -139,6 +139,32 @@ def test_a_warm_start_may_learn_from_right_rollouts_alone(tmp_path: Path) -> Non
         settings(tmp_path, warmstart={"min_reward": 1.0})
 
 
+def test_given_trajectories_about_what_a_dev_question_asks_are_not_learnt_from(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dev = {"id": "d", "question": "which?", "golden_answers": ["b"], "metadata": {"gold_ids": ["p1"]}}
+    (tmp_path / "dev.jsonl").write_text(json.dumps(dev) + "\n")
+    asked = [Question(name, "who?", ("a",), gold_ids=(f"{name}::w0",)) for name in ("p1", "p2")]
+    played = [Trajectory(question, (Segment("prompt", (1,)),), (), "answer") for question in asked]
+    rows = [to_line(ScoredTrajectory(one, 1.0)) for one in played]
+
+    def learned(*lines: str, **data: Any) -> list[str]:
+        given = tmp_path / "given.jsonl"
+        given.write_text("".join(lines))
+        sources = {"train": [{"path": str(tmp_path / "q.jsonl")}], "dev": str(tmp_path / "dev.jsonl"), **data}
+        run = settings(tmp_path, data=sources, warmstart={"trajectories": str(given)})
+        assert run.warmstart is not None
+        context = stages.StageContext(run, RunFolder(run.out), resume=False)
+        return [one.question.id for one in stages._learned(context, run.warmstart)]
+
+    with caplog.at_level("INFO", logger="sleuth"):
+        assert learned(*rows) == ["p2"]
+    assert "1 of 2 trajectories are dropped" in caplog.text
+    assert learned(*rows, leaks="keep") == ["p1", "p2"]
+    with pytest.raises(DataError, match="every question of"):
+        learned(rows[0])
+
+
 def test_a_demonstration_met_its_titles_however_a_corpus_writes_them() -> None:
     found = Hit(Passage("p", "Beyonce\u0301_Knowles", "She is from Houston."), 1.0, 1)
     said = Generation((1,), (0.0,), "stop")

@@ -1,0 +1,203 @@
+"""The table of docs/real_text.md: every arm's evaluation on the wiki suite, paired differences, curves and CPU hours.
+
+    SLEUTH_DATA=... python benchmarks/real_text.py [ARM ...] [--runs runs] [--out runs/real_text]
+
+Each ARM is evaluated by ``sleuth evaluate`` into a folder of ``--out`` (finished ones are read again, a stopped one
+goes on); without ARM, only what is there is printed. The primary endpoint, named before any run: the trained reward, 4
+samples a question at temperature 1, paired by question over the suite's multi-hop and single-hop dev questions. Arms
+are those of ``ARMS``: the base model, the policy that GRPO begins with, GRPO's last, and the control of the same wall
+time (``configs/wiki_smollm2_control.yaml``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from rewards.text_match import exact_match
+from sleuth.layout import EvaluationLayout
+from sleuth.statistics import mean_interval
+from sleuth.types import ScoredTrajectory
+from workflows.paired import Values, compare, values_of
+from workflows.play import played
+
+CONFIG = "configs/wiki_smollm2_grpo.yaml"
+DEV = ("multi-hop", "single-hop")
+"""The sets of the suite that the primary endpoint is measured on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """How ``policy`` (a config, or a folder under ``--runs``) answers: greedily, or 4 times at temperature 1."""
+
+    policy: str
+    modes: Sequence[str]
+    settings: Sequence[str] = ()
+    """Beside those of the run that the policy is in."""
+    sampled: bool = False
+
+
+_BASE = ("environment.preset=sleuth", "environment.turn_tokens=128")
+WARM, GRPO, CONTROL = "wiki_smollm2_grpo/warmstart", "wiki_smollm2_grpo/grpo/policy", "wiki_smollm2_control/warmstart"
+ARMS: Mapping[str, Arm] = {
+    # no one has taught the base model, so it is told what to do at length and may say more
+    "base": Arm(CONFIG, ("direct", "cot", "rag@1"), ("policy.model=smollm2", *_BASE)),
+    "warm": Arm(WARM, ("direct", "rag@1", "search")),
+    "warm-3": Arm(WARM, ("rag@3",), ("environment.observation_tokens=480",)),
+    "grpo": Arm(GRPO, ("rag@1", "search")),
+    "control": Arm(CONTROL, ("rag@1", "search")),
+    "warm-sampled": Arm(WARM, ("search",), sampled=True),
+    "grpo-sampled": Arm(GRPO, ("search",), sampled=True),
+    "control-sampled": Arm(CONTROL, ("search",), sampled=True),
+}
+PAIRS = [
+    (("base", "direct"), ("base", "rag@1")),
+    (("warm", "direct"), ("warm", "rag@1")),
+    (("warm", "rag@1"), ("warm", "search")),
+    (("warm", "search"), ("grpo", "search")),
+    (("control", "search"), ("grpo", "search")),
+    (("warm-sampled", "search"), ("grpo-sampled", "search")),
+    (("warm-sampled", "search"), ("control-sampled", "search")),
+    (("control-sampled", "search"), ("grpo-sampled", "search")),
+]
+"""What is paired by question: the second against the first."""
+
+
+def evaluate(name: str, runs: Path, out: Path) -> None:
+    """Run or finish ``sleuth evaluate`` for an arm. Raises CalledProcessError if it fails."""
+    arm, folder = ARMS[name], out / name
+    policy = arm.policy if arm.policy == CONFIG else runs / arm.policy
+    command = [sys.executable, "-m", "cli.main", "evaluate", f"{name}={policy}", "--suite=wiki", f"--out={folder}"]
+    command += [f"--mode={mode}" for mode in arm.modes] + [f"--set={setting}" for setting in arm.settings]
+    command += ["--samples=4", "--temperature=1"] if arm.sampled else []
+    command += ["--resume"] if folder.exists() else []
+    subprocess.run(command, check=True)
+
+
+def answered(out: Path) -> dict[tuple[str, str], dict[str, list[EvaluationLayout]]]:
+    """By arm and mode, the samples of each set that was evaluated to its end."""
+    found: dict[tuple[str, str], dict[str, list[EvaluationLayout]]] = defaultdict(dict)
+    for name in ARMS:
+        metrics = out / name / "metrics.json"
+        for cell in json.loads(metrics.read_text())["cells"] if metrics.exists() else []:
+            layout = EvaluationLayout(out / name / cell["folder"])
+            found[name, cell["mode"]][cell["data"]] = layout.samples(4 if ARMS[name].sampled else 1)
+    return found
+
+
+def values_over(sets: Mapping[str, Sequence[EvaluationLayout]], names: Sequence[str]) -> Mapping[str, Values]:
+    return values_of([sample for name in names if name in sets for sample in sets[name]])
+
+
+def line(title: str, values: Mapping[str, Values]) -> str:
+    """Each measure's mean over questions, that of EM and of the reward with their intervals."""
+    words = []
+    for measure in ("em", "f1", "reward", "gold_recall", "searches"):
+        if column := list(values.get(measure, {}).values()):
+            interval = mean_interval(column)
+            span = f" [{interval.low:.3f}, {interval.high:.3f}]" if measure in ("em", "reward") else ""
+            words.append(f"{measure} {fmean(column):.3f}{span}")
+    return f"{title:34} n {len(values.get('em', {})):4}  " + "  ".join(words)
+
+
+def by_kind(rows: Sequence[ScoredTrajectory]) -> Iterator[str]:
+    """EM by pack and kind of question."""
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        question = row.trajectory.question
+        groups[question.pack, question.kind].append(exact_match(row.trajectory.answer, question.answers))
+    for (pack, kind), column in sorted(groups.items()):
+        yield f"{pack}/{kind} {fmean(column):.3f} of {len(column)}"
+
+
+def show(out: Path) -> None:
+    found = answered(out)
+    for (name, mode), sets in found.items():
+        print(line(f"{name} {mode}, multi- and single-hop", values_over(sets, DEV)))
+        for each in sets:
+            print(line(f"  {each}", values_over(sets, [each])))
+        rows = [row for each in DEV if each in sets for sample in sets[each] for row in played(sample)]
+        print(f"  EM by kind: {', '.join(by_kind(rows))}")
+        hotpot = [row for each in sets for sample in sets[each] for row in played(sample)]
+        hotpot = [row for row in hotpot if "hotpot" in row.trajectory.question.pack]
+        print(f"  HotpotQA: {', '.join(by_kind(hotpot))}")
+    print("\nPaired by question, over the multi-hop and single-hop dev questions:")
+    for before, after in PAIRS:
+        if before in found and after in found:
+            change = compare(values_over(found[before], DEV), values_over(found[after], DEV))
+            print(f"{' '.join(after)} against {' '.join(before)}: {', '.join(_changes(change))}")
+
+
+def _changes(change: Mapping[str, object]) -> Iterator[str]:
+    for measure in ("em", "f1", "reward", "gold_recall", "searches"):
+        one = change if measure == "em" else change.get(measure)
+        if isinstance(one, Mapping):
+            yield f"{measure} {one['difference']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]"
+
+
+def show_cost(runs: Path) -> None:
+    """Wall time of each training, of one process on one thread, and the mean of GRPO's parts a step."""
+    for stage in ("wiki_smollm2/warmstart", "wiki_smollm2_grpo/warmstart", "wiki_smollm2_control/warmstart"):
+        log = runs / f"{stage}.jsonl"
+        if log.exists():
+            last = json.loads(log.read_text().splitlines()[-1])
+            minutes = last.get("train_runtime", 0) / 60
+            print(f"{stage}: {last['step']} steps, {minutes:.0f} minutes since it was last resumed")
+    steps = [json.loads(row) for row in (runs / "wiki_smollm2_grpo" / "metrics.jsonl").read_text().splitlines()]
+    timed = [row for row in steps if "time/step" in row]
+    parts = ", ".join(
+        f"{part} {fmean(row[f'time/{part}'] for row in timed if f'time/{part}' in row):.0f}"
+        for part in ("generate", "reference", "update", "step")
+    )
+    print(
+        f"GRPO: {len(timed)} steps, {sum(row['time/step'] for row in timed) / 60:.0f} minutes; seconds a step: {parts}"
+    )
+
+
+def draw(runs: Path, path: Path) -> None:
+    """Reward, searches and the share of groups that vary by step, and dev EM where it was measured."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [json.loads(row) for row in (runs / "wiki_smollm2_grpo" / "metrics.jsonl").read_text().splitlines()]
+    figure, axes = pyplot.subplots(1, 3, figsize=(10, 2.8), layout="constrained")
+    panels = {"mean reward of 64 rollouts": "reward", "searches an episode": "rollout/searches", "dev EM": "eval/em"}
+    for axis, (title, key) in zip(axes, panels.items(), strict=True):
+        points = [(row["step"], row[key]) for row in rows if key in row]
+        axis.plot(*zip(*points, strict=True), marker=".", color="#33658a")
+        if key == "reward" and len(points) >= 5:
+            means = [fmean(value for _, value in points[max(0, i - 4) : i + 1]) for i in range(len(points))]
+            axis.plot([step for step, _ in points], means, color="#c1440e", label="mean of the last 5")
+            axis.legend(frameon=False)
+        axis.set(title=title, xlabel="step")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    print(f"curves: {path}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arms", nargs="*", metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--out", type=Path, default=Path("runs/real_text"))
+    given = parser.parse_args()
+    if unknown := [name for name in given.arms if name not in ARMS]:
+        parser.error(f"no arm {unknown[0]}; there are {', '.join(ARMS)}")
+    for name in given.arms:
+        evaluate(name, given.runs, given.out)
+    show(given.out)
+    show_cost(given.runs)
+    draw(given.runs, given.out / "curves.png")
+
+
+if __name__ == "__main__":
+    main()
