@@ -28,6 +28,9 @@ def index(
     kind: Annotated[str, typer.Option(help="bm25, dense, sparse, multivector or promptreps.")] = "bm25",
     k1: Annotated[float | None, typer.Option(help="bm25: term saturation, the index's default. [0.9]")] = None,
     b: Annotated[float | None, typer.Option(help="bm25: length normalisation, the index's default. [0.4]")] = None,
+    language: Annotated[
+        str | None, typer.Option(help="bm25: of the passages, as a code: de, zh. \\[en]", metavar="CODE")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that index. \\[bm25: 2, encoders: what encoder and machine suit]")
     ] = None,
@@ -78,7 +81,7 @@ def index(
     kinds = kinds_made()
     if kind not in kinds:
         raise ConfigError(f"unknown kind of index '{kind}'", did_you_mean(kind, kinds))
-    bm25: dict[str, object] = {"--k1": k1, "--b": b}
+    bm25: dict[str, object] = {"--k1": k1, "--b": b, "--language": language}
     encoded: dict[str, object] = {
         "--encoder": encoder,
         "--index-type": index_type,
@@ -99,7 +102,7 @@ def index(
     cut = windows_asked(window, stride, window_unit)
     options: CorpusOptions = {"layout": layout, "window": cut, "skip_bad_rows": skip_bad_rows, "overwrite": overwrite}
     if encoder is None:
-        built = build_bm25_index(corpus, out, k1, b, threads, options)
+        built = build_bm25_index(corpus, out, k1, b, language, threads, options)
     else:
         given = {"index_type": index_type, "dtype": dtype}
         shape = {name: value for name, value in given.items() if value is not None}

@@ -10,8 +10,9 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from retrieval.bm25_config import Language
 from retrieval.indexes import IndexInfo, check_k, clean_query
 from retrieval.ingest import IngestReport, OnProgress, describe_source, ingest
 from retrieval.jvm import import_on_jvm, java_calls, java_class
@@ -25,6 +26,7 @@ KIND = "bm25"
 FORMAT = 1
 K1 = 0.9
 B = 0.4
+ENGLISH = "en"
 
 _LUCENE = "lucene"
 _ANALYZER = "anserini DefaultEnglishAnalyzer (Porter stemming, Lucene's English stop words)"
@@ -42,6 +44,7 @@ def build_bm25(
     *,
     k1: float = K1,
     b: float = B,
+    language: str = ENGLISH,
     threads: int = 2,
     layout: str | None = None,
     window: WindowSettings | None = None,
@@ -51,9 +54,10 @@ def build_bm25(
 ) -> IndexInfo:
     """Index title and text of every passage of ``corpus_path``, or its windows, into the folder ``out``, atomically.
 
-    Raises DataError naming the bad rows unless ``skip_bad_rows``, ArtifactError if ``out`` exists.
+    ``language``: of the passages, one of ``bm25_config.LANGUAGES``. Raises DataError naming the bad rows unless
+    ``skip_bad_rows``, ArtifactError if ``out`` exists, ConfigError for parameters out of range.
     """
-    check_parameters(k1, b, threads)
+    check_parameters(k1, b, threads, language)
     report = IngestReport()
     with atomic_folder(out, overwrite=overwrite) as folder:
         with StoreWriter(folder) as store:
@@ -66,7 +70,7 @@ def build_bm25(
                 skip_bad_rows=skip_bad_rows,
                 on_progress=on_progress,
             )
-            writer = _LuceneWriter(folder / _LUCENE, threads)
+            writer = _LuceneWriter(folder / _LUCENE, threads, language)
             try:
                 for batch in batches:
                     _check_text(batch)
@@ -86,7 +90,8 @@ def build_bm25(
                 "skipped": dict(report.skipped),
                 "k1": k1,
                 "b": b,
-                "analyzer": _ANALYZER,
+                "analyzer": _ANALYZER if language == ENGLISH else f"Lucene's for the language {language}",
+                "language": language,
                 "indexed": "title + ' ' + text",
                 "corpus": describe_source(corpus_path, window),
             },
@@ -113,22 +118,26 @@ class BM25Retriever:
 
     def __init__(self, index: str | Path, *, k1: float | None = None, b: float | None = None, threads: int = 2) -> None:
         self.manifest = read_manifest(index, KIND, rebuild_command(index))
+        self.language: str = self.manifest.get("language", ENGLISH)  # indexes made before there was a choice
+        again = rebuild_command(index) + ("" if self.language == ENGLISH else f" --language {self.language}")
         if self.manifest.get("format") != FORMAT:
             raise ArtifactError(
                 f"{index} has format {self.manifest.get('format')}, this version reads {FORMAT}",
-                f"rebuild it with: {rebuild_command(index)}",
+                f"rebuild it with: {again}",
             )
         self.k1: float = self.manifest["k1"] if k1 is None else k1
         self.b: float = self.manifest["b"] if b is None else b
-        check_parameters(self.k1, self.b, threads)
+        check_parameters(self.k1, self.b, threads, self.language)
         self.index = Path(index)
         self.store = PassageStore(index)
         self._threads = threads
         self._searcher = lucene_searcher(self.index / _LUCENE)
         if not len(self.store) == self._searcher.num_docs == self.manifest["passages"]:
-            raise ArtifactError(f"{index} is incomplete", f"rebuild it with: {rebuild_command(index)}")
+            raise ArtifactError(f"{index} is incomplete", f"rebuild it with: {again}")
         with java_calls():
             self._searcher.set_bm25(self.k1, self.b)
+            if self.language != ENGLISH:
+                self._searcher.set_language(self.language)
         self._process = os.getpid()
         self._fingerprint = self._identify()
 
@@ -187,8 +196,11 @@ class BM25Retriever:
         return passage
 
 
-def check_parameters(k1: float, b: float, threads: int) -> None:
+def check_parameters(k1: float, b: float, threads: int, language: str = ENGLISH) -> None:
     """Raise ConfigError for invalid BM25 parameters."""
+    if language not in get_args(Language):
+        known = ", ".join(get_args(Language))
+        raise ConfigError(f"BM25 has no analyser for the language '{language}'", f"it has some for {known}")
     if not (math.isfinite(k1) and k1 >= 0):
         raise ConfigError(f"k1 is {k1}, it must be 0 or more", f"{K1} is Anserini's default")
     if not 0 <= b <= 1:
@@ -201,9 +213,10 @@ class _LuceneWriter:
     """Adds passages to a Lucene index. Its 2 GB buffer would outgrow the heap, so it is closed,
     which flushes it, and reopened in time."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, language: str) -> None:
         self._folder = str(folder.absolute())
         self._threads = threads
+        self._language = language
         self._indexer: Any = None
         self._buffered = 0
         self._make = import_on_jvm("pyserini.index.lucene").LuceneIndexer
@@ -214,11 +227,18 @@ class _LuceneWriter:
         rows = [{"id": p.id, "contents": f"{p.title} {p.text}" if p.title else p.text} for p in passages]
         with java_calls():
             if self._indexer is None:
-                self._indexer = self._make(self._folder, append=Path(self._folder).exists(), threads=self._threads)
+                self._indexer = self._open()
             self._indexer.add_batch_dict(rows)
         self._buffered += sum(len(row["contents"]) for row in rows)
         if self._buffered >= _FLUSH_CHARACTERS:
             self.close()
+
+    def _open(self) -> Any:
+        append = Path(self._folder).exists()
+        if self._language == ENGLISH:
+            return self._make(self._folder, append=append, threads=self._threads)
+        arguments = ["-index", self._folder, "-language", self._language]
+        return self._make(args=arguments, append=append, threads=self._threads)
 
     def close(self) -> None:
         if self._indexer is not None:

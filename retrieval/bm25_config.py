@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from retrieval.config import Count, IndexedSettings, NotNegative, Progress
+from sleuth.errors import ConfigError
 from sleuth.protocols import Retriever
+
+# fmt: off
+Language = Literal[
+    "ar", "bn", "da", "de", "en", "es", "fa", "fi", "fr", "hi", "hu", "id", "it",
+    "ja", "ko", "nl", "no", "pl", "pt", "ru", "sv", "te", "th", "tr", "uk", "zh",
+]
+# fmt: on
+"""Languages, by their codes of ISO 639-1, that Anserini has an analyser of Lucene's for."""
 
 
 class BM25Settings(IndexedSettings):
@@ -16,11 +25,13 @@ class BM25Settings(IndexedSettings):
     """Term saturation; None: as the index was built."""
     b: Annotated[float, Field(ge=0, le=1)] | None = None
     """Length normalisation; None: as the index was built."""
+    language: Language | None = None
+    """Of the passages, which says how words are told apart and stemmed; None: as the index was built, else English."""
     threads: Count = 2
     """1 searches query by query; more lets a batch run in parallel."""
 
     def open(self, progress: Progress, /) -> Retriever:
-        from retrieval.bm25 import K1, B, BM25Retriever, build_bm25, rebuild_command
+        from retrieval.bm25 import ENGLISH, K1, B, BM25Retriever, build_bm25, rebuild_command
         from retrieval.ingest import check_source
 
         corpus = self.to_be_made_from()
@@ -32,12 +43,18 @@ class BM25Settings(IndexedSettings):
                     self.index,
                     k1=k1,
                     b=b,
+                    language=self.language or ENGLISH,
                     threads=self.threads,
                     window=self.window,
                     skip_bad_rows=self.skip_bad_rows,
                     on_progress=on_progress,
                 )
         retriever = BM25Retriever(self.index, k1=self.k1, b=self.b, threads=self.threads)
+        if self.language not in (None, retriever.language):
+            raise ConfigError(
+                f"{self.index} is of the language {retriever.language}, not {self.language}",
+                f"leave language out, or rebuild it with: {rebuild_command(self.index)} --language {self.language}",
+            )
         check_source(
             self.index,
             retriever.manifest["corpus"],

@@ -24,9 +24,15 @@ class CorpusOptions(TypedDict):
 
 
 def build_bm25_index(
-    corpus: str, out: Path, k1: float | None, b: float | None, threads: int | None, options: CorpusOptions
+    corpus: str,
+    out: Path,
+    k1: float | None,
+    b: float | None,
+    language: str | None,
+    threads: int | None,
+    options: CorpusOptions,
 ) -> IndexInfo:
-    from retrieval.bm25 import K1, B, build_bm25
+    from retrieval.bm25 import ENGLISH, K1, B, build_bm25
     from retrieval.progress import build_progress
 
     with build_progress(f"indexing {corpus}") as on_progress:
@@ -35,6 +41,7 @@ def build_bm25_index(
             out,
             k1=K1 if k1 is None else k1,
             b=B if b is None else b,
+            language=language or ENGLISH,
             threads=threads or 2,
             on_progress=on_progress,
             **options,

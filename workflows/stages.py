@@ -187,8 +187,8 @@ def _learned(run: StageContext, settings: WarmstartSettings) -> list[Trajectory]
     say_leaks(leaks, "trajectories")
     if not kept:
         raise DataError(
-            f"every question of {settings.trajectories} shares a gold passage or title with one of data.dev or data.test",
-            "learn from trajectories of training questions",
+            f"every question of {settings.trajectories} shares a gold passage or title with data.dev or data.test",
+            "name trajectories of training questions",
         )
     return kept
 

@@ -6,11 +6,15 @@ import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from retrieval import bm25 as bm25_module
 from retrieval.bm25 import BM25Retriever, build_bm25
+from retrieval.bm25_config import BM25Settings, Language
+from retrieval.jvm import import_on_jvm, java_calls, java_class
+from retrieval.open import open_retriever
 from sleuth.artifacts import MANIFEST
 from sleuth.errors import ArtifactError, ConfigError, DataError
 from sleuth.types import Passage
@@ -225,3 +229,33 @@ def test_a_damaged_index_says_what_makes_it_anew(tmp_path: Path, index: Path) ->
     for path in (lucene, emptied, newer, short):
         with pytest.raises(ArtifactError, match=f"sleuth index CORPUS --out {path} --kind bm25 --overwrite"):
             BM25Retriever(path)
+
+
+def test_words_are_told_apart_and_stemmed_as_the_language_does(tmp_path: Path) -> None:
+    towns = {"a": "Die Häuser der Stadt", "b": "华沙的第一家文艺歌厅", "c": "The houses of the town"}
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(
+        "".join(json.dumps({"_id": name, "title": "", "text": text}) + "\n" for name, text in towns.items())
+    )
+
+    def first(language: Language | None, query: str) -> list[str]:
+        index = tmp_path / str(language)
+        settings = BM25Settings(index=index, corpus=corpus, language=language)
+        return [hit.passage.id for hit in open_retriever(settings).search([query], 3)[0]]
+
+    assert first("de", "Haus") == ["a"] and first("zh", "歌厅") == ["b"]
+    assert first(None, "house") == ["c"] and first(None, "Haus") == []
+    assert first(None, "ein Haus der Stadt") != []  # "der" is an English index's word
+    german = open_retriever(BM25Settings(index=tmp_path / "de"))
+    assert german.fingerprint != open_retriever(BM25Settings(index=tmp_path / "None")).fingerprint
+    with pytest.raises(ConfigError, match="is of the language de, not fr"):
+        open_retriever(BM25Settings(index=tmp_path / "de", language="fr"))
+    with pytest.raises(ConfigError, match="no analyser for the language 'el'"):
+        build_bm25(corpus, tmp_path / "el", language="el")
+
+
+def test_the_languages_are_those_of_anserini() -> None:
+    import_on_jvm("pyserini.index.lucene")
+    with java_calls():
+        known = java_class("io.anserini.analysis.AnalyzerMap").analyzerMap.keySet().toArray()
+    assert {*known, "en"} == set(get_args(Language))
