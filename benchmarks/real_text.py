@@ -29,6 +29,8 @@ from workflows.paired import Values, compare, values_of
 from workflows.play import played
 
 CONFIG = "configs/wiki_smollm2_grpo.yaml"
+SAMPLED_SUITE = Path(__file__).with_name("wiki_dev.yaml")
+BATCH = 128
 DEV = ("multi-hop", "single-hop")
 """The sets of the suite that the primary endpoint is measured on."""
 
@@ -74,7 +76,8 @@ def evaluate(name: str, runs: Path, out: Path) -> None:
     """Run or finish ``sleuth evaluate`` for an arm. Raises CalledProcessError if it fails."""
     arm, folder = ARMS[name], out / name
     policy = arm.policy if arm.policy == CONFIG else runs / arm.policy
-    command = [sys.executable, "-m", "cli.main", "evaluate", f"{name}={policy}", "--suite=wiki", f"--out={folder}"]
+    command = [sys.executable, "-m", "cli.main", "evaluate", f"{name}={policy}", f"--out={folder}"]
+    command += [f"--suite={SAMPLED_SUITE if arm.sampled else 'wiki'}", f"--batch-size={BATCH}"]
     command += [f"--mode={mode}" for mode in arm.modes] + [f"--set={setting}" for setting in arm.settings]
     command += ["--samples=4", "--temperature=1"] if arm.sampled else []
     command += ["--resume"] if folder.exists() else []
