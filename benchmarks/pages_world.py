@@ -6,7 +6,9 @@ Every passage becomes a page of 160 x 112 pixels. Encoders start from random wei
 page: they learn from 6,400 questions and 3,200 searches about other pages, and from the places of the letters, which
 are supervision. The gold of a question is the page of the entity that it names, one of 430 whose entities occur in no
 training page. On aligned pages each letter stands in a patch of its own; jittered pages are set in the same font as it
-spaces itself, each moved by up to 7 pixels. An interrupted study goes on; more seeds can be added.
+spaces itself, each moved by up to 7 pixels. Where pages are mixed, the name that a page is about stands in the picture
+of every second one alone, as in a figure or a logo, and its text layer has lost it. An interrupted study goes on; more
+seeds can be added.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from retrieval.pages.letters import LETTERS
 from retrieval.pages.write import write_pages
 from sleuth.layout import RetrieverRunLayout
 from sleuth.seeding import derive_seed
+from sleuth.trajectories import read_jsonl
 
 POOL, HELD_OUT, WATCHED = 1_000, 430, 200
 STEPS = 200
@@ -74,7 +77,8 @@ def encoder(
 
 def index(kind: str, of: str, rendering: str, **made: Any) -> Callable[[Path], dict[str, Any]]:
     """The index of what the encoder ``of`` makes of the pool; ``made``: how it is made, if not as usual."""
-    name = "-".join([of, *(f"{key}-{value}" for key, value in made.items())])
+    rest = [] if rendering in RENDERED else [rendering]
+    name = "-".join([of, *rest, *(f"{key}-{value}" for key, value in made.items())])
     return lambda folder: {
         "kind": kind,
         "index": str(folder / "indexes" / name),
@@ -84,9 +88,17 @@ def index(kind: str, of: str, rendering: str, **made: Any) -> Callable[[Path], d
     }
 
 
-def bm25(folder: Path) -> dict[str, Any]:
-    corpus = str(pages_of(folder, "aligned", "pool") / "corpus.jsonl")
-    return {"kind": "bm25", "index": str(folder / "indexes" / "bm25"), "corpus": corpus}
+def bm25(rendering: str) -> Callable[[Path], dict[str, Any]]:
+    name = "bm25" if rendering == "aligned" else f"bm25-{rendering}"
+    return lambda folder: {
+        "kind": "bm25",
+        "index": str(folder / "indexes" / name),
+        "corpus": str(pages_of(folder, rendering, "pool") / "corpus.jsonl"),
+    }
+
+
+def both(folder: Path) -> dict[str, Any]:
+    return {"kind": "hybrid", "parts": [bm25("mixed")(folder), index("dense", "dse", "mixed")(folder)]}
 
 
 DSE = {"temperature": 0.05}
@@ -101,7 +113,7 @@ TRAINED: Sequence[Trained] = [
     Trained("colpali-jittered", encoder("colbert", "jittered", COLPALI, PATCHES)),
 ]
 SEARCHED: Sequence[Searched] = [
-    Searched("bm25 on the text layer", bm25),
+    Searched("bm25 on the text layer", bm25("aligned")),
     Searched("dse", index("dense", "dse", "aligned"), ["dse"]),
     Searched("colpali", index("multivector", "colpali", "aligned"), ["colpali"]),
     *(
@@ -113,14 +125,22 @@ SEARCHED: Sequence[Searched] = [
         for factor in POOLED
     ),
     Searched("dse, no reading loss", index("dense", "dse-unread", "aligned"), ["dse-unread"]),
+    Searched("bm25, mixed", bm25("mixed")),
+    Searched("dse, mixed", index("dense", "dse", "mixed"), ["dse"]),
+    Searched("bm25 + dse, mixed", both, ["dse"]),
     Searched("dse, jittered", index("dense", "dse-jittered", "jittered"), ["dse-jittered"]),
     Searched("colpali, jittered", index("multivector", "colpali-jittered", "jittered"), ["colpali-jittered"]),
 ]
 
 
 def prepare(folder: Path, seed: int) -> None:
-    if (pages_of(folder, "jittered", "pool") / "corpus.jsonl").exists():
-        return
+    if not (pages_of(folder, "jittered", "pool") / "corpus.jsonl").exists():
+        _render(folder, seed)
+    if not (pages_of(folder, "mixed", "pool") / "corpus.jsonl").exists():
+        _lose_names(pages_of(folder, "aligned", "pool"), pages_of(folder, "mixed", "pool"))
+
+
+def _render(folder: Path, seed: int) -> None:
     kinds = KindMix(comparison=0.0, yes_no=0.0)
     made = generate_world(WorldSettings(seed=seed, dev=4_000, test=1, kinds=kinds))
     write_world(made, world_of(folder), overwrite=True)
@@ -131,6 +151,16 @@ def prepare(folder: Path, seed: int) -> None:
         for rendering, settings in RENDERED.items():
             if not pages_of(folder, rendering, part).exists():
                 write_pages(texts / part, pages_of(folder, rendering, part), PageSettings(**settings))
+
+
+def _lose_names(pages: Path, out: Path) -> None:
+    """The same pictures; of every second page the text layer lacks the name that the page is about."""
+    shutil.copytree(pages, out, ignore=shutil.ignore_patterns("corpus.jsonl"))
+    rows = [row for _, row in read_jsonl(pages / "corpus.jsonl")]
+    for row in rows[::2]:
+        row["text"] = row["text"].replace(row["title"], "").strip() or "."
+        row["title"] = ""
+    _write(out / "corpus.jsonl", rows)
 
 
 def _write_train(made: World, folder: Path, out: Path) -> None:
