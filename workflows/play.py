@@ -84,10 +84,9 @@ def play(
     from sleuth.runs import RunFolder
     from workflows.golds import check_golds
     from workflows.model_checks import fit_context
-    from workflows.wiring import limit_threads, read_questions
+    from workflows.wiring import limit_threads, read_dev
 
-    assert settings.data.dev
-    questions = read_questions(settings.data.dev, settings.evaluation.limit, settings.data.gold)
+    questions = read_dev(settings.data, settings.evaluation.limit, settings.seed)
     retriever = opened.retriever(settings)
     if retriever is not None and settings.retriever is not None:
         check_golds(questions, retriever, settings.retriever.name)
@@ -183,11 +182,12 @@ def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, A
     assert settings.data.dev
     kept = settings.model_dump(mode="json", include={"policy", "environment", "rewards", "evaluation", "seed"})
     data = Path(settings.data.dev)
+    drawn = settings.data.model_dump(mode="json", include={"dev_draw", "dev_max_answer_words"}, exclude_defaults=True)
     return {
         **kept,
         "retriever": settings.model_dump(mode="json")["retriever"] if retriever else None,
         "retriever_fingerprint": retriever.fingerprint if retriever else None,
-        "data": {"path": str(data), "sha256": file_digest(data) if data.is_file() else None},
+        "data": {"path": str(data), "sha256": file_digest(data) if data.is_file() else None, **drawn},
         "limit": settings.evaluation.limit,
         "samples": settings.evaluation.samples,
         "temperature": settings.evaluation.temperature,
