@@ -37,7 +37,8 @@ from workflows.checks import check_inputs
 from workflows.cluster import train_on_cluster
 from workflows.config import RunSettings
 from workflows.context import StageContext
-from workflows.play import _identity, _reread
+from workflows.play import Opened, _identity, _reread, play
+from workflows.wiring import read_dev
 
 
 def settings(tmp_path: Path, **more: Any) -> RunSettings:
@@ -204,3 +205,29 @@ def test_an_evaluation_between_stages_ends_the_run_only_if_a_retry_may_help(
     else:
         assert stages.evaluate_policy(run, "grpo", "direct")["em"] == 0.5
         assert caplog.messages == [f"{said}; no mean includes them"]
+
+
+def test_an_evaluation_of_a_runs_own_dev_questions_draws_them_as_the_run_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = ["a", "a b c", "c", "d", "e"]
+    rows = [{"id": str(n), "question": f"who {n}?", "golden_answers": [a]} for n, a in enumerate(answers)]
+    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"dev": str(tmp_path / "dev.jsonl"), "dev_draw": "seeded", "dev_max_answer_words": 2}
+    run = settings(tmp_path, data=data, environment={"kind": "direct"}, evaluation={"limit": 2}, grpo=None)
+    asked: list[Question] = []
+
+    class PlayedError(Exception):
+        """Nothing is to be played."""
+
+    def played(_driver: object, questions: list[Question], **_rest: object) -> None:
+        asked.extend(questions)
+        raise PlayedError
+
+    monkeypatch.setattr("agent.evaluate.evaluate", played)
+    monkeypatch.setattr("workflows.wiring.make_policy", lambda _settings: (None, None))
+    monkeypatch.setattr("workflows.wiring.make_driver", lambda *_rest: None)
+    with pytest.raises(PlayedError):
+        play(run, tmp_path / "out", Opened(), resume=False, overwrite=False)
+    assert asked == read_dev(run.data, 2, run.seed) and len(asked) == 2
+    assert all(len(question.answers[0].split()) == 1 for question in asked)
