@@ -24,10 +24,10 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.bm25_config import Language
 from retrieval.evaluation.evaluate import retrieve
 from retrieval.evaluation.judgements import Qrels, read_qrels, read_queries
 from retrieval.evaluation.measures import intervals, means, per_query
+from retrieval.languages import Language
 from retrieval.open import open_retriever
 from sleuth.types import Passage, Question
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import fmean
 
 from rewards.text_match import exact_match
-from sleuth.layout import EvaluationLayout
+from sleuth.layout import EvaluationLayout, GridLayout, RunLayout
 from sleuth.statistics import mean_interval
 from sleuth.types import ScoredTrajectory
 from workflows.paired import Values, compare, values_of
@@ -88,7 +88,7 @@ def answered(out: Path) -> dict[tuple[str, str], dict[str, list[EvaluationLayout
     """By arm and mode, the samples of each set that was evaluated to its end."""
     found: dict[tuple[str, str], dict[str, list[EvaluationLayout]]] = defaultdict(dict)
     for name in ARMS:
-        metrics = out / name / "metrics.json"
+        metrics = GridLayout(out / name).metrics
         for cell in json.loads(metrics.read_text())["cells"] if metrics.exists() else []:
             layout = EvaluationLayout(out / name / cell["folder"])
             found[name, cell["mode"]][cell["data"]] = layout.samples(4 if ARMS[name].sampled else 1)
@@ -153,7 +153,7 @@ def show_cost(runs: Path) -> None:
             last = json.loads(log.read_text().splitlines()[-1])
             minutes = last.get("train_runtime", 0) / 60
             print(f"{stage}: {last['step']} steps, {minutes:.0f} minutes since it was last resumed")
-    steps = [json.loads(row) for row in (runs / "wiki_smollm2_grpo" / "metrics.jsonl").read_text().splitlines()]
+    steps = [json.loads(row) for row in RunLayout(runs / "wiki_smollm2_grpo").metrics.read_text().splitlines()]
     timed = [row for row in steps if "time/step" in row]
     parts = ", ".join(
         f"{part} {fmean(row[f'time/{part}'] for row in timed if f'time/{part}' in row):.0f}"
@@ -171,9 +171,13 @@ def draw(runs: Path, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = [json.loads(row) for row in (runs / "wiki_smollm2_grpo" / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(row) for row in RunLayout(runs / "wiki_smollm2_grpo").metrics.read_text().splitlines()]
     figure, axes = pyplot.subplots(1, 3, figsize=(10, 2.8), layout="constrained")
-    panels = {"mean reward of 64 rollouts": "reward", "searches an episode": "rollout/searches", "dev EM": "eval/em"}
+    panels = {
+        "mean reward of 64 rollouts": "reward",
+        "searches an episode": "rollout/searches",
+        "dev EM of 96 questions": "dev/em",
+    }
     for axis, (title, key) in zip(axes, panels.items(), strict=True):
         points = [(row["step"], row[key]) for row in rows if key in row]
         axis.plot(*zip(*points, strict=True), marker=".", color="#33658a")
@@ -199,7 +203,7 @@ def main() -> None:
         evaluate(name, given.runs, given.out)
     show(given.out)
     show_cost(given.runs)
-    draw(given.runs, given.out / "curves.png")
+    draw(given.runs, given.out / "real_text.png")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from retrieval.bm25_config import Language
 from retrieval.indexes import IndexInfo, check_k, clean_query
 from retrieval.ingest import IngestReport, OnProgress, describe_source, ingest
 from retrieval.jvm import import_on_jvm, java_calls, java_class
+from retrieval.languages import Language
 from retrieval.store import PassageStore, StoreWriter
 from retrieval.windows_config import WindowSettings
 from sleuth.artifacts import atomic_folder, fingerprint_of, read_manifest, write_manifest

@@ -7,16 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from retrieval.config import Count, IndexedSettings, NotNegative, Progress
+from retrieval.languages import Language
 from sleuth.errors import ConfigError
 from sleuth.protocols import Retriever
-
-# fmt: off
-Language = Literal[
-    "ar", "bn", "da", "de", "en", "es", "fa", "fi", "fr", "hi", "hu", "id", "it",
-    "ja", "ko", "nl", "no", "pl", "pt", "ru", "sv", "te", "th", "tr", "uk", "zh",
-]
-# fmt: on
-"""Languages, by their codes of ISO 639-1, that Anserini has an analyser of Lucene's for."""
 
 
 class BM25Settings(IndexedSettings):

@@ -12,8 +12,9 @@ import pytest
 
 from retrieval import bm25 as bm25_module
 from retrieval.bm25 import BM25Retriever, build_bm25
-from retrieval.bm25_config import BM25Settings, Language
+from retrieval.bm25_config import BM25Settings
 from retrieval.jvm import import_on_jvm, java_calls, java_class
+from retrieval.languages import Language
 from retrieval.open import open_retriever
 from sleuth.artifacts import MANIFEST
 from sleuth.errors import ArtifactError, ConfigError, DataError
