@@ -34,8 +34,9 @@ _FLUSH_CHARACTERS = 128_000_000
 _ALL_CLAUSES = 2**31 - 1
 
 
-def rebuild_command(index: str | Path, corpus: str | Path = "CORPUS") -> str:
-    return f"sleuth index {corpus} --out {index} --kind {KIND} --overwrite"
+def rebuild_command(index: str | Path, corpus: str | Path = "CORPUS", language: str = ENGLISH) -> str:
+    of_language = "" if language == ENGLISH else f" --language {language}"
+    return f"sleuth index {corpus} --out {index} --kind {KIND}{of_language} --overwrite"
 
 
 def build_bm25(
@@ -54,7 +55,7 @@ def build_bm25(
 ) -> IndexInfo:
     """Index title and text of every passage of ``corpus_path``, or its windows, into the folder ``out``, atomically.
 
-    ``language``: of the passages, one of ``bm25_config.LANGUAGES``. Raises DataError naming the bad rows unless
+    ``language``: of the passages, one of ``retrieval.languages.Language``. Raises DataError naming the bad rows unless
     ``skip_bad_rows``, ArtifactError if ``out`` exists, ConfigError for parameters out of range.
     """
     check_parameters(k1, b, threads, language)
@@ -119,7 +120,7 @@ class BM25Retriever:
     def __init__(self, index: str | Path, *, k1: float | None = None, b: float | None = None, threads: int = 2) -> None:
         self.manifest = read_manifest(index, KIND, rebuild_command(index))
         self.language: str = self.manifest.get("language", ENGLISH)  # indexes made before there was a choice
-        again = rebuild_command(index) + ("" if self.language == ENGLISH else f" --language {self.language}")
+        again = rebuild_command(index, language=self.language)
         if self.manifest.get("format") != FORMAT:
             raise ArtifactError(
                 f"{index} has format {self.manifest.get('format')}, this version reads {FORMAT}",

@@ -46,13 +46,13 @@ class BM25Settings(IndexedSettings):
         if self.language not in (None, retriever.language):
             raise ConfigError(
                 f"{self.index} is of the language {retriever.language}, not {self.language}",
-                f"leave language out, or rebuild it with: {rebuild_command(self.index)} --language {self.language}",
+                f"leave language out, or rebuild it with: {rebuild_command(self.index, language=self.language)}",
             )
         check_source(
             self.index,
             retriever.manifest["corpus"],
             self.corpus,
             self.window,
-            lambda source: rebuild_command(self.index, source),
+            lambda source: rebuild_command(self.index, source, retriever.language),
         )
         return retriever
