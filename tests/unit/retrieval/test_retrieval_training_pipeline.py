@@ -108,7 +108,7 @@ def test_what_was_mined_or_indexed_before_does_not_stop_the_run(tmp_path: Path) 
     mine(path, out, few)  # and after it
     with pytest.raises(ArtifactError, match="already holds a run"):
         train_retriever(path, few)
-    build_bm25_index(str(tmp_path / "data"), tmp_path / "other" / "bm25", None, None, None, {})
+    build_bm25_index(str(tmp_path / "data"), tmp_path / "other" / "bm25", None, None, None, None, {})
     train_retriever(path, few, tmp_path / "other")
     mine(path, tmp_path / "alone.jsonl", [*few, f"mining.retriever.index={tmp_path}/other/bm25", f"out={tmp_path}/no"])
     assert not (tmp_path / "no").exists()
