@@ -114,7 +114,8 @@ def evaluate(
         raise typer.Exit(_grid(cells, out or _grid_folder(), resume, overwrite, json))
     settings = cells[0].settings
     folder = out or _new_folder(models[0], settings)
-    done = play(settings, folder, Opened(), resume=resume, overwrite=overwrite, progress=counting)
+    with Opened() as opened:
+        done = play(settings, folder, opened, resume=resume, overwrite=overwrite, progress=counting)
     from cli.tables import print_report
 
     console = error_console()

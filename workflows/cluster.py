@@ -1,9 +1,11 @@
-"""A run on a cluster: how its roles are built, and learners in separate processes."""
+"""A run or an evaluation on a cluster: how its roles are built, and learners in separate processes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agent.cluster.config import ClusterSettings
@@ -24,7 +26,8 @@ from workflows.wiring import limit_threads, make_driver, make_retriever
 if TYPE_CHECKING:
     from agent.cluster.controller import RemoteController
     from agent.cluster.interface import Cluster
-    from agent.cluster.roles import Roles, RunPlan
+    from agent.cluster.roles import Player, Roles, RunPlan
+    from agent.cluster.worker import OpenPolicy
     from agent.codec import HFCodec
     from agent.rollout import RolloutDriver
 
@@ -131,11 +134,8 @@ class LearnerWork:
 
 
 def run_plan(run: StageContext) -> RunPlan:
-    import torch
-
-    from agent.cluster.roles import RunPlan
     from agent.learning.rollouts import training_sampling
-    from agent.policies.backends import choose_backend, for_training
+    from agent.policies.backends import choose_backend, for_training, has_own_engine, open_trainable
 
     settings: RunSettings = run.settings
     if settings.grpo is None:
@@ -143,12 +143,41 @@ def run_plan(run: StageContext) -> RunPlan:
     retriever = run.open_retriever()
     model = run.policy_after("warmstart")
     chosen = settings.policy.model_copy(update={"backend": choose_backend(settings.policy, model)})
+    policy = for_training(chosen, training_sampling(settings.grpo.temperature, settings.grpo.top_p))
+    plan = _plan(settings, partial(open_trainable, policy, model, settings.grpo.lora), model, retriever)
+    return replace(plan, updates=settings.grpo.updates_per_rollout, apart=has_own_engine(policy.backend))
+
+
+@contextmanager
+def players(settings: RunSettings, retriever: Retriever | None) -> Iterator[Player]:
+    """A driver of evaluations: workers with the policy of ``settings``, and the actors of its retriever, which
+    ``retriever`` is here. They are shut down at the end of the block.
+    """
+    from agent.cluster.roles import open_roles
+    from agent.policies.backends import choose_backend, open_policy
+
+    assert settings.cluster is not None
+    model = settings.policy.model or ""
+    chosen = settings.policy.model_copy(update={"backend": choose_backend(settings.policy, model)})
+    plan = _plan(settings, partial(open_policy, chosen), model, retriever)
+    with open_roles(settings.cluster, plan, RunLayout(settings.out).token) as roles:
+        yield roles.player()
+
+
+def _plan(settings: RunSettings, open_policy: OpenPolicy, model: str, retriever: Retriever | None) -> RunPlan:
+    import torch
+
+    from agent.cluster.roles import RunPlan
+    from agent.policies.loading import load_codec
+
+    index = None
+    if settings.retriever is not None and settings.cluster is not None and retriever is not None:
+        index = IndexPlan(settings.retriever, settings.cluster)
     return RunPlan(
-        policy=for_training(chosen, training_sampling(settings.grpo.temperature, settings.grpo.top_p)),
-        grpo=settings.grpo,
-        model=model,
+        open_policy=open_policy,
+        load_codec=partial(load_codec, model, trust_remote_code=settings.policy.trust_remote_code),
         with_retriever=WithRetriever(settings.environment),
-        open_index=IndexPlan(settings.retriever, settings.cluster) if settings.retriever and settings.cluster else None,
+        open_index=index,
         fingerprint=retriever.fingerprint if retriever else "",
         threads=settings.threads or torch.get_num_threads(),
         retriever_timeout_s=retriever_timeout(settings.cluster or ClusterSettings(), settings.retriever),

@@ -150,11 +150,12 @@ def evaluate_grid(
     with RunFolder(out).claim(identity, resume=resume, overwrite=overwrite):
         for chosen in sets:
             chosen.write(layout.questions(chosen.name))
-        opened, done = Opened(), []
-        for number, cell in enumerate(cells, start=1):
-            on_cell(number, cell)
-            folder = layout.cell(cell.folder).folder
-            done.append(play(cell.settings, folder, opened, resume=True, overwrite=False, progress=progress))
+        done = []
+        with Opened() as opened:
+            for number, cell in enumerate(cells, start=1):
+                on_cell(number, cell)
+                folder = layout.cell(cell.folder).folder
+                done.append(play(cell.settings, folder, opened, resume=True, overwrite=False, progress=progress))
         values = [
             values_of(EvaluationLayout(evaluation.folder).samples(cell.settings.evaluation.samples))
             for cell, evaluation in zip(cells, done, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sleuth.layout import EvaluationLayout, read_record, write_record
 
 if TYPE_CHECKING:
-    from agent.evaluate import EvaluationReport
+    from agent.evaluate import Driver, EvaluationReport
     from sleuth.protocols import Policy, Retriever
     from sleuth.types import ScoredTrajectory
     from workflows.config import RunSettings
@@ -41,10 +41,37 @@ class Evaluation:
 
 @dataclass(slots=True)
 class Opened:
-    """Open policies and retrievers, shared by evaluations so that each is opened only once."""
+    """Open policies, retrievers and workers, shared by evaluations so that each is opened only once.
+
+    A context manager: workers on a cluster end with it.
+    """
 
     policies: dict[str, tuple[Policy, Any]] = field(default_factory=dict)
     retrievers: dict[str, Retriever | None] = field(default_factory=dict)
+    workers: dict[str, Driver] = field(default_factory=dict)
+    _cluster: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.workers.clear()
+        self._cluster.close()
+
+    def driver(self, settings: RunSettings, retriever: Retriever | None) -> Driver:
+        """What plays ``settings`` with ``retriever``: a policy in this process, or workers if there is a cluster."""
+        from workflows.wiring import make_driver
+
+        if not spread(settings):
+            policy, codec = self.policy(settings)
+            return make_driver(policy, codec, settings.environment, retriever)
+        from workflows.cluster import players
+
+        key = settings.model_dump_json(include={"policy", "environment", "retriever", "cluster"})
+        if key not in self.workers:
+            self.__exit__()  # one policy at a time in memory
+            self.workers[key] = self._cluster.enter_context(players(settings, retriever))
+        return self.workers[key]
 
     def policy(self, settings: RunSettings) -> tuple[Policy, Any]:
         from workflows.wiring import make_policy
@@ -112,6 +139,18 @@ def play(
     return Evaluation(report, figures, folder)
 
 
+def spread(settings: RunSettings) -> bool:
+    """Whether workers on a cluster play; those of a server's policy would only ask the server."""
+    server = settings.policy.backend == "openai" or (settings.policy.model or "").startswith(("http://", "https://"))
+    return settings.cluster is not None and not server
+
+
+def batch_size(settings: RunSettings) -> int:
+    """Episodes that advance together, of all workers."""
+    workers = settings.cluster.workers if settings.cluster is not None and spread(settings) else 1
+    return settings.evaluation.batch_size * workers
+
+
 def played(evaluation: EvaluationLayout) -> list[ScoredTrajectory]:
     """The trajectories saved by an evaluation."""
     from sleuth.trajectories import read_trajectories
@@ -132,17 +171,15 @@ def _play_once(
     from rewards.scorer import make_scorer
     from rewards.text_match import exact_match, f1
     from sleuth.types import Sampling
-    from workflows.wiring import make_driver
 
-    policy, codec = opened.policy(settings)
     return evaluate(
-        make_driver(policy, codec, settings.environment, retriever),
+        opened.driver(settings, retriever),
         questions,
         metrics={"em": exact_match, "f1": f1},
         score=make_scorer(settings.rewards).score_all,
         out=folder,
         sampling=Sampling(settings.evaluation.temperature),
-        batch_size=settings.evaluation.batch_size,
+        batch_size=batch_size(settings),
         seed=settings.seed + first_seed,
         resamples=settings.evaluation.bootstrap,
         on_progress=on_progress,

@@ -37,7 +37,7 @@ class Controller:
 
     def __init__(self, workers: Sequence[Actor], template: RolloutDriver, patience: Patience, keep: int) -> None:
         self.pool = RolloutPool(Crew(workers), template, patience)
-        self.pool.crew.wait_ready(patience.start_s)
+        self.pool.wait_ready()
         self._keep = keep
         self._weights: dict[int, Any] = {}
         self._published = threading.Condition()

@@ -174,7 +174,8 @@ class RolloutPool:
     def run(
         self, weights: Any, questions: Sequence[Question], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Trajectory]:
-        """One trajectory per question, sampled with ``weights``, a reference from ``Cluster.put``.
+        """One trajectory per question, sampled with ``weights``, a reference from ``Cluster.put``, or, if that is None,
+        with those that the workers were opened with.
 
         A question whose shard was lost or late too often ends as ``worker_lost``, unscored.
         """
@@ -191,6 +192,10 @@ class RolloutPool:
             self.counts.unscored += sum(s.stop - s.start for s in shards if s.played is None)
             self.counts.trajectories += sum(s.stop - s.start for s in shards if s.played)
         return _as_wall_time(trajectories, time.monotonic() - started)
+
+    def wait_ready(self) -> None:
+        """Wait for all workers to start. Raises ClusterError if they do not in time, or a worker's own error."""
+        self.crew.wait_ready(self._patience.start_s)
 
     def _unplayed(self, question: Question) -> Trajectory:
         segments: tuple[Segment, ...] = ()

@@ -16,19 +16,18 @@ from agent.cluster.config import ClusterSettings, RoleSettings
 from agent.cluster.controller import Control, Controller, RemoteController
 from agent.cluster.identity import code_identity
 from agent.cluster.interface import Actor, Cluster, ClusterError, Needs, WorkerLostError, answer_of
-from agent.cluster.pool import Patience
+from agent.cluster.pool import Crew, Patience, RolloutPool
 from agent.cluster.retrieval import CALLERS, RetrieverClient, RetrieverPlan, RetrieverServer
 from agent.cluster.source import ClusterSource
-from agent.cluster.worker import RolloutWorker, WorkerPlan
+from agent.cluster.worker import OpenPolicy, RolloutWorker, WorkerPlan
 from agent.codec import HFCodec
-from agent.config import GrpoSettings, PolicySettings
 from agent.learning.rollouts import GroupRollouts
 from agent.learning.sources import MakeSource, Upcoming
-from agent.policies.backends import has_own_engine
 from agent.policies.probe import probe_tokens
 from agent.rollout import RolloutDriver
 from sleuth.protocols import Retriever
 from sleuth.query_forms import QueryForm
+from sleuth.types import Question, Sampling, Trajectory
 
 log = logging.getLogger("sleuth.cluster")
 WithRetriever = Callable[[Retriever | None], Callable[[Any, HFCodec], RolloutDriver]]
@@ -40,18 +39,20 @@ class RunPlan:
     """What the roles of a run are built from. ``open_index`` returns what a retriever's actor opens its index with, and
     may spawn shards; None if the environment never searches.
 
-    ``policy.backend`` is resolved, not ``auto``: all workers must sample identically.
+    ``open_policy`` names its backend, not ``auto``: all workers must sample identically. ``apart``: its engine is not
+    the trainer's; ``updates``: optimizer steps that a rollout is for.
     """
 
-    policy: PolicySettings
-    grpo: GrpoSettings
-    model: str
+    open_policy: OpenPolicy
+    load_codec: Callable[[], HFCodec]
     with_retriever: WithRetriever
     open_index: Callable[[Cluster], Callable[[], Retriever]] | None
     fingerprint: str
     threads: int | None
     retriever_timeout_s: float = 60.0
     query_form: QueryForm = "query"
+    updates: int = 1
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,12 @@ class Roles:
             self.workers, self.plan.with_retriever(None)(None, codec), _patience(self.settings), _kept(self.settings)
         )
 
+    def player(self) -> Player:
+        """Plays with the weights that the workers were opened with. Waits for the workers."""
+        pool = RolloutPool(Crew(self.workers), _template(self.plan), _patience(self.settings))
+        pool.wait_ready()
+        return Player(pool)
+
     def controller_actor(self) -> RemoteController:
         """A controller that learners in other processes can reach."""
         build = _ControllerBuild(self.workers, self.plan, _patience(self.settings), _kept(self.settings))
@@ -80,6 +87,18 @@ class Roles:
     def make_source(self) -> MakeSource:
         """For a learner in this process."""
         return source_maker(self.controller, self.cluster.put, self.settings, self.plan)
+
+
+class Player:
+    """Workers as a driver of evaluations."""
+
+    def __init__(self, pool: RolloutPool) -> None:
+        self._pool = pool
+
+    def run(
+        self, questions: Sequence[Question], sampling: Sampling, seeds: Sequence[int] | None = None
+    ) -> list[Trajectory]:
+        return self._pool.run(None, questions, sampling, list(seeds or range(len(questions))))
 
 
 def source_maker(
@@ -95,9 +114,9 @@ def source_maker(
             rollouts,
             upcoming,
             ahead=settings.max_staleness if settings.schedule == "async" else 0,
-            updates=plan.grpo.updates_per_rollout,
+            updates=plan.updates,
             probe=probe_tokens(codec),
-            apart=has_own_engine(plan.policy.backend),
+            apart=plan.apart,
         )
 
     return make
@@ -159,9 +178,7 @@ def _worker_plan(
         else None
     )
     return WorkerPlan(
-        policy=plan.policy,
-        model=plan.model,
-        lora=plan.grpo.lora,
+        open_policy=plan.open_policy,
         threads=settings.threads or plan.threads,
         make_driver=plan.with_retriever(client),
         code=code,
@@ -209,11 +226,12 @@ class _ControllerBuild:
     keep: int
 
     def __call__(self) -> Controller:
-        from agent.policies.loading import load_codec
+        return Controller(self.workers, _template(self.plan), self.patience, self.keep)
 
-        codec = load_codec(self.plan.model, trust_remote_code=self.plan.policy.trust_remote_code)
-        template = self.plan.with_retriever(None)(None, codec)
-        return Controller(self.workers, template, self.patience, self.keep)
+
+def _template(plan: RunPlan) -> RolloutDriver:
+    """A driver that never plays."""
+    return plan.with_retriever(None)(None, plan.load_codec())
 
 
 def _needs(role: str, settings: RoleSettings, restarts: int, concurrency: int) -> Needs:

@@ -14,13 +14,12 @@ from typing import Any
 from agent.cluster.identity import check_identity
 from agent.cluster.pool import Played
 from agent.codec import HFCodec
-from agent.config import PolicySettings
-from agent.policies.backends import open_trainable
 from agent.rollout import RolloutDriver
-from hub.config import LoraSettings
 from sleuth.protocols import Weights
 from sleuth.types import Question, Sampling
 
+OpenPolicy = Callable[[], tuple[Any, HFCodec]]
+"""() -> policy and codec, opened in the worker; picklable."""
 MakeDriver = Callable[[Any, HFCodec], RolloutDriver]
 """(policy, codec) -> driver; it is sent to the workers, so it must be picklable."""
 
@@ -29,16 +28,14 @@ MakeDriver = Callable[[Any, HFCodec], RolloutDriver]
 class WorkerPlan:
     """What a worker is built from. ``code`` is the hash of the controller's code, which the worker's must equal."""
 
-    policy: PolicySettings
-    model: str
-    lora: LoraSettings | None
+    open_policy: OpenPolicy
     threads: int | None
     make_driver: MakeDriver
     code: str
 
 
 class RolloutWorker:
-    """Plays shards of questions, each with the version of the weights sent with it.
+    """Plays shards of questions, each with the version of the weights sent with it, or with those it was opened with.
 
     A restarted worker has no state: it gets the weights with its first shard, as always.
     """
@@ -49,15 +46,17 @@ class RolloutWorker:
             import torch
 
             torch.set_num_threads(plan.threads)
-        self._policy, codec = open_trainable(plan.policy, plan.model, plan.lora)
+        self._policy, codec = plan.open_policy()
         self._driver = plan.make_driver(self._policy, codec)
         self._version = -1
         self._playing = threading.Lock()
 
-    def play(self, weights: Weights, questions: Sequence[Question], sampling: Sampling, seeds: Sequence[int]) -> Played:
+    def play(
+        self, weights: Weights | None, questions: Sequence[Question], sampling: Sampling, seeds: Sequence[int]
+    ) -> Played:
         with self._playing:
             started = time.perf_counter()
-            if weights.version != self._version:
+            if weights is not None and weights.version != self._version:
                 self._policy.load(weights)
                 self._version = weights.version
             loaded = time.perf_counter()

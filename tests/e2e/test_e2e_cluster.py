@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from agent.cluster.worker import RolloutWorker, WorkerPlan
 from agent.config import GrpoSettings, PolicySettings
 from agent.learning.grpo import make_trainer
 from agent.learning.importance import Importance
+from agent.policies.backends import open_trainable
 from agent.policies.loading import load_policy_model
 from agent.policies.weights import LiveWeights, put_into, send
 from agent.tiny import build_tiny_policy
@@ -41,7 +43,9 @@ def trainer_of(folder: Path, out: Path, settings: GrpoSettings, make_source=None
 
 def source_on(cluster: LocalCluster, folder: Path, settings: GrpoSettings, workers: int, ahead: int):
     policy = PolicySettings(model=str(folder), device="cpu")
-    plan = WorkerPlan(policy, str(folder), settings.lora, torch.get_num_threads(), drive, code_identity())
+    plan = WorkerPlan(
+        partial(open_trainable, policy, str(folder), settings.lora), torch.get_num_threads(), drive, code_identity()
+    )
 
     def make(_model, codec, rollouts, upcoming):
         actors = [cluster.spawn(f"worker {i}", lambda: RolloutWorker(plan), Needs("worker")) for i in range(workers)]

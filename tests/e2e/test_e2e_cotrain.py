@@ -8,15 +8,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cotrain_job import cotrain_settings, run
 
 from agent.cluster.config import ClusterSettings
+from agent.cluster.worker import RolloutWorker
 from sleuth.checkpoints import checkpoint_at
 from sleuth.cotrain_layout import CotrainLayout
 from sleuth.errors import ArtifactError
 from sleuth.layout import RunLayout, read_record
+from sleuth.protocols import Weights
+from sleuth.types import Sampling
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[2]
@@ -85,12 +89,21 @@ def trained_policy(layout: CotrainLayout) -> Path:
     return checkpoint_at(layout.round(1).agent.grpo.checkpoints, 2)
 
 
-def test_with_the_agent_on_a_cluster_it_ends_with_the_same_bits(whole: CotrainLayout, tmp_path: Path):
+def test_on_a_cluster_it_ends_with_the_same_bits(whole: CotrainLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    played, play = list[tuple[bool, float]](), RolloutWorker.play
+
+    def counted(worker: RolloutWorker, weights: Weights | None, questions: Any, sampling: Sampling, seeds: Any) -> Any:
+        played.extend([(weights is not None, sampling.temperature)] * len(questions))
+        return play(worker, weights, questions, sampling, seeds)
+
+    monkeypatch.setattr(RolloutWorker, "play", counted)
     settings = cotrain_settings(tmp_path / "apart")
     run(settings.model_copy(update={"cluster": ClusterSettings(backend="local", workers=1)}))
     apart = CotrainLayout(tmp_path / "apart")
     assert digests(apart) == digests(whole)
     assert "cluster/staleness" in apart.round(1).agent.metrics.read_text()  # it was played there
+    rollouts, evaluations = played.count((False, 1.0)), played.count((False, 0.0))
+    assert rollouts == 20 and evaluations >= 24  # dev and test, before and after the round
 
 
 def read_index(layout: CotrainLayout) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from agent.cluster.worker import RolloutWorker, WorkerPlan
 from agent.config import PolicySettings
 from agent.learning.grpo import make_trainer
 from agent.learning.importance import Importance
-from agent.policies.backends import open_policy
+from agent.policies.backends import open_policy, open_trainable
 from agent.policies.weights import LiveWeights, send
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
@@ -69,7 +70,9 @@ def test_the_policy_samples_every_rollout_with_the_weights_of_its_step(folder: P
 
 
 def test_the_policy_plays_on_a_worker(folder: Path) -> None:
-    worker = RolloutWorker(WorkerPlan(settings(folder), str(folder), None, None, drive, code_identity()))
+    worker = RolloutWorker(
+        WorkerPlan(partial(open_trainable, settings(folder), str(folder), None), None, drive, code_identity())
+    )
     model = worker._policy._model
     moved = {name: value + 0.01 for name, value in model.state_dict().items()}
     other = type(model)(model.config)

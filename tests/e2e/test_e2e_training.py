@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from cli.main import app
 from sleuth.sinks import read_metrics
 from sleuth.trajectories import read_trajectories
 from sleuth.types import ScoredTrajectory
@@ -114,6 +116,25 @@ def test_the_best_checkpoint_is_published_and_evaluated(finished: Path):
     assert (finished / "grpo" / "policy" / "model.safetensors").exists()
     assert (finished / "evaluation" / "grpo-search" / "predictions.json").exists()
     assert (finished / "curve.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "cluster", ["{backend: local, workers: 2}", pytest.param("{backend: ray, workers: 1}", marks=pytest.mark.slow)]
+)
+def test_an_evaluation_on_a_cluster_finds_what_one_process_finds(finished: Path, tmp_path: Path, cluster: str):
+    if "ray" in cluster:
+        pytest.importorskip("ray")
+    found = []
+    for name, settings in (("here", "null"), ("there", cluster)):
+        words = ["evaluate", str(finished), "--out", str(tmp_path / name), "--limit", "6", "--samples", "2"]
+        words += ["--temperature", "1", "--set", "threads=1", "--set", f"cluster={settings}"]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        rows = [
+            row for file in sorted((tmp_path / name).rglob("trajectories.jsonl")) for row in read_trajectories(file)
+        ]
+        found.append([(row.trajectory.question.id, row.trajectory.token_ids, row.reward) for row in rows])
+    assert found[0] == found[1] and len(found[0]) == 12
 
 
 def test_a_run_folder_is_not_run_over(finished: Path):

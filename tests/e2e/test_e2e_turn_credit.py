@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from agent.learning.credit.assign import assign, mean_advantage
 from agent.learning.credit.information_gain import InformationGain
 from agent.learning.grpo import make_trainer
 from agent.learning.rollouts import cut
+from agent.policies.backends import open_trainable
 from agent.policies.loading import load_policy_model
 from agent.tiny import build_tiny_policy
 from agent.tiny_config import TinySettings
@@ -79,7 +81,9 @@ def test_the_policy_judges_its_own_turns_before_it_learns_from_them(folder, tmp_
 def test_on_a_cluster_the_trainer_judges_what_the_workers_played(folder, tmp_path, ahead):
     cluster = LocalCluster()
     policy = PolicySettings(model=str(folder), device="cpu")
-    plan = WorkerPlan(policy, str(folder), None, torch.get_num_threads(), drive_searching, code_identity())
+    plan = WorkerPlan(
+        partial(open_trainable, policy, str(folder), None), torch.get_num_threads(), drive_searching, code_identity()
+    )
 
     def make(_model, codec, rollouts, upcoming):
         actors = [cluster.spawn("worker 0", lambda: RolloutWorker(plan), Needs("worker"))]

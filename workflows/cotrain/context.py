@@ -18,8 +18,7 @@ from sleuth.runs import RunFolder
 from sleuth.types import Question, ScoredTrajectory
 from workflows.cotrain.config import CotrainRun, CotrainSettings
 from workflows.cotrain.families import learner_of, with_learned
-from workflows.play import Opened, Progress, played
-from workflows.wiring import make_driver
+from workflows.play import Opened, Progress, batch_size, played
 
 if TYPE_CHECKING:
     from agent.evaluate import EvaluationReport
@@ -101,34 +100,35 @@ class Cotraining:
         title: str,
         questions: Sequence[Question],
         policy: str,
-        retriever: Retriever,
+        searching: int,
         out: EvaluationLayout,
         *,
         sampling: Sampling | None = None,
         seed: int = 0,
         scored: bool = True,
     ) -> EvaluationReport:
-        """Answer ``questions``, greedily unless ``sampling`` says how; what is in ``out`` already is not played again.
+        """Answer ``questions`` with the retriever after round ``searching``, greedily unless ``sampling`` says how.
 
+        What is in ``out`` already is not played again.
         Raises RetrieverError if the retriever failed on some: a resume plays those again.
         """
         from agent.evaluate import GREEDY, evaluate
         from rewards.scorer import make_scorer
         from rewards.text_match import exact_match, f1
 
-        settings = self.settings
-        chosen = settings.policy.model_copy(update={"model": policy, "tiny": None})
-        model, codec = self.opened.policy(settings.model_copy(update={"policy": chosen}))
+        retriever = self.open_after(searching)
+        chosen = self.settings.policy.model_copy(update={"model": policy, "tiny": None})
+        settings = self.settings.model_copy(update={"policy": chosen, "retriever": self.retriever(searching)})
         out.folder.mkdir(parents=True, exist_ok=True)
         with self.counting(title) as on_progress:
             report = evaluate(
-                make_driver(model, codec, settings.environment, retriever),
+                self.opened.driver(settings, retriever),
                 questions,
                 metrics={"em": exact_match, "f1": f1},
                 score=make_scorer(settings.rewards).score_all if scored else None,
                 out=out.folder,
                 sampling=sampling or GREEDY,
-                batch_size=settings.evaluation.batch_size,
+                batch_size=batch_size(settings),
                 seed=seed,
                 resamples=settings.evaluation.bootstrap,
                 on_progress=on_progress,

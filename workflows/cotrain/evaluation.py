@@ -23,11 +23,11 @@ def evaluate_round(run: Cotraining, number: int) -> dict[str, Any]:
     policy, retriever = run.policy(number), run.open_after(number)
     asked = _questions(run)
     for name, questions in asked.items():
-        run.play(f"round {number}: {name}", questions, policy, retriever, run.layout.round(number).evaluation(name))
+        run.play(f"round {number}: {name}", questions, policy, number, run.layout.round(number).evaluation(name))
     if number and _swapped(run, number) and run.policy(number - 1) != policy:
         name, questions = list(asked.items())[-1]
         before, out = run.policy(number - 1), swapped(run, number)
-        run.play(f"round {number}: {name}, policy of before", questions, before, retriever, out)
+        run.play(f"round {number}: {name}, policy of before", questions, before, number, out)
     _judge(run, number, retriever)
     return {"fingerprint": retriever.fingerprint, **figures_of(run, number)}
 

@@ -45,9 +45,9 @@ def run_cotraining(settings: CotrainRun, *, resume: bool, overwrite: bool, count
     with run.folder.claim(plain, resume=True, may_differ=FREE, reread=reread):
         for name, work in stages_of(run, counting):
             if not run.folder.stage_done(name):
-                run.opened = Opened()  # no stage holds in memory what another has opened
                 started = time.monotonic()
-                info = work()
+                with Opened() as run.opened:  # no stage holds in memory what another has opened
+                    info = work()
                 run.folder.mark_done(name, {**info, "seconds": round(time.monotonic() - started, 1)})
                 summarise(run)
         return summarise(run)

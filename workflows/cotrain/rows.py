@@ -28,14 +28,14 @@ log = logging.getLogger("sleuth.cotrain")
 def roll_out(run: Cotraining, number: int) -> dict[str, Any]:
     """Play the training questions of a round with the policy and retriever of the round before."""
     questions, counts = questions_of_round(run, number)
-    retriever, policy = run.open_after(number - 1), run.policy(number - 1)
+    policy = run.policy(number - 1)
     samples = run.layout.round(number).rollouts.samples(run.chosen.group_size)
     for place, sample in enumerate(samples):
         run.play(
             f"round {number}: rollouts {place + 1} of {len(samples)}",
             questions,
             policy,
-            retriever,
+            number - 1,
             sample,
             sampling=Sampling(run.chosen.temperature),
             seed=derive_seed(run.settings.seed, "rollouts", number, place) % 2**32,
