@@ -142,7 +142,8 @@ def main() -> None:
                     found[method] = None if settings is None else measured(task, settings)
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     kept.write_text(json.dumps(figures, indent=1, ensure_ascii=False))
-        table(title, figures[title])
+        if tasks:
+            table(title, figures[title])
 
 
 if __name__ == "__main__":

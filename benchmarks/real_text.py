@@ -128,9 +128,6 @@ def show(out: Path) -> None:
             print(line(f"  {each}", values_over(sets, [each])))
         rows = [row for each in DEV if each in sets for sample in sets[each] for row in played(sample)]
         print(f"  EM by kind: {', '.join(by_kind(rows))}")
-        hotpot = [row for each in sets for sample in sets[each] for row in played(sample)]
-        hotpot = [row for row in hotpot if "hotpot" in row.trajectory.question.pack]
-        print(f"  HotpotQA: {', '.join(by_kind(hotpot))}")
     print("\nPaired by question, over the multi-hop and single-hop dev questions:")
     for before, after in PAIRS:
         if before in found and after in found:
@@ -153,7 +150,8 @@ def show_cost(runs: Path) -> None:
             last = json.loads(log.read_text().splitlines()[-1])
             minutes = last.get("train_runtime", 0) / 60
             print(f"{stage}: {last['step']} steps, {minutes:.0f} minutes since it was last resumed")
-    steps = [json.loads(row) for row in RunLayout(runs / "wiki_smollm2_grpo").metrics.read_text().splitlines()]
+    metrics = RunLayout(runs / "wiki_smollm2_grpo").metrics
+    steps = [json.loads(row) for row in metrics.read_text().splitlines()] if metrics.exists() else []
     timed = [row for row in steps if "time/step" in row]
     parts = ", ".join(
         f"{part} {fmean(row[f'time/{part}'] for row in timed if f'time/{part}' in row):.0f}"

@@ -50,7 +50,7 @@ def download(
                 made = ", ".join(product.path for product in resource.products)
                 console.print(f"{name:<17}{resource.about}: {made}", markup=False, soft_wrap=True)
         else:
-            console.print("everything is here that could be downloaded")
+            console.print("nothing to download: the rest is here, or not on the hub")
         return
     _download(list(dict.fromkeys(wanted)), yes)
 

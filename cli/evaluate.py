@@ -47,7 +47,7 @@ def evaluate(
             help="How the policy answers; search by default. rag@3: with 3 passages; NAME:rag: the model NAME alone.",
         ),
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="Protocol: sleuth, search_r1 or minimal.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Prompts: sleuth, short, search_r1 or minimal.")] = None,
     suite: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="A suite of sets: search_r1, wiki, or one in YAML.")
     ] = None,
@@ -56,7 +56,8 @@ def evaluate(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default a new one in runs/evaluate.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first questions; of each set of a suite, so many by its seed.")
+        int | None,
+        typer.Option(min=1, help="So many questions: the first, or as data.dev_draw says; of a suite, by seed."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Episodes run together in one batch.")] = None,
     samples: Annotated[

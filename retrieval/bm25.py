@@ -17,7 +17,7 @@ from retrieval.ingest import IngestReport, OnProgress, describe_source, ingest
 from retrieval.jvm import import_on_jvm, java_calls, java_class
 from retrieval.languages import Language
 from retrieval.store import PassageStore, StoreWriter
-from retrieval.windows_config import WindowSettings
+from retrieval.windows_config import WindowSettings, source_named
 from sleuth.artifacts import atomic_folder, fingerprint_of, read_manifest, write_manifest
 from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError, first_line
 from sleuth.types import Hit, Passage
@@ -120,19 +120,19 @@ class BM25Retriever:
     def __init__(self, index: str | Path, *, k1: float | None = None, b: float | None = None, threads: int = 2) -> None:
         self.manifest = read_manifest(index, KIND, rebuild_command(index))
         self.language: str = self.manifest.get("language", ENGLISH)  # indexes made before there was a choice
-        again = rebuild_command(index, language=self.language)
         if self.manifest.get("format") != FORMAT:
             raise ArtifactError(
                 f"{index} has format {self.manifest.get('format')}, this version reads {FORMAT}",
-                f"rebuild it with: {again}",
+                f"rebuild it with: {rebuild_command(index, language=self.language)}",
             )
+        again = rebuild_command(index, source_named(self.manifest["corpus"]), self.language)
         self.k1: float = self.manifest["k1"] if k1 is None else k1
         self.b: float = self.manifest["b"] if b is None else b
         check_parameters(self.k1, self.b, threads, self.language)
         self.index = Path(index)
         self.store = PassageStore(index)
         self._threads = threads
-        self._searcher = lucene_searcher(self.index / _LUCENE)
+        self._searcher = lucene_searcher(self.index / _LUCENE, f"rebuild it with: {again}")
         if not len(self.store) == self._searcher.num_docs == self.manifest["passages"]:
             raise ArtifactError(f"{index} is incomplete", f"rebuild it with: {again}")
         with java_calls():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from retrieval.config import Count, IndexedSettings, NotNegative, Progress
 from retrieval.languages import Language
@@ -23,9 +23,16 @@ class BM25Settings(IndexedSettings):
     threads: Count = 2
     """1 searches query by query; more lets a batch run in parallel."""
 
+    @field_validator("language", mode="before")
+    @classmethod
+    def _norwegian(cls, value: object) -> object:
+        """YAML reads a bare ``no`` as false."""
+        return "no" if value is False else value
+
     def open(self, progress: Progress, /) -> Retriever:
         from retrieval.bm25 import ENGLISH, K1, B, BM25Retriever, build_bm25, rebuild_command
         from retrieval.ingest import check_source
+        from retrieval.windows_config import source_named
 
         corpus = self.to_be_made_from()
         if corpus is not None:
@@ -44,9 +51,10 @@ class BM25Settings(IndexedSettings):
                 )
         retriever = BM25Retriever(self.index, k1=self.k1, b=self.b, threads=self.threads)
         if self.language not in (None, retriever.language):
+            source = source_named(retriever.manifest["corpus"])
             raise ConfigError(
                 f"{self.index} is of the language {retriever.language}, not {self.language}",
-                f"leave language out, or rebuild it with: {rebuild_command(self.index, language=self.language)}",
+                f"leave language out, or rebuild it with: {rebuild_command(self.index, source, self.language)}",
             )
         check_source(
             self.index,

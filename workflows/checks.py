@@ -129,7 +129,7 @@ def _check_source(source: DemonstrationSource) -> None:
     from envs.recordings import holds_recordings, read_recordings
 
     if source.kind == "runs":
-        read_recordings(source.path, 1)
+        read_recordings(source.path)
     elif not holds_plans(source.path):
         rows = read_rows(source.path, 1)
         if holds_recordings(rows[0]):
@@ -144,7 +144,10 @@ def _check_warmstart(settings: RunSettings, until: str) -> None:
         return
     trajectories = settings.warmstart.trajectories
     if trajectories is not None and not trajectories.exists() and settings.out not in trajectories.parents:
-        raise DataError(f"no file {trajectories}", "warmstart.trajectories is what sleuth demonstrate writes")
+        raise DataError(
+            f"there is no {trajectories}",
+            "warmstart.trajectories is what sleuth demonstrate writes, or the folder of an evaluation",
+        )
     if trajectories is not None and trajectories.suffix == ".jsonl" and trajectories.exists():
         from envs.recordings import holds_recordings
 

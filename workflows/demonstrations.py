@@ -186,14 +186,23 @@ def _lazy_line(before: Sequence[Any], after: Sequence[Any]) -> str:
     return f"lazy: {', '.join(some) or 'none'}" + (f"; all whole: {', '.join(none)}" if none else "")
 
 
-def _play_runs(run: StageContext, codec: HFCodec, source: RunSource, room: int | None, _tally: Tally) -> list[Outcome]:
+def _play_runs(run: StageContext, codec: HFCodec, source: RunSource, room: int | None, tally: Tally) -> list[Outcome]:
     """Runs with their own observations are played one by one, each with what it has seen; else all together."""
     from agent.demonstrate import Recorded, answer_was_found
     from envs.lazy import kind_of
     from envs.plans import Reciter, neutralised
     from envs.recordings import read_recordings
 
-    recordings = read_recordings(source.path, source.limit if source.draw == "first" else None)
+    held = held_out(run.settings.data)
+    recordings = read_recordings(source.path, source.limit if source.draw == "first" and not held else None)
+    recordings, leaks = without_leaks(recordings, held, lambda one: one.question)
+    say_leaks(leaks, f"runs of {source.path}")
+    tally.leaks += leaks.count
+    if not recordings:
+        raise DataError(
+            f"every run of {source.path} shares a gold passage or title with data.dev or data.test",
+            "name another source of demonstrations, or set data.leaks=keep",
+        )
     recordings = _within(source, recordings, room, run.settings.seed)
     usable = [recording for recording in recordings if not recording.dropped]
     reciters = [Reciter(neutralised(recording.plan, codec.reserved)) for recording in usable]

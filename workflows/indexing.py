@@ -41,7 +41,7 @@ def build_bm25_index(
             out,
             k1=K1 if k1 is None else k1,
             b=B if b is None else b,
-            language=language or ENGLISH,
+            language=ENGLISH if language is None else language,
             threads=threads or 2,
             on_progress=on_progress,
             **options,

@@ -84,7 +84,10 @@ def evaluation_settings(
     given = {"limit": limit, "batch_size": batch_size, "samples": samples, "temperature": temperature}
     values["evaluation"] = evaluation | {name: value for name, value in given.items() if value is not None}
     if data:
-        values["data"] = {"dev": data}
+        values["data"] = {"gold": (values.get("data") or {}).get("gold", "id"), "dev": data}
+        for override in overrides:
+            if override.startswith("data.") and not override.startswith("data.dev="):
+                apply_override(values, override)
     settings = validate(RunSettings, values, model)
     if not settings.data.dev:
         raise ConfigError("no question file is given", "add --data FILE")

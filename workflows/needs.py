@@ -81,10 +81,19 @@ def _questions(settings: RunSettings, get: str) -> Iterator[Need]:
     data = settings.data
     named = [(f"data.train.{place}", source.path) for place, source in enumerate(data.train)]
     named += [(f"data.{name}", path) for name, path in (("dev", data.dev), ("test", data.test)) if path]
+    if settings.warmstart is not None and settings.warmstart.trajectories is not None:
+        yield _trajectories(settings.warmstart.trajectories, settings.out)
     if settings.demonstrations is not None:
         named += [(f"demonstrations.{place}", one.path) for place, one in enumerate(settings.demonstrations.sources)]
     for name, path in named:
         yield _rows(name, path, settings.out, get)
+
+
+def _trajectories(path: Path, out: Path) -> Need:
+    name = "warmstart.trajectories"
+    if path.exists() or out in path.parents:
+        return Need(name, "ok", str(path))
+    return Need(name, "missing", f"no {path}", "make it with sleuth evaluate or sleuth demonstrate")
 
 
 def _rows(name: str, path: str, out: Path, get: str) -> Need:
@@ -211,7 +220,7 @@ def _device(settings: RunSettings) -> Need:
         device = pick_device(settings.policy.device)
     except SleuthError as error:
         return Need("policy.device", "missing", error.message, error.hint)
-    slow = settings.policy.dtype != "float32" and device == "cpu"
+    slow = settings.policy.dtype != "float32" and device == "cpu" and settings.policy.backend == "transformers"
     said = f", and {settings.policy.dtype} is slow on most CPUs" if slow else ""
     return Need("policy.device", "note" if slow else "ok", f"{device}{said}")
 
@@ -310,8 +319,12 @@ def _disk(settings: RunSettings, to_download: Sequence[tuple[Product, Path]]) ->
     except SleuthError:
         unknown.append("checkpoints")
     for part in _parts(settings.retriever):
-        if isinstance(part, IndexedSettings) and not part.index.exists() and part.corpus and Path(part.corpus).exists():
-            needed += _INDEX_OF_TEXT * _bytes_of(Path(part.corpus))
+        if isinstance(part, IndexedSettings) and not part.index.exists():
+            if part.corpus and Path(part.corpus).exists():
+                overlap = part.window.size / part.window.step if part.window else 1.0
+                needed += _INDEX_OF_TEXT * overlap * _bytes_of(Path(part.corpus))
+            else:
+                unknown.append("an index")
     if to_download:
         try:
             needed += sum(one.room for one in plan(to_download))
@@ -320,7 +333,7 @@ def _disk(settings: RunSettings, to_download: Sequence[tuple[Product, Path]]) ->
     out = RunLayout(settings.out).out.absolute()
     folder = next(path for path in (out, *out.parents) if path.is_dir())
     free = shutil.disk_usage(folder).free
-    also = f", and {' and '.join(unknown)} of a size not known here" if unknown else ""
+    also = f", and {' and '.join(dict.fromkeys(unknown))} of a size not known here" if unknown else ""
     said = f"about {size_of(needed)} for checkpoints, index and downloads{also}; {size_of(free)} are free in {folder}"
     if needed > free:
         return Need("disk", "missing", said, "make room, or set out to another disk")

@@ -219,7 +219,9 @@ def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, A
     assert settings.data.dev
     kept = settings.model_dump(mode="json", include={"policy", "environment", "rewards", "evaluation", "seed"})
     data = Path(settings.data.dev)
-    drawn = settings.data.model_dump(mode="json", include={"dev_draw", "dev_max_answer_words"}, exclude_defaults=True)
+    drawn = settings.data.model_dump(
+        mode="json", include={"dev_draw", "dev_max_answer_words", "gold"}, exclude_defaults=True
+    )
     return {
         **kept,
         "retriever": settings.model_dump(mode="json")["retriever"] if retriever else None,

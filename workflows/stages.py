@@ -164,33 +164,37 @@ def _warmstart(run: StageContext) -> dict[str, Any] | None:
         return None
     from agent.warmstart import warm_start
 
+    learned, leaks = _learned(run, settings)
     warm_start(
         settings,
         run.settings.policy,
         run.policy_after("policy"),
-        _learned(run, settings),
+        learned,
         run.layout.warmstart,
         seed=run.settings.seed,
         sink=_stage_sink(run, "warmstart"),
         work=run.layout.warmstart_checkpoints,
         resume=run.resume,
     )
-    return {mode: evaluate_policy(run, "warmstart", mode) for mode in _test_modes(run)}
+    found = {mode: evaluate_policy(run, "warmstart", mode) for mode in _test_modes(run)}
+    return found if settings.trajectories is None else {**found, "leaks": leaks}
 
 
-def _learned(run: StageContext, settings: WarmstartSettings) -> list[Trajectory]:
-    """What the warm start learns from: the run's demonstrations, or given trajectories without those that leak."""
+def _learned(run: StageContext, settings: WarmstartSettings) -> tuple[list[Trajectory], int]:
+    """What the warm start learns from: the run's demonstrations, or given trajectories without those that leak, and
+    how many of them do.
+    """
     if settings.trajectories is None:
-        return _learned_from(run.layout.demonstrations, settings.min_reward)
+        return _learned_from(run.layout.demonstrations, settings.min_reward), 0
     given = _learned_from(settings.trajectories, settings.min_reward)
     kept, leaks = without_leaks(given, held_out(run.settings.data), lambda trajectory: trajectory.question)
     say_leaks(leaks, "trajectories")
     if not kept:
         raise DataError(
             f"every question of {settings.trajectories} shares a gold passage or title with data.dev or data.test",
-            "name trajectories of training questions",
+            "name trajectories of training questions, or set data.leaks=keep",
         )
-    return kept
+    return kept, leaks.count
 
 
 def _learned_from(source: Path, min_reward: float | None) -> list[Trajectory]:

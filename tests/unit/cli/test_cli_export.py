@@ -134,6 +134,13 @@ def test_a_command_that_plays_the_folder_has_the_environment_of_the_run(full: Pa
     assert evaluation_settings(str(out), ["environment.turns=6"], data="q.jsonl", mode="direct").environment.turns == 6
 
 
+def test_settings_of_the_data_hold_for_the_file_that_is_given() -> None:
+    settings = evaluation_settings(
+        "some/model", ["data.gold=title", "data.dev_max_answer_words=5"], "q.jsonl", mode="direct"
+    )
+    assert (settings.data.dev, settings.data.gold, settings.data.dev_max_answer_words) == ("q.jsonl", "title", 5)
+
+
 def test_the_protocol_stands_in_plain_words(full: Path, tmp_path: Path) -> None:
     export(str(full), "--out", str(tmp_path / "out"))
     protocol = json.loads((tmp_path / "out" / "sleuth.json").read_text())

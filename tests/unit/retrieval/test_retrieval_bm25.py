@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 
 from retrieval import bm25 as bm25_module
 from retrieval.bm25 import BM25Retriever, build_bm25
@@ -16,6 +17,7 @@ from retrieval.bm25_config import BM25Settings
 from retrieval.jvm import import_on_jvm, java_calls, java_class
 from retrieval.languages import Language
 from retrieval.open import open_retriever
+from retrieval.windows_config import WindowSettings
 from sleuth.artifacts import MANIFEST
 from sleuth.errors import ArtifactError, ConfigError, DataError
 from sleuth.types import Passage
@@ -227,8 +229,9 @@ def test_a_damaged_index_says_what_makes_it_anew(tmp_path: Path, index: Path) ->
     (newer / MANIFEST).write_text(json.dumps({**manifest, "format": 99}))
     short = copy("d")
     (short / MANIFEST).write_text(json.dumps({**manifest, "passages": 3}))
-    for path in (lucene, emptied, newer, short):
-        with pytest.raises(ArtifactError, match=f"sleuth index CORPUS --out {path} --kind bm25 --overwrite"):
+    made_of = manifest["corpus"]["path"]
+    for path, corpus in ((lucene, made_of), (emptied, made_of), (newer, "CORPUS"), (short, made_of)):
+        with pytest.raises(ArtifactError, match=f"sleuth index {corpus} --out {path} --kind bm25 --overwrite"):
             BM25Retriever(path)
 
 
@@ -259,4 +262,32 @@ def test_the_languages_are_those_of_anserini() -> None:
     import_on_jvm("pyserini.index.lucene")
     with java_calls():
         known = java_class("io.anserini.analysis.AnalyzerMap").analyzerMap.keySet().toArray()
-    assert {*known, "en"} == set(get_args(Language))
+    assert {*known, "en"} - {"th"} == set(get_args(Language))
+
+
+def test_each_language_has_what_its_analyser_needs(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"_id": "p1", "title": "", "text": "42 Paris"}\n')
+    for language in get_args(Language):
+        build_bm25(corpus, tmp_path / language, language=language)
+        assert [hit.passage.id for hit in BM25Retriever(tmp_path / language).search(["42"], 1)[0]] == ["p1"], language
+
+
+def test_a_command_that_rebuilds_an_index_names_its_corpus_its_windows_and_its_language(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(json.dumps({"_id": "p1", "title": "", "text": "eine Stadt am Fluss " * 9}) + "\n")
+    index, windows = tmp_path / "de", WindowSettings(words=8, stride=6)
+    build_bm25(corpus, index, language="de", window=windows)
+    again = f"sleuth index {corpus} --window 8 --stride 6 --out {index} --kind bm25 --language"
+    with pytest.raises(ConfigError) as refused:
+        open_retriever(BM25Settings(index=index, language="fr"))
+    assert f"{again} fr --overwrite" in str(refused.value.hint)
+    for part in (index / "lucene").glob("segments*"):
+        part.unlink()
+    with pytest.raises(ArtifactError) as damaged:
+        open_retriever(BM25Settings(index=index))
+    assert f"{again} de --overwrite" in str(damaged.value.hint)
+
+
+def test_norwegian_may_be_written_as_yaml_reads_it() -> None:
+    assert BM25Settings.model_validate(yaml.safe_load("{index: there, language: no}")).language == "no"

@@ -120,6 +120,17 @@ def test_questions_about_what_is_measured_with_are_no_demonstrations(place, tmp_
     assert kept.keys() == {"q1", "q3"} and info["leaks"] == 0
 
 
+def test_runs_about_what_is_measured_with_are_no_demonstrations(place, tmp_path):
+    rows = [{**RUNS[0], "id": f"r{gold}", "metadata": {"gold_ids": [gold]}} for gold in ("p1", "p2")]
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "dev.jsonl").write_text(json.dumps(question(9, "when was ibsen born", ["1828"], "single", ["p2"])))
+    sources, dev = [{"kind": "runs", "path": str(tmp_path / "runs.jsonl")}], str(tmp_path / "dev.jsonl")
+    kept, info = demonstrate(place, tmp_path / "run", data={"dev": dev}, sources=sources)
+    assert kept.keys() == {"rp1"} and info["leaks"] == 1
+    kept, info = demonstrate(place, tmp_path / "kept", data={"dev": dev, "leaks": "keep"}, sources=sources)
+    assert kept.keys() == {"rp1", "rp2"} and info["leaks"] == 0
+
+
 def test_reading_is_shown_with_what_the_question_finds(place, tmp_path):
     source = {"path": str(place / "questions.jsonl"), "mode": "rag"}
     kept, info = demonstrate(place, tmp_path / "run", sources=[source])

@@ -49,6 +49,14 @@ def test_each_missing_thing_says_how_to_mend_it() -> None:
     assert found["policy.model"].state == "missing" and "hf download model" in found["policy.model"].mend
 
 
+def test_given_trajectories_and_an_index_of_unknown_size_are_told() -> None:
+    found = of(CONFIG, "warmstart={trajectories: runs/sampled}")
+    assert found["warmstart.trajectories"].state == "missing"
+    assert "make it with sleuth evaluate" in found["warmstart.trajectories"].mend
+    assert "and checkpoints and an index and downloads of a size not known here" in found["disk"].detail
+    assert of(CONFIG, "warmstart={trajectories: runs/r/demonstrations.jsonl}")["warmstart.trajectories"].state == "ok"
+
+
 def test_what_is_there_is_ok(tmp_path: Path) -> None:
     row = {"id": "1", "question": "who?", "golden_answers": ["x"]}
     for name in ("data/nq/dev.jsonl", "mine.jsonl", "corpus.jsonl"):

@@ -156,7 +156,7 @@ def test_given_trajectories_about_what_a_dev_question_asks_are_not_learnt_from(
         run = settings(tmp_path, data=sources, warmstart={"trajectories": str(given)})
         assert run.warmstart is not None
         context = stages.StageContext(run, RunFolder(run.out), resume=False)
-        return [one.question.id for one in stages._learned(context, run.warmstart)]
+        return [one.question.id for one in stages._learned(context, run.warmstart)[0]]
 
     with caplog.at_level("INFO", logger="sleuth"):
         assert learned(*rows) == ["p2"]
