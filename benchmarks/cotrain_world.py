@@ -57,7 +57,7 @@ class Budget:
     every: Sequence[str] = ()
 
 
-WHOLE = Budget(1536, 120, 20, 42)
+WHOLE = Budget(1536, 240, 20, 50)
 SMALL = Budget(
     *(10, 4, 2, 4),
     both=[

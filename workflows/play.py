@@ -55,6 +55,9 @@ class Opened:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end_workers()
+
+    def _end_workers(self) -> None:
         self.workers.clear()
         self._cluster.close()
 
@@ -69,7 +72,7 @@ class Opened:
 
         key = settings.model_dump_json(include={"policy", "environment", "retriever", "cluster"})
         if key not in self.workers:
-            self.__exit__()  # one policy at a time in memory
+            self._end_workers()  # one policy at a time in memory
             self.workers[key] = self._cluster.enter_context(players(settings, retriever))
         return self.workers[key]
 
