@@ -5,8 +5,9 @@
 Each ARM is evaluated by ``sleuth evaluate`` into a folder of ``--out`` (finished ones are read again, a stopped one
 goes on); without ARM, only what is there is printed. The primary endpoint, named before any run: the trained reward, 4
 samples a question at temperature 1, paired by question over the suite's multi-hop and single-hop dev questions. Arms
-are those of ``ARMS``: the base model, the policy that GRPO begins with, GRPO's last, and the control of the same wall
-time (``configs/wiki_smollm2_control.yaml``).
+are those of ``ARMS``: the base model, the policy that GRPO begins with, the last one of each GRPO (``grpo``:
+``configs/wiki_smollm2_grpo.yaml``, ``grpo-2``: ``configs/wiki_smollm2_grpo2.yaml``), and the control, which goes on
+learning from its own right rollouts (``configs/wiki_smollm2_control.yaml``).
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from statistics import fmean
 
 from rewards.text_match import exact_match
 from sleuth.layout import EvaluationLayout, GridLayout, RunLayout
+from sleuth.sinks import read_metrics
 from sleuth.statistics import mean_interval
 from sleuth.types import ScoredTrajectory
+from workflows.config import load_run_settings
 from workflows.paired import Values, compare, values_of
 from workflows.play import played
 
 CONFIG = "configs/wiki_smollm2_grpo.yaml"
 SAMPLED_SUITE = Path(__file__).with_name("wiki_dev.yaml")
 BATCH = 128
+PARTS = ("generate", "reference", "update", "step")
 DEV = ("multi-hop", "single-hop")
 """The sets of the suite that the primary endpoint is measured on."""
 
@@ -47,16 +51,20 @@ class Arm:
 
 
 _BASE = ("environment.preset=sleuth", "environment.turn_tokens=128")
-WARM, GRPO, CONTROL = "wiki_smollm2_grpo/warmstart", "wiki_smollm2_grpo/grpo/policy", "wiki_smollm2_control/warmstart"
+RUNS = ("wiki_smollm2_grpo", "wiki_smollm2_grpo2")
+WARM, CONTROL = f"{RUNS[0]}/warmstart", "wiki_smollm2_control/warmstart"
+GRPO, GRPO_2 = (f"{run}/grpo/policy" for run in RUNS)
 ARMS: Mapping[str, Arm] = {
     # no one has taught the base model, so it is told what to do at length and may say more
     "base": Arm(CONFIG, ("direct", "cot", "rag@1"), ("policy.model=smollm2", *_BASE)),
     "warm": Arm(WARM, ("direct", "rag@1", "search")),
     "warm-3": Arm(WARM, ("rag@3",), ("environment.observation_tokens=480",)),
     "grpo": Arm(GRPO, ("rag@1", "search")),
+    "grpo-2": Arm(GRPO_2, ("rag@1", "search")),
     "control": Arm(CONTROL, ("rag@1", "search")),
     "warm-sampled": Arm(WARM, ("search",), sampled=True),
     "grpo-sampled": Arm(GRPO, ("search",), sampled=True),
+    "grpo-2-sampled": Arm(GRPO_2, ("search",), sampled=True),
     "control-sampled": Arm(CONTROL, ("search",), sampled=True),
 }
 PAIRS = [
@@ -64,10 +72,16 @@ PAIRS = [
     (("warm", "direct"), ("warm", "rag@1")),
     (("warm", "rag@1"), ("warm", "search")),
     (("warm", "search"), ("grpo", "search")),
+    (("warm", "search"), ("control", "search")),
+    (("warm", "search"), ("grpo-2", "search")),
     (("control", "search"), ("grpo", "search")),
+    (("control", "search"), ("grpo-2", "search")),
+    (("grpo-2", "rag@1"), ("grpo-2", "search")),
     (("warm-sampled", "search"), ("grpo-sampled", "search")),
     (("warm-sampled", "search"), ("control-sampled", "search")),
+    (("warm-sampled", "search"), ("grpo-2-sampled", "search")),
     (("control-sampled", "search"), ("grpo-sampled", "search")),
+    (("control-sampled", "search"), ("grpo-2-sampled", "search")),
 ]
 """What is paired by question: the second against the first."""
 
@@ -143,50 +157,60 @@ def _changes(change: Mapping[str, object]) -> Iterator[str]:
 
 
 def show_cost(runs: Path) -> None:
-    """Wall time of each training, of one process on one thread, and the mean of GRPO's parts a step."""
+    """Wall time of each training, of one process on one thread, and of GRPO's parts."""
     for stage in ("wiki_smollm2/warmstart", "wiki_smollm2_grpo/warmstart", "wiki_smollm2_control/warmstart"):
         log = runs / f"{stage}.jsonl"
         if log.exists():
             last = json.loads(log.read_text().splitlines()[-1])
             minutes = last.get("train_runtime", 0) / 60
             print(f"{stage}: {last['step']} steps, {minutes:.0f} minutes since it was last resumed")
-    metrics = RunLayout(runs / "wiki_smollm2_grpo").metrics
-    steps = [json.loads(row) for row in metrics.read_text().splitlines()] if metrics.exists() else []
-    timed = [row for row in steps if "time/step" in row]
-    parts = ", ".join(
-        f"{part} {fmean(row[f'time/{part}'] for row in timed if f'time/{part}' in row):.0f}"
-        for part in ("generate", "reference", "update", "step")
-    )
-    print(
-        f"GRPO: {len(timed)} steps, {sum(row['time/step'] for row in timed) / 60:.0f} minutes; seconds a step: {parts}"
-    )
+    for run, steps in steps_of(runs).items():
+        timed = [row for row in steps if "time/step" in row]
+        sums = {part: sum(row.get(f"time/{part}", 0.0) for row in timed) / 60 for part in PARTS}
+        parts = ", ".join(f"{part} {minutes:.0f}" for part, minutes in sums.items())
+        print(f"{run}: {len(timed)} steps; minutes: {parts}")
+
+
+def steps_of(runs: Path) -> dict[str, list[dict[str, float]]]:
+    """The rows of each GRPO that was begun."""
+    found = {run: RunLayout(runs / run).metrics for run in RUNS}
+    return {run: read_metrics(path) for run, path in found.items() if path.exists()}
 
 
 def draw(runs: Path, path: Path) -> None:
-    """Reward, searches and the share of groups that vary by step, and dev EM where it was measured."""
+    """Reward, searches and dev EM of each GRPO by the rollouts that it has learned from."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = [json.loads(row) for row in RunLayout(runs / "wiki_smollm2_grpo").metrics.read_text().splitlines()]
     figure, axes = pyplot.subplots(1, 3, figsize=(10, 2.8), layout="constrained")
     panels = {
-        "mean reward of 64 rollouts": "reward",
-        "searches an episode": "rollout/searches",
+        "reward, mean of 5 rollouts": "reward",
+        "searches, mean of 5 rollouts": "rollout/searches",
         "dev EM of 96 questions": "dev/em",
     }
-    for axis, (title, key) in zip(axes, panels.items(), strict=True):
-        points = [(row["step"], row[key]) for row in rows if key in row]
-        axis.plot(*zip(*points, strict=True), marker=".", color="#33658a")
-        if key == "reward" and len(points) >= 5:
-            means = [fmean(value for _, value in points[max(0, i - 4) : i + 1]) for i in range(len(points))]
-            axis.plot([step for step, _ in points], means, color="#c1440e", label="mean of the last 5")
-            axis.legend(frameon=False)
-        axis.set(title=title, xlabel="step")
-        axis.spines[["top", "right"]].set_visible(False)
+    names = {RUNS[0]: ("grpo", "#33658a"), RUNS[1]: ("grpo-2", "#c1440e")}
+    for run, rows in steps_of(runs).items():
+        name, color = names[run]
+        grpo = load_run_settings(RunLayout(runs / run).config).grpo
+        updates = 1 if grpo is None else grpo.updates_per_rollout
+        for axis, (title, key) in zip(axes, panels.items(), strict=True):
+            points = [(row["step"] / updates, row[key]) for row in rows if key in row]
+            if key != "dev/em":  # rollouts differ in their questions
+                points = trailing(points, 5 * updates)
+            axis.plot(*zip(*points, strict=True), marker="." if key == "dev/em" else None, color=color, label=name)
+            axis.set(title=title, xlabel="rollouts of 64")
+            axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
     figure.savefig(path, dpi=110)
     print(f"curves: {path}")
+
+
+def trailing(points: Sequence[tuple[float, float]], last: int) -> list[tuple[float, float]]:
+    """Each point with the mean of itself and those before it, ``last`` in all."""
+    spans = [points[max(0, place + 1 - last) : place + 1] for place in range(len(points))]
+    return [(span[-1][0], fmean(value for _, value in span)) for span in spans]
 
 
 def main() -> None:
