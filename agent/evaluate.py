@@ -162,7 +162,7 @@ def evaluate(
     _check_questions(questions)
     kept = EvaluationLayout(Path(out)) if out is not None else None
     done = _done_before(kept.trajectories, questions) if kept else {}
-    missing = [(position, question) for position, question in enumerate(questions) if question.id not in done]
+    missing = [(position, question) for position, question in enumerate(questions) if key_of(question) not in done]
     keep = TrajectoryWriter(kept.trajectories) if kept else None
     try:
         for start in range(0, len(missing), batch_size):
@@ -174,7 +174,7 @@ def evaluate(
             plain = [ScoredTrajectory(trajectory, None) for trajectory in trajectories]
             for scored in scored_by(score, trajectories) if score else plain:
                 failures.note(scored.trajectory)
-                done[scored.trajectory.question.id] = scored
+                done[key_of(scored.trajectory.question)] = scored
                 if keep:
                     keep.write(scored)
     finally:
@@ -182,7 +182,7 @@ def evaluate(
             keep.close()
     if on_progress:
         on_progress(len(done), len(questions))
-    ordered = [done[question.id] for question in questions]
+    ordered = [done[key_of(question)] for question in questions]
     report = summarise(ordered, metrics, resamples)
     if kept:
         write_record(kept.predictions, predictions(ordered))
@@ -237,28 +237,34 @@ def predictions(rows: Iterable[ScoredTrajectory]) -> dict[str, dict[str, Any]]:
 def _check_questions(questions: Sequence[Question]) -> None:
     if not questions:
         raise DataError("there are no questions to evaluate", "is the file empty, or --limit 0?")
-    repeated = [identity for identity, count in Counter(q.id for q in questions).items() if count > 1]
+    repeated = [key for key, count in Counter(map(key_of, questions)).items() if count > 1]
     if repeated:
-        raise DataError(f"question id '{repeated[0]}' occurs more than once", "make the ids unique")
+        raise DataError(f"question id '{repeated[0][0]}' occurs more than once", "make the ids unique")
 
 
-def _done_before(file: Path, questions: Sequence[Question]) -> dict[str, ScoredTrajectory]:
+def key_of(question: Question) -> tuple[str, str]:
+    """Id and text: files of different makers may have the same ids."""
+    return question.id, question.text
+
+
+def _done_before(file: Path, questions: Sequence[Question]) -> dict[tuple[str, str], ScoredTrajectory]:
     """Trajectories saved by an earlier run of this evaluation; unscored ones are dropped, to be played again."""
     if not file.exists():
         return {}
     TrajectoryWriter(file).close()  # drops an incomplete last line
     unscored = 0
-    asked = {question.id: question for question in questions}
-    done: dict[str, ScoredTrajectory] = {}
+    asked = {key_of(question): question for question in questions}
+    done: dict[tuple[str, str], ScoredTrajectory] = {}
     for row in read_trajectories(file):
         question = row.trajectory.question
-        if not _same(asked.get(question.id), question):
+        if not _same(asked.get(key_of(question)), question):
             raise DataError(
                 f"{file} holds question '{question.id}', which is not among these questions",
                 "use another --out for other questions",
             )
         if row.trajectory.scorable:
-            done[question.id] = replace(row, trajectory=replace(row.trajectory, question=asked[question.id]))
+            known = asked[key_of(question)]
+            done[key_of(question)] = replace(row, trajectory=replace(row.trajectory, question=known))
         else:
             unscored += 1
     if unscored:

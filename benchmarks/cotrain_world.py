@@ -1,6 +1,6 @@
 """Agent and retriever teach each other in the made-up world, beside controls of the same cost.
 
-    python benchmarks/cotrain_world.py [--seeds 0 1 2] [--out runs/cotrain_world_study] [--arms both agent random once]
+    python benchmarks/cotrain_world.py [--seeds 0 1 2] [--out FOLDER] [--arms both agent random once]
                                        [--set threads=1] [--small] [--table]
 
 All arms of a seed begin with the world, the warm start and the encoder of 200 judged searches that ``both`` has made
@@ -251,11 +251,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
-    parser.add_argument("--out", type=Path, default=Path("runs/cotrain_world_study"))
+    parser.add_argument("--out", type=Path, help="runs/cotrain_world_study, or with --small runs/cotrain_world_small.")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="A setting for all runs.")
     parser.add_argument("--small", action="store_true", help="To see that it runs; in a folder of its own.")
     parser.add_argument("--table", action="store_true", help="Print what is known, run nothing.")
     options = parser.parse_args()
+    options.out = options.out or Path("runs", "cotrain_world_small" if options.small else "cotrain_world_study")
     for seed in options.seeds if not options.table else ():
         for arm in ("both", *(arm for arm in options.arms if arm != "both")):
             run_arm(options, seed, arm)

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from sleuth.settings import read_layers
+
 PORT = 6379
 
 
@@ -78,8 +80,12 @@ def instructions(
         shlex.join(["ray", *node_arguments(f"{ip}:{port}", None)]),
         "# On the head, once the nodes have joined:",
         f"sleuth cluster {run} --check --set cluster.address={ip}:{port}",
-        f"sleuth train {run} --set cluster.address={ip}:{port}",
+        f"sleuth {_command(config)} {run} --set cluster.address={ip}:{port}",
     ]
+
+
+def _command(config: Path) -> str:
+    return "cotrain" if "cotrain" in read_layers(config) else "train"
 
 
 def head_arguments(ip: str, port: int) -> list[str]:

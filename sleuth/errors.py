@@ -64,10 +64,10 @@ class TrainingError(SleuthError):
 class MissingExtraError(SleuthError):
     """An optional package is not installed."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
+    def __init__(self, package: str, extra: str, purpose: str, otherwise: str = "") -> None:
         super().__init__(
             f"{purpose} needs the package {package}, which is not installed",
-            f"pip install 'sleuth-rl[{extra}]'",
+            ", ".join(filter(None, (f"pip install 'sleuth-rl[{extra}]'", otherwise))),
         )
 
 

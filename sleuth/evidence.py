@@ -143,3 +143,8 @@ def _informs(answer: str) -> bool:
 
 def _spaced(text: str) -> str:
     return f" {' '.join(tokens(text))} "
+
+
+def same_text(text: str) -> str:
+    """``text`` without differences of case, spacing and punctuation."""
+    return " ".join(word for word in tokens(text) if any(map(str.isalnum, word)))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sleuth.evidence import normalise_title, parent_id
+from sleuth.evidence import normalise_title, parent_id, same_text
 from sleuth.types import Question
 
 T = TypeVar("T")
@@ -14,20 +14,35 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """The gold passages and gold titles of ``questions`` questions kept for measuring. False if nothing is known."""
+    """The gold passages and gold titles of ``questions`` questions kept for measuring, and, where those must not be
+    asked either, their ids and texts. False if nothing is known.
+    """
 
     passages: frozenset[str] = frozenset()
     titles: frozenset[str] = frozenset()
     questions: int = 0
+    ids: frozenset[str] = frozenset()
+    texts: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, questions: Iterable[Question]) -> HeldOut:
+    def of(cls, questions: Iterable[Question], *, golds: bool = True, asked: bool = False) -> HeldOut:
         kept = list(questions)
-        passages = frozenset(parent_id(name) for question in kept for name in question.gold_ids)
-        return cls(passages, frozenset(title for question in kept for title in _titles(question)), len(kept))
+        judged = kept if golds else []
+        repeated = kept if asked else []
+        return cls(
+            frozenset(parent_id(name) for question in judged for name in question.gold_ids),
+            frozenset(title for question in judged for title in _titles(question)),
+            len(kept),
+            frozenset(question.id for question in repeated),
+            frozenset(same_text(question.text) for question in repeated),
+        )
 
     def __bool__(self) -> bool:
-        return bool(self.passages or self.titles)
+        return bool(self.passages or self.titles or self.ids)
+
+    def asks(self, question: Question) -> bool:
+        """Whether ``question`` has the id or the text of one that is held out and must not be asked."""
+        return question.id in self.ids or (bool(self.texts) and same_text(question.text) in self.texts)
 
     def has_passage_of(self, question: Question) -> bool:
         """Whether ``question`` has a gold passage, or a window of one, that is held out."""
@@ -39,32 +54,40 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class Leaks:
-    """How many of ``of`` training questions share a gold passage with one held out, or a gold title only."""
+    """How many of ``of`` training questions are asked by those held out too, share a gold passage with one, or a gold
+    title only.
+    """
 
     of: int = 0
     by_passage: int = 0
     by_title: int = 0
+    asked: int = 0
 
     @property
     def count(self) -> int:
-        return self.by_passage + self.by_title
+        return self.by_passage + self.by_title + self.asked
 
     def __add__(self, other: Leaks) -> Leaks:
-        return Leaks(self.of + other.of, self.by_passage + other.by_passage, self.by_title + other.by_title)
+        passage, title = self.by_passage + other.by_passage, self.by_title + other.by_title
+        return Leaks(self.of + other.of, passage, title, self.asked + other.asked)
 
 
 def without_leaks(rows: Sequence[T], held: HeldOut, question: Callable[[T], Question]) -> tuple[list[T], Leaks]:
-    """The rows whose question shares neither gold passage nor gold title with one held out, and what was dropped."""
+    """The rows whose question shares neither gold passage nor gold title with one held out, nor is one where that
+    must not be, and what was dropped.
+    """
     kept: list[T] = []
-    by_passage = by_title = 0
+    by_passage = by_title = asked = 0
     for row in rows:
-        if held.has_passage_of(question(row)):
+        if held.asks(question(row)):
+            asked += 1
+        elif held.has_passage_of(question(row)):
             by_passage += 1
         elif held.has_title_of(question(row)):
             by_title += 1
         else:
             kept.append(row)
-    return kept, Leaks(len(rows), by_passage, by_title)
+    return kept, Leaks(len(rows), by_passage, by_title, asked)
 
 
 def _titles(question: Question) -> set[str]:

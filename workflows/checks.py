@@ -70,10 +70,17 @@ def _check_environment(settings: RunSettings) -> None:
     from envs.protocols.base import open_protocol
 
     open_protocol(environment).wording(PRESETS[environment.preset])
-    if settings.cluster is not None and any(tool.kind == "open" for tool in environment.tools):
+    if settings.cluster is not None:
+        check_shared(settings)
+
+
+def check_shared(settings: RunSettings) -> None:
+    """Raise ConfigError where the retriever that a cluster's workers share cannot do what the environment asks."""
+    environment = settings.environment
+    if environment.kind == "search" and any(tool.kind == "open" for tool in environment.tools):
         raise ConfigError(
             "environment.tools has open, but the retriever that a cluster shares finds passages only",
-            "leave open out, or train without cluster",
+            "leave open out, or do without the cluster: --set cluster=null",
         )
 
 
@@ -102,10 +109,11 @@ def _check_questions(settings: RunSettings, *, training: bool) -> None:
 def say_leaks(leaks: Leaks, what: str) -> None:
     """One line on what was dropped; none if nothing was."""
     if leaks.count:
+        also = f"dev or test asks them too ({leaks.asked:,}), or " if leaks.asked else ""
         log.info(
-            "%s of %s %s are dropped: they share a gold passage (%s) or a gold title alone (%s) with a question of"
+            "%s of %s %s are dropped: %sthey share a gold passage (%s) or a gold title alone (%s) with a question of"
             " data.dev or data.test; data.leaks=keep keeps them",
-            *(f"{leaks.count:,}", f"{leaks.of:,}", what, f"{leaks.by_passage:,}", f"{leaks.by_title:,}"),
+            *(f"{leaks.count:,}", f"{leaks.of:,}", what, also, f"{leaks.by_passage:,}", f"{leaks.by_title:,}"),
         )
 
 
@@ -129,7 +137,7 @@ def _check_source(source: DemonstrationSource) -> None:
     from envs.recordings import holds_recordings, read_recordings
 
     if source.kind == "runs":
-        read_recordings(source.path)
+        read_recordings(source.path, source.limit if source.draw == "first" else None)
     elif not holds_plans(source.path):
         rows = read_rows(source.path, 1)
         if holds_recordings(rows[0]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 from agent.cluster.config import ClusterSettings
 from envs.config import EnvironmentSettings
 from retrieval.config import IndexedSettings, RetrieverSettings
-from sleuth.errors import ArtifactError, ConfigError
+from sleuth.errors import ArtifactError, ConfigError, MissingExtraError
 from sleuth.layout import GrpoOutcome, RunLayout, write_record
 from sleuth.protocols import Retriever
 from sleuth.query_forms import form_of
 from sleuth.runs import RunFolder
+from workflows.checks import check_shared
 from workflows.config import RunSettings
 from workflows.context import StageContext
 from workflows.learn import learn
 from workflows.logs import quiet_libraries
-from workflows.sharded import spawn_shards
+from workflows.sharded import check_shardable, spawn_shards
 from workflows.wiring import limit_threads, make_driver, make_retriever
 
 if TYPE_CHECKING:
@@ -146,6 +148,16 @@ def run_plan(run: StageContext) -> RunPlan:
     policy = for_training(chosen, training_sampling(settings.grpo.temperature, settings.grpo.top_p))
     plan = _plan(settings, partial(open_trainable, policy, model, settings.grpo.lora), model, retriever)
     return replace(plan, updates=settings.grpo.updates_per_rollout, apart=has_own_engine(policy.backend))
+
+
+def check_cluster(settings: RunSettings) -> None:
+    """Raise MissingExtraError or ConfigError, in one line, where the cluster of ``settings`` cannot play."""
+    assert settings.cluster is not None
+    if settings.cluster.backend == "ray" and importlib.util.find_spec("ray") is None:
+        raise MissingExtraError("ray", "ray", "cluster.backend 'ray'", "or play in this process: --set cluster=null")
+    check_shared(settings)
+    if settings.cluster.index_shards > 1 and settings.retriever is not None:
+        check_shardable(settings.retriever)
 
 
 @contextmanager

@@ -45,9 +45,10 @@ class DataSettings(Settings):
     """Question files: for training, for choosing a checkpoint, and for the reported metrics.
 
     ``leaks``: training questions, and demonstrations, that share a gold passage or a gold title with any question of
-    ``dev`` or ``test`` are dropped, or kept. ``gold``: gold passages are known by id where questions list ids, or by
-    title throughout, as for a corpus with other ids. ``dev_max_answer_words`` keeps the dev questions with a first
-    answer of at most so many words, in every stage of a run; where a stage asks a limited number of them,
+    ``dev`` or ``test`` are dropped, or kept. ``repeats``: those with the id or the text of one of them are dropped, or
+    kept, since ids of two files may be the same by chance. ``gold``: gold passages are known by id where questions list
+    ids, or by title throughout, as for a corpus with other ids. ``dev_max_answer_words`` keeps the dev questions with a
+    first answer of at most so many words, in every stage of a run; where a stage asks a limited number of them,
     ``dev_draw: seeded`` takes them from all over the file, by the run's seed.
     """
 
@@ -57,6 +58,7 @@ class DataSettings(Settings):
     dev_draw: Draw = "first"
     test: str | None = None
     leaks: Literal["drop", "keep"] = "drop"
+    repeats: Literal["drop", "keep"] = "keep"
     gold: Gold = "id"
 
 

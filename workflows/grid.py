@@ -19,7 +19,7 @@ from sleuth.layout import EvaluationLayout, GridLayout, write_record
 from sleuth.runs import RunFolder
 from workflows.model_settings import compare_prompts, evaluation_settings
 from workflows.paired import Values, compare, values_of
-from workflows.play import Evaluation, Opened, Progress, play
+from workflows.play import Evaluation, Opened, Progress, check_playable, play
 
 if TYPE_CHECKING:
     from workflows.config import RunSettings
@@ -147,6 +147,8 @@ def evaluate_grid(
     identity: dict[str, Any] = {"cells": [cell.folder for cell in cells]}
     if sets:
         identity["suite"] = {chosen.name: chosen.record for chosen in sets}
+    for cell in cells:
+        check_playable(cell.settings)
     with RunFolder(out).claim(identity, resume=resume, overwrite=overwrite):
         for chosen in sets:
             chosen.write(layout.questions(chosen.name))

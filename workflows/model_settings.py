@@ -86,8 +86,9 @@ def evaluation_settings(
     if data:
         values["data"] = {"gold": (values.get("data") or {}).get("gold", "id"), "dev": data}
         for override in overrides:
-            if override.startswith("data.") and not override.startswith("data.dev="):
+            if override.startswith(("data.", "data=")):
                 apply_override(values, override)
+        values["data"]["dev"] = data
     settings = validate(RunSettings, values, model)
     if not settings.data.dev:
         raise ConfigError("no question file is given", "add --data FILE")

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MAY_DIFFER = ("evaluation", "policy.max_rows", "policy.keep_cache", "policy.cache_bytes", "policy.device")
 """Settings that change an evaluation's speed but not its result."""
 
+_DRAWN = {"dev_draw": "first", "dev_max_answer_words": None, "gold": "id"}
+"""Settings of the data that say which questions are asked and how they are judged, as before there was a choice."""
+
 OnProgress = Callable[[int, int], None]
 Progress = Callable[[str], AbstractContextManager[OnProgress | None]]
 """Shows progress under a title; yields a callback for (done, total)."""
@@ -66,6 +69,7 @@ class Opened:
         from workflows.wiring import make_driver
 
         if not spread(settings):
+            self._end_workers()
             policy, codec = self.policy(settings)
             return make_driver(policy, codec, settings.environment, retriever)
         from workflows.cluster import players
@@ -73,6 +77,7 @@ class Opened:
         key = settings.model_dump_json(include={"policy", "environment", "retriever", "cluster"})
         if key not in self.workers:
             self._end_workers()  # one policy at a time in memory
+            self.policies.clear()
             self.workers[key] = self._cluster.enter_context(players(settings, retriever))
         return self.workers[key]
 
@@ -109,6 +114,7 @@ def play(
     from workflows.logs import quiet_libraries
 
     quiet_libraries()
+    check_playable(settings)
     from agent.sampled import sampled_report
     from rewards.text_match import exact_match, f1, normalise_answer
     from sleuth.runs import RunFolder
@@ -146,6 +152,14 @@ def spread(settings: RunSettings) -> bool:
     """Whether workers on a cluster play; those of a server's policy would only ask the server."""
     server = settings.policy.backend == "openai" or (settings.policy.model or "").startswith(("http://", "https://"))
     return settings.cluster is not None and not server
+
+
+def check_playable(settings: RunSettings) -> None:
+    """Raise ConfigError or MissingExtraError, before anything is opened, where a cluster cannot play ``settings``."""
+    if spread(settings):
+        from workflows.cluster import check_cluster
+
+        check_cluster(settings)
 
 
 def batch_size(settings: RunSettings) -> int:
@@ -222,9 +236,7 @@ def _identity(settings: RunSettings, retriever: Retriever | None) -> dict[str, A
     assert settings.data.dev
     kept = settings.model_dump(mode="json", include={"policy", "environment", "rewards", "evaluation", "seed"})
     data = Path(settings.data.dev)
-    drawn = settings.data.model_dump(
-        mode="json", include={"dev_draw", "dev_max_answer_words", "gold"}, exclude_defaults=True
-    )
+    drawn = settings.data.model_dump(mode="json", include=set(_DRAWN))
     return {
         **kept,
         "retriever": settings.model_dump(mode="json")["retriever"] if retriever else None,
@@ -247,6 +259,7 @@ def _reread(settings: RunSettings, saved: dict[str, Any]) -> dict[str, Any]:
     sections = ("policy", "environment", "evaluation", "retriever")
     kept = {name: saved[name] for name in sections if saved.get(name) is not None}
     read = validate(RunSettings, {"out": "evaluation", "policy": {"model": ""}, **kept}, where)
+    saved = {**saved, "data": {**_DRAWN, **saved["data"]}}
     plain = {**saved, **read.model_dump(mode="json", include=set(kept))}
     return {**plain, "rewards": reread(saved["rewards"], settings.rewards, where)} if "rewards" in saved else plain
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from retrieval.training.pipeline import TrainingRun
     from retrieval.training.start import Counting
 
+_FREE = ("out", "threads")
+"""Settings that a resumed training may change."""
 COLUMNS = {
     "loss": "loss",
     "accuracy": "accuracy",
@@ -62,7 +64,7 @@ def claimed(settings: RetrieverRun, resume: bool, overwrite: bool, counting: Cou
     limit_threads(settings.threads)
     folder = RunFolder(settings.out)
     plain = settings.model_dump(mode="json")
-    with folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=("out",), reread=_reread):
+    with folder.claim(plain, resume=resume, overwrite=overwrite, may_differ=_FREE, reread=_reread):
         yield training_run(settings, folder, resume, counting)
 
 
@@ -83,7 +85,7 @@ def prepared(settings: RetrieverRun, counting: Counting, out: Path) -> Iterator[
     plain = settings.model_dump(mode="json")
     unmade = settings.world is not None and not folder.stage_done("world")
     own = folder.begun and unmade  # the world of a run that is there is made with its settings alone
-    with folder.claim(plain, resume=True, may_differ=("out",), reread=_reread) if own else folder.prepare(plain):
+    with folder.claim(plain, resume=True, may_differ=_FREE, reread=_reread) if own else folder.prepare(plain):
         yield training_run(settings, folder, False, counting)
 
 

@@ -142,9 +142,10 @@ def read_training(data: DataSettings, seed: int) -> tuple[list[list[Question]], 
 
 
 def held_out(data: DataSettings) -> HeldOut:
-    """What no training question and no demonstration may be about; nothing where leaks are kept."""
-    paths = dict.fromkeys(path for path in (data.dev, data.test) if path is not None)
-    return HeldOut() if data.leaks == "keep" else HeldOut.of(q for path in paths for q in read_questions(path))
+    """What no training question and no demonstration may be about, or ask; nothing where both are kept."""
+    golds, asked = data.leaks == "drop", data.repeats == "drop"
+    paths = dict.fromkeys(path for path in (data.dev, data.test) if path is not None and (golds or asked))
+    return HeldOut.of((q for path in paths for q in read_questions(path)), golds=golds, asked=asked)
 
 
 def read_source(source: SourceSettings, seed: int, gold: Gold = "id", *, tell: bool = False) -> list[Question]:

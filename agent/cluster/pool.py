@@ -97,7 +97,7 @@ class Crew:
             if len(self._gone) == len(self.all):
                 raise ClusterError(
                     f"every rollout worker is gone; the last: {self._gone[-1]}",
-                    "the last checkpoint is intact: repair the node, then --resume",
+                    "what was saved is intact: repair the node, then --resume",
                 )
             if not self._idle:
                 return None
@@ -273,7 +273,7 @@ class _Batch:
         if now - self.stalled_since > self.patience.start_s:
             raise ClusterError(
                 f"no rollout worker came back within {self.patience.start_s:g} s",
-                "the last checkpoint is intact: repair the nodes, then --resume",
+                "what was saved is intact: repair the nodes, then --resume",
             )
         time.sleep(_POLL_S)
 

@@ -182,7 +182,7 @@ class RayCluster:
                 if attempt == _STARTS or settings.address:
                     raise ClusterError(
                         f"no Ray at {where}: {first_line(error)}",
-                        "start one with: sleuth cluster CONFIG --head, or leave cluster.address out",
+                        "start one with: sleuth cluster CONFIG --head (secret: cluster.token), or leave cluster out",
                     ) from error
                 log.warning("Ray did not start (%s): trying again", first_line(error))
 

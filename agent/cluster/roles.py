@@ -125,7 +125,7 @@ def source_maker(
 @contextmanager
 def open_roles(settings: ClusterSettings, plan: RunPlan, token: Path) -> Iterator[Roles]:
     """Retrievers and workers, shut down at the end of the block. Raises ClusterError if a node differs."""
-    cluster = open_cluster(settings, _roles(settings), token, room=settings.learners * settings.learner.cpus)
+    cluster = open_cluster(settings, _roles(settings, plan), token, room=settings.learners * settings.learner.cpus)
     try:
         code = code_identity()
         retrievers = _spawn_retrievers(cluster, settings, plan, code)
@@ -156,9 +156,10 @@ def open_cluster(
     return RayCluster(settings, roles, token, room=room)
 
 
-def _roles(settings: ClusterSettings) -> list[tuple[str, float, float]]:
+def _roles(settings: ClusterSettings, plan: RunPlan) -> list[tuple[str, float, float]]:
     workers = [("worker", settings.worker.cpus, settings.worker.gpus)] * settings.workers
-    return workers + [("retriever", settings.retriever.cpus, settings.retriever.gpus)] * settings.retrievers
+    retrievers = settings.retrievers if plan.open_index is not None else 0
+    return workers + [("retriever", settings.retriever.cpus, settings.retriever.gpus)] * retrievers
 
 
 def _spawn_retrievers(cluster: Cluster, settings: ClusterSettings, plan: RunPlan, code: str) -> list[Actor]:

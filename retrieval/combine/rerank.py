@@ -19,7 +19,7 @@ from sleuth.errors import RetrieverError
 from sleuth.explanations import Contribution, Explanation
 from sleuth.hits import distinct
 from sleuth.protocols import Documents, Retriever
-from sleuth.query_forms import QueryForm, form_of
+from sleuth.query_forms import QueryForm
 from sleuth.types import Hit
 
 
@@ -40,8 +40,9 @@ class RerankRetriever:
 
     @property
     def query_form(self) -> QueryForm:
-        """The inner retriever's."""
-        return form_of(self.inner)
+        """The inner retriever's. Raises AttributeError if it reads whatever it is given, as BM25 does."""
+        form: QueryForm = self.inner.query_form  # type: ignore[attr-defined]
+        return form
 
     @property
     def passages(self) -> int | None:

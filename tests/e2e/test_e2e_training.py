@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.main import make_app
 from sleuth.sinks import read_metrics
 from sleuth.trajectories import read_trajectories
 from sleuth.types import ScoredTrajectory
@@ -128,7 +128,7 @@ def test_an_evaluation_on_a_cluster_finds_what_one_process_finds(finished: Path,
     for name, settings in (("here", "null"), ("there", cluster)):
         words = ["evaluate", str(finished), "--out", str(tmp_path / name), "--limit", "6", "--samples", "2"]
         words += ["--temperature", "1", "--set", "threads=1", "--set", f"cluster={settings}"]
-        done = CliRunner().invoke(app, words)
+        done = CliRunner().invoke(make_app(), words)
         assert done.exit_code == 0, done.output
         rows = [
             row for file in sorted((tmp_path / name).rglob("trajectories.jsonl")) for row in read_trajectories(file)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from agent.labelling.config import AnyLabels, OutcomeSettings
 from retrieval.training.config import DevSettings, InBatchSettings, SourceSettings, TrainingSettings
@@ -39,7 +39,7 @@ class LearningSettings(Settings):
     """How the retriever learns from a round's rows, from the weights of the round before.
 
     ``rows``: further rows that are read beside them, such as judged ones. A reranker takes ``reranker`` (its
-    ``backbone`` is the round's), an encoder ``training``, ``mining`` and ``evaluation``.
+    ``backbone``, which may be left out, is the round's), an encoder ``training``, ``mining`` and ``evaluation``.
     """
 
     training: SerializeAsAny[TrainingSettings] = InBatchSettings()
@@ -47,6 +47,11 @@ class LearningSettings(Settings):
     mining: MiningSettings | None = None
     evaluation: DevSettings | None = None
     rows: list[SourceSettings] = Field(default_factory=list)
+
+    @field_validator("reranker", mode="before")
+    @classmethod
+    def _of_the_round(cls, values: object) -> object:
+        return {"backbone": "that of the round before"} | values if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _one_of_them_learns(self) -> LearningSettings:
@@ -116,6 +121,11 @@ class CotrainRun(RunSettings):
             raise ValueError("co-training needs data.train and data.dev")
         if chosen.retriever is not None:
             learner_of(self.retriever, chosen.retriever.reranker is not None)
+        own = chosen.start.encoder.settings.get("query_form") if chosen.start and chosen.start.encoder else None
+        if own not in (None, chosen.query_form):
+            raise ValueError(
+                f"cotrain.start has query_form {own}, and cotrain has {chosen.query_form}: set that of cotrain alone"
+            )
         return self
 
 

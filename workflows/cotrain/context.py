@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,9 @@ from workflows.play import Opened, Progress, batch_size, played
 if TYPE_CHECKING:
     from agent.evaluate import EvaluationReport
     from sleuth.types import Sampling
+
+
+log = logging.getLogger("sleuth.cotrain")
 
 
 @dataclass(slots=True)
@@ -92,7 +96,7 @@ class Cotraining:
     def open_after(self, number: int) -> Retriever:
         """The retriever after round ``number``, which must be the one that was made then."""
         made = [one for one in range(number, 0, -1) if self.info(one, "guard").get("swapped")]
-        expected = self.info(made[0], "index")["fingerprint"] if made else None
+        expected = self.info(made[0], "index")["fingerprint"] if made else self.info(0, "evaluate").get("fingerprint")
         return self.open(self.retriever(number), expected)
 
     def play(
@@ -110,7 +114,8 @@ class Cotraining:
         """Answer ``questions`` with the retriever after round ``searching``, greedily unless ``sampling`` says how.
 
         What is in ``out`` already is not played again.
-        Raises RetrieverError if the retriever failed on some: a resume plays those again.
+        Raises RetrieverError if the retriever or a worker failed on some questions, or if none could be scored: a
+        resume plays those again. Other failures may come back at every attempt, so that a warning has to do.
         """
         from agent.evaluate import GREEDY, evaluate
         from rewards.scorer import make_scorer
@@ -133,11 +138,12 @@ class Cotraining:
                 resamples=settings.evaluation.bootstrap,
                 on_progress=on_progress,
             )
-        if report.stops.get("retriever_failed"):
-            raise RetrieverError(
-                f"{report.unscored} of {report.overall.n} questions could not be scored ({causes(report.failures)})",
-                "fix what failed, then run the same command with --resume to retry only these",
-            )
+        if report.unscored:
+            said = f"{report.unscored} of {report.overall.n} questions could not be scored ({causes(report.failures)})"
+            passing = report.stops.get("retriever_failed") or report.stops.get("worker_lost")
+            if passing or not report.overall.scored:
+                raise RetrieverError(said, "fix what failed, then run the same command with --resume to retry these")
+            log.warning("%s: %s; no mean and no row includes them", title, said)
         return report
 
 

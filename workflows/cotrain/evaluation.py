@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
+from sleuth.errors import ConfigError
 from sleuth.layout import EvaluationLayout, read_record, write_record
 from sleuth.protocols import Retriever
+from sleuth.query_forms import form_of
 from sleuth.types import Question
 from workflows.cotrain.context import Cotraining
 from workflows.cotrain.guards import compared
@@ -21,6 +23,7 @@ def evaluate_round(run: Cotraining, number: int) -> dict[str, Any]:
     The dev searches are the held-out ones of the next round's guard.
     """
     policy, retriever = run.policy(number), run.open_after(number)
+    _check_form(run, retriever)
     asked = _questions(run)
     for name, questions in asked.items():
         run.play(f"round {number}: {name}", questions, policy, number, run.layout.round(number).evaluation(name))
@@ -30,6 +33,16 @@ def evaluate_round(run: Cotraining, number: int) -> dict[str, Any]:
         run.play(f"round {number}: {name}, policy of before", questions, before, number, out)
     _judge(run, number, retriever)
     return {"fingerprint": retriever.fingerprint, **figures_of(run, number)}
+
+
+def _check_form(run: Cotraining, retriever: Retriever) -> None:
+    """A reranker is asked in the form of what it reorders, so that it must learn in that one."""
+    learning, own = run.chosen.retriever, form_of(retriever)
+    if learning is not None and learning.reranker is not None and own != run.chosen.query_form:
+        raise ConfigError(
+            f"the reranker would learn from queries in the form {run.chosen.query_form} and be asked in the form {own}",
+            f"set cotrain.query_form={own}",
+        )
 
 
 def measured_on(run: Cotraining, number: int) -> EvaluationLayout:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sleuth.evidence import contains_answer, telling_answers, tokens
+from sleuth.evidence import contains_answer, same_text, telling_answers
 from sleuth.protocols import Retriever
 from sleuth.query_forms import form_of, last_thought, written
 from sleuth.statistics import paired_difference
@@ -31,11 +31,6 @@ class Kept:
     def why(self, question_id: str, *texts: str) -> str:
         """By what a row is one of theirs: ``id`` or ``text``; empty if it is not."""
         return "id" if question_id in self.ids else "text" if any(same_text(t) in self.texts for t in texts) else ""
-
-
-def same_text(text: str) -> str:
-    """``text`` without differences of case, spacing and punctuation."""
-    return " ".join(word for word in tokens(text) if any(map(str.isalnum, word)))
 
 
 def answer_recall(retriever: Retriever, trajectories: Sequence[Trajectory], k: int) -> Values:

@@ -6,12 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from agent.cluster.config import ClusterSettings
 from retrieval.combine.config import RerankSettings
 from retrieval.dense.config import DenseSettings
 from retrieval.encoders.index_config import EncodedIndexSettings
 from retrieval.training.config import FrozenSettings, SourceSettings, TrainingSettings
 from retrieval.training.start import Counting
-from sleuth.layout import read_record
+from sleuth.layout import RunLayout, read_record
 from sleuth.seeding import derive_seed
 from workflows.config import RunSettings
 from workflows.cotrain.context import Cotraining
@@ -31,6 +32,9 @@ def train_start(run: Cotraining, counting: Counting) -> None:
     refuse_held_out_queries(start.data, held_out_questions(run))
     seed = start.seed if "seed" in start.model_fields_set else run.settings.seed
     own = {"out": run.layout.start.out, "seed": seed, "threads": start.threads or run.settings.threads}
+    if start.encoder is not None and run.chosen.query_form != "query":
+        changed = {**start.encoder.settings, "query_form": run.chosen.query_form}
+        own["encoder"] = start.encoder.model_copy(update={"settings": changed})
     _train(RetrieverRun.model_validate({**dict(start), **own}), counting)
 
 
@@ -129,10 +133,19 @@ def agent_settings(run: Cotraining, number: int) -> RunSettings:
             "demonstrations": None,
             "warmstart": None,
             "grpo": settings.grpo.model_copy(update=changes),
-            "data": settings.data.model_copy(update={"test": None}),
+            "data": settings.data.model_copy(update={"repeats": "drop"}),
+            "cluster": _cluster(settings),
             "evaluation": settings.evaluation.model_copy(update={"modes": [], "start_modes": []}),
         }
     )
+
+
+def _cluster(settings: RunSettings) -> ClusterSettings | None:
+    """The agent's run has another folder, and the secret of a running Ray lies beside that of the whole."""
+    if settings.cluster is None:
+        return None
+    token = settings.cluster.token or RunLayout(settings.out).token
+    return settings.cluster.model_copy(update={"token": token})
 
 
 def _train(settings: RetrieverRun, counting: Counting) -> dict[str, Any]:

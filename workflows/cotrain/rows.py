@@ -126,8 +126,8 @@ def right_from(least: float) -> Callable[[Trajectory], bool]:
 
 def label_precision(run: Cotraining, pairs: Sequence[tuple[Question, Passage]]) -> dict[str, float]:
     """Share of the positives that are gold passages of their questions, where those are known: for people alone."""
-    files = dict.fromkeys(source.path for source in run.settings.data.train)
-    known = {(one.id, one.text): golds_of(one) for path in files for one in read_questions(path)}
+    files, gold = dict.fromkeys(source.path for source in run.settings.data.train), run.settings.data.gold
+    known = {(one.id, one.text): golds_of(one) for path in files for one in read_questions(path, gold=gold)}
     judged = [(known[q.id, q.text], passage) for q, passage in pairs if known.get((q.id, q.text))]
     hits = sum(golds.of(passage) is not None for golds, passage in judged)
     return {"judged_rows": len(judged), "precision": hits / len(judged)} if judged else {}
@@ -137,7 +137,7 @@ def watch_queries(run: Cotraining, number: int, asked: dict[str, float]) -> None
     """Warn where queries collapse into one form."""
     guards = run.chosen.guards
     said = {
-        "different questions ask the same": asked["distinct"] < guards.min_distinct,
+        "different questions ask the same": asked["queries"] > 0 and asked["distinct"] < guards.min_distinct,
         "queries only say the question again": asked["copied"] > guards.max_copied,
         "episodes ask the same again": asked["repeated"] > guards.max_repeated,
     }

@@ -33,6 +33,14 @@ def test_a_shared_passage_or_title_leaks() -> None:
     assert found[1] + Leaks(3, 1, 0) == Leaks(10, 4, 2)
 
 
+def test_what_is_asked_with_may_be_held_out_by_id_and_by_text() -> None:
+    dev = [asked("d1", ("Oslo",)), Question("d2", "Who wrote  HAMLET", ("a",))]
+    held = HeldOut.of(dev, golds=False, asked=True)
+    rows = [asked("d1"), Question("t", "who wrote Hamlet?", ("a",)), asked("other", ("Oslo",))]
+    assert held and kept(held, *rows) == (["other"], Leaks(of=3, asked=2))
+    assert kept(HeldOut.of(dev), *rows) == (["d1", "t"], Leaks(of=3, by_title=1))
+
+
 def test_nothing_leaks_where_nothing_is_held_out() -> None:
     held = HeldOut.of([asked("d")])
     assert not held and not HeldOut()

@@ -12,16 +12,19 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from agent.evaluate import _check_questions
 from retrieval.config import RetrieverSettings
 from retrieval.training.config import SourceSettings
-from sleuth.errors import ConfigError, DataError
+from sleuth.errors import ConfigError, DataError, RetrieverError
 from sleuth.runs import RunFolder
 from sleuth.trajectories import to_line
 from sleuth.types import Answer, Generation, Hit, Passage, Question, ScoredTrajectory, Search, Trajectory, Turn
+from workflows.config import SourceSettings as QuestionFile
 from workflows.cotrain.config import CotrainSettings, load_cotrain_run
 from workflows.cotrain.context import Cotraining
 from workflows.cotrain.families import learner_of, start_of, weights_of, with_learned
 from workflows.cotrain.guards import Kept, answer_recall, compared, query_figures
+from workflows.cotrain.learning import agent_settings
 from workflows.cotrain.rows import (
     make_rows,
     questions_of_round,
@@ -30,6 +33,7 @@ from workflows.cotrain.rows import (
     watch_queries,
     without_golds,
 )
+from workflows.wiring import read_training
 
 BASE = {
     "out": "runs/x",
@@ -67,6 +71,19 @@ def test_a_config_needs_no_section_of_its_own(tmp_path):
         (
             {"cotrain": {"retriever": {"reranker": {"backbone": "x"}, "training": {"steps": 3}}}},
             "training does nothing beside reranker",
+        ),
+        ({"cotrain": {"retriever": {"reranker": {}}}}, "0 parts of the kind reranker"),
+        (
+            {
+                "cotrain": {
+                    "query_form": "question_query",
+                    "start": {
+                        "encoder": {"backbone": "e", "settings": {"query_form": "query"}},
+                        "data": [{"path": "d"}],
+                    },
+                }
+            },
+            "cotrain.start has query_form query, and cotrain has question_query",
         ),
     ],
 )
@@ -227,6 +244,39 @@ def test_rounds_go_on_through_the_questions_and_never_play_one_of_dev(tmp_path, 
     assert "1 training questions are dev or test questions and never train" in caplog.text
 
 
+def test_two_files_may_have_the_same_ids_and_the_agent_trains_on_no_dev_question_either(tmp_path):
+    run = rounds_in(tmp_path / "run", {})
+    again = [{"id": "t0", "question": f"Where is {name}?", "golden_answers": ["x"]} for name in "a"]
+    (tmp_path / "run" / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in again))
+    sources = [*run.settings.data.train, QuestionFile(path=str(tmp_path / "run" / "more.jsonl"))]
+    run.settings = run.settings.model_copy(update={"data": run.settings.data.model_copy(update={"train": sources})})
+    asked, _ = questions_of_round(run, 1)
+    more, _ = questions_of_round(run, 2)
+    _check_questions([*asked, *more])
+    trained = read_training(agent_settings(run, 1).data, 0)
+    assert [[one.id for one in questions] for questions in trained[0]] == [["t0", "t1", "t2", "t3"], ["t0"]]
+    assert trained[1].asked == 1
+
+
+@pytest.mark.parametrize(
+    ("stops", "scored", "ends"), [({"worker_lost": 1}, 3, True), ({"reward_failed": 1}, 3, False), ({"x": 4}, 0, True)]
+)
+def test_questions_that_were_not_played_end_the_stage(tmp_path, monkeypatch, caplog, stops, scored, ends):
+    run = rounds_in(tmp_path / "run", {})
+    overall = SimpleNamespace(n=4, scored=scored)
+    report = SimpleNamespace(unscored=4 - scored, overall=overall, stops=stops, failures={"its worker": 4 - scored})
+    monkeypatch.setattr(Cotraining, "open_after", lambda *_: None)
+    monkeypatch.setattr("workflows.play.Opened.driver", lambda *_: None)
+    monkeypatch.setattr("agent.evaluate.evaluate", lambda *_args, **_rest: report)
+    out = run.layout.round(1).evaluation("dev")
+    if ends:
+        with pytest.raises(RetrieverError, match="of 4 questions could not be scored"):
+            run.play("round 1: dev", [], "policy", 0, out)
+    else:
+        run.play("round 1: dev", [], "policy", 0, out)
+        assert "1 of 4 questions could not be scored" in caplog.text
+
+
 def test_a_query_that_is_a_dev_question_makes_no_row(tmp_path):
     run = rounds_in(tmp_path / "run", {}, group_size=2)
     sample, other = run.layout.round(1).rollouts.samples(2)
@@ -258,9 +308,10 @@ def test_how_varied_queries_are():
 
 def test_a_collapse_of_queries_is_said(caplog):
     run = SimpleNamespace(chosen=CotrainSettings())
-    varied = {"distinct": 1.2, "copied": 0.1, "repeated": 0.0}
+    varied = {"queries": 9, "distinct": 1.2, "copied": 0.1, "repeated": 0.0}
     with caplog.at_level(logging.WARNING):
         watch_queries(run, 1, varied)
+        watch_queries(run, 1, query_figures([]))
         assert not caplog.records
         watch_queries(run, 2, {**varied, "distinct": 0.1})
     assert "round 2: the agent's queries collapse: different questions ask the same" in caplog.text
