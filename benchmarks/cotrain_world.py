@@ -228,8 +228,9 @@ def draw(options: argparse.Namespace) -> None:
                 axis.plot(*zip(*curve, strict=True), "o", color=f"C{place}", alpha=0.4, markersize=4)
             means = [(column[0][0], fmean(value for _, value in column)) for column in zip(*curves, strict=True)]
             axis.plot(*zip(*means, strict=True), color=f"C{place}", linestyle=STYLES[place], label=arm)
-    for axis, title in zip(axes, titles, strict=True):
-        axis.set(title=title, xlabel="cost in rounds", xlim=(-0.1, 2.1), ylim=(-0.03, 1.03), xticks=[0, 1, 2])
+    for axis, title, read in zip(axes, titles, (_recall, _em, _precision), strict=True):
+        top = None if read is _em else 1.03
+        axis.set(title=title, xlabel="cost in rounds", xlim=(-0.1, 2.1), ylim=(0.0, top), xticks=[0, 1, 2])
     axes[0].legend()
     figure.savefig(options.out / "cotrain_world.png", dpi=150)
     pyplot.close(figure)
