@@ -29,6 +29,11 @@ class CotrainRoundLayout:
         return self.folder / "rows.jsonl"
 
     @property
+    def replies(self) -> Path:
+        """What a language model has said of hits, where one labels them."""
+        return self.folder / "replies.jsonl"
+
+    @property
     def retriever(self) -> RetrieverRunLayout:
         return RetrieverRunLayout(self.folder / "retriever")
 

@@ -7,6 +7,7 @@ labels: {kind: judge, base_url: "http://127.0.0.1:8000/v1", model: NAME}
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
@@ -34,6 +35,8 @@ class LabelSettings(KindSettings):
     """Dotted path of what makes the labeller of this kind from its settings."""
     READS_GOLDS: ClassVar[bool] = False
     """Whether gold titles or ids of training questions are read; where not, they are taken away before anything."""
+    KEEPS: ClassVar[bool] = False
+    """Whether the labeller is made with a file too, in which it keeps what it was told."""
 
     right_from: Share = 1.0
     negatives: Count = 8
@@ -43,9 +46,9 @@ class LabelSettings(KindSettings):
     def spelled_out(cls, value: object) -> object:
         return {"kind": value} if isinstance(value, str) else value
 
-    def open(self) -> Labeller:
-        """What labels the searches of a group."""
-        made: Labeller = load_object(self.LABELLER)(self)
+    def open(self, kept: Path | None = None) -> Labeller:
+        """What labels the searches of a group; what a server has said of them is kept in the file ``kept``."""
+        made: Labeller = load_object(self.LABELLER)(*((self, kept) if self.KEEPS else (self,)))
         return made
 
 
@@ -83,6 +86,7 @@ class JudgedSettings(JudgeSettings, LabelSettings):
     """A language model reads question, query and passage, and says whether the passage helps."""
 
     LABELLER: ClassVar[str] = "agent.labelling.judged:Judged"
+    KEEPS: ClassVar[bool] = True
 
     kind: Literal["judge"] = "judge"
     depth: Annotated[int, Field(ge=1)] = 3

@@ -86,7 +86,8 @@ def make_rows(run: Cotraining, number: int) -> dict[str, Any]:
 
     chosen = run.chosen
     trajectories = [row.trajectory for row in rollouts_of(run, number)]
-    groups, label = groups_of(trajectories, right_from(chosen.labels.right_from)), chosen.labels.open()
+    groups = groups_of(trajectories, right_from(chosen.labels.right_from))
+    label = chosen.labels.open(run.layout.round(number).replies)
     labels = []
     with run.counting(f"round {number}: rows") as on_progress:
         for done, group in enumerate(groups, start=1):

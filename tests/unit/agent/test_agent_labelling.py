@@ -8,6 +8,7 @@ import pytest
 
 from agent.labelling.config import LabelSettings
 from agent.labelling.searches import Group, asked_in, groups_of, hits_by_text, to_row
+from sleuth.errors import ScoringError
 from sleuth.types import Answer, Generation, Hit, Passage, Question, Search, Trajectory, Turn
 
 FILM = Passage("film", "Gesu", "Gesu is a film of the director Nalo.")
@@ -164,6 +165,27 @@ def test_a_language_model_is_asked_about_the_best_hits_and_other_replies_say_not
     labels = labels_of(rollout(found), kind="judge", base_url="http://localhost", model="m", depth=3)
     assert [(label.positive, label.worth, label.negatives) for label in labels] == [(PERSON, 1.0, (OTHER,))]
     assert ['"passage": "Nalo was born' in text for text in asked] == [True, False, False]
+
+
+def test_what_a_language_model_has_said_is_not_asked_for_again(monkeypatch, tmp_path):
+    asked = []
+
+    def replies(self, prompts):
+        for text in prompts:
+            if len(asked) == 2:
+                asked.append(None)
+                raise ScoringError("the server is gone")
+            asked.append(text)
+            yield '"passage": "Nalo was born' in text
+
+    monkeypatch.setattr("sleuth.judge.Judge.replies", replies)
+    settings = LabelSettings.of(kind="judge", base_url="http://localhost", model="m", depth=3)
+    group = Group(QUESTION, [rollout(("Nalo", (PERSON, OTHER, CITY, FILM)))], [True])
+    with pytest.raises(ScoringError):
+        settings.open(tmp_path / "replies.jsonl")(group, asked_in(group, "query"))
+    labels = settings.open(tmp_path / "replies.jsonl")(group, asked_in(group, "query"))
+    assert [label.positive for label in labels] == [PERSON]
+    assert len(asked) == 4 and len(set(asked)) == 4  # two, the failure, and the third alone
 
 
 def test_the_hits_of_a_text_are_counted_over_rollouts_and_pictures_are_passed_over():
