@@ -259,7 +259,7 @@ def _reread(settings: RunSettings, saved: dict[str, Any]) -> dict[str, Any]:
     sections = ("policy", "environment", "evaluation", "retriever")
     kept = {name: saved[name] for name in sections if saved.get(name) is not None}
     read = validate(RunSettings, {"out": "evaluation", "policy": {"model": ""}, **kept}, where)
-    saved = {**saved, "data": {**_DRAWN, **saved["data"]}}
+    saved = {**saved, "data": {**_DRAWN, **saved["data"]}} if "data" in saved else saved
     plain = {**saved, **read.model_dump(mode="json", include=set(kept))}
     return {**plain, "rewards": reread(saved["rewards"], settings.rewards, where)} if "rewards" in saved else plain
 

@@ -191,7 +191,7 @@ def test_a_config_and_a_suite_name_what_they_lack(
     assert Path("sets/nq/dev.jsonl").read_bytes() == NQ * 9
     assert Path("wikis/wiki18/wiki-18.jsonl").read_bytes() == CORPUS
     assert run("--for", "run.yaml") == 0
-    assert "everything is here that could be downloaded" in capfd.readouterr().err
+    assert "nothing to download: the rest is here, or not on the hub" in capfd.readouterr().err
     Path("suite.yaml").write_text("sets: {a: {files: [data/nq/test.jsonl]}}\n")
     assert run("--suite", "suite.yaml", "--yes") == 0
     assert Path("data/nq/test.jsonl").read_bytes() == NQ

@@ -84,7 +84,7 @@ MADE = {"index": "none", "corpus": "QUESTIONS", "encoder": "none"}
             {"cluster": {"index_shards": 2}, "retriever": {"kind": "sparse", **MADE}},
             "needs a dense index of type flat, not a retriever of kind sparse",
         ),
-        ({"warmstart": {"trajectories": "none.jsonl"}}, "no file none.jsonl"),
+        ({"warmstart": {"trajectories": "none.jsonl"}}, "there is no none.jsonl"),
         ({"warmstart": {"trajectories": "RUNS"}}, "has runs of others, not trajectories of ours"),
         ({"demonstrations": None}, "no demonstrations to learn from"),
         ({"policy": {"model": "MODEL", "device": "gpu"}}, "policy.device is 'gpu'"),
