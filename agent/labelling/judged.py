@@ -35,7 +35,9 @@ class Judged:
         self._settings = settings
         self._judge = Judge(settings)
         self._kept = kept
-        rows = read_jsonl(kept) if kept is not None and kept.exists() else ()
+        if kept is not None:
+            open_for_append(kept).close()  # drops an incomplete last line
+        rows = read_jsonl(kept) if kept is not None else ()
         self._known = {row["asked"]: row["helps"] for _, row in rows if row["by"] == settings.model}
 
     def __call__(self, group: Group, asked: Sequence[Asked]) -> list[Label]:

@@ -183,6 +183,8 @@ def test_what_a_language_model_has_said_is_not_asked_for_again(monkeypatch, tmp_
     group = Group(QUESTION, [rollout(("Nalo", (PERSON, OTHER, CITY, FILM)))], [True])
     with pytest.raises(ScoringError):
         settings.open(tmp_path / "replies.jsonl")(group, asked_in(group, "query"))
+    with (tmp_path / "replies.jsonl").open("a") as file:
+        file.write('{"by": "m", "ask')  # killed while it wrote
     labels = settings.open(tmp_path / "replies.jsonl")(group, asked_in(group, "query"))
     assert [label.positive for label in labels] == [PERSON]
     assert len(asked) == 4 and len(set(asked)) == 4  # two, the failure, and the third alone
