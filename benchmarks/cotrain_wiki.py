@@ -45,12 +45,13 @@ from retrieval.open import open_retriever
 from sleuth.artifacts import atomic_write
 from sleuth.evidence import golds_of
 from sleuth.layout import RetrieverRunLayout
+from sleuth.leaks import Kept
 from sleuth.protocols import Retriever
 from sleuth.query_forms import QueryForm
 from sleuth.statistics import paired_difference
 from sleuth.trajectories import read_trajectories, to_line
 from sleuth.types import Question, ScoredTrajectory, Trajectory
-from workflows.cotrain.guards import Kept, query_figures
+from workflows.cotrain.guards import query_figures
 from workflows.cotrain.rows import right_from, without_golds
 
 ROOT = Path(__file__).parents[1]

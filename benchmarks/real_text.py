@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from rewards.text_match import exact_match
+from rewards.text_match import cover_match, exact_match
 from sleuth.layout import EvaluationLayout, GridLayout, RunLayout
 from sleuth.sinks import read_metrics
 from sleuth.statistics import mean_interval
@@ -134,6 +134,12 @@ def by_kind(rows: Sequence[ScoredTrajectory]) -> Iterator[str]:
         yield f"{pack}/{kind} {fmean(column):.3f} of {len(column)}"
 
 
+def said(row: ScoredTrajectory) -> float:
+    """1 if an accepted answer stands in the text of any turn, in its tags or not."""
+    text = " ".join(turn.text for turn in row.trajectory.turns)
+    return cover_match(text, row.trajectory.question.answers, "words")
+
+
 def show(out: Path) -> None:
     found = answered(out)
     for (name, mode), sets in found.items():
@@ -142,6 +148,7 @@ def show(out: Path) -> None:
             print(line(f"  {each}", values_over(sets, [each])))
         rows = [row for each in DEV if each in sets for sample in sets[each] for row in played(sample)]
         print(f"  EM by kind: {', '.join(by_kind(rows))}")
+        print(f"  an accepted answer stands anywhere in what it says: {fmean(map(said, rows)):.3f}")
     print("\nPaired by question, over the multi-hop and single-hop dev questions:")
     for before, after in PAIRS:
         if before in found and after in found:

@@ -13,6 +13,23 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """The dev and test questions, by id and by text: no row of theirs trains, whatever file it came from."""
+
+    ids: frozenset[str] = frozenset()
+    texts: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, questions: Iterable[Question]) -> Kept:
+        kept = list(questions)
+        return cls(frozenset(one.id for one in kept), frozenset(same_text(one.text) for one in kept))
+
+    def why(self, question_id: str, *texts: str) -> str:
+        """By what a row is one of theirs: ``id`` or ``text``; empty if it is not."""
+        return "id" if question_id in self.ids else "text" if any(same_text(t) in self.texts for t in texts) else ""
+
+
+@dataclass(frozen=True, slots=True)
 class HeldOut:
     """The gold passages and gold titles of ``questions`` questions kept for measuring, and, where those must not be
     asked either, their ids and texts. False if nothing is known.
@@ -21,28 +38,25 @@ class HeldOut:
     passages: frozenset[str] = frozenset()
     titles: frozenset[str] = frozenset()
     questions: int = 0
-    ids: frozenset[str] = frozenset()
-    texts: frozenset[str] = frozenset()
+    asked: Kept = Kept()
 
     @classmethod
     def of(cls, questions: Iterable[Question], *, golds: bool = True, asked: bool = False) -> HeldOut:
         kept = list(questions)
         judged = kept if golds else []
-        repeated = kept if asked else []
         return cls(
             frozenset(parent_id(name) for question in judged for name in question.gold_ids),
             frozenset(title for question in judged for title in _titles(question)),
             len(kept),
-            frozenset(question.id for question in repeated),
-            frozenset(same_text(question.text) for question in repeated),
+            Kept.of(kept if asked else []),
         )
 
     def __bool__(self) -> bool:
-        return bool(self.passages or self.titles or self.ids)
+        return bool(self.passages or self.titles or self.asked.ids)
 
     def asks(self, question: Question) -> bool:
         """Whether ``question`` has the id or the text of one that is held out and must not be asked."""
-        return question.id in self.ids or (bool(self.texts) and same_text(question.text) in self.texts)
+        return bool(self.asked.ids and self.asked.why(question.id, question.text))
 
     def has_passage_of(self, question: Question) -> bool:
         """Whether ``question`` has a gold passage, or a window of one, that is held out."""

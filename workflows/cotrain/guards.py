@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sleuth.evidence import contains_answer, same_text, telling_answers
 from sleuth.protocols import Retriever
 from sleuth.query_forms import form_of, last_thought, written
 from sleuth.statistics import paired_difference
-from sleuth.types import Question, Trajectory
+from sleuth.types import Trajectory
 
 Values = Mapping[tuple[str, str], float]
 """A value by question: id and text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The dev and test questions, by id and by text: no row of theirs trains, whatever file it came from."""
-
-    ids: frozenset[str]
-    texts: frozenset[str]
-
-    @classmethod
-    def of(cls, questions: Iterable[Question]) -> Kept:
-        kept = list(questions)
-        return cls(frozenset(one.id for one in kept), frozenset(same_text(one.text) for one in kept))
-
-    def why(self, question_id: str, *texts: str) -> str:
-        """By what a row is one of theirs: ``id`` or ``text``; empty if it is not."""
-        return "id" if question_id in self.ids else "text" if any(same_text(t) in self.texts for t in texts) else ""
 
 
 def answer_recall(retriever: Retriever, trajectories: Sequence[Trajectory], k: int) -> Values:

@@ -15,11 +15,12 @@ from retrieval.training.rows import load_rows
 from sleuth.artifacts import atomic_write
 from sleuth.errors import DataError
 from sleuth.evidence import golds_of
+from sleuth.leaks import Kept
 from sleuth.query_forms import query_of
 from sleuth.seeding import derive_seed
 from sleuth.types import Passage, Question, Sampling, Trajectory
 from workflows.cotrain.context import Cotraining, rollouts_of
-from workflows.cotrain.guards import Kept, query_figures
+from workflows.cotrain.guards import query_figures
 from workflows.wiring import read_questions, read_training
 
 log = logging.getLogger("sleuth.cotrain")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from retrieval.combine.hybrid import HybridRetriever
+from retrieval.combine.rerank import RerankRetriever
 from retrieval.dense.retriever import build_dense, open_dense
 from retrieval.encoders.config import EncoderKind
 from retrieval.encoders.encoder import Encoder
@@ -52,6 +55,15 @@ def test_another_form_is_another_query_tower_over_the_same_passages(formed, enco
     retrievers = [open_dense(tmp_path / "index", encoder) for encoder in (plain, formed)]
     assert [form_of(one) for one in retrievers] == ["query", "question_query"]
     assert retrievers[0].fingerprint != retrievers[1].fingerprint
+
+
+def test_a_reranked_part_that_reads_what_it_is_given_leaves_the_form_of_a_hybrid_to_the_others():
+    words, asked = SimpleNamespace(), SimpleNamespace(query_form="question_query")
+    assert not hasattr(RerankRetriever(words, SimpleNamespace(), depth=5), "query_form")
+    parts = [RerankRetriever(words, SimpleNamespace(), depth=5), asked]
+    assert form_of(HybridRetriever(parts)) == "question_query"
+    with pytest.raises(ConfigError, match="different forms"):
+        form_of(HybridRetriever([SimpleNamespace(query_form="query"), asked]))
 
 
 def test_a_service_says_the_form_of_its_retriever(serving, formed, corpus, tmp_path):

@@ -16,6 +16,7 @@ from agent.evaluate import _check_questions
 from retrieval.config import RetrieverSettings
 from retrieval.training.config import SourceSettings
 from sleuth.errors import ConfigError, DataError, RetrieverError
+from sleuth.leaks import Kept
 from sleuth.runs import RunFolder
 from sleuth.trajectories import to_line
 from sleuth.types import Answer, Generation, Hit, Passage, Question, ScoredTrajectory, Search, Trajectory, Turn
@@ -23,7 +24,7 @@ from workflows.config import SourceSettings as QuestionFile
 from workflows.cotrain.config import CotrainSettings, load_cotrain_run
 from workflows.cotrain.context import Cotraining
 from workflows.cotrain.families import learner_of, start_of, weights_of, with_learned
-from workflows.cotrain.guards import Kept, answer_recall, compared, query_figures
+from workflows.cotrain.guards import answer_recall, compared, query_figures
 from workflows.cotrain.learning import agent_settings
 from workflows.cotrain.rows import (
     make_rows,
