@@ -10,15 +10,13 @@ import io
 import json
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmarks.gpu.budget import Ledger
+from benchmarks.gpu.work import Work
 from sleuth.artifacts import atomic_write
 from sleuth.errors import ArtifactError
 from sleuth.layout import RunLayout, read_record
-
-if TYPE_CHECKING:
-    from benchmarks.gpu.budget import Ledger
-    from benchmarks.gpu.run import Work
 
 TRAIN = "train"
 SUMMARY, FILES = "summary.json", "files.tar.gz"

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -31,6 +30,7 @@ from pathlib import Path
 from benchmarks.gpu import pieces
 from benchmarks.gpu.budget import AT_ONCE, LEAST, MINUTES, SETUP, STAGES, Ledger, Stage, left
 from benchmarks.gpu.results import bring_home
+from benchmarks.gpu.work import Work
 from sleuth.artifacts import atomic_folder
 from sleuth.errors import ArtifactError, SleuthError, did_you_mean
 
@@ -42,38 +42,6 @@ GRACE = 20.0
 """Seconds that an interrupted stage has to end by itself."""
 Command = Callable[[Stage, float], Sequence[str]]
 """Of a process of a stage, which has so many seconds in all, this process and later ones."""
-
-
-class Work:
-    """The work folder on the machine with the GPU, and the paths in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.resolve()
-        self.load = self.folder / "load.json"
-        self.store = self.folder / "pieces"
-        self.carried = self.folder / "carried"
-        self.site = self.folder / "site-packages"  # dill, and so datasets, tells what is installed by this name
-        self.stages = self.folder / "stages"
-        self.run = self.folder / "run"
-        self.ledger = self.folder / "ledger.json"
-
-    def figures(self, stage: Stage) -> Path:
-        """What a stage found; it is done once this exists."""
-        return self.stages / f"{stage.name}.json"
-
-    def log(self, stage: Stage) -> Path:
-        return self.stages / f"{stage.name}.log"
-
-    @contextlib.contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Raises ArtifactError while another process works here."""
-        self.stages.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ArtifactError(f"another process works in {self.folder}", "wait for it to end") from None
-            yield
 
 
 def set_up(work: Work, places: Sequence[Path]) -> None:
