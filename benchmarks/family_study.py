@@ -138,9 +138,10 @@ def study(
     task_of: Callable[[Path], Task],
     prepare: Callable[[Path, int], None] = lambda _folder, _seed: None,
     only: Sequence[str] = (),
+    file: str = "results.jsonl",
 ) -> list[Result]:
-    """All results, those of earlier calls too. ``prepare`` makes what a seed's folder begins with."""
-    found = read_results(out / "results.jsonl")
+    """All results of ``file``, those of earlier calls too. ``prepare`` makes what a seed's folder begins with."""
+    found = read_results(out / file)
     known = {(result.name, result.seed) for result in found}
     for seed in seeds if searched else ():
         folder = out / f"seed-{seed}"
@@ -153,7 +154,7 @@ def study(
                 _train_all(name, trained, folder, seed)
             queries, qrels = (one.task or task_of)(folder)
             result = measure(one, folder, seed, queries, qrels)
-            _keep(out / "results.jsonl", result)
+            _keep(out / file, result)
             found.append(result)
             print(line_of(result), flush=True)
     return found

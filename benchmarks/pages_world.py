@@ -140,13 +140,17 @@ def prepare(folder: Path, seed: int) -> None:
         _lose_names(pages_of(folder, "aligned", "pool"), pages_of(folder, "mixed", "pool"))
 
 
-def _render(folder: Path, seed: int) -> None:
+def made_world(seed: int, paraphrase: float = 0.0) -> World:
     kinds = KindMix(comparison=0.0, yes_no=0.0)
-    made = generate_world(WorldSettings(seed=seed, dev=4_000, test=1, kinds=kinds))
+    return generate_world(WorldSettings(seed=seed, dev=4_000, test=1, kinds=kinds, paraphrase=paraphrase))
+
+
+def _render(folder: Path, seed: int) -> None:
+    made = made_world(seed)
     write_world(made, world_of(folder), overwrite=True)
     texts = folder / "texts"
-    _write_train(made, folder, texts / "train")
-    _write_pools(made, texts, seed)
+    write_train(made, world_of(folder), texts / "train")
+    write_pools(made, texts, seed)
     for part in ("train", "watch", "pool"):
         for rendering, settings in RENDERED.items():
             if not pages_of(folder, rendering, part).exists():
@@ -163,18 +167,18 @@ def _lose_names(pages: Path, out: Path) -> None:
     _write(out / "corpus.jsonl", rows)
 
 
-def _write_train(made: World, folder: Path, out: Path) -> None:
-    """The pages of training entities, with their questions and searches."""
+def write_train(made: World, world: Path, out: Path) -> None:
+    """The passages of training entities, with their questions and searches, which are copied from ``world``."""
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "corpus.jsonl", [_row(p) for p in made.passages if made.entities[p.title].split == "train"])
-    shutil.copyfile(world_of(folder) / "queries.jsonl", out / "queries.jsonl")
+    shutil.copyfile(world / "queries.jsonl", out / "queries.jsonl")
     (out / "qrels").mkdir(exist_ok=True)
     for split in ("train", "train_searches"):
-        shutil.copyfile(world_of(folder) / "qrels" / f"{split}.tsv", out / "qrels" / f"{split}.tsv")
+        shutil.copyfile(world / "qrels" / f"{split}.tsv", out / "qrels" / f"{split}.tsv")
 
 
-def _write_pools(made: World, out: Path, seed: int) -> None:
-    """Held-out pages with a question each: 430 among 1,000 are the pool, 200 others choose the step that is kept."""
+def write_pools(made: World, out: Path, seed: int) -> None:
+    """Held-out passages with a question each: 430 among 1,000 are the pool, 200 others choose the step that is kept."""
     rng = random.Random(derive_seed(seed, "pool"))
     asked: dict[str, str] = {}
     for plan in made.plans["dev"]:
