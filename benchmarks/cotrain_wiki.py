@@ -111,7 +111,9 @@ def played(solutions: Sequence[Solution], retriever: Retriever, out: Path) -> li
 
 
 def figures_of(trajectories: Sequence[Trajectory]) -> Figures:
-    right, found = right_from(1.0), {one.question.id: golds_of(one.question).found(one.hits) for one in trajectories}
+    """By question: EM and, where it needs all of its golds, the share found."""
+    right, needing = right_from(1.0), [one for one in trajectories if not one.question.alternatives]
+    found = {one.question.id: golds_of(one.question).found(one.hits) for one in needing}
     return {
         "gold_recall": {name: golds.found / golds.wanted for name, golds in found.items() if golds.wanted},
         "em": {one.question.id: float(right(one)) for one in trajectories},

@@ -19,7 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from family_study import Result, Searched, Task, Trained, beir_task, study, table
-from pages_world import BUDGET, DSE, STEPS, made_world, pages_of, write_pools, write_train
+from pages_world import BUDGET, DSE, STEPS, made_world, pages_of, world_of, write_pools, write_train
 from pages_world import encoder as page_encoder
 from pages_world import prepare as prepare_pages
 
@@ -93,8 +93,8 @@ def prepare(folder: Path, seed: int) -> None:
     if not (paraphrases / "pool" / "qrels").exists():
         shutil.rmtree(paraphrases, ignore_errors=True)
         made = made_world(seed, paraphrase=1.0)
-        write_world(made, paraphrases / "world", overwrite=True)
-        write_train(made, paraphrases / "world", paraphrases / "train")
+        write_world(made, world_of(paraphrases), overwrite=True)
+        write_train(made, world_of(paraphrases), paraphrases / "train")
         write_pools(made, paraphrases, seed)
 
 

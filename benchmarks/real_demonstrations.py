@@ -15,6 +15,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from real_data import SINGLE
+
 from agent.demonstrate import Played, play
 from agent.policies.loading import load_codec
 from envs.config import EnvironmentSettings
@@ -28,8 +30,6 @@ from retrieval.open import open_retriever
 from sleuth.evidence import has_answer, informative_answers
 from sleuth.protocols import Retriever, TextCodec
 from sleuth.types import Question
-
-SINGLE = ("single", "nq-annotated", "nq-distant")
 
 
 def named_titles(questions: Sequence[Question]) -> Mapping[str, tuple[int, int]]:

@@ -23,7 +23,8 @@ from pathlib import Path
 from statistics import fmean
 
 from rewards.text_match import cover_match, exact_match
-from sleuth.layout import EvaluationLayout, GridLayout, RunLayout
+from sleuth.layout import EvaluationLayout, GridLayout, RunLayout, read_record
+from sleuth.runs import RunFolder
 from sleuth.sinks import read_metrics
 from sleuth.statistics import mean_interval
 from sleuth.types import ScoredTrajectory
@@ -32,11 +33,10 @@ from workflows.paired import Values, compare, values_of
 from workflows.play import played
 
 CONFIG = "configs/wiki_smollm2_grpo.yaml"
-SAMPLED_SUITE = Path(__file__).with_name("wiki_dev.yaml")
 BATCH = 128
 PARTS = ("generate", "reference", "update", "step")
-DEV = ("multi-hop", "single-hop")
-"""The sets of the suite that the primary endpoint is measured on."""
+DEV, HOTPOTQA = ("multi-hop", "single-hop"), "hotpotqa"
+"""The sets of the suite that the primary endpoint is measured on, and the one that is only answered greedily."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,9 @@ def evaluate(name: str, runs: Path, out: Path) -> None:
     arm, folder = ARMS[name], out / name
     policy = arm.policy if arm.policy == CONFIG else runs / arm.policy
     command = [sys.executable, "-m", "cli.main", "evaluate", f"{name}={policy}", f"--out={folder}"]
-    command += [f"--suite={SAMPLED_SUITE if arm.sampled else 'wiki'}", f"--batch-size={BATCH}"]
+    command += ["--suite=wiki", f"--batch-size={BATCH}"]
     command += [f"--mode={mode}" for mode in arm.modes] + [f"--set={setting}" for setting in arm.settings]
-    command += ["--samples=4", "--temperature=1"] if arm.sampled else []
+    command += ["--samples=4", "--temperature=1", f"--set=suite.sets.{HOTPOTQA}=null"] if arm.sampled else []
     command += ["--resume"] if folder.exists() else []
     subprocess.run(command, check=True)
 
@@ -111,6 +111,15 @@ def answered(out: Path) -> dict[tuple[str, str], dict[str, list[EvaluationLayout
 
 def values_over(sets: Mapping[str, Sequence[EvaluationLayout]], names: Sequence[str]) -> Mapping[str, Values]:
     return values_of([sample for name in names if name in sets for sample in sets[name]])
+
+
+def values_of_hotpotqa(sets: Mapping[str, Sequence[EvaluationLayout]]) -> Mapping[str, Values]:
+    """Those of its own set, where that was asked, and of its questions among the multi-hop ones."""
+    rows = [row for name in (DEV[0], HOTPOTQA) for sample in sets.get(name, ()) for row in played(sample)]
+    questions = [row.trajectory.question for row in rows]
+    asked = {(q.id, q.text) for q in questions if not q.pack or q.pack.startswith(HOTPOTQA)}
+    every = values_over(sets, [DEV[0], HOTPOTQA])
+    return {measure: {key: v for key, v in values.items() if key in asked} for measure, values in every.items()}
 
 
 def line(title: str, values: Mapping[str, Values]) -> str:
@@ -146,6 +155,7 @@ def show(out: Path) -> None:
         print(line(f"{name} {mode}, multi- and single-hop", values_over(sets, DEV)))
         for each in sets:
             print(line(f"  {each}", values_over(sets, [each])))
+        print(line("  all of HotpotQA that was asked", values_of_hotpotqa(sets)))
         rows = [row for each in DEV if each in sets for sample in sets[each] for row in played(sample)]
         print(f"  EM by kind: {', '.join(by_kind(rows))}")
         print(f"  an accepted answer stands anywhere in what it says: {fmean(map(said, rows)):.3f}")
@@ -154,6 +164,8 @@ def show(out: Path) -> None:
         if before in found and after in found:
             change = compare(values_over(found[before], DEV), values_over(found[after], DEV))
             print(f"{' '.join(after)} against {' '.join(before)}: {', '.join(_changes(change))}")
+            change = compare(values_of_hotpotqa(found[before]), values_of_hotpotqa(found[after]))
+            print(f"  HotpotQA, {change['n']}: {', '.join(_changes(change))}")
 
 
 def _changes(change: Mapping[str, object]) -> Iterator[str]:
@@ -164,13 +176,20 @@ def _changes(change: Mapping[str, object]) -> Iterator[str]:
 
 
 def show_cost(runs: Path) -> None:
-    """Wall time of each training, of one process on one thread, and of GRPO's parts."""
-    for stage in ("wiki_smollm2/warmstart", "wiki_smollm2_grpo/warmstart", "wiki_smollm2_control/warmstart"):
-        log = runs / f"{stage}.jsonl"
+    """Wall time of each training, of one process on one thread, and of GRPO's parts; demonstrations and gates."""
+    for run in ("wiki_smollm2", "wiki_smollm2_grpo", "wiki_smollm2_control"):
+        layout = RunLayout(runs / run)
+        log = layout.warmstart.with_suffix(".jsonl")
         if log.exists():
-            last = json.loads(log.read_text().splitlines()[-1])
-            minutes = last.get("train_runtime", 0) / 60
-            print(f"{stage}: {last['step']} steps, {minutes:.0f} minutes since it was last resumed")
+            rows = read_metrics(log)
+            timed = [row["time/row"] for row in rows if "time/row" in row]
+            spent = f"{sum(timed) / 60:.0f} minutes in all" if timed else "its time was not kept"
+            print(f"{run}, warm start: {rows[-1]['step']:.0f} steps, {spent}")
+        told = RunFolder(layout.out).stage_info("demonstrate")
+        if told:
+            print(f"  {told['kept']:,} of {told['played']:,} demonstrations kept")
+        if gate := read_record(layout.gate.metrics):
+            print(f"  gate: {gate['line']}")
     for run, steps in steps_of(runs).items():
         timed = [row for row in steps if "time/step" in row]
         sums = {part: sum(row.get(f"time/{part}", 0.0) for row in timed) / 60 for part in PARTS}

@@ -85,52 +85,44 @@ def evaluate(
             raise ConfigError("give either a model or --predictions, not both")
         played: dict[str, Any] = {"--retriever": retriever, "--mode": mode, "--preset": preset, "--set": overrides}
         played |= {"--batch-size": batch_size, "--samples": samples, "--temperature": temperature, "--resume": resume}
-        for option, value in played.items():
-            if value is not False and value not in (None, []):
-                raise ConfigError(f"{option} does not apply to --predictions: no model is run", "leave it out")
-        if len(data or []) != 1:
-            raise ConfigError("--predictions needs exactly one question file", "add --data FILE")
-        from workflows.grid import parse_named
-
-        (questions,) = parse_named(data or [], "--data").values()
-        _score_file(predictions, questions, limit, out, overwrite, json)
+        _score_file(predictions, data or [], played, limit, out, overwrite, json)
         return
     if not models:
         raise ConfigError("there is nothing to evaluate", "give a model, a run folder, a config or --predictions FILE")
     if suite is None and skip_missing:
         raise ConfigError("--skip-missing goes with --suite")
+    if suite is not None and data:
+        raise ConfigError("give either --data or --suite")
     from workflows.grid import Options, cells_of
-    from workflows.play import Opened, play
 
+    options = Options(overrides or [], preset, limit, batch_size, samples, temperature)
     if suite is not None:
-        if data:
-            raise ConfigError("give either --data or --suite")
-        options = Options(overrides or [], preset, limit, batch_size, samples, temperature)
-        raise typer.Exit(
-            _suite(suite, skip_missing, models, retriever or [], mode or [], options, out, resume, overwrite, json)
-        )
-    settled = Options(overrides or [], preset, limit, batch_size, samples, temperature)
-    cells = cells_of(models, data or [], retriever or [], mode or [], settled)
+        status = _suite(suite, skip_missing, models, retriever or [], mode or [], options, out, resume, overwrite, json)
+        raise typer.Exit(status)
+    cells = cells_of(models, data or [], retriever or [], mode or [], options)
     if len(cells) > 1:
         raise typer.Exit(_grid(cells, out or _grid_folder(), resume, overwrite, json))
     settings = cells[0].settings
-    folder = out or _new_folder(models[0], settings)
+    raise typer.Exit(_single(settings, out or _new_folder(models[0], settings), resume, overwrite, json))
+
+
+def _single(settings: RunSettings, folder: Path, resume: bool, overwrite: bool, json: bool) -> int:
+    """Evaluate one policy on one file, then print its figures. Returns the exit status."""
+    from cli.tables import print_report
+    from workflows.play import Opened, play
+
     with Opened() as opened:
         done = play(settings, folder, opened, resume=resume, overwrite=overwrite, progress=counting)
-    from cli.tables import print_report
-
     console = error_console()
-    print_report(
-        done.report, f"{settings.policy.model} on {settings.data.dev}, mode {settings.environment.kind}", console
-    )
+    title = f"{settings.policy.model} on {settings.data.dev}, mode {settings.environment.kind}"
+    print_report(done.report, title, console)
     if judge := done.figures.get("judge"):
         right = "-" if judge["right"] is None else f"{100 * judge['right']:.1f} % right"
         console.print(f"{'judge':<22}{right}, of {judge['judged']} judged ({judge['model']})", markup=False)
     console.print(f"{'saved in':<22}{folder}", markup=False, soft_wrap=True)
     if json:
         print_json(dict(done.figures))
-    if done.report.unscored:
-        raise typer.Exit(UNSCORED)
+    return UNSCORED if done.report.unscored else 0
 
 
 def _suite(
@@ -210,16 +202,33 @@ def _grid_folder(name: str = "grid") -> Path:
     return Path("runs/evaluate") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _score_file(predictions: Path, data: str, limit: int | None, out: Path | None, overwrite: bool, json: bool) -> None:
+def _score_file(
+    predictions: Path,
+    data: Sequence[str],
+    played: Mapping[str, Any],
+    limit: int | None,
+    out: Path | None,
+    overwrite: bool,
+    json: bool,
+) -> None:
+    """Score predictions that are there. Raises ConfigError for an option of ``played``: it needs a model."""
     from sleuth.layout import EvaluationLayout, write_record
     from sleuth.runs import RunFolder
+    from workflows.grid import parse_named
     from workflows.predictions import score_file
 
-    figures = score_file(predictions, data, limit)
+    for option, value in played.items():
+        if value is not False and value not in (None, []):
+            raise ConfigError(f"{option} does not apply to --predictions: no model is run", "leave it out")
+    if len(data) != 1:
+        raise ConfigError("--predictions needs exactly one question file", "add --data FILE")
+    (questions,) = parse_named(data, "--data").values()
+    figures = score_file(predictions, questions, limit)
     if out:
-        with RunFolder(out).claim({"predictions": str(predictions), "data": data, "limit": limit}, overwrite=overwrite):
+        scored = {"predictions": str(predictions), "data": questions, "limit": limit}
+        with RunFolder(out).claim(scored, overwrite=overwrite):
             write_record(EvaluationLayout(out).metrics, figures)
-    _print_figures(figures, f"{predictions} on {data}", error_console())
+    _print_figures(figures, f"{predictions} on {questions}", error_console())
     if json:
         print_json(figures)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,16 +13,25 @@ from sleuth.protocols import MetricSink
 
 
 class LogToSink(TrainerCallback):  # type: ignore[misc]
-    """Passes the numbers in a trainer's logs to Sleuth's sinks."""
+    """Passes the numbers in a trainer's logs to Sleuth's sinks.
+
+    ``time/row`` is the seconds since the row before, or since this process began to train: those of all rows add up to
+    the time of a training that was resumed.
+    """
 
     def __init__(self, sink: MetricSink) -> None:
         self._sink = sink
+        self._told = time.monotonic()
+
+    def on_train_begin(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
+        self._told = time.monotonic()
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: Mapping[str, Any] | None = None, **_kw: Any) -> None:
         if not state.is_world_process_zero or not logs:
             return
         numbers = {name: float(v) for name, v in logs.items() if isinstance(v, int | float) and name != "epoch"}
-        self._sink.scalars(state.global_step, numbers)
+        last, self._told = self._told, time.monotonic()
+        self._sink.scalars(state.global_step, numbers | {"time/row": self._told - last})
 
 
 class CompletionMarker(TrainerCallback):  # type: ignore[misc]

@@ -74,9 +74,13 @@ class Planned:
 def plan(products: Sequence[tuple[Product, Path]]) -> list[Planned]:
     """What is to be fetched for ``products``, each with the folder that it goes under. Nothing is fetched yet.
 
-    Those that are there are left out. Raises DataError if the hub cannot be asked or does not have the files.
+    Those that are there are left out. Raises DataError if the hub cannot be asked or does not have the files, or if
+    one that is there is not whole any more.
     """
     wanted = [(product, root / product.path) for product, root in products]
+    for _, destination in wanted:
+        if why := changed_since(destination):
+            raise DataError(f"{destination} {why}", "delete it and give the same command again")
     wanted = [(product, destination) for product, destination in wanted if not destination.exists()]
     listings: dict[str, tuple[str, list[RemoteFile]]] = {}
     planned = []
@@ -128,14 +132,33 @@ def fetch(planned: Planned, say: Say, *, bars: bool = False) -> None:
         made = {"file": _file, "unpack": _unpack, "join": _join, "folder": _folder}[planned.product.how](planned, say)
         made.replace(planned.destination)
     origin = {"repository": planned.product.repository, "revision": planned.revision}
-    files = [asdict(file) for file in planned.files]
-    atomic_write(record_of(planned.destination), json.dumps({**origin, "files": files}, indent=2) + "\n")
+    made_of = {"files": [asdict(file) for file in planned.files], "bytes": _sizes(planned.destination)}
+    atomic_write(record_of(planned.destination), json.dumps(origin | made_of, indent=2) + "\n")
     shutil.rmtree(staging, ignore_errors=True)
 
 
 def record_of(destination: Path) -> Path:
     """Where it is kept what ``destination`` was made from."""
     return destination.with_name(f".{destination.name}.source.json")
+
+
+def changed_since(destination: Path) -> str:
+    """How a product that is there differs in size from what was downloaded; empty if it does not, or nobody knows."""
+    try:
+        known: dict[str, int] = json.loads(record_of(destination).read_text(encoding="utf-8"))["bytes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    there = _sizes(destination) if destination.exists() else known
+    name = next((name for name in known if there.get(name) != known[name]), None)
+    if name is None:
+        return ""
+    of = f" its {name}" if destination.is_dir() else " it"
+    return f"is not what was downloaded:{of} has {there.get(name, 0):,} bytes instead of {known[name]:,}"
+
+
+def _sizes(made: Path) -> dict[str, int]:
+    """Bytes by name, of a file or of those in a folder."""
+    return {path.name: path.stat().st_size for path in (made.iterdir() if made.is_dir() else [made])}
 
 
 def _file(planned: Planned, say: Say) -> Path:

@@ -95,9 +95,12 @@ def make_demonstrations(run: StageContext) -> dict[str, Any] | None:
                 lines.append(to_line(ScoredTrajectory(played.trajectory, None)))
     if not lines:
         reasons = ", ".join(f"{why}: {n}" for why, n in tally.dropped.most_common())
+        asked = any(source.kind == "questions" for source in settings.sources)
         raise DataError(
             f"none of {tally.played.total()} demonstrations is usable ({reasons})",
-            "raise environment.turn_tokens, searches or turns, or set demonstrations.require_titles=false",
+            "raise environment.turn_tokens, searches or turns, or set demonstrations.require_titles=false"
+            if asked
+            else "name other runs: they have to search, end in an answer that is accepted, and have found it",
         )
     atomic_write(run.layout.demonstrations, "".join(lines))
     for line in tally.lines():

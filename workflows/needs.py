@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hub.download import plan, size_of
+from hub.download import changed_since, plan, size_of
 from hub.reach import hub_or_cache, reachable
 from hub.resources import Product, product_of
 from retrieval.config import IndexedSettings, RetrieverSettings
@@ -103,6 +103,8 @@ def _rows(name: str, path: str, out: Path, get: str) -> Need:
         return Need(name, "ok", f"{path}, which the run makes")
     if not on_hub(path) and not Path(path).exists():
         return _absent(name, path, get)
+    if not on_hub(path) and (why := changed_since(Path(path))):
+        return _cut(name, path, why, get)
     if on_hub(path) and reachable():
         return Need(name, "note", f"{path} is on the hub and fetched when the run begins")
     try:
@@ -150,6 +152,8 @@ def _index(settings: IndexedSettings, out: Path, get: str, name: str) -> Iterato
         yield Need(f"{name}.corpus", state, f"{corpus} is on the hub{why}", "name a local corpus" if why else "")
     elif not Path(corpus).exists():
         yield _absent(f"{name}.corpus", corpus, get)
+    elif why := changed_since(Path(corpus)):
+        yield _cut(f"{name}.corpus", corpus, why, get)
     else:
         yield Need(f"{name}.corpus", "ok", f"{corpus}, {size_of(_bytes_of(Path(corpus)))}")
         yield Need(f"{name}.index", "note", f"{settings.index} is made from it when the run begins")
@@ -169,6 +173,10 @@ def _absent(name: str, path: str, get: str) -> Need:
     if product:
         return Need(name, "missing", f"no {path}; {product[0].repository} on the hub has it", get, product)
     return Need(name, "missing", f"no {path}", f"put it there, or set {name} to where it is")
+
+
+def _cut(name: str, path: str, why: str, get: str) -> Need:
+    return Need(name, "missing", f"{path} {why}", f"delete it, then {get}", product_of(path))
 
 
 def _service(url: str, name: str) -> Need:

@@ -18,7 +18,7 @@ MEASURES = ("em", "f1", "reward", "gold_recall", "searches")
 
 def values_of(samples: Iterable[EvaluationLayout]) -> dict[str, Values]:
     """The measures of every question that could be scored: EM, F1 and, where they are known, the reward, the share of
-    gold passages found, and the searches made.
+    gold passages found by questions that need all of theirs, and the searches made.
     """
     from rewards.text_match import exact_match, f1
 
@@ -34,7 +34,7 @@ def values_of(samples: Iterable[EvaluationLayout]) -> dict[str, Values]:
         if row.reward is not None:
             given["reward"][key].append(row.reward)
         golds = golds_of(question).found(row.trajectory.hits)
-        if golds.wanted:
+        if golds.wanted and not question.alternatives:
             given["gold_recall"][key].append(golds.found / golds.wanted)
         given["searches"][key].append(len(row.trajectory.queries))
         found_any = found_any or bool(row.trajectory.hits)

@@ -19,7 +19,7 @@ from sleuth.types import Action, Answer, Call, Hit, Invalid, Question, ScoredTra
 from workflows.paired import MEASURES, system_name
 from workflows.report.changes import pack_changes
 from workflows.report.collect import RunData, read_run, run_names
-from workflows.report.sample import Sample, choose
+from workflows.report.sample import Group, Sample, choose
 from workflows.report.thumbnails import Thumbnails, make_thumbnails
 
 POINTS = 400
@@ -49,7 +49,7 @@ class Tables:
 
 
 def pack_runs(paths: Sequence[Path], limit: int, budget: int) -> bytes:
-    """The page's JSON for these run folders: at most ``limit`` trajectories and ``budget`` compressed bytes."""
+    """The page's JSON for these run folders: ``limit`` trajectories (see `choose`) and ``budget`` compressed bytes."""
     runs = [read_run(path, name) for path, name in zip(paths, run_names(paths), strict=True)]
     return pack(runs, choose(runs, limit), budget)
 
@@ -57,7 +57,8 @@ def pack_runs(paths: Sequence[Path], limit: int, budget: int) -> bytes:
 def pack(runs: Sequence[RunData], samples: Sequence[Sample], budget: int) -> bytes:
     """The page's JSON, compressed with gzip, in at most ``budget`` bytes if possible.
 
-    First token ids and log-probs are omitted from evenly spread trajectories, then whole groups.
+    First token ids and log-probs are omitted from evenly spread trajectories, then whole groups, those of questions
+    whose answer changed last.
     """
     changes = pack_changes(samples)
     thumbnails = make_thumbnails(samples, [index for run in runs for index in run.indexes], budget // 3)
@@ -89,7 +90,7 @@ def _dump(
     tables = Tables()
     sources, rows, with_tokens = [], [], 0
     for place, sample in enumerate(samples):
-        groups = list(_every(sample.groups, fraction))
+        groups = _most_of(sample, fraction)
         detailed = {id(group) for group in _every(groups, tokens)}
         for group in groups:
             full = id(group) in detailed
@@ -121,6 +122,15 @@ def _dump(
         ],
     }
     return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def _most_of(sample: Sample, fraction: float) -> list[Group]:
+    """The given ``fraction`` of the groups of ``sample``, those of changed answers first."""
+    changed, rest = sample.groups[: sample.changed], sample.groups[sample.changed :]
+    count = fraction * len(sample.groups)
+    if count < len(changed):
+        return list(_every(changed, count / len(changed)))
+    return [*changed, *_every(rest, (count - len(changed)) / max(len(rest), 1))]
 
 
 def _every(groups: Sequence[Any], fraction: float) -> Iterable[Any]:
@@ -243,7 +253,7 @@ def _suite(suite: Mapping[str, Any] | None) -> dict[str, Any] | None:
         for row in suite["systems"]
         if "em" in row
     ]
-    columns = [{key: one[key] for key in ("name", "title", "group", "questions")} for one in suite["sets"]]
+    columns = [{key: one[key] for key in ("name", "title", "group", "questions", "sha256")} for one in suite["sets"]]
     return {"sets": columns, "systems": rows}
 
 

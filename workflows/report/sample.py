@@ -21,7 +21,10 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Chosen trajectories of a source, group by group, and its total number of them."""
+    """Chosen trajectories of a source, group by group, and its total number of them.
+
+    The first ``changed`` groups are of questions whose answer changed between evaluations: they are left out last.
+    """
 
     run: int
     source: Source
@@ -31,6 +34,7 @@ class Sample:
     """Descriptions of what could not be read."""
     answers: Mapping[Key, float] = field(default_factory=dict)
     """EM of every question of an evaluation, shown or not; a mean where a question was asked several times."""
+    changed: int = 0
 
     @property
     def shown(self) -> int:
@@ -40,8 +44,8 @@ class Sample:
 def choose(runs: Sequence[RunData], limit: int) -> list[Sample]:
     """At most ``limit`` trajectories, divided equally among runs, half rollouts and half evaluations.
 
-    What one half does not need goes to the other, and what a run does not need goes to later runs. Where evaluations
-    have to leave trajectories out, those of questions whose answer changed stay.
+    What one half does not need goes to the other, and what a run does not need goes to later runs. Trajectories of
+    questions whose answer changed between evaluations are all taken, even where they alone are more than ``limit``.
     """
     samples: list[Sample] = []
     for number, run in enumerate(runs):
@@ -71,13 +75,12 @@ def _changed(samples: Sequence[Sample]) -> Set[Key]:
 
 
 def _with_changed(sample: Sample, changed: Set[Key]) -> Sample:
-    if sample.source.training or sample.shown == sample.total or not changed:
+    if sample.source.training or not changed:
         return sample
-    groups = ([row] for row in read_source(sample.source, []) if _key(row) in changed)
-    first, _ = thin(groups, sample.shown)
+    first = [[row] for row in read_source(sample.source, []) if _key(row) in changed]
     rest = (group for group in sample.groups if _key(group[0]) not in changed)
-    others, _ = thin(rest, sample.shown - len(first))
-    return replace(sample, groups=[*first, *others])
+    others, _ = thin(rest, max(sample.shown - len(first), 0))
+    return replace(sample, groups=[*first, *others], changed=len(first))
 
 
 def _key(row: ScoredTrajectory) -> Key:

@@ -102,12 +102,13 @@ def _on_the_hub(name: str, looked: list[str]) -> bool:
 def _chosen(name: str, settings: SetSettings, source: str, seed: int, limit: int | None) -> ChosenSet:
     with hub_or_cache(source):
         rows = read_rows(source)
-    kept = [row for row in rows if all(_value(row, key) in wanted for key, wanted in settings.where.items())]
-    if not kept:
-        key, wanted = next(iter(settings.where.items()))
-        there = sorted({_value(row, key) for row in rows} - {""})
-        hint = did_you_mean(wanted[0], there) if there else f"its rows have no field '{key}'"
-        raise DataError(f"{source} has no question whose {key} is {', '.join(wanted)}", hint)
+    kept = rows
+    for key, wanted in settings.where.items():
+        there, kept = kept, [row for row in kept if _value(row, key) in wanted]
+        if not kept:
+            values = sorted({_value(row, key) for row in there} - {""})
+            hint = did_you_mean(wanted[0], values) if values else f"its rows have no field '{key}'"
+            raise DataError(f"{source} has no question whose {key} is {', '.join(wanted)}", hint)
     limits = [number for number in (limit, settings.limit) if number is not None]
     asked = drawn(kept, min(limits, default=len(kept)), f"{seed}/{name}")
     questions = questions_from_rows(asked, name_of(source), file=source)

@@ -104,7 +104,7 @@ SUITES: dict[str, dict[str, Any]] = {
 def load_suite(name: str, overrides: Sequence[str] = ()) -> SuiteSettings:
     """The suite called ``name``, or the one in the YAML file ``name``, under overrides of its own settings.
 
-    Raises ConfigError.
+    A set that is overridden by null is left out. Raises ConfigError.
     """
     if name.endswith((".yaml", ".yml")):
         values = read_layers(Path(name))
@@ -114,6 +114,8 @@ def load_suite(name: str, overrides: Sequence[str] = ()) -> SuiteSettings:
         raise ConfigError(f"there is no suite '{name}'", f"{did_you_mean(name, SUITES)} or give a YAML file")
     for override in overrides:
         apply_override(values, override)
+    if isinstance(sets := values.get("sets"), Mapping):
+        values["sets"] = {name: one for name, one in sets.items() if one is not None}
     return validate(SuiteSettings, values, f"suite {name}")
 
 

@@ -92,12 +92,12 @@ function bothSides() {
     el("div", { class: "columns two", tabindex: 0 }, sides.flatMap(side))].flat();
 }
 
-// The tables of suites: whatever answers against the sets, those of several runs below one another.
+// The tables of suites: whatever answers against the sets, below one another those of runs with the same questions.
 function suites() {
   const found = state.data.runs.map((run, place) => [run, place]).filter(([run]) => run.suite);
-  const shapes = unique(found.map(([run]) => JSON.stringify(run.suite.sets.map((one) => one.name))));
-  return shapes.flatMap((shape) => {
-    const members = found.filter(([run]) => JSON.stringify(run.suite.sets.map((one) => one.name)) === shape);
+  const asked = (run) => JSON.stringify(run.suite.sets.map((one) => [one.name, one.sha256]));
+  return unique(found.map(([run]) => asked(run))).flatMap((same) => {
+    const members = found.filter(([run]) => asked(run) === same);
     const { sets } = members[0][0].suite;
     const others = unique(members.flatMap(([run]) => run.suite.systems.flatMap((row) => Object.keys(row.others))));
     const share = (value) => (value === null || value === undefined ? "–" : (100 * value).toFixed(1));

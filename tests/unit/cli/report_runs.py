@@ -147,7 +147,10 @@ def make_suite(folder: Path, text: str = "", answers: dict[str, list[str]] | Non
             with RunFolder(cell).claim({"policy": {"model": None}, "seed": 0}):
                 write_rows(cell / "trajectories.jsonl", rows)
                 (cell / "metrics.json").write_text(json.dumps(figures))
-    columns = [{"name": name, "title": f"Set {name}{text}", "group": text, "questions": 4} for name in ("a", "b")]
+    columns = [
+        {"name": name, "title": f"Set {name}{text}", "group": text, "questions": 4, "sha256": f"{name}{text}"}
+        for name in ("a", "b")
+    ]
     systems = [
         {
             **{key: cell[key] for key in ("policy", "mode", "retriever")},

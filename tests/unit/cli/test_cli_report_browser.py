@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -244,6 +245,16 @@ def test_suites_stand_in_one_table_with_the_best_in_bold(page: Page, suites: str
         f"{mean} [10.0, 90.0]" for mean in ("25.0", "50.0", "50.0")
     ]
     assert page.ask(f"{rows}.map((row) => row.querySelectorAll('b').length)") == [0, 3, 3]
+
+
+def test_suites_of_other_questions_stand_apart(page: Page, tmp_path: Path) -> None:
+    runs = [make_suite(tmp_path / "one"), make_suite(tmp_path / "two", answers={"later, search": ["x"] * 4})]
+    content = json.loads((runs[1] / "metrics.json").read_text())
+    content["suite"]["sets"][0]["sha256"] = "other"
+    (runs[1] / "metrics.json").write_text(json.dumps(content))
+    page.open(f"{write_page(tmp_path / 'page.html', runs)}#tab=overview")
+    tables = "[...document.querySelectorAll('section:nth-of-type(2) table')]"
+    assert page.ask(f"{tables}.map((table) => table.querySelectorAll('tbody tr').length)") == [2, 1]
 
 
 def test_changes_show_both_trajectories(page: Page, suites: str) -> None:

@@ -82,6 +82,21 @@ def test_changed_questions_stay_where_others_are_left_out(tmp_path: Path) -> Non
     assert all({"q33", "q77"} <= ids and len(ids) < 20 for ids in shown) and shown[0] == shown[1]
 
 
+def test_all_changed_questions_stay_whatever_the_limit(tmp_path: Path) -> None:
+    suite = make_suite(tmp_path / "suite")
+    for number, changed in ((0, "no"), (1, "x")):
+        rows = [answered(f"q{i}", changed if i % 3 == 0 else "no", text="long " * 40) for i in range(100)]
+        write_rows(suite / f"a-{number}" / "trajectories.jsonl", rows)
+    wanted = {f"q{i}" for i in range(0, 100, 3)}
+    few, small = unpack(pack_runs([suite], 10, LIMIT)), unpack(pack_runs([suite], 2000, 6_000))
+    assert len(small["rows"]) < 208
+    for data in (few, small):
+        ids = [question["id"] for question in data["tables"]["questions"]]
+        for place, source in enumerate(data["sources"]):
+            if source["name"] in ("a-0", "a-1"):
+                assert wanted <= {ids[row["q"]] for row in data["rows"] if row["s"] == place}
+
+
 def test_packs_and_their_kinds_stand_with_their_evaluation(tmp_path: Path) -> None:
     gold, none = {"questions": 2, "recall": 0.25}, {"questions": 0, "recall": None}
     single = {"em": 0.5, "em_interval": [0.1, 0.9], "n": 2, "gold": gold, "alternatives": none}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,6 +68,17 @@ def test_a_file_is_made_whole_and_its_origin_kept(hub: Hub, tmp_path: Path, name
     assert (known["repository"], known["revision"]) == (one.product.repository, REVISION)
     assert [path for path in one.destination.parent.iterdir() if path.name.endswith(".download")] == []
     assert plan([(one.product, tmp_path)]) == [], "what is there is not fetched again"
+
+
+@pytest.mark.parametrize(("name", "file"), [("nq/test.jsonl", ""), ("wiki18", ""), ("wiki18-bm25", "segments_1")])
+def test_what_was_cut_later_is_not_taken_for_whole(hub: Hub, tmp_path: Path, name: str, file: str) -> None:
+    one = planned(tmp_path, name)
+    fetch(one, silent)
+    damaged = one.destination / file if file else one.destination
+    size = damaged.stat().st_size
+    os.truncate(damaged, size - 9)
+    with pytest.raises(DataError, match=f"has {size - 9:,} bytes instead of {size:,} .delete it"):
+        plan([(one.product, tmp_path)])
 
 
 def test_a_folder_holds_the_files_without_the_hubs_folders(hub: Hub, tmp_path: Path) -> None:

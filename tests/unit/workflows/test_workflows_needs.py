@@ -8,6 +8,7 @@ from huggingface_hub import constants
 
 from cli import main as program
 from hub import models
+from hub.download import record_of
 from sleuth.errors import PolicyError
 from workflows import needs
 from workflows.estimate import disk_needed, memory_needed
@@ -67,6 +68,14 @@ def test_what_is_there_is_ok(tmp_path: Path) -> None:
     assert {name: need for name, need in found.items() if need.state == "missing"} == {}
     assert found["retriever.0.index"].detail == "bm25 is made from it when the run begins"
     assert found["BM25"].state == "ok"
+
+
+def test_a_download_that_was_cut_is_missing() -> None:
+    Path("corpus.jsonl").write_text("{}\n")
+    record_of(Path("corpus.jsonl")).write_text(json.dumps({"bytes": {"corpus.jsonl": 99}}))
+    found = of(CONFIG, "policy={tiny: {}}")["retriever.0.corpus"]
+    assert (found.state, found.mend.split(",")[0]) == ("missing", "delete it")
+    assert "it has 3 bytes instead of 99" in found.detail
 
 
 def test_a_broken_file_a_service_that_is_down_and_a_package_are_told() -> None:

@@ -45,6 +45,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_suite_that_is_named_is_valid_and_takes_overrides(name: str) -> None:
     first = next(iter(load_suite(name).sets))
     assert load_suite(name, [f"sets.{first}.limit=7", "seed=3"]).sets[first].limit == 7
+    assert first not in load_suite(name, [f"sets.{first}=null"]).sets
     assert split_overrides(["suite.seed=3", "seed=4"]) == (["seed=3"], ["seed=4"])
 
 
@@ -91,6 +92,8 @@ def test_rows_are_kept_by_a_field_of_their_metadata(tmp_path: Path) -> None:
     assert chosen[0].labels == {"n": {("s", "who 0?"): "0"}, "kind": {("s", "who 0?"): "single"}}
     with pytest.raises(DataError, match=r"no question whose kind is singel.*did you mean 'single'"):
         choose_sets(suite(a={"files": [file], "where": {"kind": ["singel"]}}), "mine")
+    with pytest.raises(DataError, match=r"no question whose n is 7"):
+        choose_sets(suite(a={"files": [file], "where": {"kind": ["single"], "n": ["7"]}}), "mine")
 
 
 def test_a_missing_set_is_one_line_and_may_be_left_out(tmp_path: Path) -> None:
