@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from sleuth.errors import ConfigError, ScoringError
-from sleuth.retries import PASSING, pause
+from sleuth.retries import PASSING, pause, wished_pause
 from sleuth.settings import SECRET, Count, Rate, Settings
 
 if TYPE_CHECKING:
@@ -149,17 +149,17 @@ class Judge:
         message = {"role": "user", "content": text}
         body: dict[str, Any] = {"model": self._settings.model, "messages": [message], "temperature": 0}
         body["max_tokens"] = self._settings.max_tokens
-        server, trouble = f"the judge at {self._settings.base_url}", ""
+        server, trouble, wished = f"the judge at {self._settings.base_url}", "", 0.0
         for attempt in range(self._settings.retries + 1):
             if attempt:
-                pause(attempt - 1)
+                pause(attempt - 1, wished)
             try:
                 answer = self._client.post("chat/completions", json=body)
             except httpx.TransportError as error:
-                trouble = f"cannot be reached: {error or type(error).__name__}"
+                trouble, wished = f"cannot be reached: {error or type(error).__name__}", 0.0
                 continue
             if answer.status_code in PASSING:
-                trouble = f"answered {answer.status_code}, {attempt + 1} times"
+                trouble, wished = f"answered {answer.status_code}, {attempt + 1} times", wished_pause(answer.headers)
                 continue
             if answer.is_success:
                 return _content(answer)

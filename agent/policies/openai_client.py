@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import httpx
@@ -15,7 +15,7 @@ import httpx
 from agent.policies.config import OpenAISettings
 from agent.policies.neutral import NEUTRAL
 from sleuth.errors import PolicyError, did_you_mean
-from sleuth.retries import PASSING, pause
+from sleuth.retries import PASSING, pause, wished_pause
 
 log = logging.getLogger("sleuth.policy")
 
@@ -41,8 +41,8 @@ class CompletionsClient:
     """Talks to ``settings.base_url`` with pooled connections; safe to use from several threads.
 
     Every failure is a PolicyError with the server and a hint. Timeouts, broken connections and temporary statuses
-    are retried with growing pauses. ``NEUTRAL`` settings of sampling that the server refuses by name are left out from
-    then on. ``section`` is where the user has written ``settings``, for hints.
+    are retried with growing pauses, or those that the server wishes. ``NEUTRAL`` settings of sampling that the server
+    refuses by name are left out from then on. ``section`` is where the user has written ``settings``, for hints.
     """
 
     def __init__(self, settings: OpenAISettings, section: str = "policy.openai") -> None:
@@ -75,9 +75,12 @@ class CompletionsClient:
         answer = _parsed(self._ask(body), f"{self.settings.base_url}/completions")
         return _choice(answer, self.settings.base_url)
 
-    def chat(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The whole answer to a chat completion, with its first choice and, from most servers, ``usage``."""
-        answer = self._json("POST", "/chat/completions", body)
+    def chat(self, body: Mapping[str, Any], on_retry: Callable[[], None] | None = None) -> dict[str, Any]:
+        """The whole answer to a chat completion, with its first choice and, from most servers, ``usage``.
+
+        ``on_retry`` is called for every answer that was busy, or did not come, and is asked for again.
+        """
+        answer = self._json("POST", "/chat/completions", body, on_retry)
         choice = _choice(answer, self.settings.base_url)
         if not isinstance(choice.get("message"), dict):
             raise BrokenAnswerError(f"{self.settings.base_url} answered without a message")
@@ -133,13 +136,27 @@ class CompletionsClient:
                 ", ".join(fresh),
             )
 
-    def _json(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-        return _parsed(self._send(method, path, body), self.settings.base_url + path)
+    def _json(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        on_retry: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
+        return _parsed(self._send(method, path, body, on_retry=on_retry), self.settings.base_url + path)
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None, *, stream: bool = False) -> httpx.Response:
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        *,
+        stream: bool = False,
+        on_retry: Callable[[], None] | None = None,
+    ) -> httpx.Response:
         attempts = self.settings.retries + 1
         for attempt in range(attempts):
-            last = attempt == attempts - 1
+            last, wished = attempt == attempts - 1, 0.0
             try:
                 request = self._http.build_request(method, self.settings.base_url + path, json=body)
                 response = self._http.send(request, stream=stream)
@@ -148,10 +165,13 @@ class CompletionsClient:
                 response.read()
                 if last or response.status_code not in PASSING:
                     self._refused(response, body)
+                wished = wished_pause(response.headers)
             except httpx.TransportError as error:
                 if last:
                     self._unreachable(error, attempts)
-            pause(attempt)
+            if on_retry is not None:
+                on_retry()
+            pause(attempt, wished)
         raise AssertionError("unreachable")
 
     def _unreachable(self, error: httpx.TransportError, attempts: int) -> NoReturn:
