@@ -52,7 +52,9 @@ def _show(record: dict[str, Any], layout: Any) -> None:
     if record["other_positive"]:
         tell(f"  {record['other_positive']:,} kept rows have another positive than the passage they were written about")
     tell(
-        f"{cost['asked']:,} requests ({cost['failed']:,} failed), {cost['prompt_tokens']:,} tokens read, "
-        f"{cost['tokens']:,} written, {record['seconds']:,} s"
+        f"{cost['asked']:,} requests ({cost['failed']:,} failed, {cost['retried']:,} answers busy or broken), "
+        f"{cost['prompt_tokens']:,} tokens read, {cost['tokens']:,} written, {record['seconds']:,} s"
     )
+    if cost["weighed"]:
+        tell(f"{cost['weighed']:,} texts weighed, {cost['weighed_tokens']:,} tokens")
     tell(f"{record['kept']:,} rows in {layout.rows}, the others in {layout.rejects}; to read: {layout.page}")

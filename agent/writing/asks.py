@@ -34,17 +34,26 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back; ``failure`` says in one line why nothing did. Tokens are 0 where they are unknown."""
+    """What came back; ``failure`` says in one line why nothing did. Tokens are 0 where they are unknown.
+
+    ``finish``: ``length`` where the text was cut off, ``failed`` where another attempt may succeed, ``refused`` where
+    none can. ``retries``: answers of a server that were busy or broken before this one.
+    """
 
     text: str = ""
-    finish: Literal["stop", "length", "failed"] = "stop"
+    finish: Literal["stop", "length", "failed", "refused"] = "stop"
     prompt_tokens: int = 0
     tokens: int = 0
     failure: str = ""
+    retries: int = 0
 
     @classmethod
     def failed(cls, why: str) -> Reply:
         return cls(finish="failed", failure=why)
+
+    @classmethod
+    def refused(cls, why: str) -> Reply:
+        return cls(finish="refused", failure=why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,17 @@ class Weigh:
     key: str
     messages: tuple[Message, ...]
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """The mean log-prob of a token of a text, in nats; None for one without tokens.
+
+    ``tokens``: what was read for it, the prompt's and its own.
+    """
+
+    logprob: float | None
+    tokens: int = 0
 
 
 OnReply = Callable[[Ask, Reply], None]
@@ -85,6 +105,6 @@ class Writer(Protocol):
 class Weighing(Protocol):
     """A writer that can say how likely a text is."""
 
-    def weigh(self, asks: Sequence[Weigh]) -> list[float | None]:
-        """The mean log-prob of a token of each text, in nats, in order; None for a text without tokens."""
+    def weigh(self, asks: Sequence[Weigh]) -> list[Weight]:
+        """How likely each text is, in order; with no asks, whether it can be said. Raises ConfigError."""
         ...

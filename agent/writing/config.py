@@ -86,7 +86,8 @@ class ServerWriterSettings(WriterSettings):
 
     ``key_variable`` names the environment variable with the key; if it is not set, no key is sent. ``model`` None:
     the only one that is served. ``structured``: ask for JSON by schema, where a recipe has one, until the server says
-    that it cannot. A request is repeated ``retries`` times while the server is busy, away, or cuts its answer off.
+    that it cannot. A request is repeated ``retries`` times while the server is busy, away, or cuts its answer off;
+    after the pause that it wishes (``Retry-After``), a minute at most.
     """
 
     kind: Literal["server"] = "server"

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from agent.codec import HFCodec
-from agent.writing.asks import Ask, Message, OnReply, Reply, Weigh
+from agent.writing.asks import Ask, Message, OnReply, Reply, Weigh, Weight
 from sleuth.errors import ConfigError, PolicyError
 from sleuth.protocols import Policy
 from sleuth.types import Generation, Request, Sampling
@@ -61,7 +61,7 @@ class PolicyWriter:
             request = self._request(ask)
             if self._longest is not None and len(request.prefix) + ask.max_tokens > self._longest:
                 why = f"the prompt has {len(request.prefix)} tokens, too many for {self._longest}"
-                on_reply(ask, Reply.failed(why))
+                on_reply(ask, Reply.refused(why))
             else:
                 fitting.append((ask, request))
         for batch in _alike(fitting, self._batch_size):
@@ -105,9 +105,13 @@ class PolicyWriter:
             len(generation.token_ids),
         )
 
-    def weigh(self, asks: Sequence[Weigh]) -> list[float | None]:
+    def weigh(self, asks: Sequence[Weigh]) -> list[Weight]:
         """By one forward pass a text. Raises ConfigError for a policy that does not report log-probs of given texts."""
         pairs = [(self._prefix(ask.messages), self._codec.encode(ask.text)) for ask in asks]
+        found = self._logprobs(pairs)
+        return [Weight(logprob, len(prefix) + len(text)) for logprob, (prefix, text) in zip(found, pairs, strict=True)]
+
+    def _logprobs(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float | None]:
         read = getattr(self._policy, "text_logprobs", None)
         if read is not None:
             return _weighed(read, pairs, self._max_rows)

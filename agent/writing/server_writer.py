@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from typing import Any
 
 from agent.policies.config import OpenAISettings
@@ -28,10 +29,12 @@ _CONTROL_TOKENS = (
 )
 """Control tokens of common chat templates: a server's tokenizer is not known here."""
 _REFUSES = (400, 422)
+_FEW = 3
+"""Requests that must be left without any answer before the rest are not made."""
 
 
 class ServerWriter:
-    """Asks ``server``. A request that fails for good is a failed reply; the others go on.
+    """Asks ``server``. A request that fails is a failed reply; the others go on, as long as the server is there.
 
     ``model`` None: the only one that is served. ``structured``: replies are asked for by JSON schema.
     """
@@ -43,6 +46,7 @@ class ServerWriter:
         self._client = CompletionsClient(server, section="writer")
         self._structured = structured
         self._extra_body = dict(extra_body)
+        self._answered = False  # ever
         self.name = model or self._only_model()
 
     @property
@@ -50,20 +54,35 @@ class ServerWriter:
         return frozenset(_CONTROL_TOKENS)
 
     def write(self, asks: Sequence[Ask], on_reply: OnReply) -> None:
+        """Raises PolicyError for a wrong key or name, and where the server is away.
+
+        It is away if nothing has ever come from it, or if a request gets no answer and its list of models does not
+        come either: a single request may be one that it cannot serve.
+        """
         pool = ThreadPoolExecutor(self._server.concurrency, thread_name_prefix="writer")
-        failed: list[str] = []
-        answered = False
+        lost: list[str] = []
         try:
             waiting = {pool.submit(self._one, ask): ask for ask in asks}
             for done in as_completed(waiting):
-                reply, away = done.result()
-                answered = answered or not away
-                failed += [reply.failure] if away else []
-                if not answered and len(failed) >= min(len(asks), self._server.concurrency):
-                    raise PolicyError(f"the first {len(failed)} requests failed: {failed[-1]}", "--resume goes on")
+                reply, came = done.result()
+                self._answered = self._answered or came
+                lost += [] if came else [reply.failure]
+                if not self._answered and len(lost) >= max(_FEW, min(len(asks), self._server.concurrency)):
+                    raise PolicyError(f"the first {len(lost)} requests failed: {lost[-1]}", "--resume goes on")
                 on_reply(waiting[done], reply)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+        if lost and not self._is_there():
+            raise PolicyError(f"{len(lost)} requests failed: {lost[-1]}", "--resume goes on")
+
+    def _is_there(self) -> bool:
+        try:
+            self._client.models()
+        except UnreachableError:
+            return False
+        except PolicyError:  # it answers, if not what it was asked for
+            return True
+        return True
 
     def _only_model(self) -> str:
         served = [str(model["id"]) for model in self._client.models()]
@@ -73,24 +92,35 @@ class ServerWriter:
         return served[0]
 
     def _one(self, ask: Ask) -> tuple[Reply, bool]:
-        """The reply, and whether there is none because the server is away, busy or broken.
+        """The reply, and whether anything came from the server at all.
 
         A failure of this request alone is a reply. Raises PolicyError for what every request would get.
         """
+        retries: list[Ask] = []
+
+        def again() -> None:
+            retries.append(ask)
+
+        reply, came = self._tried(ask, again)
+        return replace(reply, retries=len(retries)), came
+
+    def _tried(self, ask: Ask, on_retry: Callable[[], None]) -> tuple[Reply, bool]:
         for attempt in range(self._server.retries + 1):
             try:
-                return _read(self._chat(ask)), False
+                return _read(self._chat(ask, on_retry)), True
             except RefusedError as error:
-                return Reply.failed(error.message), error.status in PASSING
+                passing = error.status in PASSING
+                return Reply.failed(error.message) if passing else Reply.refused(error.message), True
             except UnreachableError as error:
-                return Reply.failed(error.message), True
+                return Reply.failed(error.message), False
             except BrokenAnswerError as error:
                 if attempt == self._server.retries:
                     return Reply.failed(error.message), True
+            on_retry()
             pause(attempt)
         raise AssertionError("unreachable")
 
-    def _chat(self, ask: Ask) -> dict[str, Any]:
+    def _chat(self, ask: Ask, on_retry: Callable[[], None]) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.name,
             "messages": [{"role": message.role, "content": message.text} for message in ask.messages],
@@ -102,13 +132,13 @@ class ServerWriter:
             **self._extra_body,
         }
         if ask.schema is None or not self._structured:
-            return self._client.chat(body)
+            return self._client.chat(body, on_retry)
         try:
-            return self._client.chat({**body, "response_format": json_form(ask.schema)})
+            return self._client.chat({**body, "response_format": json_form(ask.schema)}, on_retry)
         except RefusedError as error:
             if error.status not in _REFUSES:
                 raise
-            answer = self._client.chat(body)  # raises again where the form was not the reason
+            answer = self._client.chat(body, on_retry)  # raises again where the form was not the reason
             self._structured = False
             log.warning("%s takes no JSON schema: replies are read as they come", self._server.base_url)
             return answer

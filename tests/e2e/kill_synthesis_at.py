@@ -7,20 +7,20 @@ import signal
 import sys
 from typing import Any
 
-from workflows.synthesis.desk import Journal
+from workflows.synthesis.journal import Journal
 
 
 def arm(last: int) -> None:
-    keep, count = Journal.keep, 0
+    add, count = Journal.add, 0
 
-    def dying_keep(self: Journal, key: str, reply: Any) -> None:
+    def dying_add(self: Journal, key: str, reply: Any) -> None:
         nonlocal count
-        keep(self, key, reply)
+        add(self, key, reply)
         count += 1
         if count == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Journal.keep = dying_keep  # type: ignore[method-assign]
+    Journal.add = dying_add  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

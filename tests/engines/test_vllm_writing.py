@@ -18,8 +18,8 @@ from agent.writing.policy_writer import PolicyWriter
 from hub.models import SMOLLM2
 from sleuth.settings import validate
 from workflows.synthesis.config import SynthesisSettings
-from workflows.synthesis.desk import Journal
 from workflows.synthesis.job import run_synthesis
+from workflows.synthesis.journal import Journal
 from workflows.synthesis.layout import SynthesisLayout
 from workflows.synthesis.run import Progressing
 
@@ -82,8 +82,8 @@ def test_a_text_is_as_likely_as_transformers_says(smollm2) -> None:
     there = PolicyWriter(*open_policy(PolicySettings(model=SMOLLM2, device="cpu")))
     texts = ("Which river runs through Paris?", "yes", "")
     weighs = [Weigh(text, (Message("user", "The Seine. Invent a query."),), text) for text in texts]
-    *found, empty = PolicyWriter(*smollm2, max_rows=1).weigh(weighs)
-    assert found == pytest.approx(there.weigh(weighs)[:2], abs=1e-3) and empty is None
+    *found, empty = (one.logprob for one in PolicyWriter(*smollm2, max_rows=1).weigh(weighs))
+    assert found == pytest.approx([one.logprob for one in there.weigh(weighs)[:2]], abs=1e-3) and empty is None
 
 
 def test_a_prompt_beyond_the_engines_context_is_one_failed_reply(smollm2) -> None:
@@ -101,7 +101,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_rows(tmp_path, vllm_policy, 
     whole = synthesize(tmp_path / "whole", corpus)
     expected = [path.read_bytes() for path in whole]
     assert expected[0].count(b"\n") == 10
-    count = sum(path.read_bytes().count(b"\n") for path in (tmp_path / "whole" / "chunks").glob("*.calls.jsonl"))
+    count = sum(path.read_bytes().count(b'"reply"') for path in (tmp_path / "whole" / "chunks").glob("*.calls.jsonl"))
     for moment in range(0, count, 3):
         out = tmp_path / f"killed-{moment}"
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -112,14 +112,14 @@ def test_killed_at_any_moment_it_ends_with_the_same_rows(tmp_path, vllm_policy, 
 
 
 def die_after(replies_kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep, left = Journal.keep, iter(range(replies_kept))
+    add, left = Journal.add, iter(range(replies_kept))
 
     def dying(self: Journal, key: str, reply: Any) -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt
-        keep(self, key, reply)
+        add(self, key, reply)
 
-    monkeypatch.setattr(Journal, "keep", dying)
+    monkeypatch.setattr(Journal, "add", dying)
 
 
 def synthesize(out: Path, corpus: str, *, resume: bool = False) -> list[Path]:

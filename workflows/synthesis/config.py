@@ -15,8 +15,13 @@ from workflows.config import fill_out
 from workflows.synthesis.filters.config import AnyFilter
 from workflows.synthesis.recipes.config import AnyRecipe
 
-GROWING = ("out", "limit", "keep", "threads")
-"""Settings that a run may be resumed with at another value: more is written, nothing is written again."""
+_SERVED = ("base_url", "key_variable", "concurrency", "timeout_s", "retries")
+GROWING = (
+    *("out", "limit", "keep", "max_failed", "threads"),
+    *(f"{section}.{name}" for section in ("writer", "writer.policy.openai") for name in _SERVED),
+)
+"""Settings that a run may be resumed with at another value: more is written, or a server is spoken to otherwise; no
+row changes."""
 
 
 class PassageSettings(Settings):
@@ -30,7 +35,7 @@ class PassageSettings(Settings):
 
 
 class SamplingSettings(Settings):
-    """How the writer samples. Verdicts are asked for at temperature 0."""
+    """How the writer samples. Verdicts are asked for at temperature 0, and what is asked for again never is."""
 
     temperature: Annotated[float, Field(ge=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -61,7 +66,7 @@ class SynthesisSettings(Settings):
     chunk: Count = 64
     max_failed: Share = 0.5
     """Of the requests made at once; if more get no reply (a server that is away, prompts too long for the model), the
-    run stops, and can be resumed."""
+    run stops, and can be resumed, also with a larger share. What has failed before is not counted again."""
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:

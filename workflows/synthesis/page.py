@@ -62,8 +62,9 @@ def _summary(record: Mapping[str, Any]) -> str:
         "written about": f"{units['written_about']:,} of {units['chosen']:,} chosen",
         "left out before": left_out or "nothing",
         "rows": f"{record['written']:,} written, {record['kept']:,} kept{share}",
-        "requests": f"{cost['asked']:,}, {cost['failed']:,} failed",
+        "requests": f"{cost['asked']:,}, {cost['failed']:,} failed, {cost['retried']:,} answers busy or broken",
         "tokens": f"{cost['prompt_tokens']:,} read, {cost['tokens']:,} written",
+        **({"texts weighed": f"{cost['weighed']:,}, {cost['weighed_tokens']:,} tokens"} if cost["weighed"] else {}),
         "seconds": f"{record['seconds']:,}",
     }
     rows = (f"<tr><th>{_text(name)}</th><td>{_text(str(value))}</td></tr>" for name, value in lines.items())

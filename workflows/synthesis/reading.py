@@ -28,6 +28,8 @@ def whole(text: str) -> str:
     found = text.rpartition("</think>")[2].strip()
     if not found:
         raise Unreadable("empty")
+    if found.startswith("<think>"):
+        raise Unreadable("a thought without end")
     return sound(found)
 
 

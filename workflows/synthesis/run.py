@@ -9,29 +9,31 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from agent.writing.asks import Writer
 from retrieval.config import Progress
 from retrieval.open import open_retriever
-from retrieval.training.rows import row_of, tevatron_row
 from sleuth.artifacts import atomic_write
-from sleuth.layout import read_record, write_record
+from sleuth.errors import ConfigError
+from sleuth.layout import write_record
 from sleuth.protocols import Retriever
 from sleuth.seeding import derive_seed
+from workflows.synthesis.chunks import Chunk, plain_reject, plain_row, read_chunk, save_chunk
 from workflows.synthesis.config import SynthesisSettings
-from workflows.synthesis.desk import Cost, Desk, Journal
+from workflows.synthesis.desk import Desk, weighing
 from workflows.synthesis.filters.base import Bench, Filter
+from workflows.synthesis.journal import About, Cost, Journal, about
 from workflows.synthesis.layout import ChunkLayout, SynthesisLayout
 from workflows.synthesis.script import Rejected, play
-from workflows.synthesis.templates import load_template
+from workflows.synthesis.templates import Template, load_template
 from workflows.synthesis.units import units_of
-from workflows.synthesis.writing import Outcome, Reject, Style, Unit, Writing, Written
+from workflows.synthesis.writing import Outcome, Recipe, Reject, Style, Unit, Writing, Written
 
 log = logging.getLogger("sleuth.synthesize")
 
@@ -41,23 +43,22 @@ ENOUGH = "enough rows are kept"
 
 
 @dataclass(slots=True)
-class Chunk:
-    """What came of some units. ``passed``: rows that reached each filter and that it let through, in order."""
-
-    kept: list[Written]
-    rejects: list[Reject]
-    passed: list[tuple[int, int]]
-    units: int
-    cost: Cost
-    seconds: float
-
-
-@dataclass(slots=True)
 class Progressing:
     """How a run shows what it does."""
 
     counting: Counting
     progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What all chunks have in common."""
+
+    settings: SynthesisSettings
+    recipe: Recipe
+    template: Template
+    desk: Desk
+    filters: Mapping[str, Filter]
 
 
 @dataclass(slots=True)
@@ -69,11 +70,9 @@ class Totals:
     cost: Cost = field(default_factory=Cost)
     by_filter: list[list[int]] = field(default_factory=list)
     rejects: Counter[tuple[str, str]] = field(default_factory=Counter)
-    other_positive: int = 0
-    """Rows whose positive is another passage than the seed."""
 
     def add(self, chunk: Chunk) -> None:
-        self.units += chunk.units
+        self.units += len(chunk.about.units)
         self.written += len(chunk.kept) + sum(reject.by != "writing" for reject in chunk.rejects)
         self.kept += len(chunk.kept)
         self.seconds += chunk.seconds
@@ -83,68 +82,86 @@ class Totals:
             total[0] += came
             total[1] += went
         self.rejects.update((reject.by, reject.reason) for reject in chunk.rejects)
-        self.other_positive += sum(bool(row.made.get("other_positive")) for row in chunk.kept)
 
 
 def synthesize(settings: SynthesisSettings, layout: SynthesisLayout, show: Progressing) -> dict[str, Any]:
     """Write until there are enough rows or no more units; returns the record of the run, which is also on disk."""
-    writer = settings.writer.open()
+    recipe = settings.recipe.open()
+    template = _template_of(settings, recipe)
+    for chosen in settings.filters:
+        chosen.check()
     units, left_out = units_of(settings)
+    writer = _open_writer(settings)
     desk = Desk(writer, Journal(None), _retriever_of(settings, show.progress), settings.max_failed)
-    filters = _open_filters(settings, desk, show.progress)
-    totals, done = Totals(), list[ChunkLayout]()
+    work = Work(settings, recipe, template, desk, _open_filters(settings, desk, show.progress))
+    totals, done = Totals(), dict[ChunkLayout, About]()
     with show.counting("rows") as tell:
         for number, some in enumerate(_chunks(units, settings.chunk)):
             if settings.keep is not None and totals.kept >= settings.keep:
                 break
-            place = layout.chunk(number)
-            chunk = read_chunk(place)
-            if chunk is None or chunk.units != len(some):  # the last one grows with the limit
-                chunk = _write_chunk(settings, some, place, desk, filters)
+            place, of = layout.chunk(number), about(template, some)
+            chunk = read_chunk(place, of)
+            if chunk is None:
+                chunk = _write_chunk(work, some, of, place)
                 save_chunk(chunk, place)
-            for one in filters.values():
+            for one in work.filters.values():
                 one.keep(chunk.kept)
             totals.add(chunk)
-            done.append(place)
+            done[place] = of
             tell(totals.kept if settings.keep else totals.units, settings.keep or len(units))
-    record = _record(settings, totals, filters, left_out, len(units), writer.name)
-    _publish(settings, layout, record, done)
-    return record
+    record = _record(work, totals, left_out, len(units))
+    return _publish(settings, layout, record, done)
 
 
-def _write_chunk(
-    settings: SynthesisSettings, units: Sequence[Unit], place: ChunkLayout, desk: Desk, filters: Mapping[str, Filter]
-) -> Chunk:
-    started = time.monotonic()
-    desk.journal = Journal(place.calls)
+def _template_of(settings: SynthesisSettings, recipe: Recipe) -> Template:
+    """The recipe's template. Raises ConfigError, too where the same prompt would be put again for the same reply."""
+    chosen = settings.recipe
+    template = load_template(chosen.template_name, recipe.steps, chosen.choices, chosen.OFFERED)
+    again = next((name for name in ("per_passage", "per_task") if getattr(chosen, name, 1) > 1), None)
+    if again and settings.sampling.temperature == 0 and not template.choices:
+        raise ConfigError(
+            f"at temperature 0 recipe.{again} writes the same row again and again",
+            "raise sampling.temperature, or give recipe.choices",
+        )
+    return template
+
+
+def _open_writer(settings: SynthesisSettings) -> Writer:
+    """Raises ConfigError for one that cannot weigh texts, where that is needed, before it has written any."""
+    writer = settings.writer.open()
+    if settings.recipe.weighs or any(one.weighs for one in settings.filters):
+        weighing(writer).weigh([])
+    return writer
+
+
+def _write_chunk(work: Work, units: Sequence[Unit], of: About, place: ChunkLayout) -> Chunk:
+    journal = work.desk.journal = Journal(place.calls, of)
     try:
-        written, rejects = _written(settings, units, desk)
-        kept, dropped, passed = _filtered(written, filters)
-        cost = desk.journal.cost
+        written, rejects = _written(work, units)
+        kept, dropped, passed = _filtered(written, work.filters)
+        return Chunk(of, kept, rejects + dropped, passed, journal.cost, journal.seconds)
     finally:
-        desk.journal.close()
-    return Chunk(kept, rejects + dropped, passed, len(units), cost, time.monotonic() - started)
+        journal.close()
 
 
-def _written(settings: SynthesisSettings, units: Sequence[Unit], desk: Desk) -> tuple[list[Written], list[Reject]]:
-    recipe = settings.recipe.open()
-    template = load_template(settings.recipe.template_name, recipe.steps, settings.recipe.choices)
-    style, scripts = style_of(settings), {}
-    for unit in units:
-        writing = Writing(unit, template, style, settings.seed, desk.writer.reserved)
-        draws = template.draw(writing.rng)
-        scripts[unit.id] = recipe.write(Writing(unit, template, style, settings.seed, desk.writer.reserved, draws))
+def _written(work: Work, units: Sequence[Unit]) -> tuple[list[Written], list[Reject]]:
+    settings, writer = work.settings, work.desk.writer
+    style = style_of(settings)
+    scripts = {
+        unit.id: work.recipe.write(Writing(unit, work.template, style, settings.seed, writer.reserved).drawn())
+        for unit in units
+    }
 
     def failed(verdict: Rejected) -> list[Outcome]:
         return [Reject("", "writing", verdict.reason, verdict.text)]
 
-    outcomes = play(scripts, desk, failed)
-    written = [one for some in outcomes.values() for one in some if isinstance(one, Written)]
+    outcomes = play(scripts, work.desk, failed)
+    by = {"writer": writer.name, "seed": settings.seed}
+    written = [
+        replace(one, made={**one.made, **by}) for some in outcomes.values() for one in some if isinstance(one, Written)
+    ]
     rejects = [
-        Reject(one.id or unit, one.by, one.reason, one.text)
-        for unit, some in outcomes.items()
-        for one in some
-        if isinstance(one, Reject)
+        replace(one, id=one.id or unit) for unit, some in outcomes.items() for one in some if isinstance(one, Reject)
     ]
     return written, rejects
 
@@ -156,7 +173,7 @@ def _filtered(
     for name, one in filters.items():
         verdicts = one.judge(kept)
         rejects += [
-            Reject(row.row.id, name, reason, row=row.row)
+            Reject(row.row.id, name, reason, written=row)
             for row, reason in zip(kept, verdicts, strict=True)
             if reason is not None
         ]
@@ -174,11 +191,13 @@ def style_of(settings: SynthesisSettings) -> Style:
 def _open_filters(settings: SynthesisSettings, desk: Desk, progress: Progress) -> dict[str, Filter]:
     """By name, with a number where a kind occurs twice."""
     corpus = None if settings.corpus is None else Path(settings.corpus)
-    seed = derive_seed(settings.seed, "filters")
-    bench = Bench(desk, desk.writer.reserved, style_of(settings), seed, corpus, progress)
+    seed, style = derive_seed(settings.seed, "filters"), style_of(settings)
     kinds = [chosen.kind for chosen in settings.filters]
     names = [kind if kinds.count(kind) == 1 else f"{kind}-{i}" for i, kind in enumerate(kinds, start=1)]
-    return {name: chosen.open(bench) for name, chosen in zip(names, settings.filters, strict=True)}
+    return {
+        name: chosen.open(Bench(name, desk, desk.writer.reserved, style, seed, corpus, progress))
+        for name, chosen in zip(names, settings.filters, strict=True)
+    }
 
 
 def _retriever_of(settings: SynthesisSettings, progress: Progress) -> Callable[[], Retriever] | None:
@@ -192,25 +211,18 @@ def _chunks(units: Sequence[Unit], size: int) -> Iterator[Sequence[Unit]]:
     return (units[start : start + size] for start in range(0, len(units), size))
 
 
-def _record(
-    settings: SynthesisSettings,
-    totals: Totals,
-    filters: Mapping[str, Filter],
-    left_out: Mapping[str, int],
-    units: int,
-    writer: str,
-) -> dict[str, Any]:
+def _record(work: Work, totals: Totals, left_out: Mapping[str, int], units: int) -> dict[str, Any]:
     """Plain values: what was asked, written, dropped by whom and why, kept, and what it cost."""
+    settings, filters = work.settings, work.filters
     kept = totals.kept if settings.keep is None else min(totals.kept, settings.keep)
     passed = zip(filters.items(), totals.by_filter or [[0, 0]] * len(filters), strict=True)
     return {
-        "writer": writer,
+        "writer": work.desk.writer.name,
         "recipe": settings.recipe.kind,
         "units": {"written_about": totals.units, "chosen": units, "left_out": dict(left_out)},
         "written": totals.written,
         "kept": kept,
         "not_needed": totals.kept - kept,
-        "other_positive": totals.other_positive,
         "filters": {name: {"in": came, "out": went, **one.about()} for (name, one), (came, went) in passed},
         "rejects": [
             {"by": by, "reason": reason, "count": count} for (by, reason), count in totals.rejects.most_common()
@@ -221,69 +233,30 @@ def _record(
 
 
 def _publish(
-    settings: SynthesisSettings, layout: SynthesisLayout, record: Mapping[str, Any], done: Sequence[ChunkLayout]
-) -> None:
-    """Rows, rejects, record and page, each written whole."""
+    settings: SynthesisSettings, layout: SynthesisLayout, record: Mapping[str, Any], done: Mapping[ChunkLayout, About]
+) -> dict[str, Any]:
+    """Rows, rejects, record and page, each written whole; returns the record.
+
+    ``other_positive``: rows that are kept and whose positive is another passage than the seed.
+    """
     from workflows.synthesis.page import make_page
 
-    rows, rejects, room = list[str](), list[str](), record["kept"]
-    for chunk in filter(None, map(read_chunk, done)):
+    rows, rejects, other = list[str](), list[str](), 0
+    for chunk in filter(None, (read_chunk(place, of) for place, of in done.items())):
         for written in chunk.kept:
-            if len(rows) < room:
+            if len(rows) < record["kept"]:
                 rows.append(_line(plain_row(written)))
+                other += bool(written.made.get("other_positive"))
             else:
-                rejects.append(_line(plain_reject(Reject(written.row.id, "keep", ENOUGH, row=written.row))))
+                rejects.append(_line(plain_reject(Reject(written.row.id, "keep", ENOUGH, written=written))))
         rejects += [_line(plain_reject(reject)) for reject in chunk.rejects]
+    whole = {**record, "other_positive": other}
     atomic_write(layout.rows, "".join(rows))
     atomic_write(layout.rejects, "".join(rejects))
-    write_record(layout.record, record)
-    atomic_write(layout.page, make_page(layout, record, settings))
+    write_record(layout.record, whole)
+    atomic_write(layout.page, make_page(layout, whole, settings))
+    return whole
 
 
 def _line(values: Mapping[str, Any]) -> str:
     return json.dumps(values, ensure_ascii=False) + "\n"
-
-
-def plain_row(written: Written) -> dict[str, Any]:
-    """A Tevatron row, with how it was made."""
-    return {**tevatron_row(written.row), "made": dict(written.made)}
-
-
-def plain_reject(reject: Reject) -> dict[str, Any]:
-    row = {} if reject.row is None else {"row": tevatron_row(reject.row)}
-    text = {"text": reject.text} if reject.text else {}
-    return {"id": reject.id, "by": reject.by, "reason": reject.reason, **text, **row}
-
-
-def save_chunk(chunk: Chunk, place: ChunkLayout) -> None:
-    write_record(
-        place.done,
-        {
-            "kept": [plain_row(row) for row in chunk.kept],
-            "rejects": [plain_reject(reject) for reject in chunk.rejects],
-            "passed": chunk.passed,
-            "units": chunk.units,
-            "cost": asdict(chunk.cost),
-            "seconds": chunk.seconds,
-        },
-    )
-
-
-def read_chunk(place: ChunkLayout) -> Chunk | None:
-    """What came of a chunk; None if it is not done. Raises ArtifactError if its file is damaged."""
-    found = read_record(place.done)
-    if found is None:
-        return None
-    return Chunk(
-        [Written(row_of(row), row["made"]) for row in found["kept"]],
-        [_reject(one) for one in found["rejects"]],
-        [(came, went) for came, went in found["passed"]],
-        found["units"],
-        Cost(**found["cost"]),
-        found["seconds"],
-    )
-
-
-def _reject(plain: Mapping[str, Any]) -> Reject:
-    row = row_of(plain["row"]) if "row" in plain else None
-    return Reject(plain["id"], plain["by"], plain["reason"], plain.get("text", ""), row)

@@ -73,21 +73,25 @@ def play(scripts: Mapping[str, Script[T]], answer: Answerer, failed: Callable[[R
     return {name: results[name] for name in scripts}
 
 
-def asked(make: Callable[[int], Ask], read: Callable[[str], T], attempts: int) -> Script[T]:
+def asked(make: Callable[[int], Ask], read: Callable[[str], T], attempts: int, *, entire: bool = False) -> Script[T]:
     """What ``read`` makes of the reply, asking up to ``attempts`` times, each time with another seed.
 
-    Raises Rejected with the last reason.
+    ``entire``: a reply that was cut off cannot be read, however it begins. Raises Rejected with the last reason; at
+    once where no attempt can succeed.
     """
     reason, text = "nothing was asked", ""
     for attempt in range(attempts):
         reply: Reply = yield make(attempt)
+        if reply.finish == "refused":
+            raise Rejected("the request was refused", reply.failure)
         if reply.finish == "failed":
-            reason = "the writer failed"
-            text = reply.failure
+            reason, text = "the writer failed", reply.failure
             continue
+        cut = reply.finish == "length"
         try:
-            return read(reply.text)
+            if not (cut and entire):
+                return read(reply.text)
+            reason, text = "the reply was cut off", reply.text
         except Unreadable as verdict:
-            cut = reply.finish == "length"
             reason, text = "the reply was cut off" if cut else f"unreadable: {verdict}", reply.text
     raise Rejected(reason, text)

@@ -12,14 +12,15 @@
           - user: "Passage: {passage}"
         form: {type: object, ...}       # JSON schema, only of a reply in JSON
 
-A slot is a word in braces that the recipe fills; other braces stand for themselves.
+A slot is a word in braces that the recipe fills or that is drawn; any other word in braces is an error. Braces around
+anything else stand for themselves.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -31,7 +32,7 @@ from agent.writing.asks import Message, Role
 from sleuth.errors import ConfigError, did_you_mean
 from sleuth.settings import Count, Settings, read_layers, validate
 
-_SLOT = re.compile(r"\{([a-z][a-z_]*)\}")
+_SLOT = re.compile(r"\{([A-Za-z]\w*)\}")
 _PACKAGE = "workflows.synthesis"
 
 
@@ -73,15 +74,21 @@ class Template(Settings):
     choices: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
     steps: Annotated[dict[str, StepTemplate], Field(min_length=1)]
 
-    def draw(self, rng: random.Random) -> dict[str, str]:
-        """One of each of the choices."""
-        return {name: rng.choice(values) for name, values in self.choices.items()}
+    def draw(self, rng: Callable[[str], random.Random]) -> dict[str, str]:
+        """One of each of the choices; ``rng`` gives each a stream of its own, lest one draw decide another."""
+        return {name: rng(name).choice(values) for name, values in self.choices.items()}
 
 
-def load_template(name: str, steps: Mapping[str, Collection[str]], choices: Mapping[str, list[str]]) -> Template:
+def load_template(
+    name: str,
+    steps: Mapping[str, Collection[str]],
+    choices: Mapping[str, list[str]],
+    offered: Collection[str] = (),
+) -> Template:
     """The template ``name``: one that is shipped, or a YAML file, with ``choices`` in place of its own.
 
-    ``steps``: those that the recipe needs, with the slots that it fills. Raises ConfigError.
+    ``steps``: those that are asked for, with the slots that are filled; all of these must be in the template, but for
+    those that end in ``?``. ``offered``: choices of which the recipe makes something itself. Raises ConfigError.
     """
     if name.endswith((".yaml", ".yml")):
         values = read_layers(Path(name))
@@ -93,13 +100,33 @@ def load_template(name: str, steps: Mapping[str, Collection[str]], choices: Mapp
         values = yaml.safe_load(text)
     template = validate(Template, {**values, "choices": {**(values.get("choices") or {}), **choices}}, name)
     for step, slots in steps.items():
-        if step not in template.steps:
-            raise ConfigError(f"the template {name} has no step '{step}'", f"it has {', '.join(template.steps)}")
-        known = {*slots, *template.choices}
-        for slot in sorted(template.steps[step].slots - known):
-            hint = f"{did_you_mean(slot, known)}; choices can be added"
-            raise ConfigError(f"the template {name}, step {step}, has a slot {{{slot}}} that nothing fills", hint)
+        _check_step(name, template, step, slots)
+    filled = {slot.rstrip("?") for slots in steps.values() for slot in slots}
+    _check_choices(name, template, filled, offered)
     return template
+
+
+def _check_step(name: str, template: Template, step: str, slots: Collection[str]) -> None:
+    if step not in template.steps:
+        raise ConfigError(f"the template {name} has no step '{step}'", f"it has {', '.join(template.steps)}")
+    known = {*(slot.rstrip("?") for slot in slots), *template.choices}
+    there = template.steps[step].slots
+    for slot in sorted(there - known):
+        hint = f"{did_you_mean(slot, known)}; choices can be added"
+        raise ConfigError(f"the template {name}, step {step}, has a slot {{{slot}}} that nothing fills", hint)
+    for slot in slots:
+        if not slot.endswith("?") and slot not in there:
+            message = f"the template {name}, step {step}, does not show {{{slot}}}"
+            raise ConfigError(message, "write the slot where it belongs in a message")
+
+
+def _check_choices(name: str, template: Template, filled: Collection[str], offered: Collection[str]) -> None:
+    used = {slot for step in template.steps.values() for slot in step.slots} - {*filled} | {*offered}
+    for choice in template.choices:
+        if choice in filled and choice not in offered:
+            raise ConfigError(f"the template {name} draws '{choice}', which the recipe fills itself", "leave it out")
+        if choice not in used:
+            raise ConfigError(f"the template {name} draws '{choice}', and no step shows it", did_you_mean(choice, used))
 
 
 def templates() -> list[str]:

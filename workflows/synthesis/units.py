@@ -89,7 +89,14 @@ def _unique(units: Sequence[Unit]) -> list[Unit]:
 
 
 def _apart(names: Sequence[str]) -> Iterator[str]:
+    """Different names, each a function of those before it; a number may make one that is there already."""
     seen: dict[str, int] = {}
+    taken: set[str] = set()
     for name in names:
         seen[name] = seen.get(name, 0) + 1
-        yield name if seen[name] == 1 else f"{name}~{seen[name]}"
+        apart = name if seen[name] == 1 else f"{name}~{seen[name]}"
+        while apart in taken:
+            seen[name] += 1
+            apart = f"{name}~{seen[name]}"
+        taken.add(apart)
+        yield apart

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from agent.writing.asks import Ask, Message, Weigh
@@ -18,6 +18,9 @@ from workflows.synthesis.script import Script, asked
 from workflows.synthesis.templates import Template
 
 T = TypeVar("T")
+
+_WARM = 1.0
+"""Temperature of what is asked for again, where the first reply is not sampled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +42,16 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Something that was written and is not kept, with the reason and the filter, or ``writing``."""
+    """Something that was written and is not kept, with the reason and the filter, or ``writing``.
+
+    ``written`` is its row, ``text`` what did not become one.
+    """
 
     id: str
     by: str
     reason: str
     text: str = ""
-    row: TrainingRow | None = None
+    written: Written | None = None
 
 
 Outcome = Written | Reject
@@ -63,7 +69,10 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """One unit being written: asks with its template and seeds. Outside text cannot speak for the template."""
+    """One unit being written: asks with its template and seeds. Outside text cannot speak for the template.
+
+    ``draws``: one of each of the template's choices; see `drawn`.
+    """
 
     unit: Unit
     template: Template
@@ -72,10 +81,13 @@ class Writing:
     reserved: frozenset[str]
     draws: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def rng(self) -> random.Random:
-        """For choices of this unit; the same at every call."""
-        return random.Random(derive_seed(self.seed, "choices", self.unit.id))
+    def rng(self, *what: int | str) -> random.Random:
+        """For the choice of ``what`` for this unit, independent of its other choices; the same at every call."""
+        return random.Random(derive_seed(self.seed, "choices", self.unit.id, *what))
+
+    def drawn(self, *piece: int | str) -> Writing:
+        """With one of each of the template's choices, drawn for the unit or for a ``piece`` of it."""
+        return replace(self, draws=self.template.draw(lambda name: self.rng("draw", *piece, name)))
 
     def ask(
         self,
@@ -87,30 +99,32 @@ class Writing:
         after: Sequence[Message] = (),
         max_tokens: int | None = None,
         cold: bool = False,
+        entire: bool = False,
     ) -> Script[T]:
         """What ``read`` makes of the reply to ``step``; ``place`` tells repetitions of a step apart.
 
         ``after``: what was said before, in further turns of a conversation. ``max_tokens`` None: the template's.
-        ``cold``: at temperature 0, as verdicts are asked for; only the attempts after the first are sampled.
+        ``cold``: at temperature 0, as verdicts are asked for; the attempts after the first are always sampled, as the
+        same request would get the same reply. ``entire``: a reply that was cut off is none.
         """
         template = self.template.steps[step]
         messages = (*after, *self.messages(step, values))
         key = f"{self.unit.id}/{step}{place}"
 
         def make(attempt: int) -> Ask:
-            greedy = cold and attempt == 0
+            greedy = attempt == 0 and (cold or self.style.temperature == 0)
             return Ask(
                 f"{key}/{attempt}",
                 messages,
                 max_tokens or template.max_tokens,
-                0.0 if greedy else self.style.temperature,
+                0.0 if greedy else self.style.temperature or _WARM,
                 1.0 if greedy else self.style.top_p,
                 tuple(template.stop),
                 derive_seed(self.seed, key, attempt),
                 template.form,
             )
 
-        return asked(make, read, self.style.attempts)
+        return asked(make, read, self.style.attempts, entire=entire)
 
     def messages(self, step: str, values: Mapping[str, str]) -> tuple[Message, ...]:
         """What ``step`` says, with the draws and ``values`` in its slots."""
@@ -137,7 +151,7 @@ class Writing:
         made: Mapping[str, object] | None = None,
     ) -> Written:
         """A row of this unit, the ``number``-th; ``made`` goes beside the draws."""
-        name = f"{recipe}-{self.unit.id}" + (f"-{number}" if number else "")
+        name = f"{recipe}-{self._piece(number)}"
         row = TrainingRow(
             name, query, tuple(positives), tuple(negatives), tuple(answers), instruction, source=f"written/{recipe}"
         )
@@ -145,20 +159,28 @@ class Writing:
         return Written(row, {"recipe": recipe, **seed, **self.draws, **(made or {})})
 
     def reject(self, number: int, reason: str, text: str = "") -> Reject:
-        return Reject(f"{self.unit.id}" + (f"-{number}" if number else ""), "writing", reason, text)
+        return Reject(self._piece(number), "writing", reason, text)
+
+    def _piece(self, number: int) -> str:
+        """Always with its number: the only piece of ``q-1`` is not the second of ``q``."""
+        return f"{self.unit.id}-{number}"
 
     def _safe(self, values: Mapping[str, str]) -> dict[str, str]:
         return {name: neutralise(text, self.reserved) for name, text in values.items()}
 
 
 class Recipe(Protocol):
-    """A published way to write rows. ``needs``: passages, rows or nothing."""
+    """A published way to write rows."""
 
-    needs: str
     steps: Mapping[str, Sequence[str]]
-    """The steps of its template, and the slots that it fills in each."""
+    """The steps of the template that are asked for by its settings, with the slots of each (see `load_template`)."""
 
     def write(self, writing: Writing) -> Script[list[Outcome]]: ...
+
+
+def language_slot(languages: Sequence[str]) -> str:
+    """The slot of the language, which a template may leave out where everything is English."""
+    return "language?" if list(languages) == ["English"] else "language"
 
 
 def first_words(text: str, count: int) -> str:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from agent.writing.asks import Ask, OnReply, Reply, Weigh
+from agent.writing.asks import Ask, OnReply, Reply, Weigh, Weight
 
 Say = Callable[[Ask], str]
 
@@ -39,8 +39,8 @@ class ScriptedWriter:
 class WeighingWriter(ScriptedWriter):
     """Also says how likely a text is: the share of its words that the prompt has."""
 
-    def weigh(self, asks: Sequence[Weigh]) -> list[float | None]:
-        return [self._weight(ask) for ask in asks]
+    def weigh(self, asks: Sequence[Weigh]) -> list[Weight]:
+        return [Weight(self._weight(ask), len(str(ask.messages)) + len(ask.text)) for ask in asks]
 
     def _weight(self, ask: Weigh) -> float | None:
         prompt, words = ask.messages[-1].text.lower(), ask.text.lower().split()
@@ -84,6 +84,7 @@ class ChatServer:
 
     def __init__(self, plan: Callable[[int, dict[str, Any]], int | str | bytes]) -> None:
         self.bodies: list[dict[str, Any]] = []
+        self.headers: dict[str, str] = {}
         lock, outer = threading.Lock(), self
 
         class Handler(BaseHTTPRequestHandler):
@@ -118,10 +119,11 @@ class ChatServer:
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
-    @staticmethod
-    def send(handler: BaseHTTPRequestHandler, status: int, content: object) -> None:
+    def send(self, handler: BaseHTTPRequestHandler, status: int, content: object) -> None:
         data = json.dumps(content).encode()
         handler.send_response(status)
+        for name, value in self.headers.items():
+            handler.send_header(name, value)
         handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()
         handler.wfile.write(data)

@@ -70,6 +70,11 @@ def test_an_empty_reply_is_asked_for_again_sampled() -> None:
     assert len({ask.seed for ask in writer.asked}) == 4
 
 
+def test_a_thought_that_does_not_end_is_not_searched() -> None:
+    writer = ScriptedWriter(lambda ask: "<think>so</think>glass" if ask.temperature else "<think>\nOkay, the user asks")
+    assert Rewriter(writer, "search", keep_query=False).searched(["a"]) == ["glass"]
+
+
 def test_what_an_agent_adds_to_its_query_goes_along_unwritten() -> None:
     class Inner:
         fingerprint, query_form = "inner", "question_query"

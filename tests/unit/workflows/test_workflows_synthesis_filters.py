@@ -15,14 +15,15 @@ from scripted_writer import ScriptedWriter, WeighingWriter, write_corpus
 from agent.writing.asks import Ask
 from retrieval.bm25 import build_bm25
 from retrieval.training.rows import TrainingRow
-from sleuth.errors import DataError
+from sleuth.errors import ConfigError, DataError
 from sleuth.types import Passage
-from workflows.synthesis.desk import Desk, Journal
+from workflows.synthesis.desk import Desk
 from workflows.synthesis.filters.base import Bench, Filter
 from workflows.synthesis.filters.config import FilterSettings
 from workflows.synthesis.filters.texts import count_words
+from workflows.synthesis.journal import Journal
 from workflows.synthesis.ngrams import ngrams, words_of
-from workflows.synthesis.reading import json_value, line, lines, record, sound, yes_no
+from workflows.synthesis.reading import json_value, line, lines, record, sound, whole, yes_no
 from workflows.synthesis.script import Unreadable
 from workflows.synthesis.writing import Style, Written
 
@@ -31,7 +32,7 @@ PASSAGE = Passage("p", "Title", "a passage of quite a few words about a town")
 
 def open_filter(writer: Any = None, corpus: Path | None = None, **values: Any) -> Filter:
     desk = Desk(writer or ScriptedWriter(str), Journal(None))
-    bench = Bench(desk, frozenset(), Style(1.0, 1.0, 2, 100), 0, corpus, lambda _: nullcontext())
+    bench = Bench(str(values["kind"]), desk, frozenset(), Style(1.0, 1.0, 2, 100), 0, corpus, lambda _: nullcontext())
     return FilterSettings.of(**values).open(bench)
 
 
@@ -45,6 +46,26 @@ def test_length_counts_words_and_letters_of_scripts_without_spaces() -> None:
     rows.append(written("three words here", Passage("q", "", "short")))
     assert one.judge(rows) == ["query too short", None, "query too long", None, "passage too short"]
     assert count_words("  ") == 0 and count_words("กขค and more") == 3
+
+
+def test_a_thought_that_does_not_end_is_no_reply() -> None:
+    for read in (whole, line, lines, yes_no, record("query")):
+        with pytest.raises(Unreadable, match="a thought without end"):
+            read('<think>\nOkay, the user asks {"query": "x"}: yes')
+    assert whole("<think>so</think> a town") == "a town"
+
+
+def test_rows_with_one_id_are_compared_each() -> None:
+    one = open_filter(kind="near_duplicates")
+    one.keep([written("who made it", name="0"), written("where is that town over there", name="0")])
+    assert one.judge([written("where is that town over there now", name="1")]) == ["a similar query"]
+
+
+def test_languages_are_those_that_can_be_told_apart() -> None:
+    rows = [written("Who wrote the opera about the ring?")]
+    assert open_filter(kind="language", languages=["EN"]).judge(rows) == [None]
+    with pytest.raises(ConfigError, match="no language 'english'"):
+        FilterSettings.of(kind="language", languages=["english"]).check()
 
 
 def test_language_drops_what_is_surely_in_another() -> None:

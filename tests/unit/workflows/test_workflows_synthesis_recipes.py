@@ -10,7 +10,7 @@ import pytest
 from scripted_writer import ScriptedWriter, WeighingWriter, write_corpus
 from test_workflows_synthesis import rejects_in, rows_in, run, settings_of
 
-from agent.writing.asks import Ask
+from agent.writing.asks import Ask, Reply
 from retrieval.bm25 import build_bm25
 from retrieval.training.config import SourceSettings
 from retrieval.training.rows import TrainingRow, load_rows, write_rows
@@ -65,6 +65,12 @@ def test_gecko_takes_the_first_of_the_neighbours_as_positive_and_a_low_one_as_ne
     assert all(row["negative_passages"][0]["docid"] != "p3" for row in rows)
     assert all((row["made"]["seed_rank"] == 1) == (row["made"]["seed_passage"] == "p3") for row in rows)
     assert record["cost"]["weighed"] == 12 * 4 * 3
+    two = run(settings_of(tmp_path / "two", corpus=str(corpus), recipe=recipe, keep=2), WeighingWriter(say))
+    other = sum("other_positive" in row["made"] for row in rows_in(tmp_path / "two"))
+    assert (two["kept"], two["not_needed"], two["other_positive"]) == (2, 2, other) and other > 0
+    assert two["cost"]["weighed"] == 4 * 4 * 3 and two["cost"]["weighed_tokens"] > 20 * two["cost"]["weighed"]
+    page = SynthesisLayout(tmp_path / "two").page.read_text("utf-8")
+    assert f"48, {two['cost']['weighed_tokens']:,} tokens" in page
     with pytest.raises(ConfigError, match="does not say how likely"):
         run(settings_of(tmp_path / "other", corpus=str(corpus), recipe=recipe), ScriptedWriter(say))
 
@@ -159,18 +165,23 @@ def test_real_rows_are_reworded_and_taken_apart(tmp_path: Path) -> None:
 
 
 def test_every_recipe_has_a_template_that_fits_it() -> None:
-    values: dict[str, dict[str, Any]] = {"gecko": {"retriever": {"kind": "bm25", "index": "i"}}}
+    values: dict[str, dict[str, Any]] = {
+        "gecko": {"retriever": {"kind": "bm25", "index": "i"}},
+        "rewrites": {"into": ["paraphrase", "decontextualise", "decompose"]},
+        "qwen3": {"languages": ["Twi"]},
+        "e5": {"languages": ["Twi"]},
+    }
     for kind in RecipeSettings.KINDS:
         settings = RecipeSettings.of(kind=kind, **values.get(kind, {}))
         recipe = settings.open()
-        template = load_template(settings.template_name, recipe.steps, {})
+        template = load_template(settings.template_name, recipe.steps, {}, settings.OFFERED)
         assert template.about and template.steps.keys() >= recipe.steps.keys()
     assert set(RecipeSettings.KINDS) < set(templates())
 
 
 def test_a_template_of_ones_own_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    steps = {"query": ("title", "passage")}
+    steps = {"query": ("title?", "passage")}
     path.write_text("steps: {query: {messages: [{user: 'Ask in {tone} about {passage} {\"a\": 1}'}]}}\n")
     with pytest.raises(ConfigError, match=r"slot \{tone\} that nothing fills"):
         load_template(str(path), steps, {})
@@ -187,3 +198,104 @@ def test_a_template_of_ones_own_is_checked(tmp_path: Path) -> None:
         load_template(str(path), steps, {})
     with pytest.raises(ConfigError, match="did you mean 'queries'"):
         load_template("querys", steps, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "choices", "message"),
+    [
+        ("Write a question.", {}, r"does not show \{passage\}"),
+        ("About {Passage}: {passage}", {}, r"slot \{Passage\} that nothing fills.*did you mean 'passage'"),
+        ("{passage}", {"lenght": ["a"]}, "draws 'lenght', and no step shows it"),
+        ("{passage} {title}", {"title": ["a"]}, "draws 'title', which the recipe fills itself"),
+    ],
+)
+def test_a_template_that_says_nothing_of_its_unit_is_refused(
+    tmp_path: Path, text: str, choices: dict[str, list[str]], message: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps({"steps": {"query": {"messages": [{"user": text}]}}}))
+    with pytest.raises(ConfigError, match=message):
+        load_template(str(path), {"query": ("title?", "passage")}, choices)
+
+
+def test_a_template_needs_the_steps_of_its_settings_alone_and_is_read_before_the_writer_opens(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("steps: {paraphrase: {messages: [{user: '{query}'}]}}\n")
+    write_rows([TrainingRow("q", "who made it?", (Passage("d", "T", "text"),))], tmp_path / "rows.jsonl")
+    values: dict[str, Any] = {"data": [{"path": str(tmp_path / "rows.jsonl")}]}
+    recipe = {"kind": "rewrites", "template": str(path)}
+    assert (
+        run(settings_of(tmp_path / "a", recipe=recipe, **values), ScriptedWriter(lambda _: "whose is it"))["kept"] == 1
+    )
+    away = {"kind": "server", "base_url": "http://127.0.0.1:9/v1"}
+    for more in (
+        {"recipe": {**recipe, "into": ["decompose"]}},
+        {"recipe": recipe, "filters": [{"kind": "answerable", "template": str(path)}]},
+    ):
+        settings = settings_of(tmp_path / "b", **values, **more, writer=away)
+        with pytest.raises(ConfigError, match=r"has no step '(decompose|verdict)'"):
+            run(settings, ScriptedWriter(str), overwrite=True)
+
+
+def test_what_would_only_be_written_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="each can be named once"):
+        RecipeSettings.of(kind="rewrites", into=["paraphrase", "paraphrase"])
+    corpus = str(write_corpus(tmp_path))
+    cold = {"corpus": corpus, "sampling": {"temperature": 0}}
+    settings = settings_of(tmp_path / "run", **cold, recipe={"kind": "queries", "per_passage": 3})
+    with pytest.raises(ConfigError, match=r"at temperature 0 recipe\.per_passage writes the same row again"):
+        run(settings, ScriptedWriter(str))
+    writer = ScriptedWriter(lambda ask: "which ware" if ask.temperature else "")
+    assert run(settings_of(tmp_path / "run", **cold), writer, overwrite=True)["kept"] == 12
+    assert [ask.temperature for ask in writer.asked[:5]] == [0, 0, 0, 0, 1.0]
+
+
+def test_every_draw_of_a_unit_is_a_draw_of_its_own(tmp_path: Path) -> None:
+    """Language, length and personas of qwen3, or the words and the scene of reasonir, do not go together."""
+    corpus = str(write_corpus(tmp_path, 400))
+    reply = json.dumps({"persona": "p", "type": "t", "difficulty": "d", "instruction": "i", "query": "q"})
+    recipe = {"kind": "qwen3", "languages": ["English", "German", "Dutch", "Twi"]}
+    run(settings_of(tmp_path / "a", corpus=corpus, recipe=recipe, chunk=400), ScriptedWriter(lambda _: reply))
+    pairs = {(row["made"]["language"], row["made"]["length"]) for row in rows_in(tmp_path / "a")}
+    assert len(pairs) == 4 * 4
+    reasonir = {"kind": "reasonir", "parts": ["varied_length"], "negatives": 0, "words": [1, 100]}
+    settings = settings_of(tmp_path / "b", corpus=corpus, recipe=reasonir, chunk=400)
+    run(settings, ScriptedWriter(lambda _: "word " * 100))
+    made = [row["made"] for row in rows_in(tmp_path / "b")]
+    for scene in {one["scene"] for one in made}:
+        asked = [one["asked_words"] for one in made if one["scene"] == scene]
+        assert 35 < sum(asked) / len(asked) < 65
+
+
+def test_e5_draws_for_each_row(tmp_path: Path) -> None:
+    def say(ask: Ask) -> str:
+        if step_of(ask).startswith("tasks_"):
+            return json.dumps({"tasks": [f"Find {i}." for i in range(8)]})
+        return json.dumps({"query": f"query {ask.key}", "positive": "good", "hard_negative": "bad"})
+
+    recipe = {"kind": "e5", "tasks": 8, "languages": ["Dutch", "Twi"]}
+    run(settings_of(tmp_path, recipe=recipe, limit=1), ScriptedWriter(say))
+    made = [row["made"] for row in rows_in(tmp_path)]
+    assert len({one["language"] for one in made}) == 2 and len({one["document_length"] for one in made}) > 1
+
+
+@pytest.mark.parametrize("kind", ["queries", "reasonir"])
+def test_a_text_that_is_cut_off_is_not_a_row(tmp_path: Path, kind: str) -> None:
+    class Cut(ScriptedWriter):
+        def write(self, asks: Any, on_reply: Any) -> None:
+            for ask in asks:
+                on_reply(ask, Reply("When did the town on the", "length"))
+
+    record = run(settings_of(tmp_path / "run", corpus=str(write_corpus(tmp_path)), recipe={"kind": kind}), Cut(str))
+    assert record["kept"] == 0 and {one["reason"] for one in record["rejects"]} == {"the reply was cut off"}
+
+
+def test_json_that_is_whole_is_read_though_words_after_it_are_cut_off(tmp_path: Path) -> None:
+    class Rambling(ScriptedWriter):
+        def write(self, asks: Any, on_reply: Any) -> None:
+            for ask in asks:
+                row = {"persona": "p", "type": "t", "difficulty": "d", "instruction": "i", "query": f"q {ask.seed}"}
+                on_reply(ask, Reply(json.dumps(row) + " And that is", "length"))
+
+    corpus = str(write_corpus(tmp_path))
+    assert run(settings_of(tmp_path / "run", corpus=corpus, recipe={"kind": "qwen3"}), Rambling(str))["kept"] == 12

@@ -82,11 +82,47 @@ def test_a_server_that_is_away_ends_the_run_in_one_line_and_the_run_goes_on_when
         writer = {"kind": "server", "base_url": server.url, "retries": 1, "concurrency": 2}
         settings = settings_of(tmp_path / "run", writer=writer, **values)
         down[0] = True
-        with pytest.raises(PolicyError, match=r"the first 2 requests failed: .*status 503.*--resume goes on"):
+        with pytest.raises(PolicyError, match=r"4 of 4 requests failed: .*status 503.*--resume goes on"):
             run(settings)
         down[0] = False
         record = run(settings, resume=True)
     assert record["kept"] == 12 and not rejects_in(tmp_path / "run")
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_prompt_that_a_server_cannot_serve_is_a_reject_also_where_nothing_else_is_asked(
+    tmp_path: Path, retries: int
+) -> None:
+    corpus = str(write_corpus(tmp_path))
+    with serve(lambda number, body: 500 if "number 7 " in str(body["messages"]) else "which ware is it") as server:
+        writer = {"kind": "server", "base_url": server.url, "retries": retries, "concurrency": 4}
+        record = run(settings_of(tmp_path / "run", corpus=corpus, writer=writer))
+        assert record["kept"] == 11 and record["rejects"][0]["reason"] == "the writer failed"
+        assert record["cost"]["retried"] == 3 * retries and record["cost"]["failed"] == 3
+        ask = Ask("a", (Message("user", "number 7 "),), 5)
+        assert "status 500" in replies(WriterSettings.of(base_url=server.url).open(), ask)["a"].failure
+
+
+def test_a_server_that_goes_away_ends_the_run_however_little_is_left_to_ask() -> None:
+    ask = Ask("a", (Message("user", "hello"),), 5)
+    with serve(lambda number, body: ROW) as server:
+        server.headers = {"Connection": "close"}  # else it goes on with those that are open
+        writer = WriterSettings.of(base_url=server.url, retries=0).open()
+        assert replies(writer, ask)["a"].text == ROW
+    with pytest.raises(PolicyError, match=r"1 requests failed: no server answers.*--resume goes on"):
+        replies(writer, ask)
+    again = WriterSettings.of(base_url=server.url, model="small", retries=0, concurrency=2).open()
+    with pytest.raises(PolicyError, match="the first 3 requests failed: no server answers"):
+        replies(again, *(Ask(f"{number}", ask.messages, 5) for number in range(20)))
+
+
+def test_a_busy_server_is_left_alone_for_as_long_as_it_wishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(sleuth.retries.time, "sleep", waited.append)
+    with serve(lambda number, body: (429, 503, ROW)[min(number, 2)]) as server:
+        server.headers = {"Retry-After": "7"}
+        (reply,) = replies(WriterSettings.of(base_url=server.url).open(), Ask("a", (Message("user", "x"),), 5)).values()
+    assert (reply.text, reply.retries) == (ROW, 2) and waited == [7.0, 7.0]
 
 
 def test_replies_are_asked_for_by_schema_until_the_server_says_that_it_cannot() -> None:
@@ -139,7 +175,8 @@ def test_a_policy_writes_the_same_alone_and_in_a_batch_and_says_how_likely_a_tex
     logits = model(torch.tensor([[*start, *ids]])).logits[0].log_softmax(-1)
     expected = sum(logits[len(start) + i - 1, token].item() for i, token in enumerate(ids)) / len(ids)
     (found, empty) = writer.weigh([Weigh("a", prompt, text), Weigh("b", prompt, "")])
-    assert found == pytest.approx(expected, abs=1e-4) and empty is None
+    assert found.logprob == pytest.approx(expected, abs=1e-4) and found.tokens == len(start) + len(ids)
+    assert empty.logprob is None
 
 
 def test_a_text_for_a_base_model_goes_on_where_the_reply_belongs(tiny: Path) -> None:

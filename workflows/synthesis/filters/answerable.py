@@ -5,27 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from sleuth.artifacts import fingerprint_of
 from workflows.synthesis.filters.base import Bench
 from workflows.synthesis.filters.config import AnswerableSettings
 from workflows.synthesis.reading import yes_no
 from workflows.synthesis.script import Rejected, Script, play
-from workflows.synthesis.templates import load_template
+from workflows.synthesis.templates import Template, load_template
 from workflows.synthesis.writing import Unit, Writing, Written
 
 _STEP = "verdict"
 NO_VERDICT = "no verdict"
 
 
+def template_of(settings: AnswerableSettings) -> Template:
+    return load_template(settings.template, {_STEP: ("query", "title?", "passage")}, {})
+
+
 class Answerable:
+    """Verdicts are kept under the filter's name and its prompts: another filter or template asks anew."""
+
     def __init__(self, settings: AnswerableSettings, bench: Bench) -> None:
         self._settings = settings
         self._bench = bench
-        self._template = load_template(settings.template, {_STEP: ("query", "title", "passage")}, {})
+        self._template = template_of(settings)
+        self._name = f"{bench.name} {fingerprint_of(self._template.model_dump(mode='json'))[:8]}"
 
     def judge(self, rows: Sequence[Written]) -> list[str | None]:
-        scripts = {row.row.id: self._script(row) for row in rows}
-        verdicts = play(scripts, self._bench.answer, lambda _: NO_VERDICT)
-        return [verdicts[row.row.id] for row in rows]
+        scripts = {str(place): self._script(row) for place, row in enumerate(rows)}
+        return list(play(scripts, self._bench.answer, lambda _: NO_VERDICT).values())
 
     def keep(self, rows: Sequence[Written]) -> None:
         """Nothing to remember."""
@@ -37,8 +44,8 @@ class Answerable:
         """None where any positive answers the query."""
         bench = self._bench
         for number, passage in enumerate(row.row.positives):
-            unit = Unit(f"answerable {row.row.id} {number}", passage)
-            writing = Writing(unit, self._template, bench.style, bench.seed, bench.reserved)
+            unit = Unit(f"{self._name} {row.row.id} {number}", passage)
+            writing = Writing(unit, self._template, bench.style, bench.seed, bench.reserved).drawn()
             values = {"query": row.row.query, **writing.shown(passage)}
             if self._settings.by == "word":
                 answers = yield from writing.ask(_STEP, values, yes_no, cold=True)

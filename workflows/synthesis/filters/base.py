@@ -14,8 +14,9 @@ from workflows.synthesis.writing import Style, Written
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What filters share. ``answer`` puts requests to the writer and keeps what it replies."""
+    """What a filter works with, ``name`` being its own. ``answer`` asks the writer and keeps what it replies."""
 
+    name: str
     answer: Answerer
     reserved: frozenset[str]
     style: Style

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, StringConstraints, model_validator
 
 from retrieval.config import AnyRetriever
 from sleuth.kinds import KindSettings
@@ -37,6 +37,14 @@ class FilterSettings(KindSettings):
     @classmethod
     def spelled_out(cls, value: object) -> object:
         return {"kind": value} if isinstance(value, str) else value
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the writer must be one that can say how likely a text is."""
+        return False
+
+    def check(self) -> None:
+        """Raise ConfigError for what can be known before a model is loaded."""
 
     def open(self, bench: Bench) -> Filter:
         made: Filter = make_object(self.FILTER, "filter", self, bench)
@@ -70,10 +78,15 @@ class LanguageSettings(FilterSettings):
     FILTER: ClassVar[str] = "workflows.synthesis.filters.texts:Language"
 
     kind: Literal["language"] = "language"
-    languages: Annotated[list[str], Field(min_length=1)] = ["en"]  # noqa: RUF012
+    languages: Annotated[list[Annotated[str, StringConstraints(to_lower=True)]], Field(min_length=1)] = ["en"]  # noqa: RUF012
     """Two-letter codes of what may be."""
     sure: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Probability from which another language counts; short queries are seldom certain."""
+
+    def check(self) -> None:
+        from workflows.synthesis.filters.texts import check_languages
+
+        check_languages(self.languages)
 
 
 class LeakageSettings(FilterSettings):
@@ -132,3 +145,12 @@ class AnswerableSettings(FilterSettings):
     template: str = "answerable"
     by: Literal["word", "odds"] = "word"
     odds: Rate = 1.0
+
+    @property
+    def weighs(self) -> bool:
+        return self.by == "odds"
+
+    def check(self) -> None:
+        from workflows.synthesis.filters.answerable import template_of
+
+        template_of(self)

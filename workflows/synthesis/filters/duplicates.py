@@ -46,9 +46,10 @@ class NearDuplicates:
             self._queries.add(" ".join(words))
             self._of_passage.update(content_key(passage) for passage in row.row.positives)
             shingles = ngrams(words, self._settings.shingle)
-            if shingles and row.row.id not in self._shingles:
-                self._shingles[row.row.id] = shingles
-                self._index.insert(row.row.id, self._hash(shingles))
+            if shingles:
+                name = str(len(self._shingles))
+                self._shingles[name] = shingles
+                self._index.insert(name, self._hash(shingles))
 
     def about(self) -> Mapping[str, object]:
         return {}

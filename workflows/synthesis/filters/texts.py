@@ -7,6 +7,7 @@ from typing import Any
 
 import regex
 
+from sleuth.errors import ConfigError, did_you_mean
 from workflows.synthesis.filters.base import Bench
 from workflows.synthesis.filters.config import LanguageSettings, LengthSettings
 from workflows.synthesis.writing import Written
@@ -42,10 +43,8 @@ class Length:
 
 class Language:
     def __init__(self, settings: LanguageSettings, _bench: Bench) -> None:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
         self._settings = settings
-        self._identifier: Any = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        self._identifier = _identifier()
 
     def judge(self, rows: Sequence[Written]) -> list[str | None]:
         return [self._fault(row.row.query) for row in rows]
@@ -61,6 +60,20 @@ class Language:
         if language in self._settings.languages or probability < self._settings.sure:
             return None
         return f"in {language}"
+
+
+def check_languages(codes: Sequence[str]) -> None:
+    """Raise ConfigError for a code that no query is ever found to be in: all rows would be dropped."""
+    known = _identifier().nb_classes
+    for code in codes:
+        if code not in known:
+            raise ConfigError(f"the language filter knows no language '{code}'", did_you_mean(code, known))
+
+
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def count_words(text: str) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import Field, SerializeAsAny
+from pydantic import AfterValidator, Field, SerializeAsAny
 
 from retrieval.config import AnyRetriever
 from sleuth.kinds import KindSettings
@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from workflows.synthesis.writing import Recipe
 
 NotNegative = Annotated[int, Field(ge=0)]
+Shape = Literal["short_long", "long_short", "short_short", "long_long"]
+
+
+T = TypeVar("T")
+
+
+def _different(values: list[T]) -> list[T]:
+    if len(set(values)) < len(values):
+        raise ValueError("each can be named once; it would only be written twice")
+    return values
+
+
+Each = Annotated[list[T], Field(min_length=1), AfterValidator(_different)]
 
 
 class RecipeSettings(KindSettings):
@@ -35,6 +48,8 @@ class RecipeSettings(KindSettings):
     }
     RECIPE: ClassVar[str]
     """Dotted path of what makes the recipe of these settings."""
+    OFFERED: ClassVar[Sequence[str]] = ()
+    """Choices of which the recipe makes something itself, beside the one that is drawn."""
 
     template: str = ""
     choices: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
@@ -46,6 +61,11 @@ class RecipeSettings(KindSettings):
     @property
     def needs(self) -> Literal["passages", "rows", "nothing"]:
         return "passages"
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the writer must be one that can say how likely a text is."""
+        return False
 
     def open(self) -> Recipe:
         made: Recipe = make_object(self.RECIPE, "recipe", self)
@@ -71,18 +91,13 @@ class E5Settings(RecipeSettings):
     """Tasks are thought up, then a query, a positive and a hard negative of each (Wang et al. 2024).
 
     ``shapes`` are of query and passage; each unit is of one, and brainstorms ``tasks`` of which each gives
-    ``per_task`` rows.
+    ``per_task`` rows. Language and choices are drawn for each row.
     """
 
     RECIPE: ClassVar[str] = "workflows.synthesis.recipes.e5:E5"
 
     kind: Literal["e5"] = "e5"
-    shapes: Annotated[list[Literal["short_long", "long_short", "short_short", "long_long"]], Field(min_length=1)] = [  # noqa: RUF012
-        "short_long",
-        "long_short",
-        "short_short",
-        "long_long",
-    ]
+    shapes: Annotated[list[Shape], Field(min_length=1)] = list(get_args(Shape))  # noqa: RUF012
     tasks: Count = 10
     per_task: Count = 1
     languages: Annotated[list[str], Field(min_length=1)] = ["English"]  # noqa: RUF012
@@ -108,6 +123,10 @@ class GeckoSettings(RecipeSettings):
     negative_rank: Annotated[int, Field(ge=2)] | None = None
     """From 1 in the fused order; None: the last."""
 
+    @property
+    def weighs(self) -> bool:
+        return True
+
 
 class ReasonIRSettings(RecipeSettings):
     """Long queries, queries that need reasoning, and hard negatives in a second turn (Shao et al. 2025).
@@ -119,10 +138,7 @@ class ReasonIRSettings(RecipeSettings):
     RECIPE: ClassVar[str] = "workflows.synthesis.recipes.reasonir:ReasonIR"
 
     kind: Literal["reasonir"] = "reasonir"
-    parts: Annotated[list[Literal["varied_length", "hard_query"]], Field(min_length=1)] = [  # noqa: RUF012
-        "varied_length",
-        "hard_query",
-    ]
+    parts: Each[Literal["varied_length", "hard_query"]] = ["varied_length", "hard_query"]  # noqa: RUF012
     words: tuple[Count, Count] = (300, 2000)
     negatives: NotNegative = 1
     """Written in further turns of the same conversation."""
@@ -133,10 +149,11 @@ class ReasonIRSettings(RecipeSettings):
 class Qwen3Settings(RecipeSettings):
     """Persona, type, length, difficulty and language are chosen first, then the query is written (Zhang et al. 2025).
 
-    ``personas`` are offered in a choice of five to the model, which takes one that would look for the passage.
+    Of the choices ``persona`` five are offered to the model, which takes one that would look for the passage.
     """
 
     RECIPE: ClassVar[str] = "workflows.synthesis.recipes.qwen3:Qwen3"
+    OFFERED: ClassVar[Sequence[str]] = ("persona",)
 
     kind: Literal["qwen3"] = "qwen3"
     per_passage: Count = 1
@@ -154,7 +171,7 @@ class RewritesSettings(RecipeSettings):
     RECIPE: ClassVar[str] = "workflows.synthesis.recipes.rewrites:Rewrites"
 
     kind: Literal["rewrites"] = "rewrites"
-    into: Annotated[list[Literal["paraphrase", "decontextualise", "decompose"]], Field(min_length=1)] = ["paraphrase"]  # noqa: RUF012
+    into: Each[Literal["paraphrase", "decontextualise", "decompose"]] = ["paraphrase"]  # noqa: RUF012
 
     @property
     def needs(self) -> Literal["passages", "rows", "nothing"]:

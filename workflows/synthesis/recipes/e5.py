@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 from workflows.synthesis.reading import lines, record
 from workflows.synthesis.recipes.config import E5Settings
 from workflows.synthesis.script import Rejected, Script
-from workflows.synthesis.writing import Outcome, Writing, written_passage
-
-SHAPES = ("short_long", "long_short", "short_short", "long_long")
+from workflows.synthesis.writing import Outcome, Writing, language_slot, written_passage
 
 
 class E5:
-    steps: ClassVar[Mapping[str, Sequence[str]]] = {
-        **{f"tasks_{shape}": ("count",) for shape in SHAPES},
-        **{f"row_{shape}": ("task", "language") for shape in SHAPES},
-    }
-
     def __init__(self, settings: E5Settings) -> None:
         self._settings = settings
+        language = language_slot(settings.languages)
+        self.steps: dict[str, Sequence[str]] = {
+            **{f"tasks_{shape}": ("count?",) for shape in settings.shapes},
+            **{f"row_{shape}": ("task", language) for shape in settings.shapes},
+        }
 
     def write(self, writing: Writing) -> Script[list[Outcome]]:
-        rng, chosen = writing.rng, self._settings
-        shape, language = rng.choice(chosen.shapes), rng.choice(chosen.languages)
+        chosen = self._settings
+        shape = writing.rng("shape").choice(chosen.shapes)
         tasks = yield from writing.ask(f"tasks_{shape}", {"count": str(chosen.tasks)}, lines)
         outcomes: list[Outcome] = []
         for task in (task for task in tasks[: chosen.tasks] for _ in range(chosen.per_task)):
             number = len(outcomes)
+            row = writing.drawn("row", number)
+            language = row.rng("language", number).choice(chosen.languages)
             values = {"task": task, "language": language}
             try:
-                made = yield from writing.ask(
+                made = yield from row.ask(
                     f"row_{shape}", values, record("query", "positive", "hard_negative"), place=f"-{number}"
                 )
             except Rejected as verdict:
@@ -42,7 +41,7 @@ class E5:
                 outcomes.append(writing.reject(number + 1, "the negative is the positive", made["positive"]))
                 continue
             outcomes.append(
-                writing.written(
+                row.written(
                     number + 1,
                     made["query"],
                     [positive],

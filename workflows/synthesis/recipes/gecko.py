@@ -15,9 +15,9 @@ from workflows.synthesis.writing import Outcome, Writing
 
 class Gecko:
     steps: ClassVar[Mapping[str, Sequence[str]]] = {
-        "write": ("title", "passage"),
-        "likelihood": ("title", "passage", "task"),
-        "relevance": ("title", "passage", "task", "query"),
+        "write": ("title?", "passage"),
+        "likelihood": ("title?", "passage", "task?"),
+        "relevance": ("title?", "passage", "task?", "query"),
     }
 
     def __init__(self, settings: GeckoSettings) -> None:

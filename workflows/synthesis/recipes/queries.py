@@ -12,7 +12,7 @@ from workflows.synthesis.writing import Outcome, Writing
 
 
 class Queries:
-    steps: ClassVar[Mapping[str, Sequence[str]]] = {"query": ("title", "passage")}
+    steps: ClassVar[Mapping[str, Sequence[str]]] = {"query": ("title?", "passage")}
 
     def __init__(self, _settings: QueriesSettings) -> None:
         pass
@@ -20,5 +20,5 @@ class Queries:
     def write(self, writing: Writing) -> Script[list[Outcome]]:
         passage = writing.unit.passage
         assert passage is not None
-        query = yield from writing.ask("query", writing.shown(passage), line)
+        query = yield from writing.ask("query", writing.shown(passage), line, entire=True)
         return [writing.written(0, query, [passage], recipe="queries")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 from agent.writing.asks import Message
 from sleuth.types import Passage
@@ -14,18 +13,20 @@ from workflows.synthesis.script import Rejected, Script
 from workflows.synthesis.writing import Outcome, Writing, Written, written_passage
 
 _TOKENS_A_WORD = 2
+_STEPS = {"varied_length": ("long_query", "document"), "hard_query": ("hard_query",)}
+_SLOTS: Mapping[str, Sequence[str]] = {
+    "long_query": ("title?", "passage", "words"),
+    "document": ("query",),
+    "hard_query": ("title?", "passage"),
+    "negative": ("query?",),
+}
 
 
 class ReasonIR:
-    steps: ClassVar[Mapping[str, Sequence[str]]] = {
-        "long_query": ("title", "passage", "words"),
-        "document": ("query",),
-        "hard_query": ("title", "passage"),
-        "negative": ("query",),
-    }
-
     def __init__(self, settings: ReasonIRSettings) -> None:
         self._settings = settings
+        asked = [*(step for part in settings.parts for step in _STEPS[part]), *(["negative"] * settings.negatives)]
+        self.steps = {step: _SLOTS[step] for step in asked}
 
     def write(self, writing: Writing) -> Script[list[Outcome]]:
         parts = {"varied_length": self._varied_length, "hard_query": self._hard_query}
@@ -39,19 +40,19 @@ class ReasonIR:
 
     def _varied_length(self, writing: Writing, number: int) -> Script[Written]:
         passage = _passage(writing)
-        words = writing.rng.randint(*sorted(self._settings.words))
+        words = writing.rng("words").randint(*sorted(self._settings.words))
         values = {**writing.shown(passage), "words": str(words)}
-        query = yield from writing.ask("long_query", values, whole, max_tokens=_TOKENS_A_WORD * words)
+        query = yield from writing.ask("long_query", values, whole, max_tokens=_TOKENS_A_WORD * words, entire=True)
         if count_words(query) < self._settings.least_share * words:
             raise Rejected("the query is shorter than asked for", query)
-        document = yield from writing.ask("document", {"query": query}, whole)
+        document = yield from writing.ask("document", {"query": query}, whole, entire=True)
         said = (*writing.messages("document", {"query": query}), Message("assistant", document))
         negatives = yield from self._negatives(writing, query, said, number)
         return self._row(writing, number, query, written_passage(document), negatives, {"asked_words": words})
 
     def _hard_query(self, writing: Writing, number: int) -> Script[Written]:
         passage = _passage(writing)
-        query = yield from writing.ask("hard_query", writing.shown(passage), whole)
+        query = yield from writing.ask("hard_query", writing.shown(passage), whole, entire=True)
         said = (*writing.messages("hard_query", writing.shown(passage)), Message("assistant", query))
         negatives = yield from self._negatives(writing, query, said, number)
         return self._row(writing, number, query, passage, negatives)
@@ -61,7 +62,8 @@ class ReasonIR:
         found: list[Passage] = []
         for turn in range(self._settings.negatives):
             values = {"query": query}
-            text = yield from writing.ask("negative", values, whole, place=f"-{number}-{turn}", after=said)
+            place = f"-{number}-{turn}"
+            text = yield from writing.ask("negative", values, whole, place=place, after=said, entire=True)
             said = (*said, *writing.messages("negative", values), Message("assistant", text))
             found.append(written_passage(text))
         return found

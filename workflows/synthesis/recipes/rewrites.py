@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 from retrieval.training.rows import TrainingRow
 from sleuth.types import Passage
@@ -13,16 +12,17 @@ from workflows.synthesis.recipes.config import RewritesSettings
 from workflows.synthesis.script import Rejected, Script, Unreadable
 from workflows.synthesis.writing import Outcome, Writing
 
+_SLOTS: Mapping[str, Sequence[str]] = {
+    "paraphrase": ("query", "title?", "passage?"),
+    "decontextualise": ("query", "title?", "passage"),
+    "decompose": ("query", "passages"),
+}
+
 
 class Rewrites:
-    steps: ClassVar[Mapping[str, Sequence[str]]] = {
-        "paraphrase": ("query",),
-        "decontextualise": ("query", "title", "passage"),
-        "decompose": ("query", "passages"),
-    }
-
     def __init__(self, settings: RewritesSettings) -> None:
         self._settings = settings
+        self.steps = {into: _SLOTS[into] for into in settings.into}
 
     def write(self, writing: Writing) -> Script[list[Outcome]]:
         outcomes: list[Outcome] = []
@@ -38,7 +38,8 @@ class Rewrites:
 
     def _reworded(self, writing: Writing, into: str, number: int) -> Script[Outcome]:
         row = _row(writing)
-        query = yield from writing.ask(into, {"query": row.query, **writing.shown(row.positives[0])}, line)
+        values = {"query": row.query, **writing.shown(row.positives[0])}
+        query = yield from writing.ask(into, values, line, entire=True)
         if words_of(query) == words_of(row.query):
             raise Rejected("the same as before", query)
         return _again(writing, number, query, row.positives, row.negatives, into)

@@ -1,0 +1,140 @@
+"""What a chunk is written about, what was replied so far, and what it cost, on disk before anything is made of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from retrieval.passages import content_key
+from retrieval.training.rows import tevatron_row
+from sleuth.artifacts import fingerprint_of
+from sleuth.errors import ArtifactError
+from sleuth.trajectories import open_for_append, read_jsonl
+from workflows.synthesis.templates import Template
+from workflows.synthesis.writing import Unit
+
+
+@dataclass(slots=True)
+class Cost:
+    """What was asked of the writer.
+
+    ``failed``: requests that a server or a limit of the model left without reply. ``retried``: answers of a server that
+    were busy or broken, and were asked for again in the same request. ``weighed``: texts of which was asked how likely
+    they are, reading ``weighed_tokens``.
+    """
+
+    asked: int = 0
+    failed: int = 0
+    retried: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    weighed: int = 0
+    weighed_tokens: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        mine, theirs = asdict(self), asdict(other)
+        return Cost(**{name: mine[name] + theirs[name] for name in mine})
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Digests of the template and of each unit with all that it holds."""
+
+    template: str
+    units: tuple[str, ...]
+
+    def check(self, saved: Mapping[str, Any] | None, path: Path) -> None:
+        """Raise ArtifactError where ``path`` was written about something else; about fewer or more units is the same.
+
+        ``saved``: what it says that it was written about.
+        """
+        if not saved:
+            changed = "the form of such files"
+        elif saved["template"] != self.template:
+            changed = "the prompt template"
+        elif any(before != now for before, now in zip(saved["units"], self.units, strict=False)):
+            changed = "what is written about (corpus or data)"
+        else:
+            return
+        hint = "put it back as it was, or begin anew with --overwrite or another --out"
+        raise ArtifactError(f"{changed} has changed since {path} was written", hint)
+
+
+def about(template: Template, units: Sequence[Unit]) -> About:
+    return About(fingerprint_of(template.model_dump(mode="json")), tuple(map(_digest, units)))
+
+
+def _digest(unit: Unit) -> str:
+    passage = unit.passage and [unit.passage.id, content_key(unit.passage)]
+    return fingerprint_of([unit.id, passage, unit.row and tevatron_row(unit.row)])[:16]
+
+
+class Journal:
+    """The replies of one chunk, each on disk before anything is made of it. A torn last line is dropped.
+
+    Failures are counted and asked for again by the next process. ``path`` None: nothing is kept on disk. Raises
+    ArtifactError if it was written about something else than ``about``.
+    """
+
+    def __init__(self, path: Path | None, about: About | None = None) -> None:
+        self._replies: dict[str, Any] = {}
+        self.cost = Cost()
+        self._before = 0.0
+        self._began = time.monotonic()
+        self._file = None if path is None else open_for_append(path)
+        if path is not None and about is not None:
+            self._read(path, about)
+            self._write({"about": asdict(about)})
+
+    @property
+    def seconds(self) -> float:
+        """Since it was opened, with those of the processes before, as far as they have written them down."""
+        return self._before + self._here
+
+    @property
+    def _here(self) -> float:
+        return time.monotonic() - self._began
+
+    def get(self, key: str) -> Any:
+        """The reply to the request of this name; None if there is none."""
+        return self._replies.get(key)
+
+    def add(self, key: str, reply: Any) -> None:
+        self._write({"key": key, "reply": reply, "at": round(self._here, 3)})
+        self._replies[key] = reply
+        self._count(reply)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._write({"at": round(self._here, 3)})
+            self._file.close()
+
+    def _read(self, path: Path, about: About) -> None:
+        """A process has begun at each line that says what is written about; its last line says how long it went on."""
+        known, last = False, 0.0
+        for _, row in read_jsonl(path):
+            if "about" in row or not known:
+                about.check(row.get("about"), path)
+                known, self._before, last = True, self._before + last, 0.0
+            last = row.get("at", last)
+            if "key" in row:
+                self._count(row["reply"])
+                if row["reply"].get("finish") not in ("failed", "refused"):
+                    self._replies[row["key"]] = row["reply"]
+        self._before += last
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+
+    def _count(self, reply: Any) -> None:
+        if "weight" in reply:
+            self.cost = self.cost + Cost(weighed=1, weighed_tokens=reply["tokens"])
+            return
+        failed = int(reply["finish"] in ("failed", "refused"))
+        self.cost = self.cost + Cost(1, failed, reply["retries"], reply["prompt_tokens"], reply["tokens"])
