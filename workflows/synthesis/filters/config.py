@@ -10,7 +10,7 @@ from pydantic import Field, SerializeAsAny, StringConstraints, model_validator
 
 from retrieval.config import AnyRetriever
 from sleuth.kinds import KindSettings
-from sleuth.plugins import make_object
+from sleuth.plugins import load_object, make_object
 from sleuth.settings import Count, Rate
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class FilterSettings(KindSettings):
     }
     FILTER: ClassVar[str]
     """Dotted path of what makes the filter of these settings."""
+    CHECK: ClassVar[str] = ""
+    """Dotted path of a function of these settings for `check`; empty: nothing can be wrong."""
 
     @classmethod
     def spelled_out(cls, value: object) -> object:
@@ -45,6 +47,8 @@ class FilterSettings(KindSettings):
 
     def check(self) -> None:
         """Raise ConfigError for what can be known before a model is loaded."""
+        if self.CHECK:
+            load_object(self.CHECK)(self)
 
     def open(self, bench: Bench) -> Filter:
         made: Filter = make_object(self.FILTER, "filter", self, bench)
@@ -76,17 +80,13 @@ class LanguageSettings(FilterSettings):
     """The language of the query, as py3langid sees it; the row is dropped where it is sure of another one."""
 
     FILTER: ClassVar[str] = "workflows.synthesis.filters.texts:Language"
+    CHECK: ClassVar[str] = "workflows.synthesis.filters.texts:check_languages"
 
     kind: Literal["language"] = "language"
     languages: Annotated[list[Annotated[str, StringConstraints(to_lower=True)]], Field(min_length=1)] = ["en"]  # noqa: RUF012
     """Two-letter codes of what may be."""
     sure: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Probability from which another language counts; short queries are seldom certain."""
-
-    def check(self) -> None:
-        from workflows.synthesis.filters.texts import check_languages
-
-        check_languages(self.languages)
 
 
 class LeakageSettings(FilterSettings):
@@ -140,6 +140,7 @@ class AnswerableSettings(FilterSettings):
     """
 
     FILTER: ClassVar[str] = "workflows.synthesis.filters.answerable:Answerable"
+    CHECK: ClassVar[str] = "workflows.synthesis.filters.answerable:template_of"
 
     kind: Literal["answerable"] = "answerable"
     template: str = "answerable"
@@ -149,8 +150,3 @@ class AnswerableSettings(FilterSettings):
     @property
     def weighs(self) -> bool:
         return self.by == "odds"
-
-    def check(self) -> None:
-        from workflows.synthesis.filters.answerable import template_of
-
-        template_of(self)

@@ -62,10 +62,10 @@ class Language:
         return f"in {language}"
 
 
-def check_languages(codes: Sequence[str]) -> None:
+def check_languages(settings: LanguageSettings) -> None:
     """Raise ConfigError for a code that no query is ever found to be in: all rows would be dropped."""
     known = _identifier().nb_classes
-    for code in codes:
+    for code in settings.languages:
         if code not in known:
             raise ConfigError(f"the language filter knows no language '{code}'", did_you_mean(code, known))
 
