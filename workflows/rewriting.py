@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +14,10 @@ from envs.grammar import neutralise
 from retrieval.documents import documents_of
 from retrieval.size import size_of
 from sleuth.artifacts import fingerprint_of, text_digest
-from sleuth.errors import PolicyError, RetrieverError
+from sleuth.errors import DataError, PolicyError, RetrieverError
 from sleuth.protocols import Documents, Retriever
 from sleuth.query_forms import QueryForm, form_of, query_of
 from sleuth.seeding import derive_seed
-from sleuth.trajectories import open_for_append, read_jsonl
 from sleuth.types import Hit
 from workflows.synthesis.reading import whole
 from workflows.synthesis.script import Unreadable
@@ -27,7 +28,10 @@ _ATTEMPTS = 3
 
 
 class Rewriter:
-    """Writes what is searched in place of a query, once for each: what was written is kept, in ``path`` if given."""
+    """Writes what is searched in place of a query, once for each: what was written is kept, in ``path`` if given.
+
+    Several processes may share the file. Each reads it once, at its start.
+    """
 
     def __init__(
         self,
@@ -50,10 +54,7 @@ class Rewriter:
         self._lock = threading.Lock()
         identity = [writer.name, self._step.model_dump(mode="json"), self._max_tokens, temperature, seed]
         self._identity = fingerprint_of(identity)
-        self._known: dict[str, str] = {}
-        if path is not None and path.exists():
-            rows = (row for _, row in read_jsonl(path))
-            self._known = {row["query"]: row["text"] for row in rows if row["by"] == self._identity}
+        self._known = {} if path is None else _kept(path, self._identity)
 
     @property
     def fingerprint(self) -> str:
@@ -108,8 +109,7 @@ class Rewriter:
     def _keep(self, query: str, text: str) -> None:
         self._known[query] = text
         if self._path is not None:
-            with open_for_append(self._path) as file:
-                file.write(json.dumps({"by": self._identity, "query": query, "text": text}) + "\n")
+            _append(self._path, {"by": self._identity, "query": query, "text": text})
 
 
 class RewriteRetriever:
@@ -143,3 +143,32 @@ class RewriteRetriever:
         found = self.rewriter.searched(bare) if bare else []
         asked = [new + text[len(old) :] for new, old, text in zip(found, bare, queries, strict=True)]
         return self.inner.search(asked, k)
+
+
+def _kept(path: Path, identity: str) -> dict[str, str]:
+    """What was written by ``identity``, by query. A line that is not whole is passed over: it is written again."""
+    known: dict[str, str] = {}
+    try:
+        lines = path.read_bytes().splitlines() if path.exists() else []
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}", "rewrites names a file") from None
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and row.get("by") == identity:
+            query, text = row.get("query"), row.get("text")
+            if isinstance(query, str) and isinstance(text, str):
+                known[query] = text
+    return known
+
+
+def _append(path: Path, row: Mapping[str, str]) -> None:
+    """Add a line to a file that other processes add to; one that a kill cut off ends before it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        torn = file.read(1) not in (b"", b"\n")
+        file.write((b"\n" if torn else b"") + json.dumps(row).encode() + b"\n")

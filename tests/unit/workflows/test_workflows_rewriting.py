@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from agent.writing.asks import Ask
 from retrieval.bm25 import build_bm25
 from retrieval.config import RetrieverSettings
 from retrieval.open import open_retriever
-from sleuth.errors import ConfigError, RetrieverError
+from sleuth.errors import ConfigError, DataError, RetrieverError
 from sleuth.query_forms import form_of, written
 from sleuth.types import Hit
 from workflows.rewriting import Rewriter, RewriteRetriever
@@ -52,6 +54,34 @@ def test_what_is_written_is_searched_once_for_each_query_and_kept(bm25: Path, tm
     other = open_retriever(settings.model_copy(update={"keep_query": False}), cached=False, resilient=False)
     assert other.fingerprint != retriever.fingerprint
     assert settings.patience_s == 900 and settings.at_hand
+
+
+def test_rewriters_share_a_file_without_losing_a_line(tmp_path: Path) -> None:
+    path, queries = tmp_path / "rewrites.jsonl", [[f"{who} asks {i}" for i in range(40)] for who in "abcd"]
+
+    def write(mine: list[str]) -> None:
+        rewriter = Rewriter(ScriptedWriter(lambda _: "glass " * 3000), "search", path=path)
+        for query in mine:
+            rewriter.searched([query])
+
+    with ThreadPoolExecutor(len(queries)) as pool:
+        list(pool.map(write, queries))
+    kept = [json.loads(row)["query"] for row in path.read_text().splitlines()]
+    assert sorted(kept) == sorted(query for mine in queries for query in mine)
+
+
+def test_a_line_that_is_not_whole_is_written_again_and_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "rewrites.jsonl"
+    Rewriter(ScriptedWriter(lambda _: "first"), "search", path=path).searched(["a", "b"])
+    whole = path.read_text()
+    path.write_text(whole.replace('"query": "b"', '"query": b') + '{"query": "c"}\n[]\n\0\0\n{"by": "x", "que')
+    writer = ScriptedWriter(lambda _: "second")
+    assert Rewriter(writer, "search", path=path).searched(["a", "b"]) == ["a first", "b second"]
+    assert len(writer.asked) == 1
+    never = ScriptedWriter(lambda _: "third")
+    assert Rewriter(never, "search", path=path).searched(["a", "b"]) == ["a first", "b second"] and not never.asked
+    with pytest.raises(DataError, match="cannot read"):
+        Rewriter(never, "search", path=tmp_path)
 
 
 def test_a_query_that_is_not_rewritten_is_an_error_of_the_retriever(bm25: Path) -> None:
