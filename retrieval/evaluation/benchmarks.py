@@ -37,6 +37,8 @@ LONG_DOMAINS = (*DOMAINS[:7], "pony")
 """Domains that also come with whole documents."""
 
 _NO_ID = "N/A"
+_BESIDE = "-qrels"
+"""Ends the name of the folder of judgements beside that of a set."""
 _SUFFIXES = (".jsonl", PARQUET, *DELIMITERS, ".json")
 _OF_THE_HUB = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _DEV_ON_THE_HUB = "validation"
@@ -91,6 +93,32 @@ def bright_sets(given: str, long: bool = False) -> list[RetrievalSet]:
         raise DataError(f"BRIGHT has no domain '{given}', and there is no such folder", did_you_mean(given, DOMAINS))
     kind = "long_documents" if long else "documents"
     return [_bright(name, [f"{HUB}{BRIGHT}/examples/{name}"], f"{HUB}{BRIGHT}/{kind}/{name}", long) for name in domains]
+
+
+def set_of(judgements: Path) -> Path | None:
+    """The folder of the set that a file of judgements is of, by where it lies; None for a file that lies elsewhere."""
+    place = judgements.parent
+    if place.name == "qrels" or (place.name == "default" and queries_of(place.parent)):
+        return place.parent
+    if place.name.endswith(_BESIDE) and place.name != _BESIDE:
+        return place.parent / place.name.removesuffix(_BESIDE)
+    return place if "qrels" in re.split(r"[^a-z0-9]+", judgements.name.lower()) else None
+
+
+def queries_of(folder: Path) -> list[Path]:
+    """The files of queries of a set in BEIR's or the hub's layout; none where there are none."""
+    return _matching(folder, "queries") or _files(folder / "queries")
+
+
+def bright_golds(path: Path) -> dict[str, frozenset[str]]:
+    """Gold passages and documents of each query in a file of BRIGHT's examples; {} for a file of another layout."""
+    if path.parent.name != "examples" or suffix_of(path) not in _SUFFIXES:
+        return {}
+    rows = read_rows(path)
+    if not all("query" in row.fields and isinstance(row.fields.get("gold_ids"), list) for row in rows):
+        return {}
+    kinds = [name for name in ("gold_ids", "gold_ids_long") if name in rows[0].fields]
+    return {row.text("query"): frozenset(gold for name in kinds for gold in _ids(row, name)) for row in rows}
 
 
 def _bright_of_folder(folder: Path, domain: str, long: bool) -> RetrievalSet:
@@ -152,7 +180,7 @@ def _corpus_of(folder: Path) -> str:
 
 def _judgements(folder: Path, split: str) -> list[Path]:
     """The files of ``split``, in the folder itself or in the one beside it."""
-    places = [folder / "qrels", folder.parent / f"{folder.name}-qrels", folder / "default"]
+    places = [folder / "qrels", folder.parent / f"{folder.name}{_BESIDE}", folder / "default"]
     for place in places:
         found = _matching(place, split) or (_matching(place, _DEV_ON_THE_HUB) if split == "dev" else [])
         if found:

@@ -25,7 +25,18 @@ _HEADING = "query-id"
 
 
 def read_qrels(*paths: str | Path) -> Qrels:
-    """The judgements of files in any of the layouts. Raises DataError naming the file and the line."""
+    """The judgements of files in any of the layouts. Raises DataError naming the file and the line.
+
+    Also where no passage is relevant, as no retriever can be measured by that.
+    """
+    qrels = judgements_in(*paths)
+    if not any(relevance for judged in qrels.values() for relevance in judged.values()):
+        raise DataError(f"{paths[0]} judges no passage as relevant", "is it a qrels file?")
+    return qrels
+
+
+def judgements_in(*paths: str | Path) -> Qrels:
+    """The same, whatever they say: there may be none, or none of a passage that is relevant."""
     qrels: Qrels = {}
     for path in paths:
         in_columns = on_hub(path) or suffix_of(path) in (".jsonl", ".json", PARQUET)
@@ -34,8 +45,6 @@ def read_qrels(*paths: str | Path) -> Qrels:
             relevance = max(0, _relevance(given, where))
             if judged.setdefault(passage, relevance) != relevance:
                 raise DataError(f"{where}: {query} {passage} already has a different judgement")
-    if not any(relevance for judged in qrels.values() for relevance in judged.values()):
-        raise DataError(f"{paths[0]} judges no passage as relevant", "is it a qrels file?")
     return qrels
 
 

@@ -65,12 +65,9 @@ def _of_passages(settings: SynthesisSettings, corpus: str) -> tuple[list[Unit], 
 
 def held_out_golds(corpus: Path) -> frozenset[str]:
     """Passages that are gold for dev or test in the judgements beside a corpus; none where there are none."""
-    from retrieval.evaluation.judgements import read_qrels
-    from workflows.synthesis.filters.leakage import beside
+    from workflows.synthesis.filters.held_out import beside
 
-    judged = [path for path in beside(corpus) if path.parent.name == "qrels"]
-    golds = (golds for path in judged for golds in read_qrels(path).values())
-    return frozenset(parent_id(name) for some in golds for name, grade in some.items() if grade > 0)
+    return frozenset(parent_id(name) for one in beside(corpus) for name in one.golds)
 
 
 def _fault(passage: Passage, chosen: PassageSettings, held: frozenset[str]) -> str | None:

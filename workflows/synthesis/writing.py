@@ -192,3 +192,8 @@ def written_passage(text: str, title: str = "") -> Passage:
     """A passage that is in no corpus; its id follows from its content, so that copies of it are the same."""
     passage = Passage("", title, text)
     return Passage(f"written-{text_digest(content_key(passage))[:16]}", title, text)
+
+
+def is_written(passage: Passage) -> bool:
+    """Whether it is a `written_passage`."""
+    return passage.id == written_passage(passage.text, passage.title).id

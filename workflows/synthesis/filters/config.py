@@ -90,10 +90,11 @@ class LanguageSettings(FilterSettings):
 
 
 class LeakageSettings(FilterSettings):
-    """What shares ``words`` words in a row with a question of a dev or test set, or is a shorter one of them.
+    """What shares ``words`` words in a row with a question of a dev or test set, or holds a shorter one of them.
 
-    ``against``: files of questions, BEIR folders, or folders below which any are. ``present``: also those beside the
-    corpus, and below the folder that the environment variable SLEUTH_DATA names, if it is set.
+    That of the query, of passages that were written, and of the instruction; a question of fewer than four words counts
+    where it is the query. ``against``: files of questions, folders of BEIR or BRIGHT, or folders below which any are.
+    ``present``: also those beside the corpus, and below the folder that the environment variable SLEUTH_DATA names.
     """
 
     FILTER: ClassVar[str] = "workflows.synthesis.filters.leakage:Leakage"
