@@ -37,6 +37,10 @@ class BrokenAnswerError(PolicyError):
     """What came is no answer, as where a proxy has cut it off: the same request may succeed later."""
 
 
+class DeniedError(PolicyError):
+    """This request is denied, and maybe every other: a key without rights, a wrong address, or a policy of content."""
+
+
 class CompletionsClient:
     """Talks to ``settings.base_url`` with pooled connections; safe to use from several threads.
 
@@ -101,7 +105,7 @@ class CompletionsClient:
                         raise PolicyError(f"{self.settings.base_url} broke off: {_reason(piece)}")
                     if piece.get("choices"):
                         yield piece["choices"][0]
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, ValueError, RecursionError) as error:
             raise PolicyError(f"{self.settings.base_url} broke off while streaming: {error}", "try again") from error
         finally:
             response.close()
@@ -169,6 +173,8 @@ class CompletionsClient:
             except httpx.TransportError as error:
                 if last:
                     self._unreachable(error, attempts)
+            except httpx.RequestError as error:  # its body is not packed as it says, or it leads elsewhere for ever
+                raise BrokenAnswerError(f"{self.settings.base_url} sent no answer that can be read: {error}") from error
             if on_retry is not None:
                 on_retry()
             pause(attempt, wished)
@@ -191,18 +197,20 @@ class CompletionsClient:
         url, status = self.settings.base_url, response.status_code
         try:
             reason = _reason(response.json())
-        except ValueError:
+        except (ValueError, RecursionError):
             reason = response.text.strip()[:200]
-        if status in (401, 403):
-            variable = self.settings.key_variable
-            state = "refused" if os.environ.get(variable) else "not set"
+        variable = self.settings.key_variable
+        state = "refused" if os.environ.get(variable) else "not set"
+        if status == 401:
             raise PolicyError(f"{url} rejects the key (status {status})", f"${variable} is {state}: set it to the key")
+        if status == 403:
+            raise DeniedError(f"{url} denies the request (status {status}): {reason}", f"${variable} is {state}")
         if status == 404 and body and "model" in body:
             served = [str(model["id"]) for model in self.models()]
             if body["model"] not in served:
                 raise PolicyError(f"{url} serves no model '{body['model']}'", did_you_mean(str(body["model"]), served))
         if status == 404:
-            raise PolicyError(f"{url} has no completions", f"is {self._section}.base_url the API's root (…/v1)?")
+            raise DeniedError(f"{url} has no completions", f"is {self._section}.base_url the API's root (…/v1)?")
         message = f"{url} refuses the request (status {status}): {reason or 'it does not say why'}"
         raise RefusedError(message, status, response.text)
 
@@ -215,7 +223,7 @@ def json_form(schema: Mapping[str, Any]) -> dict[str, Any]:
 def _parsed(response: httpx.Response, url: str) -> dict[str, Any]:
     try:
         answer = response.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenAnswerError(f"{url} does not answer in JSON", "is base_url the API's root (…/v1)?") from error
     if not isinstance(answer, dict):
         raise BrokenAnswerError(f"{url} answers with JSON that is not an object")

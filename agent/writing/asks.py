@@ -106,5 +106,8 @@ class Weighing(Protocol):
     """A writer that can say how likely a text is."""
 
     def weigh(self, asks: Sequence[Weigh]) -> list[Weight]:
-        """How likely each text is, in order; with no asks, whether it can be said. Raises ConfigError."""
+        """How likely each text is, in order; with no asks, whether it can be said.
+
+        Not known of a text without tokens, or of one that is too long for the model. Raises ConfigError.
+        """
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -106,10 +107,14 @@ class PolicyWriter:
         )
 
     def weigh(self, asks: Sequence[Weigh]) -> list[Weight]:
-        """By one forward pass a text. Raises ConfigError for a policy that does not report log-probs of given texts."""
-        pairs = [(self._prefix(ask.messages), self._codec.encode(ask.text)) for ask in asks]
+        """By one forward pass a text; none for one that is too long for the model.
+
+        Raises ConfigError for a policy that does not report log-probs of given texts.
+        """
+        pairs = self._fitting([(self._prefix(ask.messages), self._codec.encode(ask.text)) for ask in asks])
         found = self._logprobs(pairs)
-        return [Weight(logprob, len(prefix) + len(text)) for logprob, (prefix, text) in zip(found, pairs, strict=True)]
+        read = [len(prefix) + len(text) if text else 0 for prefix, text in pairs]
+        return [Weight(logprob, tokens) for logprob, tokens in zip(found, read, strict=True)]
 
     def _logprobs(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float | None]:
         read = getattr(self._policy, "text_logprobs", None)
@@ -124,6 +129,14 @@ class PolicyWriter:
         from agent.learning.answer_logprobs import mean_logprobs_of
 
         return mean_logprobs_of(model, pairs, self._max_rows)
+
+    def _fitting(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[list[int], list[int]]]:
+        """Without the texts that the model cannot read after their prefixes."""
+        most = math.inf if self._longest is None else self._longest
+        left_out = sum(len(prefix) + len(text) > most for prefix, text in pairs)
+        if left_out:
+            log.warning("%d of %d texts are not weighed: more than %d tokens", left_out, len(pairs), most)
+        return [(prefix, text if len(prefix) + len(text) <= most else []) for prefix, text in pairs]
 
     def _prefix(self, messages: Sequence[Message]) -> list[int]:
         return self._codec.encode(self._prompt(messages), trusted=True)

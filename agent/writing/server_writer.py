@@ -12,6 +12,7 @@ from agent.policies.config import OpenAISettings
 from agent.policies.openai_client import (
     BrokenAnswerError,
     CompletionsClient,
+    DeniedError,
     RefusedError,
     UnreachableError,
     json_form,
@@ -111,7 +112,7 @@ class ServerWriter:
             except RefusedError as error:
                 passing = error.status in PASSING
                 return Reply.failed(error.message) if passing else Reply.refused(error.message), True
-            except UnreachableError as error:
+            except (UnreachableError, DeniedError) as error:
                 return Reply.failed(error.message), False
             except BrokenAnswerError as error:
                 if attempt == self._server.retries:
@@ -145,9 +146,15 @@ class ServerWriter:
 
 
 def _read(answer: Mapping[str, Any]) -> Reply:
-    choice, usage = answer["choices"][0], answer.get("usage") or {}
+    choice, usage = answer["choices"][0], answer.get("usage")
     text = choice.get("message", {}).get("content")
-    prompt, tokens = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
+    prompt, tokens = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
     if not isinstance(text, str) or not text.strip():
         return Reply("", "failed", prompt, tokens, "the server sent no text")
     return Reply(text, "length" if choice.get("finish_reason") == "length" else "stop", prompt, tokens)
+
+
+def _count(usage: object, name: str) -> int:
+    """0 where the server does not say, or says what is no count."""
+    value = usage.get(name) if isinstance(usage, Mapping) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

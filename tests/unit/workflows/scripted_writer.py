@@ -80,9 +80,11 @@ def write_corpus(folder: Path, count: int = 12) -> Path:
 
 
 class ChatServer:
-    """Chat completions on loopback. ``plan(n, body)`` says what the n-th request gets: a status, ``cut``, or a text."""
+    """Chat completions on loopback. ``plan(n, body)`` says what the n-th request gets: a status, a text, bytes that
+    end before their length, or headers and whole bytes.
+    """
 
-    def __init__(self, plan: Callable[[int, dict[str, Any]], int | str | bytes]) -> None:
+    def __init__(self, plan: Callable[[int, dict[str, Any]], int | str | bytes | tuple[dict[str, str], bytes]]) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.headers: dict[str, str] = {}
         lock, outer = threading.Lock(), self
@@ -101,6 +103,12 @@ class ChatServer:
                 answer = plan(number, body)
                 if isinstance(answer, int):
                     outer.send(self, answer, {"error": {"message": "no room\nnow"}})
+                elif isinstance(answer, tuple):
+                    self.send_response(200)
+                    for name, value in {**answer[0], "Content-Length": str(len(answer[1]))}.items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    self.wfile.write(answer[1])
                 elif isinstance(answer, bytes):  # a body that ends before its length
                     self.send_response(200)
                     self.send_header("Content-Length", str(len(answer) + 100))

@@ -147,6 +147,47 @@ def test_a_wrong_key_is_one_line_and_a_request_that_is_refused_is_one_failed_rep
         assert "no room" in alone["long"].failure  # nothing is wrong with the server
 
 
+def whole(**more: object) -> tuple[dict[str, str], bytes]:
+    choice = {"message": {"content": ROW}, "finish_reason": "stop"}
+    return {}, json.dumps({"choices": [choice], **more}).encode()
+
+
+@pytest.mark.parametrize(
+    ("usage", "counts"),
+    [
+        ([1], (0, 0)),
+        ({"prompt_tokens": "abc", "completion_tokens": 7}, (0, 7)),
+        ({"prompt_tokens": -3, "completion_tokens": None}, (0, 0)),
+        ("none", (0, 0)),
+    ],
+)
+def test_a_count_of_tokens_that_is_none_costs_no_reply(usage: object, counts: tuple[int, int]) -> None:
+    with serve(lambda number, body: whole(usage=usage)) as server:
+        found = replies(WriterSettings.of(base_url=server.url).open(), Ask("a", (Message("user", "x"),), 5))["a"]
+    assert (found.text, found.prompt_tokens, found.tokens) == (ROW, *counts)
+
+
+@pytest.mark.parametrize("broken", [({"Content-Encoding": "gzip"}, b"no gzip"), ({}, b'{"choices":' + b"[" * 200_000)])
+def test_a_body_that_cannot_be_read_is_asked_for_again(broken: tuple[dict[str, str], bytes]) -> None:
+    ask = Ask("a", (Message("user", "x"),), 5)
+    with serve(lambda number, body: ROW if number else broken) as server:
+        assert replies(WriterSettings.of(base_url=server.url).open(), ask)["a"].text == ROW
+    with serve(lambda number, body: broken if "bad" in str(body["messages"]) else ROW) as server:
+        asks = [Ask(text, (Message("user", text),), 5) for text in ("good", "bad", "fine")]
+        found = replies(WriterSettings.of(base_url=server.url, retries=1).open(), *asks)
+    assert [bool(found[name].failure) for name in ("good", "bad", "fine")] == [False, True, False]
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_one_request_that_is_denied_ends_no_run(status: int) -> None:
+    asks = [Ask(text, (Message("user", text),), 5) for text in ("denied", *map(str, range(8)))]
+    with serve(lambda number, body: status if "denied" in str(body["messages"]) else ROW) as server:
+        found = replies(WriterSettings.of(base_url=server.url, concurrency=4).open(), *asks)
+    assert found["denied"].failure and all(found[str(number)].text == ROW for number in range(8))
+    with serve(lambda number, body: status) as server, pytest.raises(PolicyError, match="requests failed"):
+        replies(WriterSettings.of(base_url=server.url, concurrency=4).open(), *asks)
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "policy"
@@ -155,7 +196,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_policy_writes_the_same_alone_and_in_a_batch_and_says_how_likely_a_text_is(tiny: Path) -> None:
+def test_a_policy_writes_the_same_alone_and_in_a_batch_and_says_how_likely_a_text_is(
+    tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     import torch
 
     from agent.config import PolicySettings
@@ -174,9 +217,11 @@ def test_a_policy_writes_the_same_alone_and_in_a_batch_and_says_how_likely_a_tex
     start, ids = codec.encode("what is the", trusted=True), codec.encode(text)
     logits = model(torch.tensor([[*start, *ids]])).logits[0].log_softmax(-1)
     expected = sum(logits[len(start) + i - 1, token].item() for i, token in enumerate(ids)) / len(ids)
-    (found, empty) = writer.weigh([Weigh("a", prompt, text), Weigh("b", prompt, "")])
+    far = Weigh("c", (Message("user", "title " * 600),), text)
+    (found, empty, too_long) = writer.weigh([Weigh("a", prompt, text), Weigh("b", prompt, ""), far])
     assert found.logprob == pytest.approx(expected, abs=1e-4) and found.tokens == len(start) + len(ids)
-    assert empty.logprob is None
+    assert empty.logprob is None and too_long.logprob is None
+    assert "1 of 3 texts are not weighed: more than 512 tokens" in caplog.text
 
 
 def test_a_text_for_a_base_model_goes_on_where_the_reply_belongs(tiny: Path) -> None:
