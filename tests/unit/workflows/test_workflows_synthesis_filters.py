@@ -23,9 +23,9 @@ from workflows.synthesis.filters.config import FilterSettings
 from workflows.synthesis.filters.texts import count_words
 from workflows.synthesis.journal import Journal
 from workflows.synthesis.ngrams import ngrams, words_of
-from workflows.synthesis.reading import json_value, line, lines, record, sound, whole, yes_no
+from workflows.synthesis.reading import json_values, line, lines, record, sound, whole, yes_no
 from workflows.synthesis.script import Unreadable
-from workflows.synthesis.writing import Style, Written
+from workflows.synthesis.writing import Style, Written, written_passage
 
 PASSAGE = Passage("p", "Title", "a passage of quite a few words about a town")
 
@@ -131,6 +131,8 @@ def test_round_trip_keeps_what_finds_its_passage_again(tmp_path: Path) -> None:
     rows = [written("glass of Arden", arden), written("glass of Arden", brill, "b"), written("Brill's rope", brill)]
     assert one.judge(rows) == [None, "not among the first 1", None]
     assert one.judge([]) == [] and one.about()["retriever"]
+    new = written_passage("A passage that was written about glass.")
+    assert one.judge([written("glass", new), written("glass of Arden", brill)]) == [None, "not among the first 1"]
 
 
 def test_the_writer_judges_whether_a_passage_answers() -> None:
@@ -170,7 +172,7 @@ def test_a_json_reply_is_read_whatever_stands_around_it(value: dict[str, str], b
 
 @given(st.text())
 def test_the_readers_never_fail_in_another_way(text: str) -> None:
-    for read in (line, lines, yes_no, record("query"), json_value):
+    for read in (line, lines, yes_no, record("query"), lambda text: list(json_values(text))):
         try:
             found = read(text)
         except Unreadable:
@@ -187,15 +189,69 @@ def test_the_readers_never_fail_in_another_way(text: str) -> None:
         ("<think>hm</think>\n\n- What is it?", "What is it?"),
         ("Rewritten question: Who?", "Who?"),
         ("Question time is when?", "Question time is when?"),
+        ("Question 1: What is it?", "What is it?"),
+        ("Sure! Here is a question:\nWhat is it?", "What is it?"),
+        ("Sure!\n\n## Question\n\nWhat is it?", "What is it?"),
+        ("Sure! Here's a question: What is it?", "What is it?"),
+        ("**Question**\nWhat is it?", "What is it?"),
+        ("```text\nWhat is it?\n```", "What is it?"),
+        ("**What is it?**", "What is it?"),
+        ("**What** is **it**?", "**What** is **it**?"),
+        ('"What" is "X"', '"What" is "X"'),
+        ('"Who wrote "Hamlet"?"', 'Who wrote "Hamlet"?'),
+        ("'What's it?'", "What's it?"),
+        ("Here is Norway?", "Here is Norway?"),
     ],
 )
 def test_a_line_is_read_without_what_stands_around_it(text: str, expected: str) -> None:
     assert line(text) == expected
 
 
+def test_the_first_json_that_fits_is_taken() -> None:
+    read = record("query")
+    for text in (
+        'As passage [1] says: {"query": "x"}',
+        '{"draft": 1}\n{"query": "x"}',
+        '{"result": {"query": "x"}}',
+        'Step {1}: [{"query": "x"}]',
+    ):
+        assert read(text) == {"query": "x"}
+    with pytest.raises(Unreadable, match="no query"):
+        read('{"draft": 1} [2]')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"task": "find a"}, {"task": "find b"}]',
+        '{"tasks": [{"id": 1, "text": "find a"}, {"task": "find b", "why": "c"}]}',
+        '{"tasks": {"1": "find a", "2": "find b"}}',
+        '{"task_1": "find a", "task_2": "find b"}',
+        'As [1] says: ["find a", "find b"]',
+        "Here are two tasks:\nfind a\nfind b",
+        "```\n- **find a**\n- find b\n```",
+        '[{"task": "find a"}, {"task": "find b"}, {"task": "find',
+    ],
+)
+def test_a_list_is_read_in_whatever_form_it_comes(text: str) -> None:
+    assert lines(text) == ["find a", "find b"]
+
+
+def test_json_that_is_no_list_is_none_of_its_lines() -> None:
+    for text in ('[{"a": 1}]', '[{"task": "cut off", "why": "x"', '{"query": "x", "positive": "y"}'):
+        with pytest.raises(Unreadable):
+            lines(text)
+
+
+def test_a_verdict_stands_alone() -> None:
+    said = {"There is no doubt: yes": True, "No doubt. Yes.": True, "Well, no.": False, "**Yes**": True}
+    said |= {"Yes it does": True, "It has no answer to it": False, "Answer: no\nIt may be yes": False}
+    assert {text: yes_no(text) for text in said} == said
+
+
 def test_json_as_models_write_it() -> None:
-    assert json_value("{'query': 'it\\'s', 'n': [1, 2,],}") == {"query": "it's", "n": [1, 2]}
-    assert json_value('Note {this}: {"a": "line\nbreak", "b": "}"},') == {"a": "line\nbreak", "b": "}"}
+    assert next(json_values("{'query': 'it\\'s', 'n': [1, 2,],}")) == {"query": "it's", "n": [1, 2]}
+    assert next(json_values('Note {this}: {"a": "line\nbreak", "b": "}"},')) == {"a": "line\nbreak", "b": "}"}
     assert lines("Tasks:\n1. one\n2) two\n2) two\n") == ["one", "two"] and lines('["a", 3, "b"]') == ["a", "b"]
     assert lines('{"tasks": ["a", "b"]}') == ["a", "b"]
     assert lines('```json\n{\n "tasks": [\n  "a, \\"b\\"",\n  "c",\n  "d is cut') == ['a, "b"', "c"]

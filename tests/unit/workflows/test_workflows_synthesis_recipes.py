@@ -85,6 +85,24 @@ def test_rankings_are_fused_by_reciprocal_rank() -> None:
     assert with_seed([other, Passage("x", "", "x")], seed, 2) == [other, seed]
 
 
+def test_a_copy_of_the_positive_or_the_seed_is_no_hard_negative_of_gecko(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    texts = {"a": "glass of Arden", "b": "glass of Arden", "c": "rope of Arden by the river", "d": "rope of Arden"}
+    path.write_text("".join(json.dumps({"_id": name, "text": text}) + "\n" for name, text in texts.items()))
+    build_bm25(path, tmp_path / "bm25")
+    recipe = {"kind": "gecko", "retriever": {"kind": "bm25", "index": str(tmp_path / "bm25")}, "neighbours": 4}
+    writer = WeighingWriter(lambda _: json.dumps({"task": "Find wares.", "query": "rope of Arden"}))
+    run(settings_of(tmp_path / "run", corpus=str(path), recipe=recipe, passages={"min_words": 1}), writer)
+    rows = {row["made"]["seed_passage"]: row for row in rows_in(tmp_path / "run")}
+    assert len(rows) == 4
+    for seed, row in rows.items():
+        (positive,), negatives = row["positive_passages"], row["negative_passages"]
+        assert len(negatives) == 1 and negatives[0]["text"] not in (positive["text"], texts[seed])
+        assert row["made"]["neighbours"] == 3
+    seed, copy, other = Passage("s", "", "s"), Passage("t", "", "s"), Passage("o", "", "o")
+    assert with_seed([copy, other, seed], seed, 3) == [seed, other]
+
+
 def test_reasonir_writes_at_length_and_negatives_in_a_further_turn(tmp_path: Path) -> None:
     def say(ask: Ask) -> str:
         if step_of(ask) == "long_query":

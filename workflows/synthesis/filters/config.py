@@ -123,7 +123,7 @@ class NearDuplicatesSettings(FilterSettings):
 class RoundTripSettings(FilterSettings):
     """A positive must be among the first ``k`` that ``retriever`` finds for the query (Dai et al. 2023).
 
-    Only for positives that are in its corpus; passages that were written are in none.
+    Only for positives that are in its corpus: passages that were written are in none, and rows with no others pass.
     """
 
     FILTER: ClassVar[str] = "workflows.synthesis.filters.round_trip:RoundTrip"

@@ -111,7 +111,8 @@ class GeckoSettings(RecipeSettings):
     """A task and a query from a passage; its neighbours are ranked by the same model (Lee et al. 2024).
 
     The rankings by query likelihood and by relevance are fused by reciprocal rank. The first is the positive, which
-    may be another than the seed; the hard negative is at ``negative_rank`` of the fused order, the last by default.
+    may be another than the seed; the hard negative is at ``negative_rank`` of the fused order, the last by default, or
+    the nearest before it that is neither the seed nor a copy of the positive.
     """
 
     RECIPE: ClassVar[str] = "workflows.synthesis.recipes.gecko:Gecko"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+from retrieval.passages import content_key
 from sleuth.types import Hit, Passage
 from workflows.synthesis.reading import record
 from workflows.synthesis.recipes.config import GeckoSettings
@@ -40,8 +41,10 @@ class Gecko:
             no = yield writing.weigh("relevance", asked, "no", place=f"-{number}")
             relevances.append(None if yes is None or no is None else yes - no)
         order = fused([likelihoods, relevances], self._settings.rrf_k)
-        last = min(self._settings.negative_rank or len(order), len(order))
-        positive, negative = candidates[order[0]], candidates[order[last - 1]]
+        positive = candidates[order[0]]
+        last = self._settings.negative_rank or len(order)
+        lower = (candidates[place] for place in (*reversed(order[:last]), *order[last:]))
+        negatives = [passage for passage in lower if not (_same(passage, positive) or _same(passage, seed))][:1]
         other = positive.id != seed.id
         seed_rank = 1 + next(rank for rank, place in enumerate(order) if candidates[place].id == seed.id)
         more = {"other_positive": True} if other else {}
@@ -50,7 +53,7 @@ class Gecko:
                 0,
                 made["query"],
                 [positive],
-                [negative],
+                negatives,
                 instruction=made["task"],
                 recipe="gecko",
                 made={"seed_rank": seed_rank, "neighbours": len(candidates), **more},
@@ -59,11 +62,19 @@ class Gecko:
 
 
 def with_seed(found: Sequence[Passage], seed: Passage, count: int) -> list[Passage]:
-    """``count`` different passages, the seed among them; where it was not found, it takes the last place."""
-    distinct = list({passage.id: passage for passage in found}.values())[:count]
-    if any(passage.id == seed.id for passage in distinct):
-        return distinct
-    return [*distinct[: count - 1], seed]
+    """``count`` different passages, the seed among them; where it was not found, it takes the last place.
+
+    Copies under other ids are one passage, and a copy of the seed is the seed.
+    """
+    distinct: list[Passage] = []
+    for passage in (seed if _same(one, seed) else one for one in found):
+        if not any(_same(passage, other) for other in distinct):
+            distinct.append(passage)
+    return distinct[:count] if seed in distinct[:count] else [*distinct[: count - 1], seed]
+
+
+def _same(one: Passage, other: Passage) -> bool:
+    return one.id == other.id or content_key(one) == content_key(other)
 
 
 def fused(scores: Sequence[Sequence[float | None]], constant: float) -> list[int]:

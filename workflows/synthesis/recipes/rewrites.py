@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from retrieval.training.rows import TrainingRow
 from sleuth.types import Passage
 from workflows.synthesis.ngrams import words_of
-from workflows.synthesis.reading import json_list, line, sound
+from workflows.synthesis.reading import as_list, first_fit, line, sound
 from workflows.synthesis.recipes.config import RewritesSettings
 from workflows.synthesis.script import Rejected, Script, Unreadable
 from workflows.synthesis.writing import Outcome, Writing
@@ -51,17 +51,21 @@ class Rewrites:
         listed = (writing.shown(passage) for passage in row.positives)
         shown = "\n\n".join(f"[{i}] {one['title']}. {one['passage']}" for i, one in enumerate(listed, start=1))
         values = {"query": row.query, "passages": shown}
-        found = yield from writing.ask("decompose", values, lambda text: _searches_in(text, len(row.positives)))
+
+        def searches(value: object) -> list[tuple[str, int]]:
+            return _searches_in(value, len(row.positives))
+
+        found = yield from writing.ask("decompose", values, lambda text: first_fit(text, searches))
         return [
             _again(writing, number + i, search, [row.positives[place]], row.negatives, "decompose")
             for i, (search, place) in enumerate(found)
         ]
 
 
-def _searches_in(text: str, passages: int) -> list[tuple[str, int]]:
+def _searches_in(value: object, passages: int) -> list[tuple[str, int]]:
     """(search, place of its passage), in order. Raises Unreadable."""
     found = []
-    for one in json_list(text):
+    for one in as_list(value):
         if not isinstance(one, dict):
             raise Unreadable("no searches")
         search, number = one.get("search"), str(one.get("passage", "")).strip("[] ")
