@@ -44,8 +44,9 @@ class SourceSettings(Settings):
     cap: Count | None = None
     """At most so many rows, drawn from all of them, where ``limit`` takes the first."""
     weight: Rate | None = None
-    """Of the source in the mixture: batches hold it in this proportion to others, however many rows it has. None: 1
-    where another source has a weight, else each row counts alike."""
+    """Of the source in the mixture: batches hold it in this proportion to others, however many rows it has. What does
+    not come out even in one batch does so over several. None: 1 where another source has a weight, else each row counts
+    alike."""
     instruction: str = ""
     """What queries ask for, in rows that do not say it themselves: it takes the place of the instruction in the
     encoder's ``query_prompt``."""
@@ -235,6 +236,11 @@ class StageSettings(KindSettings):
     def makes_encoder(self) -> bool:
         return True
 
+    @property
+    def needs_evaluation(self) -> bool:
+        """Whether it does nothing without an evaluation, of its own or, where it is the last stage, of the run."""
+        return False
+
 
 class RetrieverTraining(Settings):
     """One training run of an encoder or a reranker. ``rounds`` above 1 mines again with the encoder trained so far.
@@ -292,6 +298,8 @@ class RetrieverTraining(Settings):
                     f"stage {stage.name} starts from '{unknown}', an encoder that no stage before it makes"
                 )
             made += [stage.name] if stage.makes_encoder else []
+            if stage.needs_evaluation and not (stage.evaluation or (stage is self.stages[-1] and self.evaluation)):
+                raise ValueError(f"stage {stage.name}: weights: dev needs an evaluation: give the stage one")
         if self.stages and not made:
             raise ValueError("no stage makes an encoder")
         if self.stages and self.kind == "reranker":

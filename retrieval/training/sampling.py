@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from statistics import fmean
 
 import torch
@@ -61,8 +62,9 @@ class BatchSampler:
 
     Positives and negatives are drawn anew each time. A batch is never larger than the number of rows. With
     ``one_source`` each batch is of one source: all of them have their turns, as many as their rows need, in a new order
-    each time. Where rows have a share, a source has as large a part of every batch, or of the turns, as its share
-    has of all shares, and begins anew when its rows are used up.
+    each time. Where rows have a share, a source has as large a part of the rows of all batches so far, or of the turns,
+    as its share has of all shares, to the nearest whole number (see `apportioned`). It begins anew when its rows are
+    used up, within a batch if need be.
     """
 
     def __init__(
@@ -83,33 +85,47 @@ class BatchSampler:
         groups: dict[str, list[TrainingRow]] = {}
         for row in rows:
             groups.setdefault(mixture_of(row) if weighted else row.source if one_source else "", []).append(row)
-        weights = [some[0].share or 1.0 for some in groups.values()] if weighted else None
-        self._together = weights is not None and not one_source
-        sizes = shares(weights, batch_size) if weights and self._together else [batch_size] * len(groups)
-        named = zip(groups.items(), sizes, strict=True)
-        self._streams = [_Stream(some, size, seed, name) for (name, some), size in named if size]
-        counts = [stream.batches for stream in self._streams]
-        if weights and one_source:
-            counts = [max(1, count) for count in shares(weights, max(sum(counts), len(counts)))]
-        self._turns = [number for number, count in enumerate(counts) for _ in range(count)]
+        self._weights = [some[0].share or 1.0 for some in groups.values()] if weighted else None
+        self._together = weighted and not one_source
+        self._streams = [_Stream(some, batch_size, seed, name) for name, some in groups.items()]
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
 
     def steps(self, epochs: float) -> int:
         """The number of steps that read as many rows as there are ``epochs`` times, rounded up."""
         if self._together:
             return max(1, -(-round(epochs * self._rows) // self._batch_size))
-        if len(self._turns) != sum(stream.batches for stream in self._streams):
-            return max(1, math.ceil(epochs * len(self._turns)))
         return max(1, sum(stream.steps(epochs) for stream in self._streams))
+
+    def not_drawn(self, steps: int) -> list[str]:
+        """Sources of which no row is drawn in the first ``steps`` steps, as their weight is so small."""
+        turns = sum(stream.batches for stream in self._streams)
+        counts = self._begun(steps * self._batch_size if self._together else -(-steps // turns) * turns)
+        return [stream.name for stream, count in zip(self._streams, counts, strict=True) if not count]
 
     def rows(self, step: int) -> list[tuple[int, TrainingRow]]:
         """(epoch, row) of step ``step``, counted from 0; a row with several teachers has what one of them says."""
         if self._together:
-            return [drawn for stream in self._streams for drawn in stream.batch(step)]
-        cycle, place = divmod(step, len(self._turns))
+            starts, ends = (self._begun(number * self._batch_size) for number in (step, step + 1))
+            return [
+                drawn
+                for stream, start, end in zip(self._streams, starts, ends, strict=True)
+                for drawn in stream.rows(range(start, end))
+            ]
+        cycle, place = divmod(step, sum(stream.batches for stream in self._streams))
         order = self._order(cycle)
         turn = order[place]
-        return self._streams[turn].batch(cycle * self._turns.count(turn) + order[:place].count(turn))
+        return self._streams[turn].batch(self._turns(cycle)[turn] + order[:place].count(turn))
+
+    def _begun(self, total: int) -> list[int]:
+        """How many of the first ``total`` rows, or of the turns in so many cycles of them, are of each source."""
+        if self._weights is not None:
+            return apportioned(self._weights, total)
+        counts = [stream.batches for stream in self._streams]
+        return [total // sum(counts) * count for count in counts]
+
+    def _turns(self, cycle: int) -> list[int]:
+        """How many turns each source has had before a cycle."""
+        return self._begun(cycle * sum(stream.batches for stream in self._streams))
 
     def batch(self, step: int) -> Batch:
         """Positives first, in the order of their queries, then the hard negatives."""
@@ -164,7 +180,8 @@ class BatchSampler:
         )
 
     def _shuffled(self, cycle: int) -> list[int]:
-        order = list(self._turns)
+        counts = (end - start for start, end in zip(self._turns(cycle), self._turns(cycle + 1), strict=True))
+        order = [number for number, count in enumerate(counts) for _ in range(count)]
         random.Random(derive_seed(self._seed, "turns", cycle)).shuffle(order)
         return order
 
@@ -174,7 +191,7 @@ class _Stream:
 
     def __init__(self, rows: Sequence[TrainingRow], batch_size: int, seed: int, name: str) -> None:
         self._rows, self._size = rows, min(batch_size, len(rows))
-        self._seed, self._name = seed, name
+        self._seed, self.name = seed, name
         self.batches = -(-len(rows) // self._size)
         """How many go through all rows once."""
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
@@ -183,7 +200,10 @@ class _Stream:
         return -(-round(epochs * len(self._rows)) // self._size)
 
     def batch(self, number: int) -> list[tuple[int, TrainingRow]]:
-        places = range(number * self._size, (number + 1) * self._size)
+        return self.rows(range(number * self._size, (number + 1) * self._size))
+
+    def rows(self, places: range) -> list[tuple[int, TrainingRow]]:
+        """(epoch, row) of ``places`` in all that the stream holds."""
         epochs = [divmod(place, len(self._rows)) for place in places]
         return [(epoch, self._one_teacher(epoch, self._rows[self._order(epoch)[place]])) for epoch, place in epochs]
 
@@ -196,7 +216,7 @@ class _Stream:
 
     def _shuffled(self, epoch: int) -> list[int]:
         order = list(range(len(self._rows)))
-        random.Random(derive_seed(self._seed, "epoch", epoch, *([self._name] if self._name else []))).shuffle(order)
+        random.Random(derive_seed(self._seed, "epoch", epoch, *([self.name] if self.name else []))).shuffle(order)
         return order
 
 
@@ -205,13 +225,19 @@ def mixture_of(row: TrainingRow) -> str:
     return row.source.partition("/")[0]
 
 
-def shares(weights: Sequence[float], total: int) -> list[int]:
-    """``total`` divided by weight into whole numbers, the largest remainders rounded up."""
-    exact = [total * weight / sum(weights) for weight in weights]
-    parts = [math.floor(part) for part in exact]
-    by_remainder = sorted(range(len(parts)), key=lambda place: parts[place] - exact[place])
-    for place in by_remainder[: total - sum(parts)]:
-        parts[place] += 1
+def apportioned(weights: Sequence[float], total: int) -> list[int]:
+    """``total`` divided by weight into whole numbers, none of which falls when ``total`` rises (Webster's method).
+
+    So the rows of batch after batch come to the parts that the weights say, also where those of one batch cannot.
+    Exact, ties to the first: a resumed run divides as an unbroken one.
+    """
+    exact = [Fraction(weight) for weight in weights]
+    parts = [math.ceil(total * weight / sum(exact) - Fraction(1, 2)) for weight in exact]
+    while sum(parts) < total:
+        parts[max(range(len(parts)), key=lambda place: (exact[place] / (2 * parts[place] + 1), -place))] += 1
+    while sum(parts) > total:
+        some = [place for place, part in enumerate(parts) if part]
+        parts[min(some, key=lambda place: (exact[place] / (2 * parts[place] - 1), -place))] -= 1
     return parts
 
 

@@ -63,8 +63,15 @@ class MergeStageSettings(StageSettings):
     def uses(self) -> Sequence[str]:
         return self.parts
 
+    @property
+    def needs_evaluation(self) -> bool:
+        return self.weights == "dev"
+
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
+        twice = next((name for name in self.parts if self.parts.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"'{twice}' is merged with itself: name each part once, and give it a larger weight")
         if isinstance(self.weights, list) and len(self.weights) != len(self.parts):
             raise ValueError(f"{len(self.weights)} weights are given for {len(self.parts)} stages")
         return self

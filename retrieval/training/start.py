@@ -118,5 +118,8 @@ def _check_trainable(encoder: Encoder, passages: int) -> None:
 
 def timed(settings: TrainingSettings, material: Material) -> TrainingSettings:
     """``settings`` with the number of steps that they come to."""
-    steps = settings.steps or sampler_of(material.rows, settings, material.seed).steps(settings.epochs)
+    sampler = sampler_of(material.rows, settings, material.seed)
+    steps = settings.steps or sampler.steps(settings.epochs)
+    for name in sampler.not_drawn(steps):
+        log.warning("no row of source %s is drawn in %d steps: raise its weight, or the steps", name, steps)
     return settings.model_copy(update={"steps": steps})

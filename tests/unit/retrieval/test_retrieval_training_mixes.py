@@ -145,6 +145,23 @@ def test_a_batch_of_one_source_holds_no_other_and_no_row_is_left_out() -> None:
     assert [again.rows(step) for step in (7, 3, 20)] == [sampler.rows(step) for step in (7, 3, 20)]
 
 
+def test_batches_of_sources_without_weights_do_not_change() -> None:
+    """A run that was begun by an earlier version goes on with its batches."""
+
+    def batches(steps: int, **chosen: bool) -> list[list[str]]:
+        sampler = BatchSampler(of_sources(large=5, small=3), 2, 0, seed=3, **chosen)
+        return [[row.id for _, row in sampler.rows(step)] for step in range(steps)]
+
+    assert batches(4) == [["large2", "large3"], ["small0", "small1"], ["large1", "small2"], ["large4", "large0"]]
+    assert batches(5, one_source=True) == [
+        ["large2", "large0"],
+        ["small0", "small1"],
+        ["small2", "small0"],
+        ["large3", "large4"],
+        ["large1", "large3"],
+    ]
+
+
 def test_the_regulariser_rises_over_the_steps_that_are_taken() -> None:
     rows = of_sources(large=20, small=5, tiny=2)
     chosen = InBatchSettings.model_validate({"batch_size": 4, "hard_negatives": 0, "batches": "one_source"})

@@ -19,7 +19,7 @@ from retrieval.encoders.loading import load_encoder
 from retrieval.training.config import SourceSettings
 from retrieval.training.merging import merge_weights, slerp
 from retrieval.training.rows import TrainingRow, load_rows, write_rows
-from retrieval.training.sampling import BatchSampler, shares
+from retrieval.training.sampling import BatchSampler, apportioned
 from sleuth.errors import ArtifactError, ConfigError, DataError
 from sleuth.types import Passage
 from workflows.retriever_training import load_retriever_run
@@ -126,6 +126,8 @@ def test_stages_that_do_not_follow_from_others_are_refused(tmp_path: Path) -> No
         ("stages.2.parts=[weak, later]", "starts from 'later', an encoder that no stage before it makes"),
         ("stages.4.start=reranker", "starts from 'reranker'"),
         ("stages.2.weights=[1]", "1 weights are given for 2 stages"),
+        ("stages.2.parts=[weak, weak]", "'weak' is merged with itself"),
+        ("stages.2.weights=dev", "weights: dev needs an evaluation: give the stage one"),
         ("stages.2.kind=murge", "unknown kind of stage; did you mean 'merge'"),
         ("stages.2.training={steps: 3}", "training does nothing for a stage of kind merge, only for train"),
         ("data=[]", "there are no queries to train on"),
@@ -182,11 +184,41 @@ def test_one_source_a_batch_has_turns_by_weight() -> None:
     assert max(ids.values()) - min(ids.values()) <= 1
 
 
+def test_a_source_of_little_weight_is_drawn_as_often_as_it_says() -> None:
+    rows = [*rows_of("a", 6, 0.01), *rows_of("b", 12, 1.0)]
+    for one_source in (False, True):
+        sampler = BatchSampler(rows, 6, 0, 0, one_source=one_source)
+        steps = 202
+        drawn = [{row.source for _, row in sampler.rows(step)} for step in range(steps)]
+        seen = Counter(row.source for step in range(steps) for _, row in sampler.rows(step))
+        assert seen["a"] == pytest.approx(sum(seen.values()) / 101, abs=6) and seen["a"] >= 6
+        assert all(len(sources) == 1 for sources in drawn) or not one_source
+        assert sampler.not_drawn(steps) == [] and sampler.not_drawn(3) == ["a"]
+        again = BatchSampler(rows, 6, 0, 0, one_source=one_source)
+        assert [again.rows(step) for step in (150, 7)] == [sampler.rows(step) for step in (150, 7)]
+
+
+def test_a_source_smaller_than_its_part_begins_anew_within_a_batch() -> None:
+    rows = [*rows_of("a", 6, 3.0), *rows_of("b", 12, 1.0)]
+    sampler = BatchSampler(rows, 16, 0, 0)
+    for step in range(12):
+        assert Counter(row.source for _, row in sampler.rows(step)) == {"a": 12, "b": 4}
+        assert set(Counter(row.id for _, row in sampler.rows(step) if row.source == "a").values()) == {2}
+    odd = BatchSampler(rows, 6, 0, 0)
+    counts = [Counter(row.source for _, row in odd.rows(step)) for step in range(4)]
+    assert all(count.total() == 6 for count in counts) and sum(counts, Counter()) == {"a": 18, "b": 6}
+    batch = BatchSampler(rows, 16, 0, 0).batch(0)
+    assert len(batch.queries) == 16 and len(set(batch.queries)) == 10
+
+
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=6), st.integers(0, 100))
-def test_shares_add_up_and_are_within_one_of_exact(weights: list[float], total: int) -> None:
-    parts = shares(weights, total)
-    assert sum(parts) == total
-    assert all(abs(part - total * weight / sum(weights)) < 1 for part, weight in zip(parts, weights, strict=True))
+def test_parts_add_up_are_near_to_exact_and_never_fall(weights: list[float], total: int) -> None:
+    parts, more = apportioned(weights, total), apportioned(weights, total + 1)
+    assert (sum(parts), sum(more)) == (total, total + 1)
+    assert all(few <= many for few, many in zip(parts, more, strict=True))
+    for part, weight in zip(parts, weights, strict=True):
+        share = weight / sum(weights)
+        assert abs(part - total * share) <= 0.5 + share * len(weights) / 2 + 1e-9
 
 
 def test_caps_draw_from_the_whole_source_and_weights_survive_a_file(tmp_path: Path) -> None:
