@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from agent.writing.asks import Ask, Reply, Writer
 from envs.grammar import neutralise
@@ -43,7 +44,9 @@ class Rewriter:
         temperature: float = 0.0,
         seed: int = 0,
         path: Path | None = None,
+        made_by: Mapping[str, Any] | None = None,
     ) -> None:
+        """``made_by``: of the writer, what changes its replies beside its name."""
         self._writer = writer
         self._step = load_template(template, {STEP: ("query",)}, {}).steps[STEP]
         self._keep_query = keep_query
@@ -52,13 +55,13 @@ class Rewriter:
         self._seed = seed
         self._path = path
         self._lock = threading.Lock()
-        identity = [writer.name, self._step.model_dump(mode="json"), self._max_tokens, temperature, seed]
+        identity = [writer.name, made_by or {}, self._step.model_dump(mode="json"), self._max_tokens, temperature, seed]
         self._identity = fingerprint_of(identity)
         self._known = {} if path is None else _kept(path, self._identity)
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the model's name, its prompt and how it samples."""
+        """Digest of the model's name and settings, its prompt and how it samples."""
         return fingerprint_of([self._identity, self._keep_query])
 
     def searched(self, queries: Sequence[str]) -> list[str]:
@@ -139,7 +142,8 @@ class RewriteRetriever:
         return form_of(self.inner)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        bare = [query_of(text) for text in queries]
+        alone = self.query_form == "query"  # then a bar in a text is the user's own
+        bare = [text if alone else query_of(text) for text in queries]
         found = self.rewriter.searched(bare) if bare else []
         asked = [new + text[len(old) :] for new, old, text in zip(found, bare, queries, strict=True)]
         return self.inner.search(asked, k)

@@ -58,5 +58,6 @@ class RewriteSettings(RetrieverSettings):
             temperature=self.temperature,
             seed=self.seed,
             path=self.rewrites,
+            made_by=self.policy.identity,
         )
         return RewriteRetriever(self.inner.open(progress), rewriter)

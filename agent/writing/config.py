@@ -26,6 +26,17 @@ class WriterSettings(KindSettings):
         "server": "agent.writing.config:ServerWriterSettings",
     }
     OUTSIDE: ClassVar[str] = "agent.writing.config:OutsideWriterSettings"
+    CHANGES_NO_REPLY: ClassVar[frozenset[str]] = frozenset()
+    """Settings that say where a writer is, how fast and how patient: ``section.name`` for one in a section."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings on which replies depend, as plain values."""
+        plain = self.model_dump(mode="json")
+        for path in self.CHANGES_NO_REPLY:
+            section, _, name = path.rpartition(".")
+            (plain[section] if section else plain).pop(name)
+        return plain
 
     def open(self) -> Writer:
         """The writer. Raises PolicyError or ConfigError with a hint."""
@@ -51,6 +62,13 @@ AnyWriter = SerializeAsAny[WriterSettings]
 
 class PolicyWriterSettings(WriterSettings):
     """Any policy backend: transformers, vLLM, a server of completions, one of one's own."""
+
+    CHANGES_NO_REPLY: ClassVar[frozenset[str]] = frozenset(
+        {
+            "batch_size",
+            *(f"policy.{name}" for name in ("device", "max_rows", "keep_cache", "cache_bytes", "vllm", "openai")),
+        }
+    )
 
     kind: Literal["policy"] = "policy"
     policy: PolicySettings
@@ -89,6 +107,10 @@ class ServerWriterSettings(WriterSettings):
     that it cannot. A request is repeated ``retries`` times while the server is busy, away, or cuts its answer off;
     after the pause that it wishes (``Retry-After``), a minute at most.
     """
+
+    CHANGES_NO_REPLY: ClassVar[frozenset[str]] = frozenset(
+        {"base_url", "key_variable", "timeout_s", "retries", "concurrency"}
+    )
 
     kind: Literal["server"] = "server"
     base_url: Address

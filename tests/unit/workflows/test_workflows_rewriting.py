@@ -10,6 +10,7 @@ import pytest
 from scripted_writer import ScriptedWriter, write_corpus
 
 from agent.writing.asks import Ask
+from agent.writing.config import WriterSettings
 from retrieval.bm25 import build_bm25
 from retrieval.config import RetrieverSettings
 from retrieval.open import open_retriever
@@ -118,6 +119,41 @@ def test_what_an_agent_adds_to_its_query_goes_along_unwritten() -> None:
     assert form_of(retriever) == "question_query"
     retriever.search([written("question_query", "windows", "what are they made of?", ""), "windows"], 3)
     assert asked == [written("question_query", "glass", "what are they made of?", ""), "glass"]
+
+
+def test_a_bar_in_a_plain_query_is_the_users_own() -> None:
+    class Inner:
+        fingerprint = "inner"
+
+        def search(self, queries: list[str], k: int) -> list[list[Hit]]:
+            asked.extend(queries)
+            return [[] for _ in queries]
+
+    asked: list[str] = []
+    writer = ScriptedWriter(lambda _: "glass")
+    retriever = RewriteRetriever(Inner(), Rewriter(writer, "search", keep_query=False))
+    retriever.search(["cat a.txt | grep b fails", "| col a | col b |"], 3)
+    assert asked == ["glass", "glass"]
+    assert "cat a.txt | grep b fails" in writer.asked[0].messages[-1].text
+    assert "| col a | col b |" in writer.asked[1].messages[-1].text
+
+
+def test_rewrites_of_a_writer_with_other_settings_are_not_taken_for_its_own(tmp_path: Path) -> None:
+    def rewriter(writer: ScriptedWriter, **more: object) -> Rewriter:
+        settings = WriterSettings.of(**{"base_url": "http://one/v1", "model": "m", **more})
+        return Rewriter(writer, "search", path=tmp_path / "rewrites.jsonl", made_by=settings.identity)
+
+    rewriter(ScriptedWriter(lambda _: "glass")).searched(["a"])
+    again, other = ScriptedWriter(lambda _: "rope"), ScriptedWriter(lambda _: "rope")
+    elsewhere = {"base_url": "http://two/v1", "concurrency": 3, "timeout_s": 5, "retries": 1, "key_variable": "K"}
+    assert rewriter(again, **elsewhere).searched(["a"]) == ["a glass"] and not again.asked
+    assert rewriter(other, extra_body={"chat_template_kwargs": {"enable_thinking": False}}).searched(["a"]) == [
+        "a rope"
+    ]
+    policy = WriterSettings.of(policy={"model": "m"})
+    same = WriterSettings.of(policy={"model": "m", "device": "cpu"}, batch_size=3)
+    plain = WriterSettings.of(policy={"model": "m"}, chat="never")
+    assert policy.identity == same.identity != plain.identity
 
 
 def test_settings_of_the_writer_are_checked_with_the_config(bm25: Path) -> None:
