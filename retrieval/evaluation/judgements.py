@@ -10,6 +10,7 @@ BEIR's may also be JSON lines or Parquet with the same columns, or a dataset of 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -135,9 +136,20 @@ def _from_row(row: RawRow) -> Question:
 
 def level_of(row: RawRow) -> str:
     """What a query asks of a retriever, where its row says so: ``level``, in BRIGHT-like sets keyword, semantic or
-    reasoning. It may stand in ``metadata``; empty where there is none.
+    reasoning, in small letters. It may stand in ``metadata``, also where that is JSON in a text; empty where there is
+    none.
     """
-    metadata = row.fields.get("metadata")
-    inside = metadata.get("level") if isinstance(metadata, dict) else None
-    level = row.fields.get("level", inside)
-    return str(level).strip() if isinstance(level, str | int) and not isinstance(level, bool) else ""
+    return _level(row.fields.get("level")) or _level(_inside(row.fields.get("metadata")).get("level"))
+
+
+def _level(value: object) -> str:
+    return str(value).strip().lower() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+def _inside(metadata: object) -> dict[str, object]:
+    if isinstance(metadata, str):
+        try:
+            metadata = json.loads(metadata)
+        except (ValueError, RecursionError):
+            return {}
+    return metadata if isinstance(metadata, dict) else {}

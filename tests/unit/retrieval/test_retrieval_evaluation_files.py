@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -158,3 +159,17 @@ def test_from_a_retriever_to_figures(index: Path, corpus: Path, tmp_path: Path) 
     again = read_run(tmp_path / "r")
     assert again == {"1": found.run["1"]}
     assert judge_run(again, {"1": queries[0].answers}, corpus) == found.answers
+
+
+def test_the_level_of_a_query_is_found_wherever_its_row_says_it(tmp_path: Path) -> None:
+    path = tmp_path / "queries.jsonl"
+    rows: list[dict[str, object]] = [
+        {"level": None, "metadata": {"level": "Keyword"}},
+        {"level": " ", "metadata": '{"level": "keyword "}'},
+        {"level": "KEYWORD", "metadata": {"level": "semantic"}},
+        {"level": 3},
+        {"level": None, "metadata": None},
+        {"metadata": "no {json"},
+    ]
+    path.write_text("".join(json.dumps({"_id": str(i), "text": "what", **row}) + "\n" for i, row in enumerate(rows)))
+    assert [query.kind for query in read_queries(path)] == ["keyword", "keyword", "keyword", "3", "", ""]

@@ -30,7 +30,7 @@ BEIR_QRELS = "query-id\tcorpus-id\tscore\nq1\tp1\t1\nq1\tp2\t0\n"
 
 def leakage(corpus: Path | None, **values: Any) -> Filter:
     desk = Desk(ScriptedWriter(str), Journal(None))
-    bench = Bench(desk, frozenset(), Style(1.0, 1.0, 2, 100), 0, corpus, lambda _: nullcontext())
+    bench = Bench(desk, "leakage", frozenset(), Style(1.0, 1.0, 2, 100), 0, corpus, lambda _: nullcontext())
     return FilterSettings.of(kind="leakage", **values).open(bench)
 
 
