@@ -335,7 +335,7 @@ def _with_ids_of(rows: Sequence[TrainingRow], corpus: str | Path) -> list[Traini
 
 
 def _with_passages(row: TrainingRow, swap: Callable[[Passage], Passage]) -> TrainingRow:
-    own = (*row.positives, *row.negatives)
+    own = (*row.negatives, *row.positives)  # of a passage that stands on both sides the positive's score counts
     scores = {content_key(swap(p)): row.scores[content_key(p)] for p in own if content_key(p) in row.scores}
     positives, negatives = tuple(map(swap, row.positives)), tuple(map(swap, row.negatives))
     return replace(row, positives=positives, negatives=negatives, scores=scores)

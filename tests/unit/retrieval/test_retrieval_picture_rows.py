@@ -13,6 +13,7 @@ import pytest
 from PIL import Image as Pillow
 
 from hub.pictures import read_image
+from retrieval.passages import content_key
 from retrieval.training.config import SourceSettings
 from retrieval.training.rows import TrainingRow, load_rows
 from sleuth.errors import DataError
@@ -66,6 +67,15 @@ def test_a_tevatron_passage_names_its_picture_by_path(folder: Path) -> None:
     positive = {"docid": "1", "title": "T", "image": "red.png"}
     (row,) = loaded(folder, {"query_id": "q", "query": "which?", "positive_passages": [positive]})
     assert (row.positives[0].id, row.positives[0].title) == ("1", "T") and shown(row) == [picture("red")]
+
+
+def test_pictures_without_words_keep_their_own_scores_and_ids(folder: Path) -> None:
+    positive, negative = {"image": "red.png", "score": 9.0}, {"image": "blue.png", "score": -3.0}
+    passages = {"positive_passages": [positive], "negative_passages": [negative]}
+    (row,) = loaded(folder, {"query_id": "q", "query": "which?", **passages})
+    own = (*row.positives, *row.negatives)
+    assert [row.scores[content_key(p)] for p in own] == [9.0, -3.0]
+    assert own[0].id != own[1].id
 
 
 @pytest.mark.parametrize(
