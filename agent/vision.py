@@ -4,12 +4,16 @@ A page inserted in an observation is the tokens that the model's processor write
 and nothing else, so that tokens in are tokens out. `Pictures` knows which pages a transcript shows and puts their
 features, in sampling and in training alike, in the place of the embeddings of the processor's image token there;
 an image token that the policy itself sampled stays an ordinary one.
+
+Who samples says which pictures each row shows. Who trains gives token ids alone, which are looked up among those that
+were sampled; pages of one size have the same tokens, so ids that have shown different pages are refused there.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ from transformers import TrainerCallback
 from agent.codec import HFCodec
 from hub.pictures import decode
 from sleuth.checkpoints import checkpoint_at
-from sleuth.errors import PolicyError
+from sleuth.errors import PolicyError, TrainingError
 from sleuth.pictures import Placed
 from sleuth.types import Image
 
@@ -37,7 +41,8 @@ class Pictures:
         self.processor = processor
         self.token_id = int(processor.tokenizer.convert_tokens_to_ids(processor.image_token))
         self._firsts: set[int] = set()
-        self._shown: OrderedDict[_Transcript, dict[_Transcript, Sequence[Placed]]] = OrderedDict()
+        self._shown: OrderedDict[_Transcript, dict[_Transcript, list[tuple[Placed, ...]]]] = OrderedDict()
+        self._rows: Sequence[Sequence[Placed]] | None = None
 
     def tokens(self, image: Image) -> tuple[int, ...]:
         """The ids that stand for ``image``. Raises DataError if it is damaged."""
@@ -52,7 +57,9 @@ class Pictures:
         whole = tuple(transcript)
         beginning = whole[: images[0][0]]
         self._firsts.add(whole[images[0][0]])
-        self._shown.setdefault(beginning, {})[whole] = images
+        known = self._shown.setdefault(beginning, {}).setdefault(whole, [])
+        if tuple(images) not in known:
+            known.append(tuple(images))
         self._shown.move_to_end(beginning)
         if len(self._shown) > _BEGINNINGS:
             self._shown.popitem(last=False)
@@ -61,16 +68,34 @@ class Pictures:
         """Let ``model``, whenever it is called with token ids, see what they show."""
         model.register_forward_pre_hook(self._see, with_kwargs=True)
 
+    @contextmanager
+    def showing(self, rows: Sequence[Sequence[Placed]]) -> Iterator[None]:
+        """Within the context row i that the model is called with shows ``rows[i]``, whatever was remembered."""
+        self._rows = rows
+        try:
+            yield
+        finally:
+            self._rows = None
+
     def shown_in(self, tokens: Sequence[int]) -> Sequence[Placed]:
-        """The pictures of the longest remembered transcript that ``tokens`` begin with."""
+        """The pictures of the longest remembered transcript that ``tokens`` begin with.
+
+        Raises TrainingError if the same tokens have shown different pictures.
+        """
         whole = tuple(tokens)
         best: _Transcript = ()
-        images: Sequence[Placed] = ()
+        images: Sequence[tuple[Placed, ...]] = [()]
         for beginning in (whole[:end] for end in self._starts(whole)):
             for known, shown in self._shown.get(beginning, {}).items():
                 if len(known) > len(best) and whole[: len(known)] == known:
                     best, images = known, shown
-        return images
+        if len(images) > 1:
+            names = " and ".join(", ".join(image.name for _, image in shown) for shown in images[:2])
+            raise TrainingError(
+                f"equal transcripts have shown different pages: {names}",
+                "the same query must find the same pages for as long as a policy that sees is trained",
+            )
+        return images[0]
 
     def _starts(self, tokens: Sequence[int]) -> Iterator[int]:
         """Where a picture may begin: at the first token of what the processor writes for one."""
@@ -85,17 +110,20 @@ class Pictures:
         if ids is None or not (ids == self.token_id).any():
             return args, kwargs
         mask = kwargs.get("attention_mask")
-        if mask is not None and mask.shape[1] > ids.shape[1]:
-            mask = mask[:, -ids.shape[1] :]
+        if mask is not None and mask.shape[1] > ids.shape[1]:  # what goes on from cached states was sampled
+            return args, kwargs
         embedded = model.get_input_embeddings()(ids)
         for row, tokens in enumerate(ids):
             kept = torch.arange(len(tokens), device=ids.device) if mask is None else mask[row].nonzero()[:, 0]
-            embedded = self._with_features(model, embedded, row, tokens, kept)
+            shown = self.shown_in(tokens[kept].tolist()) if self._rows is None else self._rows[row]
+            embedded = self._with_features(model, embedded, row, tokens, kept, shown)
         return args, {**kwargs, "input_ids": None, "inputs_embeds": embedded}
 
-    def _with_features(self, model: Any, embedded: Tensor, row: int, tokens: Tensor, kept: Tensor) -> Tensor:
-        """``embedded`` [rows, columns, size] with the features of the pictures of one row."""
-        for start, image in self.shown_in(tokens[kept].tolist()):
+    def _with_features(
+        self, model: Any, embedded: Tensor, row: int, tokens: Tensor, kept: Tensor, shown: Sequence[Placed]
+    ) -> Tensor:
+        """``embedded`` [rows, columns, size] with the features of the pictures ``shown`` in one row."""
+        for start, image in shown:
             made = self._processed(image)
             length = len(made["input_ids"][0])
             places = kept[start : start + length]

@@ -29,7 +29,7 @@ from agent.learning.mixture import mixture, spare_question
 from agent.learning.options import load_trained, on_one_device, optimizer_options, runtime_options
 from agent.learning.rollouts import Driver, GroupRollouts, RolloutRecord, Scorer
 from agent.learning.sharing import shared
-from agent.learning.sources import MakeSource, Upcoming, local_source
+from agent.learning.sources import LocalSource, MakeSource, Upcoming, local_source
 from agent.learning.stability import trl_options
 from agent.policies.adapters import peft_config, refuse_second_adapter
 from agent.rollout import RolloutDriver
@@ -152,7 +152,8 @@ def make_trainer(job: GrpoJob) -> Any:
     order = mixture(sizes, data.weights, settings.rollouts * settings.questions, job.seed)
     make_source = job.make_source or local_source(job.policy, job.model_name, settings.lora, job.make_driver)
     source = make_source(model, codec, rollouts, _upcoming(order, settings))
-    if isinstance(codec, VisionCodec) and (source.stale or source.apart):
+    # what a transcript showed is remembered by the process that plays it
+    if isinstance(codec, VisionCodec) and (source.apart or not isinstance(source, LocalSource)):
         source.close()
         raise ConfigError(
             "a policy that sees is trained on rollouts of the trainer's own process only",

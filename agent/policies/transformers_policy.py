@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,7 +101,9 @@ class TransformersPolicy:
             for session, batch in self._assign(requests):
                 longest = session.columns_after([r.prefix for r in batch], max(r.max_new_tokens for r in batch))
                 self._kept.make_room(len(batch), longest)
-                for row in self._decode(session, batch, sampling, on_token):
+                with self._showing(batch):
+                    rows = self._decode(session, batch, sampling, on_token)
+                for row in rows:
                     assert row.reason is not None
                     done[row.request.episode] = Generation(
                         tuple(row.tokens), tuple(row.logprobs), row.reason, self.version
@@ -109,6 +111,9 @@ class TransformersPolicy:
                 if self._keep_cache:
                     self._kept.keep(session)
         return [done[request.episode] for request in requests]
+
+    def _showing(self, batch: Sequence[Request]) -> AbstractContextManager[None]:
+        return nullcontext() if self._pictures is None else self._pictures.showing([r.images for r in batch])
 
     def _refuse_beyond_context(self, requests: Sequence[Request]) -> None:
         longest = max((len(r.prefix) + r.max_new_tokens for r in requests), default=0)

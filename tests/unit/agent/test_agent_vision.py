@@ -6,16 +6,19 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image as Pillow
 from step_trainer import GROUP, ROWS, settings_of, trainer_of
+from test_agent_model_files import job_of
 from tiny_seeing import build_seeing_policy
 from transformers import Idefics3ForConditionalGeneration
 
 from agent.config import PolicySettings
+from agent.learning.grpo import make_trainer
 from agent.learning.rollouts import to_row
 from agent.policies.loading import load_codec, load_policy_model
 from agent.policies.scripted import ScriptedPolicy
@@ -25,6 +28,7 @@ from agent.vision import VisionCodec
 from envs.config import EnvironmentSettings
 from envs.factory import make_environment
 from hub.pictures import decode
+from sleuth.errors import ConfigError, TrainingError
 from sleuth.types import Generation, Hit, Image, Origin, Passage, Question, Request, Sampling, ScoredTrajectory
 
 SETTINGS = EnvironmentSettings(
@@ -149,6 +153,34 @@ def test_other_pages_give_other_probabilities_and_a_batch_changes_nothing(seeing
     _, several = play(model, codec, questions=5)
     assert several[0].token_ids == one.token_ids
     assert several[0].segments[3].logprobs == pytest.approx(one.segments[3].logprobs, abs=1e-4)
+
+
+def test_rows_of_equal_tokens_see_their_own_pages_and_are_not_trained_on_by_their_tokens(seeing: Any) -> None:
+    model, codec = seeing
+    model.eval()
+    opening, shown = codec.encode("what? "), list(codec.look(page("red")))
+    prefix = [*opening, *shown, *codec.encode(" so")]
+
+    def asked(name: str, colour: str) -> Request:
+        return Request(name, prefix, 1, images=[(len(opening), page(colour))])
+
+    policy = TransformersPolicy(model, codec)
+    greedy = Sampling(0.0)
+    alone = [policy.generate([asked(name, name)], greedy)[0].logprobs for name in ("red", "white")]
+    both = [made.logprobs for made in policy.generate([asked("red", "red"), asked("white", "white")], greedy)]
+    assert alone[0] != alone[1]
+    assert both == [pytest.approx(one, abs=1e-5) for one in alone]
+    with pytest.raises(TrainingError, match=r"different pages: red\.png and white\.png"):
+        codec.pictures.shown_in(prefix)
+
+
+def test_a_policy_that_sees_is_not_trained_on_rollouts_of_workers(folder: Path, tmp_path: Path) -> None:
+    closed: list[bool] = []
+    workers = SimpleNamespace(stale=False, apart=False, close=lambda: closed.append(True))
+    job = replace(job_of(str(folder), tmp_path), make_source=lambda *_: workers)
+    with pytest.raises(ConfigError, match="the trainer's own process only"):
+        make_trainer(job)
+    assert closed == [True]
 
 
 def test_a_text_policy_reads_the_text_layer_and_so_does_one_that_is_given_no_bytes(
