@@ -74,7 +74,7 @@ def _cell(text: str | None) -> tuple[int, int] | None:
 def _say(report: PagesReport, out: Path) -> None:
     counts = {"duplicates": report.duplicates, "damaged documents": report.damaged}
     left_out = "".join(f"; {count:,} {what} left out" for what, count in counts.items() if count)
-    changed = f"; {report.notes:,} converted or misnamed, see notes.jsonl" if report.notes else ""
+    changed = f"; {report.notes:,} with a note, see notes.jsonl" if report.notes else ""
     typer.echo(f"{report.pages:,} page{'s' * (report.pages != 1)} in {out}{left_out}{changed}", err=True)
     for example in report.examples:
         typer.echo(f"  {example}", err=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import random
+import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,24 @@ from sleuth.seeding import derive_seed
 
 _USUAL = "DejaVuSansMono.ttf"
 _PAPER = 255
+_NO_LETTER = "\U0010ffff"
+"""No font has it, so that it looks like every letter that a font lacks."""
+_UNKNOWN = "\ufffd"
 
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A page: its ``pixels`` [height, width] in grey, the text that is on it and where its letters are."""
+    """A page: its ``pixels`` [height, width] in grey, the text that is on it and where its letters are.
+
+    ``lacking``: letters that the font lacks, each once. They look alike, so that in ``lines`` each is U+FFFD.
+    """
 
     pixels: Pixels
     text: str
     lines: Sequence[Line]
+    lacking: str = ""
 
 
 class Drawer:
@@ -44,6 +52,8 @@ class Drawer:
         self.step = settings.cell[1] if settings.cell else ascent + descent
         """From one line to the next."""
         self._glyph = functools.lru_cache(maxsize=4096)(self._drawn_letter)
+        self._lacks = functools.lru_cache(maxsize=65_536)(self._has_no_glyph)
+        self._box = self._shape(_NO_LETTER)
 
     def pages(self, text: str, name: str = "") -> Iterator[Drawn]:
         """``text`` on as many pages as it needs, at least one; ``name`` decides how it is jittered."""
@@ -52,6 +62,15 @@ class Drawer:
         for number, start in enumerate(range(0, max(len(lines), 1), fit)):
             yield self._page(lines[start : start + fit], f"{name}/{number}")
 
+    @property
+    def font_name(self) -> str:
+        return str(self.font.getname()[0])
+
+    def can_write(self, text: str) -> bool:
+        """Whether the font has any of the letters and digits of ``text``, or there are none."""
+        letters = {letter for letter in text if letter.isalnum()}
+        return not letters or not all(map(self._lacks, letters))
+
     def _page(self, lines: Sequence[str], name: str) -> Drawn:
         chosen = self.settings
         moves = random.Random(derive_seed(chosen.seed, "jitter", name))
@@ -59,7 +78,10 @@ class Drawer:
         page = np.full((chosen.height, chosen.width), _PAPER, np.uint8)
         draw = self._draw_cells if chosen.cell else self._draw_line
         placed = [draw(page, line, left, top + row * self.step) for row, line in enumerate(lines)]
-        return Drawn(page, "\n".join(lines), [line for line in placed if line.text.strip()])
+        lacking = "".join(filter(self._lacks, dict.fromkeys("".join(lines))))
+        boxes = str.maketrans(dict.fromkeys(lacking, _UNKNOWN))
+        shown = [replace(line, text=line.text.translate(boxes)) for line in placed if line.text.strip()]
+        return Drawn(page, "\n".join(lines), shown, lacking)
 
     def _draw_cells(self, page: Pixels, line: str, left: int, top: int) -> Line:
         assert self.settings.cell is not None
@@ -81,6 +103,15 @@ class Drawer:
         down = round((height - ascent - descent) / 2)  # at half a pixel above the edge Pillow cuts more than it must
         ImageDraw.Draw(cell).text((across, down), letter, font=self.font, fill=0)
         return np.asarray(cell)
+
+    def _has_no_glyph(self, letter: str) -> bool:
+        return unicodedata.category(letter)[0] not in "CZ" and self._shape(letter) == self._box
+
+    def _shape(self, letter: str) -> bytes:
+        size = self.settings.size
+        cell = Image.new("L", (4 * size, 4 * size))
+        ImageDraw.Draw(cell).text((size, size), letter, font=self.font, fill=255)
+        return cell.tobytes()
 
     def _draw_line(self, page: Pixels, line: str, left: int, top: int) -> Line:
         picture = Image.fromarray(page[top : top + self.step])

@@ -5,6 +5,10 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 _HIDDEN = frozenset({"script", "style", "noscript", "template", "svg", "head"})
+_OF_HEAD = frozenset({"base", "head", "html", "link", "meta", "noscript", "script", "style", "template", "title"})
+"""What may stand in a head; anything else ends it, whether or not it was closed."""
+_APART = frozenset({"button", "caption", "legend", "optgroup", "option", "select", "summary", "textarea"})
+"""Boxes of their own, which stand beside their neighbours."""
 _BLOCKS = frozenset(
     {"address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "figcaption", "figure", "footer"}
     | {"form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre", "section"}
@@ -22,7 +26,9 @@ class _Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         del attrs
-        if tag == "title":
+        if tag not in _OF_HEAD:
+            self._end_head()
+        if tag == "title" and self._hidden in ([], ["head"]):  # a drawing has titles too
             self._in_title = True
         elif tag in _HIDDEN:
             self._hidden.append(tag)
@@ -30,6 +36,8 @@ class _Reader(HTMLParser):
             self._hidden.clear()  # a head whose end is missing
         elif tag in _BLOCKS:
             self.parts.append("\n")
+        elif tag in _APART and not self._hidden:
+            self.parts.append(" ")
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "title":
@@ -38,12 +46,21 @@ class _Reader(HTMLParser):
             self._hidden.pop()
         elif tag in _BLOCKS:
             self.parts.append("\n")
+        elif tag in _APART and not self._hidden:
+            self.parts.append(" ")
 
     def handle_data(self, data: str) -> None:
         if self._in_title:
             self.title += data
-        elif not self._hidden:
+            return
+        if data.strip():
+            self._end_head()
+        if not self._hidden:
             self.parts.append(data)
+
+    def _end_head(self) -> None:
+        if self._hidden == ["head"]:
+            self._hidden.clear()
 
 
 def text_of_html(content: str) -> tuple[str, str]:

@@ -6,14 +6,13 @@ stopped goes on without making again what it had.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hub.pictures import read_image
-from retrieval.corpus import BadRow, read_rows
+from retrieval.corpus import BadRow, corpus_files, image_files, read_rows
 from retrieval.pages.chromium import find_chromium, printed
 from retrieval.pages.config import PageSettings
 from retrieval.pages.draw import Drawer
@@ -21,6 +20,7 @@ from retrieval.pages.html import text_of_html
 from retrieval.pages.letters import Lettering
 from retrieval.pages.pdf import open_pdf, read_page
 from retrieval.pages.pictures import Picture, encode, read_picture
+from retrieval.pages.vidore import holds_pictures, picture_bytes, vidore_ids
 from sleuth.artifacts import fingerprint_of
 from sleuth.errors import DataError, did_you_mean
 from sleuth.evidence import window_id
@@ -31,6 +31,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 TEXTS = (".txt", ".md")
 HTML = (".html", ".htm")
 DOCUMENTS = (".pdf", *PICTURES, *TEXTS, *HTML)
+_NAMED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,34 +58,53 @@ def units_of(source: str | Path, settings: PageSettings) -> Iterator[Unit]:
     path, drawer = existing(Path(source)), Drawer(settings)
     if settings.renderer == "chromium":
         find_chromium()
-    if suffix_of(path) in DOCUMENTS:
-        yield from _of_file(path, path.parent, drawer)
-        return
-    files = documents_in(path) if path.is_dir() else []
-    if files:
+    if files := documents_in(path):
         for file in files:
-            yield from _of_file(file, path, drawer)
-        return
-    if suffix_of(path) == PARQUET and _has_pictures(path):
-        yield from _of_vidore(path)
-        return
-    for row in read_rows(source):
-        yield _of_row(row, drawer)
+            yield from _of_file(file, path if path.is_dir() else path.parent, drawer)
+    elif shards := shards_of(path):
+        yield from _of_vidore(shards)
+    else:
+        for row in read_rows(source):
+            yield _of_row(row, drawer)
 
 
 def identity_of(source: str | Path) -> str:
-    """Changes when a file of ``source`` does."""
+    """Changes when a file of ``source`` that is read does."""
     path = Path(source)
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    files = documents_in(path) or shards_of(path) or [*corpus_files(path), *image_files(path)]
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return fingerprint_of([str(source), *map(list, stats)])
 
 
-def documents_in(folder: Path) -> list[Path]:
-    """The documents in ``folder`` and below it, by name; none if it holds a corpus, whose rows name its pictures."""
-    if any((folder / f"corpus{suffix}").is_file() for suffix in (".jsonl", ".jsonl.gz", ".tsv", PARQUET)):
+def documents_in(path: Path) -> list[Path]:
+    """The document at ``path``, or those in the folder and below it, by name.
+
+    None in a folder of a corpus, whose rows name its pictures, nor in one of rows beside which there is only a README.
+    """
+    if not path.is_dir():
+        return [path] if suffix_of(path) in DOCUMENTS else []
+    if _holds_corpus(path):
         return []
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in DOCUMENTS and path.is_file())
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in DOCUMENTS and file.is_file())
+    return found if any(file.stem.lower() != "readme" for file in found) or not _shards_below(path) else []
+
+
+def shards_of(path: Path) -> list[Path]:
+    """The Parquet files of ViDoRe's rows at ``path``, by name; none if documents or a corpus are read there.
+
+    Raises DataError for a file that is cut off.
+    """
+    if path.is_dir():
+        return [] if _holds_corpus(path) or documents_in(path) else _shards_below(path)
+    return [path] if suffix_of(path) == PARQUET and holds_pictures(path) else []
+
+
+def _shards_below(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.rglob(f"*{PARQUET}")) if file.is_file() and holds_pictures(file)]
+
+
+def _holds_corpus(folder: Path) -> bool:
+    return any((folder / f"corpus{suffix}").is_file() for suffix in (".jsonl", ".jsonl.gz", ".tsv", PARQUET))
 
 
 def existing(path: Path) -> Path:
@@ -177,39 +197,38 @@ def _drawn(passage: Passage, drawer: Drawer) -> Iterator[Page]:
     """A text as pages. Each has the part of the text that is on it; further ones are named as windows are."""
     if not (passage.title + passage.text).strip():
         raise DataError(f"{passage.id} has no text to draw")
+    if not drawer.can_write(passage.text if passage.text.strip() else passage.title):
+        raise DataError(f"{passage.id} has no letter that the font {drawer.font_name} has", "choose another --font")
     written = f"{passage.title}\n{passage.text}" if passage.title else passage.text
     pages = list(drawer.pages(written, passage.id))
     for number, drawn in enumerate(pages):
         height, width = drawn.pixels.shape
         lettering = Lettering((width, height), tuple(drawn.lines))
-        page = Page(passage.id, passage.title, passage.text, encode(drawn.pixels), lettering)
+        picture = replace(encode(drawn.pixels), note=_lacked(drawn.lacking, drawer))
+        page = Page(passage.id, passage.title, passage.text, picture, lettering)
         yield page if len(pages) == 1 else replace(page, id=window_id(passage.id, number), text=drawn.text)
 
 
-def _has_pictures(file: Path) -> bool:
-    row = next(iter(parquet_rows(file)), None)
-    return row is not None and isinstance(row.get("image"), Mapping)
+def _lacked(letters: str, drawer: Drawer) -> str:
+    if not letters:
+        return ""
+    shown = " ".join(letters[:_NAMED]) + " ..." * (len(letters) > _NAMED)
+    return f"the font {drawer.font_name} lacks {len(letters)} of its letters ({shown}); choose another --font"
 
 
-def _of_vidore(file: Path) -> Iterator[Unit]:
-    """ViDoRe's rows, ``image`` with its bytes beside a query: each page once, in order of first appearance."""
+def _of_vidore(files: Sequence[Path]) -> Iterator[Unit]:
+    """Each page of the rows once, in order of first appearance."""
     known: set[str] = set()
-    for number, row in enumerate(parquet_rows(file), start=1):
-        where, image = f"{file}:{number}", row.get("image")
-        data = image.get("bytes") if isinstance(image, Mapping) else None
-        if not isinstance(data, bytes):
+    name = vidore_ids()
+    for where, row in ((f"{file}:{n}", row) for file in files for n, row in enumerate(parquet_rows(file), start=1)):
+        data = picture_bytes(row)
+        if data is None:
             yield Unit(where, _raising(DataError(f"{where}: the row has no picture")))
             continue
-        identifier = vidore_id(row, data)
+        identifier = name(row, data)
         if identifier not in known:
             known.add(identifier)
             yield Unit(where, _vidore_page(identifier, row, data))
-
-
-def vidore_id(row: Mapping[str, Any], data: bytes) -> str:
-    """The id of a row's page: its own, the name of its picture, or else what the picture holds."""
-    own = row.get("corpus-id", row.get("corpus_id", row.get("image_filename")))
-    return str(own) if own not in (None, "") else hashlib.sha256(data).hexdigest()[:16]
 
 
 def _vidore_page(identifier: str, row: Mapping[str, Any], data: bytes) -> Callable[[], Iterable[Page]]:

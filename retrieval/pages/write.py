@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,14 +17,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from retrieval.pages.config import PageSettings
-from retrieval.pages.judgements import copy_judgements
+from retrieval.pages.judgements import CORPUS, DUPLICATES, copy_judgements
 from retrieval.pages.letters import LETTERS, letters_row
-from retrieval.pages.sources import Page, Unit, existing, identity_of, units_of
+from retrieval.pages.sources import Page, Unit, documents_in, existing, identity_of, units_of
 from sleuth.artifacts import atomic_write, resumable_folder, text_digest, write_manifest
-from sleuth.errors import DataError
+from sleuth.errors import ArtifactError, DataError
+
+log = logging.getLogger("sleuth.pages")
 
 KIND = "pages"
-CORPUS, IMAGES, DUPLICATES, NOTES = "corpus.jsonl", "images", "duplicates.jsonl", "notes.jsonl"
+IMAGES, NOTES = "images", "notes.jsonl"
 
 _STATE = "state.json"
 _FILES = (CORPUS, LETTERS, DUPLICATES, NOTES)
@@ -57,10 +60,11 @@ def write_pages(
     """Make the folder ``out`` from ``source``; a stopped run of the same goes on.
 
     Raises DataError if nothing is there, or naming the first damaged document unless ``skip_damaged``; ArtifactError if
-    ``out`` exists.
+    ``out`` exists, or lies among the documents.
     """
     chosen = settings or PageSettings()
-    existing(Path(source))
+    if documents_in(existing(Path(source))) and Path(out).resolve().is_relative_to(Path(source).resolve()):
+        raise ArtifactError(f"{out} lies in {source}, whose pictures are read", "choose a folder outside of it")
     with resumable_folder(out, overwrite=overwrite) as folder:
         asked = {"source": identity_of(source), "settings": chosen.model_dump(mode="json")}
         with _Writer(folder, asked, skip_damaged) as writer:
@@ -79,6 +83,10 @@ def write_pages(
     return report
 
 
+class _Unfit(Exception):  # noqa: N818 (a verdict on a state, caught in this file)
+    """This state is not gone on with."""
+
+
 class _Writer:
     """A corpus that is being written, from where an earlier run of the same was stopped."""
 
@@ -88,6 +96,7 @@ class _Writer:
         self._known: dict[str, str] = {}
         self._ids: set[str] = set()
         sizes = self._resumed()
+        self._whole = self._state(sizes)
         self._files = {name: self._opened(folder / name, sizes.get(name, 0)) for name in _FILES}
         for row in self._rows():
             self._ids.add(row["_id"])
@@ -116,6 +125,7 @@ class _Writer:
             if len(self.report.examples) < _NAMED:
                 self.report.examples.append(said)
         self.report.units += 1
+        self._whole = self._state({name: file.tell() for name, file in self._files.items()})
         if self.report.units % _EVERY == 0:
             self._keep()
 
@@ -150,28 +160,46 @@ class _Writer:
         self._files[name].write(text.encode("utf-8", "replace") + b"\n")
 
     def _keep(self) -> None:
+        """Make the whole units durable; what was written of one that is not whole does not count."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
+        atomic_write(self._folder / _STATE, json.dumps(self._whole))
+
+    def _state(self, sizes: dict[str, int]) -> dict[str, Any]:
         report = self.report
         counts = {name: getattr(report, name) for name in ("units", "pages", "duplicates", "damaged", "notes")}
-        sizes = {name: file.tell() for name, file in self._files.items()}
-        state = {"asked": self._asked, "counts": counts, "examples": report.examples, "sizes": sizes}
-        atomic_write(self._folder / _STATE, json.dumps(state))
+        return {"asked": self._asked, "counts": counts, "examples": list(report.examples), "sizes": sizes}
 
     def _resumed(self) -> dict[str, int]:
-        """The sizes of the files that an earlier run of the same has written; else what is there is thrown away."""
-        try:
-            state = json.loads((self._folder / _STATE).read_text(encoding="utf-8"))
-            if state["asked"] != self._asked:
-                raise ValueError
-            self.report = PagesReport(**state["counts"], examples=state["examples"])
-            return dict(state["sizes"])
-        except (OSError, ValueError, KeyError, TypeError):
-            self.report = PagesReport()
-            for path in self._folder.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            return {}
+        """The sizes of the files that an earlier run of the same has written; else what it wrote is thrown away.
+
+        Raises ArtifactError for a folder of somebody else.
+        """
+        state = self._folder / _STATE
+        if not state.is_file() and any(self._folder.iterdir()):
+            raise ArtifactError(f"{self._folder} holds what sleuth pages did not write", "move it away, or delete it")
+        if state.is_file():
+            try:
+                return self._gone_on(json.loads(state.read_text(encoding="utf-8")))
+            except _Unfit as reason:
+                why = str(reason)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                why = "its state is damaged"
+            log.warning("the stopped run in %s is begun afresh: %s", self._folder, why)
+        for path in self._folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        atomic_write(state, json.dumps(self._state({})))  # by which the folder is known as ours
+        return {}
+
+    def _gone_on(self, state: dict[str, Any]) -> dict[str, int]:
+        if state["asked"] != self._asked:
+            raise _Unfit("its documents or settings were others")
+        sizes = {name: int(state["sizes"].get(name, 0)) for name in _FILES}
+        if any(_size_of(self._folder / name) < size for name, size in sizes.items()):
+            raise _Unfit("its files are cut off")
+        self.report = PagesReport(**state["counts"], examples=list(state["examples"]))
+        return sizes
 
     def _opened(self, path: Path, size: int) -> BinaryIO:
         file = path.open("r+b" if path.exists() else "w+b")
@@ -182,6 +210,10 @@ class _Writer:
     def _rows(self) -> Iterator[dict[str, Any]]:
         with (self._folder / CORPUS).open("rb") as file:
             yield from map(json.loads, file)
+
+
+def _size_of(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _key(image: str, title: str, text: str) -> str:

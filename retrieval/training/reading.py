@@ -75,7 +75,8 @@ def letter_grid(page: Lettering, processor: PageProcessor, grid: tuple[int, int]
             x = place * scale
             cell = (int(y // height), int(x // width))
             away = abs(x % width - width / 2) + abs(y % height - height / 2)
-            if not letter.isspace() and cell[0] < grid[0] and cell[1] < grid[1] and away < nearest.get(cell, 1e9):
+            shown = 0 <= cell[0] < grid[0] and 0 <= cell[1] < grid[1]
+            if shown and not letter.isspace() and away < nearest.get(cell, 1e9):
                 nearest[cell] = away
                 found[cell] = letter_id(letter)
     return found

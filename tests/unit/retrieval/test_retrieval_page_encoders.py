@@ -29,7 +29,7 @@ from retrieval.multivector.explain import explain
 from retrieval.open import open_retriever
 from retrieval.pages.config import PageSettings
 from retrieval.pages.heat import heat_png
-from retrieval.pages.letters import LETTERS, LetterPlaces
+from retrieval.pages.letters import LETTERS, Lettering, LetterPlaces, Line
 from retrieval.pages.write import write_pages
 from retrieval.training.config import TrainingSettings
 from retrieval.training.objective import InBatch
@@ -135,6 +135,13 @@ def test_every_letter_of_an_aligned_page_is_told_its_patch(
     features = encoder.features([Seen(image)], "passage")
     inked = features["attention_mask"][0].unflatten(0, (4, 12)).bool()
     assert torch.equal(inked, grid != processor.tokenizer.convert_tokens_to_ids(" "))
+
+
+def test_letters_beside_the_page_are_of_no_patch(trunk: Path) -> None:
+    processor = next(iter(made(trunk, "dense").tower("passage").children())).processor
+    beside = [Line("Oslo", (-5, 4, 300, 12), -3), Line("Os", (-5, 200), 8)]
+    grid = letter_grid(Lettering((96, 64), tuple(beside)), processor, (4, 12))
+    assert (grid == processor.tokenizer.convert_tokens_to_ids(" ")).all()
 
 
 def test_a_page_learns_to_be_read_and_found(pages: Path, trunk: Path, passages: Sequence[Passage]) -> None:

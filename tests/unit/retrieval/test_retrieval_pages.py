@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +19,7 @@ from retrieval.pages.config import PageSettings
 from retrieval.pages.draw import Drawer
 from retrieval.pages.html import text_of_html
 from retrieval.pages.letters import LETTERS, LetterPlaces
-from retrieval.pages.sources import Unit, units_of
+from retrieval.pages.sources import units_of
 from retrieval.pages.write import PagesReport, write_pages
 from sleuth.errors import ConfigError, DataError
 
@@ -35,17 +32,15 @@ def picture(kind: str = "PNG", mode: str = "RGB", size: tuple[int, int] = (12, 9
     return file.getvalue()
 
 
-def pdf(*pages: str, password: bool = False) -> bytes:
+def pdf(*pages: str, password: bool = False, box: str = "/MediaBox [0 0 144 72]", at: str = "20 50") -> bytes:
     """A PDF of one line a page, written by hand; with a password it is one that nobody can open."""
     objects = ["<< /Type /Catalog /Pages 2 0 R >>", ""]
     kids = []
     font = "<< /Font << /F << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >>"
     for text in pages:
-        stream = f"BT /F 12 Tf 20 50 Td ({text}) Tj ET"
+        stream = f"BT /F 12 Tf {at} Td ({text}) Tj ET"
         objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
-        objects.append(
-            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 144 72] /Contents {len(objects)} 0 R /Resources {font} >>"
-        )
+        objects.append(f"<< /Type /Page /Parent 2 0 R {box} /Contents {len(objects)} 0 R /Resources {font} >>")
         kids.append(f"{len(objects)} 0 R")
     objects[1] = f"<< /Type /Pages /Kids [{' '.join(kids)}] /Count {len(kids)} >>"
     if password:
@@ -134,8 +129,16 @@ def test_documents_of_all_kinds_become_pages(tmp_path: Path) -> None:
     assert [row.passage.image is not None for row in read] == [True] * 5
 
 
-def test_letters_of_a_pdf_are_where_its_ink_is(tmp_path: Path) -> None:
-    (tmp_path / "a.pdf").write_bytes(pdf("Oslo"))
+@pytest.mark.parametrize(
+    ("box", "at"),
+    [
+        ("/MediaBox [0 0 144 72]", "20 50"),
+        ("/MediaBox [100 200 244 272]", "120 250"),
+        ("/MediaBox [0 0 400 400] /CropBox [100 200 244 272]", "120 250"),
+    ],
+)
+def test_letters_of_a_pdf_are_where_its_ink_is(tmp_path: Path, box: str, at: str) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf("Oslo", box=box, at=at))
     write_pages(tmp_path / "a.pdf", tmp_path / "out", PageSettings(dpi=144))
     (row,) = (r for r in read_rows(tmp_path / "out") if not isinstance(r, BadRow))
     image = row.passage.image
@@ -147,21 +150,30 @@ def test_letters_of_a_pdf_are_where_its_ink_is(tmp_path: Path) -> None:
         assert dark[written.lines[0].y - 12 : written.lines[0].y + 12, x - 4 : x + 5].any()
 
 
-def test_a_corpus_keeps_its_ids_questions_and_judgements(tmp_path: Path) -> None:
-    folder = tmp_path / "beir"
-    (folder / "qrels").mkdir(parents=True)
-    rows = [
-        {"_id": "1", "title": "Oslo", "text": "A town."},
-        {"_id": "2", "title": "", "text": " ".join(map(str, range(80)))},
-    ]
-    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "queries.jsonl").write_text('{"_id": "q", "text": "Where?"}\n')
-    (folder / "qrels/dev.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
-    write_pages(folder, tmp_path / "out", GRID)
-    found = rows_of(tmp_path / "out")
-    assert [row["_id"] for row in found] == ["1", "2::w0", "2::w1"]
-    assert (tmp_path / "out/qrels/dev.tsv").read_text() == (folder / "qrels/dev.tsv").read_text()
-    assert (tmp_path / "out/queries.jsonl").exists()
+def test_letters_of_a_pdf_that_are_not_known_are_not_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/turned.pdf").write_bytes(pdf("Oslo", box="/MediaBox [0 0 144 72] /Rotate 90"))
+    (tmp_path / "in/scanned.pdf").write_bytes(pdf(""))
+    assert write_pages(tmp_path / "in", tmp_path / "out").pages == 2
+    assert not (tmp_path / "out" / LETTERS).exists()
+
+
+def test_letters_that_the_font_lacks_are_named_and_no_letters_of_a_page(tmp_path: Path) -> None:
+    rows = [{"_id": "1", "text": "Oslo 東京"}, {"_id": "2", "text": "plain"}]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert write_pages(tmp_path / "c.jsonl", tmp_path / "out", GRID).notes == 1
+    note = json.loads((tmp_path / "out/notes.jsonl").read_text())
+    assert note["where"].endswith("c.jsonl:1")
+    assert "lacks 2 of its letters (東 京); choose another --font" in note["note"]
+    first, second = map(json.loads, (tmp_path / "out" / LETTERS).read_text().splitlines())
+    assert (first["lines"][0]["text"], second["lines"][0]["text"]) == ("Oslo \ufffd\ufffd", "plain")
+    assert rows_of(tmp_path / "out")[0]["text"] == "Oslo 東京"
+
+
+def test_a_text_of_which_the_font_has_no_letter_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("東京、大阪")
+    with pytest.raises(DataError, match="has no letter that the font DejaVu Sans Mono has"):
+        write_pages(tmp_path / "a.txt", tmp_path / "out", GRID)
 
 
 def test_pictures_of_a_corpus_are_kept_as_they_are(tmp_path: Path) -> None:
@@ -173,54 +185,12 @@ def test_pictures_of_a_corpus_are_kept_as_they_are(tmp_path: Path) -> None:
     assert row["image"].endswith(".jpg") and (tmp_path / "out" / row["image"]).read_bytes() == picture("JPEG")
 
 
-def test_vidore_rows_give_each_page_once_and_their_questions(tmp_path: Path) -> None:
-    images = [picture(size=(size, 9)) for size in (10, 11)]
-    rows = [
-        {"query": query, "image": {"bytes": images[n], "path": None}, "image_filename": f"p{n}.png"}
-        for query, n in (("who?", 0), ("what?", 1), ("why?", 1), (None, 0))
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
-    write_pages(tmp_path / "test.parquet", tmp_path / "out")
-    assert [row["_id"] for row in rows_of(tmp_path / "out")] == ["p0.png", "p1.png"]
-    judged = (tmp_path / "out/qrels/test.tsv").read_text().splitlines()[1:]
-    assert judged == ["q0\tp0.png\t1", "q1\tp1.png\t1", "q2\tp1.png\t1"]
-
-
 def test_equal_pages_are_kept_once_and_named(tmp_path: Path) -> None:
     rows = [{"_id": "1", "text": "same"}, {"_id": "2", "text": "same"}, {"_id": "3", "text": "other"}]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = write_pages(tmp_path / "c.jsonl", tmp_path / "out", GRID)
     assert (report.pages, report.duplicates) == (2, 1)
     assert json.loads((tmp_path / "out/duplicates.jsonl").read_text()) == {"id": "2", "same_as": "1"}
-
-
-def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"_id": str(n), "text": f"page {n % 150}"} for n in range(200)]
-    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_pages(tmp_path / "c.jsonl", tmp_path / "whole", GRID)
-    drawn: list[str] = []
-    real: Callable[..., object] = Unit.__init__
-
-    def stop(done: int) -> None:
-        if done == 130:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_pages(tmp_path / "c.jsonl", tmp_path / "out", GRID, on_progress=stop)
-    assert not (tmp_path / "out").exists()
-
-    def counted(self: Unit, where: str, pages: Callable[[], object]) -> None:
-        def made() -> object:
-            drawn.append(where)
-            return pages()
-
-        real(self, where, made)
-
-    monkeypatch.setattr(Unit, "__init__", counted)
-    report = write_pages(tmp_path / "c.jsonl", tmp_path / "out", GRID)
-    assert len(drawn) == 70 and (report.pages, report.duplicates) == (150, 50)
-    for name in ("corpus.jsonl", LETTERS, "duplicates.jsonl"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -283,3 +253,17 @@ def test_html_is_read_as_a_browser_shows_it() -> None:
         "<head><title>A &lt; B</title><style>x</style></head><h1>One</h1>two<br>three <i>four</i>"
     )
     assert (title, text) == ("A < B", "One\ntwo\nthree four")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("<head><title>T</title><meta><p>One", ("T", "One")),
+        ("<head><meta charset=utf-8>\nbare <b>text", ("", "bare text")),
+        ("<title>T</title><body><svg><title>Icon</title></svg><p>One", ("T", "One")),
+        ("<select><option>A<option>B</select><button>Go</button><button>Stop</button>", ("", "A B Go Stop")),
+        ("<p>press <button>Go</button>, then", ("", "press Go , then")),
+    ],
+)
+def test_html_that_leaves_tags_out_or_has_boxes_keeps_its_words(content: str, found: tuple[str, str]) -> None:
+    assert text_of_html(content) == found
