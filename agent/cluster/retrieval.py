@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from agent.cluster.identity import check_identity
 from agent.cluster.interface import Actor, WorkerLostError
 from sleuth.coalescer import Asked, SharedSearch
 from sleuth.errors import RetrieverError, SleuthError
+from sleuth.memory import peak_mib
 from sleuth.protocols import Retriever
 from sleuth.query_forms import QueryForm
 from sleuth.types import Hit
@@ -53,14 +53,13 @@ class RetrieverServer:
 
     def status(self) -> dict[str, Any]:
         """Number of calls, searches and queries, seconds busy, process id, peak memory in MiB."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return {
             "pid": os.getpid(),
             "calls": self._calls,
             "searches": self._searches,
             "queries": self._queries,
             "busy_s": self._busy,
-            "peak_mib": round(peak, 1),
+            "peak_mib": peak_mib(),
         }
 
     def _count(self, queries: int, seconds: float) -> None:

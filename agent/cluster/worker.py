@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import threading
 import time
@@ -15,6 +14,7 @@ from agent.cluster.identity import check_identity
 from agent.cluster.pool import Played
 from agent.codec import HFCodec
 from agent.rollout import RolloutDriver
+from sleuth.memory import peak_mib
 from sleuth.protocols import Weights
 from sleuth.types import Question, Sampling
 
@@ -65,13 +65,12 @@ class RolloutWorker:
 
     def status(self) -> dict[str, Any]:
         """Process, host, version of the weights, whether it is playing, and peak memory in MiB."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "version": self._version,
             "playing": self._playing.locked(),
-            "peak_mib": round(peak, 1),
+            "peak_mib": peak_mib(),
         }
 
 

@@ -40,6 +40,7 @@ from retrieval.training.trainer import Watch, merge_adapters, train
 from sleuth.artifacts import add_to_manifest
 from sleuth.errors import ConfigError
 from sleuth.layout import RetrieverRunLayout, RoundLayout
+from sleuth.memory import peak_mib
 from sleuth.protocols import MetricSink
 from sleuth.runs import RunFolder
 from sleuth.settings import validate
@@ -228,6 +229,7 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
         "best_step": outcome.best_step,
         "best": outcome.best,
         "seconds": round(outcome.seconds, 1),
+        "peak_mib": round(peak_mib()),
         **_gain(layout.dev, run.settings.evaluation, outcome.best_step),
     }
 
@@ -268,7 +270,7 @@ def _train_reranker(
     log.info("the reranker is in %s", run.layout.reranker)
     made_of = material_of(rows, run.settings.data)
     add_to_manifest(run.layout.reranker, {"trained": {**made_of, "step": figures["best_step"]}})
-    return made_of | figures
+    return made_of | figures | {"peak_mib": round(peak_mib())}
 
 
 def _encoder_of_round(run: TrainingRun, number: int, rows: Sequence[TrainingRow]) -> Encoder:

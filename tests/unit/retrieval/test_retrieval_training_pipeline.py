@@ -91,7 +91,10 @@ def test_two_rounds_end_in_an_index_that_finds_what_was_learnt(
     assert (run / "encoder" / "manifest.json").stat().st_mtime_ns == before
     with pytest.raises(ArtifactError, match="already holds a run"):
         train_retriever(path)
-    assert "recall" in capsys.readouterr().err
+    stage = json.loads((run / "stages" / "train-2.json").read_text())
+    assert 10 < stage["peak_mib"] < 100_000
+    said = capsys.readouterr().err
+    assert "recall" in said and f"peak_mib {stage['peak_mib']:,}" in said
 
 
 def test_what_was_mined_or_indexed_before_does_not_stop_the_run(tmp_path: Path) -> None:
