@@ -37,6 +37,14 @@ class DataError(SleuthError):
     """A file of questions, passages or predictions is missing or malformed."""
 
 
+class PictureError(DataError):
+    """A picture that is not read. ``reason``: one of a few fixed phrases, so that such pictures can be counted."""
+
+    def __init__(self, message: str, hint: str, reason: str) -> None:
+        super().__init__(message, hint)
+        self.reason = reason
+
+
 class ArtifactError(SleuthError):
     """An index, encoder, checkpoint or run folder does not fit the requested use."""
 

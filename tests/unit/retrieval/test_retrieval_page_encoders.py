@@ -208,7 +208,7 @@ def test_maxsim_over_patches_is_the_plain_sum(trunk: Path, passages: Sequence[Pa
 def test_what_cannot_be_read_is_one_clear_line(trunk: Path, tmp_path: Path, passages: Sequence[Passage]) -> None:
     encoder = made(trunk, "dense")
     torn = Image("torn.png", "0" * 64, b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(DataError, match=r"the picture torn.png cannot be decoded"):
+    with pytest.raises(DataError, match=r"the picture torn.png cannot be read"):
         encoder.encode_passages([Passage("1", "", "", torn)])
     with pytest.raises(ArtifactError, match="reads no pictures"):
         from retrieval.encoders.config import ScratchSettings

@@ -145,5 +145,5 @@ def test_a_retriever_of_text_refuses_pictures_in_one_line(serving: Serving) -> N
 
 def test_a_picture_of_no_pixels_is_no_picture(tmp_path: Any) -> None:
     (tmp_path / "a.png").write_bytes(nothing_wide())
-    with pytest.raises(DataError, match=r"a\.png is not a picture"):
+    with pytest.raises(DataError, match=r"a\.png cannot be read: it is no picture"):
         image_of_file(tmp_path / "a.png")
