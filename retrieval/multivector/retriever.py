@@ -54,7 +54,10 @@ class MultiVectorIndex:
         return len(self.tokens)
 
     def search(self, queries: Encoded, k: int) -> Found:
-        """Scores and rows [queries, k]. Raises RetrieverError for a wrong dimension or NaN."""
+        """Scores and rows [queries, k]; a query without tokens, as a blank picture, finds nothing.
+
+        Raises RetrieverError for a wrong dimension or NaN.
+        """
         shape = tuple(queries.values.shape)
         if queries.mask is None or len(shape) != 3 or shape[2] != self.tokens.dimension:
             raise RetrieverError(
@@ -64,9 +67,11 @@ class MultiVectorIndex:
         asked = [values[mask].float().numpy() for values, mask in zip(queries.values, queries.mask, strict=True)]
         if not all(np.isfinite(vectors).all() for vectors in asked):
             raise RetrieverError(f"a query vector for {self.name} is not finite (NaN)", "check the encoder's weights")
-        if not all(map(len, asked)):
-            raise RetrieverError(f"a query has no token to compare with {self.name}", "ask in other words")
-        scores, rows = self.tokens.search([np.ascontiguousarray(vectors) for vectors in asked], k)
+        scores = np.full((len(asked), k), -np.inf, np.float32)
+        rows = np.full((len(asked), k), -1, np.int64)
+        if worded := [place for place, vectors in enumerate(asked) if len(vectors)]:
+            searched = [np.ascontiguousarray(asked[place]) for place in worded]
+            scores[worded], rows[worded] = self.tokens.search(searched, k)
         if np.isnan(scores).any():
             row = int(rows[np.isnan(scores)][0])
             raise RetrieverError(

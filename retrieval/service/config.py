@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
+from hub.pictures import MAX_PIXELS
 from retrieval.config import Progress, RetrieverSettings
 from sleuth.protocols import Retriever
 from sleuth.settings import Count, Seconds, Settings
@@ -26,8 +27,8 @@ class ServiceLimits(Settings):
     """Pictures among the queries of a request (422)."""
     max_image_bytes: Count = 8 * 2**20
     """Size of such a picture, without base64 (422)."""
-    max_image_pixels: Count = 16_000_000
-    """Its width times its height (422): in memory it takes 3 bytes a pixel."""
+    max_image_pixels: Annotated[Count, Field(le=MAX_PIXELS)] = 16_000_000
+    """Its width times its height (422): in memory it takes 3 bytes a pixel. More than 40 million are never decoded."""
     max_topk: Count = 1_000
     """Hits per query (422)."""
     max_hits: Count = 100_000

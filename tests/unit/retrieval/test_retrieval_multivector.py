@@ -274,6 +274,20 @@ def test_a_manifest_with_something_else_is_one_clear_line(
         open_multivector(index, encoder)
 
 
+@pytest.mark.parametrize("index_type", ["flat", "residual", "muvera"])
+def test_a_query_without_tokens_finds_nothing_and_costs_no_other_query_its_hits(
+    indexes: Path, encoder: Encoder, index_type: str
+) -> None:
+    index = open_multivector(indexes / index_type, encoder).index
+    values, mask = torch.nn.functional.normalize(torch.rand(2, 3, 16), dim=2), torch.ones(2, 3, dtype=torch.bool)
+    expected = index.search(Encoded(values[1:], mask[1:]), 2)
+    mask[0] = False
+    scores, rows = index.search(Encoded(values, mask), 2)
+    assert rows[0].tolist() == [-1, -1] and not np.isfinite(scores[0]).any()
+    assert np.array_equal(rows[1:], expected[1]) and np.allclose(scores[1:], expected[0])
+    assert index.search(Encoded(values[:1], mask[:1]), 2)[1].tolist() == [[-1, -1]]
+
+
 def test_what_does_not_fit_is_one_clear_line(
     indexes: Path, corpus: Path, encoder: Encoder, encoder_folder: Path, tmp_path: Path
 ) -> None:
@@ -283,8 +297,6 @@ def test_what_does_not_fit_is_one_clear_line(
     mask = torch.ones(1, 2, dtype=torch.bool)
     with pytest.raises(RetrieverError, match=r"not finite \(NaN\)"):
         retriever.index.search(Encoded(torch.full((1, 2, 16), torch.nan), mask), 1)
-    with pytest.raises(RetrieverError, match="has no token to compare"):
-        retriever.index.search(Encoded(torch.ones(1, 2, 16), ~mask), 1)
     dense = load_encoder(encoder_folder)
     with pytest.raises(ConfigError, match=r"index of kind multivector, but .* is an encoder of kind dense"):
         open_multivector(indexes / "flat", dense)

@@ -26,8 +26,12 @@ from retrieval.encoders.dense import DENSE
 from retrieval.encoders.family import Encoded
 from retrieval.encoders.inputs import Seen
 from retrieval.encoders.modalities import Modalities
+from retrieval.encoders.multivector import MULTIVECTOR
 from retrieval.encoders.retriever import EncoderRetriever
 from retrieval.images import image_of_file
+from retrieval.multivector.retriever import MultiVectorIndex
+from retrieval.multivector.search import ExactSearch
+from retrieval.multivector.tokens import StoredTokens
 from retrieval.resilient import ResilientRetriever
 from retrieval.service.config import ServiceLimits
 from retrieval.service.remote import RemoteRetriever
@@ -127,6 +131,36 @@ def test_a_picture_beyond_the_limits_is_refused_in_one_line(query: Any, detail: 
         assert answer.status_code == 422 and detail in answer.json()["detail"]
         assert "\n" not in answer.json()["detail"]
         assert "3 pictures among the queries are more than" not in ask(url, queries=[sent(picture("red"))] * 3).text
+
+
+class Inked(Colours):
+    """A vector a dark pixel, so that a blank picture has none."""
+
+    family = MULTIVECTOR
+
+    def encode_inputs(self, inputs: Sequence[Seen], *_: Any) -> Encoded:
+        pages = [torch.tensor(np.asarray(decode(given.image)), dtype=torch.float32).flatten(0, 1) for given in inputs]
+        pixels = torch.nn.utils.rnn.pad_sequence(pages, batch_first=True, padding_value=255.0)
+        return Encoded((255 - pixels) / 255, pixels.mean(2) < 250)
+
+
+def test_a_blank_picture_finds_nothing_and_the_service_goes_on(serving: Serving) -> None:
+    pages = [Passage(name, "", "", Image(f"{name}.png", "", picture(name))) for name in COLOURS]
+    vectors = 1 - np.array([COLOURS[name] for name in COLOURS], np.float32) / 255
+    tokens = ExactSearch(StoredTokens(vectors, np.arange(len(pages) + 1)))
+    inked = EncoderRetriever(Inked(), MultiVectorIndex(tokens, "i"), pages, "i", "f")  # type: ignore[arg-type]
+    with serving(ResilientRetriever(inked, retries=0, breaker_failures=1)) as url:
+        for _ in range(2):
+            answer = ask(url, queries=[sent(picture("white")), sent(picture("green"))], topk=1)
+            assert answer.status_code == 200
+            blank, green = answer.json()["result"]
+            assert blank == [] and green[0]["id"] == "green"
+        assert ask(url, queries=[sent(picture("white"))], topk=1).json() == {"result": [[]]}
+
+
+def test_no_service_takes_pictures_that_nothing_decodes() -> None:
+    with pytest.raises(ValueError, match="max_image_pixels"):
+        ServiceLimits(max_image_pixels=50_000_000)
 
 
 def test_a_request_has_so_many_pictures_at_most(serving: Serving) -> None:
