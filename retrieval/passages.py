@@ -11,6 +11,6 @@ def passage_text(passage: Passage) -> str:
 
 
 def content_key(passage: Passage) -> str:
-    """Equal for passages with equal title, text and picture, whatever their ids; an unread picture counts by name."""
+    """Equal for passages with equal title, text and picture, whatever their ids."""
     key = f"{passage.title}\x1f{passage.text}"
-    return key if passage.image is None else f"{key}\x1f{passage.image.sha256 or passage.image.name}"
+    return key if passage.image is None else f"{key}\x1f{passage.image.sha256}"

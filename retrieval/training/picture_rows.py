@@ -1,22 +1,34 @@
 """Training rows whose passages are pictures: colpali-engine's, and pictures that Tevatron rows name by path.
 
 colpali-engine's are ``{"query", "pos_target", "neg_target"}``. A target, or each of a list, is the path of a picture
-beside the file, its bytes (in Parquet), or with a ``corpus`` the id of one of its passages. No picture is decoded here.
+beside the file, its bytes (in Parquet), or with a ``corpus`` the id of one of its passages. No picture is kept decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeGuard
 
 from retrieval.images import find_image
 from sleuth.rows import RawRow
 from sleuth.types import Image, Passage
 
-UNSEEN = ""
-"""The digest of a picture of which only the path is known yet."""
+Find = Callable[[str, Path], Image]
+_UNSEEN = "of "
+"""How the digest of a picture begins of which only the path, which follows, is known yet."""
+
+
+def named(path: str) -> Image:
+    """The picture at ``path``, before it is looked for; those of other paths are others."""
+    return Image(path, _UNSEEN + path)
+
+
+def is_unseen(image: Image | None) -> TypeGuard[Image]:
+    """Whether only the path is known."""
+    return image is not None and image.sha256.startswith(_UNSEEN)
 
 
 def targets(row: RawRow, name: str) -> list[Passage]:
@@ -29,18 +41,18 @@ def targets(row: RawRow, name: str) -> list[Passage]:
             digest = hashlib.sha256(data).hexdigest()
             found.append(Passage(digest[:16], "", "", Image(f"{digest[:16]}.png", digest, data)))
         elif isinstance(target, str | int) and not isinstance(target, bool) and str(target).strip():
-            found.append(Passage(str(target), "", "", Image(str(target), UNSEEN)))
+            found.append(Passage(str(target), "", "", named(str(target))))
         else:
             raise row.error(f"'{name}' is neither a picture's path, nor its bytes, nor an id")
     return found
 
 
-def located(row: RawRow, passage: Passage, folder: Path) -> Passage:
+def located(row: RawRow, passage: Passage, folder: Path, find: Find = find_image) -> Passage:
     """``passage`` with its picture found in ``folder``, if it is known by path alone. Raises DataError if it is not."""
-    if passage.image is None or passage.image.sha256 != UNSEEN:
+    if not is_unseen(passage.image):
         return passage
     try:
-        return replace(passage, image=find_image(passage.image.name, folder))
+        return replace(passage, image=find(passage.image.name, folder))
     except ValueError as reason:
         hint = f"paths are relative to {folder}; ids need the source's corpus"
         raise row.error(f"the picture {passage.image.name}: {reason}", hint) from None
@@ -48,7 +60,7 @@ def located(row: RawRow, passage: Passage, folder: Path) -> Passage:
 
 def by_id(row: RawRow, passage: Passage, corpus: Mapping[str, Passage]) -> Passage:
     """The passage of ``corpus`` that a target names. Raises DataError for an unknown id."""
-    if passage.image is None or passage.image.sha256 != UNSEEN:
+    if not is_unseen(passage.image):
         return passage
     if passage.id not in corpus:
         raise row.error(f"the corpus has no passage {passage.id}")

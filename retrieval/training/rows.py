@@ -20,6 +20,7 @@ It may have a teacher's ``score``, and a row an ``instruction``, the name of its
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import random
@@ -31,10 +32,11 @@ from typing import Any
 from retrieval.corpus import BadRow
 from retrieval.corpus import read_rows as read_corpus
 from retrieval.evaluation.judgements import read_qrels
+from retrieval.images import find_image
 from retrieval.passages import content_key
 from retrieval.training.cloze import Pair, cloze_pairs, title_body_pairs
 from retrieval.training.config import SourceSettings
-from retrieval.training.picture_rows import UNSEEN, by_id, located, targets
+from retrieval.training.picture_rows import by_id, is_unseen, located, named, targets
 from sleuth.artifacts import atomic_write, text_digest
 from sleuth.errors import ConfigError, DataError
 from sleuth.rows import RawRow, read_rows
@@ -148,14 +150,15 @@ def _load(source: SourceSettings) -> list[TrainingRow]:
 
 def _with_pictures(source: SourceSettings, raw: Sequence[RawRow], rows: Sequence[TrainingRow]) -> list[TrainingRow]:
     """The rows with the pictures that they name: of the source's corpus by id, or else of files beside the source's."""
-    named = {p.id for row in rows for p in (*row.positives, *row.negatives) if p.image and p.image.sha256 == UNSEEN}
-    known = _corpus(source.corpus, named) if source.corpus and named else None
+    asked = {p.id for row in rows for p in (*row.positives, *row.negatives) if is_unseen(p.image)}
+    known = _corpus(source.corpus, asked) if source.corpus and asked else None
     folder = Path(source.path).parent
+    find = functools.cache(find_image)  # many rows name the same picture
 
     def found(one: RawRow) -> Callable[[Passage], Passage]:
-        return lambda p: located(one, p, folder) if known is None else by_id(one, p, known)
+        return lambda p: located(one, p, folder, find) if known is None else by_id(one, p, known)
 
-    return [_with_passages(row, found(one)) for one, row in zip(raw, rows, strict=True)] if named else list(rows)
+    return [_with_passages(row, found(one)) for one, row in zip(raw, rows, strict=True)] if asked else list(rows)
 
 
 def _sound(read: RawRow, row: TrainingRow) -> TrainingRow:
@@ -252,7 +255,7 @@ def _score(row: RawRow, passage: Mapping[str, Any], name: str) -> float | None:
 
 def _image(value: object) -> Image | None:
     if isinstance(value, str) and value.strip():
-        return Image(value, UNSEEN)
+        return named(value)
     name, digest = (value.get(key) if isinstance(value, Mapping) else None for key in ("name", "sha256"))
     return Image(name, digest) if isinstance(name, str) and isinstance(digest, str) else None
 

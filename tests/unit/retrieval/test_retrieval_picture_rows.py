@@ -69,13 +69,22 @@ def test_a_tevatron_passage_names_its_picture_by_path(folder: Path) -> None:
     assert (row.positives[0].id, row.positives[0].title) == ("1", "T") and shown(row) == [picture("red")]
 
 
-def test_pictures_without_words_keep_their_own_scores_and_ids(folder: Path) -> None:
-    positive, negative = {"image": "red.png", "score": 9.0}, {"image": "blue.png", "score": -3.0}
-    passages = {"positive_passages": [positive], "negative_passages": [negative]}
-    (row,) = loaded(folder, {"query_id": "q", "query": "which?", **passages})
-    own = (*row.positives, *row.negatives)
-    assert [row.scores[content_key(p)] for p in own] == [9.0, -3.0]
-    assert own[0].id != own[1].id
+def test_each_picture_keeps_its_own_score_and_id(folder: Path) -> None:
+    positive, negative = {"image": "red.png", "score": 9}, {"image": "blue.png", "score": -3}
+    row = {"query_id": "q", "query": "which?", "positive_passages": [positive], "negative_passages": [negative]}
+    (found,) = loaded(folder, row)
+    passages = (*found.positives, *found.negatives)
+    assert [found.scores[content_key(p)] for p in passages] == [9, -3] and passages[0].id != passages[1].id
+    named = {
+        **row,
+        "positive_passages": [{"docid": "red", **positive}],
+        "negative_passages": [{"docid": "blue", **negative}],
+    }
+    (found,) = loaded(folder, named, corpus=str(folder / "corpus.jsonl"))
+    assert [(p.id, found.scores[content_key(p)]) for p in (*found.positives, *found.negatives)] == [
+        ("red", 9),
+        ("blue", -3),
+    ]
 
 
 @pytest.mark.parametrize(
