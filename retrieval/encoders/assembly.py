@@ -74,16 +74,35 @@ def backbone_of(settings: EncoderSettings, **how: Any) -> Transformer:
     if first.config.model_type == MODEL_TYPE and settings.reads != "text":
         first.modality_config = {kind: dict(_TEXT["text"]) for kind in ("text", "image", ("image", "text"))}
         first.input_formatter.supported_modalities = list(first.modality_config)
+    modalities = {*getattr(first, "modalities", ())}
+    if settings.reads != "text" and ("image", "text") in modalities and "image" not in modalities:
+        _take_alone(first, settings)
     check_reads(first, settings)
     image_by = first.modality_config.get("image", {}).get("method")
     if settings.reads != "text" and image_by == "forward" and not _combines(first):
-        raise ArtifactError(f"{settings.backbone} has no chat template to put pictures into", "give its processor one")
+        raise _no_template(settings)
     if adapter:
         first.model.load_adapter(settings.backbone)
     if settings.attention == "bidirectional":
         make_bidirectional(first.model, settings.backbone)
     limit_tokens(first, settings)
     return first
+
+
+def _take_alone(first: Any, settings: EncoderSettings) -> None:
+    """Let a model take a picture or a text alone, by its chat template, which the library gives it together only.
+
+    PaliGemma is such a one. Raises ArtifactError if it has no template.
+    """
+    if not getattr(first.processor, "chat_template", None):
+        raise _no_template(settings)
+    how = first.modality_config["image", "text"]
+    first.modality_config = {**first.modality_config, "text": dict(how), "image": dict(how)}  # it is the library's own
+    first.input_formatter.supported_modalities = list(first.modality_config)
+
+
+def _no_template(settings: EncoderSettings) -> ArtifactError:
+    return ArtifactError(f"{settings.backbone} has no chat template to put pictures into", "give its processor one")
 
 
 def check_reads(first: Any, settings: EncoderSettings) -> None:

@@ -1,9 +1,10 @@
-"""Vision-language models of transformers as page encoders: CLIP, SigLIP, ColPali on PaliGemma, Idefics3."""
+"""Vision-language models of transformers as page encoders: CLIP, SigLIP, PaliGemma, ColPali, Idefics3, Qwen."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,11 @@ PAGES = [
     Passage("3", "", "", page("green", (64, 64))),
 ]
 WAYS = [("clip", "plain"), ("siglip", "plain"), ("idefics3", "plain"), ("idefics3", "colbert"), ("colpali", None)]
+WAYS += [("paligemma", "plain"), ("paligemma", "colbert")]
+QWEN = ["qwen2_vl", "qwen2_5_vl"]
 TORCHVISION = importlib.util.find_spec("torchvision") is not None
 if TORCHVISION:
-    WAYS.append(("qwen2_vl", "plain"))
+    WAYS += [(name, "plain") for name in QWEN]
 LENGTHS = {"query_max_tokens": 32, "passage_max_tokens": 32, "reads": "image"}
 
 
@@ -75,9 +78,10 @@ def test_a_text_cannot_stand_for_a_picture(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(TORCHVISION, reason="torchvision is installed")
-def test_a_processor_that_needs_torchvision_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", QWEN)
+def test_a_processor_that_needs_torchvision_says_so(name: str, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"its processor needs torchvision \(pip install torchvision"):
-        encoder_of("qwen2_vl", "plain", tmp_path)
+        encoder_of(name, "plain", tmp_path)
 
 
 def test_a_model_of_one_vector_makes_no_patches(tmp_path: Path) -> None:
@@ -95,8 +99,9 @@ def test_a_model_that_combines_nothing_says_so_when_made_and_when_loaded(tmp_pat
             make()
 
 
-def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
-    tiny_vision.idefics3(tmp_path, template=None)
+@pytest.mark.parametrize("make", [tiny_vision.idefics3, tiny_vision.paligemma])
+def test_a_model_without_a_chat_template_is_refused(make: Callable[..., None], tmp_path: Path) -> None:
+    make(tmp_path, template=None)
     with pytest.raises(ArtifactError, match="has no chat template"):
         new_encoder(preset("plain", str(tmp_path), **LENGTHS))
 

@@ -18,6 +18,10 @@ from transformers import (
     Idefics3Model,
     Idefics3Processor,
     PaliGemmaConfig,
+    PaliGemmaModel,
+    PaliGemmaProcessor,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLModel,
     Qwen2VLConfig,
     Qwen2VLModel,
     SiglipConfig,
@@ -61,21 +65,34 @@ def siglip(out: Path) -> None:
     SiglipProcessor(SiglipImageProcessorPil(size={"height": 32, "width": 32}), words).save_pretrained(out)
 
 
-def colpali(out: Path) -> None:
-    words = _tokenizer("<image>")
+def _paligemma(words: Any) -> PaliGemmaConfig:
     text = {**_TEXT, "model_type": "gemma", "vocab_size": len(words) + 2, "num_key_value_heads": 1, "head_dim": 8}
     vision = {**_VISION, "model_type": "siglip_vision_model", "projection_dim": 16, "vision_use_head": False}
-    inner = PaliGemmaConfig(
+    return PaliGemmaConfig(
         text_config=text,
         vision_config=vision,
         image_token_index=words.convert_tokens_to_ids("<image>"),
         projection_dim=16,
         hidden_size=16,
     )
-    ColPaliForRetrieval(ColPaliConfig(vlm_config=inner, embedding_dim=8)).save_pretrained(out)
+
+
+def _square() -> SiglipImageProcessorPil:
     pictures = SiglipImageProcessorPil(size={"height": 32, "width": 32})
     pictures.image_seq_length = 16
-    ColPaliProcessor(pictures, words).save_pretrained(out)
+    return pictures
+
+
+def colpali(out: Path) -> None:
+    words = _tokenizer("<image>")
+    ColPaliForRetrieval(ColPaliConfig(vlm_config=_paligemma(words), embedding_dim=8)).save_pretrained(out)
+    ColPaliProcessor(_square(), words).save_pretrained(out)
+
+
+def paligemma(out: Path, template: str | None = _TEMPLATE) -> None:
+    words = _tokenizer("<image>")
+    PaliGemmaModel(_paligemma(words)).save_pretrained(out)
+    PaliGemmaProcessor(_square(), words, chat_template=template).save_pretrained(out)
 
 
 def idefics3(out: Path, template: str | None = _TEMPLATE) -> None:
@@ -90,17 +107,27 @@ def idefics3(out: Path, template: str | None = _TEMPLATE) -> None:
 
 
 def qwen2_vl(out: Path) -> None:
-    """Its processor, of which the video part needs torchvision, is made when the folder is loaded."""
+    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2, "patch_size": 8}
+    _qwen(out, Qwen2VLModel, Qwen2VLConfig, vision, "Qwen2VLProcessor")
+
+
+def qwen2_5_vl(out: Path) -> None:
+    vision = {"depth": 1, "hidden_size": 16, "out_hidden_size": 16, "intermediate_size": 32, "num_heads": 2}
+    vision |= {"patch_size": 8, "window_size": 32, "fullatt_block_indexes": [0]}
+    _qwen(out, Qwen2_5_VLModel, Qwen2_5_VLConfig, vision, "Qwen2_5_VLProcessor")
+
+
+def _qwen(out: Path, model: type[Any], config: type[Any], vision: dict[str, Any], processor: str) -> None:
+    """The processor, of which the video part needs torchvision, is made when the folder is loaded."""
     words = _tokenizer("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
     rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}
     text = {**_TEXT, "vocab_size": len(words), "num_key_value_heads": 2, "rope_parameters": rope}
-    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2, "patch_size": 8}
     marks = {f"{kind}_token_id": words.convert_tokens_to_ids(f"<|{kind}_pad|>") for kind in ("image", "video")}
     marks |= {f"vision_{end}_token_id": words.convert_tokens_to_ids(f"<|vision_{end}|>") for end in ("start", "end")}
-    Qwen2VLModel(Qwen2VLConfig(text_config=text, vision_config=vision, **marks)).save_pretrained(out)
+    model(config(text_config=text, vision_config=vision, **marks)).save_pretrained(out)
     words.save_pretrained(out)
     pictures = Qwen2VLImageProcessorPil(size={"shortest_edge": 256, "longest_edge": 4096}, patch_size=8, merge_size=2)
-    named = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2VLProcessor"}
+    named = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": processor}
     (out / "preprocessor_config.json").write_text(json.dumps({**json.loads(pictures.to_json_string()), **named}))
     (out / "chat_template.jinja").write_text(
         _TEMPLATE.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
@@ -112,7 +139,9 @@ MODELS: dict[str, Callable[[Path], None]] = {
     "siglip": siglip,
     "colpali": colpali,
     "idefics3": idefics3,
+    "paligemma": paligemma,
     "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_5_vl,
 }
 
 
