@@ -46,8 +46,11 @@ def pages(
     from retrieval.pages.write import KIND, write_pages
     from retrieval.progress import build_progress
     from sleuth.artifacts import check_destination
+    from sleuth.errors import ConfigError
     from sleuth.settings import validate
 
+    if not source.strip():
+        raise ConfigError("SOURCE is empty", "name a file or a folder; . is this folder")
     given: dict[str, Any] = {"width": width, "height": height, "font": font, "size": size, "cell": _cell(cell)}
     given |= {"margin": margin, "jitter": jitter, "seed": seed, "dpi": dpi, "renderer": renderer}
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -72,8 +75,8 @@ def _cell(text: str | None) -> tuple[int, int] | None:
 
 
 def _say(report: PagesReport, out: Path) -> None:
-    counts = {"duplicates": report.duplicates, "damaged documents": report.damaged}
-    left_out = "".join(f"; {count:,} {what} left out" for what, count in counts.items() if count)
+    counts = {"duplicate": report.duplicates, "damaged document": report.damaged}
+    left_out = "".join(f"; {count:,} {what}{'s' * (count != 1)} left out" for what, count in counts.items() if count)
     changed = f"; {report.notes:,} with a note, see notes.jsonl" if report.notes else ""
     typer.echo(f"{report.pages:,} page{'s' * (report.pages != 1)} in {out}{left_out}{changed}", err=True)
     for example in report.examples:

@@ -44,6 +44,16 @@ class PageSettings(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _letters_fit_their_cells(self) -> PageSettings:
+        """Most letters are about half as wide as high; what is a little larger than its cell is still read."""
+        if self.cell and self.size > min(2 * self.cell[0], self.cell[1]):
+            raise ValueError(
+                f"letters of {self.size} pixels do not fit cells of {self.cell[0]} x {self.cell[1]}; "
+                "make the size smaller or the cells larger"
+            )
+        return self
+
     @property
     def room(self) -> tuple[int, int]:
         """Width and height that a text may take."""

@@ -22,7 +22,7 @@ from retrieval.pages.pdf import open_pdf, read_page
 from retrieval.pages.pictures import Picture, encode, read_picture
 from retrieval.pages.vidore import holds_pictures, picture_bytes, vidore_ids
 from sleuth.artifacts import fingerprint_of
-from sleuth.errors import DataError, did_you_mean
+from sleuth.errors import DataError, nearest
 from sleuth.evidence import window_id
 from sleuth.files import PARQUET, parquet_rows, suffix_of
 from sleuth.types import Passage
@@ -85,7 +85,8 @@ def documents_in(path: Path) -> list[Path]:
         return [path] if suffix_of(path) in DOCUMENTS else []
     if _holds_corpus(path):
         return []
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in DOCUMENTS and file.is_file())
+    named = (file for file in path.rglob("*") if file.suffix.lower() in DOCUMENTS)
+    found = sorted(file for file in named if file.is_file() or _leads_nowhere(file))
     return found if any(file.stem.lower() != "readme" for file in found) or not _shards_below(path) else []
 
 
@@ -107,18 +108,24 @@ def _holds_corpus(folder: Path) -> bool:
     return any((folder / f"corpus{suffix}").is_file() for suffix in (".jsonl", ".jsonl.gz", ".tsv", PARQUET))
 
 
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
 def existing(path: Path) -> Path:
     """``path``. Raises DataError if nothing is there."""
     if not path.exists():
         there = path.parent.iterdir() if path.parent.is_dir() else ()
-        near = [other.name for other in there if not other.name.startswith(".")]
-        raise DataError(f"no document at {path}", did_you_mean(path.name, near) if near else "")
+        near = nearest(path.name, [other.name for other in there if not other.name.startswith(".")])
+        raise DataError(f"no document at {path}", f"did you mean '{near}'?" if near else "")
     return path
 
 
 def _of_file(file: Path, folder: Path, drawer: Drawer) -> Iterator[Unit]:
     name, kind = file.relative_to(folder).as_posix(), file.suffix.lower()
-    if kind == ".pdf":
+    if _leads_nowhere(file):
+        yield Unit(str(file), _raising(DataError(f"{file} is a link to nothing", "remove it")))
+    elif kind == ".pdf":
         yield from _of_pdf(file, name, drawer.settings.dpi)
     elif kind in PICTURES:
         yield Unit(str(file), lambda: [Page(name, file.stem, "", read_picture(file.read_bytes(), file.name))])

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from retrieval.pages.config import PageSettings
@@ -100,7 +100,7 @@ class _Writer:
         self._files = {name: self._opened(folder / name, sizes.get(name, 0)) for name in _FILES}
         for row in self._rows():
             self._ids.add(row["_id"])
-            self._known[_key(row["image"], row["title"], row["text"])] = row["_id"]
+            self._known[_key(row["_id"], row["image"], row["title"], row["text"])] = row["_id"]
 
     def __enter__(self) -> _Writer:
         return self
@@ -132,7 +132,7 @@ class _Writer:
     def _add(self, page: Page, where: str) -> None:
         digest = page.picture.sha256
         name = f"{IMAGES}/{digest[:2]}/{digest[:24]}{page.picture.suffix}"
-        if (first := self._known.get(_key(name, page.title, page.text))) is not None:
+        if (first := self._known.get(_key(page.id, name, page.title, page.text))) is not None:
             self.report.duplicates += 1
             self._write(DUPLICATES, {"id": page.id, "same_as": first})
             return
@@ -149,7 +149,7 @@ class _Writer:
             self._write(LETTERS, letters_row(name, digest, page.lettering))
         self._write(CORPUS, {"_id": page.id, "title": page.title, "text": page.text, "image": name})
         self._ids.add(page.id)
-        self._known[_key(name, page.title, page.text)] = page.id
+        self._known[_key(page.id, name, page.title, page.text)] = page.id
         self.report.pages += 1
 
     def _note(self, where: str, what: str) -> None:
@@ -216,5 +216,8 @@ def _size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _key(image: str, title: str, text: str) -> str:
-    return text_digest(f"{image}\x1f{title}\x1f{text}")
+def _key(identifier: str, image: str, title: str, text: str) -> str:
+    """Equal for equal pages. A title that is only the name of the file says nothing of the page."""
+    file = PurePosixPath(identifier)
+    own = "" if file.suffix and file.stem == title else title
+    return text_digest(f"{image}\x1f{own}\x1f{text}")

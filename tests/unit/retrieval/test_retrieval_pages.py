@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,13 @@ def picture(kind: str = "PNG", mode: str = "RGB", size: tuple[int, int] = (12, 9
     file = io.BytesIO()
     Pillow.new(mode, size).save(file, kind, **how)
     return file.getvalue()
+
+
+def nothing_wide() -> bytes:
+    """A PNG of 0 x 0 pixels."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 0, 0, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def pdf(*pages: str, password: bool = False, box: str = "/MediaBox [0 0 144 72]", at: str = "20 50") -> bytes:
@@ -104,6 +113,8 @@ def test_jitter_moves_a_page_the_same_way_each_time() -> None:
 def test_settings_that_leave_no_room_are_refused() -> None:
     with pytest.raises(ValueError, match="no letter fits"):
         PageSettings(width=40, height=40, margin=20)
+    with pytest.raises(ValueError, match="letters of 200 pixels do not fit cells of 8 x 16"):
+        PageSettings(width=512, height=720, size=200, cell=(8, 16))
     with pytest.raises(ConfigError, match="no font 'Nosuch'"):
         Drawer(PageSettings(font="Nosuch"))
 
@@ -193,10 +204,27 @@ def test_equal_pages_are_kept_once_and_named(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out/duplicates.jsonl").read_text()) == {"id": "2", "same_as": "1"}
 
 
+def test_equal_documents_are_kept_once_whatever_their_files_are_called(tmp_path: Path) -> None:
+    for name, content in (
+        ("a.png", picture()),
+        ("sub/b.png", picture()),
+        ("c.pdf", pdf("Oslo")),
+        ("d.pdf", pdf("Oslo")),
+    ):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(content)
+    report = write_pages(tmp_path / "in", tmp_path / "out")
+    assert (report.pages, report.duplicates) == (2, 2)
+    rows = [{"_id": name, "title": name, "image": "a.png"} for name in ("Oslo", "Bergen")]
+    (tmp_path / "in/corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert write_pages(tmp_path / "in", tmp_path / "titled").pages == 2, "titles of passages tell them apart"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("torn.png", picture(size=(90, 90))[:60], "torn.png cannot be read"),
+        ("zero.png", nothing_wide(), "zero.png cannot be read: it is no picture"),
         ("empty.png", b"", "empty.png cannot be read: it is no picture"),
         ("text.png", b"hello", "it is no picture"),
         ("bomb.png", picture(mode="1", size=(20_000, 10_000)), "too much memory"),
@@ -246,6 +274,30 @@ def test_a_missing_source_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no document at"):
         write_pages(tmp_path / "reprot.pdf", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["report.pdf"], "nothing is begun"
+
+
+def test_a_link_to_nothing_is_a_damaged_document(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/good.png").write_bytes(picture())
+    for name in ("gone.png", "gone.txt"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"gone\.png is a link to nothing"):
+        write_pages(tmp_path / "in", tmp_path / "out")
+    report = write_pages(tmp_path / "in", tmp_path / "out", skip_damaged=True)
+    assert (report.pages, report.damaged) == (1, 2)
+
+
+def test_what_is_said_of_a_source_and_of_what_was_left_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(picture())
+    with pytest.raises(SystemExit):
+        main(["pages", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert "1 page in" in (said := capfd.readouterr().err) and "; 1 duplicate left out" in said
+    for source, wrong in (("", "SOURCE is empty"), (str(tmp_path / "in/zzzz.pdf"), "no document at")):
+        with pytest.raises(SystemExit):
+            main(["pages", source, "--out", str(tmp_path / "other")])
+        assert wrong in (said := " ".join(capfd.readouterr().err.split())) and "a.png" not in said
 
 
 def test_html_is_read_as_a_browser_shows_it() -> None:
