@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,12 +59,13 @@ def search(
     answers = search_mixed(retriever, [*asked, *pictures], k)
     for number, (query, found) in enumerate(zip([*asked, *files], answers, strict=True), start=1):
         reasons = _explained(retriever, query, found) if explain or maps else None
+        drawn: Mapping[int, Path] = {}
         if maps is not None and reasons is not None:
-            _write_maps(maps, number, query, found, reasons)
+            drawn = _write_maps(maps, number, query, found, reasons)
         if json:
-            _print_json(query, found, reasons)
+            _print_json(query, found, reasons, drawn)
         else:
-            _print_text(query, found, reasons)
+            _print_text(query, found, reasons, drawn)
 
 
 def _explained(retriever: Retriever, query: str, hits: Sequence[Hit]) -> list[Explanation]:
@@ -79,26 +80,34 @@ def _explained(retriever: Retriever, query: str, hits: Sequence[Hit]) -> list[Ex
     return retriever.explain(query, hits) if hits else []
 
 
-def _write_maps(folder: Path, number: int, query: str, hits: Sequence[Hit], reasons: Sequence[Explanation]) -> None:
-    """The pages among ``hits`` with their heat maps: ``1-2.png`` and ``1-2.html`` are of the second hit of query 1."""
+def _write_maps(
+    folder: Path, number: int, query: str, hits: Sequence[Hit], reasons: Sequence[Explanation]
+) -> dict[int, Path]:
+    """The pages among ``hits`` with their heat maps: ``1-2.png`` and ``1-2.html`` are of the second hit of query 1.
+
+    Gives the picture of each by the rank of its hit.
+    """
     from retrieval.pages.heat import heat_html, heat_png
     from sleuth.artifacts import atomic_write
 
     folder.mkdir(parents=True, exist_ok=True)
-    written = 0
+    written: dict[int, Path] = {}
     for hit, reason in zip(hits, reasons, strict=True):
         image = hit.passage.image
-        if image is None or not any(part.box for part in reason.parts):
+        if image is None or not _has_places(reason):
             continue
         png = heat_png(image, reason)
-        (folder / f"{number}-{hit.rank}.png").write_bytes(png)
+        written[hit.rank] = folder / f"{number}-{hit.rank}.png"
+        written[hit.rank].write_bytes(png)
         title = hit.passage.title or hit.passage.id
         atomic_write(folder / f"{number}-{hit.rank}.html", heat_html(title, query, hit.score, png, reason))
-        written += 1
-    what = (
-        f"{written} heat maps in {folder}" if written else "no hit has a picture whose parts are known, so no heat map"
-    )
-    typer.echo(what, err=True)
+    count = f"{len(written)} heat map{'s' * (len(written) != 1)} in {folder}"
+    typer.echo(count if written else "no hit has a picture whose parts are known, so no heat map", err=True)
+    return written
+
+
+def _has_places(reason: Explanation) -> bool:
+    return any(part.box for part in reason.parts)
 
 
 def _queries(given: Sequence[str], pictures: Sequence[str]) -> list[str]:
@@ -115,7 +124,9 @@ def _queries(given: Sequence[str], pictures: Sequence[str]) -> list[str]:
     return asked
 
 
-def _print_json(query: str, hits: Sequence[Hit], reasons: Sequence[Explanation] | None) -> None:
+def _print_json(
+    query: str, hits: Sequence[Hit], reasons: Sequence[Explanation] | None, maps: Mapping[int, Path]
+) -> None:
     from cli.console import print_json
 
     rows = [_row(hit) for hit in hits]
@@ -125,6 +136,9 @@ def _print_json(query: str, hits: Sequence[Hit], reasons: Sequence[Explanation] 
             | ({"box": list(part.box)} if part.box else {})
             for part in reason.parts
         ]
+    for row in rows:
+        if row["rank"] in maps:
+            row["heat_map"] = str(maps[row["rank"]])
     print_json({"query": query, "hits": rows})
 
 
@@ -134,7 +148,9 @@ def _row(hit: Hit) -> dict[str, Any]:
     return row if passage.image is None else {**row, "image": passage.image.name}
 
 
-def _print_text(query: str, hits: Sequence[Hit], reasons: Sequence[Explanation] | None) -> None:
+def _print_text(
+    query: str, hits: Sequence[Hit], reasons: Sequence[Explanation] | None, maps: Mapping[int, Path]
+) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -153,6 +169,10 @@ def _print_text(query: str, hits: Sequence[Hit], reasons: Sequence[Explanation] 
         console.print(Text(f"     {text}", style="dim"), overflow="ellipsis", no_wrap=True)
         if reasons is not None:
             _print_parts(console, hit.score, reasons[place])
+            if hit.rank in maps:
+                console.print(Text(f"     heat map: {plain(str(maps[hit.rank]))}", style="dim"), soft_wrap=True)
+            elif hit.passage.image is not None and _has_places(reasons[place]):
+                console.print(Text("     --maps FOLDER shows this on the page", style="dim"))
 
 
 def _print_parts(console: Console, score: float, reason: Explanation) -> None:

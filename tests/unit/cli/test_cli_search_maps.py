@@ -1,0 +1,61 @@
+"""Heat maps of a search: written where --maps says, and named by what explains the hits."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image as Pillow
+from typer.testing import CliRunner
+
+from cli.main import make_app
+from sleuth.explanations import Contribution, Explanation
+from sleuth.types import Hit, Image, Passage
+
+
+def page() -> Image:
+    file = io.BytesIO()
+    Pillow.new("RGB", (32, 16), "white").save(file, "PNG")
+    return Image("a.png", "0" * 64, file.getvalue())
+
+
+class Shelf:
+    """A page and a text, in this order; the page was met at one place."""
+
+    fingerprint = "shelf"
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        hits = [Hit(Passage("page", "A page", "", page()), 2.0, 1), Hit(Passage("text", "", "words"), 1.0, 2)]
+        return [hits[:k] for _ in queries]
+
+    def explain(self, query: str, hits: Sequence[Hit]) -> list[Explanation]:
+        box = lambda hit: (8, 0, 16, 16) if hit.passage.image else None
+        return [Explanation((Contribution(query, "met", hit.score, box(hit)),)) for hit in hits]
+
+
+@pytest.fixture(autouse=True)
+def shelf(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workflows.retrievers.retriever_settings", lambda *_: SimpleNamespace())
+    monkeypatch.setattr("workflows.retrievers.open_alone", lambda *_, **__: Shelf())
+
+
+def said(*words: str) -> str:
+    done = CliRunner().invoke(make_app(), ["search", "index", "oslo", *words], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def test_an_explained_page_names_its_heat_map(tmp_path: Path) -> None:
+    shown = said("--explain", "--maps", str(tmp_path / "maps"))
+    assert shown.count("heat map:") == 1 and str(tmp_path / "maps/1-1.png") in shown
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["1-1.html", "1-1.png"]
+    (row,) = map(json.loads, said("--json", "--maps", str(tmp_path / "maps")).splitlines())
+    assert [hit.get("heat_map") for hit in row["hits"]] == [str(tmp_path / "maps/1-1.png"), None]
+
+
+def test_an_explained_page_says_how_to_see_its_heat_map() -> None:
+    assert said("--explain").count("--maps FOLDER") == 1 and "--maps" not in said()
