@@ -189,6 +189,12 @@ def test_runs_may_be_asked_for_their_evidence(place, tmp_path):
     assert info["dropped"]["its answer does not stand in what was found"] == 2
 
 
+def test_runs_of_which_none_is_usable_say_what_they_lack(place, tmp_path):
+    (tmp_path / "runs.jsonl").write_text(json.dumps(RUNS[0] | {"turns": RUNS[0]["turns"][:-1]}) + "\n")
+    with pytest.raises(DataError, match="name other runs: they have to search, end in an answer"):
+        demonstrate(place, tmp_path / "run", sources=[{"kind": "runs", "path": str(tmp_path / "runs.jsonl")}])
+
+
 def test_the_limit_is_on_all_sources_together(place, tmp_path):
     sources = [str(place / "questions.jsonl"), {"kind": "runs", "path": str(place / "runs.jsonl")}]
     kept, info = demonstrate(place, tmp_path / "run", sources=sources, limit=4)
