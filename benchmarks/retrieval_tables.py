@@ -43,7 +43,8 @@ from retrieval.training.mining_config import FilterSettings
 from retrieval.training.objective import AgainstTable
 from retrieval.training.rerankers.config import RerankerSettings
 from retrieval.training.rerankers.train import train_reranker
-from retrieval.training.rows import TrainingRow, load_rows
+from retrieval.training.row import TrainingRow
+from retrieval.training.rows import load_rows
 from retrieval.training.trainer import freeze_passages, train
 from sleuth.protocols import Retriever
 from sleuth.sinks import ConsoleSink

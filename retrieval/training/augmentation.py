@@ -18,7 +18,8 @@ from retrieval.training.augmentation_config import AugmentationSettings
 from retrieval.training.config import SourceSettings
 from retrieval.training.crops import crop_passages
 from retrieval.training.labels import Ranking, asked
-from retrieval.training.rows import Labels, TrainingRow, load_rows, read_passages
+from retrieval.training.row import Labels, TrainingRow
+from retrieval.training.rows import load_rows, read_passages
 from retrieval.training.sampling import same_as
 from sleuth.errors import ConfigError, DataError
 from sleuth.protocols import Retriever

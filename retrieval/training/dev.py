@@ -14,7 +14,8 @@ from retrieval.encoders.pieces import encode_pieces, nearest, pieces_of
 from retrieval.evaluation.measures import per_query
 from retrieval.training.config import DevSettings, SourceSettings
 from retrieval.training.instructions import encode_queries
-from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages
+from retrieval.training.row import TrainingRow, passages_of
+from retrieval.training.rows import load_rows, read_passages
 from sleuth.errors import DataError
 from sleuth.types import Passage
 

@@ -22,7 +22,7 @@ from retrieval.encoders.retriever import EncoderRetriever
 from retrieval.instructed import by_instruction
 from retrieval.rerankers.scorer import Pair, PairScorer, score_each, takes_instructions
 from retrieval.resilient import ResilientRetriever
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ConfigError
 from sleuth.protocols import Retriever

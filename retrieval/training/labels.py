@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from retrieval.training.instructions import search_each
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ArtifactError
 from sleuth.protocols import Retriever

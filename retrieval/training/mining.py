@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from retrieval.combine.parts import reach
 from retrieval.training.instructions import search_each
 from retrieval.training.mining_config import FilterSettings
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from retrieval.training.sampling import golds_by_query, same_as
 from sleuth.evidence import mentions_answer
 from sleuth.protocols import Retriever

@@ -24,7 +24,7 @@ from retrieval.training.instructions import in_order, instructed
 from retrieval.training.learning import Objective
 from retrieval.training.loss import Columns, ContrastiveLoss, Targets, info_nce
 from retrieval.training.ranks import gather, rank_slice
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from retrieval.training.sampling import Batch, one_key, sampler_of
 from sleuth.types import Passage
 

@@ -30,7 +30,8 @@ from retrieval.training.dev import judge_all, load_dev, means
 from retrieval.training.instructions import check_instructions, say_unread, search_each
 from retrieval.training.mining import mine
 from retrieval.training.objective import EncoderObjective
-from retrieval.training.rows import TrainingRow, load_rows, passages_of, read_passages, write_rows
+from retrieval.training.row import TrainingRow, passages_of
+from retrieval.training.rows import load_rows, read_passages, write_rows
 from retrieval.training.sampling import mixture_of
 from retrieval.training.start import Counting, Material, start
 from retrieval.training.start_config import EncoderStart

@@ -22,12 +22,10 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from retrieval.corpus import BadRow
 from retrieval.corpus import read_rows as read_corpus
@@ -36,48 +34,14 @@ from retrieval.images import find_image
 from retrieval.passages import content_key
 from retrieval.training.cloze import Pair, cloze_pairs, title_body_pairs
 from retrieval.training.config import SourceSettings
-from retrieval.training.picture_rows import by_id, is_unseen, located, named, targets
-from sleuth.artifacts import atomic_write, text_digest
+from retrieval.training.picture_rows import by_id, is_unseen, located
+from retrieval.training.row import TrainingRow, passages_of
+from retrieval.training.row_layouts import colpali, reader_of, tevatron, tevatron_row
+from sleuth.artifacts import atomic_write
 from sleuth.errors import ConfigError, DataError
+from sleuth.evidence import parent_id
 from sleuth.rows import RawRow, read_rows
-from sleuth.types import Image, Passage
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """What one teacher says of a query; it is drawn with probability ``share``."""
-
-    positives: tuple[Passage, ...]
-    negatives: tuple[Passage, ...]
-    share: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingRow:
-    """One query. ``positives`` are all its gold passages; ``answers`` are known for some data only.
-
-    Scores are a teacher's, parallel to the passages; empty where there are none.
-    ``labels``: teachers, one of which is drawn whenever the row is; ``positives`` are then also those of all of them.
-    """
-
-    id: str
-    query: str
-    positives: tuple[Passage, ...]
-    negatives: tuple[Passage, ...] = ()
-    answers: tuple[str, ...] = ()
-    instruction: str = ""
-    """What the query asks for, where it is not what the encoder's query prompt says."""
-    scores: Mapping[str, float] = field(default_factory=dict)
-    """A teacher's score of passages, by content key; higher is better."""
-    source: str = ""
-    """The set that it is from, where there are several."""
-    labels: tuple[Labels, ...] = ()
-    weight: float = 1.0
-    """How much it counts in the loss, beside the other rows."""
-    query_form: str = ""
-    """What its query is written in, which must be the encoder's; empty: it does not say."""
-    share: float | None = None
-    """Of its source in the mixture; None: sources are mixed as they come."""
+from sleuth.types import Passage
 
 
 def load_rows(sources: Sequence[SourceSettings]) -> list[TrainingRow]:
@@ -116,20 +80,6 @@ def write_rows(rows: Iterable[TrainingRow], path: str | Path) -> None:
     atomic_write(path, "".join(json.dumps(tevatron_row(row), ensure_ascii=False) + "\n" for row in rows))
 
 
-def row_of(values: Mapping[str, Any], where: str = "a row") -> TrainingRow:
-    """The row that ``tevatron_row`` wrote; keys that it does not know are ignored. Raises DataError."""
-    return _tevatron(RawRow(where, 1, dict(values)))
-
-
-def passages_of(rows: Iterable[TrainingRow]) -> list[Passage]:
-    """Every distinct passage of the rows, in order of first appearance; equal content counts as the same passage."""
-    found: dict[str, Passage] = {}
-    for row in rows:
-        for passage in (*row.positives, *row.negatives):
-            found.setdefault(content_key(passage), passage)
-    return list(found.values())
-
-
 def _load(source: SourceSettings) -> list[TrainingRow]:
     if source.layout in _OF_PASSAGES:
         pairs = _OF_PASSAGES[source.layout](read_passages(source.path), source.limit)
@@ -141,9 +91,9 @@ def _load(source: SourceSettings) -> list[TrainingRow]:
     if source.layout == "beir":
         raise ConfigError(f"{source.path} is a file, and the layout beir is a folder", "leave layout out")
     raw = read_rows(source.path, source.limit)
-    read = _READERS[source.layout or _detect(raw[0])]
+    read = reader_of(source.layout, raw[0])
     rows = [_sound(one, row) for one in raw if (row := read(one)) is not None]
-    if read in (_colpali, _tevatron):
+    if read in (colpali, tevatron):
         rows = _with_pictures(source, raw, rows)
     return _with_ids_of(rows, source.corpus) if source.corpus else rows
 
@@ -151,7 +101,7 @@ def _load(source: SourceSettings) -> list[TrainingRow]:
 def _with_pictures(source: SourceSettings, raw: Sequence[RawRow], rows: Sequence[TrainingRow]) -> list[TrainingRow]:
     """The rows with the pictures that they name: of the source's corpus by id, or else of files beside the source's."""
     asked = {p.id for row in rows for p in (*row.positives, *row.negatives) if is_unseen(p.image)}
-    known = _corpus(source.corpus, asked) if source.corpus and asked else None
+    known = {p.id: p for p in read_passages(source.corpus) if p.id in asked} if source.corpus and asked else None
     folder = Path(source.path).parent
     find = functools.cache(find_image)  # many rows name the same picture
 
@@ -172,135 +122,6 @@ def _sound(read: RawRow, row: TrainingRow) -> TrainingRow:
     return row
 
 
-def _detect(row: RawRow) -> str:
-    marks = {"positive_passages": "tevatron", "pos_target": "colpali", "context": "hotpotqa", "paragraphs": "musique"}
-    for key, layout in marks.items():
-        if key in row.fields:
-            return layout
-    raise row.error(
-        f"no known layout has the keys {', '.join(sorted(row.fields)) or '(none)'}",
-        f"Tevatron rows have positive_passages, HotpotQA's context, MuSiQue's paragraphs; BEIR is a folder; "
-        f"one of {', '.join(sorted(marks))} is told from these; layout: cloze or title_body asks about a corpus",
-    )
-
-
-def _tevatron(row: RawRow) -> TrainingRow:
-    positives = _tevatron_passages(row, "positive_passages")
-    if not positives:
-        raise row.error("'positive_passages' is empty")
-    negatives = _tevatron_passages(row, "negative_passages") if "negative_passages" in row.fields else []
-    answers = row.fields.get("answers") or ()
-    identifier = row.fields.get("query_id", row.number)
-    scores = {content_key(p): score for p, score in (*negatives, *positives) if score is not None}
-    return TrainingRow(
-        str(identifier),
-        row.text("query"),
-        tuple(passage for passage, _ in positives),
-        tuple(passage for passage, _ in negatives),
-        tuple(str(answer) for answer in _list(row, answers, "answers")),
-        _text_or_nothing(row, "instruction"),
-        scores,
-        _text_or_nothing(row, "source"),
-        weight=_above_nothing(row, "weight") or 1.0,
-        query_form=_text_or_nothing(row, "query_form"),
-        share=_above_nothing(row, "share"),
-    )
-
-
-def _above_nothing(row: RawRow, name: str) -> float | None:
-    value = row.fields.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise row.error(f"'{name}' is not a finite number above 0")
-    return float(value)
-
-
-def _colpali(row: RawRow) -> TrainingRow:
-    positives = targets(row, "pos_target")
-    if not positives:
-        raise row.error("'pos_target' is empty")
-    identifier = row.fields.get("query_id", row.number)
-    return TrainingRow(str(identifier), row.text("query"), tuple(positives), tuple(targets(row, "neg_target")))
-
-
-def _text_or_nothing(row: RawRow, name: str) -> str:
-    return row.text(name) if row.fields.get(name) not in (None, "") else ""
-
-
-def _tevatron_passages(row: RawRow, name: str) -> list[tuple[Passage, float | None]]:
-    """The passages of one list, with their scores."""
-    passages = []
-    for number, value in enumerate(_list(row, row.fields.get(name), name)):
-        image = _image(value.get("image")) if isinstance(value, Mapping) else None
-        text = value.get("text") if isinstance(value, Mapping) else None
-        text = "" if text is None and image is not None else text
-        if not isinstance(text, str) or not (text.strip() or image):
-            raise row.error(f"'{name}[{number}]' is not a passage with a text")
-        title = value.get("title") or ""
-        if not isinstance(title, str):
-            raise row.error(f"the title of '{name}[{number}]' is not a string")
-        passages.append((_passage(value.get("docid"), title, text, image), _score(row, value, f"{name}[{number}]")))
-    return passages
-
-
-def _score(row: RawRow, passage: Mapping[str, Any], name: str) -> float | None:
-    value = passage.get("score")
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise row.error(f"the score of '{name}' is not a finite number")
-    return float(value)
-
-
-def _image(value: object) -> Image | None:
-    if isinstance(value, str) and value.strip():
-        return named(value)
-    name, digest = (value.get(key) if isinstance(value, Mapping) else None for key in ("name", "sha256"))
-    return Image(name, digest) if isinstance(name, str) and isinstance(digest, str) else None
-
-
-def _hotpotqa(row: RawRow) -> TrainingRow:
-    wanted = {str(fact[0]) for fact in _list(row, row.fields.get("supporting_facts"), "supporting_facts") if fact}
-    positives: list[Passage] = []
-    negatives: list[Passage] = []
-    for number, paragraph in enumerate(_list(row, row.fields.get("context"), "context")):
-        try:
-            title, sentences = paragraph
-            text = "".join(sentences).strip()
-        except (TypeError, ValueError):
-            raise row.error(f"'context[{number}]' is not [title, sentences]") from None
-        if text:
-            (positives if title in wanted else negatives).append(_passage(None, title, text))
-    return _released(row, "_id", positives, negatives, [str(row.fields.get("answer") or "")])
-
-
-def _musique(row: RawRow) -> TrainingRow | None:
-    if row.fields.get("answerable") is False:
-        return None  # its paragraphs do not contain the answer
-    positives: list[Passage] = []
-    negatives: list[Passage] = []
-    for number, paragraph in enumerate(_list(row, row.fields.get("paragraphs"), "paragraphs")):
-        if not isinstance(paragraph, Mapping) or not isinstance(paragraph.get("paragraph_text"), str):
-            raise row.error(f"'paragraphs[{number}]' has no paragraph_text")
-        if not paragraph["paragraph_text"].strip():
-            continue
-        passage = _passage(None, str(paragraph.get("title") or ""), paragraph["paragraph_text"])
-        (positives if paragraph.get("is_supporting") else negatives).append(passage)
-    answers = [row.fields.get("answer"), *(row.fields.get("answer_aliases") or ())]
-    return _released(row, "id", positives, negatives, [str(answer) for answer in answers if answer])
-
-
-def _released(
-    row: RawRow, id_key: str, positives: Sequence[Passage], negatives: Sequence[Passage], answers: Sequence[str]
-) -> TrainingRow:
-    if not positives:
-        raise row.error("no paragraph is marked as supporting", "is this the test release, without judgements?")
-    known = tuple(answer for answer in answers if answer)
-    identifier = str(row.fields.get(id_key, row.number))
-    return TrainingRow(identifier, row.text("question"), tuple(positives), tuple(negatives), known)
-
-
 def _beir(source: SourceSettings) -> list[TrainingRow]:
     folder = Path(source.path)
     judged = read_qrels(folder / "qrels" / f"{source.split}.tsv")
@@ -313,16 +134,22 @@ def _beir(source: SourceSettings) -> list[TrainingRow]:
         missing = next((pid for pid in grades if pid not in corpus), None)
         if missing is not None:
             raise DataError(f"{folder}/qrels/{source.split}.tsv judges the passage {missing}, which the corpus lacks")
-        positives = tuple(corpus[pid] for pid, grade in grades.items() if grade > 0)
-        negatives = tuple(corpus[pid] for pid, grade in grades.items() if grade <= 0)
+        positives = tuple(passage for pid, grade in grades.items() if grade > 0 for passage in corpus[pid])
+        negatives = tuple(passage for pid, grade in grades.items() if grade <= 0 for passage in corpus[pid])
         if positives:
             row = TrainingRow(query, texts[query].text("text"), positives, negatives)
             rows.append(_sound(texts[query], row))
     return rows
 
 
-def _corpus(path: str | Path, wanted: set[str]) -> dict[str, Passage]:
-    return {p.id: p for p in read_passages(path) if p.id in wanted}
+def _corpus(path: str | Path, wanted: set[str]) -> dict[str, list[Passage]]:
+    """By id, the passages of a corpus that are ``wanted``, each of them one, or the pages or windows that it became."""
+    found: dict[str, list[Passage]] = {}
+    for passage in read_passages(path):
+        name = passage.id if passage.id in wanted else parent_id(passage.id)
+        if name in wanted:
+            found.setdefault(name, []).append(passage)
+    return found
 
 
 def _with_ids_of(rows: Sequence[TrainingRow], corpus: str | Path) -> list[TrainingRow]:
@@ -352,44 +179,7 @@ def read_passages(corpus: str | Path) -> Iterator[Passage]:
         yield row.passage
 
 
-def _list(row: RawRow, value: object, name: str) -> Sequence[Any]:
-    if not isinstance(value, list | tuple):
-        raise row.error(f"'{name}' is {'missing' if value is None else 'not a list'}")
-    return value
-
-
-def _passage(identifier: object, title: str, text: str, image: Image | None = None) -> Passage:
-    """A passage without an id is identified by its content, so that it is the same wherever it occurs."""
-    passage = Passage("", title, text, image)
-    return replace(passage, id=text_digest(content_key(passage))[:16] if identifier is None else str(identifier))
-
-
-def _tevatron_passage(passage: Passage, scores: Mapping[str, float]) -> dict[str, Any]:
-    image = {} if passage.image is None else {"image": {"name": passage.image.name, "sha256": passage.image.sha256}}
-    score = {"score": scores[content_key(passage)]} if content_key(passage) in scores else {}
-    return {"docid": passage.id, "title": passage.title, "text": passage.text, **image, **score}
-
-
-def tevatron_row(row: TrainingRow) -> dict[str, Any]:
-    """A row of Tevatron's jsonl, in plain values."""
-    values: dict[str, Any] = {
-        "query_id": row.id,
-        "query": row.query,
-        "positive_passages": [_tevatron_passage(p, row.scores) for p in row.positives],
-        "negative_passages": [_tevatron_passage(p, row.scores) for p in row.negatives],
-    }
-    more: dict[str, Any] = {"answers": list(row.answers), "instruction": row.instruction, "source": row.source}
-    more |= {"weight": row.weight if row.weight != 1.0 else None, "query_form": row.query_form, "share": row.share}
-    return values | {name: value for name, value in more.items() if value}
-
-
 _OF_PASSAGES: dict[str | None, Callable[[Iterable[Passage], int | None], list[Pair]]] = {
     "cloze": cloze_pairs,
     "title_body": title_body_pairs,
-}
-_READERS: dict[str, Callable[[RawRow], TrainingRow | None]] = {
-    "tevatron": _tevatron,
-    "colpali": _colpali,
-    "hotpotqa": _hotpotqa,
-    "musique": _musique,
 }

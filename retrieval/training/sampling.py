@@ -19,7 +19,7 @@ import torch
 from retrieval.passages import content_key
 from retrieval.training.config import TrainingSettings
 from retrieval.training.loss import Columns, Targets, mask_golds
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from sleuth.seeding import derive_seed
 from sleuth.types import Passage
 

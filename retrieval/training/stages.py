@@ -17,7 +17,8 @@ from retrieval.training.config import DevSettings, RetrieverTraining, StageSetti
 from retrieval.training.dev import DevSet, load_dev, means
 from retrieval.training.merging import merge_weights
 from retrieval.training.pipeline import TrainingRun, index_trained, run_training
-from retrieval.training.rows import load_rows, passages_of
+from retrieval.training.row import passages_of
+from retrieval.training.rows import load_rows
 from retrieval.training.stages_config import BASE, MergeStageSettings, RerankerStageSettings, TrainStageSettings
 from retrieval.training.start_config import EncoderStart
 from sleuth.artifacts import add_to_manifest, atomic_folder

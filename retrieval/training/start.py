@@ -16,7 +16,7 @@ from retrieval.training.config import FrozenSettings, InBatchSettings, TrainingS
 from retrieval.training.frozen import Table, freeze
 from retrieval.training.instructions import check_instructions
 from retrieval.training.objective import AgainstTable, EncoderObjective, InBatch
-from retrieval.training.rows import TrainingRow, passages_of
+from retrieval.training.row import TrainingRow, passages_of
 from retrieval.training.sampling import sampler_of
 from retrieval.training.terms import terms_of
 from retrieval.training.trainer import add_adapter, freeze_passages

@@ -12,7 +12,7 @@ from retrieval.encoders.retriever import EncoderRetriever
 from retrieval.passages import content_key, passage_text
 from retrieval.rerankers.scorer import score_each
 from retrieval.training.instructions import encode_queries, search_each
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from sleuth.errors import DataError
 from sleuth.protocols import Retriever
 from sleuth.types import Passage

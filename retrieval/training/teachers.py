@@ -18,7 +18,7 @@ from retrieval.training.augmentation_config import AugmentationSettings
 from retrieval.training.config import RetrieverTraining
 from retrieval.training.instructions import say_unread
 from retrieval.training.labels import asked, label, labels_file, rankings
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from sleuth.layout import RetrieverRunLayout
 
 log = logging.getLogger("sleuth.train_retriever")

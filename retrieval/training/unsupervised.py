@@ -27,7 +27,7 @@ from retrieval.training.gradient_cache import Embed, cached_backward
 from retrieval.training.loss import Targets
 from retrieval.training.objective import contrast
 from retrieval.training.ranks import gather, rank_slice
-from retrieval.training.rows import TrainingRow, passages_of
+from retrieval.training.row import TrainingRow, passages_of
 from retrieval.training.start import Material
 from retrieval.training.trainer import add_adapter
 from retrieval.training.unsupervised_config import MntpSettings, SimcseSettings, TextTraining

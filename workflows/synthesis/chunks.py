@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from retrieval.training.rows import row_of, tevatron_row
+from retrieval.training.row_layouts import row_of, tevatron_row
 from sleuth.layout import read_record, write_record
 from workflows.synthesis.journal import About, Cost
 from workflows.synthesis.layout import ChunkLayout

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.passages import content_key
-from retrieval.training.rows import tevatron_row
+from retrieval.training.row_layouts import tevatron_row
 from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ArtifactError
 from sleuth.trajectories import open_for_append, read_jsonl

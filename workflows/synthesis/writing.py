@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from agent.writing.asks import Ask, Message, Weigh
 from envs.grammar import neutralise
 from retrieval.passages import content_key
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from sleuth.artifacts import text_digest
 from sleuth.seeding import derive_seed
 from sleuth.types import Passage

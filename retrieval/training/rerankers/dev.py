@@ -14,7 +14,8 @@ from retrieval.training.config import DevSettings
 from retrieval.training.dev import judge_all, source_of
 from retrieval.training.instructions import search_each
 from retrieval.training.rerankers.config import RerankerSettings
-from retrieval.training.rows import TrainingRow, load_rows
+from retrieval.training.row import TrainingRow
+from retrieval.training.rows import load_rows
 from sleuth.errors import DataError
 from sleuth.types import Passage
 

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from retrieval.passages import content_key, passage_text
 from retrieval.training.rerankers.config import ContrastiveSettings, LossSettings
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from retrieval.training.sampling import BatchSampler, golds_by_query, same_as
 from sleuth.errors import DataError
 from sleuth.seeding import derive_seed

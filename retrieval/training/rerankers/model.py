@@ -19,7 +19,7 @@ from hub.randomness import seeded
 from retrieval.rerankers.loading import CROSS_ENCODER, ask, check_room, is_asked, is_causal, open_cross_encoder
 from retrieval.rerankers.scorer import Pair, cleaner, prompt_with
 from retrieval.training.rerankers.config import RerankerSettings, YesNoSettings
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from sleuth.artifacts import atomic_folder, write_manifest
 from sleuth.errors import ConfigError
 

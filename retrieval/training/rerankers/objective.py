@@ -20,7 +20,7 @@ from retrieval.training.rerankers.config import RerankerSettings
 from retrieval.training.rerankers.lists import ListSampler, RankedList
 from retrieval.training.rerankers.losses import make_loss
 from retrieval.training.rerankers.model import Reranker
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from retrieval.training.rerankers.config import RerankerSettings
 from retrieval.training.rerankers.dev import Candidates, load_candidates
 from retrieval.training.rerankers.model import Reranker, check_instructions, new_reranker
 from retrieval.training.rerankers.objective import RankLists
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from retrieval.training.start import Counting
 from retrieval.training.trainer import Watch, train
 from sleuth.checkpoints import newest_complete

@@ -20,7 +20,7 @@ from retrieval.encoders.scratch import make_backbone
 from retrieval.encoders.sparse_config import SparseEncoderSettings
 from retrieval.passages import content_key, passage_text
 from retrieval.training.objective import Scored
-from retrieval.training.rows import TrainingRow, passages_of
+from retrieval.training.row import TrainingRow, passages_of
 from sleuth.types import Hit, Passage
 
 WORDS = ["amber", "birch", "coral", "delta", "ember", "fjord", "grove", "heath", "islet", "jetty", "knoll", "larch"]

@@ -24,7 +24,7 @@ from retrieval.training.frozen import freeze
 from retrieval.training.mining import mine
 from retrieval.training.mining_config import FilterSettings
 from retrieval.training.objective import AgainstTable, InBatch, Objective, Terms
-from retrieval.training.rows import passages_of
+from retrieval.training.row import passages_of
 from retrieval.training.terms import terms_of
 from retrieval.training.trainer import Watch, freeze_passages, train, trainable
 from sleuth.sinks import JsonlSink

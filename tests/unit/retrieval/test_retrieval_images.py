@@ -362,7 +362,8 @@ def test_a_changed_store_is_told(index: Path) -> None:
 
 def test_training_rows_keep_which_picture_a_passage_has(tmp_path: Path) -> None:
     from retrieval.training.config import SourceSettings
-    from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
+    from retrieval.training.row import TrainingRow, passages_of
+    from retrieval.training.rows import load_rows, write_rows
 
     one, two = (Passage(digest, "T", "", Image("a.png", digest * 64)) for digest in "01")
     rows = [TrainingRow("1", "who?", (one,), (two, Passage("3", "T", "x")))]

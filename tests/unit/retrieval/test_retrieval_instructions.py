@@ -30,7 +30,8 @@ from retrieval.training.rerankers.config import RerankerSettings
 from retrieval.training.rerankers.dev import Candidates, load_candidates
 from retrieval.training.rerankers.model import check_instructions, new_reranker
 from retrieval.training.rerankers.objective import RankLists
-from retrieval.training.rows import TrainingRow, passages_of, write_rows
+from retrieval.training.row import TrainingRow, passages_of
+from retrieval.training.rows import write_rows
 from retrieval.training.teacher import with_scores
 from sleuth.errors import ConfigError
 from sleuth.types import Hit, Passage

@@ -34,7 +34,7 @@ from retrieval.pages.write import write_pages
 from retrieval.training.config import TrainingSettings
 from retrieval.training.objective import InBatch
 from retrieval.training.reading import letter_grid
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from retrieval.training.terms import terms_of
 from sleuth.errors import ArtifactError, ConfigError, DataError
 from sleuth.types import Image, Passage

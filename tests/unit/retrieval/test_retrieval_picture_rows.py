@@ -15,7 +15,8 @@ from PIL import Image as Pillow
 from hub.pictures import read_image
 from retrieval.passages import content_key
 from retrieval.training.config import SourceSettings
-from retrieval.training.rows import TrainingRow, load_rows
+from retrieval.training.row import TrainingRow
+from retrieval.training.rows import load_rows
 from sleuth.errors import DataError
 
 

@@ -16,7 +16,8 @@ from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.loading import open_encoder
 from retrieval.service.remote import RemoteRetriever
 from retrieval.training.config import SourceSettings, TrainingSettings
-from retrieval.training.rows import TrainingRow, load_rows, write_rows
+from retrieval.training.row import TrainingRow
+from retrieval.training.rows import load_rows, write_rows
 from retrieval.training.sampling import BatchSampler
 from retrieval.training.start import Material, start
 from sleuth.errors import ConfigError, DataError

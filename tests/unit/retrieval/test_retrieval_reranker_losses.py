@@ -19,7 +19,7 @@ from retrieval.training.rerankers.config import LossSettings
 from retrieval.training.rerankers.lists import ListSampler, RankedList
 from retrieval.training.rerankers.losses import make_loss
 from retrieval.training.rerankers.objective import weighted
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from sleuth.types import Passage
 
 LISTS = [

@@ -23,7 +23,8 @@ from retrieval.training.rerankers.lists import ListSampler
 from retrieval.training.rerankers.model import new_reranker
 from retrieval.training.rerankers.objective import RankLists
 from retrieval.training.rerankers.train import Watched, train_reranker
-from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
+from retrieval.training.row import TrainingRow, passages_of
+from retrieval.training.rows import load_rows, write_rows
 from retrieval.training.teacher import with_scores
 from sleuth.errors import ArtifactError, ConfigError, DataError
 from sleuth.types import Passage

@@ -27,7 +27,7 @@ from retrieval.encoders.sparse import SPARSE
 from retrieval.passages import passage_text
 from retrieval.training.config import TrainingSettings
 from retrieval.training.flops import flops, quadratic
-from retrieval.training.rows import passages_of
+from retrieval.training.row import passages_of
 from retrieval.training.terms import terms_of
 from sleuth.errors import ArtifactError, ConfigError
 

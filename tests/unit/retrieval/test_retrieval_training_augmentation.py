@@ -23,7 +23,7 @@ from retrieval.training.augmentation import (
 from retrieval.training.augmentation_config import AugmentationSettings
 from retrieval.training.crops import crop_passages
 from retrieval.training.labels import label, labels_file, rankings, read_labels
-from retrieval.training.rows import Labels, TrainingRow
+from retrieval.training.row import Labels, TrainingRow
 from retrieval.training.sampling import BatchSampler
 from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
 from sleuth.types import Hit, Passage

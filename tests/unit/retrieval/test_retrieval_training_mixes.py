@@ -19,7 +19,7 @@ from retrieval.training.config import FrozenSettings, InBatchSettings
 from retrieval.training.frozen import Table
 from retrieval.training.instructions import encode_queries, instructed, prompt_for
 from retrieval.training.objective import AgainstTable, InBatch
-from retrieval.training.rows import TrainingRow, passages_of
+from retrieval.training.row import TrainingRow, passages_of
 from retrieval.training.sampling import BatchSampler, sampler_of
 from retrieval.training.start import Material, timed
 from retrieval.training.terms import terms_of

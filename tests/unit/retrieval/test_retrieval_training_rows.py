@@ -15,7 +15,8 @@ from retrieval.training.config import SourceSettings
 from retrieval.training.loss import Columns
 from retrieval.training.mining import mine
 from retrieval.training.mining_config import FilterSettings
-from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
+from retrieval.training.row import TrainingRow, passages_of
+from retrieval.training.rows import load_rows, write_rows
 from retrieval.training.sampling import BatchSampler, one_key
 from sleuth.errors import ConfigError, DataError
 from sleuth.types import Hit, Passage
@@ -145,6 +146,14 @@ def test_bad_tevatron_rows_are_named(tmp_path: Path, row: dict[str, Any], named:
 def test_bad_released_rows_are_named(tmp_path: Path, row: dict[str, Any], named: str) -> None:
     with pytest.raises(DataError, match=named):
         load(written(tmp_path / "r.jsonl", [row]))
+
+
+def test_judgements_of_a_passage_hold_for_the_pages_that_it_became(tmp_path: Path) -> None:
+    folder = beir(tmp_path)
+    rows = [{"_id": name, "text": f"page {name}"} for name in ("a::w0", "b", "a::w1", "c::w0")]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (row,) = load(folder)
+    assert [p.id for p in row.positives] == ["a::w0", "a::w1"] and [p.id for p in row.negatives] == ["b"]
 
 
 def test_a_folder_is_beir_only(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from retrieval.training.config import DevSettings, SourceSettings, TrainingSetti
 from retrieval.training.dev import DevSet, judge_all, load_dev, means
 from retrieval.training.frozen import Table
 from retrieval.training.objective import AgainstTable, InBatch, Objective
-from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
+from retrieval.training.row import TrainingRow, passages_of
+from retrieval.training.rows import load_rows, write_rows
 from retrieval.training.start import Material, start
 from retrieval.training.trainer import Outcome, Watch, add_adapter, freeze_passages, train, trainable
 from sleuth.errors import TrainingError

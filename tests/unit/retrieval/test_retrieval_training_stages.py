@@ -18,7 +18,8 @@ from cli.train_retriever import train_retriever
 from retrieval.encoders.loading import load_encoder
 from retrieval.training.config import SourceSettings
 from retrieval.training.merging import merge_weights, slerp
-from retrieval.training.rows import TrainingRow, load_rows, write_rows
+from retrieval.training.row import TrainingRow
+from retrieval.training.rows import load_rows, write_rows
 from retrieval.training.sampling import BatchSampler, apportioned
 from sleuth.errors import ArtifactError, ConfigError, DataError
 from sleuth.types import Passage

@@ -22,7 +22,8 @@ from retrieval.passages import content_key, passage_text
 from retrieval.training.config import SourceSettings
 from retrieval.training.instructions import search_each
 from retrieval.training.mining_config import MiningSettings
-from retrieval.training.rows import TrainingRow, load_rows, passages_of, write_rows
+from retrieval.training.row import TrainingRow, passages_of
+from retrieval.training.rows import load_rows, write_rows
 from retrieval.training.start import Material, start
 from retrieval.training.teacher import with_scores
 from sleuth.errors import ConfigError, DataError

@@ -17,7 +17,7 @@ from test_retrieval_training_pipeline import PASSAGES, config
 from cli.train_retriever import train_retriever
 from retrieval.encoders.loading import load_encoder
 from retrieval.training.objective import InBatch
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from sleuth.errors import ArtifactError, ConfigError, DataError, RetrieverError
 from sleuth.layout import RetrieverRunLayout
 from sleuth.types import Hit

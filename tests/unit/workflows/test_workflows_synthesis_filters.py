@@ -14,7 +14,7 @@ from scripted_writer import ScriptedWriter, WeighingWriter, write_corpus
 
 from agent.writing.asks import Ask
 from retrieval.bm25 import build_bm25
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from sleuth.errors import ConfigError, DataError
 from sleuth.types import Passage
 from workflows.synthesis.desk import Desk

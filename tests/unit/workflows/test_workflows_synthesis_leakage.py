@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from scripted_writer import ScriptedWriter, write_corpus
 
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from sleuth.errors import DataError
 from sleuth.types import Passage
 from workflows.synthesis.desk import Desk, Journal

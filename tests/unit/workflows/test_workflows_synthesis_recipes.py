@@ -13,7 +13,8 @@ from test_workflows_synthesis import rejects_in, rows_in, run, settings_of
 from agent.writing.asks import Ask, Reply
 from retrieval.bm25 import build_bm25
 from retrieval.training.config import SourceSettings
-from retrieval.training.rows import TrainingRow, load_rows, write_rows
+from retrieval.training.row import TrainingRow
+from retrieval.training.rows import load_rows, write_rows
 from sleuth.errors import ConfigError
 from sleuth.types import Passage
 from workflows.synthesis.layout import SynthesisLayout

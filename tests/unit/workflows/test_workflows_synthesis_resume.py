@@ -15,7 +15,8 @@ from scripted_writer import ScriptedWriter, write_corpus
 from test_workflows_synthesis import ask_of_title, rejects_in, rows_in, run, settings_of
 
 from agent.writing.asks import Ask, OnReply, Reply
-from retrieval.training.rows import TrainingRow, write_rows
+from retrieval.training.row import TrainingRow
+from retrieval.training.rows import write_rows
 from sleuth.errors import ArtifactError, ConfigError, PolicyError
 from sleuth.runs import RunFolder
 from sleuth.types import Passage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from retrieval.training.rows import TrainingRow
+from retrieval.training.row import TrainingRow
 from sleuth.types import Passage
 from workflows.synthesis.ngrams import words_of
 from workflows.synthesis.reading import as_list, first_fit, line, sound
