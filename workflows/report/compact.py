@@ -303,7 +303,8 @@ def _left_out(sources: Sequence[Mapping[str, Any]], shown: int, with_tokens: int
     total = sum(source["total"] for source in sources)
     said = []
     if shown < total:
-        said.append(f"{shown} of {total} trajectories are shown, evenly spread over steps and questions")
+        spread = "others evenly spread over steps and questions"
+        said.append(f"{shown} of {total} trajectories are shown: those whose answer changed, {spread}")
     if with_tokens < shown:
         said.append(f"token ids and log-probs are kept for {with_tokens} of the {shown}")
     return said
