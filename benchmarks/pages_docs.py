@@ -1,6 +1,6 @@
 """Pages of public reports: what finds the page that a question is about, in five folds by document.
 
-    SLEUTH_DATA=... python benchmarks/pages_docs.py --start ENCODER [--folds 0 1 2 3 4] [--steps 100]
+    SLEUTH_DATA=... python benchmarks/pages_docs.py --start ENCODER [--folds 0 1 2 3 4] [--steps 60]
                                                     [--out runs/pages_docs] [--only NAME …] [--table]
 
 The 221 questions of docs_pages, train and dev, are parted by document, so that no fold asks about a document that its
@@ -121,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--start", required=True, help="folder of a dense encoder that reads pages")
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--out", type=Path, default=Path("runs/pages_docs"))
     parser.add_argument("--only", nargs="+", default=[])
     parser.add_argument("--table", action="store_true", help="Print what is known, measure nothing.")
