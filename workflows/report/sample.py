@@ -7,6 +7,7 @@ every checkpoint. One pass, in bounded memory.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from sleuth.types import ScoredTrajectory
 from workflows.report.collect import RunData, Source, read_source
 
+CHANGED = 10_000
+"""So many trajectories of questions whose answer changed are taken at most, so that they fit into memory."""
 Group = list[ScoredTrajectory]
 Key = tuple[str, str]
 """Id and text of a question: ids of two files may coincide."""
@@ -45,7 +48,8 @@ def choose(runs: Sequence[RunData], limit: int) -> list[Sample]:
     """At most ``limit`` trajectories, divided equally among runs, half rollouts and half evaluations.
 
     What one half does not need goes to the other, and what a run does not need goes to later runs. Trajectories of
-    questions whose answer changed between evaluations are all taken, even where they alone are more than ``limit``.
+    questions whose answer changed between evaluations are taken even where they alone are more than ``limit``, about
+    `CHANGED` of them at most, of the same questions in every evaluation.
     """
     samples: list[Sample] = []
     for number, run in enumerate(runs):
@@ -66,12 +70,16 @@ def choose(runs: Sequence[RunData], limit: int) -> list[Sample]:
 
 
 def _changed(samples: Sequence[Sample]) -> Set[Key]:
-    """The questions that some evaluation answered right and another one did not."""
+    """Questions that some evaluation answered right and another one did not, evenly spread where there are many."""
     values: dict[Key, set[float]] = defaultdict(set)
+    rows: dict[Key, float] = defaultdict(float)
     for sample in samples:
         for key, value in sample.answers.items():
             values[key].add(value)
-    return {key for key, found in values.items() if len(found) > 1}
+            rows[key] += sample.total / len(sample.answers)
+    changed = [key for key, found in values.items() if len(found) > 1]
+    every = max(math.ceil(sum(rows[key] for key in changed) / CHANGED), 1)
+    return set(changed[::every])
 
 
 def _with_changed(sample: Sample, changed: Set[Key]) -> Sample:

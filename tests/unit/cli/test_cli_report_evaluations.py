@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from report_runs import SIZE, answered, make_run, make_suite, rollouts, write_rows
 
 from cli.report.page import LIMIT
 from sleuth.runs import RunFolder
+from workflows.report import sample
 from workflows.report.collect import state_of
 from workflows.report.compact import pack_runs, unpack
 
@@ -95,6 +97,22 @@ def test_all_changed_questions_stay_whatever_the_limit(tmp_path: Path) -> None:
         for place, source in enumerate(data["sources"]):
             if source["name"] in ("a-0", "a-1"):
                 assert wanted <= {ids[row["q"]] for row in data["rows"] if row["s"] == place}
+
+
+def test_changed_questions_are_bounded_and_the_same_in_every_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample, "CHANGED", 40)
+    suite = make_suite(tmp_path / "suite")
+    for number, changed in ((0, "no"), (1, "x")):
+        rows = [answered(f"q{i}", changed) for i in range(100)]
+        write_rows(suite / f"a-{number}" / "trajectories.jsonl", rows)
+    data = unpack(pack_runs([suite], 10, LIMIT))
+    ids = [question["id"] for question in data["tables"]["questions"]]
+    shown = [
+        {ids[row["q"]] for row in data["rows"] if data["sources"][row["s"]]["name"] == name} for name in ("a-0", "a-1")
+    ]
+    assert shown[0] == shown[1] and 10 < len(shown[0]) <= 20
 
 
 def test_packs_and_their_kinds_stand_with_their_evaluation(tmp_path: Path) -> None:
