@@ -14,6 +14,8 @@ from transformers import (
     ColPaliConfig,
     ColPaliForRetrieval,
     ColPaliProcessor,
+    ColQwen2Config,
+    ColQwen2ForRetrieval,
     Idefics3Config,
     Idefics3Model,
     Idefics3Processor,
@@ -112,12 +114,27 @@ def qwen2_vl(out: Path) -> None:
 
 
 def qwen2_5_vl(out: Path) -> None:
-    vision = {"depth": 1, "hidden_size": 16, "out_hidden_size": 16, "intermediate_size": 32, "num_heads": 2}
+    vision: dict[str, Any] = {
+        "depth": 1,
+        "hidden_size": 16,
+        "out_hidden_size": 16,
+        "intermediate_size": 32,
+        "num_heads": 2,
+    }
     vision |= {"patch_size": 8, "window_size": 32, "fullatt_block_indexes": [0]}
     _qwen(out, Qwen2_5_VLModel, Qwen2_5_VLConfig, vision, "Qwen2_5_VLProcessor")
 
 
-def _qwen(out: Path, model: type[Any], config: type[Any], vision: dict[str, Any], processor: str) -> None:
+def colqwen2(out: Path) -> None:
+    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2, "patch_size": 8}
+
+    def config(**settings: Any) -> ColQwen2Config:
+        return ColQwen2Config(vlm_config=Qwen2VLConfig(**settings), embedding_dim=8)
+
+    _qwen(out, ColQwen2ForRetrieval, config, vision, "ColQwen2Processor")
+
+
+def _qwen(out: Path, model: type[Any], config: Callable[..., Any], vision: dict[str, Any], processor: str) -> None:
     """The processor, of which the video part needs torchvision, is made when the folder is loaded."""
     words = _tokenizer("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
     rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}
@@ -142,6 +159,7 @@ MODELS: dict[str, Callable[[Path], None]] = {
     "paligemma": paligemma,
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
+    "colqwen2": colqwen2,
 }
 
 
