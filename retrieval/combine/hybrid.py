@@ -22,9 +22,10 @@ from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ConfigError
 from sleuth.explanations import Contribution, Explanation
 from sleuth.hits import distinct
+from sleuth.pictures import search_images
 from sleuth.protocols import Documents, Retriever
 from sleuth.query_forms import QueryForm, form_of
-from sleuth.types import Hit, Passage
+from sleuth.types import Hit, Image, Passage
 
 Fusion = Literal["rrf", "sum", "dpr"]
 RRF_K = 60.0
@@ -99,8 +100,12 @@ class HybridRetriever:
         Raises ConfigError if ``k`` is below 1, or if two parts have different passages with the same id.
         """
         k = check_k(k, self.passages)
-        found = [map(distinct, part.search(queries, reach(part, self.depth))) for part in self.parts]
-        return [self._fuse(lists, k) for lists in zip(*found, strict=True)]
+        return self._fused([part.search(queries, reach(part, self.depth)) for part in self.parts], k)
+
+    def search_images(self, images: Sequence[Image], k: int) -> list[list[Hit]]:
+        """Like ``search``, for each of ``images``. Raises ConfigError if a part reads no pictures of queries."""
+        k = check_k(k, self.passages)
+        return self._fused([search_images(part, images, reach(part, self.depth)) for part in self.parts], k)
 
     def explain(self, query: str, hits: Sequence[Hit]) -> list[Explanation]:
         """What each part gives to the scores of ``hits``, with its own rank and score of the passage."""
@@ -119,6 +124,11 @@ class HybridRetriever:
 
         found = [sorted(parts_of(hit.passage.id), key=lambda part: -part.score) for hit in hits]
         return [Explanation(tuple(parts)) for parts in found]
+
+    def _fused(self, found: Sequence[Lists], k: int) -> list[list[Hit]]:
+        """The hits of each query, from those of each part for each query."""
+        own = [map(distinct, lists) for lists in found]
+        return [self._fuse(lists, k) for lists in zip(*own, strict=True)]
 
     def _fuse(self, lists: Lists, k: int) -> list[Hit]:
         passages = _passages(lists)

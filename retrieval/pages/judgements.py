@@ -11,6 +11,7 @@ from typing import Any
 from retrieval.evaluation.judgements import read_qrels
 from retrieval.pages.sources import shards_of
 from retrieval.pages.vidore import picture_bytes, vidore_ids
+from sleuth.artifacts import MANIFEST
 from sleuth.errors import DataError
 from sleuth.evidence import parent_id
 from sleuth.files import PARQUET, parquet_rows, stem_of, suffix_of
@@ -32,6 +33,15 @@ def copy_judgements(source: str | Path, out: Path) -> bool:
         for file in (out / QRELS).iterdir():
             _judge_instead(file, standing)
     return True
+
+
+def damaged_of(folder: Path) -> int:
+    """How many damaged documents were left out of a corpus of pages; 0 of any other folder."""
+    try:
+        counts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["counts"]
+        return int(counts["damaged"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _copied(path: Path, out: Path) -> bool:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -31,6 +32,7 @@ from retrieval.corpus import BadRow
 from retrieval.corpus import read_rows as read_corpus
 from retrieval.evaluation.judgements import read_qrels
 from retrieval.images import find_image
+from retrieval.pages.judgements import damaged_of
 from retrieval.passages import content_key
 from retrieval.training.cloze import Pair, cloze_pairs, title_body_pairs
 from retrieval.training.config import SourceSettings
@@ -42,6 +44,8 @@ from sleuth.errors import ConfigError, DataError
 from sleuth.evidence import parent_id
 from sleuth.rows import RawRow, read_rows
 from sleuth.types import Passage
+
+log = logging.getLogger("sleuth.train_retriever")
 
 
 def load_rows(sources: Sequence[SourceSettings]) -> list[TrainingRow]:
@@ -127,15 +131,17 @@ def _beir(source: SourceSettings) -> list[TrainingRow]:
     judged = read_qrels(folder / "qrels" / f"{source.split}.tsv")
     corpus = _corpus(source.corpus or folder, {pid for golds in judged.values() for pid in golds})
     texts = {str(row.fields.get("_id")): row for row in read_rows(folder / "queries.jsonl")}
+    missing = sorted({pid for grades in judged.values() for pid in grades if pid not in corpus})
+    if len(missing) > damaged_of(Path(source.corpus or folder)):
+        raise DataError(f"{folder}/qrels/{source.split}.tsv judges the passage {missing[0]}, which the corpus lacks")
+    if missing:
+        log.warning("%s: %d judged pages were damaged and are not in the corpus", folder, len(missing))
     rows = []
     for query, grades in judged.items():
         if query not in texts:
             raise DataError(f"{folder}/qrels/{source.split}.tsv judges the query {query}, which queries.jsonl lacks")
-        missing = next((pid for pid in grades if pid not in corpus), None)
-        if missing is not None:
-            raise DataError(f"{folder}/qrels/{source.split}.tsv judges the passage {missing}, which the corpus lacks")
-        positives = tuple(passage for pid, grade in grades.items() if grade > 0 for passage in corpus[pid])
-        negatives = tuple(passage for pid, grade in grades.items() if grade <= 0 for passage in corpus[pid])
+        positives = tuple(passage for pid, grade in grades.items() if grade > 0 for passage in corpus.get(pid, ()))
+        negatives = tuple(passage for pid, grade in grades.items() if grade <= 0 for passage in corpus.get(pid, ()))
         if positives:
             row = TrainingRow(query, texts[query].text("text"), positives, negatives)
             rows.append(_sound(texts[query], row))

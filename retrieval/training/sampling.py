@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +23,8 @@ from retrieval.training.loss import Columns, Targets, mask_golds
 from retrieval.training.row import TrainingRow
 from sleuth.seeding import derive_seed
 from sleuth.types import Passage
+
+log = logging.getLogger("sleuth.train_retriever")
 
 KeyOf = Callable[[Passage], str]
 """A key for a passage; copies of a passage have the same key."""
@@ -95,6 +98,11 @@ class BatchSampler:
         if self._together:
             return max(1, -(-round(epochs * self._rows) // self._batch_size))
         return max(1, sum(stream.steps(epochs) for stream in self._streams))
+
+    def warn_of_undrawn(self, steps: int) -> None:
+        """Say of which sources no row is drawn in the first ``steps`` steps."""
+        for name in self.not_drawn(steps):
+            log.warning("no row of source %s is drawn in %d steps: raise its weight, or the steps", name, steps)
 
     def not_drawn(self, steps: int) -> list[str]:
         """Sources of which no row is drawn in the first ``steps`` steps, as their weight is so small."""

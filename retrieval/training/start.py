@@ -120,6 +120,5 @@ def timed(settings: TrainingSettings, material: Material) -> TrainingSettings:
     """``settings`` with the number of steps that they come to."""
     sampler = sampler_of(material.rows, settings, material.seed)
     steps = settings.steps or sampler.steps(settings.epochs)
-    for name in sampler.not_drawn(steps):
-        log.warning("no row of source %s is drawn in %d steps: raise its weight, or the steps", name, steps)
+    sampler.warn_of_undrawn(steps)
     return settings.model_copy(update={"steps": steps})

@@ -50,6 +50,9 @@ class ListSampler:
     def steps(self, epochs: float) -> int:
         return self._order.steps(epochs)
 
+    def warn_of_undrawn(self, steps: int) -> None:
+        self._order.warn_of_undrawn(steps)
+
     def negatives_to_a_gold(self) -> float:
         """How many negatives there are for a gold, on average over the lists."""
         negatives = sum(min(len(row.negatives), self._hard_negatives) for row in self.rows)

@@ -35,6 +35,7 @@ class RankLists:
     def __init__(self, rows: Sequence[TrainingRow], settings: RerankerSettings, seed: int) -> None:
         self._settings = settings
         self.sampler = ListSampler(rows, settings.loss, settings.batch_size, settings.hard_negatives, seed)
+        self.sampler.warn_of_undrawn(settings.steps or self.sampler.steps(settings.epochs))
         self._loss = make_loss(settings.loss, self.sampler.negatives_to_a_gold())
 
     def steps(self, epochs: float) -> int:

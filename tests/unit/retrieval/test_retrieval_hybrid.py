@@ -12,7 +12,9 @@ from retrieval.combine.hybrid import Fusion, HybridRetriever, normalised_sum, ra
 from retrieval.combine.rerank import RerankRetriever
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.explanations import Explanation
-from sleuth.types import Hit, Passage
+from sleuth.pictures import search_images
+from sleuth.protocols import SearchesImages
+from sleuth.types import Hit, Image, Passage
 
 
 class Fixed:
@@ -226,3 +228,20 @@ def test_a_score_that_is_no_number_is_an_error_not_a_rank() -> None:
 
     with pytest.raises(RetrieverError, match="no finite score"):
         RerankRetriever(Fixed(A), Broken()).search(["q"], 1)
+
+
+class Pictures(Fixed):
+    def search_images(self, images: Sequence[Image], k: int) -> list[list[Hit]]:
+        return [hits[::-1] for hits in self.search([image.name for image in images], k)]
+
+
+def test_pictures_are_asked_of_all_parts_and_fused() -> None:
+    image = Image("a.png", "0" * 64, b"")
+    parts = [Pictures(A, "a"), Pictures(B, "b")]
+    assert isinstance(HybridRetriever(parts), SearchesImages)
+    (found,) = search_images(HybridRetriever(parts), [image], 3)
+    reversed_lists = [part.search_images([image], 9)[0] for part in parts]
+    scores = reciprocal_rank(reversed_lists, [1, 1], 60)
+    assert {hit.passage.id: hit.score for hit in found} == pytest.approx({name: scores[name] for name in ids(found)})
+    with pytest.raises(ConfigError, match="reads no pictures of queries"):
+        search_images(HybridRetriever([Pictures(A), Fixed(B)]), [image], 3)

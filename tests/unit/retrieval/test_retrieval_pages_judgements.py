@@ -12,6 +12,8 @@ from test_retrieval_pages import GRID, picture, rows_of
 
 from retrieval.evaluation.judgements import read_qrels
 from retrieval.pages.write import write_pages
+from retrieval.training.config import SourceSettings
+from retrieval.training.rows import load_rows
 from sleuth.errors import DataError
 
 
@@ -102,3 +104,22 @@ def test_judgements_beside_a_compressed_corpus_go_along(tmp_path: Path) -> None:
     source = beir(tmp_path / "in", {"a": "one"}, {"a": 1}, packed=".gz")
     write_pages(source / "corpus.jsonl.gz", tmp_path / "out", GRID)
     assert read_qrels(tmp_path / "out/qrels/test.tsv") == {"q": {"a": 1}}
+
+
+def test_a_page_that_was_damaged_is_left_out_of_training_and_any_other_that_lacks_is_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = beir(tmp_path / "in", {"a": "here", "b": "there"}, {"a": 1, "b": 1})
+    rows = [json.loads(line) for line in (source / "corpus.jsonl").read_text().splitlines()]
+    (source / "b.png").write_bytes(picture()[:-40])
+    rows[1]["image"] = "b.png"
+    (source / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert write_pages(source, tmp_path / "out", GRID, skip_damaged=True).damaged == 1
+    given = [SourceSettings(path=str(tmp_path / "out"), split="test")]
+    (row,) = load_rows(given)
+    assert [passage.id for passage in row.positives] == ["a"]
+    assert "1 judged pages were damaged" in caplog.text
+    with (tmp_path / "out/qrels/test.tsv").open("a") as file:
+        file.write("q\tz\t1\n")
+    with pytest.raises(DataError, match="judges the passage b, which the corpus lacks"):
+        load_rows(given)

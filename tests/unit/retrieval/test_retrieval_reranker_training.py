@@ -287,3 +287,10 @@ def test_settings_that_do_nothing_are_refused(decoder: Path, changes: dict[str, 
 def test_a_masked_model_cannot_answer_yes(bert: Path) -> None:
     with pytest.raises(ConfigError, match=r"template does nothing for .*, which is no language model"):
         new_reranker(settings(bert, head="yes_no"), seed=0)
+
+
+def test_a_source_of_which_no_row_is_drawn_is_named(decoder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mixed = [replace(row, source="ab"[i % 2], share=(1.0, 0.01)[i % 2]) for i, row in enumerate(ROWS)]
+    settings = RerankerSettings(backbone=str(decoder), batch_size=4, steps=3)
+    RankLists(mixed, settings, 0)
+    assert "no row of source b is drawn in 3 steps" in caplog.text
