@@ -68,10 +68,12 @@ def units_of(source: str | Path, settings: PageSettings) -> Iterator[Unit]:
             yield _of_row(row, drawer)
 
 
-def identity_of(source: str | Path) -> str:
-    """Changes when a file of ``source`` that is read does."""
+def identity_of(source: str | Path, settings: PageSettings) -> str:
+    """Changes when a file of ``source`` that is read does; a browser reads what lies beside HTML too."""
     path = Path(source)
     files = documents_in(path) or shards_of(path) or [*corpus_files(path), *image_files(path)]
+    if settings.renderer == "chromium" and any(suffix_of(file) in HTML for file in files):
+        files = sorted((path if path.is_dir() else path.parent).rglob("*"))
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return fingerprint_of([str(source), *map(list, stats)])
 

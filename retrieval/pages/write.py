@@ -66,7 +66,7 @@ def write_pages(
     if documents_in(existing(Path(source))) and Path(out).resolve().is_relative_to(Path(source).resolve()):
         raise ArtifactError(f"{out} lies in {source}, whose pictures are read", "choose a folder outside of it")
     with resumable_folder(out, overwrite=overwrite) as folder:
-        asked = {"source": identity_of(source), "settings": chosen.model_dump(mode="json")}
+        asked = {"source": identity_of(source, chosen), "settings": chosen.model_dump(mode="json")}
         with _Writer(folder, asked, skip_damaged) as writer:
             for unit in itertools.islice(units_of(source, chosen), writer.report.units, None):
                 writer.add(unit)

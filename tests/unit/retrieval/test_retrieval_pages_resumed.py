@@ -11,6 +11,7 @@ from test_retrieval_pages import GRID, picture
 from test_retrieval_pages_judgements import beir
 
 from retrieval.pages import sources as pages_sources
+from retrieval.pages.config import PageSettings
 from retrieval.pages.letters import LETTERS
 from retrieval.pages.sources import Unit, identity_of
 from retrieval.pages.write import write_pages
@@ -113,11 +114,11 @@ def test_pictures_of_a_corpus_file_undo_a_stopped_run_when_they_change(tmp_path:
     for name in ("p.png", "q.png"):
         (tmp_path / name).write_bytes(picture())
     (tmp_path / "c.jsonl").write_text('{"_id": "1", "text": "x", "image": "p.png"}\n')
-    before = identity_of(tmp_path / "c.jsonl")
+    before = identity_of(tmp_path / "c.jsonl", PageSettings())
     (tmp_path / "q.png").write_bytes(picture(size=(90, 9)))
-    assert identity_of(tmp_path / "c.jsonl") == before
+    assert identity_of(tmp_path / "c.jsonl", PageSettings()) == before
     (tmp_path / "p.png").write_bytes(picture(size=(90, 9)))
-    assert identity_of(tmp_path / "c.jsonl") != before
+    assert identity_of(tmp_path / "c.jsonl", PageSettings()) != before
 
 
 def test_a_stopped_run_whose_files_are_cut_off_is_begun_afresh(
@@ -148,3 +149,12 @@ def test_pages_are_not_written_among_the_documents_that_are_read(tmp_path: Path)
     assert sorted(path.name for path in source.iterdir()) == ["a.txt", "b.txt", "c.txt"]
     corpus = beir(tmp_path / "beir", {"a": "one"}, {"a": 1})
     assert write_pages(corpus, corpus / "pages", GRID).pages == 1
+
+
+def test_styles_beside_html_undo_a_stopped_run_of_a_browser_only(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text("<link rel=stylesheet href=a.css>hello")
+    drawn, printed = (PageSettings(), PageSettings(renderer="chromium"))
+    before = [identity_of(tmp_path, settings) for settings in (drawn, printed)]
+    (tmp_path / "a.css").write_text("body { color: red }")
+    after = [identity_of(tmp_path, settings) for settings in (drawn, printed)]
+    assert before[0] == after[0] and before[1] != after[1]
