@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sleuth.protocols import Retriever
     from sleuth.types import Hit
 
+_MAPS = Path("runs/maps")
 _PARTS = 12
 """Parts of a score that are shown to people."""
 
@@ -35,13 +36,19 @@ def search(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query on standard output.")] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show which terms or tokens made each hit, where the index can tell.")
+        bool,
+        typer.Option(
+            "--explain", help="Show which terms, tokens or parts of a page made each hit, where the index can tell."
+        ),
     ] = False,
     images: Annotated[
         list[Path] | None, typer.Option("--image", metavar="FILE", help="A picture that asks; may be repeated.")
     ] = None,
     maps: Annotated[
-        Path | None, typer.Option(help="Folder for each page with what the query met on it, as PNG and HTML.")
+        Path | None,
+        typer.Option(
+            help="Folder for each page with what the query met on it, as PNG and HTML; with --explain runs/maps."
+        ),
     ] = None,
 ) -> None:
     """Search INDEX for each of the QUERIES, and for each picture, and print the best passages."""
@@ -60,8 +67,8 @@ def search(
     for number, (query, found) in enumerate(zip([*asked, *files], answers, strict=True), start=1):
         reasons = _explained(retriever, query, found) if explain or maps else None
         drawn: Mapping[int, Path] = {}
-        if maps is not None and reasons is not None:
-            drawn = _write_maps(maps, number, query, found, reasons)
+        if reasons is not None and (maps is not None or _any_map(found, reasons)):
+            drawn = _write_maps(maps or _MAPS, number, query, found, reasons)
         if json:
             _print_json(query, found, reasons, drawn)
         else:
@@ -94,7 +101,7 @@ def _write_maps(
     written: dict[int, Path] = {}
     for hit, reason in zip(hits, reasons, strict=True):
         image = hit.passage.image
-        if image is None or not _has_places(reason):
+        if image is None or not _has_map(hit, reason):
             continue
         png = heat_png(image, reason)
         written[hit.rank] = folder / f"{number}-{hit.rank}.png"
@@ -106,8 +113,12 @@ def _write_maps(
     return written
 
 
-def _has_places(reason: Explanation) -> bool:
-    return any(part.box for part in reason.parts)
+def _any_map(hits: Sequence[Hit], reasons: Sequence[Explanation]) -> bool:
+    return any(map(_has_map, hits, reasons))
+
+
+def _has_map(hit: Hit, reason: Explanation) -> bool:
+    return hit.passage.image is not None and any(part.box for part in reason.parts)
 
 
 def _queries(given: Sequence[str], pictures: Sequence[str]) -> list[str]:
@@ -171,8 +182,6 @@ def _print_text(
             _print_parts(console, hit.score, reasons[place])
             if hit.rank in maps:
                 console.print(Text(f"     heat map: {plain(str(maps[hit.rank]))}", style="dim"), soft_wrap=True)
-            elif hit.passage.image is not None and _has_places(reasons[place]):
-                console.print(Text("     --maps FOLDER shows this on the page", style="dim"))
 
 
 def _print_parts(console: Console, score: float, reason: Explanation) -> None:

@@ -1,4 +1,4 @@
-"""Heat maps of a search: written where --maps says, and named by what explains the hits."""
+"""Heat maps of a search: written and named by what explains the hits, where --maps says."""
 
 from __future__ import annotations
 
@@ -57,5 +57,15 @@ def test_an_explained_page_names_its_heat_map(tmp_path: Path) -> None:
     assert [hit.get("heat_map") for hit in row["hits"]] == [str(tmp_path / "maps/1-1.png"), None]
 
 
-def test_an_explained_page_says_how_to_see_its_heat_map() -> None:
-    assert said("--explain").count("--maps FOLDER") == 1 and "--maps" not in said()
+def test_an_explained_page_is_drawn_where_no_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said()
+    assert not (tmp_path / "runs").exists()
+    assert "heat map: runs/maps/1-1.png" in said("--explain") and (tmp_path / "runs/maps/1-1.html").exists()
+
+
+def test_an_explained_text_draws_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Shelf, "search", lambda *_: [[Hit(Passage("text", "", "words"), 1.0, 1)]])
+    said("--explain")
+    assert not (tmp_path / "runs").exists()
