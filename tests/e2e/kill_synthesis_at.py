@@ -13,9 +13,9 @@ from workflows.synthesis.journal import Journal
 def arm(last: int) -> None:
     add, count = Journal.add, 0
 
-    def dying_add(self: Journal, key: str, reply: Any) -> None:
+    def dying_add(self: Journal, request: Any, reply: Any) -> None:
         nonlocal count
-        add(self, key, reply)
+        add(self, request, reply)
         count += 1
         if count == last:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -11,7 +11,7 @@ from agent.writing.asks import Ask, Reply, Weigh, Weighing, Writer
 from retrieval.combine.parts import reach
 from sleuth.errors import ConfigError, PolicyError
 from sleuth.protocols import Retriever
-from workflows.synthesis.journal import Journal
+from workflows.synthesis.journal import Journal, place_of
 from workflows.synthesis.reading import sound
 from workflows.synthesis.script import Find, Request
 
@@ -35,17 +35,17 @@ class Desk:
 
     def __call__(self, requests: Sequence[Request]) -> list[Any]:
         self._ask([r for r in requests if isinstance(r, Ask)])
-        self._weigh([r for r in requests if isinstance(r, Weigh) and self.journal.get(r.key) is None])
+        self._weigh([r for r in requests if isinstance(r, Weigh) and self.journal.get(r) is None])
         found = self._find([r for r in requests if isinstance(r, Find)])
         return [found[r] if isinstance(r, Find) else self._kept(r) for r in requests]
 
     def _kept(self, request: Ask | Weigh) -> Any:
-        reply = self.journal.get(request.key)
+        reply = self.journal.get(request)
         return Reply(**reply) if isinstance(request, Ask) else reply["weight"]
 
     def _ask(self, asks: Sequence[Ask]) -> None:
         """Put to the writer what was not answered before; what was counts in the share of failures."""
-        new = [ask for ask in asks if self.journal.get(ask.key) is None]
+        new = [ask for ask in asks if self.journal.get(ask) is None]
         if not new:
             return
         fresh = sum(_place(ask) not in self._failed for ask in asks)
@@ -53,12 +53,12 @@ class Desk:
 
         def receive(ask: Ask, reply: Reply) -> None:
             reply = replace(reply, text=sound(reply.text), failure=sound(reply.failure))
-            self.journal.add(ask.key, asdict(reply))
+            self.journal.add(ask, asdict(reply))
             if reply.failure and _place(ask) not in self._failed:
                 failures[_place(ask)] = reply.failure
 
         self.writer.write(new, receive)
-        missing = next((ask.key for ask in new if self.journal.get(ask.key) is None), None)
+        missing = next((ask.key for ask in new if self.journal.get(ask) is None), None)
         if missing is not None:
             raise PolicyError(f"the writer {self.writer.name} gave no reply to {missing}", "it must reply to every ask")
         self._failed |= failures.keys()
@@ -71,7 +71,7 @@ class Desk:
             return
         for ask, weight in zip(asks, weighing(self.writer).weigh(asks), strict=True):
             known = weight.logprob is not None and math.isfinite(weight.logprob)
-            self.journal.add(ask.key, {"weight": weight.logprob if known else None, "tokens": weight.tokens})
+            self.journal.add(ask, {"weight": weight.logprob if known else None, "tokens": weight.tokens})
 
     def _find(self, asks: Sequence[Find]) -> Mapping[Find, Any]:
         found: dict[Find, Any] = {}
@@ -96,5 +96,4 @@ def weighing(writer: Writer) -> Weighing:
 
 
 def _place(ask: Ask) -> str:
-    """What is asked for, whichever attempt it is."""
-    return ask.key.rpartition("/")[0]
+    return place_of(ask.key)[0]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.writing.asks import Ask, Weigh
 from retrieval.passages import content_key
 from retrieval.training.row_layouts import tevatron_row
 from sleuth.artifacts import fingerprint_of
@@ -76,12 +77,14 @@ def _digest(unit: Unit) -> str:
 class Journal:
     """The replies of one chunk, each on disk before anything is made of it. A torn last line is dropped.
 
-    Failures are counted and asked for again by the next process. ``path`` None: nothing is kept on disk. Raises
-    ArtifactError if it was written about something else than ``about``.
+    A reply is known by the name of its request and by a digest of what was said in it: where an earlier step was
+    answered otherwise, it is none. A failure stays known where a later attempt was answered; others are counted and
+    asked for again by the next process. ``path`` None: nothing is kept on disk. Raises ArtifactError if it was written
+    about something else than ``about``.
     """
 
     def __init__(self, path: Path | None, about: About | None = None) -> None:
-        self._replies: dict[str, Any] = {}
+        self._replies: dict[tuple[str, str], Any] = {}
         self.cost = Cost()
         self._before = 0.0
         self._began = time.monotonic()
@@ -99,13 +102,14 @@ class Journal:
     def _here(self) -> float:
         return time.monotonic() - self._began
 
-    def get(self, key: str) -> Any:
-        """The reply to the request of this name; None if there is none."""
-        return self._replies.get(key)
+    def get(self, request: Ask | Weigh) -> Any:
+        """The reply to ``request``; None if there is none to what it says."""
+        return self._replies.get((request.key, _said(request)))
 
-    def add(self, key: str, reply: Any) -> None:
-        self._write({"key": key, "reply": reply, "at": round(self._here, 3)})
-        self._replies[key] = reply
+    def add(self, request: Ask | Weigh, reply: Any) -> None:
+        said = _said(request)
+        self._write({"key": request.key, "said": said, "reply": reply, "at": round(self._here, 3)})
+        self._replies[request.key, said] = reply
         self._count(reply)
 
     def close(self) -> None:
@@ -116,6 +120,7 @@ class Journal:
     def _read(self, path: Path, about: About) -> None:
         """A process has begun at each line that says what is written about; its last line says how long it went on."""
         known, last = False, 0.0
+        failures: dict[tuple[str, str], Any] = {}
         for _, row in read_jsonl(path):
             if "about" in row or not known:
                 about.check(row.get("about"), path)
@@ -123,9 +128,14 @@ class Journal:
             last = row.get("at", last)
             if "key" in row:
                 self._count(row["reply"])
-                if row["reply"].get("finish") not in ("failed", "refused"):
-                    self._replies[row["key"]] = row["reply"]
+                failed = row["reply"].get("finish") in ("failed", "refused")
+                (failures if failed else self._replies)[row["key"], row.get("said", "")] = row["reply"]
         self._before += last
+        answered = _last_attempts(self._replies)
+        for (key, said), reply in failures.items():
+            place, attempt = place_of(key)
+            if attempt < answered.get((place, said), -1):
+                self._replies.setdefault((key, said), reply)
 
     def _write(self, row: Mapping[str, Any]) -> None:
         if self._file is not None:
@@ -138,3 +148,23 @@ class Journal:
             return
         failed = int(reply["finish"] in ("failed", "refused"))
         self.cost = self.cost + Cost(1, failed, reply["retries"], reply["prompt_tokens"], reply["tokens"])
+
+
+def place_of(key: str) -> tuple[str, int]:
+    """What is asked for in the request of this name, whichever attempt it is, and the attempt."""
+    place, _, attempt = key.rpartition("/")
+    return place, int(attempt) if attempt.isdecimal() else 0
+
+
+def _last_attempts(replies: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """The last attempt that was answered at each place, to the same words."""
+    found: dict[tuple[str, str], int] = {}
+    for key, said in replies:
+        place, attempt = place_of(key)
+        found[place, said] = max(attempt, found.get((place, said), 0))
+    return found
+
+
+def _said(request: Ask | Weigh) -> str:
+    text = request.text if isinstance(request, Weigh) else None
+    return fingerprint_of([[[one.role, one.text] for one in request.messages], text])[:16]

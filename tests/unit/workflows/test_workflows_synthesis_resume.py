@@ -100,6 +100,78 @@ def test_a_run_goes_on_with_another_address_of_the_server(tmp_path: Path) -> Non
         claim({**served, "model": "large"})
 
 
+class FailingAtFirst(ScriptedWriter):
+    """The first attempt of every query fails, as long as the server is ill."""
+
+    def __init__(self, say: Any, *, ill: bool, dies_at: int | None = None) -> None:
+        super().__init__(say, dies_at)
+        self.ill = ill
+
+    def write(self, asks: Sequence[Ask], on_reply: OnReply) -> None:
+        def replied(ask: Ask, reply: Reply) -> None:
+            fails = self.ill and "query/0" in ask.key
+            on_reply(ask, Reply.failed("status 500") if fails else reply)
+
+        super().write(asks, replied)
+
+
+def of_one_subject(ask: Ask) -> str:
+    """Each attempt at a query has a subject of its own; what is written after it keeps to it."""
+    said = " ".join(message.text for message in ask.messages)
+    step, attempt = ask.key.split("/")[-2:]
+    if step == "verdict":
+        return "yes"
+    if step.endswith("query"):
+        return f"{'BREAD' if attempt == '0' else 'ENGINES'} are what I ask of {ask.key.partition('/')[0]} today"
+    return f"{step} of {'BREAD' if 'BREAD' in said else 'ENGINES'} of {ask.key.partition('/')[0]}"
+
+
+def test_what_follows_a_failed_attempt_is_not_mixed_with_what_follows_another(tmp_path: Path) -> None:
+    """Killed at any moment and resumed on a server that is well again: no positive, negative or verdict of others."""
+    values: dict[str, Any] = {
+        "corpus": str(write_corpus(tmp_path, 3)),
+        "recipe": {"kind": "reasonir", "parts": ["varied_length"], "words": [8, 8]},
+        "filters": ["answerable"],
+        "max_failed": 1.0,
+    }
+    whole = FailingAtFirst(of_one_subject, ill=True)
+    run(settings_of(tmp_path / "whole", **values), whole)
+    assert len(whole.asked) == 3 * 5
+    for moment in range(len(whole.asked)):
+        settings = settings_of(tmp_path / f"killed-{moment}", **values)
+        first = FailingAtFirst(of_one_subject, ill=True, dies_at=moment)
+        interrupted(settings, first)
+        second = FailingAtFirst(of_one_subject, ill=False)
+        run(settings, second, resume=True)
+        rows = rows_in(tmp_path / f"killed-{moment}")
+        assert len(rows) == 3
+        for row in rows:
+            subject = row["query"].split()[0]
+            for passage in (*row["positive_passages"], *row["negative_passages"]):
+                assert subject in passage["text"]
+        answered = {ask.key for ask in first.asked if "query/0" not in ask.key}
+        assert not answered & {ask.key for ask in second.asked}
+        for unit in {key.partition("/")[0] for key in answered if "query/1" in key}:
+            assert f"{unit}/long_query/0" not in {ask.key for ask in second.asked}
+
+
+def test_a_verdict_on_another_query_is_not_taken(tmp_path: Path) -> None:
+    def say(ask: Ask) -> str:
+        if "verdict" in ask.key:
+            return "yes" if "GOOD" in ask.messages[-1].text else "no"
+        return "GOOD question about this town" if len(second) else "BAD question about this town"
+
+    second: list[int] = []
+    settings = settings_of(tmp_path / "run", corpus=str(write_corpus(tmp_path, 1)), filters=["answerable"])
+    run(settings, ScriptedWriter(say))
+    (calls,) = (tmp_path / "run" / "chunks").glob("*.calls.jsonl")
+    kept = [line for line in calls.read_text().splitlines() if "/query/" not in line]
+    calls.write_text("".join(f"{line}\n" for line in kept))  # as after a failure that is asked for again
+    calls.with_name(calls.name.replace(".calls.jsonl", ".json")).unlink()
+    second.append(1)
+    assert run(settings, ScriptedWriter(say), resume=True)["kept"] == 1
+
+
 def own_template(path: Path, text: str) -> dict[str, Any]:
     path.write_text(yaml.safe_dump({"steps": {"query": {"messages": [{"user": text}]}}}))
     return {"kind": "queries", "template": str(path)}
