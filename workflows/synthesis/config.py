@@ -31,7 +31,8 @@ class PassageSettings(Settings):
     max_words: Count | None = None
     show_words: Count = 300
     held_out: bool = False
-    """Also write about passages that are gold for a dev or test question of the corpus's own judgements."""
+    """Also write about passages that are gold for a dev or test question of the corpus's own judgements, and take them
+    for neighbours."""
 
 
 class SamplingSettings(Settings):

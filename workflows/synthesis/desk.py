@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from agent.writing.asks import Ask, Reply, Weigh, Weighing, Writer
 from retrieval.combine.parts import reach
 from sleuth.errors import ConfigError, PolicyError
 from sleuth.protocols import Retriever
+from sleuth.types import Passage
 from workflows.synthesis.journal import Journal, place_of
 from workflows.synthesis.reading import sound
 from workflows.synthesis.script import Find, Request
@@ -23,13 +24,15 @@ _FEW = 3
 class Desk:
     """``writer`` and ``retriever`` behind the journal of the chunk that is being written.
 
-    ``retriever`` opens that of the recipe when it is first needed. ``max_failed``: share of a round's requests, by
-    their own fault or a server's. What has failed before does not count again: a round may hold nothing else.
+    ``retriever`` opens that of the recipe when it is first needed; what it finds of ``held`` is left out.
+    ``max_failed``: share of a round's requests, by their own fault or a server's. What has failed before does not count
+    again: a round may hold nothing else.
     """
 
     writer: Writer
     journal: Journal
     retriever: Callable[[], Retriever] | None = None
+    held: Container[Passage] = ()
     max_failed: float = 1.0
     _failed: set[str] = field(default_factory=set)
 
@@ -81,7 +84,8 @@ class Desk:
             retriever = self.retriever()
             same = list(dict.fromkeys(ask for ask in asks if ask.k == k))
             hits = retriever.search([ask.query for ask in same], reach(retriever, k))
-            found |= dict(zip(same, hits, strict=True))
+            free = ([hit for hit in some if hit.passage not in self.held] for some in hits)
+            found |= dict(zip(same, free, strict=True))
         return found
 
 

@@ -32,7 +32,7 @@ from workflows.synthesis.journal import About, Cost, Journal, about
 from workflows.synthesis.layout import ChunkLayout, SynthesisLayout
 from workflows.synthesis.script import Rejected, play
 from workflows.synthesis.templates import Template, load_template
-from workflows.synthesis.units import units_of
+from workflows.synthesis.units import held_out_golds, units_of
 from workflows.synthesis.writing import Outcome, Recipe, Reject, Style, Unit, Writing, Written
 
 log = logging.getLogger("sleuth.synthesize")
@@ -90,9 +90,10 @@ def synthesize(settings: SynthesisSettings, layout: SynthesisLayout, show: Progr
     template = _template_of(settings, recipe)
     for chosen in settings.filters:
         chosen.check()
-    units, left_out = units_of(settings)
+    held = held_out_golds(settings)
+    units, left_out = units_of(settings, held)
     writer = _open_writer(settings)
-    desk = Desk(writer, Journal(None), _retriever_of(settings, show.progress), settings.max_failed)
+    desk = Desk(writer, Journal(None), _retriever_of(settings, show.progress), held, settings.max_failed)
     work = Work(settings, recipe, template, desk, _open_filters(settings, desk, show.progress))
     totals, done = Totals(), dict[ChunkLayout, About]()
     with show.counting("rows") as tell:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from retrieval.passages import content_key
 from retrieval.training.rows import load_rows, read_passages
 from sleuth.errors import DataError
 from sleuth.evidence import parent_id
@@ -16,9 +18,23 @@ from workflows.synthesis.filters.texts import count_words
 from workflows.synthesis.writing import Unit
 
 
-def units_of(settings: SynthesisSettings) -> tuple[list[Unit], dict[str, int]]:
+@dataclass(frozen=True, slots=True)
+class HeldOutGolds:
+    """Passages that are gold for dev or test in the judgements beside a corpus, and their copies under other ids."""
+
+    ids: frozenset[str] = frozenset()
+    contents: frozenset[str] = frozenset()
+
+    def __contains__(self, passage: object) -> bool:
+        return isinstance(passage, Passage) and (
+            parent_id(passage.id) in self.ids or content_key(passage) in self.contents
+        )
+
+
+def units_of(settings: SynthesisSettings, held: HeldOutGolds) -> tuple[list[Unit], dict[str, int]]:
     """The units in order, and what was left out by reason. A larger ``limit`` goes on where a smaller one ends.
 
+    ``held``: passages that are not written about.
     Memory is that of the chosen passages, whatever the size of the corpus.
     """
     needs = settings.recipe.needs
@@ -31,11 +47,10 @@ def units_of(settings: SynthesisSettings) -> tuple[list[Unit], dict[str, int]]:
     if needs == "nothing":
         return [Unit(str(number)) for number in range(settings.limit or 0)], {}
     assert settings.corpus is not None
-    return _of_passages(settings, settings.corpus)
+    return _of_passages(settings, settings.corpus, held)
 
 
-def _of_passages(settings: SynthesisSettings, corpus: str) -> tuple[list[Unit], dict[str, int]]:
-    held = frozenset[str]() if settings.passages.held_out else held_out_golds(Path(corpus))
+def _of_passages(settings: SynthesisSettings, corpus: str, held: HeldOutGolds) -> tuple[list[Unit], dict[str, int]]:
     left_out = {"gold for a held-out question": 0, "too short": 0, "too long": 0}
     places: list[int] = []
     for place, passage in enumerate(read_passages(corpus)):
@@ -63,15 +78,19 @@ def _of_passages(settings: SynthesisSettings, corpus: str) -> tuple[list[Unit], 
     return _unique(units)[: settings.limit], {reason: count for reason, count in left_out.items() if count}
 
 
-def held_out_golds(corpus: Path) -> frozenset[str]:
-    """Passages that are gold for dev or test in the judgements beside a corpus; none where there are none."""
+def held_out_golds(settings: SynthesisSettings) -> HeldOutGolds:
+    """Those of the corpus; none where there is no corpus or ``passages.held_out`` keeps them."""
     from workflows.synthesis.filters.held_out import beside
 
-    return frozenset(parent_id(name) for one in beside(corpus) for name in one.golds)
+    if settings.corpus is None or settings.passages.held_out:
+        return HeldOutGolds()
+    ids = frozenset(parent_id(name) for one in beside(Path(settings.corpus)) for name in one.golds)
+    passages = read_passages(settings.corpus) if ids else ()
+    return HeldOutGolds(ids, frozenset(content_key(one) for one in passages if parent_id(one.id) in ids))
 
 
-def _fault(passage: Passage, chosen: PassageSettings, held: frozenset[str]) -> str | None:
-    if parent_id(passage.id) in held:
+def _fault(passage: Passage, chosen: PassageSettings, held: HeldOutGolds) -> str | None:
+    if passage in held:
         return "gold for a held-out question"
     words = count_words(passage.text)
     if words < chosen.min_words:

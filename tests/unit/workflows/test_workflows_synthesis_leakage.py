@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_writer import ScriptedWriter, write_corpus
+from scripted_writer import ScriptedWriter, WeighingWriter, write_corpus
+from test_workflows_synthesis import rows_in, run, settings_of
 
+from agent.writing.asks import Weigh
+from retrieval.bm25 import build_bm25
 from retrieval.training.row import TrainingRow
 from sleuth.errors import DataError
 from sleuth.types import Passage
@@ -36,6 +39,10 @@ def leakage(corpus: Path | None, **values: Any) -> Filter:
 
 def row(query: str, *positives: Passage, instruction: str = "") -> Written:
     return Written(TrainingRow(query, query, positives or (Passage("p", "", "x"),), instruction=instruction))
+
+
+def golds(corpus: Path) -> set[str]:
+    return set(held_out_golds(settings_of(corpus.parent / "run", corpus=str(corpus))).ids)
 
 
 def put(path: Path, text: str) -> None:
@@ -132,7 +139,7 @@ def test_questions_and_golds_are_found_in_every_layout_of_judgements(
     monkeypatch.delenv("SLEUTH_DATA", raising=False)
     corpus = layout(tmp_path)
     assert leakage(corpus).judge([row(QUESTION), row("Where is tea grown?")]) == [SHARES, None]
-    assert held_out_golds(corpus) == {"p1"}
+    assert golds(corpus) == {"p1"}
     assert leakage(None, present=False, against=[str(tmp_path)]).judge([row(QUESTION)]) == [SHARES]
     monkeypatch.setenv("SLEUTH_DATA", str(tmp_path))
     assert leakage(None).judge([row(QUESTION)]) == [SHARES]
@@ -155,7 +162,7 @@ def test_questions_are_found_by_the_name_of_their_file(
     put(tmp_path / "qa" / name, text)
     corpus = write_corpus(tmp_path)
     assert leakage(corpus).judge([row(QUESTION)]) == [SHARES]
-    assert held_out_golds(corpus) == frozenset()
+    assert golds(corpus) == set()
 
 
 def test_what_is_no_question_is_not_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +202,7 @@ def test_judgements_without_a_gold_passage_end_no_run_and_count(
     monkeypatch.setenv("SLEUTH_DATA", str(tmp_path / "data"))
     one = leakage(corpus)
     assert one.judge([row(QUESTION), row("river towns was the famous red glass first made")]) == [SHARES, SHARES]
-    assert held_out_golds(corpus) == {"p1"}
+    assert golds(corpus) == {"p1"}
 
 
 def test_a_held_out_question_is_found_in_what_was_written_beside_the_query(tmp_path: Path) -> None:
@@ -217,3 +224,28 @@ def test_a_held_out_question_is_found_in_what_was_written_beside_the_query(tmp_p
     written = f"a written passage or task {SHARES}"
     identical = "a held-out question"
     assert one.judge(rows) == [written, None, written, SHARES, identical, identical, None]
+
+
+class LikesBrill(WeighingWriter):
+    """Finds the passage of Brill the likeliest, whatever is asked."""
+
+    def _weight(self, ask: Weigh) -> float:
+        return 0.0 if ("Brill" in str(ask.messages)) == (ask.text != "no") else -5.0
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_golds_and_their_copies_are_neither_neighbours_nor_written_about(tmp_path: Path, kept: bool) -> None:
+    corpus = archive(tmp_path)  # of which p1, on Brill, is gold for a test question
+    copy = next(line for line in corpus.read_text().splitlines() if "Brill" in line).replace('"p1"', '"a copy"')
+    corpus.write_text(f"{copy}\n{corpus.read_text()}")
+    build_bm25(corpus, tmp_path / "bm25")
+    recipe = {"kind": "gecko", "retriever": {"kind": "bm25", "index": str(tmp_path / "bm25")}, "neighbours": 13}
+    passages = {"min_words": 5, "held_out": kept}
+    settings = settings_of(tmp_path / "run", corpus=str(corpus), recipe=recipe, passages=passages)
+    writer = LikesBrill(lambda _: json.dumps({"task": "Find wares.", "query": "what has a town made for ages"}))
+    record = run(settings, writer)
+    rows = rows_in(tmp_path / "run")
+    shown = [passage for row in rows for name in ("positive", "negative") for passage in row[f"{name}_passages"]]
+    assert len(rows) == (13 if kept else 11)
+    assert any(passage["title"] == "Brill" for passage in shown) == kept
+    assert record["units"]["left_out"] == ({} if kept else {"gold for a held-out question": 2})
