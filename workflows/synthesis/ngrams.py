@@ -15,6 +15,12 @@ def words_of(text: str) -> list[str]:
     return [str(word) for word in _WORD.findall(unicodedata.normalize("NFKC", text).lower())]
 
 
+def same_words(one: str, other: str) -> bool:
+    """Whether two texts differ in case, punctuation and space at most; of texts without words, in nothing."""
+    words = words_of(one)
+    return words == words_of(other) and (bool(words) or one == other)
+
+
 def ngrams(words: Sequence[str], length: int) -> frozenset[str]:
     """Every run of ``length`` words; of fewer words, all of them as one."""
     if not words:

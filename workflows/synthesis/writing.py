@@ -14,6 +14,7 @@ from retrieval.training.row import TrainingRow
 from sleuth.artifacts import text_digest
 from sleuth.seeding import derive_seed
 from sleuth.types import Passage
+from workflows.synthesis.ngrams import same_words
 from workflows.synthesis.script import Script, asked
 from workflows.synthesis.templates import Template
 
@@ -138,6 +139,11 @@ class Writing:
     def shown(self, passage: Passage) -> dict[str, str]:
         """A passage as slots: its title and the beginning of its text."""
         return {"title": passage.title or "(untitled)", "passage": first_words(passage.text, self.style.passage_words)}
+
+    def repeats(self, text: str, passage: Passage) -> bool:
+        """Whether ``text`` says ``passage`` again, whole or as far as it is shown, with or without its title."""
+        bodies = (passage.text, first_words(passage.text, self.style.passage_words))
+        return any(same_words(text, f"{title} {body}") for body in bodies for title in ("", passage.title))
 
     def written(
         self,

@@ -127,6 +127,51 @@ def test_reasonir_writes_at_length_and_negatives_in_a_further_turn(tmp_path: Pat
     assert roles == ["user", "assistant", "user", "assistant", "user"] and last.messages[1].text == "a hard question"
 
 
+def test_a_copy_of_the_positive_is_no_negative_of_reasonir(tmp_path: Path) -> None:
+    """With its title, in capitals, with other spaces, or as far as it was shown."""
+    corpus = write_corpus(tmp_path, 6)
+    passages = {row["_id"]: row for row in map(json.loads, corpus.read_text().splitlines())}
+    copies = {
+        "p0": lambda one: one["text"],
+        "p1": lambda one: f"{one['title']}. {one['text']}",
+        "p2": lambda one: one["text"].upper(),
+        "p3": lambda one: one["text"].replace(" ", "  "),
+        "p4": lambda one: " ".join(one["text"].split()[:8]) + " ...",
+    }
+
+    def say(ask: Ask) -> str:
+        name = ask.key.partition("/")[0]
+        if step_of(ask).startswith("negative"):
+            return copies[name](passages[name]) if name in copies else "Other towns make other things."
+        return "why would one stop at such a place"
+
+    recipe = {"kind": "reasonir", "parts": ["hard_query"]}
+    shown = {"min_words": 5, "show_words": 8}
+    run(settings_of(tmp_path / "run", corpus=str(corpus), recipe=recipe, passages=shown), ScriptedWriter(say))
+    negatives = {row["positive_passages"][0]["docid"]: row["negative_passages"] for row in rows_in(tmp_path / "run")}
+    assert {name for name, some in negatives.items() if some} == {"p5"} and len(negatives) == 6
+
+
+def test_a_positive_that_is_the_query_or_the_negative_is_no_row(tmp_path: Path) -> None:
+    text = "the lease is void"
+
+    def say(ask: Ask) -> str:
+        if step_of(ask).startswith("tasks_"):
+            return '["Find the law."]'
+        row = {"query": "who may end a lease", "positive": text, "hard_negative": "the lease stands"}
+        changed = {"0": {"query": "The lease is void."}, "1": {"hard_negative": "The lease is VOID."}}
+        return json.dumps({**row, **changed.get(ask.key.partition("/")[0], {})})
+
+    settings = settings_of(tmp_path / "e5", recipe={"kind": "e5", "tasks": 1}, limit=3)
+    assert run(settings, ScriptedWriter(say))["kept"] == 1
+    reasons = ["the positive is the query", "the negative is the positive"]
+    assert [reject["reason"] for reject in rejects_in(tmp_path / "e5")] == reasons
+    recipe = {"kind": "reasonir", "parts": ["varied_length"], "words": [4, 4]}
+    corpus = str(write_corpus(tmp_path, 2))
+    record = run(settings_of(tmp_path / "long", corpus=corpus, recipe=recipe), ScriptedWriter(lambda _: text))
+    assert record["rejects"] == [{"by": "writing", "reason": reasons[0], "count": 2}]
+
+
 def test_qwen3_chooses_who_asks_and_then_asks_in_that_manner(tmp_path: Path) -> None:
     def say(ask: Ask) -> str:
         if step_of(ask) == "setting":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from workflows.synthesis.ngrams import same_words
 from workflows.synthesis.reading import lines, record
 from workflows.synthesis.recipes.config import E5Settings
 from workflows.synthesis.script import Rejected, Script
@@ -36,10 +37,10 @@ class E5:
             except Rejected as verdict:
                 outcomes.append(writing.reject(number + 1, verdict.reason, verdict.text))
                 continue
-            positive, negative = (written_passage(made[name]) for name in ("positive", "hard_negative"))
-            if positive == negative:
-                outcomes.append(writing.reject(number + 1, "the negative is the positive", made["positive"]))
+            if fault := _fault(made):
+                outcomes.append(writing.reject(number + 1, fault, made["positive"]))
                 continue
+            positive, negative = (written_passage(made[name]) for name in ("positive", "hard_negative"))
             outcomes.append(
                 row.written(
                     number + 1,
@@ -52,3 +53,9 @@ class E5:
                 )
             )
         return outcomes
+
+
+def _fault(made: Mapping[str, str]) -> str | None:
+    if same_words(made["positive"], made["query"]):
+        return "the positive is the query"
+    return "the negative is the positive" if same_words(made["hard_negative"], made["positive"]) else None

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from retrieval.passages import content_key
+from retrieval.passages import passage_text
 from sleuth.types import Hit, Passage
+from workflows.synthesis.ngrams import same_words
 from workflows.synthesis.reading import record
 from workflows.synthesis.recipes.config import GeckoSettings
 from workflows.synthesis.script import Find, Script
@@ -74,7 +75,7 @@ def with_seed(found: Sequence[Passage], seed: Passage, count: int) -> list[Passa
 
 
 def _same(one: Passage, other: Passage) -> bool:
-    return one.id == other.id or content_key(one) == content_key(other)
+    return one.id == other.id or (one.image == other.image and same_words(passage_text(one), passage_text(other)))
 
 
 def fused(scores: Sequence[Sequence[float | None]], constant: float) -> list[int]:

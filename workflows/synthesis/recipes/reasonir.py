@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from agent.writing.asks import Message
 from sleuth.types import Passage
 from workflows.synthesis.filters.texts import count_words
+from workflows.synthesis.ngrams import same_words
 from workflows.synthesis.reading import whole
 from workflows.synthesis.recipes.config import ReasonIRSettings
 from workflows.synthesis.script import Rejected, Script
@@ -46,6 +47,8 @@ class ReasonIR:
         if count_words(query) < self._settings.least_share * words:
             raise Rejected("the query is shorter than asked for", query)
         document = yield from writing.ask("document", {"query": query}, whole, entire=True)
+        if same_words(document, query):
+            raise Rejected("the positive is the query", document)
         said = (*writing.messages("document", {"query": query}), Message("assistant", document))
         negatives = yield from self._negatives(writing, query, said, number)
         return self._row(writing, number, query, written_passage(document), negatives, {"asked_words": words})
@@ -77,7 +80,7 @@ class ReasonIR:
         negatives: Sequence[Passage],
         more: Mapping[str, int] | None = None,
     ) -> Written:
-        different = [passage for passage in dict.fromkeys(negatives) if passage.text != positive.text]
+        different = [one for one in dict.fromkeys(negatives) if not writing.repeats(one.text, positive)]
         made = {"part": self._settings.parts[number - 1], **(more or {})}
         return writing.written(number, query, [positive], different, recipe="reasonir", made=made)
 

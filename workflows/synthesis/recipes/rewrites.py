@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from retrieval.training.row import TrainingRow
 from sleuth.types import Passage
-from workflows.synthesis.ngrams import words_of
+from workflows.synthesis.ngrams import same_words
 from workflows.synthesis.reading import as_list, first_fit, line, sound
 from workflows.synthesis.recipes.config import RewritesSettings
 from workflows.synthesis.script import Rejected, Script, Unreadable
@@ -40,7 +40,7 @@ class Rewrites:
         row = _row(writing)
         values = {"query": row.query, **writing.shown(row.positives[0])}
         query = yield from writing.ask(into, values, line, entire=True)
-        if words_of(query) == words_of(row.query):
+        if same_words(query, row.query):
             raise Rejected("the same as before", query)
         return _again(writing, number, query, row.positives, row.negatives, into)
 
