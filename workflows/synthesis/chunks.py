@@ -40,7 +40,7 @@ def save_chunk(chunk: Chunk, place: ChunkLayout) -> None:
 
 
 def read_chunk(place: ChunkLayout, about: About) -> Chunk | None:
-    """What came of a chunk; None if it is not done, or was of fewer or more units.
+    """What came of a chunk; None if it is not done, was of fewer or more units, or filtered by something else.
 
     Raises ArtifactError if its file is damaged, or if it was written about something else than ``about``.
     """
@@ -48,8 +48,9 @@ def read_chunk(place: ChunkLayout, about: About) -> Chunk | None:
     if found is None:
         return None
     about.check(found.get("about"), place.done)
-    if len(found["about"]["units"]) != len(about.units):  # the last one grows with the limit
-        return None
+    before = found["about"]
+    if len(before["units"]) != len(about.units) or before.get("filters") != about.filters:
+        return None  # the last one grows with the limit, dev and test sets come and go; the replies are kept
     return Chunk(
         about,
         [_written(row) for row in found["kept"]],

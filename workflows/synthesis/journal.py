@@ -43,14 +43,16 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Digests of the template and of each unit with all that it holds."""
+    """Digests of the template, of each unit with all that it holds, and of what the filters go by."""
 
     template: str
     units: tuple[str, ...]
+    filters: str
 
     def check(self, saved: Mapping[str, Any] | None, path: Path) -> None:
-        """Raise ArtifactError where ``path`` was written about something else; about fewer or more units is the same.
+        """Raise ArtifactError where ``path`` was written about something else; fewer or more units are the same.
 
+        What the filters go by may change: replies stay what they are, and are filtered anew.
         ``saved``: what it says that it was written about.
         """
         if not saved:
@@ -65,8 +67,10 @@ class About:
         raise ArtifactError(f"{changed} has changed since {path} was written", hint)
 
 
-def about(template: Template, units: Sequence[Unit]) -> About:
-    return About(fingerprint_of(template.model_dump(mode="json")), tuple(map(_digest, units)))
+def about(template: Template, units: Sequence[Unit], filters: object) -> About:
+    """``filters``: plain values of what they go by."""
+    prompts = fingerprint_of(template.model_dump(mode="json"))
+    return About(prompts, tuple(map(_digest, units)), fingerprint_of(filters))
 
 
 def _digest(unit: Unit) -> str:

@@ -95,12 +95,13 @@ def synthesize(settings: SynthesisSettings, layout: SynthesisLayout, show: Progr
     writer = _open_writer(settings)
     desk = Desk(writer, Journal(None), _retriever_of(settings, show.progress), held, settings.max_failed)
     work = Work(settings, recipe, template, desk, _open_filters(settings, desk, show.progress))
+    go_by = {name: one.about() for name, one in work.filters.items()}
     totals, done = Totals(), dict[ChunkLayout, About]()
     with show.counting("rows") as tell:
         for number, some in enumerate(_chunks(units, settings.chunk)):
             if settings.keep is not None and totals.kept >= settings.keep:
                 break
-            place, of = layout.chunk(number), about(template, some)
+            place, of = layout.chunk(number), about(template, some, go_by)
             chunk = read_chunk(place, of)
             if chunk is None:
                 chunk = _write_chunk(work, some, of, place)

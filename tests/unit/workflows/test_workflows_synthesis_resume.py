@@ -15,6 +15,7 @@ from scripted_writer import ScriptedWriter, write_corpus
 from test_workflows_synthesis import ask_of_title, rejects_in, rows_in, run, settings_of
 
 from agent.writing.asks import Ask, OnReply, Reply
+from retrieval.bm25 import build_bm25
 from retrieval.training.row import TrainingRow
 from retrieval.training.rows import write_rows
 from sleuth.errors import ArtifactError, ConfigError, PolicyError
@@ -193,6 +194,44 @@ def test_a_changed_template_or_corpus_is_noticed(tmp_path: Path, moment: int) ->
         run(settings, ScriptedWriter(ask_of_title), resume=True)
     write_corpus(tmp_path, 12)
     assert run(settings, ScriptedWriter(ask_of_title), resume=True)["kept"] == 12
+
+
+def test_chunks_that_are_done_are_filtered_anew_where_the_filters_know_more(tmp_path: Path) -> None:
+    """A test set that appeared, a retriever over other passages, another question to the judge: nothing is written."""
+    corpus = write_corpus(tmp_path)
+    judge = tmp_path / "judge.yaml"
+    index = {"kind": "bm25", "index": str(tmp_path / "bm25")}
+    build_bm25(corpus, tmp_path / "bm25")
+    judge.write_text(yaml.safe_dump({"steps": {"verdict": {"messages": [{"user": "{query} {passage}"}]}}}))
+    filters = [
+        {"kind": "leakage", "words": 4},
+        {"kind": "round_trip", "retriever": index, "k": 12},
+        {"kind": "answerable", "template": str(judge)},
+    ]
+
+    def say(ask: Ask) -> str:
+        if "verdict" in ask.key:
+            return "no" if "STRICT" in ask.messages[-1].text and "Corvo" in ask.messages[-1].text else "yes"
+        return ask_of_title(ask)
+
+    settings = settings_of(tmp_path / "run", corpus=str(corpus), filters=filters)
+
+    def resumed() -> tuple[set[str], int]:
+        writer = ScriptedWriter(say)
+        run(settings, writer, resume=True)
+        return {row["positive_passages"][0]["title"] for row in rows_in(tmp_path / "run")}, len(writer.asked)
+
+    every, _ = resumed()
+    assert len(every) == 12 and resumed() == (every, 0)
+    (tmp_path / "test.jsonl").write_text('{"question": "What has Arden made for ages?"}\n')
+    assert resumed() == (every - {"Arden"}, 0)
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(line for line in corpus.open() if "Brill" not in line))
+    build_bm25(other, tmp_path / "bm25", overwrite=True)
+    assert resumed() == (every - {"Arden", "Brill"}, 0)
+    judge.write_text(yaml.safe_dump({"steps": {"verdict": {"messages": [{"user": "STRICT {query} {passage}"}]}}}))
+    assert resumed() == (every - {"Arden", "Brill", "Corvo"}, 10)
+    assert resumed() == (every - {"Arden", "Brill", "Corvo"}, 0)
 
 
 def test_a_passage_that_was_corrected_is_noticed(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ class Answerable:
         self._settings = settings
         self._bench = bench
         self._template = template_of(settings)
-        self._name = f"{bench.name} {fingerprint_of(self._template.model_dump(mode='json'))[:8]}"
+        self._prompts = fingerprint_of(self._template.model_dump(mode="json"))
+        self._name = f"{bench.name} {self._prompts[:8]}"
 
     def judge(self, rows: Sequence[Written]) -> list[str | None]:
         scripts = {str(place): self._script(row) for place, row in enumerate(rows)}
@@ -38,7 +39,7 @@ class Answerable:
         """Nothing to remember."""
 
     def about(self) -> Mapping[str, object]:
-        return {}
+        return {"template": self._prompts}
 
     def _script(self, row: Written) -> Script[str | None]:
         """None where any positive answers the query."""

@@ -35,5 +35,8 @@ class Filter(Protocol):
         ...
 
     def about(self) -> Mapping[str, object]:
-        """What belongs in the record of the run, such as a fingerprint."""
+        """What its verdicts depend on beside its settings, as plain values for the record of the run.
+
+        Where this has changed since a chunk was done, its rows are filtered anew.
+        """
         ...

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sleuth.artifacts import fingerprint_of
 from sleuth.errors import DataError
 from workflows.synthesis.filters.base import Bench
 from workflows.synthesis.filters.config import LeakageSettings
@@ -48,7 +49,8 @@ class Leakage:
         """Nothing to remember."""
 
     def about(self) -> Mapping[str, object]:
-        return {"sets": self._sets}
+        known = [sorted(self._grams), *(sorted(some) for _, some in sorted(self._short.items()))]
+        return {"sets": self._sets, "questions": fingerprint_of(known)}
 
     def _learn(self, one: HeldOut, strict: bool = False) -> int:
         """The number of its questions. A file that cannot be read is passed over with a warning, unless ``strict``."""
