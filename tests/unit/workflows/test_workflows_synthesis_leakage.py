@@ -153,6 +153,9 @@ def test_questions_and_golds_are_found_in_every_layout_of_judgements(
         ("test-00000-of-00001.jsonl", query("id", "question")),
         ("qa-dev.jsonl", query("id", "question")),
         ("hotpot_dev_sample.json", f"[{query('id', 'question', title='T')}]"),
+        ("test/0000.jsonl", query("id", "question")),
+        ("dev/questions.jsonl", query("id", "question")),
+        ("Validation/part.jsonl", query("id", "question")),
     ],
 )
 def test_questions_are_found_by_the_name_of_their_file(
@@ -160,7 +163,7 @@ def test_questions_are_found_by_the_name_of_their_file(
 ) -> None:
     monkeypatch.delenv("SLEUTH_DATA", raising=False)
     put(tmp_path / "qa" / name, text)
-    corpus = write_corpus(tmp_path)
+    corpus = write_corpus(tmp_path / "qa")
     assert leakage(corpus).judge([row(QUESTION)]) == [SHARES]
     assert golds(corpus) == set()
 
@@ -168,6 +171,7 @@ def test_questions_are_found_by_the_name_of_their_file(
 def test_what_is_no_question_is_not_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLEUTH_DATA", raising=False)
     put(tmp_path / "test_corpus.jsonl", query(title="A passage"))
+    put(tmp_path / "dev" / "corpus.jsonl", query())
     put(tmp_path / "latest.jsonl", query())
     put(tmp_path / "examples" / "shots.jsonl", query(text="query"))
     put(tmp_path / "examples" / "broken.json", '{"query": ')
@@ -189,6 +193,20 @@ def test_a_set_that_is_named_has_a_question_and_where_none_is_found_a_warning_sa
     caplog.set_level(logging.WARNING, "sleuth.synthesize")
     leakage(write_corpus(tmp_path / "own"))
     assert "no dev or test set beside the corpus" in caplog.text
+
+
+def test_a_set_of_which_nothing_can_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("SLEUTH_DATA", raising=False)
+    paragraph = {"context": "c", "qas": [{"question": QUESTION, "id": "1"}]}
+    nested = {"data": [{"title": "T", "paragraphs": [paragraph]}]}
+    put(tmp_path / "dev-v1.1.json", json.dumps(nested))
+    put(tmp_path / "test.jsonl", query())
+    caplog.set_level(logging.WARNING, "sleuth.synthesize")
+    leakage(write_corpus(tmp_path))
+    assert "dev-v1.1.json is named as a dev or test set, and has no question" in caplog.text
+    assert "test.jsonl" not in caplog.text
 
 
 def test_judgements_without_a_gold_passage_end_no_run_and_count(

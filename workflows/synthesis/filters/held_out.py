@@ -15,6 +15,8 @@ from sleuth.files import DELIMITERS, PARQUET, open_data, parquet_rows, stem_of, 
 from sleuth.rows import read_rows
 
 _SPLITS = {"dev", "test", "validation", "valid", "val"}
+_OF_PASSAGES = {"corpus", "passages", "documents", "collection"}
+"""Words of the name of a file that holds no questions, though it lies in the folder of a split."""
 _IN_LINES = (".tsv", ".txt")
 _QUESTIONS = (".jsonl", ".json", PARQUET, *DELIMITERS)
 _JUDGEMENTS = (*_QUESTIONS, ".txt", ".qrels", ".qrel")
@@ -76,19 +78,21 @@ def beside(corpus: Path) -> list[HeldOut]:
 
 
 def _held_out(paths: Iterable[Path]) -> list[HeldOut]:
-    """By name, or by the folder where BRIGHT has its examples, all of which are of its test; no empty file."""
+    """By name or that of the folder, or where BRIGHT has its examples, all of which are of its test; no empty file."""
     found = [HeldOut(path, set_of(path)) for path in sorted(paths) if _is_held_out(path)]
     return list({one.path.resolve(): one for one in found}.values())
 
 
 def _is_held_out(path: Path) -> bool:
     words = set(re.split(r"[^a-z0-9]+", stem_of(path).lower()))
+    folder = path.parent.name.lower()
+    of_a_split = bool(words & _SPLITS) or (folder in _SPLITS and not words & _OF_PASSAGES)
     suffixes = _JUDGEMENTS if set_of(path) is not None else _QUESTIONS
-    if suffix_of(path) not in suffixes or not (words & _SPLITS or path.parent.name == "examples"):
+    if suffix_of(path) not in suffixes or not (of_a_split or folder == "examples"):
         return False
     if not path.is_file() or path.stat().st_size == 0:
         return False
-    return bool(words & _SPLITS) or _is_of_bright(path)
+    return of_a_split or _is_of_bright(path)
 
 
 def _is_of_bright(path: Path) -> bool:

@@ -71,6 +71,8 @@ class Leakage:
                 self._short[len(words)].add(" ".join(words))
         if questions:
             self._sets[name] = len(questions)
+        else:
+            log.warning("leakage: %s is named as a dev or test set, and has no question that can be read", one.path)
         return len(questions)
 
     def _fault(self, written: Written) -> str | None:
