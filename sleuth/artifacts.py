@@ -165,6 +165,17 @@ def fingerprint_of(identity: object) -> str:
     return text_digest(json.dumps(identity, sort_keys=True))[:32]
 
 
+def weights_stamp(model: str | None) -> list[str]:
+    """Name, size and time of a local model's weight files: cheap to read, and different after further training."""
+    folder = Path(model or "")
+    if not model or not folder.exists():
+        return []
+    files = (
+        [folder] if folder.is_file() else sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
+    )
+    return [f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files]
+
+
 def _replace_folder(new: Path, final: Path) -> None:
     """Rename ``new`` to ``final``; an existing one is moved aside first, since folders cannot be swapped."""
     if not final.exists():

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from agent.config import GateSettings
-from sleuth.artifacts import fingerprint_of
+from sleuth.artifacts import fingerprint_of, weights_stamp
 from sleuth.errors import TrainingError
 from sleuth.layout import read_record, write_record
 from sleuth.seeding import derive_seed
 from sleuth.types import Question, ScoredTrajectory
 from workflows.config import RunSettings
 from workflows.context import StageContext
-from workflows.play import played, weights_stamp
+from workflows.play import played
 from workflows.wiring import load_training_data, make_driver, make_policy
 
 log = logging.getLogger("sleuth.run")

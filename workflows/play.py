@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sleuth.artifacts import weights_stamp
 from sleuth.layout import EvaluationLayout, read_record, write_record
 
 if TYPE_CHECKING:
@@ -262,14 +263,3 @@ def _reread(settings: RunSettings, saved: dict[str, Any]) -> dict[str, Any]:
     saved = {**saved, "data": {**_DRAWN, **saved["data"]}} if "data" in saved else saved
     plain = {**saved, **read.model_dump(mode="json", include=set(kept))}
     return {**plain, "rewards": reread(saved["rewards"], settings.rewards, where)} if "rewards" in saved else plain
-
-
-def weights_stamp(model: str | None) -> list[str]:
-    """Name, size and time of a local model's weight files: cheap to read, and different after further training."""
-    folder = Path(model or "")
-    if not model or not folder.exists():
-        return []
-    files = (
-        [folder] if folder.is_file() else sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
-    )
-    return [f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,15 +49,16 @@ class Rewriter:
     ) -> None:
         """``made_by``: of the writer, what changes its replies beside its name."""
         self._writer = writer
-        self._step = load_template(template, {STEP: ("query",)}, {}).steps[STEP]
+        self._template = load_template(template, {STEP: ("query",)}, {})
+        self._step = self._template.steps[STEP]
         self._keep_query = keep_query
         self._max_tokens = max_tokens or self._step.max_tokens
         self._temperature = temperature
         self._seed = seed
         self._path = path
         self._lock = threading.Lock()
-        identity = [writer.name, made_by or {}, self._step.model_dump(mode="json"), self._max_tokens, temperature, seed]
-        self._identity = fingerprint_of(identity)
+        prompt = [self._step.model_dump(mode="json"), self._template.choices]
+        self._identity = fingerprint_of([writer.name, made_by or {}, prompt, self._max_tokens, temperature, seed])
         self._known = {} if path is None else _kept(path, self._identity)
 
     @property
@@ -103,7 +105,9 @@ class Rewriter:
         return failures
 
     def _ask(self, key: str, query: str, attempt: int) -> Ask:
-        messages = self._step.fill({"query": neutralise(query, self._writer.reserved)})
+        """``key``: of the query, by which the template's choices are drawn."""
+        draws = self._template.draw(lambda name: random.Random(derive_seed(self._seed, "draw", key, name)))
+        messages = self._step.fill({**draws, "query": neutralise(query, self._writer.reserved)})
         again = [attempt] if attempt else []
         temperature = max(self._temperature, 1.0) if again else self._temperature
         seed = derive_seed(self._seed, key, *again)

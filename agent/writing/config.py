@@ -9,6 +9,7 @@ from pydantic import Field, SerializeAsAny
 
 from agent.config import PolicySettings
 from agent.policies.config import OpenAISettings
+from sleuth.artifacts import weights_stamp
 from sleuth.kinds import KindSettings
 from sleuth.plugins import make_object
 from sleuth.settings import Address, Count, Seconds
@@ -31,7 +32,7 @@ class WriterSettings(KindSettings):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The settings on which replies depend, as plain values."""
+        """What replies depend on, as plain values."""
         plain = self.model_dump(mode="json")
         for path in self.CHANGES_NO_REPLY:
             section, _, name = path.rpartition(".")
@@ -81,6 +82,11 @@ class PolicyWriterSettings(WriterSettings):
     without a thought."""
     batch_size: Count = 64
     """Requests handed to the backend at once; what is written of them is safe before the next are."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """With a stamp of a local model's weights: trained further, it is another."""
+        return {**super().identity, "weights": weights_stamp(self.policy.model)}
 
     def open(self) -> Writer:
         from agent.policies.backends import open_policy

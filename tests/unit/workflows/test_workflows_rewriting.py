@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 from scripted_writer import ScriptedWriter, write_corpus
 
 from agent.writing.asks import Ask
@@ -154,6 +155,34 @@ def test_rewrites_of_a_writer_with_other_settings_are_not_taken_for_its_own(tmp_
     same = WriterSettings.of(policy={"model": "m", "device": "cpu"}, batch_size=3)
     plain = WriterSettings.of(policy={"model": "m"}, chat="never")
     assert policy.identity == same.identity != plain.identity
+
+
+def test_rewrites_of_a_model_that_was_trained_further_are_not_taken_for_its_own(tmp_path: Path) -> None:
+    (tmp_path / "policy").mkdir()
+
+    def trained(weights: bytes) -> dict[str, object]:
+        (tmp_path / "policy" / "model.safetensors").write_bytes(weights)
+        return WriterSettings.model_validate(str(tmp_path / "policy")).identity
+
+    first = trained(b"weights")
+    assert WriterSettings.model_validate(str(tmp_path / "policy")).identity == first
+    assert trained(b"other weights") != first
+
+
+def test_choices_of_a_template_are_drawn_for_each_query(tmp_path: Path) -> None:
+    def asked(styles: list[str]) -> tuple[str, dict[str, str]]:
+        step = {"messages": [{"user": "Write in a {style} way: {query}"}]}
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump({"choices": {"style": styles}, "steps": {"rewrite": step}}))
+        writer = ScriptedWriter(lambda _: "x")
+        rewriter = Rewriter(writer, str(path))
+        rewriter.searched([f"query {number}" for number in range(20)])
+        return rewriter.fingerprint, {ask.key: ask.messages[-1].text for ask in writer.asked}
+
+    fingerprint, texts = asked(["dry", "lively"])
+    assert {text.split()[3] for text in texts.values()} == {"dry", "lively"}
+    assert asked(["dry", "lively"]) == (fingerprint, texts)
+    assert asked(["dry", "short"])[0] != fingerprint
 
 
 def test_settings_of_the_writer_are_checked_with_the_config(bm25: Path) -> None:
