@@ -24,6 +24,10 @@ GROWING = (
 row changes."""
 
 
+_CHOOSING = ("min_words", "max_words", "held_out")
+"""Settings of the passages that are written about, of which some recipes have none."""
+
+
 class PassageSettings(Settings):
     """Which passages of the corpus are written about. A passage shown to the writer is cut after ``show_words``."""
 
@@ -74,6 +78,9 @@ class SynthesisSettings(Settings):
         needs = self.recipe.needs
         if needs == "passages" and self.corpus is None:
             raise ValueError(f"recipe {self.recipe.kind} writes about passages: give corpus")
+        chosen = [name for name in _CHOOSING if getattr(self.passages, name) != getattr(PassageSettings(), name)]
+        if needs != "passages" and chosen:
+            raise ValueError(f"passages.{chosen[0]} does nothing for recipe {self.recipe.kind}; leave it out")
         if needs == "rows" and not self.data:
             raise ValueError(f"recipe {self.recipe.kind} rewrites rows: give data")
         if needs != "rows" and self.data:

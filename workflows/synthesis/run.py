@@ -217,6 +217,8 @@ def _record(work: Work, totals: Totals, left_out: Mapping[str, int], units: int)
     """Plain values: what was asked, written, dropped by whom and why, kept, and what it cost."""
     settings, filters = work.settings, work.filters
     kept = totals.kept if settings.keep is None else min(totals.kept, settings.keep)
+    more = totals.kept - kept
+    rejects = totals.rejects + Counter({("keep", ENOUGH): more})
     passed = zip(filters.items(), totals.by_filter or [[0, 0]] * len(filters), strict=True)
     return {
         "writer": work.desk.writer.name,
@@ -224,11 +226,9 @@ def _record(work: Work, totals: Totals, left_out: Mapping[str, int], units: int)
         "units": {"written_about": totals.units, "chosen": units, "left_out": dict(left_out)},
         "written": totals.written,
         "kept": kept,
-        "not_needed": totals.kept - kept,
+        "not_needed": more,
         "filters": {name: {"in": came, "out": went, **one.about()} for (name, one), (came, went) in passed},
-        "rejects": [
-            {"by": by, "reason": reason, "count": count} for (by, reason), count in totals.rejects.most_common()
-        ],
+        "rejects": [{"by": by, "reason": reason, "count": count} for (by, reason), count in rejects.most_common()],
         "cost": asdict(totals.cost),
         "seconds": round(totals.seconds, 1),
     }

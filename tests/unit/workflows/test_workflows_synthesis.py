@@ -31,7 +31,8 @@ def the_writer() -> ScriptedWriter:
 def settings_of(out: Path, **values: Any) -> SynthesisSettings:
     filled = {"out": out, "writer": {"kind": "test_workflows_synthesis:the_writer"}, "chunk": 4, **values}
     filled.setdefault("recipe", {"kind": "queries"})
-    filled.setdefault("passages", {"min_words": 5})
+    if filled["recipe"]["kind"] not in ("e5", "rewrites"):
+        filled.setdefault("passages", {"min_words": 5})
     return validate(SynthesisSettings, filled, "test")
 
 
@@ -112,6 +113,8 @@ def test_it_stops_when_enough_rows_are_kept_and_goes_on_when_more_are_wanted(tmp
     first = ScriptedWriter(ask_of_title)
     record = run(settings_of(tmp_path / "run", corpus=corpus, keep=6), first)
     assert (record["kept"], record["not_needed"], len(first.asked)) == (6, 2, 8)
+    assert record["rejects"] == [{"by": "keep", "reason": "enough rows are kept", "count": 2}]
+    assert "enough rows are kept (2)" in SynthesisLayout(tmp_path / "run").page.read_text("utf-8")
     six = rows_in(tmp_path / "run")
     second = ScriptedWriter(ask_of_title)
     run(settings_of(tmp_path / "run", corpus=corpus, keep=12), second, resume=True)
@@ -180,6 +183,8 @@ def test_passages_cannot_speak_for_the_template_nor_run_in_the_page(tmp_path: Pa
         ({"filters": [{"kind": "round_trip", "k": 3}]}, "retriever is missing"),
         ({"filters": ["nearduplicates"]}, "did you mean 'near_duplicates'"),
         ({"corpus": None}, "writes about passages: give corpus"),
+        ({"recipe": {"kind": "e5"}, "limit": 3, "passages": {"min_words": 9}}, r"passages\.min_words does nothing"),
+        ({"recipe": {"kind": "rewrites"}, "passages": {"held_out": True}}, r"passages\.held_out does nothing"),
     ],
 )
 def test_a_config_that_cannot_work_is_refused_with_what_to_write(tmp_path: Path, values: dict, message: str) -> None:
