@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import regex
 
-_WORD = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]|[\p{L}\p{N}\p{M}]+")
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+"""A letter of a script that writes no spaces between words, as a regular expression."""
+_WORD = regex.compile(rf"{UNSPACED}|[\p{{L}}\p{{N}}\p{{M}}--{UNSPACED}]+", regex.V1)
 
 
 def words_of(text: str) -> list[str]:

@@ -18,7 +18,9 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _ANNOUNCED = re.compile(
-    r"^\s*(?:(?:sure|certainly|of course|okay|ok)\b[!,.]*\s*)?here(?:['’]s| is| are)\b[^:：?]{0,60}[:：]\**\s+(?=\S)",
+    r"^\s*(?:(?:sure|certainly|of course|okay|ok)\b[!,.]*\s*)?here(?:['’]s| is| are)\b"
+    r"(?=[^:：?]*\b(?:quer(?:y|ies)|questions?|search(?:es)?|answers?|outputs?|versions?|wordings?|one|"
+    r"paraphras\w*|re(?:writ|phras|word|formulat)\w*)\b)[^:：?]{0,60}[:：]\**\s+(?=\S)",
     re.IGNORECASE,
 )
 _PREAMBLE = re.compile(
@@ -27,6 +29,7 @@ _PREAMBLE = re.compile(
     re.IGNORECASE,
 )
 """A line that says nothing itself: a fence, a heading, what announces the lines after it."""
+_NUMBER = re.compile(r"^\s*\d{1,3}\.\s+")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)]|\[\d{1,3}\])\s+")
 _EMPHASIS = re.compile(r"(\*{1,3}|_{1,3}|`{1,3})(?=\S)((?:(?!\1).)+)(?<=\S)\1")
 _JSON_START = re.compile(r'(?:```(?:json)?)?\s*[\[{]\s*["{\[]')
@@ -50,10 +53,15 @@ def whole(text: str) -> str:
 
 
 def line(text: str) -> str:
-    """The first line that says something, without a label, a bullet or quotes around it."""
-    for row in whole(text).splitlines():
+    """The first line that says something, without a label, a bullet or quotes around it.
+
+    A number before a line that is no list ("1. FC Köln") is its own.
+    """
+    rows = whole(text).splitlines()
+    listed = sum(bool(_NUMBER.match(row)) for row in rows) > 1
+    for row in rows:
         bare = _ANNOUNCED.sub("", row)
-        cleaned = _cleaned(_LABEL.sub("", bare))
+        cleaned = _cleaned(_LABEL.sub("", bare), listed)
         if cleaned and not _PREAMBLE.fullmatch(bare):
             return cleaned
     raise Unreadable("empty")
@@ -207,9 +215,16 @@ def _literal(text: str) -> Any:
     return value if isinstance(value, dict | list) else None
 
 
-def _cleaned(row: str) -> str:
-    """Without a bullet, emphasis or quotes around it."""
-    text = _BULLET.sub("", row).strip()
+def _cleaned(row: str, listed: bool = True) -> str:
+    """Without a bullet, emphasis or quotes around it; a number is one of a list, or stands before quotes."""
+    number = _NUMBER.match(row)
+    if number is None:
+        return _bare(_BULLET.sub("", row).strip())
+    rest = row[number.end() :].strip()
+    return _bare(rest) if listed or _bare(rest) != rest else row.strip()
+
+
+def _bare(text: str) -> str:
     if emphasised := _EMPHASIS.fullmatch(text):
         text = emphasised[2]
     return _unquoted(text)

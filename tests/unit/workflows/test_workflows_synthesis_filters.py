@@ -48,6 +48,12 @@ def test_length_counts_words_and_letters_of_scripts_without_spaces() -> None:
     assert count_words("  ") == 0 and count_words("กขค and more") == 3
 
 
+def test_a_label_that_was_written_is_as_short_as_labels_are() -> None:
+    label = TrainingRow("q", "the lease was void as nobody signed it", (written_passage("tenancy law"),))
+    rows = [Written(label, {"shape": "long_short"}), Written(label, {"shape": "short_long"})]
+    assert open_filter(kind="length").judge(rows) == [None, "passage too short"]
+
+
 def test_a_thought_that_does_not_end_is_no_reply() -> None:
     for read in (whole, line, lines, yes_no, record("query")):
         with pytest.raises(Unreadable, match="a thought without end"):
@@ -88,6 +94,24 @@ def test_queries_like_one_before_are_dropped_within_a_chunk_and_across_chunks() 
         written("Where was the river named?"),
     ]
     assert one.judge(later) == ["a similar query", None, None, "enough of this passage"]
+
+
+def test_no_pair_at_the_threshold_is_missed_by_hashing() -> None:
+    """Seven pairs of words in both, three more in the second: .7."""
+    one = open_filter(kind="near_duplicates", threshold=0.7)
+    queries = [" ".join(f"w{number}x{place}" for place in range(8)) for number in range(200)]
+    one.keep([written(query) for query in queries])
+    longer = [written(f"{query} more {number} words") for number, query in enumerate(queries)]
+    assert one.judge(longer) == ["a similar query"] * 200
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("ประเทศไทยมีกี่จังหวัด", "ครับ"), ("តើប្រទេសកម្ពុជាមានខេត្តប៉ុន្មាន", "ដែរ"), ("ປະເທດລາວມີຈັກແຂວງ", "ແດ່")],
+)
+def test_queries_of_scripts_without_spaces_are_alike_by_their_letters(one: str, other: str) -> None:
+    verdicts = open_filter(kind="near_duplicates").judge([written(one), written(one + other), written(other)])
+    assert verdicts == [None, "a similar query", None]
 
 
 def test_leakage_is_found_in_every_set_beside_the_corpus_and_in_the_data_folder(
@@ -201,6 +225,13 @@ def test_the_readers_never_fail_in_another_way(text: str) -> None:
         ('"Who wrote "Hamlet"?"', 'Who wrote "Hamlet"?'),
         ("'What's it?'", "What's it?"),
         ("Here is Norway?", "Here is Norway?"),
+        ("1. FC Köln was founded when?", "1. FC Köln was founded when?"),
+        ("Question: 2. Bundesliga top scorer", "2. Bundesliga top scorer"),
+        ("1. What is it?\n2. Where is it?", "What is it?"),
+        ('1. "What is it?"', "What is it?"),
+        ("1) What is it?", "What is it?"),
+        ("Here's Johnny: which film says it?", "Here's Johnny: which film says it?"),
+        ("Here is the rewritten query: rivers of Norway", "rivers of Norway"),
     ],
 )
 def test_a_line_is_read_without_what_stands_around_it(text: str, expected: str) -> None:

@@ -59,7 +59,10 @@ AnyFilter = SerializeAsAny[FilterSettings]
 
 
 class LengthSettings(FilterSettings):
-    """Words of queries and of positives. Of scripts without spaces three letters count as a word."""
+    """Words of queries and of positives. Of scripts without spaces three letters count as a word.
+
+    ``min_passage_words`` is not asked of the labels that ``e5`` writes in the shape ``long_short``.
+    """
 
     FILTER: ClassVar[str] = "workflows.synthesis.filters.texts:Length"
 

@@ -15,8 +15,10 @@ from workflows.synthesis.writing import Written
 
 _SEED = 1
 """Of the permutations: the same rows are duplicates in every run."""
-_LOOSER = 0.9
-"""Candidates are looked for below the threshold, since hashing misses some that are just above it."""
+_LOOSER = 0.7
+_WEIGHTS = (0.1, 0.9)
+"""Candidates are looked for far below the threshold, and too many rather than too few: hashing misses some of those
+that are just above it, and the n-grams are compared anyway."""
 
 
 class NearDuplicates:
@@ -24,7 +26,7 @@ class NearDuplicates:
 
     def __init__(self, settings: NearDuplicatesSettings, _bench: Bench | None = None) -> None:
         self._settings = settings
-        self._index = MinHashLSH(threshold=_LOOSER * settings.threshold, num_perm=settings.permutations)
+        self._index = MinHashLSH(_LOOSER * settings.threshold, settings.permutations, _WEIGHTS)
         self._shingles: dict[str, frozenset[str]] = {}
         self._queries: set[str] = set()
         self._of_passage: Counter[str] = Counter()

@@ -10,10 +10,15 @@ import regex
 from sleuth.errors import ConfigError, did_you_mean
 from workflows.synthesis.filters.base import Bench
 from workflows.synthesis.filters.config import LanguageSettings, LengthSettings
+from workflows.synthesis.ngrams import UNSPACED
 from workflows.synthesis.writing import Written
 
 _LETTERS_OF_A_WORD = 3
-_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
+_UNSPACED = regex.compile(UNSPACED)
+
+
+LABELLED = ("long_short",)
+"""Shapes of `e5` whose positive is a label, which has a word or two."""
 
 
 class Length:
@@ -36,7 +41,7 @@ class Length:
         if words > chosen.max_words:
             return "query too long"
         lengths = [count_words(passage.text) for passage in written.row.positives]
-        if min(lengths) < chosen.min_passage_words:
+        if min(lengths) < chosen.min_passage_words and written.made.get("shape") not in LABELLED:
             return "passage too short"
         return "passage too long" if max(lengths) > chosen.max_passage_words else None
 
