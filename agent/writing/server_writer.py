@@ -149,8 +149,7 @@ def _read(answer: Mapping[str, Any]) -> Reply:
     choice, usage = answer["choices"][0], answer.get("usage")
     text = choice.get("message", {}).get("content")
     prompt, tokens = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
-    if not isinstance(text, str) or not text.strip():
-        return Reply("", "failed", prompt, tokens, "the server sent no text")
+    text = text if isinstance(text, str) else ""
     return Reply(text, "length" if choice.get("finish_reason") == "length" else "stop", prompt, tokens)
 
 

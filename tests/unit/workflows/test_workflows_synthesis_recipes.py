@@ -228,6 +228,17 @@ def test_real_rows_are_reworded_and_taken_apart(tmp_path: Path) -> None:
     assert all(row.negatives == (wrong,) for row in again)
 
 
+def test_a_row_in_other_words_counts_as_much_and_is_read_alike(tmp_path: Path) -> None:
+    row = TrainingRow("q", "who made it?", (Passage("d", "T", "text"),), weight=3.0, query_form="thought_query")
+    write_rows([row], tmp_path / "rows.jsonl")
+    data = [{"path": str(tmp_path / "rows.jsonl")}]
+    settings = settings_of(tmp_path / "run", recipe={"kind": "rewrites"}, data=data)
+    run(settings, ScriptedWriter(lambda _: "whose work is it"))
+    (made,) = load_rows([SourceSettings(path=str(SynthesisLayout(tmp_path / "run").rows))])
+    assert (made.weight, made.query_form) == (3.0, "thought_query")
+    assert run(settings, ScriptedWriter(str), resume=True)["kept"] == 1
+
+
 def test_every_recipe_has_a_template_that_fits_it() -> None:
     values: dict[str, dict[str, Any]] = {
         "gecko": {"retriever": {"kind": "bm25", "index": "i"}},

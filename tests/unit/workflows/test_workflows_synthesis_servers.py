@@ -167,6 +167,17 @@ def test_a_count_of_tokens_that_is_none_costs_no_reply(usage: object, counts: tu
     assert (found.text, found.prompt_tokens, found.tokens) == (ROW, *counts)
 
 
+@pytest.mark.parametrize("content", ["", " ", None])
+def test_an_empty_text_of_a_server_cannot_be_read_like_that_of_a_policy(content: str | None, tmp_path: Path) -> None:
+    choice = {"message": {"content": content}, "finish_reason": "stop"}
+    empty: tuple[dict[str, str], bytes] = {}, json.dumps({"choices": [choice]}).encode()
+    with serve(lambda number, body: empty) as server:
+        writer = {"kind": "server", "base_url": server.url}
+        record = run(settings_of(tmp_path / "run", corpus=str(write_corpus(tmp_path)), writer=writer))
+    assert record["rejects"] == [{"by": "writing", "reason": "unreadable: empty", "count": 12}]
+    assert (record["cost"]["asked"], record["cost"]["failed"]) == (36, 0)
+
+
 @pytest.mark.parametrize("broken", [({"Content-Encoding": "gzip"}, b"no gzip"), ({}, b'{"choices":' + b"[" * 200_000)])
 def test_a_body_that_cannot_be_read_is_asked_for_again(broken: tuple[dict[str, str], bytes]) -> None:
     ask = Ask("a", (Message("user", "x"),), 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from retrieval.training.row import TrainingRow
 from sleuth.types import Passage
@@ -89,7 +90,7 @@ def _again(
 ) -> Outcome:
     row = _row(writing)
     own = [passage for passage in negatives if passage not in positives]
-    return writing.written(
+    made = writing.written(
         number,
         query,
         positives,
@@ -99,6 +100,7 @@ def _again(
         row.answers if into != "decompose" else (),
         {"into": into, "original": row.query, "original_id": row.id},
     )
+    return replace(made, row=replace(made.row, weight=row.weight, query_form=row.query_form))
 
 
 def _row(writing: Writing) -> TrainingRow:
