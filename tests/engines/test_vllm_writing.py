@@ -114,10 +114,10 @@ def test_killed_at_any_moment_it_ends_with_the_same_rows(tmp_path, vllm_policy, 
 def die_after(replies_kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     add, left = Journal.add, iter(range(replies_kept))
 
-    def dying(self: Journal, key: str, reply: Any) -> None:
+    def dying(self: Journal, request: Any, reply: Any) -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt
-        add(self, key, reply)
+        add(self, request, reply)
 
     monkeypatch.setattr(Journal, "add", dying)
 
