@@ -8,9 +8,30 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from retrieval.encoders.encoder import Encoder
 from sleuth.errors import ArtifactError
 
 Weights = Mapping[str, Tensor]
+
+
+def check_tokenizers(encoders: Mapping[str, Encoder]) -> None:
+    """Raise ArtifactError where a token of one encoder is another word in the next, by the names of ``encoders``.
+
+    Their word vectors may have one shape all the same, and a mean of them would be of nothing.
+    """
+    (first, known), *others = ((name, _vocabularies(encoder)) for name, encoder in encoders.items())
+    other = next((name for name, vocabularies in others if vocabularies != known), None)
+    if other is not None:
+        raise ArtifactError(
+            f"{first} and {other} have different tokenizers, so their word vectors cannot be merged",
+            "merge stages that started from the same encoder",
+        )
+
+
+def _vocabularies(encoder: Encoder) -> list[dict[str, int]]:
+    """Of every module that reads text."""
+    tokenizers = (getattr(module, "tokenizer", None) for module in encoder.model.modules())
+    return [tokenizer.get_vocab() for tokenizer in tokenizers if tokenizer is not None]
 
 
 def merge_weights(parts: Sequence[Weights], shares: Sequence[float], method: str) -> dict[str, Tensor]:

@@ -287,15 +287,20 @@ def open_start(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow],
     """An untrained encoder as ``start`` describes it; a scratch backbone is made in the folder ``backbone``."""
     name = start.backbone
     if start.scratch is not None:
-        assert start.scratch_corpus is not None
         if not backbone.exists():
-            texts = [row.query for row in rows] + _corpus_texts(start.scratch_corpus)
-            make_backbone(backbone, texts, _scratch(start), seed=seed)
+            make_scratch(start, backbone, rows, seed)
         name = str(backbone)
     assert name is not None
     if start.preset is not None:
         return new_encoder(preset(start.preset, name, **start.settings), seed=seed)
     return open_trainable_encoder(EncoderKind.of(backbone=name, **start.settings))
+
+
+def make_scratch(start: EncoderStart, backbone: Path, rows: Sequence[TrainingRow], seed: int) -> None:
+    """Make the random backbone that ``start`` describes; queries of ``rows`` and its corpus give the vocabulary."""
+    assert start.scratch_corpus is not None
+    texts = [row.query for row in rows] + _corpus_texts(start.scratch_corpus)
+    make_backbone(backbone, texts, _scratch(start), seed=seed)
 
 
 def _scratch(start: EncoderStart) -> ScratchSettings | PageScratchSettings:

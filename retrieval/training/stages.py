@@ -13,10 +13,10 @@ from typing import Any
 
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.loading import open_trainable_encoder
-from retrieval.training.config import DevSettings, RetrieverTraining, StageSettings
+from retrieval.training.config import DevSettings, RetrieverTraining, SourceSettings, StageSettings
 from retrieval.training.dev import DevSet, load_dev, means
-from retrieval.training.merging import merge_weights
-from retrieval.training.pipeline import TrainingRun, index_trained, run_training
+from retrieval.training.merging import check_tokenizers, merge_weights
+from retrieval.training.pipeline import TrainingRun, index_trained, make_scratch, run_training
 from retrieval.training.row import passages_of
 from retrieval.training.rows import load_rows
 from retrieval.training.stages_config import BASE, MergeStageSettings, RerankerStageSettings, TrainStageSettings
@@ -35,6 +35,7 @@ def run_all(run: TrainingRun) -> dict[str, Any]:
         return run_training(run)
     records: dict[str, dict[str, Any]] = {}
     parts = stage_runs(run)
+    _have_backbone(run, parts)
     for stage, part in zip(run.settings.stages, parts, strict=True):
         found = _merged(run, stage, part) if isinstance(stage, MergeStageSettings) else run_training(part)
         records[stage.name] = found | _evaluated(run, stage, part)
@@ -52,19 +53,37 @@ def stage_runs(run: TrainingRun) -> list[TrainingRun]:
     for number, stage in enumerate(run.settings.stages, start=1):
         folder = RunFolder(run.layout.stage(number).out)
         last = number == len(run.settings.stages)
-        settings = _settings_of(run.settings, stage, _start(run.settings, stage, encoders), last=last)
+        settings = _settings_of(run.settings, stage, _start(run, stage, encoders), last=last)
         made.append(replace(run, settings=settings.model_copy(update={"out": folder.path}), folder=folder))
         if stage.makes_encoder:
             encoders[stage.name] = made[-1].layout.encoder
     return made or [run]
 
 
-def _start(whole: RetrieverTraining, stage: StageSettings, encoders: Mapping[str, Path]) -> EncoderStart | None:
+def _have_backbone(run: TrainingRun, parts: Sequence[TrainingRun]) -> None:
+    """One random backbone for all stages: were each to learn a vocabulary, their encoders could not be merged."""
+    start = run.settings.encoder
+    if start is None or start.scratch is None or run.layout.backbone.exists():
+        return
+    data = dict.fromkeys(source for part in parts for source in part.settings.data)
+    there = [source for source in data if not _is_made_later(run, source)]
+    make_scratch(start, run.layout.backbone, load_rows(there), run.settings.seed)
+
+
+def _is_made_later(run: TrainingRun, source: SourceSettings) -> bool:
+    path = Path(source.path)
+    return run.layout.out.resolve() in path.resolve().parents and not path.exists()
+
+
+def _start(run: TrainingRun, stage: StageSettings, encoders: Mapping[str, Path]) -> EncoderStart | None:
     """The encoder that a stage trains: of the stage that it names, of the last one that made any, or the run's."""
     name = stage.start if isinstance(stage, TrainStageSettings) else None
-    if name == BASE or not encoders:
-        return whole.encoder
-    return EncoderStart(backbone=str(encoders[name] if name else list(encoders.values())[-1]))
+    if encoders and name != BASE:
+        return EncoderStart(backbone=str(encoders[name] if name else list(encoders.values())[-1]))
+    whole = run.settings.encoder
+    if whole is None or whole.scratch is None:
+        return whole
+    return whole.model_copy(update={"scratch": None, "scratch_corpus": None, "backbone": str(run.layout.backbone)})
 
 
 def _settings_of(
@@ -100,6 +119,7 @@ def _merge(part: TrainingRun, stage: MergeStageSettings, folders: Mapping[str, P
     dev = part.settings.evaluation
     devset = load_dev(dev, part.settings.seed) if dev else None
     encoders = [open_trainable_encoder(folder) for folder in folders.values()]
+    check_tokenizers(dict(zip(folders, encoders, strict=True)))
     figures = [_figure(encoder, dev, devset) for encoder in encoders]
     shares = _shares(stage, figures)
     weights = merge_weights([encoder.model.state_dict() for encoder in encoders], shares, stage.method)

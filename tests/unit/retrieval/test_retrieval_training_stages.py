@@ -13,11 +13,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from test_retrieval_llm2vec import beir
+from transformers import AutoTokenizer
 
 from cli.train_retriever import train_retriever
-from retrieval.encoders.loading import load_encoder
+from retrieval.encoders.config import ScratchSettings, preset
+from retrieval.encoders.loading import load_encoder, new_encoder
+from retrieval.encoders.scratch import make_backbone
 from retrieval.training.config import SourceSettings
-from retrieval.training.merging import merge_weights, slerp
+from retrieval.training.merging import check_tokenizers, merge_weights, slerp
 from retrieval.training.row import TrainingRow
 from retrieval.training.rows import load_rows, write_rows
 from retrieval.training.sampling import BatchSampler, apportioned
@@ -88,6 +91,38 @@ def test_stages_branch_merge_and_are_distilled_from_a_reranker_of_the_same_rows(
     before = (run / "stage-3" / "encoder" / "manifest.json").stat().st_mtime_ns
     train_retriever(path, resume=True)
     assert (run / "stage-3" / "encoder" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_stages_from_scratch_read_the_same_words_whatever_their_rows_are(tmp_path: Path) -> None:
+    path, run = config(tmp_path), tmp_path / "run"
+    other = TrainingRow("o", "жук", (Passage("o", "", "zanzibar"),))
+    write_rows([other], tmp_path / "other.jsonl")
+    values = yaml.safe_load(path.read_text())
+    values["encoder"]["scratch"] = {**SCRATCH, "vocabulary": 90}
+    weak, lora = values["stages"][:2]
+    lora["data"] = [
+        {"path": str(tmp_path / "other.jsonl")},
+        {"path": "{out}/stage-1/round-1/rows.jsonl"},  # is there once the first stage has mined
+    ]
+    bm25 = {"kind": "bm25", "index": "{out}/bm25", "corpus": str(tmp_path / "data")}
+    weak["mining"] = {"retriever": bm25, "negatives": 1}
+    merged = {"name": "merged", "kind": "merge", "parts": ["weak", "lora"]}
+    path.write_text(yaml.safe_dump({**values, "stages": [weak, lora, merged], "evaluation": None}))
+    train_retriever(path)
+    made = [AutoTokenizer.from_pretrained(run / f"stage-{n}" / "encoder").get_vocab() for n in (1, 2, 3)]
+    assert made[0] == made[1] == made[2] == AutoTokenizer.from_pretrained(run / "backbone").get_vocab()
+    assert "ж" in made[0]  # of the queries of the second stage alone
+    assert not list(run.glob("stage-*/backbone"))
+
+
+def test_encoders_with_other_tokenizers_are_not_merged(tmp_path: Path) -> None:
+    encoders = {}
+    for name, texts in (("a", ["one two", "two one"]), ("b", ["ten two", "two ten"]), ("c", ["one two", "two one"])):
+        make_backbone(tmp_path / name, texts, ScratchSettings(vocabulary=64, hidden_size=8, layers=1, heads=1))
+        encoders[name] = new_encoder(preset("plain", str(tmp_path / name)), seed=0)
+    check_tokenizers({"a": encoders["a"], "c": encoders["c"]})
+    with pytest.raises(ArtifactError, match=r"^a and b have different tokenizers, so their word vectors cannot be"):
+        check_tokenizers(encoders)
 
 
 def test_merging_by_dev_weighs_each_by_its_figure_and_measures_the_result(tmp_path: Path) -> None:
