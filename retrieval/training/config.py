@@ -46,7 +46,7 @@ class SourceSettings(Settings):
     weight: Rate | None = None
     """Of the source in the mixture: batches hold it in this proportion to others, however many rows it has. What does
     not come out even in one batch does so over several. None: 1 where another source has a weight, else each row counts
-    alike."""
+    alike. Of a single source it changes nothing."""
     instruction: str = ""
     """What queries ask for, in rows that do not say it themselves: it takes the place of the instruction in the
     encoder's ``query_prompt``."""

@@ -49,14 +49,17 @@ log = logging.getLogger("sleuth.train_retriever")
 
 
 def load_rows(sources: Sequence[SourceSettings]) -> list[TrainingRow]:
-    """The rows of all sources in order. Raises DataError naming file and line of an invalid row."""
-    mixed = any(source.weight is not None for source in sources)
+    """The rows of all sources in order. Raises DataError naming file and line of an invalid row.
+
+    One source alone is no mixture: its rows keep what its file says, whatever its weight is.
+    """
+    mixed = len(sources) > 1 and any(source.weight is not None for source in sources)
     rows = [
         replace(
             row,
             instruction=row.instruction or source.instruction,
             source=_origin(row, number, len(sources)),
-            share=source.weight or (1.0 if mixed else row.share),
+            share=(source.weight or 1.0) if mixed else row.share,
         )
         for number, source in enumerate(sources)
         for row in _capped(_load(source), source.cap, number)

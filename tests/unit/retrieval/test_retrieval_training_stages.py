@@ -257,6 +257,19 @@ def test_parts_add_up_are_near_to_exact_and_never_fall(weights: list[float], tot
         assert abs(part - total * share) <= 0.5 + share * len(weights) / 2 + 1e-9
 
 
+def test_the_weight_of_a_single_source_changes_nothing_inside_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "own.jsonl")
+    write_rows([*rows_of("hotpot", 90, None), *rows_of("nq", 10, None)], path)
+    plain, weighted = (load_rows([SourceSettings(path=path, weight=weight)]) for weight in (None, 2))
+    assert plain == weighted
+    sampler = BatchSampler(weighted, 10, 0, 0)
+    drawn = Counter(row.source for step in range(10) for _, row in sampler.rows(step))
+    assert drawn == {"hotpot": 90, "nq": 10}
+    mixed = [SourceSettings(path=path, weight=1), SourceSettings(path=path, cap=10)]
+    write_rows(load_rows(mixed), path)  # the file says parts of its own now, which a weight of the whole leaves
+    assert {row.share for row in load_rows([SourceSettings(path=path, weight=2)])} == {1.0}
+
+
 def test_caps_draw_from_the_whole_source_and_weights_survive_a_file(tmp_path: Path) -> None:
     write_rows(rows_of("", 50, None), tmp_path / "a.jsonl")
     write_rows(rows_of("", 5, None), tmp_path / "b.jsonl")
