@@ -219,7 +219,7 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
     last = number == run.settings.last_round
     if run.settings.merge_adapter or encoder.settings.attention == "bidirectional":
         merge_adapters(encoder)  # an adapter's folder names its base model, which does not say how it attends
-    place, made_of = run.layout.encoder if last else layout.encoder, material_of(rows, run.settings.data)
+    place, made_of = run.layout.encoder if last else layout.encoder, material_of(rows, run.settings)
     encoder.save(place, overwrite=True)
     add_to_manifest(place, {"trained": {**made_of, "step": outcome.best_step}})
     if last:
@@ -235,24 +235,39 @@ def _train(run: TrainingRun, number: int) -> Mapping[str, Any]:
     }
 
 
-def material_of(rows: Sequence[TrainingRow], data: Sequence[SourceSettings]) -> dict[str, Any]:
-    """How many rows are of each source, and its weight in the mixture; None: as its rows come.
+def material_of(
+    rows: Sequence[TrainingRow], settings: RetrieverTraining, learnt: Sequence[TrainingRow] | None = None
+) -> dict[str, Any]:
+    """How many rows of each source are learnt from and how many left out, its path and its weight in the mixture.
 
-    Sources are named as in the mixture: several of ``data`` by their number.
+    ``learnt`` None: all of ``rows``. Weight None: as its rows come. Sources are named as in the mixture: several by
+    their number. Of the rows of `AugmentationSettings` no path is known.
     """
-    counts = Counter(mixture_of(row) for row in rows)
+    data, learnt = settings.data, rows if learnt is None else learnt
+    every, counts = (Counter(map(mixture_of, some)) for some in (rows, learnt))
     weights = {mixture_of(row): row.share for row in rows}
-    paths = {str(number): one.path for number, one in enumerate(data)} if len(data) > 1 else {}
+    paths = {str(number): {"path": one.path} for number, one in enumerate(data)}
+    alone = {"path": data[0].path} if len(data) == 1 and settings.augmentation is None else {}
     sources: dict[str, dict[str, Any]] = {
-        name: {"rows": count, "weight": weights[name], **({"path": paths[name]} if name in paths else {})}
-        for name, count in counts.items()
+        name: {
+            "rows": counts[name],
+            **_left_out(count - counts[name]),
+            "weight": weights[name],
+            **(paths.get(name, {}) if len(data) > 1 else alone),
+        }
+        for name, count in every.items()
     }
-    return {"queries": len(rows), "sources": sources}
+    return {"queries": len(learnt), **_left_out(len(rows) - len(learnt)), "sources": sources}
+
+
+def _left_out(count: int) -> dict[str, int]:
+    return {"left_out": count} if count else {}
 
 
 def _train_reranker(
     run: TrainingRun, rows: Sequence[TrainingRow], layout: RoundLayout, sink: MetricSink
 ) -> Mapping[str, Any]:
+    from retrieval.training.rerankers.lists import usable
     from retrieval.training.rerankers.train import Watched, train_reranker
 
     assert run.settings.reranker is not None
@@ -269,7 +284,7 @@ def _train_reranker(
     )
     sink.close()
     log.info("the reranker is in %s", run.layout.reranker)
-    made_of = material_of(rows, run.settings.data)
+    made_of = material_of(rows, run.settings, usable(rows, run.settings.reranker.loss))
     add_to_manifest(run.layout.reranker, {"trained": {**made_of, "step": figures["best_step"]}})
     return made_of | figures | {"peak_mib": round(peak_mib())}
 

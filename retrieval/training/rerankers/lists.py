@@ -11,7 +11,7 @@ from statistics import fmean
 from retrieval.passages import content_key, passage_text
 from retrieval.training.rerankers.config import ContrastiveSettings, LossSettings
 from retrieval.training.row import TrainingRow
-from retrieval.training.sampling import BatchSampler, golds_by_query, same_as
+from retrieval.training.sampling import BatchSampler, golds_by_query, mixture_of, same_as
 from sleuth.errors import DataError
 from sleuth.seeding import derive_seed
 from sleuth.types import Passage
@@ -42,6 +42,10 @@ class ListSampler:
         self, rows: Sequence[TrainingRow], loss: LossSettings, batch_size: int, hard_negatives: int, seed: int
     ) -> None:
         self.rows = usable(rows, loss)
+        if len(self.rows) < len(rows):
+            log.info("%d of %d rows have what the loss %s needs", len(self.rows), len(rows), loss.kind)
+        used = {mixture_of(row) for row in self.rows}
+        self._useless = [name for name in dict.fromkeys(map(mixture_of, rows)) if name not in used]
         self._golds = golds_by_query(rows)
         self._mean_weight = fmean(row.weight for row in self.rows)
         self._loss, self._hard_negatives, self._seed = loss, hard_negatives, seed
@@ -51,6 +55,10 @@ class ListSampler:
         return self._order.steps(epochs)
 
     def warn_of_undrawn(self, steps: int) -> None:
+        """Say of which sources no row is drawn: their rows lack what the loss needs, or their weight is too small."""
+        needed = "negatives with a teacher's scores" if self._loss.from_teacher else "negatives"
+        for name in self._useless:
+            log.warning("no row of source %s is drawn: the loss %s needs %s", name, self._loss.kind, needed)
         self._order.warn_of_undrawn(steps)
 
     def negatives_to_a_gold(self) -> float:
@@ -102,7 +110,7 @@ class ListSampler:
 def usable(rows: Sequence[TrainingRow], loss: LossSettings) -> list[TrainingRow]:
     """The rows that the loss can learn from: with a negative that is no gold of the query, and scores if it needs them.
 
-    Raises DataError if there is none; how many are left out is said.
+    Raises DataError if there is none.
     """
     golds = golds_by_query(rows)
     kept = [row for row in (_without_golds(row, golds[row.query]) for row in rows) if row.negatives]
@@ -114,8 +122,6 @@ def usable(rows: Sequence[TrainingRow], loss: LossSettings) -> list[TrainingRow]
             f"loss {loss.kind} learns from a teacher's scores, and no row carries any",
             "give each passage a 'score', as sleuth mine does with mining.teacher",
         )
-    if len(scored) < len(rows):
-        log.info("%d of %d rows have what the loss %s needs", len(scored), len(rows), loss.kind)
     return scored
 
 

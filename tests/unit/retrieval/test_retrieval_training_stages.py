@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_stages_branch_merge_and_are_distilled_from_a_reranker_of_the_same_rows(
     record = json.loads((run / "stage-3" / "stages" / "merge.json").read_text())
     assert record["weights"] == {"weak": 0.75, "lora": 0.25}
     sources = json.loads((run / "stage-1" / "stages" / "train-1.json").read_text())["sources"]
-    assert list(sources.values()) == [{"rows": 12, "weight": None}]
+    assert list(sources.values()) == [{"rows": 12, "weight": None, "path": str(tmp_path / "data")}]
     stages = json.loads((run / "encoder" / "manifest.json").read_text())["stages"]
     assert list(stages) == ["weak", "lora", "merged", "reranker", "distilled"]
     assert stages["weak"]["train-1"]["sources"] == sources and stages["merged"]["merge"]["weights"] == record["weights"]
@@ -154,6 +155,26 @@ def test_rows_that_were_mined_keep_their_mixture_and_the_manifest_names_its_sour
         "0": {"rows": 2, "weight": 3.0, "path": str(few)},
         "1": {"rows": 12, "weight": 1.0, "path": str(data)},
     }
+
+
+def test_the_manifest_of_a_reranker_tells_what_it_learnt_from(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, rows = config(tmp_path), load_rows([SourceSettings(path=str(tmp_path / "data"))])
+    full = [replace(row, negatives=rows[i - 1].positives) for i, row in enumerate(rows)]
+    files = {"mined": [*full[:5], *rows[5:7]], "bare": rows[7:]}
+    for name, some in files.items():
+        write_rows(some, tmp_path / f"{name}.jsonl")
+    values = yaml.safe_load(path.read_text())
+    data = [{"path": str(tmp_path / f"{name}.jsonl"), "weight": 2} for name in files]
+    reranker = {"name": "reranker", "kind": "reranker", "data": data, "reranker": values["stages"][3]["reranker"]}
+    path.write_text(yaml.safe_dump({**values, "stages": [values["stages"][0], reranker], "evaluation": None}))
+    train_retriever(path)
+    trained = json.loads((tmp_path / "run" / "reranker" / "manifest.json").read_text())["trained"]
+    assert (trained["queries"], trained["left_out"]) == (5, 7)
+    assert trained["sources"] == {
+        "0": {"rows": 5, "left_out": 2, "weight": 2.0, "path": data[0]["path"]},
+        "1": {"rows": 0, "left_out": 5, "weight": 2.0, "path": data[1]["path"]},
+    }
+    assert "no row of source 1 is drawn: the loss bce needs negatives" in caplog.text
 
 
 def test_stages_that_do_not_follow_from_others_are_refused(tmp_path: Path) -> None:
