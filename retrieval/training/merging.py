@@ -35,7 +35,7 @@ def _vocabularies(encoder: Encoder) -> list[dict[str, int]]:
 
 
 def merge_weights(parts: Sequence[Weights], shares: Sequence[float], method: str) -> dict[str, Tensor]:
-    """The tensors of all ``parts`` merged by name, in their own precision. ``shares`` need not sum to 1.
+    """The tensors of all ``parts`` merged by name, in their own precision. ``shares`` need not sum to 1; some may be 0.
 
     What is no floating-point number (positions) is that of the first. Raises ArtifactError where shapes differ.
     """
@@ -48,10 +48,11 @@ def merge_weights(parts: Sequence[Weights], shares: Sequence[float], method: str
                 "merge stages that started from the same encoder",
             )
     together = {"linear": _linear, "slerp": _slerps}[method]
+    counted, shares = zip(*((part, share) for part, share in zip(parts, shares, strict=True) if share), strict=True)
     merged = {}
     for name, tensor in first.items():
         if tensor.is_floating_point():
-            merged[name] = together([part[name].double() for part in parts], shares).to(tensor.dtype)
+            merged[name] = together([part[name].double() for part in counted], shares).to(tensor.dtype)
         else:
             merged[name] = tensor.clone()
     return merged
