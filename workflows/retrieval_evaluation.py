@@ -53,12 +53,9 @@ class RetrievalReport:
 
     @cached_property
     def slices(self) -> dict[str, dict[str, float]]:
-        """The means over the queries of each level, and how many those are; empty unless there are two levels."""
-        names = list(dict.fromkeys(self.levels.values()))
-        if len(names) < 2:
-            return {}
+        """The means over the queries of each level, and how many those are."""
         slices: dict[str, dict[str, float]] = {}
-        for name in names:
+        for name in dict.fromkeys(self.levels.values()):
             mine = {query for query, level in self.levels.items() if level == name}
             found = {m: [v for q, v in values.items() if q in mine] for m, values in self.values.items()}
             means = {measure: sum(values) / len(values) for measure, values in found.items() if values}

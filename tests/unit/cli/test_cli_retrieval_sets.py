@@ -297,6 +297,10 @@ def test_figures_are_sliced_by_the_level_of_the_queries(program: typer.Typer, on
     err = run(program, index, "--beir", tmp_path / "set", "--keep-itself", "--measures", "RR")[1]
     assert "level queries RR" in err and "reasoning 1 1.0000" in err
     assert "levels" not in figures(program, index, "--beir", one, "--measures", "RR")
+    del rows[0]["level"]  # some queries have none
+    (tmp_path / "set" / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = figures(program, index, "--beir", tmp_path / "set", "--keep-itself", "--measures", "RR")
+    assert found["levels"] == {"reasoning": {"queries": 1, "RR": 1.0}} and found["RR"] == 0.75
 
 
 def test_a_suite_is_its_sets_under_its_names_with_their_mean(
