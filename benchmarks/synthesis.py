@@ -11,7 +11,8 @@
 The first writes the rows, the second relabels ten neighbours of 100 queries as Gecko does, the third trains and
 measures: cloze (sentences of passages), written rows, 1,000 judged rows, all judged rows, stages of them, their merge,
 mixtures, an adapter. A fixed pool of 12,000 passages has the golds of all dev questions. Differences are to ``judged``,
-query by query over all seeds; of the merge also its parts and their mean. An interrupted study goes on; arms and seeds
+query by query over all seeds; of the merge also its parts and their mean. Cloze draws from the whole corpus, golds of
+dev questions included, which the written rows leave out. An interrupted study goes on; arms and seeds
 can be added, other steps or another pool want another folder.
 
 About 3 CPU minutes a BERT-tiny arm and seed at 300 steps, index of the pool included. MiniLM's vectors of all passages
