@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import model_validator
 
 from envs.toy_world.config import WorldSettings
 from hub.models import SMOLLM2, resolve_model
 from retrieval.training.config import RetrieverTraining
+from retrieval.training.stages_config import as_runs
 from sleuth.checkpoints import checkpoint_step, newest_complete
 from sleuth.layout import RoundLayout
 from sleuth.protocols import MetricSink
@@ -45,6 +48,12 @@ class RetrieverRun(RetrieverTraining):
     """A training run, with a made-up world to create first if the config has one. ``{out}`` is the run folder."""
 
     world: WorldSettings | None = None
+
+    @model_validator(mode="after")
+    def _stages_are_runs(self) -> Self:
+        """What a stage cannot do is said before the ones ahead of it are trained."""
+        as_runs(self)
+        return self
 
 
 def load_retriever_run(path: Path, overrides: list[str], out: Path | None = None) -> RetrieverRun:

@@ -195,6 +195,11 @@ class DevSettings(Settings):
     patience: NotNegative = 0
     """Evaluations without a better figure after which training stops; 0: never."""
 
+    def changed(self, *names: str) -> str | None:
+        """The first of ``names`` that is not at its default."""
+        default = type(self).model_fields
+        return next((name for name in names if getattr(self, name) != default[name].default), None)
+
 
 class IndexSettings(Settings):
     """Encode a corpus with the trained encoder into a dense index, and measure it there."""
@@ -216,7 +221,7 @@ class StageSettings(KindSettings):
 
     name: str
     evaluation: DevSettings | None = None
-    """Watches this stage; the last one has the run's where it names none."""
+    """Watches this stage; the last one has the run's where it names none, a reranker if it has a ``first_stage``."""
 
     @classmethod
     def spelled_out(cls, value: Any) -> Any:
@@ -340,9 +345,8 @@ class RetrieverTraining(Settings):
     def _idle_in_index(self) -> str | None:
         """Settings of the dev set that are of use only while training."""
         dev = self.index.evaluate if self.index else None
-        names = ("beside", "passages", "every", "metric", "patience")
-        idle = (name for name in names if dev and getattr(dev, name) != DevSettings.model_fields[name].default)
-        return next((f"index.evaluate.{name}" for name in idle), None)
+        idle = dev and dev.changed("beside", "passages", "every", "metric", "patience")
+        return f"index.evaluate.{idle}" if idle else None
 
     def _has_queries(self) -> None:
         augmented = self.augmentation

@@ -13,14 +13,14 @@ from typing import Any
 
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.loading import open_trainable_encoder
-from retrieval.training.config import DevSettings, RetrieverTraining, SourceSettings, StageSettings
+from retrieval.training.config import DevSettings, SourceSettings, StageSettings
 from retrieval.training.dev import DevSet, load_dev, means
 from retrieval.training.merging import check_tokenizers, merge_weights
 from retrieval.training.pipeline import TrainingRun, index_trained, make_scratch, run_training
+from retrieval.training.rerankers.dev import load_candidates
 from retrieval.training.row import passages_of
 from retrieval.training.rows import load_rows
-from retrieval.training.stages_config import BASE, MergeStageSettings, RerankerStageSettings, TrainStageSettings
-from retrieval.training.start_config import EncoderStart
+from retrieval.training.stages_config import MergeStageSettings, RerankerStageSettings, as_runs
 from sleuth.artifacts import add_to_manifest, atomic_folder
 from sleuth.errors import ConfigError
 from sleuth.layout import RetrieverRunLayout
@@ -35,6 +35,7 @@ def run_all(run: TrainingRun) -> dict[str, Any]:
         return run_training(run)
     records: dict[str, dict[str, Any]] = {}
     parts = stage_runs(run)
+    _check_candidates(parts)
     _have_backbone(run, parts)
     for stage, part in zip(run.settings.stages, parts, strict=True):
         found = _merged(run, stage, part) if isinstance(stage, MergeStageSettings) else run_training(part)
@@ -48,16 +49,16 @@ def run_all(run: TrainingRun) -> dict[str, Any]:
 
 def stage_runs(run: TrainingRun) -> list[TrainingRun]:
     """The runs that a run consists of; itself where it has no stages."""
-    made: list[TrainingRun] = []
-    encoders: dict[str, Path] = {}
-    for number, stage in enumerate(run.settings.stages, start=1):
-        folder = RunFolder(run.layout.stage(number).out)
-        last = number == len(run.settings.stages)
-        settings = _settings_of(run.settings, stage, _start(run, stage, encoders), last=last)
-        made.append(replace(run, settings=settings.model_copy(update={"out": folder.path}), folder=folder))
-        if stage.makes_encoder:
-            encoders[stage.name] = made[-1].layout.encoder
-    return made or [run]
+    parts = as_runs(run.settings)
+    return [replace(run, settings=part, folder=RunFolder(part.out)) for part in parts] or [run]
+
+
+def _check_candidates(parts: Sequence[TrainingRun]) -> None:
+    """Raise DataError for dev queries without candidates to rank, before any stage is trained."""
+    for part in parts:
+        dev, reranker = part.settings.evaluation, part.settings.reranker
+        if dev is not None and reranker is not None and reranker.first_stage is None:
+            load_candidates(dev, reranker, part.progress)
 
 
 def _have_backbone(run: TrainingRun, parts: Sequence[TrainingRun]) -> None:
@@ -73,37 +74,6 @@ def _have_backbone(run: TrainingRun, parts: Sequence[TrainingRun]) -> None:
 def _is_made_later(run: TrainingRun, source: SourceSettings) -> bool:
     path = Path(source.path)
     return run.layout.out.resolve() in path.resolve().parents and not path.exists()
-
-
-def _start(run: TrainingRun, stage: StageSettings, encoders: Mapping[str, Path]) -> EncoderStart | None:
-    """The encoder that a stage trains: of the stage that it names, of the last one that made any, or the run's."""
-    name = stage.start if isinstance(stage, TrainStageSettings) else None
-    if encoders and name != BASE:
-        return EncoderStart(backbone=str(encoders[name] if name else list(encoders.values())[-1]))
-    whole = run.settings.encoder
-    if whole is None or whole.scratch is None:
-        return whole
-    return whole.model_copy(update={"scratch": None, "scratch_corpus": None, "backbone": str(run.layout.backbone)})
-
-
-def _settings_of(
-    whole: RetrieverTraining, stage: StageSettings, start: EncoderStart | None, last: bool
-) -> RetrieverTraining:
-    """``stage`` as a run; the run's evaluation watches the last one, where that has none of its own."""
-    values: dict[str, Any] = {
-        "encoder": start,
-        "stages": [],
-        "evaluation": stage.evaluation or (whole.evaluation if last else None),
-        "index": None,
-        "merge_adapter": True,
-    }
-    if isinstance(stage, TrainStageSettings | RerankerStageSettings):
-        values |= {"data": stage.data or whole.data, "mining": stage.mining}
-    if isinstance(stage, TrainStageSettings):
-        values |= {"rounds": stage.rounds, "round_corpus": stage.round_corpus, "training": stage.training}
-    if isinstance(stage, RerankerStageSettings):
-        values |= {"kind": "reranker", "reranker": stage.reranker, "encoder": None}
-    return whole.model_copy(update=values)
 
 
 def _merged(run: TrainingRun, stage: MergeStageSettings, part: TrainingRun) -> dict[str, Any]:

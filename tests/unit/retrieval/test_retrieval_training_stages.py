@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,9 +189,44 @@ def test_stages_that_do_not_follow_from_others_are_refused(tmp_path: Path) -> No
         ("stages.2.kind=murge", "unknown kind of stage; did you mean 'merge'"),
         ("stages.2.training={steps: 3}", "training does nothing for a stage of kind merge, only for train"),
         ("data=[]", "there are no queries to train on"),
+        ("stages.2.evaluation={path: x, every: 3}", "evaluation.every does nothing for a merge, which takes no steps"),
+        ("stages.2.evaluation={path: x, patience: 3}", "evaluation.patience does nothing for a merge"),
+        ("stages.0.rounds=2", "stage weak: rounds above 1 need an encoder and a mining section"),
+        ("stages.3.evaluation={path: x, passages: 5}", "stage reranker: evaluation.passages does nothing for kind rer"),
+        ("stages.3.evaluation={path: x, beside: [y]}", "stage reranker: evaluation.beside does nothing for kind rer"),
+        (
+            "stages.3.reranker.first_stage={kind: bm25, index: x, corpus: y}",
+            "stage reranker: reranker.first_stage, without evaluation, does nothing for kind reranker",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             load_retriever_run(path, [override])
+
+
+def test_a_reranker_that_ends_the_stages_is_watched_where_it_has_candidates(tmp_path: Path) -> None:
+    path, data, run = config(tmp_path), tmp_path / "data", tmp_path / "run"
+    values = yaml.safe_load(path.read_text())
+    bare = load_rows([SourceSettings(path=str(data))])
+    full = [replace(row, negatives=bare[i - 1].positives) for i, row in enumerate(bare)]
+    write_rows(bare, tmp_path / "bare.jsonl")
+    write_rows(full, tmp_path / "full.jsonl")
+    last = {**values["stages"][3], "mining": None, "data": [{"path": str(tmp_path / "full.jsonl")}]}
+    values |= {"evaluation": {**values["evaluation"], "passages": 12}}
+
+    def ends_with(**given: object) -> None:
+        path.write_text(yaml.safe_dump({**values, "stages": [values["stages"][0], {**last, **given}]}))
+        train_retriever(path, overwrite=True)
+
+    with pytest.raises(DataError, match=r"12 of 12 queries of .*bare.jsonl carry no negatives"):
+        ends_with(evaluation={"path": str(tmp_path / "bare.jsonl")})
+    assert not (run / "stage-1").exists()
+    record = run / "stage-2" / "stages" / "train-1.json"
+    told: Callable[[], dict[str, object]] = lambda: json.loads(record.read_text())
+    ends_with()
+    assert told()["best"] is None
+    bm25 = {"kind": "bm25", "index": str(tmp_path / "bm25"), "corpus": str(data)}
+    ends_with(reranker={**last["reranker"], "first_stage": bm25})
+    assert told()["best"] is not None and "first_stage" in told()
 
 
 def test_slerp_keeps_the_length_of_the_arc_and_linear_the_mean() -> None:
