@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +30,7 @@ from retrieval.training.row import TrainingRow
 from retrieval.training.rows import load_rows, write_rows
 from retrieval.training.sampling import BatchSampler, apportioned
 from sleuth.errors import ArtifactError, ConfigError, DataError
+from sleuth.runs import RunFolder
 from sleuth.types import Passage
 from workflows.retriever_training import load_retriever_run
 
@@ -93,6 +97,32 @@ def test_stages_branch_merge_and_are_distilled_from_a_reranker_of_the_same_rows(
     before = (run / "stage-3" / "encoder" / "manifest.json").stat().st_mtime_ns
     train_retriever(path, resume=True)
     assert (run / "stage-3" / "encoder" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_stages_that_are_interrupted_end_with_the_bytes_of_an_unbroken_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = config(tmp_path)
+    train_retriever(path, out=tmp_path / "unbroken")
+    broken: set[tuple[str, str]] = set()
+    mark_done = RunFolder.mark_done
+
+    def interrupted_once(folder: RunFolder, name: str, info: Mapping[str, Any]) -> None:
+        if (folder.path.name, name) not in broken:
+            broken.add((folder.path.name, name))
+            raise KeyboardInterrupt
+        mark_done(folder, name, info)
+
+    monkeypatch.setattr(RunFolder, "mark_done", interrupted_once)
+    for resume in itertools.chain([False], itertools.repeat(True, 40)):
+        with contextlib.suppress(KeyboardInterrupt):
+            train_retriever(path, out=tmp_path / "run", resume=resume)
+            break
+    kinds = {("stage-1", "train-1"), ("stage-2", "train-1"), ("stage-3", "merge"), ("stage-4", "train-1")}
+    assert kinds | {("stage-5", "mine-1"), ("stage-5", "train-1"), ("run", "encoder"), ("run", "reranker")} <= broken
+    for made in ("encoder", "reranker", *(f"stage-{n}/encoder" for n in (1, 2, 3, 5))):
+        whole, resumed = (tmp_path / run / made / "model.safetensors" for run in ("unbroken", "run"))
+        assert whole.read_bytes() == resumed.read_bytes(), made
 
 
 def test_stages_from_scratch_read_the_same_words_whatever_their_rows_are(tmp_path: Path) -> None:
