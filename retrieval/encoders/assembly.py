@@ -16,6 +16,7 @@ from retrieval.encoders.attention import is_bidirectional, make_bidirectional
 from retrieval.encoders.config import EncoderChoice, EncoderKind, EncoderSettings
 from retrieval.encoders.encoder import TASKS, plain_text, router_of
 from retrieval.encoders.family import Family
+from retrieval.encoders.lengths import positions_of
 from retrieval.encoders.page_trunk import MODEL_TYPE, register
 from retrieval.encoders.tokenizer import plain_tokenizer
 from sleuth.errors import ArtifactError
@@ -122,8 +123,7 @@ def _combines(first: Any) -> bool:
 
 def limit_tokens(first: Any, settings: EncoderSettings) -> None:
     """Set tokenizer and lengths in the module itself, where plain sentence-transformers reads them."""
-    texts = getattr(first.config, "text_config", first.config)
-    longest = int(getattr(texts, "max_position_embeddings", 0) or 10**6)
+    longest = positions_of(first.config) or 10**6
     wanted = max(settings.query_max_tokens, settings.passage_max_tokens)
     if wanted > longest:
         raise ArtifactError(f"{settings.backbone} reads at most {longest} tokens, not {wanted}", "lower the max_tokens")
@@ -131,10 +131,20 @@ def limit_tokens(first: Any, settings: EncoderSettings) -> None:
         first.processor = plain_tokenizer(first.tokenizer, append_eos=settings.append_eos)
     elif settings.append_eos:
         raise ArtifactError(f"EOS is not appended to what {settings.backbone} reads", "leave append_eos out")
-    first.max_seq_length = settings.passage_max_tokens
-    first.tokenizer.model_max_length = wanted
+    set_lengths(first, settings)
+    first.tokenizer.model_max_length = wanted if first.document_length else longest
+
+
+def set_lengths(first: Any, settings: EncoderSettings) -> None:
+    """Set how long queries and passages are in plain sentence-transformers.
+
+    It would cut the tokens of pictures too, so passages have no length there if the model makes tokens of pictures.
+    """
+    ways = first.modality_config
+    tokens = ways.get("message", ways.get("image", {})).get("method") == "forward"
+    whole = settings.reads != "text" and tokens and first.config.model_type != MODEL_TYPE
     first.query_length = settings.query_max_tokens
-    first.document_length = settings.passage_max_tokens
+    first.document_length = None if whole else settings.passage_max_tokens
 
 
 def prompts_of(settings: EncoderSettings) -> dict[str, str]:

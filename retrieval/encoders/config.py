@@ -146,7 +146,8 @@ class EncoderSettings(Settings):
     """Put before every query or passage, white space included."""
     query_max_tokens: Tokens = 64
     passage_max_tokens: Tokens = 256
-    """Longer texts are cut; prompt, special tokens and EOS count."""
+    """Longer texts are cut; prompt, special tokens and EOS count. A picture is whole: its tokens do not count, and a
+    text beside it is cut by itself. A new encoder's are no more than its model reads, unless they are named."""
     append_eos: bool = False
     """End every text in EOS, after cutting to one token less."""
     towers: Towers = "shared"

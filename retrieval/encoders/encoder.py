@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from retrieval.encoders.config import EncoderSettings, Role
 from retrieval.encoders.family import Encoded, Family, OnEncoded, PassageExpander, join
 from retrieval.encoders.inputs import Input, Seen, are_texts, for_library, input_of, kind_of
+from retrieval.encoders.lengths import WHOLE, refuse_too_long
 from retrieval.encoders.modalities import Modalities, modalities_read
 from retrieval.encoders.quiet import quiet_transformers
 from retrieval.encoders.token_rows import append_ids, pad
@@ -191,14 +192,22 @@ class Encoder:
         return self.expander(texts, self._first_module(role).tokenizer, self.settings)
 
     def _processed(self, inputs: Sequence[Input], role: Role) -> dict[str, Any]:
-        """Model inputs as sentence-transformers makes them; of texts without a token in integers too."""
+        """Model inputs as sentence-transformers makes them; of texts without a token in integers too.
+
+        Texts are cut, also beside a picture. A picture is whole: DataError if it has more tokens than the model reads.
+        """
         first = self._first_module(role)
-        limit = {"max_length": self.settings.max_tokens(role)} if _is_cut(first, role) else {}
+        longest = self.settings.max_tokens(role) if _is_cut(first, role) else None
+        limit: dict[str, Any] = {} if longest is None else {"max_length": longest}
+        if longest is not None and not are_texts(inputs):
+            limit = {"processing_kwargs": WHOLE}
         only_text = list(getattr(first, "modalities", ["text"])) == ["text"]
-        given: list[Any] = list(inputs) if only_text else for_library(inputs, getattr(first, "processor", None))
+        given: list[Any] = list(inputs) if only_text else for_library(inputs, first, longest)
         made = self.model.preprocess(given, prompt=self.settings.prompt(role), task=TASKS[role], **limit)
         tensors = {name: value for name, value in made.items() if isinstance(value, Tensor)}
         whole = {name: value if value.numel() else value.long() for name, value in tensors.items()}
+        if not are_texts(inputs):
+            refuse_too_long(whole, inputs, getattr(first, "config", None))
         kind = {} if only_text or "modality" not in made else {"modality": made["modality"]}
         return whole | kind | self._left_out(role)
 

@@ -45,12 +45,14 @@ def are_texts(inputs: Sequence[Input]) -> TypeGuard[Sequence[str]]:
     return all(isinstance(given, str) for given in inputs)
 
 
-def for_library(inputs: Sequence[Input], processor: Any = None) -> list[dict[str, Any]]:
+def for_library(inputs: Sequence[Input], first: Any = None, longest: int | None = None) -> list[dict[str, Any]]:
     """``inputs`` as sentence-transformers takes them, pictures decoded.
 
-    Texts are named as such: a bare string that looks like a path or a link would be opened. What stands for a picture
-    in the texts of ``processor`` is broken where a text has it: it would be taken for a picture that nobody gave.
+    ``first`` is the model's module that takes them. Texts are named as such: a bare string that looks like a path or a
+    link would be opened. What stands for a picture in the texts of its processor is broken where a text has it: it
+    would be taken for a picture that nobody gave. A text beside a picture is cut to ``longest`` tokens.
     """
+    processor = getattr(first, "processor", None)
     marks = [mark for name in _MARKS if isinstance(mark := getattr(processor, name, None), str)]
 
     def plain(text: str) -> str:
@@ -64,8 +66,19 @@ def for_library(inputs: Sequence[Input], processor: Any = None) -> list[dict[str
         if isinstance(given, str):
             found.append({"text": plain(given)})
         else:
-            found.append({"image": next(pictures), **({"text": plain(given.text)} if given.text else {})})
+            text = plain(given.text)
+            if longest is not None and text:
+                text = beginning(text, first.tokenizer, longest)
+            found.append({"image": next(pictures), **({"text": text} if text else {})})
     return found
+
+
+def beginning(text: str, tokenizer: Any, tokens: int) -> str:
+    """As much of ``text`` as its first ``tokens`` tokens are; special ones do not count."""
+    if len(text) <= tokens or not tokenizer.is_fast:
+        return text
+    made = tokenizer(text, add_special_tokens=False, truncation=True, max_length=tokens, return_offsets_mapping=True)
+    return text[: max((end for _, end in made["offset_mapping"]), default=0)]
 
 
 def decoded(images: Sequence[Image]) -> list[Any]:

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
+from hub.adapters import adapter_base
 from hub.models import check_path, loading
 from retrieval.encoders.assembly import ENCODER, apply_settings, assembly_of
 from retrieval.encoders.config import EncoderChoice, EncoderKind, EncoderSettings, family_of, is_dotted, named_family
 from retrieval.encoders.encoder import KIND, Encoder, router_of, separate_towers
 from retrieval.encoders.expansion import Expander, check_pieces
 from retrieval.encoders.family import PassageEncoder
+from retrieval.encoders.lengths import fitted
 from retrieval.encoders.quiet import quiet_transformers
 from sleuth.artifacts import MANIFEST
 from sleuth.errors import ArtifactError, ConfigError, first_line
@@ -37,6 +39,7 @@ def new_encoder(settings: EncoderSettings, *, device: str | None = None, seed: i
     assembly = assembly_of(settings.kind)
     with loading(settings.backbone, ENCODER), quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        settings = fitted(settings, adapter_base(settings.backbone, ENCODER) or settings.backbone)
         model = assembly.new(settings, device)
     towers = "shared" if router_of(model) is None else "separate"
     encoder = Encoder(model, settings.model_copy(update={"towers": towers}), assembly.family)

@@ -15,7 +15,7 @@ from tokenizers import AddedToken
 from torch import Tensor, nn
 from torch.nn import functional
 
-from retrieval.encoders.assembly import backbone_of, modules_of, prompts_of, shared_settings
+from retrieval.encoders.assembly import backbone_of, modules_of, prompts_of, set_lengths, shared_settings
 from retrieval.encoders.config import EncoderChoice, EncoderSettings
 from retrieval.encoders.encoder import router_of
 from retrieval.encoders.family import Encoded, single
@@ -112,8 +112,7 @@ def _adjust(model: BaseModel, settings: EncoderSettings) -> None:
     assert isinstance(settings, MultiVectorEncoderSettings)
     for first in (m for m in model.modules() if isinstance(m, Transformer)):
         first.query_expansion = None
-        first.query_length = settings.query_max_tokens
-        first.document_length = settings.passage_max_tokens
+        set_lengths(first, settings)
         if settings.filled_to:
             first.query_expansion = {
                 "strategy": "fixed" if settings.filled_to == settings.query_max_tokens else "min",

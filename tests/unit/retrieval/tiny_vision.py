@@ -67,9 +67,10 @@ def siglip(out: Path) -> None:
     SiglipProcessor(SiglipImageProcessorPil(size={"height": 32, "width": 32}), words).save_pretrained(out)
 
 
-def _paligemma(words: Any) -> PaliGemmaConfig:
+def _paligemma(words: Any, side: int) -> PaliGemmaConfig:
     text = {**_TEXT, "model_type": "gemma", "vocab_size": len(words) + 2, "num_key_value_heads": 1, "head_dim": 8}
     vision = {**_VISION, "model_type": "siglip_vision_model", "projection_dim": 16, "vision_use_head": False}
+    vision["image_size"] = side
     return PaliGemmaConfig(
         text_config=text,
         vision_config=vision,
@@ -79,33 +80,51 @@ def _paligemma(words: Any) -> PaliGemmaConfig:
     )
 
 
-def _square() -> SiglipImageProcessorPil:
-    pictures = SiglipImageProcessorPil(size={"height": 32, "width": 32})
-    pictures.image_seq_length = 16
+def _square(side: int) -> SiglipImageProcessorPil:
+    pictures = SiglipImageProcessorPil(size={"height": side, "width": side})
+    pictures.image_seq_length = (side // 8) ** 2
     return pictures
 
 
-def colpali(out: Path) -> None:
+def colpali(out: Path, side: int = 32) -> None:
     words = _tokenizer("<image>")
-    ColPaliForRetrieval(ColPaliConfig(vlm_config=_paligemma(words), embedding_dim=8)).save_pretrained(out)
-    ColPaliProcessor(_square(), words).save_pretrained(out)
+    words.model_max_length = 8192
+    ColPaliForRetrieval(ColPaliConfig(vlm_config=_paligemma(words, side), embedding_dim=8)).save_pretrained(out)
+    ColPaliProcessor(_square(side), words).save_pretrained(out)
 
 
-def paligemma(out: Path, template: str | None = _TEMPLATE) -> None:
+def colpali_of_1024(out: Path) -> None:
+    """As many patches as the real one has."""
+    colpali(out, 256)
+
+
+def paligemma(out: Path, template: str | None = _TEMPLATE, side: int = 32) -> None:
     words = _tokenizer("<image>")
-    PaliGemmaModel(_paligemma(words)).save_pretrained(out)
-    PaliGemmaProcessor(_square(), words, chat_template=template).save_pretrained(out)
+    PaliGemmaModel(_paligemma(words, side)).save_pretrained(out)
+    PaliGemmaProcessor(_square(side), words, chat_template=template).save_pretrained(out)
 
 
-def idefics3(out: Path, template: str | None = _TEMPLATE) -> None:
-    words = _tokenizer("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+def paligemma_of_1024(out: Path) -> None:
+    paligemma(out, side=256)
+
+
+def idefics3(out: Path, template: str | None = _TEMPLATE, tile: int = 32, tiles: int = 1) -> None:
+    """Pictures are at most ``tiles`` by ``tiles`` tiles of ``tile`` pixels, and one more of the whole."""
+    places = [f"<row_{row}_col_{column}>" for row in range(1, tiles + 1) for column in range(1, tiles + 1)]
+    words = _tokenizer("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *places)
     text = {**_TEXT, "model_type": "llama", "vocab_size": len(words), "num_key_value_heads": 2}
     mark = words.convert_tokens_to_ids("<image>")
+    vision = {**_VISION, "image_size": tile}
     Idefics3Model(
-        Idefics3Config(text_config=text, vision_config=_VISION, image_token_id=mark, scale_factor=2)
+        Idefics3Config(text_config=text, vision_config=vision, image_token_id=mark, scale_factor=2)
     ).save_pretrained(out)
-    pictures = Idefics3ImageProcessorPil(size={"longest_edge": 32}, max_image_size={"longest_edge": 32})
-    Idefics3Processor(pictures, words, image_seq_len=4, chat_template=template).save_pretrained(out)
+    pictures = Idefics3ImageProcessorPil(size={"longest_edge": tiles * tile}, max_image_size={"longest_edge": tile})
+    Idefics3Processor(pictures, words, image_seq_len=(tile // 16) ** 2, chat_template=template).save_pretrained(out)
+
+
+def smolvlm(out: Path) -> None:
+    """SmolVLM's sizes: 64 tokens a tile, 16 tiles and the whole."""
+    idefics3(out, tile=128, tiles=4)
 
 
 def qwen2_vl(out: Path) -> None:
@@ -155,8 +174,11 @@ MODELS: dict[str, Callable[[Path], None]] = {
     "clip": clip,
     "siglip": siglip,
     "colpali": colpali,
+    "colpali_of_1024": colpali_of_1024,
     "idefics3": idefics3,
+    "smolvlm": smolvlm,
     "paligemma": paligemma,
+    "paligemma_of_1024": paligemma_of_1024,
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "colqwen2": colqwen2,
