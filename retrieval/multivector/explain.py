@@ -51,11 +51,12 @@ def _tokens(encoder: Encoder, given: Input, role: Role) -> _Tokens:
     encoded = encoder.encode_inputs([given], role)
     assert encoded.mask is not None
     mask = encoded.mask[0]
-    ids = encoder.features([given], role)["input_ids"][0]
+    features = encoder.features([given], role)
+    ids = features["input_ids"][0]
     boxes: list[Box | None] = [None] * len(ids)
     if isinstance(given, Seen):
         first = next(iter(encoder.tower(role).children()))
-        boxes = boxes_of(first, decode(given.image).size, ids.tolist())
+        boxes = boxes_of(first, decode(given.image).size, features)
     kept = mask.nonzero()[:, 0].tolist()
     words = encoder.model.tokenizer.convert_ids_to_tokens(ids[mask].tolist())
     named = [str(word) if boxes[at] is None else _place(boxes[at]) for word, at in zip(words, kept, strict=True)]
