@@ -26,6 +26,6 @@ def search_mixed(retriever: Retriever, queries: Sequence[Query], k: int) -> list
     images = [query for query in queries if not isinstance(query, str)]
     if not images:
         return retriever.search(texts, k)
+    pictured = iter(search_images(retriever, images, k))  # first, as not every retriever takes them
     worded = iter(retriever.search(texts, k) if texts else [])
-    pictured = iter(search_images(retriever, images, k))
     return [next(worded if isinstance(query, str) else pictured) for query in queries]

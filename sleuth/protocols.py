@@ -166,7 +166,8 @@ class SearchesImages(Protocol):
     """A retriever that also takes pictures as queries."""
 
     def search_images(self, images: Sequence[Image], k: int) -> list[list[Hit]]:
-        """Like ``Retriever.search``, for each of ``images``. Raises ConfigError if its model reads none."""
+        """Like ``Retriever.search``, for each of ``images``. Raises ConfigError if its model reads none, also for no
+        images: so it is asked whether it does."""
         ...
 
 

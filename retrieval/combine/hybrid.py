@@ -105,7 +105,8 @@ class HybridRetriever:
     def search_images(self, images: Sequence[Image], k: int) -> list[list[Hit]]:
         """Like ``search``, for each of ``images``. Raises ConfigError if a part reads no pictures of queries."""
         k = check_k(k, self.passages)
-        return self._fused([search_images(part, images, reach(part, self.depth)) for part in self.parts], k)
+        self._shown([])  # a part that reads none is found before any is searched
+        return self._fused(self._shown(images), k)
 
     def explain(self, query: str, hits: Sequence[Hit]) -> list[Explanation]:
         """What each part gives to the scores of ``hits``, with its own rank and score of the passage."""
@@ -124,6 +125,16 @@ class HybridRetriever:
 
         found = [sorted(parts_of(hit.passage.id), key=lambda part: -part.score) for hit in hits]
         return [Explanation(tuple(parts)) for parts in found]
+
+    def _shown(self, images: Sequence[Image]) -> list[Lists]:
+        """What each part finds by ``images``; an error names the part."""
+        found: list[Lists] = []
+        for number, part in enumerate(self.parts, start=1):
+            try:
+                found.append(search_images(part, images, reach(part, self.depth)))
+            except ConfigError as error:
+                raise ConfigError(f"part {number} of the hybrid: {error.message}", error.hint) from error
+        return found
 
     def _fused(self, found: Sequence[Lists], k: int) -> list[list[Hit]]:
         """The hits of each query, from those of each part for each query."""

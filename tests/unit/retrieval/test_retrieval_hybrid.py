@@ -12,7 +12,7 @@ from retrieval.combine.hybrid import Fusion, HybridRetriever, normalised_sum, ra
 from retrieval.combine.rerank import RerankRetriever
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.explanations import Explanation
-from sleuth.pictures import search_images
+from sleuth.pictures import search_images, search_mixed
 from sleuth.protocols import SearchesImages
 from sleuth.types import Hit, Image, Passage
 
@@ -243,5 +243,22 @@ def test_pictures_are_asked_of_all_parts_and_fused() -> None:
     reversed_lists = [part.search_images([image], 9)[0] for part in parts]
     scores = reciprocal_rank(reversed_lists, [1, 1], 60)
     assert {hit.passage.id: hit.score for hit in found} == pytest.approx({name: scores[name] for name in ids(found)})
-    with pytest.raises(ConfigError, match="reads no pictures of queries"):
-        search_images(HybridRetriever([Pictures(A), Fixed(B)]), [image], 3)
+
+
+def test_a_part_that_reads_no_pictures_is_named_before_any_is_searched() -> None:
+    image, asked = Image("a.png", "0" * 64, b""), []
+
+    class Watched(Pictures):
+        def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+            asked.extend(queries)
+            return super().search(queries, k)
+
+    hybrid = HybridRetriever([Watched(A, "a"), Fixed(B, "b")])
+    nested = HybridRetriever([Watched(A, "a"), hybrid])
+    with pytest.raises(ConfigError, match="part 2 of the hybrid: this retriever reads no pictures of queries"):
+        search_images(hybrid, [image], 3)
+    with pytest.raises(ConfigError, match="part 2 of the hybrid: part 2 of the hybrid: this retriever reads no"):
+        search_images(nested, [image], 3)
+    with pytest.raises(ConfigError, match="part 2 of the hybrid"):
+        search_mixed(hybrid, ["oslo", image], 3)
+    assert not asked
