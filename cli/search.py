@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,11 +65,20 @@ def search(
     pictures = [image_of_file(Path(file)) for file in files]
     retriever = open_alone(retriever_settings(index, overrides or []), cached=False, resilient=False)
     answers = search_mixed(retriever, [*asked, *pictures], k)
+    folder = maps or (_MAPS if explain else None)
     for number, (query, found) in enumerate(zip([*asked, *files], answers, strict=True), start=1):
         reasons = _explained(retriever, query, found) if explain or maps else None
         drawn: Mapping[int, Path] = {}
-        if reasons is not None and (maps is not None or _any_map(found, reasons)):
-            drawn = _write_maps(maps or _MAPS, number, query, found, reasons)
+        if reasons is not None and folder is not None:
+            try:
+                _remove_maps(folder, number)
+                if maps is not None or _any_map(found, reasons):
+                    drawn = _write_maps(folder, number, query, found, reasons)
+            except OSError as error:  # nobody asked for this folder, so the hits matter more
+                if maps is not None:
+                    raise
+                _warn_of_no_maps(folder, error)
+                folder = None
         if json:
             _print_json(query, found, reasons, drawn)
         else:
@@ -85,6 +95,22 @@ def _explained(retriever: Retriever, query: str, hits: Sequence[Hit]) -> list[Ex
             "--explain takes the index of an encoder, a hybrid or a reranker",
         )
     return retriever.explain(query, hits) if hits else []
+
+
+def _remove_maps(folder: Path, number: int) -> None:
+    """Those of an earlier query of this number, which may have had more hits."""
+    for path in folder.glob(f"{number}-*"):
+        if re.fullmatch(r"\d+-\d+\.(png|html)", path.name):
+            path.unlink()
+
+
+def _warn_of_no_maps(folder: Path, error: OSError) -> None:
+    from rich.markup import escape
+
+    from cli.console import error_console
+
+    why = escape(f"no heat maps, as {folder} cannot be written: {error.strerror}; --maps names another folder")
+    error_console().print(f"[yellow]warning:[/] {why}", soft_wrap=True)
 
 
 def _write_maps(

@@ -69,3 +69,31 @@ def test_an_explained_text_draws_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Shelf, "search", lambda *_: [[Hit(Passage("text", "", "words"), 1.0, 1)]])
     said("--explain")
     assert not (tmp_path / "runs").exists()
+
+
+def test_hits_are_shown_where_the_usual_folder_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("a file")
+    done = CliRunner().invoke(make_app(), ["search", "index", "oslo", "bergen", "--explain"], catch_exceptions=False)
+    assert done.exit_code == 0 and done.stdout.count("A page") == 2 and "heat map:" not in done.stdout
+    assert done.stderr.count("warning: no heat maps, as runs/maps cannot be written") == 1
+    named = CliRunner().invoke(make_app(), ["search", "index", "oslo", "--maps", "runs/maps"])
+    assert named.exit_code == 2 and "runs" in named.stderr and len(named.stderr.splitlines()) <= 2
+
+
+def test_maps_of_an_earlier_search_are_removed_and_nothing_else_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    maps = tmp_path / "runs/maps"
+    maps.mkdir(parents=True)
+    for name in ("1-2.png", "1-2.html", "1-photo.png", "11-2.png", "2-1.png"):
+        (maps / name).write_text("earlier")
+    said("--explain")
+    kept = {"1-photo.png", "11-2.png", "2-1.png"}
+    assert {path.name for path in maps.iterdir()} == {"1-1.png", "1-1.html", *kept}
+    monkeypatch.setattr(Shelf, "search", lambda *_: [[Hit(Passage("text", "", "words"), 1.0, 1)]])
+    said("--explain")
+    assert {path.name for path in maps.iterdir()} == kept
