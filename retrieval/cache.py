@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from retrieval.documents import documents_of
 from retrieval.size import size_of
 from sleuth.errors import ConfigError
-from sleuth.pictures import search_images
+from sleuth.pictures import search_images, takes_images
 from sleuth.protocols import Documents, Retriever
 from sleuth.query_forms import QueryForm, form_of
 from sleuth.types import Hit, Image, Passage
@@ -62,6 +62,11 @@ class CachedRetriever:
     def query_form(self) -> QueryForm:
         """The inner retriever's."""
         return form_of(self._inner)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the inner retriever takes pictures as queries."""
+        return takes_images(self._inner)
 
     @property
     def passages(self) -> int | None:

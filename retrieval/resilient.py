@@ -14,7 +14,7 @@ from retrieval.documents import documents_of
 from retrieval.size import limit_of, size_of
 from sleuth.errors import ConfigError, RetrieverError
 from sleuth.hits import distinct
-from sleuth.pictures import search_images
+from sleuth.pictures import search_images, takes_images
 from sleuth.protocols import Documents, Retriever
 from sleuth.query_forms import QueryForm, form_of
 from sleuth.types import Hit, Image
@@ -68,6 +68,11 @@ class ResilientRetriever:
     def query_form(self) -> QueryForm:
         """The inner retriever's."""
         return form_of(self.inner)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the inner retriever takes pictures as queries."""
+        return takes_images(self.inner)
 
     @property
     def passages(self) -> int | None:

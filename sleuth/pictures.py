@@ -13,6 +13,14 @@ Placed = tuple[int, Image]
 """A picture that tokens show, and the place of the first of them."""
 
 
+def takes_images(retriever: Retriever) -> bool:
+    """Whether ``retriever`` takes pictures as queries, as far as it says before it is asked.
+
+    One with the method says no by its attribute ``takes_images``: it wraps a retriever, or has a model, of texts.
+    """
+    return isinstance(retriever, SearchesImages) and bool(getattr(retriever, "takes_images", True))
+
+
 def search_images(retriever: Retriever, images: Sequence[Image], k: int) -> list[list[Hit]]:
     """The hits of each picture. Raises ConfigError if ``retriever`` takes none."""
     if not isinstance(retriever, SearchesImages):

@@ -22,7 +22,7 @@ from sleuth.artifacts import fingerprint_of
 from sleuth.errors import ConfigError
 from sleuth.explanations import Contribution, Explanation
 from sleuth.hits import distinct
-from sleuth.pictures import search_images
+from sleuth.pictures import search_images, takes_images
 from sleuth.protocols import Documents, Retriever
 from sleuth.query_forms import QueryForm, form_of
 from sleuth.types import Hit, Image, Passage
@@ -82,6 +82,11 @@ class HybridRetriever:
                 "train them with one query_form",
             )
         return next(iter(forms), "query")
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether all parts take pictures as queries."""
+        return all(map(takes_images, self.parts))
 
     @property
     def passages(self) -> int | None:

@@ -102,6 +102,11 @@ class EncoderRetriever:
         return form_of(self.encoder.settings)
 
     @property
+    def takes_images(self) -> bool:
+        """Whether the encoder reads pictures of queries."""
+        return _reads_pictures(self.encoder)
+
+    @property
     def documents(self) -> Documents | None:
         """Reads whole documents; None if the passages are lines of a corpus file, which ids do not find."""
         return self.passages if isinstance(self.passages, PassageStore) else None

@@ -2,7 +2,7 @@
 
 Values are read as Search-R1's server reads them: ``topk`` may be ``"3"`` or ``3.0``, and 0 asks for the default, as no
 ``topk`` does; ``return_scores`` may be ``1`` or ``"yes"``. A query that is an object is a picture, decoded here to see
-that it is whole and within the limits.
+that it is whole and within the limits; if the retriever takes none, it is refused before.
 """
 
 from __future__ import annotations
@@ -111,15 +111,20 @@ DESCRIPTION: dict[str, Any] = {
 """The endpoint in FastAPI's terms; the request is read by `read_request`, not by FastAPI."""
 
 
-def read_request(body: bytes, limits: ServiceLimits) -> tuple[Asked, bool, bool]:
-    """The request, and whether scores and pictures are wanted. Raises Refused."""
+def may_hold_pictures(body: bytes) -> bool:
+    """Whether a query may be an object; a brace in a text looks like one. In every encoding of JSON it is this byte."""
+    return body.count(b"{") > 1
+
+
+def read_request(body: bytes, limits: ServiceLimits, pictures: bool) -> tuple[Asked, bool, bool]:
+    """The request, and whether scores and pictures are wanted. Raises Refused, also if ``pictures`` are not allowed."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
         raise Refused(422, "the request is not JSON") from None
     if not isinstance(content, dict):
         raise Refused(422, 'the request is not an object {"queries", "topk", "return_scores"}')
-    queries = _read_queries(content.get("queries"), limits)
+    queries = _read_queries(content.get("queries"), limits, pictures)
     topk = _read_topk(content.get("topk"), limits)
     hits = len(queries) * topk
     if hits > limits.max_hits:
@@ -130,12 +135,14 @@ def read_request(body: bytes, limits: ServiceLimits) -> tuple[Asked, bool, bool]
     return Asked(queries, topk), scores, images
 
 
-def _read_queries(queries: Any, limits: ServiceLimits) -> list[Query]:
+def _read_queries(queries: Any, limits: ServiceLimits, allowed: bool) -> list[Query]:
     if not isinstance(queries, list) or not all(isinstance(query, str | dict) for query in queries):
         raise Refused(422, "queries is not a list of strings")
     if len(queries) > limits.max_queries:
         raise Refused(422, f"{len(queries)} queries are more than {limits.max_queries}")
     pictures = sum(isinstance(query, dict) for query in queries)
+    if pictures and not allowed:
+        raise Refused(422, "this retriever reads no pictures of queries; ask in words")
     if pictures > limits.max_query_images:
         raise Refused(422, f"{pictures} pictures among the queries are more than {limits.max_query_images}")
     longest = max((len(query) for query in queries if isinstance(query, str)), default=0)

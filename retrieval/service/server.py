@@ -21,6 +21,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import uvicorn
@@ -32,11 +33,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import sleuth
 from retrieval.service.config import ServiceLimits
 from retrieval.service.protocol import timed_protocol
-from retrieval.service.request import DESCRIPTION, Refused, read_request
+from retrieval.service.request import DESCRIPTION, Refused, may_hold_pictures, read_request
 from retrieval.service.wire import FINGERPRINT, HEALTH, METRICS, RETRIEVE, to_result
 from retrieval.size import size_of
 from sleuth.coalescer import Asked, SharedSearch
 from sleuth.errors import ConfigError, DataError, RetrieverError
+from sleuth.pictures import takes_images
 from sleuth.protocols import Retriever
 from sleuth.query_forms import form_of
 from sleuth.types import Hit
@@ -45,7 +47,9 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _FEW_HITS = 256
 """A response with at most this many hits is serialised inline; handing it to a thread would take longer."""
 _FEW_BYTES = 32_768
-"""A larger request is read in a thread: pictures in it are decoded, which takes longer than handing it over."""
+"""A larger request is read in a thread, which takes longer than handing it over."""
+_DECODERS = 2
+"""Threads that read requests with pictures: a few bytes may be millions of pixels. Others wait for their turn."""
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -90,6 +94,8 @@ def make_app(
         "version": sleuth.__version__,
         **limits.model_dump(),
     }
+    pictures = takes_images(retriever)
+    decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decoder")
     searches = SharedSearch(retriever, metrics.on_search, max_batch=limits.max_batch)
     metrics.pending.set_function(lambda: searches.pending)
 
@@ -98,8 +104,16 @@ def make_app(
         on_ready()
         yield
         searches.close(RetrieverError("the service is stopping"))
+        decoders.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(title="Sleuth retriever", version=sleuth.__version__, lifespan=life)
+
+    async def read(body: bytes) -> tuple[Asked, bool, bool]:
+        if pictures and may_hold_pictures(body):
+            return await asyncio.get_running_loop().run_in_executor(decoders, read_request, body, limits, pictures)
+        if len(body) < _FEW_BYTES:
+            return read_request(body, limits, pictures)
+        return await asyncio.to_thread(read_request, body, limits, pictures)
 
     async def answer(asked: Asked, scores: bool, images: bool) -> bytes:
         metrics.queries.inc(len(asked.queries))
@@ -115,9 +129,12 @@ def make_app(
         started = time.perf_counter()
         status, content, seconds = 200, b"", limits.timeout_s
         try:
-            asked, scores, images = await _read(await _read_body(scope, receive, limits), limits)
-            seconds *= max(math.ceil(len(asked.queries) / limits.max_batch), 1)
-            async with asyncio.timeout(seconds):
+            body = await _read_body(scope, receive, limits)
+            async with asyncio.timeout(seconds) as patience:
+                asked, scores, images = await read(body)
+                more = limits.timeout_s * max(math.ceil(len(asked.queries) / limits.max_batch) - 1, 0)
+                patience.reschedule((patience.when() or 0.0) + more)
+                seconds += more
                 content = await answer(asked, scores, images)
         except Exception as error:  # noqa: BLE001 (every failure becomes a response with its status)
             status, detail = _explain(error, seconds)
@@ -218,12 +235,6 @@ async def _read_body(scope: Scope, receive: Receive, limits: ServiceLimits) -> b
     except TimeoutError:
         raise Refused(408, f"the request did not arrive within {limits.body_timeout_s:g} s") from None
     return bytes(body)
-
-
-async def _read(body: bytes, limits: ServiceLimits) -> tuple[Asked, bool, bool]:
-    if len(body) < _FEW_BYTES:
-        return read_request(body, limits)
-    return await asyncio.to_thread(read_request, body, limits)
 
 
 def _written(found: Sequence[Sequence[Hit]], scores: bool, images: bool) -> bytes:

@@ -6,19 +6,22 @@ import base64
 import contextlib
 import io
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import torch
-from echo import Echo, ask, metrics
+from echo import Echo, ask, metrics, wait_for
 from PIL import Image as Pillow
 
 from hub.pictures import decode
 from retrieval.cache import CachedRetriever
+from retrieval.combine.hybrid import HybridRetriever
 from retrieval.dense.retriever import DenseIndex
 from retrieval.dense.search import FlatSearch
 from retrieval.dense.vectors import StoredVectors
@@ -32,6 +35,7 @@ from retrieval.images import image_of_file
 from retrieval.multivector.retriever import MultiVectorIndex
 from retrieval.multivector.search import ExactSearch
 from retrieval.multivector.tokens import StoredTokens
+from retrieval.pages import pictures
 from retrieval.resilient import ResilientRetriever
 from retrieval.service.config import ServiceLimits
 from retrieval.service.remote import RemoteRetriever
@@ -167,6 +171,64 @@ def test_a_request_has_so_many_pictures_at_most(serving: Serving) -> None:
     with serving(Both(), ServiceLimits(max_query_images=2)) as url:
         answer = ask(url, queries=[sent(picture("red"))] * 3)
     assert answer.status_code == 422 and "3 pictures among the queries are more than 2" in answer.text
+
+
+@pytest.fixture
+def slow_decoder(monkeypatch: pytest.MonkeyPatch) -> SlowDecoder:
+    decoder = SlowDecoder()
+    monkeypatch.setattr(pictures, "read_picture", decoder)
+    return decoder
+
+
+class SlowDecoder:
+    """Decodes once its gate is open; counts how often it was called and how many calls ran at a time."""
+
+    def __init__(self) -> None:
+        self.gate, self.lock = threading.Event(), threading.Lock()
+        self.calls = self.running = self.most = 0
+        self.decode = pictures.read_picture
+
+    def __call__(self, *given: Any) -> pictures.Picture:
+        with self.lock:
+            self.calls += 1
+            self.running += 1
+            self.most = max(self.most, self.running)
+        assert self.gate.wait(60)
+        with self.lock:
+            self.running -= 1
+        return self.decode(*given)
+
+
+def test_small_requests_with_large_pictures_hold_nobody_up(serving: Serving, slow_decoder: SlowDecoder) -> None:
+    """Few bytes may be many pixels, and JSON may write the key of a picture in other letters."""
+    data = base64.b64encode(picture("red")).decode()
+    bodies = [f'{{"queries": [{{"{key}": "{data}"}}], "topk": 1}}' for key in ("image", "\\u0069mage") * 4]
+    with serving(Both()) as url, ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(httpx.post, f"{url}/retrieve", content=body, timeout=60) for body in bodies]
+        wait_for(lambda: slow_decoder.running == 2)
+        assert httpx.get(f"{url}/health", timeout=20).status_code == 200
+        assert ask(url, queries=["in words"], topk=1).status_code == 200
+        slow_decoder.gate.set()
+        assert {answer.result().status_code for answer in waiting} == {200}
+    assert (slow_decoder.calls, slow_decoder.most) == (8, 2)
+
+
+def test_the_time_of_a_request_counts_while_its_pictures_are_read(serving: Serving, slow_decoder: SlowDecoder) -> None:
+    with serving(Both(), ServiceLimits(timeout_s=0.3)) as url:
+        answer = ask(url, queries=[sent(picture("red"))])
+        slow_decoder.gate.set()
+    assert answer.status_code == 504 and "not answered within 0.3 s" in answer.text
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_retriever_of_text_is_sent_pictures_that_nobody_decodes(
+    wrapped: bool, serving: Serving, slow_decoder: SlowDecoder
+) -> None:
+    slow_decoder.gate.set()
+    both = HybridRetriever([Both(), Echo()])
+    with serving(CachedRetriever(ResilientRetriever(both)) if wrapped else Echo()) as url:
+        answer = ask(url, queries=["words", sent(picture("red"))])
+    assert answer.status_code == 422 and "reads no pictures of queries" in answer.text and slow_decoder.calls == 0
 
 
 def test_a_retriever_of_text_refuses_pictures_in_one_line(serving: Serving) -> None:
