@@ -79,6 +79,13 @@ class Result:
         return fmean(self.values[measure].values())
 
 
+def mean_of(runs: Sequence[Result], measure: str, pooled: bool = False) -> float:
+    """The mean of the means of ``runs``; ``pooled``: of all their queries, of which some have more than others."""
+    if pooled:
+        return fmean(value for run in runs for value in run.values[measure].values())
+    return fmean(run.mean(measure) for run in runs)
+
+
 def train(run: Trained, folder: Path, seed: int, threads: int = 1) -> float:
     """Train what is not trained yet, in a process of its own; returns the seconds that its training took."""
     out = folder / run.name
@@ -191,8 +198,11 @@ def line_of(result: Result) -> str:
     return f"seed {result.seed}  {result.name:24s}  {figures}{size}  {result.queries_a_second:,.0f} queries/s{build}"
 
 
-def table(results: Sequence[Result], against: str, measure: str = "R@5") -> str:
-    """Markdown: means over seeds, their range, and the paired difference to ``against`` over all queries."""
+def table(results: Sequence[Result], against: str, measure: str = "R@5", pooled: bool = False) -> str:
+    """Markdown: means over seeds, their range, and the paired difference to ``against`` over all queries.
+
+    ``pooled``: means over the queries of all seeds together, where a seed stands for a part of the queries.
+    """
     names = list(dict.fromkeys(result.name for result in results))
     by = {name: {r.seed: r for r in results if r.name == name} for name in names}
     lines = [
@@ -205,8 +215,8 @@ def table(results: Sequence[Result], against: str, measure: str = "R@5") -> str:
         sizes = [run.bytes for run in runs if run.bytes is not None]
         builds = [run.build_s for run in runs if run.build_s is not None]
         lines.append(
-            f"| {name} | {len(runs)} | {fmean(means):.3f} | {min(means):.3f} - {max(means):.3f} | "
-            f"{_difference(by.get(against, {}), by[name], measure)} | {fmean(r.mean('nDCG@10') for r in runs):.3f} | "
+            f"| {name} | {len(runs)} | {mean_of(runs, measure, pooled):.3f} | {min(means):.3f} - {max(means):.3f} | "
+            f"{_difference(by.get(against, {}), by[name], measure)} | {mean_of(runs, 'nDCG@10', pooled):.3f} | "
             f"{f'{fmean(sizes):,.0f}' if sizes else ''} | {np.median([r.queries_a_second for r in runs]):,.0f} | "
             f"{f'{fmean(builds):.0f}' if builds else ''} |"
         )
