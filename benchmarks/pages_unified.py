@@ -4,9 +4,9 @@
 
 Three sources ask about the same entities: texts by questions in their own words, the same texts by paraphrases that
 share no word with them (the second language), and their pages by questions in their own words. An encoder of each
-source is trained for 200 steps, the unified one for 200 steps of each, one source a batch; all begin from the same
-random weights. Each is asked for the 430 held-out entities of all three sources, in pools of 1,000: the bar is that
-the unified encoder is within .05 of the encoder of the source.
+source is trained for 200 steps, the unified one for 200 steps of each, one source a batch. Each is asked for the 430
+held-out entities of all three sources, in pools of 1,000: the bar is that the unified encoder is within .05 of the
+encoder of the source.
 """
 
 from __future__ import annotations
