@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from retrieval.pages.letters import Lettering, LetterPlaces
 from retrieval.training.config import TrainingSettings
 from retrieval.training.objective import Scored, Terms
 from sleuth.errors import ConfigError
+from sleuth.types import Passage
+
+log = logging.getLogger("sleuth.train_retriever")
 
 _AT_ONCE = 64
 """Pages of a batch that are read at most, so that a large batch costs no more memory."""
@@ -50,6 +54,28 @@ def reading(settings: TrainingSettings, encoder: Encoder) -> Terms | None:
         return {"reading": chosen.weight * loss}
 
     return terms
+
+
+def check_letters(settings: TrainingSettings, encoder: Encoder, passages: Sequence[Passage]) -> None:
+    """Raise ConfigError if a section ``reading`` would teach nothing of ``passages``; warn of pages without letters."""
+    if settings.reading is None:
+        return
+    file = settings.reading.letters
+    pages = {given.image.sha256 for given in encoder.inputs_of(passages) if isinstance(given, Seen)}
+    if not pages:
+        raise ConfigError(
+            "training.reading learns from pages, and the encoder reads none in the rows",
+            "set encoder.settings.reads to image and train on pages, or leave it out",
+        )
+    places = LetterPlaces(file)
+    known = sum(page in places for page in pages)
+    if not known:
+        raise ConfigError(
+            f"{file} has the letters of none of the {len(pages):,} pages in the rows",
+            "give training.reading.letters the file beside their corpus, of the same rendering",
+        )
+    if known < len(pages):
+        log.warning("training.reading: %s has the letters of %d of %d pages in the rows", file, known, len(pages))
 
 
 def _pages(encoder: Encoder, scored: Scored, places: LetterPlaces) -> list[Seen]:

@@ -16,6 +16,7 @@ from retrieval.training.config import FrozenSettings, InBatchSettings, TrainingS
 from retrieval.training.frozen import Table, freeze
 from retrieval.training.instructions import check_instructions
 from retrieval.training.objective import AgainstTable, EncoderObjective, InBatch
+from retrieval.training.reading import check_letters
 from retrieval.training.row import TrainingRow, passages_of
 from retrieval.training.sampling import sampler_of
 from retrieval.training.terms import terms_of
@@ -46,9 +47,11 @@ class Material:
 
 def start(settings: TrainingSettings, material: Material) -> tuple[Encoder, EncoderObjective]:
     """The encoder that is trained, and what each of its steps minimises."""
-    read = [*passages_of(material.rows), *material.watched]
+    learnt = passages_of(material.rows)
+    read = [*learnt, *material.watched]
     _check_rows(settings, material)
     check_passages(read, material.encoder.modalities, str(material.encoder.source or "the encoder"))
+    check_letters(settings, material.encoder, learnt)
     with seeded(material.seed):  # weights that a kind adds are drawn at random
         made: tuple[Encoder, EncoderObjective] = load_object(settings.STARTER)(settings, material)
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from retrieval.training.config import TrainingSettings
 from retrieval.training.objective import InBatch
 from retrieval.training.reading import letter_grid
 from retrieval.training.row import TrainingRow
+from retrieval.training.start import Material, start
 from retrieval.training.terms import terms_of
 from sleuth.errors import ArtifactError, ConfigError, DataError
 from sleuth.types import Image, Passage
@@ -218,6 +220,28 @@ def test_what_cannot_be_read_is_one_clear_line(trunk: Path, tmp_path: Path, pass
     words = TrainingSettings.of(reading={"letters": str(tmp_path / "letters.jsonl")})
     with pytest.raises(DataError, match="cannot read the places of letters"):
         terms_of(words, encoder)
+
+
+def test_reading_from_letters_of_other_pages_is_refused_and_of_some_is_said(
+    pages: Path, trunk: Path, passages: Sequence[Passage], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = (pages / LETTERS).read_text().splitlines(keepends=True)
+
+    def begin(letters: str, encoder: Encoder) -> None:
+        (tmp_path / "letters.jsonl").write_text(letters)
+        settings = TrainingSettings.of(batch_size=6, hard_negatives=0, reading={"letters": tmp_path / "letters.jsonl"})
+        rows = [TrainingRow(p.id, f"Where is {p.title}?", (p,)) for p in passages]
+        start(settings, Material(encoder, rows, [], 0, lambda _: nullcontext(lambda *_: None)))
+
+    other = "".join(line.replace('"sha256":"', '"sha256":"0') for line in lines)
+    with pytest.raises(ConfigError, match=r"letters\.jsonl has the letters of none of the 6 pages in the rows"):
+        begin(other, made(trunk, "dense"))
+    with pytest.raises(ConfigError, match=r"the encoder reads none in the rows .*reads to image"):
+        begin("".join(lines), new_encoder(preset("plain", str(trunk), reads="text")))
+    begin("".join(lines), made(trunk, "dense"))
+    assert "training.reading" not in caplog.text
+    begin("".join(lines[:2]), made(trunk, "dense"))
+    assert "has the letters of 2 of 6 pages in the rows" in caplog.text
 
 
 def test_reading_is_for_a_page_trunk_alone(pages: Path, tmp_path: Path) -> None:
