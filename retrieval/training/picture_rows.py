@@ -1,7 +1,8 @@
 """Training rows whose passages are pictures: colpali-engine's, and pictures that Tevatron rows name by path.
 
 colpali-engine's are ``{"query", "pos_target", "neg_target"}``. A target, or each of a list, is the path of a picture
-beside the file, its bytes (in Parquet), or with a ``corpus`` the id of one of its passages. No picture is kept decoded.
+beside the file, its bytes (in Parquet), or with a ``corpus`` the id of one of its passages; a path and bytes may come
+as ``{"bytes", "path"}``, as the hub's datasets have them. No picture is kept decoded.
 """
 
 from __future__ import annotations
@@ -31,19 +32,25 @@ def is_unseen(image: Image | None) -> TypeGuard[Image]:
     return image is not None and image.sha256.startswith(_UNSEEN)
 
 
+def picture_of(value: object) -> Image | None:
+    """The picture that a row has as bytes, as a path, or as ``{"bytes", "path"}``; None: neither."""
+    data, path = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (value, value)
+    if isinstance(data, bytes):
+        digest = hashlib.sha256(data).hexdigest()
+        return Image(f"{digest[:16]}.png", digest, data)
+    return named(path) if isinstance(path, str) and path.strip() and data in (None, path) else None
+
+
 def targets(row: RawRow, name: str) -> list[Passage]:
     """The passages of one side of a colpali-engine row; a target that is no bytes is a path, or an id."""
     value = row.fields.get(name)
     found = []
     for target in value if isinstance(value, list) else [] if value is None else [value]:
-        data = target.get("bytes") if isinstance(target, Mapping) else None
-        if isinstance(data, bytes):
-            digest = hashlib.sha256(data).hexdigest()
-            found.append(Passage(digest[:16], "", "", Image(f"{digest[:16]}.png", digest, data)))
-        elif isinstance(target, str | int) and not isinstance(target, bool) and str(target).strip():
-            found.append(Passage(str(target), "", "", named(str(target))))
-        else:
+        numbered = isinstance(target, int) and not isinstance(target, bool)
+        image = picture_of(str(target) if numbered else target)
+        if image is None:
             raise row.error(f"'{name}' is neither a picture's path, nor its bytes, nor an id")
+        found.append(Passage(image.name if is_unseen(image) else image.sha256[:16], "", "", image))
     return found
 
 

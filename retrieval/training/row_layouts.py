@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from retrieval.passages import content_key
-from retrieval.training.picture_rows import named, targets
+from retrieval.training.picture_rows import picture_of, targets
 from retrieval.training.row import TrainingRow
 from sleuth.artifacts import text_digest
 from sleuth.rows import RawRow
@@ -85,7 +85,7 @@ def _tevatron_passages(row: RawRow, name: str) -> list[tuple[Passage, float | No
     """The passages of one list, with their scores."""
     passages = []
     for number, value in enumerate(_list(row, row.fields.get(name), name)):
-        image = _image(value.get("image")) if isinstance(value, Mapping) else None
+        image = _image(row, value.get("image"), f"{name}[{number}]") if isinstance(value, Mapping) else None
         text = value.get("text") if isinstance(value, Mapping) else None
         text = "" if text is None and image is not None else text
         if not isinstance(text, str) or not (text.strip() or image):
@@ -106,11 +106,14 @@ def _score(row: RawRow, passage: Mapping[str, Any], name: str) -> float | None:
     return float(value)
 
 
-def _image(value: object) -> Image | None:
-    if isinstance(value, str) and value.strip():
-        return named(value)
-    name, digest = (value.get(key) if isinstance(value, Mapping) else None for key in ("name", "sha256"))
-    return Image(name, digest) if isinstance(name, str) and isinstance(digest, str) else None
+def _image(row: RawRow, value: object, name: str) -> Image | None:
+    if value is None:
+        return None
+    called, digest = (value.get(key) if isinstance(value, Mapping) else None for key in ("name", "sha256"))
+    image = Image(called, digest) if isinstance(called, str) and isinstance(digest, str) else picture_of(value)
+    if image is None:
+        raise row.error(f"the image of '{name}' is no picture", 'give a path, {"bytes", "path"} or {"name", "sha256"}')
+    return image
 
 
 def _hotpotqa(row: RawRow) -> TrainingRow:

@@ -12,8 +12,8 @@ cloze      a corpus without questions: a sentence is the query for the passage t
 title_body a corpus without questions: a title is the query for its text
 ========== =============================================================================================
 
-A Tevatron passage may name a picture, by a path beside the file, or as ``"image": {"name", "sha256"}``, which tells it
-apart; its bytes are then not there, but in the source's ``corpus``.
+A Tevatron passage may have a picture, as a path beside the file, as ``"image": {"bytes", "path"}``, of which one may be
+null, or as ``{"name", "sha256"}``, which tells it apart; its bytes are then not there, but in the source's ``corpus``.
 It may have a teacher's ``score``, and a row an ``instruction``, the name of its ``source``, a ``weight`` and the
 ``query_form`` that its query is written in.
 """

@@ -70,6 +70,30 @@ def test_a_tevatron_passage_names_its_picture_by_path(folder: Path) -> None:
     assert (row.positives[0].id, row.positives[0].title) == ("1", "T") and shown(row) == [picture("red")]
 
 
+@pytest.mark.parametrize("image", ["red.png", {"path": "red.png"}, {"bytes": None, "path": "red.png"}])
+def test_a_path_is_a_picture_in_every_form_and_layout(folder: Path, image: object) -> None:
+    (row,) = loaded(folder, {"query": "which?", "positive_passages": [{"docid": "1", "image": image}]})
+    assert shown(row) == [picture("red")]
+    (row,) = loaded(folder, {"query": "which?", "pos_target": image, "neg_target": [image]})
+    assert shown(row) == [picture("red")] * 2
+
+
+def test_a_tevatron_passage_has_its_picture_as_bytes_in_parquet(folder: Path) -> None:
+    positive = [{"docid": "1", "text": "T", "image": {"bytes": picture("red"), "path": "gone.png"}}]
+    pq.write_table(pa.Table.from_pylist([{"query": "which?", "positive_passages": positive}]), folder / "rows.parquet")
+    (row,) = load_rows([SourceSettings(path=str(folder / "rows.parquet"))])
+    assert shown(row) == [picture("red")] and row.positives[0].id == "1"
+
+
+@pytest.mark.parametrize("image", [5, "", True, [], {}, {"bytes": "AAAA", "path": "red.png"}, {"name": "red.png"}])
+def test_an_image_that_is_no_picture_is_said_and_null_is_none(folder: Path, image: object) -> None:
+    passage = {"docid": "1", "text": "T", "image": image}
+    with pytest.raises(DataError, match=r"line 1: the image of 'positive_passages\[0\]' is no picture"):
+        loaded(folder, {"query": "which?", "positive_passages": [passage]})
+    (row,) = loaded(folder, {"query": "which?", "positive_passages": [{**passage, "image": None}]})
+    assert row.positives[0].image is None
+
+
 def test_each_picture_keeps_its_own_score_and_id(folder: Path) -> None:
     positive, negative = {"image": "red.png", "score": 9}, {"image": "blue.png", "score": -3}
     row = {"query_id": "q", "query": "which?", "positive_passages": [positive], "negative_passages": [negative]}
