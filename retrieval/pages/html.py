@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 _HIDDEN = frozenset({"script", "style", "noscript", "template", "svg", "head"})
@@ -14,6 +15,19 @@ _BLOCKS = frozenset(
     | {"form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre", "section"}
     | {"table", "td", "th", "tr", "ul"}
 )
+_VOID = frozenset(
+    {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"}
+)
+_ENDED_BY = {
+    "p": _BLOCKS - {"br"},
+    "li": {"li"},
+    "option": {"option", "optgroup"},
+    "tr": {"tr"},
+    **{tag: {"dt", "dd"} for tag in ("dt", "dd")},
+    **{tag: {"td", "th", "tr"} for tag in ("td", "th")},
+}
+"""Elements whose end may be left out, and what begins after it."""
+_NOT_DISPLAYED = re.compile(r"(^|;)\s*display\s*:\s*none\b", re.IGNORECASE)
 
 
 class _Reader(HTMLParser):
@@ -23,9 +37,14 @@ class _Reader(HTMLParser):
         self.parts: list[str] = []
         self._hidden: list[str] = []
         self._in_title = False
+        self._open: list[tuple[str, bool]] = []
+        """The elements that are open, outermost first, and whether each is hidden by an attribute, or lies in one."""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        del attrs
+        while self._open and tag in _ENDED_BY.get(self._open[-1][0], ()):
+            self._open.pop()
+        if tag not in _VOID:
+            self._open.append((tag, self._is_within_hidden() or _is_hidden(attrs)))
         if tag not in _OF_HEAD:
             self._end_head()
         if tag == "title" and self._hidden in ([], ["head"]):  # a drawing has titles too
@@ -40,6 +59,9 @@ class _Reader(HTMLParser):
             self.parts.append(" ")
 
     def handle_endtag(self, tag: str) -> None:
+        names = [name for name, _ in self._open]
+        if tag in names:
+            del self._open[len(names) - 1 - names[::-1].index(tag) :]
         if tag == "title":
             self._in_title = False
         elif self._hidden and tag == self._hidden[-1]:
@@ -55,12 +77,19 @@ class _Reader(HTMLParser):
             return
         if data.strip():
             self._end_head()
-        if not self._hidden:
+        if not self._hidden and not self._is_within_hidden():
             self.parts.append(data)
+
+    def _is_within_hidden(self) -> bool:
+        return bool(self._open) and self._open[-1][1]
 
     def _end_head(self) -> None:
         if self._hidden == ["head"]:
             self._hidden.clear()
+
+
+def _is_hidden(attrs: list[tuple[str, str | None]]) -> bool:
+    return any(name == "hidden" or (name == "style" and _NOT_DISPLAYED.search(value or "")) for name, value in attrs)
 
 
 def text_of_html(content: str) -> tuple[str, str]:

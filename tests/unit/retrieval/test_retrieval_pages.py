@@ -314,6 +314,10 @@ def test_html_is_read_as_a_browser_shows_it() -> None:
         ("<head><meta charset=utf-8>\nbare <b>text", ("", "bare text")),
         ("<title>T</title><body><svg><title>Icon</title></svg><p>One", ("T", "One")),
         ("<select><option>A<option>B</select><button>Go</button><button>Stop</button>", ("", "A B Go Stop")),
+        ("one<div hidden><div>x</div>no</div> <div><span hidden>no</div>two", ("", "one\ntwo")),
+        ("<p style='color: red; DISPLAY : none !important'>no<p>one<br hidden>two", ("", "one\ntwo")),
+        ("<ul><li hidden>no<li>one</ul><table><tr style=display:none><td>no<td>no<tr><td>two", ("", "one\ntwo")),
+        ("<p style='display: nonesuch'>one<img hidden>two", ("", "onetwo")),
         ("<p>press <button>Go</button>, then", ("", "press Go , then")),
     ],
 )
