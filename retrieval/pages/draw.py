@@ -24,6 +24,10 @@ _PAPER = 255
 _NO_LETTER = "\U0010ffff"
 """No font has it, so that it looks like every letter that a font lacks."""
 _UNKNOWN = "\ufffd"
+_FROM_THE_RIGHT = frozenset({"R", "AL", "AN", "RLE", "RLO", "RLI", "LRO", "FSI"})
+"""Bidirectional classes of letters that stand elsewhere than in their order."""
+_JOINING = frozenset("\u200c\u200d") | frozenset(map(chr, range(0x1100, 0x1200)))
+"""What makes one shape of its neighbours, beside combining marks: joiners, and parts of Korean syllables."""
 
 Pixels = NDArray[np.uint8]
 
@@ -33,12 +37,14 @@ class Drawn:
     """A page: its ``pixels`` [height, width] in grey, the text that is on it and where its letters are.
 
     ``lacking``: letters that the font lacks, each once. They look alike, so that in ``lines`` each is U+FFFD.
+    ``shaped``: how many lines have letters that join or run from right to left; ``lines`` does not hold for them.
     """
 
     pixels: Pixels
     text: str
     lines: Sequence[Line]
     lacking: str = ""
+    shaped: int = 0
 
 
 class Drawer:
@@ -66,6 +72,11 @@ class Drawer:
     def font_name(self) -> str:
         return str(self.font.getname()[0])
 
+    @property
+    def shapes(self) -> bool:
+        """Whether letters are joined and ordered as their script has them: not in cells, nor without Pillow's Raqm."""
+        return self.settings.cell is None and self.font.layout_engine == ImageFont.Layout.RAQM
+
     def can_write(self, text: str) -> bool:
         """Whether the font has any of the letters and digits of ``text``, or there are none."""
         letters = {letter for letter in text if letter.isalnum()}
@@ -81,7 +92,7 @@ class Drawer:
         lacking = "".join(filter(self._lacks, dict.fromkeys("".join(lines))))
         boxes = str.maketrans(dict.fromkeys(lacking, _UNKNOWN))
         shown = [replace(line, text=line.text.translate(boxes)) for line in placed if line.text.strip()]
-        return Drawn(page, "\n".join(lines), shown, lacking)
+        return Drawn(page, "\n".join(lines), shown, lacking, sum(map(_is_shaped, lines)))
 
     def _draw_cells(self, page: Pixels, line: str, left: int, top: int) -> Line:
         assert self.settings.cell is not None
@@ -148,6 +159,16 @@ class Drawer:
             return True
         wide = len(line) * self.settings.cell[0] if self.settings.cell else self.font.getlength(line)
         return bool(wide <= self.settings.room[0])
+
+
+def _is_shaped(line: str) -> bool:
+    """Whether letters of ``line`` stand elsewhere, or look otherwise, than each alone after the one before."""
+    return not line.isascii() and any(
+        letter in _JOINING
+        or unicodedata.category(letter)[0] == "M"
+        or unicodedata.bidirectional(letter) in _FROM_THE_RIGHT
+        for letter in line
+    )
 
 
 def load_font(name: str | None, size: int) -> Any:

@@ -212,8 +212,9 @@ def _drawn(passage: Passage, drawer: Drawer) -> Iterator[Page]:
     pages = list(drawer.pages(written, passage.id))
     for number, drawn in enumerate(pages):
         height, width = drawn.pixels.shape
-        lettering = Lettering((width, height), tuple(drawn.lines))
-        picture = replace(encode(drawn.pixels), note=_lacked(drawn.lacking, drawer))
+        lettering = None if drawn.shaped else Lettering((width, height), tuple(drawn.lines))
+        notes = (_lacked(drawn.lacking, drawer), _misdrawn(drawn.shaped, drawer))
+        picture = replace(encode(drawn.pixels), note="; ".join(filter(None, notes)))
         page = Page(passage.id, passage.title, passage.text, picture, lettering)
         yield page if len(pages) == 1 else replace(page, id=window_id(passage.id, number), text=drawn.text)
 
@@ -223,6 +224,13 @@ def _lacked(letters: str, drawer: Drawer) -> str:
         return ""
     shown = " ".join(letters[:_NAMED]) + " ..." * (len(letters) > _NAMED)
     return f"the font {drawer.font_name} lacks {len(letters)} of its letters ({shown}); choose another --font"
+
+
+def _misdrawn(lines: int, drawer: Drawer) -> str:
+    if not lines or drawer.shapes:
+        return ""
+    how = "in cells" if drawer.settings.cell else "by this Pillow"
+    return f"{lines} of its lines join letters or run from right to left, and {how} letters are drawn one by one"
 
 
 def _of_vidore(files: Sequence[Path]) -> Iterator[Unit]:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
+from PIL import features
 
 from cli.main import main
 from hub.pictures import read_image
@@ -98,6 +99,22 @@ def test_a_text_loses_no_letter_when_it_is_broken_into_lines(text: str) -> None:
     shown = "".join(page.text for page in pages)
     assert "".join(shown.split()) == "".join(text.split())
     assert all(len(line.text) == len(line.x) <= 20 for page in pages for line in page.lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\u0633\u0644\u0627\u0645 abc", "\u05e9\u05dc\u05d5\u05dd", "\u0928\u092e\u0938\u094d\u0924\u0947", "cafe\u0301"],
+)
+def test_letters_that_join_or_run_from_right_to_left_have_no_places_and_cells_say_so(tmp_path: Path, text: str) -> None:
+    rows = [{"_id": "1", "text": f"first {text}"}, {"_id": "2", "text": "caf\u00e9"}]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, settings in (("cells", GRID), ("free", PageSettings(width=200, height=60))):
+        write_pages(tmp_path / "c.jsonl", tmp_path / name, settings)
+        (row,) = map(json.loads, (tmp_path / name / LETTERS).read_text().splitlines())
+        assert row["image"] == rows_of(tmp_path / name)[1]["image"]
+    assert "1 of its lines join letters or run from right to left" in (tmp_path / "cells/notes.jsonl").read_text()
+    free = tmp_path / "free/notes.jsonl"
+    assert ("one by one" in free.read_text() if free.exists() else False) != features.check("raqm")
 
 
 def test_jitter_moves_a_page_the_same_way_each_time() -> None:
