@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,15 @@ class PassageRow:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that is no passage. ``reason`` is one of a few fixed phrases, so that it can be counted."""
+    """A row that is no passage. ``reason`` is one of a few fixed phrases, so that it can be counted.
+
+    ``id``: of the passage that it would be, empty where it does not say.
+    """
 
     reason: str
     file: Path | str
     line: int
+    id: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.reason}"
@@ -91,13 +95,14 @@ def read_rows(path: str | Path, layout: str | None = None) -> Iterator[PassageRo
         raise ConfigError(f"unknown corpus layout '{layout}'", did_you_mean(layout, LAYOUTS))
     chosen = LAYOUTS[layout] if layout else None
     for file, number, row in _raw_rows(path):
+        fields: dict[str, Any] = {}
         try:
             fields = _fields(row)
             read = chosen or LAYOUTS[_detect(fields, file, number)]
             chosen = read if _DECIDES & fields.keys() else chosen
             yield PassageRow(_with_image(read(fields), fields, file), file, number)
         except _Unfit as verdict:
-            yield BadRow(str(verdict), file, number)
+            yield BadRow(str(verdict), file, number, _id_of(fields))
 
 
 def parse_line(line: bytes, file: Path, number: int, *, images: bool = True) -> Passage:
@@ -209,6 +214,12 @@ def _parse(line: bytes) -> dict[str, Any] | str:
     except (ValueError, RecursionError):
         return "broken JSON"
     return row if isinstance(row, dict) else "not a JSON object"
+
+
+def _id_of(row: dict[str, Any]) -> str:
+    """The id in a row of whatever layout; empty if it has none."""
+    named = next((row[key] for key in ("_id", "docid", "id") if key in row), None)
+    return str(named) if isinstance(named, str | int) and not isinstance(named, bool) else ""
 
 
 def _detect(row: dict[str, Any], file: Path | str, line: int) -> str:

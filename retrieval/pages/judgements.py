@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
 from retrieval.evaluation.judgements import read_qrels
 from retrieval.pages.sources import shards_of
 from retrieval.pages.vidore import picture_bytes, vidore_ids
-from sleuth.artifacts import MANIFEST
 from sleuth.errors import DataError
 from sleuth.evidence import parent_id
 from sleuth.files import PARQUET, parquet_rows, stem_of, suffix_of
 
-CORPUS, DUPLICATES = "corpus.jsonl", "duplicates.jsonl"
+CORPUS, DUPLICATES, NOTES = "corpus.jsonl", "duplicates.jsonl", "notes.jsonl"
 QUERIES, QRELS = "queries.jsonl", "qrels"
 
 
@@ -35,13 +35,21 @@ def copy_judgements(source: str | Path, out: Path) -> bool:
     return True
 
 
-def damaged_of(folder: Path) -> int:
-    """How many damaged documents were left out of a corpus of pages; 0 of any other folder."""
+def damaged_of(corpus: Path) -> frozenset[str]:
+    """The ids of what was left out of a corpus of pages as damaged, as far as they are known; none of any other corpus.
+
+    ``corpus`` is its folder, or a file in it.
+    """
+    notes = (corpus if corpus.is_dir() else corpus.parent) / NOTES
     try:
-        counts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["counts"]
-        return int(counts["damaged"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+        return frozenset(str(row["damaged"]) for row in _rows(notes) if "damaged" in row)
+    except (OSError, ValueError, TypeError):
+        return frozenset()
+
+
+def is_of(page: str, documents: AbstractSet[str]) -> bool:
+    """Whether ``page`` is one of ``documents``, or a window or a page of one."""
+    return not documents.isdisjoint((page, parent_id(page), page.rpartition("#")[0]))
 
 
 def _copied(path: Path, out: Path) -> bool:

@@ -6,7 +6,9 @@ stopped goes on without making again what it had.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,10 +49,14 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A document, a page of one, or a row. ``pages`` raises DataError if it is damaged."""
+    """A document, a page of one, or a row. ``pages`` raises DataError if it is damaged.
+
+    ``id``: of its page, or of the document that its pages are of; empty where a damaged row does not say.
+    """
 
     where: str
     pages: Callable[[], Iterable[Page]]
+    id: str = ""
 
 
 def units_of(source: str | Path, settings: PageSettings) -> Iterator[Unit]:
@@ -69,13 +75,24 @@ def units_of(source: str | Path, settings: PageSettings) -> Iterator[Unit]:
 
 
 def identity_of(source: str | Path, settings: PageSettings) -> str:
-    """Changes when a file of ``source`` that is read does; a browser reads what lies beside HTML too."""
+    """Changes when a file of ``source`` that is read does; in a folder that a browser prints from, when any file does.
+
+    What a single HTML file names is not looked at: it is one unit, which a stopped run has whole or not at all.
+    """
     path = Path(source)
     files = documents_in(path) or shards_of(path) or [*corpus_files(path), *image_files(path)]
-    if settings.renderer == "chromium" and any(suffix_of(file) in HTML for file in files):
-        files = sorted((path if path.is_dir() else path.parent).rglob("*"))
-    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-    return fingerprint_of([str(source), *map(list, stats)])
+    if settings.renderer == "chromium" and path.is_dir() and any(suffix_of(file) in HTML for file in files):
+        files = sorted(path.rglob("*"))
+    return fingerprint_of([str(source), *(state for file in files if (state := _state_of(file)))])
+
+
+def _state_of(file: Path) -> list[str | int]:
+    """Name, size and time of a file; nothing of a folder, or of what has gone meanwhile."""
+    try:
+        found = file.stat()
+    except (OSError, ValueError):  # the latter: a row names a file as no file can be named
+        return []
+    return [str(file), found.st_size, found.st_mtime_ns] if stat.S_ISREG(found.st_mode) else []
 
 
 def documents_in(path: Path) -> list[Path]:
@@ -126,15 +143,15 @@ def existing(path: Path) -> Path:
 def _of_file(file: Path, folder: Path, drawer: Drawer) -> Iterator[Unit]:
     name, kind = file.relative_to(folder).as_posix(), file.suffix.lower()
     if _leads_nowhere(file):
-        yield Unit(str(file), _raising(DataError(f"{file} is a link to nothing", "remove it")))
+        yield Unit(str(file), _raising(DataError(f"{file} is a link to nothing", "remove it")), name)
     elif kind == ".pdf":
         yield from _of_pdf(file, name, drawer.settings.dpi)
     elif kind in PICTURES:
-        yield Unit(str(file), lambda: [Page(name, file.stem, "", read_picture(file.read_bytes(), file.name))])
+        yield Unit(str(file), lambda: _pictured(file, name), name)
     elif kind in HTML and drawer.settings.renderer == "chromium":
-        yield Unit(str(file), lambda: _printed(file, name, drawer.settings.dpi))
+        yield Unit(str(file), lambda: _printed(file, name, drawer.settings.dpi), name)
     else:
-        yield Unit(str(file), lambda: _drawn(_document(file, name, kind), drawer))
+        yield Unit(str(file), lambda: _drawn(_document(file, name, kind), drawer), name)
 
 
 def _of_pdf(file: Path, name: str, dpi: int) -> Iterator[Unit]:
@@ -142,24 +159,41 @@ def _of_pdf(file: Path, name: str, dpi: int) -> Iterator[Unit]:
     try:
         document = open_pdf(file)
     except DataError as error:
-        yield Unit(str(file), _raising(error))
+        yield Unit(str(file), _raising(error), name)
         return
     with document:
         for number in range(len(document)):
-            yield Unit(f"{file}, page {number + 1}", _pdf_page(document, number, name, file.stem, dpi))
+            where, identifier = f"{file}, page {number + 1}", f"{name}#{number + 1}"
+            yield Unit(where, _pdf_page(document, number, identifier, file.stem, dpi), identifier)
 
 
-def _pdf_page(document: Any, number: int, name: str, title: str, dpi: int) -> Callable[[], Iterable[Page]]:
+def _pdf_page(document: Any, number: int, identifier: str, title: str, dpi: int) -> Callable[[], Iterable[Page]]:
     def pages() -> Iterable[Page]:
         picture, text, lettering = read_page(document, number, dpi)
-        yield Page(f"{name}#{number + 1}", title, text, picture, lettering)
+        yield Page(identifier, title, text, picture, lettering)
 
     return pages
 
 
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Raise DataError naming ``file`` where the system does not let it be read."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror or error}", "mend it, or move it away") from None
+
+
+def _pictured(file: Path, name: str) -> Iterator[Page]:
+    with _reading(file):
+        data = file.read_bytes()
+    yield Page(name, file.stem, "", read_picture(data, file.name))
+
+
 def _printed(file: Path, name: str, dpi: int) -> Iterator[Page]:
     """HTML as a browser prints it; ids are those of a drawn text."""
-    title = text_of_html(file.read_text(encoding="utf-8-sig", errors="replace"))[0] or file.stem
+    with _reading(file):
+        title = text_of_html(file.read_text(encoding="utf-8-sig", errors="replace"))[0] or file.stem
     with printed(file) as document:
         for number in range(len(document)):
             picture, text, lettering = read_page(document, number, dpi)
@@ -176,7 +210,8 @@ def _raising(error: DataError) -> Callable[[], Iterable[Page]]:
 
 def _document(file: Path, name: str, kind: str) -> Passage:
     try:
-        content = file.read_text(encoding="utf-8-sig")
+        with _reading(file):
+            content = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"{file} is not UTF-8 text", "convert it") from None
     if kind in HTML:
@@ -190,16 +225,16 @@ def _document(file: Path, name: str, kind: str) -> Passage:
 
 def _of_row(row: Any, drawer: Drawer) -> Unit:
     if isinstance(row, BadRow):
-        return Unit(f"{row.file}:{row.line}", _raising(DataError(str(row), "fix the corpus")))
+        return Unit(f"{row.file}:{row.line}", _raising(DataError(str(row), "fix the corpus")), row.id)
     passage, where = row.passage, f"{row.file}:{row.line}"
     if passage.image is None:
-        return Unit(where, lambda: _drawn(passage, drawer))
+        return Unit(where, lambda: _drawn(passage, drawer), passage.id)
     image = passage.image
 
     def kept() -> Iterable[Page]:
         yield Page(passage.id, passage.title, passage.text, read_picture(read_image(image), image.name))
 
-    return Unit(where, kept)
+    return Unit(where, kept, passage.id)
 
 
 def _drawn(passage: Passage, drawer: Drawer) -> Iterator[Page]:
@@ -245,7 +280,7 @@ def _of_vidore(files: Sequence[Path]) -> Iterator[Unit]:
         identifier = name(row, data)
         if identifier not in known:
             known.add(identifier)
-            yield Unit(where, _vidore_page(identifier, row, data))
+            yield Unit(where, _vidore_page(identifier, row, data), identifier)
 
 
 def _vidore_page(identifier: str, row: Mapping[str, Any], data: bytes) -> Callable[[], Iterable[Page]]:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from retrieval.pages.config import PageSettings
-from retrieval.pages.judgements import CORPUS, DUPLICATES, copy_judgements
+from retrieval.pages.judgements import CORPUS, DUPLICATES, NOTES, copy_judgements
 from retrieval.pages.letters import LETTERS, letters_row
 from retrieval.pages.sources import Page, Unit, documents_in, existing, identity_of, units_of
 from sleuth.artifacts import atomic_write, resumable_folder, text_digest, write_manifest
@@ -26,7 +26,7 @@ from sleuth.errors import ArtifactError, DataError
 log = logging.getLogger("sleuth.pages")
 
 KIND = "pages"
-IMAGES, NOTES = "images", "notes.jsonl"
+IMAGES = "images"
 
 _STATE = "state.json"
 _FILES = (CORPUS, LETTERS, DUPLICATES, NOTES)
@@ -95,11 +95,14 @@ class _Writer:
         self._folder, self._asked, self._skip = folder, asked, skip_damaged
         self._known: dict[str, str] = {}
         self._ids: set[str] = set()
+        self._pictures: set[str] = set()
+        self._fresh: list[Path] = []
         sizes = self._resumed()
         self._whole = self._state(sizes)
         self._files = {name: self._opened(folder / name, sizes.get(name, 0)) for name in _FILES}
         for row in self._rows():
             self._ids.add(row["_id"])
+            self._pictures.add(row["image"])
             self._known[_key(row["_id"], row["image"], row["title"], row["text"])] = row["_id"]
 
     def __enter__(self) -> _Writer:
@@ -121,7 +124,7 @@ class _Writer:
             if not self._skip:
                 raise DataError(said, "; ".join([*filter(None, [error.hint]), _LEAVE_OUT])) from None
             self.report.damaged += 1
-            self._note(unit.where, error.message)
+            self._note(unit.where, error.message, **({"damaged": unit.id} if unit.id else {}))
             if len(self.report.examples) < _NAMED:
                 self.report.examples.append(said)
         self.report.units += 1
@@ -141,10 +144,9 @@ class _Writer:
         if page.picture.note:
             self.report.notes += 1
             self._note(where, page.picture.note)
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.stat().st_size != len(page.picture.data):
-            path.write_bytes(page.picture.data)
+        if name not in self._pictures:  # a file that is there may be of a run that was killed before it was durable
+            self._write_picture(self._folder / name, page.picture.data)
+            self._pictures.add(name)
         if page.lettering is not None:
             self._write(LETTERS, letters_row(name, digest, page.lettering))
         self._write(CORPUS, {"_id": page.id, "title": page.title, "text": page.text, "image": name})
@@ -152,8 +154,13 @@ class _Writer:
         self._known[_key(page.id, name, page.title, page.text)] = page.id
         self.report.pages += 1
 
-    def _note(self, where: str, what: str) -> None:
-        self._write(NOTES, {"where": where, "note": what})
+    def _write_picture(self, path: Path, data: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        self._fresh.append(path)
+
+    def _note(self, where: str, what: str, **more: str) -> None:
+        self._write(NOTES, {"where": where, "note": what, **more})
 
     def _write(self, name: str, row: dict[str, Any]) -> None:
         text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
@@ -161,6 +168,10 @@ class _Writer:
 
     def _keep(self) -> None:
         """Make the whole units durable; what was written of one that is not whole does not count."""
+        for path in self._fresh:
+            with path.open("rb") as picture:
+                os.fsync(picture.fileno())
+        self._fresh.clear()
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())

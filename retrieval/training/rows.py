@@ -32,7 +32,7 @@ from retrieval.corpus import BadRow
 from retrieval.corpus import read_rows as read_corpus
 from retrieval.evaluation.judgements import read_qrels
 from retrieval.images import find_image
-from retrieval.pages.judgements import damaged_of
+from retrieval.pages.judgements import damaged_of, is_of
 from retrieval.passages import content_key
 from retrieval.training.cloze import Pair, cloze_pairs, title_body_pairs
 from retrieval.training.config import SourceSettings
@@ -135,8 +135,9 @@ def _beir(source: SourceSettings) -> list[TrainingRow]:
     corpus = _corpus(source.corpus or folder, {pid for golds in judged.values() for pid in golds})
     texts = {str(row.fields.get("_id")): row for row in read_rows(folder / "queries.jsonl")}
     missing = sorted({pid for grades in judged.values() for pid in grades if pid not in corpus})
-    if len(missing) > damaged_of(Path(source.corpus or folder)):
-        raise DataError(f"{folder}/qrels/{source.split}.tsv judges the passage {missing[0]}, which the corpus lacks")
+    damaged = damaged_of(Path(source.corpus or folder)) if missing else frozenset()
+    if unknown := next((pid for pid in missing if not is_of(pid, damaged)), None):
+        raise DataError(f"{folder}/qrels/{source.split}.tsv judges the passage {unknown}, which the corpus lacks")
     if missing:
         log.warning("%s: %d judged pages were damaged and are not in the corpus", folder, len(missing))
     rows = []

@@ -304,6 +304,17 @@ def test_a_link_to_nothing_is_a_damaged_document(tmp_path: Path) -> None:
     assert (report.pages, report.damaged) == (1, 2)
 
 
+@pytest.mark.parametrize("name", ["kept.png", "kept.txt", "kept.html", "kept.pdf"])
+def test_a_document_that_the_system_does_not_let_be_read_is_damaged(tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/good.png").write_bytes(picture())
+    (tmp_path / "in" / name).symlink_to("/proc/self/mem")
+    with pytest.raises(DataError, match=name.replace(".", r"\.")):
+        write_pages(tmp_path / "in", tmp_path / "out")
+    report = write_pages(tmp_path / "in", tmp_path / "out", skip_damaged=True)
+    assert (report.pages, report.damaged) == (1, 1) and name in report.examples[0]
+
+
 def test_what_is_said_of_a_source_and_of_what_was_left_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / "in").mkdir(exist_ok=True)

@@ -119,7 +119,21 @@ def test_a_page_that_was_damaged_is_left_out_of_training_and_any_other_that_lack
     (row,) = load_rows(given)
     assert [passage.id for passage in row.positives] == ["a"]
     assert "1 judged pages were damaged" in caplog.text
-    with (tmp_path / "out/qrels/test.tsv").open("a") as file:
-        file.write("q\tz\t1\n")
-    with pytest.raises(DataError, match="judges the passage b, which the corpus lacks"):
+    (row,) = load_rows([given[0].model_copy(update={"corpus": str(tmp_path / "out/corpus.jsonl")})])
+    assert [passage.id for passage in row.positives] == ["a"]
+    (tmp_path / "out/qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq\ta\t1\nq\tz\t1\n")
+    with pytest.raises(DataError, match="judges the passage z, which the corpus lacks"):
         load_rows(given)
+
+
+def test_judgements_of_pages_of_a_damaged_document_are_left_out_of_training(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    (source / "qrels").mkdir(parents=True)
+    (source / "a.txt").write_text("here")
+    (source / "b.pdf").write_bytes(b"%PDF-1.4 nothing")
+    (source / "queries.jsonl").write_text('{"_id": "q", "text": "Where?"}\n')
+    judged = "query-id\tcorpus-id\tscore\n" + "".join(f"q\t{name}\t1\n" for name in ("a.txt", "b.pdf#1", "b.pdf#2"))
+    (source / "qrels/test.tsv").write_text(judged)
+    write_pages(source, tmp_path / "out", GRID, skip_damaged=True)
+    (row,) = load_rows([SourceSettings(path=str(tmp_path / "out"), split="test")])
+    assert [passage.id for passage in row.positives] == ["a.txt"]

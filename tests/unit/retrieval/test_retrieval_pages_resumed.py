@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from test_retrieval_pages import GRID, picture
 from test_retrieval_pages_judgements import beir
 
 from retrieval.pages import sources as pages_sources
+from retrieval.pages import write as pages_write
 from retrieval.pages.config import PageSettings
 from retrieval.pages.letters import LETTERS
 from retrieval.pages.sources import Unit, identity_of
@@ -33,12 +35,12 @@ def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(tmp_path: Path, monke
         write_pages(tmp_path / "c.jsonl", tmp_path / "out", GRID, on_progress=stop)
     assert not (tmp_path / "out").exists()
 
-    def counted(self: Unit, where: str, pages: Callable[[], object]) -> None:
+    def counted(self: Unit, where: str, pages: Callable[[], object], *more: str) -> None:
         def made() -> object:
             drawn.append(where)
             return pages()
 
-        real(self, where, made)
+        real(self, where, made, *more)
 
     monkeypatch.setattr(Unit, "__init__", counted)
     report = write_pages(tmp_path / "c.jsonl", tmp_path / "out", GRID)
@@ -149,6 +151,69 @@ def test_pages_are_not_written_among_the_documents_that_are_read(tmp_path: Path)
     assert sorted(path.name for path in source.iterdir()) == ["a.txt", "b.txt", "c.txt"]
     corpus = beir(tmp_path / "beir", {"a": "one"}, {"a": 1})
     assert write_pages(corpus, corpus / "pages", GRID).pages == 1
+
+
+def test_a_picture_that_a_killed_run_left_behind_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a loss of power a file may have its size and nothing in it."""
+    source = folder_of_texts(tmp_path / "in")
+    whole = write_pages(source, tmp_path / "whole", GRID)
+    part = stopped(source, tmp_path / "out", monkeypatch)
+    kept = {json.loads(line)["image"] for line in (part / "corpus.jsonl").read_text().splitlines()}
+    for row in map(json.loads, (tmp_path / "whole/corpus.jsonl").read_text().splitlines()):
+        if row["image"] not in kept:
+            (part / row["image"]).parent.mkdir(parents=True, exist_ok=True)
+            (part / row["image"]).write_bytes(bytes((tmp_path / "whole" / row["image"]).stat().st_size))
+    assert write_pages(source, tmp_path / "out", GRID) == whole
+    for file in (tmp_path / "whole/images").rglob("*.png"):
+        assert (tmp_path / "out" / file.relative_to(tmp_path / "whole")).read_bytes() == file.read_bytes()
+
+
+def test_pictures_are_durable_before_the_state_counts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    durable: set[int] = set()
+    seen: list[int] = []
+    sync, keep = os.fsync, pages_write.atomic_write
+
+    def synced(number: int) -> None:
+        durable.add(os.fstat(number).st_ino)
+        sync(number)
+
+    def kept(path: Path, text: str) -> None:
+        if path.name == "state.json":
+            pictures = [file.stat().st_ino for file in (path.parent / "images").rglob("*.png")]
+            assert set(pictures) <= durable
+            seen.append(len(pictures))
+        keep(path, text)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(pages_write, "atomic_write", kept)
+    rows = [{"_id": str(n), "text": f"page {n}"} for n in range(70)]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_pages(tmp_path / "c.jsonl", tmp_path / "out", GRID)
+    assert seen == [0, 64, 70]
+
+
+def test_what_lies_beside_one_html_file_is_not_looked_at_and_what_vanishes_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = PageSettings(renderer="chromium")
+    (tmp_path / "a.html").write_text("hello")
+    before = identity_of(tmp_path / "a.html", printed), identity_of(tmp_path, printed)
+    (tmp_path / "gone.log").write_text("x")
+    assert identity_of(tmp_path / "a.html", printed) == before[0]
+    real = Path.stat
+
+    def stat(self: Path, **how: bool) -> os.stat_result:
+        if self.name == "gone.log":
+            self.unlink(missing_ok=True)
+        return real(self, **how)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert identity_of(tmp_path, printed) == before[1]
+    monkeypatch.undo()
+    (tmp_path / "a.html").write_text("hello there")
+    assert identity_of(tmp_path / "a.html", printed) != before[0]
 
 
 def test_styles_beside_html_undo_a_stopped_run_of_a_browser_only(tmp_path: Path) -> None:
