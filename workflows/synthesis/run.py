@@ -30,6 +30,7 @@ from workflows.synthesis.desk import Desk, weighing
 from workflows.synthesis.filters.base import Bench, Filter
 from workflows.synthesis.journal import About, Cost, Journal, about
 from workflows.synthesis.layout import ChunkLayout, SynthesisLayout
+from workflows.synthesis.ngrams import same_words
 from workflows.synthesis.script import Rejected, play
 from workflows.synthesis.templates import Template, load_template
 from workflows.synthesis.units import held_out_golds, units_of
@@ -159,12 +160,16 @@ def _written(work: Work, units: Sequence[Unit]) -> tuple[list[Written], list[Rej
 
     outcomes = play(scripts, work.desk, failed)
     by = {"writer": writer.name, "seed": settings.seed}
-    written = [
-        replace(one, made={**one.made, **by}) for some in outcomes.values() for one in some if isinstance(one, Written)
-    ]
-    rejects = [
-        replace(one, id=one.id or unit) for unit, some in outcomes.items() for one in some if isinstance(one, Reject)
-    ]
+    examples = work.template.examples
+    written, rejects = list[Written](), list[Reject]()
+    for unit, some in outcomes.items():
+        for one in some:
+            if isinstance(one, Reject):
+                rejects.append(replace(one, id=one.id or unit))
+            elif any(same_words(one.row.query, example) for example in examples):
+                rejects.append(Reject(one.row.id, "writing", "an example of the prompt", written=one))
+            else:
+                written.append(replace(one, made={**one.made, **by}))
     return written, rejects
 
 

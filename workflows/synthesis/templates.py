@@ -18,9 +18,10 @@ anything else stand for themselves.
 
 from __future__ import annotations
 
+import json
 import random
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -74,6 +75,14 @@ class Template(Settings):
     choices: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
     steps: Annotated[dict[str, StepTemplate], Field(min_length=1)]
 
+    @property
+    def examples(self) -> frozenset[str]:
+        """What the prompts show as replies: whole ones, and every text within JSON. Small models repeat them."""
+        said = (
+            message["assistant"] for step in self.steps.values() for message in step.messages if "assistant" in message
+        )
+        return frozenset(text for reply in said for text in _texts(reply))
+
     def draw(self, rng: Callable[[str], random.Random]) -> dict[str, str]:
         """One of each of the choices; ``rng`` gives each a stream of its own, lest one draw decide another."""
         return {name: rng(name).choice(values) for name, values in self.choices.items()}
@@ -104,6 +113,20 @@ def load_template(
     filled = {slot.rstrip("?") for slots in steps.values() for slot in slots}
     _check_choices(name, template, filled, offered)
     return template
+
+
+def _texts(reply: str) -> Iterator[str]:
+    """``reply``, or the texts in its JSON."""
+    try:
+        inside = [json.loads(reply)]
+    except ValueError:
+        inside = [reply.strip()]
+    while inside:
+        value = inside.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping | list):
+            inside.extend(value.values() if isinstance(value, Mapping) else value)
 
 
 def _check_step(name: str, template: Template, step: str, slots: Collection[str]) -> None:

@@ -374,3 +374,13 @@ def test_json_that_is_whole_is_read_though_words_after_it_are_cut_off(tmp_path: 
 
     corpus = str(write_corpus(tmp_path))
     assert run(settings_of(tmp_path / "run", corpus=corpus, recipe={"kind": "qwen3"}), Rambling(str))["kept"] == 12
+
+
+def test_an_example_of_the_prompt_is_no_row(tmp_path: Path) -> None:
+    replies = {"p0": "what makes the sound of a marimba louder", "p1": "What makes the town of Dunmore louder?"}
+    writer = ScriptedWriter(lambda ask: replies.get(ask.key.split("/")[0], "Who made paper in Dunmore?"))
+    run(settings_of(tmp_path / "run", corpus=str(write_corpus(tmp_path, 3))), writer)
+    (reject,) = rejects_in(tmp_path / "run")
+    assert (reject["by"], reject["reason"]) == ("writing", "an example of the prompt")
+    assert reject["row"]["query"] == replies["p0"] and len(rows_in(tmp_path / "run")) == 2
+    assert load_template("gecko", {}, {}).examples >= {"why does a kite stay up in the air"}
