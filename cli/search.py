@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,10 +97,15 @@ def _explained(retriever: Retriever, query: str, hits: Sequence[Hit]) -> list[Ex
 
 
 def _remove_maps(folder: Path, number: int) -> None:
-    """Those of an earlier query of this number, which may have had more hits."""
-    for path in folder.glob(f"{number}-*"):
-        if re.fullmatch(r"\d+-\d+\.(png|html)", path.name):
-            path.unlink()
+    """Those of an earlier query of this number, which may have had more hits; of files only what was written here."""
+    from retrieval.pages.heat import GENERATOR
+
+    for page in folder.glob(f"{number}-*.html"):
+        with page.open("rb") as file:
+            ours = GENERATOR.encode() in file.read(256)
+        if ours:
+            page.with_suffix(".png").unlink(missing_ok=True)
+            page.unlink()
 
 
 def _warn_of_no_maps(folder: Path, error: OSError) -> None:

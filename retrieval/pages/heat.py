@@ -39,6 +39,10 @@ def heat_png(image: Image, explanation: Explanation) -> bytes:
     return file.getvalue()
 
 
+GENERATOR = '<meta name="generator" content="sleuth heat map">'
+"""In the head of each page that `heat_html` writes, before anything that a passage says."""
+
+
 def heat_html(title: str, query: str, score: float, png: bytes, explanation: Explanation) -> str:
     """A page of its own, without scripts and without anything from elsewhere."""
     rows = "".join(
@@ -50,7 +54,8 @@ def heat_html(title: str, query: str, score: float, png: bytes, explanation: Exp
     rest = f"<p>{more} smaller parts are not shown.</p>" if more > 0 else ""
     picture = base64.b64encode(png).decode("ascii")
     return (
-        f'<!doctype html><html><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>'
+        f"<!doctype html><html><head>{GENERATOR}"
+        f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>'
         "body{font:15px sans-serif;margin:2em;display:flex;gap:2em;flex-wrap:wrap}"
         "img{border:1px solid #999;max-width:100%}td{padding:0 1em 0 0}</style></head><body><div>"
         f"<h1>{html.escape(title)}</h1><p>{html.escape(query)}: {score:.4f}</p>"

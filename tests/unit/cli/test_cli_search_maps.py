@@ -88,11 +88,14 @@ def test_maps_of_an_earlier_search_are_removed_and_nothing_else_is(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     maps = tmp_path / "runs/maps"
-    maps.mkdir(parents=True)
-    for name in ("1-2.png", "1-2.html", "1-photo.png", "11-2.png", "2-1.png"):
-        (maps / name).write_text("earlier")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(Shelf, "search", lambda *_: [[Hit(Passage("page", "", "", page()), 1.0, 2)]])
+        said("--explain")
+    assert {path.name for path in maps.iterdir()} == {"1-2.png", "1-2.html"}
+    kept = {"1-7.png", "1-8.html", "1-photo.png", "11-2.png", "2-1.png"}
+    for name in kept:
+        (maps / name).write_text("somebody's own")
     said("--explain")
-    kept = {"1-photo.png", "11-2.png", "2-1.png"}
     assert {path.name for path in maps.iterdir()} == {"1-1.png", "1-1.html", *kept}
     monkeypatch.setattr(Shelf, "search", lambda *_: [[Hit(Passage("text", "", "words"), 1.0, 1)]])
     said("--explain")
